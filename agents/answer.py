@@ -1,0 +1,159 @@
+"""The agent: requests → results, and dead letters for what was not `ok`.
+
+A batch is one turn: what the cache knows is answered on the spot, without a coroutine, future or task; what it does
+not know becomes a task, of which at most `max_in_flight` run. An offset is finished when Kafka has acknowledged its
+result, and for a request that failed, its dead letter before that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+
+from aiokafka import ConsumerRecord
+
+from agents.enrich import Enricher
+from agents.known import Book, Known, salvage_id
+from agents.letters import (
+    ResultHeaders,
+    dead_letter_headers,
+    default_id,
+    read_id,
+    shrink_dead_letter,
+    shrink_result,
+    trace,
+)
+from models.errors import AnswerError, InternalError
+from models.result import Answer, encode_answer, splice
+from streams.kafka.lease import Lease
+from streams.kafka.publisher import Parcel, Publisher
+from streams.kafka.transport import RecordBatch
+from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RequestRecord = ConsumerRecord[bytes, bytes]
+
+
+class Answerer:
+    """Answers batches of requests; one for each worker."""
+
+    def __init__(self, settings: Settings, enricher: Enricher, publisher: Publisher) -> None:
+        self._results = settings.results_topic
+        self._dead_letters = settings.dead_letters_topic
+        self._group = settings.group
+        self._enricher = enricher
+        self._publisher = publisher
+        self._book = Book()
+        self._headers = ResultHeaders(f"/millrace/{settings.group}")
+        self._slots = asyncio.Semaphore(settings.max_in_flight)
+        self.outcomes: Counter[str] = Counter()
+        self.hits = 0
+
+    async def take(self, batch: RecordBatch) -> None:
+        """Answer a batch: returns when all of it is answered or under way, or its lease takes no more work."""
+        lease = batch.lease
+        now = time.time()
+        for record in batch.records:
+            if not lease.taking:
+                return
+            lease.begun += 1
+            try:
+                body_id, known = self._book.read(record.value)
+                request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
+            except Exception as exc:  # what one record holds must not keep the rest from being answered
+                self._refuse(record, lease, batch.received_at, blame(exc))
+                continue
+            entry = self._enricher.peek(known, now)
+            if entry is None:
+                await self._start(record, lease, batch.received_at, request_id, known)
+                now = time.time()
+                continue
+            self.hits += 1
+            age = max(0.0, now - entry.fetched_at)
+            value = splice(request_id, entry.shared, b"hit", age, time.monotonic() - batch.received_at)
+            self._publish(record, lease, request_id, value)
+        await self._publisher.pace()
+
+    async def _start(
+        self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
+    ) -> None:
+        """Begin what the cache does not know as soon as there is a free slot; unbegin it if the lease ends first."""
+        await self._slots.acquire()
+        if not lease.taking:
+            self._slots.release()
+            lease.unbegin()
+            return
+        task = asyncio.create_task(self._enrich(record, lease, received_at, request_id, known))
+        lease.work.add(task)
+        task.add_done_callback(lease.work.discard)
+
+    async def _enrich(
+        self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
+    ) -> None:
+        try:
+            enriched = await self._enricher.answer(known, trace(record) if record.headers else {})
+        except Exception as exc:  # an offset that never finishes would hold up the partition for good
+            self._refuse(record, lease, received_at, blame(exc))
+            return
+        finally:
+            self._slots.release()
+        age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
+        value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)
+        self._deliver(record, lease, request_id, value, enriched.error)
+
+    def _refuse(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
+        """Answer what is no request."""
+        request_id = salvage_id(record.value) or default_id(record)
+        shared = encode_answer(None, Answer.failed(error))
+        value = splice(request_id, shared, None, None, time.monotonic() - received_at)
+        self._deliver(record, lease, request_id, value, error)
+
+    def _deliver(
+        self, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes, error: AnswerError | None
+    ) -> None:
+        if error is None:
+            self.outcomes["ok"] += 1
+            self._publish(record, lease, request_id, value)
+            return
+        self.outcomes[error.outcome] += 1
+        letter = Parcel(
+            _ThenResult(self, record, lease, request_id, value), record.offset, record.key, record.value,
+            dead_letter_headers(record, self._group, error), shrink_dead_letter,
+        )  # fmt: skip
+        self._publisher.publish(self._dead_letters, record.partition, letter)
+
+    def _publish(self, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes) -> None:
+        headers = self._headers(request_id, record.headers)
+        parcel = Parcel(lease, record.offset, record.key, value, headers, shrink_result)
+        self._publisher.publish(self._results, record.partition, parcel)
+
+
+def blame(exc: Exception) -> AnswerError:
+    """Return the error that a result will name: what a producer caused, or else a fault of ours, logged."""
+    if isinstance(exc, AnswerError):
+        return exc
+    logger.exception("a request could not be answered", exc_info=exc)
+    return InternalError(f"{type(exc).__name__}: {exc}")
+
+
+class _ThenResult:
+    """The receipt of a dead letter: once it is acknowledged, the result follows."""
+
+    __slots__ = ("_answerer", "_arguments", "_lease")
+
+    def __init__(
+        self, answerer: Answerer, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes
+    ) -> None:
+        self._answerer = answerer
+        self._lease = lease
+        self._arguments = record, lease, request_id, value
+
+    @property
+    def alive(self) -> bool:
+        return self._lease.alive
+
+    def finish(self, offset: int) -> None:  # noqa: ARG002  the record knows its offset
+        self._answerer._publish(*self._arguments)

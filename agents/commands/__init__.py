@@ -1,0 +1,59 @@
+"""The command line, one command a module. Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
+
+stdout is data, stderr is talk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from models.errors import MillraceError, SettingsError
+
+COMMANDS = ("worker", "send", "tail", "topics", "fetch", "check", "config", "demo")
+"""The commands in the order of the help; each is a module here with `HELP`, `add_arguments` and `run`."""
+
+DONE, FAILED, MISUSED = 0, 1, 2
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse the arguments, run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="millrace",
+        description="Put a request on a Kafka topic; get a fetched, validated, checked answer on another.",
+        epilog="Settings come from the environment: see `millrace config`. Exit codes: 0 done, 1 failed, 2 wrong usage.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"agents.commands.{name}")
+        sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except SettingsError as exc:
+        say(f"millrace: wrong settings:\n  {str(exc).replace(chr(10), chr(10) + '  ')}")
+        return MISUSED
+    except MillraceError as exc:
+        say(f"millrace: {exc}")
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
+
+
+def say(text: str) -> None:
+    """Talk to the person: on stderr, so that stdout stays data."""
+    print(text, file=sys.stderr, flush=True)

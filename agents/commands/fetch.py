@@ -1,0 +1,66 @@
+"""Fetch URLs side by side, without Kafka; prints how long each page is, or why it could not be had."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from agents.commands import DONE, FAILED
+from models import strictjson
+from models.errors import AnswerError, TimedOut
+
+HELP = "fetch URLs, without Kafka"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("url", nargs="+")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fetch; returns 1 if one of them could not be had."""
+    return asyncio.run(_fetch(options))
+
+
+async def _fetch(options: argparse.Namespace) -> int:
+    from streams import settings as configuration
+    from streams.http.client import Client
+
+    settings = configuration.load()
+    slots = asyncio.Semaphore(settings.max_in_flight)
+
+    async with Client(settings.max_bytes) as client:
+
+        async def size(url: str) -> int | AnswerError:
+            try:
+                async with slots, asyncio.timeout(settings.timeout):
+                    return len((await client.fetch("GET", url, {})).body.content)
+            except AnswerError as exc:
+                return exc
+            except TimeoutError:
+                return TimedOut(f"no answer within {settings.timeout:g} s")
+
+        tasks = [asyncio.ensure_future(size(url)) for url in options.url]
+        code = DONE
+        for url, task in zip(options.url, tasks, strict=True):
+            found = await task
+            code = FAILED if isinstance(found, AnswerError) else code
+            sys.stdout.write((_as_json if options.json else _as_text)(url, found) + "\n")
+            sys.stdout.flush()
+    return code
+
+
+def _as_text(url: str, found: int | AnswerError) -> str:
+    if isinstance(found, AnswerError):
+        return f"{url!r} generated an exception: {type(found).__name__}: {found}"
+    return f"{url!r} page is {found} bytes"
+
+
+def _as_json(url: str, found: int | AnswerError) -> str:
+    if isinstance(found, AnswerError):
+        members = {"url": url, "outcome": found.outcome, "error": found.describe()}
+    else:
+        members = {"url": url, "outcome": "ok", "bytes": found}
+    return strictjson.dumps(members).decode()

@@ -1,0 +1,48 @@
+"""Verify the topics, or create those that are missing; says what differs from what the service needs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import Any
+
+from agents.commands import DONE, FAILED, say
+
+HELP = "verify or create the topics"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--create", action="store_true", help="create the missing ones")
+    parser.add_argument("--partitions", type=int, default=None, help="partitions of each created topic (default: 8)")
+    parser.add_argument("--replication", type=int, default=-1, help="replicas of each (default: the broker's default)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Verify; returns 1 if something is missing."""
+    from streams import settings as configuration
+
+    return asyncio.run(_topics(configuration.load(), options))
+
+
+async def _topics(settings: Any, options: argparse.Namespace) -> int:
+    from streams.kafka.topics import DEFAULT_PARTITIONS, Admin, differences
+
+    async with Admin(settings.kafka) as admin:
+        found = await admin.describe(*settings.topics())
+        if options.create:
+            partitions = options.partitions or max((topic.partitions for topic in found.values()), default=0)
+            for name in settings.topics():
+                if name not in found:
+                    await admin.create(name, partitions or DEFAULT_PARTITIONS, options.replication)
+                    say(f"created {name}")
+            found = await admin.settled(*settings.topics())
+    for topic in found.values():
+        size = topic.max_bytes if topic.max_bytes is not None else "?"
+        print(f"{topic.name}\tpartitions={topic.partitions}\treplicas={topic.replication}\tmax.message.bytes={size}")
+    for line in differences(settings, found):
+        say(line)
+    missing = len(settings.topics()) - len(found)
+    if missing:
+        say("create them with: millrace topics --create")
+    return FAILED if missing else DONE

@@ -1,0 +1,40 @@
+"""Run a worker: take requests from the requests topic until told to stop by SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+HELP = "run a worker"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--role", choices=("answer",), default="answer", help="what this worker does (default: answer)")
+
+
+def run(options: argparse.Namespace) -> int:  # noqa: ARG001  one role so far
+    """Run it; returns 0 after an orderly stop, 1 after a crash."""
+    import uvloop  # noqa: PLC0415  the command line stays quick for the commands that need none of this
+
+    from agents.worker import create  # noqa: PLC0415
+    from streams import settings as configuration  # noqa: PLC0415
+    from streams.app import run as run_app  # noqa: PLC0415
+
+    settings = configuration.load()
+    setup_logging(settings.log_level)
+    worker = None
+
+    async def main() -> int:
+        nonlocal worker
+        worker = create(settings)
+        return await run_app(worker.app)
+
+    return uvloop.run(main())
+
+
+def setup_logging(level: str) -> None:
+    """Log to stderr, one line an event; the libraries only when something is wrong."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    for name in ("faust", "mode", "aiokafka", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -1,0 +1,122 @@
+"""One request → one answer: fetch, load, check; kept in the cache, and fetched once for all who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from agents.known import Known
+from models import checks, documents
+from models.checks import Verdict
+from models.errors import AnswerError, InvalidRequest, TimedOut
+from models.request import Request
+from models.result import Answer, encode_answer
+from streams.cache.flights import Flights
+from streams.cache.memory import Entry, MemoryCache
+from streams.http.client import Client
+from streams.pool import CheckPool
+
+
+class Enriched(NamedTuple):
+    """An answer encoded for `splice`: how the cache was involved, and when it was fetched (None: it was not)."""
+
+    shared: bytes
+    cache: bytes
+    fetched_at: float | None
+    error: AnswerError | None
+
+
+class Enricher:
+    """Knows how to answer; `timeout` is the deadline, in seconds, of a request that names none."""
+
+    def __init__(self, client: Client, cache: MemoryCache, pool: CheckPool, timeout: float) -> None:
+        self._client = client
+        self._cache = cache
+        self._pool = pool
+        self._timeout = timeout
+        self._flights: Flights[Enriched] = Flights()
+
+    def peek(self, known: Known, now: float) -> Entry | None:
+        """Return the cached answer that will do for this request at `now` (epoch seconds), without waiting."""
+        if known.key is None or known.max_age == 0:
+            return None
+        entry: Entry | None = self._cache.peek(known.key)
+        if entry is None or (known.max_age is not None and now - entry.fetched_at > known.max_age):
+            return None
+        return entry
+
+    async def answer(self, known: Known, trace: Mapping[str, str]) -> Enriched:
+        """Answer a request that the cache does not. Never raises: every end is an answer."""
+        request = known.request
+        deadline = request.timeout or self._timeout
+        shared_key = None if known.max_age == 0 else known.key
+        try:
+            async with asyncio.timeout(deadline):
+                if shared_key is None:
+                    return await self._fetch(known, trace, b"bypass")
+                return await self._fetch_once(shared_key, known, trace)
+        except TimeoutError:
+            answer = Answer.failed(TimedOut(f"no answer within {deadline:g} s"))
+            cache = b"bypass" if shared_key is None else b"miss"
+            return Enriched(encode_answer(request, answer), cache, None, answer.error)
+
+    async def _fetch_once(self, key: bytes, known: Known, trace: Mapping[str, str]) -> Enriched:
+        """Fetch, or wait for who is fetching the same; if that one gives up, take its place."""
+        while not self._flights.lead(key):
+            landed = await self._flights.join(key)
+            if landed is not None:
+                return landed._replace(cache=b"coalesced")
+        landed = None
+        try:
+            # A flight may have landed between the batch's look into the cache and now.
+            entry = self.peek(known, time.time())
+            if entry is not None:
+                return Enriched(entry.shared, b"hit", entry.fetched_at, None)
+            landed = await self._fetch(known, trace, b"miss")
+        finally:
+            self._flights.land(key, landed)
+        return landed
+
+    async def _fetch(self, known: Known, trace: Mapping[str, str], cache: bytes) -> Enriched:
+        request = known.request
+        try:
+            answer = await self._ask(request, trace)
+        except AnswerError as error:
+            answer = Answer.failed(error, attempts=1)
+        try:
+            shared = encode_answer(request, answer)
+        except ValueError as exc:  # a plugin's document that JSON cannot say
+            answer = Answer.failed(documents.InvalidDocument(f"schema {request.schema}: {exc}"), attempts=1)
+            shared = encode_answer(request, answer)
+        if known.key is not None and answer.outcome == "ok" and answer.fetched_at is not None:
+            self._cache.put(known.key, Entry(shared, answer.fetched_at))
+        return Enriched(shared, cache, answer.fetched_at, answer.error)
+
+    async def _ask(self, request: Request, trace: Mapping[str, str]) -> Answer:
+        if request.url is None:
+            msg = f"source: no source {request.source!r} is configured"
+            raise InvalidRequest(msg)
+        headers = {**request.headers, **trace} if trace else request.headers
+        response = await self._client.fetch(request.method, request.url, headers, request.body)
+        fetched_at = time.time()
+        document = documents.load(request.schema, response.body)
+        answer = Answer(
+            "ok", status=response.status, document=document, has_document=True, attempts=1, fetched_at=fetched_at
+        )
+        if request.checks:
+            answer.judge(request.checks, await self._judge(request, document))
+        return answer
+
+    async def _judge(self, request: Request, document: object) -> list[Verdict]:
+        """Run the request's checks on the pool; one whose field is not there fails without going there."""
+        verdicts: list[Verdict | asyncio.Future[Verdict]] = []
+        for call in request.checks:
+            try:
+                value = checks.select(document, call.field)
+            except ValueError as exc:
+                verdicts.append(Verdict(error=str(exc)))
+            else:
+                verdicts.append(self._pool.submit(call.name, value, call.args))
+        return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]

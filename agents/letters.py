@@ -1,0 +1,114 @@
+"""What goes with a result and with a dead letter beside their bytes: headers in, headers out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from aiokafka import ConsumerRecord
+
+from models import strictjson
+from models.errors import AnswerError, TooLarge
+from models.request import check_id
+from streams.kafka.publisher import Headers, Parcel
+
+RESULT_TYPE = b"millrace.result"
+"""The CloudEvents type of a result."""
+DLQ = "__dlq.errors."
+"""Prefix of a dead letter's headers (KIP-1191)."""
+MAX_TRACESTATE = 512
+"""Characters of a tracestate that are carried on (W3C Trace Context, section 3.3.1.5)."""
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile(rb"[\x20-\x7e]{1,%d}" % MAX_TRACESTATE)
+
+
+def read_id(record: ConsumerRecord[bytes, bytes], body_id: bytes | None) -> bytes:
+    """Return a request's id as JSON: the body's, else the `ce_id` header's, else topic-partition-offset.
+
+    Raises InvalidRequest for a `ce_id` that is no id.
+    """
+    if body_id is not None:
+        return body_id
+    for name, content in record.headers:
+        if name == "ce_id":
+            return strictjson.quote(check_id(content.decode(errors="replace")))
+    return default_id(record)
+
+
+def default_id(record: ConsumerRecord[bytes, bytes]) -> bytes:
+    """Return the id of a request that gives none: stable over repeats, unique within the topic."""
+    return b'"%b-%d-%d"' % (record.topic.encode(), record.partition, record.offset)
+
+
+def trace(record: ConsumerRecord[bytes, bytes]) -> Mapping[str, str]:
+    """Return the W3C trace context that a record carries, if it is one."""
+    found: dict[str, str] = {}
+    for name, content in record.headers:
+        if (name == "traceparent" and _TRACEPARENT.fullmatch(content)) or (
+            name == "tracestate" and _TRACESTATE.fullmatch(content)
+        ):
+            found[name] = content.decode()
+    return found
+
+
+class ResultHeaders:
+    """Makes a result's headers: CloudEvents in binary mode (Kafka binding 1.0.2), and the request's trace."""
+
+    def __init__(self, source: str) -> None:
+        self._fixed = (
+            ("ce_specversion", b"1.0"),
+            ("ce_type", RESULT_TYPE),
+            ("ce_source", source.encode()),
+            ("content-type", b"application/json"),
+        )
+
+    def __call__(self, request_id: bytes, incoming: Sequence[tuple[str, bytes]]) -> Headers:
+        """Return the headers for the result with this id (as JSON)."""
+        text = request_id[1:-1] if b"\\" not in request_id else strictjson.loads(request_id).encode()
+        if not incoming:
+            return [*self._fixed, ("ce_id", text)]
+        carried = [
+            (name, content)
+            for name, content in incoming
+            if (name == "traceparent" and _TRACEPARENT.fullmatch(content))
+            or (name == "tracestate" and _TRACESTATE.fullmatch(content))
+        ]
+        return [*self._fixed, ("ce_id", text), *carried]
+
+
+def dead_letter_headers(record: ConsumerRecord[bytes, bytes], group: str, error: AnswerError) -> Headers:
+    """Return the original headers with what went wrong and where (KIP-1191); older such headers give way."""
+    kept = [(name, content) for name, content in record.headers if not name.startswith(DLQ)]
+    count = next((content for name, content in record.headers if name == DLQ + "delivery.count"), b"0")
+    return [
+        *kept,
+        (DLQ + "topic", record.topic.encode()),
+        (DLQ + "partition", b"%d" % record.partition),
+        (DLQ + "offset", b"%d" % record.offset),
+        (DLQ + "group", group.encode()),
+        (DLQ + "delivery.count", b"%d" % (int(count) + 1 if count.isdigit() and len(count) < 10 else 1)),  # noqa: PLR2004  digits of a count worth trusting
+        (DLQ + "message", str(error).encode()),
+        (DLQ + "outcome", error.outcome.encode()),
+    ]
+
+
+def shrink_result(parcel: Parcel) -> Parcel | None:
+    """Make a `too_large` result of one that the results topic does not take; then one without key; then give up."""
+    members = strictjson.loads(parcel.value or b"{}")
+    if members.get("outcome") == TooLarge.outcome:
+        return None if parcel.key is None else parcel._replace(key=None)
+    error = TooLarge(f"the result has {parcel.size()} bytes, more than the results topic takes")
+    kept = {name: members[name] for name in ("id", "request", "status", "attempts", "elapsed_ms") if name in members}
+    shrunk = strictjson.dumps(kept | {"outcome": error.outcome, "error": error.describe()})
+    return parcel._replace(value=shrunk)
+
+
+def shrink_dead_letter(parcel: Parcel) -> Parcel | None:
+    """Leave out the value of a dead letter that the topic does not take, then its headers and key; then give up."""
+    if parcel.value is not None:
+        return parcel._replace(value=None, headers=[*parcel.headers, (DLQ + "value.bytes", b"%d" % len(parcel.value))])
+    ours = [header for header in parcel.headers if header[0].startswith(DLQ)]
+    if len(ours) < len(parcel.headers) or parcel.key is not None:
+        return parcel._replace(key=None, headers=ours)
+    return None

@@ -1,0 +1,119 @@
+"""The worker: `create` puts the answering app together; `app`, made from the environment on first use, is what
+`faust -A agents.worker worker` starts."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from agents.answer import Answerer
+from agents.enrich import Enricher
+from models.errors import BrokerError, SettingsError
+from streams import settings as configuration
+from streams.app import App
+from streams.cache.memory import MemoryCache
+from streams.http.client import Client
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import Admin, differences
+from streams.pool import CheckPool
+from streams.settings import Settings
+from streams.web.server import Server
+
+if TYPE_CHECKING:
+    from streams.kafka.transport import RecordBatch
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_FAILING = 10.0
+"""Seconds without an acknowledgement, though there was something to acknowledge, after which a worker is not ready."""
+
+
+class Worker:
+    """What the answer agent needs, opened and closed with its app."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.app = App(settings, id=settings.group)
+        self.publisher: Publisher | None = None
+        self.answerer: Answerer | None = None
+        self.server: Server | None = None
+        self.app.opens(self.open)
+        topic = self.app.topic(settings.requests_topic, key_type=bytes, value_type=bytes)
+        self.app.agent(topic, name="answer")(self.answer)
+
+    async def answer(self, stream: Any) -> None:
+        """The agent: hands each batch to the answerer. A fault in here ends the worker: its records are read again."""
+        batch: RecordBatch
+        async for batch in stream.noack():
+            assert self.answerer is not None
+            try:
+                await self.answerer.take(batch)
+            except Exception as exc:  # Faust would restart the agent and go on behind the failed batch
+                await self.app.crash(exc)
+                return
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Open server, publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
+        settings = self.settings
+        self.server = await stack.enter_async_context(
+            Server(settings.web_host, settings.web_port, self.readiness)
+        )
+        publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
+        self.publisher = await stack.enter_async_context(publisher)
+        await self._learn_topics(self.publisher)
+        client = await stack.enter_async_context(Client(settings.max_bytes))
+        pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
+        cache = MemoryCache(configuration.memory_tier(settings.cache))
+        enricher = Enricher(client, cache, pool, settings.timeout)
+        self.answerer = Answerer(settings, enricher, self.publisher)
+
+    async def _learn_topics(self, publisher: Publisher) -> None:
+        settings = self.settings
+        async with Admin(settings.kafka) as admin:
+            found = await admin.describe(*settings.topics())
+        if settings.requests_topic not in found:
+            msg = f"topic {settings.requests_topic!r} does not exist; create it with: millrace topics --create"
+            raise BrokerError(msg)
+        for line in differences(settings, found):
+            logger.warning("%s", line)
+        for name in (settings.results_topic, settings.dead_letters_topic):
+            topic = found.get(name)
+            await publisher.learn(name, topic.max_bytes if topic else None)
+
+    def readiness(self) -> Mapping[str, str]:
+        """Say what `/readyz` needs: assigned, recovered, publishing."""
+        failing = self.publisher.failing_since if self.publisher is not None else time.monotonic()
+        publishing = "ok"
+        if self.answerer is None:
+            publishing = "starting"
+        elif failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
+            publishing = f"no acknowledgement from Kafka for {time.monotonic() - failing:.0f} s"
+        return {**self.app.readiness(), "publishing": publishing}
+
+
+def load_plugins(settings: Settings) -> None:
+    """Import the plugins, whose decorators register checks and schemas. Raises SettingsError naming the bad one."""
+    for name in settings.plugins:
+        try:
+            importlib.import_module(name)
+        except Exception as exc:  # a plugin is foreign code
+            msg = f"MILLRACE_PLUGINS: {name!r} cannot be imported: {type(exc).__name__}: {exc}"
+            raise SettingsError(msg) from exc
+
+
+def create(settings: Settings) -> Worker:
+    """Make a worker that has not started. Raises SettingsError."""
+    load_plugins(settings)
+    return Worker(settings)
+
+
+def __getattr__(name: str) -> App:
+    if name == "app":
+        app = create(configuration.load()).app
+        globals()["app"] = app
+        return app
+    raise AttributeError(name)

@@ -1,0 +1,10 @@
+"""What the words mean. Pure: the standard library and marshmallow, so a pool child imports it in milliseconds.
+
+errors      the one error tree; each error knows its outcome and whether a retry helps
+strictjson  JSON as the contract reads it: no NaN, no duplicate keys, no bottomless nesting
+schema      the schema base: unknown keys refused on the way in, inapplicable ones dropped on the way out
+request     what a producer may ask
+documents   what an upstream's body becomes: `json`, `text`, `page` and registered schemas
+checks      the CPU checks and their registry; what a pool child runs
+result      what a consumer reads: an answer, encoded once and spliced per request
+"""

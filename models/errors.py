@@ -1,0 +1,126 @@
+"""Every way a request can end other than `ok`.
+
+MillraceError
+├── SettingsError          the configuration is wrong; the command ends with exit code 2
+├── BrokerError            Kafka is not as the service needs it; exit code 1
+└── AnswerError            becomes the `error` of a result
+    ├── InvalidRequest     invalid_request
+    ├── Denied             denied
+    ├── Unreachable        unreachable       (a retry may help)
+    ├── TimedOut           timeout           (a retry may help)
+    ├── UpstreamError      upstream_error    (a retry may help on 408, 425, 429 and 5xx)
+    ├── TooLarge           too_large
+    ├── InvalidDocument    invalid_document
+    ├── CheckError         check_error
+    ├── Overloaded         overloaded        (a retry may help)
+    └── InternalError      overloaded        (a fault of the service; a retry may help)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+MESSAGE_LIMIT = 500
+"""Characters of an error message that reach a result or a dead letter."""
+
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers of an upstream after which the same request may succeed later (RFC 9110, RFC 6585)."""
+
+
+class MillraceError(Exception):
+    """The root: whatever the service itself raises on purpose."""
+
+
+class SettingsError(MillraceError):
+    """The configuration is wrong; the message lists every problem, one a line."""
+
+
+class BrokerError(MillraceError):
+    """Kafka cannot be reached or is not set up as the service needs it; the message says what to do."""
+
+
+class AnswerError(MillraceError):
+    """A request that could not be answered `ok`."""
+
+    outcome: ClassVar[str]
+    retryable: bool = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…")
+
+    def describe(self) -> dict[str, str | bool]:
+        """Return the `error` object of a result: `type`, `message`, `retryable`."""
+        return {"type": type(self).__name__, "message": str(self), "retryable": self.retryable}
+
+
+class InvalidRequest(AnswerError):
+    """The message on the requests topic is not a request; the error names the field."""
+
+    outcome = "invalid_request"
+
+
+class Denied(AnswerError):
+    """The request asks for something the worker must not fetch; the error names the rule."""
+
+    outcome = "denied"
+
+
+class Unreachable(AnswerError):
+    """No HTTP answer came: the name did not resolve, the connection failed or broke."""
+
+    outcome = "unreachable"
+    retryable = True
+
+
+class TimedOut(AnswerError):
+    """The request's deadline passed before there was an answer."""
+
+    outcome = "timeout"
+    retryable = True
+
+
+class UpstreamError(AnswerError):
+    """The upstream answered, with a status that is no success."""
+
+    outcome = "upstream_error"
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retryable = status in RETRYABLE_STATUSES
+
+
+class TooLarge(AnswerError):
+    """The body passes the size limit, or the result is more than the results topic takes."""
+
+    outcome = "too_large"
+
+
+class InvalidDocument(AnswerError):
+    """The body does not load by the schema that the request names."""
+
+    outcome = "invalid_document"
+
+
+class CheckError(AnswerError):
+    """A check crashed, ran too long or does not fit the document; the document is still there."""
+
+    outcome = "check_error"
+
+
+class Overloaded(AnswerError):
+    """The worker refused the work now to protect itself or the upstream."""
+
+    outcome = "overloaded"
+    retryable = True
+
+
+class InternalError(AnswerError):
+    """The service itself failed on this request, which is a bug; the log has the traceback."""
+
+    outcome = "overloaded"
+    retryable = True
+
+
+OUTCOMES = ("ok", *dict.fromkeys(error.outcome for error in AnswerError.__subclasses__()))
+"""Every value of a result's `outcome`."""

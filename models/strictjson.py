@@ -1,0 +1,130 @@
+"""JSON as the contract reads it (RFC 8259, I-JSON of RFC 7493): UTF-8, no NaN or Infinity, no duplicate
+keys, no lone surrogates, bounded nesting. `loads` refuses, saying why; `dumps` writes compact UTF-8."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+MAX_DEPTH = 64
+"""Levels of objects and arrays that a value may nest."""
+
+_BRACKETS = re.compile(rb'[\[\]{}"]')
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
+    """Parse one JSON value. Raises ValueError with a reason a person can act on."""
+    if _deeper_than(data, max_depth):
+        msg = f"nested deeper than {max_depth} levels"
+        raise ValueError(msg)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        msg = f"not UTF-8 at byte {exc.start}"
+        raise ValueError(msg) from None
+    try:
+        value = _decode(text)
+    except json.JSONDecodeError as exc:
+        msg = f"not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}"
+        raise ValueError(msg) from None
+    if _SURROGATE_ESCAPE.search(data) is not None:
+        _refuse_lone_surrogates(value)
+    return value
+
+
+def dumps(value: Any) -> bytes:
+    """Encode compactly as UTF-8. Raises ValueError for what JSON cannot say (NaN, lone surrogates)."""
+    return _encode(value).encode()
+
+
+def canonical(value: Any) -> bytes:
+    """Encode with the keys of every object sorted: the same bytes for the same value."""
+    return _encode(_ordered(value)).encode()
+
+
+def quote(text: str) -> bytes:
+    """Encode one string as a JSON string in UTF-8."""
+    return _quote(text).encode()
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    return [_ordered(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                msg = f"duplicate key {name!r}"
+                raise ValueError(msg)
+            seen.add(name)
+    return members
+
+
+def _constant(name: str) -> NoReturn:
+    msg = f"{name} is no JSON number"
+    raise ValueError(msg)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        msg = f"number out of range: {digits[:40]}"
+        raise ValueError(msg)
+    return number
+
+
+_decode = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
+).decode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_quote = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _deeper_than(data: bytes, limit: int) -> bool:
+    """Whether brackets outside strings nest deeper; the counts alone settle nearly every case."""
+    if data.count(b"[") + data.count(b"{") <= limit:
+        return False
+    depth = 0
+    position = 0
+    while (found := _BRACKETS.search(data, position)) is not None:
+        position = found.end()
+        mark = found.group()
+        if mark == b'"':
+            position = _string_end(data, position)
+        elif mark in b"[{":
+            depth += 1
+            if depth > limit:
+                return True
+        else:
+            depth -= 1
+    return False
+
+
+def _string_end(data: bytes, position: int) -> int:
+    while True:
+        end = data.find(b'"', position)
+        if end < 0:
+            return len(data)
+        backslashes = end
+        while backslashes > position and data[backslashes - 1] == 0x5C:
+            backslashes -= 1
+        position = end + 1
+        if (end - backslashes) % 2 == 0:
+            return position
+
+
+def _refuse_lone_surrogates(value: Any) -> None:
+    try:
+        _encode(value).encode()
+    except UnicodeEncodeError:
+        msg = "a lone surrogate is no Unicode text"
+        raise ValueError(msg) from None

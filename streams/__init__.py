@@ -1,0 +1,10 @@
+"""How bytes move. Knows no business rule; imports `models` and nothing of `agents`.
+
+settings   the one home of every setting, read once from the environment
+app        the Faust app: opens and closes what the agents need, in order
+kafka/     transport, lease, publisher, topics, and a broker for demo and tests
+http/      the client that fetches
+cache/     where answers are kept, behind one front
+pool       the process pool that runs checks
+web/       the worker's HTTP server
+"""

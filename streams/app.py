@@ -1,0 +1,154 @@
+"""The Faust app of one role, and `run`, which is a worker's life: start, serve until told to stop, stop in time.
+
+What the agents need is opened before they start and closed after they have stopped, in reverse order: Faust's own
+`@app.service` and `http_client` go the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, cast
+
+import faust
+from faust.app.base import BootStrategy
+
+from models.errors import MillraceError
+from streams import settings as defaults
+from streams.kafka.transport import BatchTopic, Consumer, Transport
+from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+QUEUED_BATCHES = 4
+"""Batches that may wait for an agent; beyond, no more are taken from Kafka."""
+
+Opener = Callable[[AsyncExitStack], Awaitable[None]]
+"""Opens what an agent needs, entering it into the stack that closes it."""
+
+
+class _Boot(BootStrategy):
+    """Faust's web server with its open views stays off, and so does its producer: results go through ours."""
+
+    enable_web = False
+    enable_kafka_producer = False
+
+
+class App(faust.App):
+    """A Faust app over the batch transport. `id` is the consumer group."""
+
+    BootStrategy = _Boot
+    mundane_level = "debug"
+
+    def __init__(self, settings: Settings, *, id: str, **options: Any) -> None:  # noqa: A002  Faust's name for it
+        self._openers: list[Opener] = []
+        super().__init__(
+            id,
+            broker=[f"kafka://{server.strip()}" for server in settings.kafka.bootstrap_servers.split(",")],
+            autodiscover=False,
+            store="memory://",
+            Topic=BatchTopic,
+            stream_buffer_maxsize=QUEUED_BATCHES,
+            stream_recovery_delay=0.0,
+            stream_wait_empty=True,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            broker_commit_interval=defaults.COMMIT_EVERY,
+            broker_session_timeout=defaults.SESSION_TIMEOUT,
+            broker_rebalance_timeout=defaults.REBALANCE_TIMEOUT,
+            **options,
+        )
+        self.transport = Transport(self.conf.broker, self, settings=settings)
+
+    def opens(self, opener: Opener) -> None:
+        """Have something opened before the agents start; it is closed after they have stopped."""
+        self._openers.append(opener)
+
+    @property
+    def holder(self) -> Consumer:
+        """Return the consumer that holds the leases."""
+        return cast("Consumer", self.consumer)
+
+    def readiness(self) -> dict[str, str]:
+        """Say whether the group has given this member its partitions, and whether its leases are taken."""
+        if self.should_stop:
+            return {"assigned": "stopping"}
+        if not self.started or self.rebalancing or not self.consumer_generation_id:
+            return {"assigned": "waiting for the group's assignment"}
+        if len(self.holder.leases) != len(self.holder.assignment()):
+            return {"assigned": "ok", "recovered": "reading the group's commits"}
+        return {"assigned": "ok", "recovered": "ok"}
+
+    async def on_first_start(self) -> None:
+        """Do nothing: Faust would make a data directory, which only a store on disk needs."""
+
+    async def on_start(self) -> None:
+        """Open what the agents need."""
+        await super().on_start()
+        stack = await self.add_async_context(AsyncExitStack())
+        for opener in self._openers:
+            await opener(stack)
+
+    async def stop(self) -> None:
+        """Stop within the deadline: after it the process ends, whatever is still open."""
+        last_resort = threading.Timer(defaults.SHUTDOWN_DEADLINE, _exit_now)
+        last_resort.daemon = True
+        last_resort.start()
+        try:
+            await super().stop()
+        finally:
+            last_resort.cancel()
+
+    def crash_soon(self, reason: BaseException) -> None:
+        """End the worker because of a fault outside its own tasks."""
+        self._crashing = asyncio.ensure_future(self.crash(reason))
+
+    def _on_rebalance_when_stopped(self) -> None:
+        """Do nothing: Faust would close the consumer from the wrong thread; the stop under way does it."""
+
+
+def _exit_now() -> None:
+    logger.critical("not stopped within %g s: exiting; what was not committed is answered again by the next owner",
+                    defaults.SHUTDOWN_DEADLINE)  # fmt: skip
+    logging.shutdown()
+    os._exit(1)
+
+
+async def run(app: App) -> int:
+    """Run a worker until SIGTERM or SIGINT; returns its exit code: 0 stopped as told, 1 crashed.
+
+    Raises MillraceError when it cannot start.
+    """
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    starting = asyncio.ensure_future(app.start())
+    stopping = asyncio.ensure_future(told.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if starting.done():
+            await starting
+            await asyncio.wait({stopping, asyncio.ensure_future(app.wait_until_stopped())},
+                               return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+        else:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+    finally:
+        logger.info("stopping")
+        await app.stop()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+    if app.crashed:
+        reason = app.crash_reason
+        if isinstance(reason, MillraceError):
+            raise reason
+        logger.error("crashed: %r", reason)
+        return 1
+    logger.info("stopped")
+    return 0

@@ -1,0 +1,5 @@
+"""Where answers are kept.
+
+memory    LRU and TTL, bounded by entries and bytes, behind aiocache's interface; the hit path awaits nothing
+flights   single-flight: who asks for what is being fetched waits for that fetch
+"""

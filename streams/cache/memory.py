@@ -1,0 +1,140 @@
+"""The in-memory tier: least recently used out first, every entry with its time to live, bounded by entries and by
+bytes. It is an aiocache backend; `peek` and `put` are the same without an await, for the hit path."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from aiocache.base import BaseCache
+from aiocache.serializers import NullSerializer
+
+from streams.settings import MemoryTier
+
+ENTRY_OVERHEAD = 400
+"""Bytes that an entry takes beside its value: key, tuple and the table's share, rounded up."""
+
+
+class Entry(NamedTuple):
+    """An encoded answer and when it was fetched, in seconds since the epoch."""
+
+    shared: bytes
+    fetched_at: float
+
+
+class _Slot(NamedTuple):
+    value: Any
+    expires: float
+    size: int
+
+
+class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
+    """An aiocache backend over an ordered dict. `clock` gives monotonic seconds."""
+
+    NAME = "memory"
+
+    def __init__(self, tier: MemoryTier | None = None, *, clock: Any = time.monotonic) -> None:
+        self.tier = tier or MemoryTier()
+        super().__init__(serializer=NullSerializer(), ttl=self.tier.ttl)
+        self._slots: OrderedDict[Any, _Slot] = OrderedDict()
+        self._clock = clock
+        self.bytes = 0
+        self.evictions = 0
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def peek(self, key: Any) -> Any:
+        """Return the fresh value kept under `key`, else None."""
+        slot = self._slots.get(key)
+        if slot is None:
+            return None
+        if slot.expires <= self._clock():
+            self.drop(key)
+            return None
+        self._slots.move_to_end(key)
+        return slot.value
+
+    def put(self, key: Any, value: Any, ttl: float | None = None) -> bool:
+        """Keep a value for `ttl` seconds (default: the tier's); False if it alone is more than the tier may hold."""
+        size = ENTRY_OVERHEAD + _size(value)
+        self.drop(key)
+        if size > self.tier.bytes:
+            return False
+        self._slots[key] = _Slot(value, self._clock() + (self.tier.ttl if ttl is None else ttl), size)
+        self.bytes += size
+        while len(self._slots) > self.tier.entries or self.bytes > self.tier.bytes:
+            _, oldest = self._slots.popitem(last=False)
+            self.bytes -= oldest.size
+            self.evictions += 1
+        return True
+
+    def drop(self, key: Any) -> bool:
+        """Forget a key; returns whether it was there."""
+        slot = self._slots.pop(key, None)
+        if slot is None:
+            return False
+        self.bytes -= slot.size
+        return True
+
+    def wipe(self, namespace: str | None = None) -> None:
+        """Forget everything, or the text keys that begin with `namespace`."""
+        for key in [k for k in self._slots if not namespace or (isinstance(k, str) and k.startswith(namespace))]:
+            self.drop(key)
+
+    # -- aiocache's interface
+
+    async def _get(self, key: Any, encoding: str = "utf-8", _conn: Any = None) -> Any:
+        return self.peek(key)
+
+    _gets = _get
+
+    async def _multi_get(self, keys: Sequence[Any], encoding: str = "utf-8", _conn: Any = None) -> list[Any]:
+        return [self.peek(key) for key in keys]
+
+    async def _set(
+        self, key: Any, value: Any, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None
+    ) -> bool:
+        if _cas_token is not None and _cas_token != self.peek(key):
+            return False
+        return self.put(key, value, ttl)
+
+    async def _multi_set(self, pairs: Any, ttl: float | None = None, _conn: Any = None) -> bool:
+        return all([self.put(key, value, ttl) for key, value in pairs])
+
+    async def _add(self, key: Any, value: Any, ttl: float | None = None, _conn: Any = None) -> bool:
+        if self.peek(key) is not None:
+            msg = f"Key {key} already exists, use .set to update the value"
+            raise ValueError(msg)
+        return self.put(key, value, ttl)
+
+    async def _exists(self, key: Any, _conn: Any = None) -> bool:
+        return self.peek(key) is not None
+
+    async def _increment(self, key: Any, delta: int, _conn: Any = None) -> int:
+        try:
+            value = int(self.peek(key) or 0) + delta
+        except ValueError:
+            msg = "Value is not an integer"
+            raise TypeError(msg) from None
+        self.put(key, value)
+        return value
+
+    async def _expire(self, key: Any, ttl: float, _conn: Any = None) -> bool:
+        value = self.peek(key)
+        return value is not None and self.put(key, value, ttl)
+
+    async def _delete(self, key: Any, _conn: Any = None) -> int:
+        return int(self.drop(key))
+
+    async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
+        self.wipe(namespace)
+        return True
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, Entry):
+        return len(value.shared)
+    return len(value) if isinstance(value, bytes | str) else 0

@@ -1,0 +1,10 @@
+"""Kafka, batch by batch.
+
+lease       our hold on one assigned partition: what is finished, how far the commit may go
+memo        finished work beyond the commit point, written into the commit's metadata
+transport   the Faust transport that hands an agent a run of records as one event
+publisher   confirmed delivery of results in batches
+topics      the contract's topics: create, verify, say what differs
+client      connection settings and Kafka's errors in our words
+broker      'give me a broker' for the demo and the tests
+"""

@@ -1,0 +1,247 @@
+"""'Give me a broker', for the demo, the tests and the bench: the best that can be had here.
+
+In this order: KAFKA_BOOTSTRAP_SERVERS if set; a container, if a Docker engine answers and has the image; Apache
+Kafka itself from Maven, if java 17 and mvn are there; else the mock cluster inside librdkafka, which needs nothing
+but the confluent-kafka wheel.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import BrokerError
+
+KAFKA_VERSION = "4.3.0"
+IMAGE = f"apache/kafka:{KAFKA_VERSION}"
+START_TIMEOUT = 60.0
+"""Seconds for a broker to accept connections."""
+STOP_TIMEOUT = 15.0
+"""Seconds for a broker to end."""
+JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Small and quick to start; for a broker that lives for minutes."""
+MIN_JAVA = 17
+
+_POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+<modelVersion>4.0.0</modelVersion><groupId>millrace</groupId><artifactId>broker</artifactId><version>1</version>
+<dependencies>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version></dependency>
+<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-nop</artifactId><version>1.7.36</version></dependency>
+</dependencies>
+</project>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A broker that runs: what it is, in a few words, and where. `process` is None for one we did not start."""
+
+    kind: str
+    servers: str
+    apache: Apache | None = None
+
+    @property
+    def real(self) -> bool:
+        """Whether this is Kafka, as opposed to a mock of it."""
+        return not self.kind.startswith("mock")
+
+
+@contextlib.contextmanager
+def broker(*, need_real: bool = False) -> Iterator[Broker]:
+    """Give a broker, and end it again if it was started here. Raises BrokerError if none can be had."""
+    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        yield Broker("the Kafka of KAFKA_BOOTSTRAP_SERVERS", given)
+        return
+    if docker_has_image():
+        with _container() as servers:
+            yield Broker(f"Apache Kafka {KAFKA_VERSION} in Docker", servers)
+        return
+    if java_found():
+        with Apache() as apache:
+            yield Broker(f"Apache Kafka {KAFKA_VERSION} on Java", apache.servers, apache)
+        return
+    if need_real:
+        msg = "no Apache Kafka: set KAFKA_BOOTSTRAP_SERVERS, or install Docker, or Java 17 and Maven"
+        raise BrokerError(msg)
+    with _mock() as servers:
+        yield Broker("mock cluster of librdkafka (no Kafka, Docker or Java found)", servers)
+
+
+def docker_has_image() -> bool:
+    """Whether a Docker engine answers and has Kafka's image: nothing is pulled behind anybody's back."""
+    if importlib.util.find_spec("testcontainers") is None or shutil.which("docker") is None:
+        return False
+    inspect = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False, timeout=10)  # noqa: S603, S607
+    return inspect.returncode == 0
+
+
+@contextlib.contextmanager
+def _container() -> Iterator[str]:
+    from testcontainers.kafka import KafkaContainer  # noqa: PLC0415
+
+    with KafkaContainer(IMAGE).with_kraft() as container:
+        yield container.get_bootstrap_server()
+
+
+def java_found() -> bool:
+    """Whether a Java that runs Kafka is there, and the jars or the Maven to get them."""
+    if shutil.which("java") is None:
+        return False
+    version = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False, timeout=30).stderr  # noqa: S607
+    digits = version.partition('"')[2].partition(".")[0]
+    return digits.isdecimal() and int(digits) >= MIN_JAVA and (shutil.which("mvn") is not None or _jars_there())
+
+
+def jars() -> Path:
+    """Return the folder with Kafka's jars, fetched by Maven once a version. Raises BrokerError."""
+    folder = _cache() / "jars"
+    if _jars_there():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        (work / "pom.xml").write_text(_POM.format(version=KAFKA_VERSION))
+        goal = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={work / 'jars'}"]
+        done = subprocess.run(goal, cwd=work, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            msg = f"Maven could not fetch Apache Kafka: {(done.stdout + done.stderr).strip()[-500:]}"
+            raise BrokerError(msg)
+        with contextlib.suppress(OSError):  # somebody else was quicker
+            (work / "jars").rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _cache() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "millrace" / f"kafka-{KAFKA_VERSION}-{hashlib.sha256(_POM.encode()).hexdigest()[:8]}"
+
+
+def _jars_there() -> bool:
+    return any((_cache() / "jars").glob("kafka_2.13-*.jar"))
+
+
+class Apache:
+    """A single-node Apache Kafka of our own in a temporary folder; may be stopped and started again in between."""
+
+    def __init__(self, **overrides: str) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="millrace-kafka-"))
+        self._port, self._controller = free_port(), free_port()
+        self._overrides = overrides
+        self._process: subprocess.Popen[bytes] | None = None
+        self.servers = f"127.0.0.1:{self._port}"
+
+    def __enter__(self) -> Apache:
+        try:
+            self._classpath = f"{jars()}/*"
+            self._format()
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the broker and wait until it accepts connections. Raises BrokerError with the end of its log."""
+        log = (self._folder / "log").open("ab")
+        with log:
+            self._process = subprocess.Popen(  # noqa: S603
+                ["java", *JVM, "-cp", self._classpath, "kafka.Kafka", str(self._properties)],  # noqa: S607
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+                return
+            time.sleep(0.05)
+        end = (self._folder / "log").read_text(errors="replace")[-1000:]
+        self.stop()
+        msg = f"Apache Kafka did not start:\n{end}"
+        raise BrokerError(msg)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End the broker: in order, or at once."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    @property
+    def _properties(self) -> Path:
+        return self._folder / "server.properties"
+
+    def _format(self) -> None:
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self._folder / "data"),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "5",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "5",
+            "group.initial.rebalance.delay.ms": "0",
+            "auto.create.topics.enable": "false",
+            **self._overrides,
+        }
+        self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        tool = ["java", *JVM, "-cp", self._classpath, "kafka.tools.StorageTool", "format", "-t", identity,
+                "-c", str(self._properties)]  # fmt: skip
+        done = subprocess.run(tool, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            msg = f"Apache Kafka's storage could not be formatted: {(done.stdout + done.stderr).strip()[-500:]}"
+            raise BrokerError(msg)
+
+
+@contextlib.contextmanager
+def _mock() -> Iterator[str]:
+    try:
+        import confluent_kafka  # noqa: PLC0415  an extra
+    except ImportError:
+        msg = "no broker: set KAFKA_BOOTSTRAP_SERVERS, or install Docker, or Java 17 and Maven, or millrace[demo]"
+        raise BrokerError(msg) from None
+    owner: Any = confluent_kafka.Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    metadata = owner.list_topics(timeout=START_TIMEOUT)
+    node = next(iter(metadata.brokers.values()))
+    yield f"{node.host}:{node.port}"
+    owner.flush(0)
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

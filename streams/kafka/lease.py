@@ -1,0 +1,229 @@
+"""A lease: our hold on one assigned partition for one generation of the group.
+
+It knows which delivered offsets are unfinished, hence how far the commit may go: to the first unfinished one, or,
+with none, to where reading goes on. Compacted topics and transaction markers leave holes, so it walks the
+delivered offsets, never the integers between them.
+
+    delivered ──begin──► under way ──finish──► finished          (revoke: whatever finishes later changes nothing)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from streams.kafka import memo
+from streams.kafka.memo import Memo, UntrustedMemo
+
+logger = logging.getLogger(__name__)
+
+
+class Record(Protocol):
+    """What a lease reads of a consumed record."""
+
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+
+
+R = TypeVar("R", bound=Record)
+
+
+class CommitPoint(NamedTuple):
+    """What a commit says of one partition: the next offset to read, and what beyond it is finished."""
+
+    offset: int
+    metadata: str
+
+
+class Lease:
+    """See the module. Not thread-safe: it lives on the event loop of the agents.
+
+    `position` is the next offset that will be delivered; None until it is known. `begun` is raised by whoever
+    starts work on a delivered record: a drain waits for what was begun, not for what was only delivered. `work`
+    holds the tasks started for it, which end with the lease. `committed` is what the broker last took.
+    """
+
+    __slots__ = (
+        "_delivered", "_drained", "_finished", "_last", "_memo", "_metadata", "_point", "_unfinished",
+        "alive", "begun", "committed", "draining", "group", "partition", "position", "recalled", "topic", "untrusted",
+        "work",
+    )  # fmt: skip
+
+    def __init__(
+        self, group: str, topic: str, partition: int, *, position: int | None = None, metadata: str = ""
+    ) -> None:
+        self.group = group
+        self.topic = topic
+        self.partition = partition
+        self.position = position
+        self.alive = True
+        self.draining = False
+        self.begun = 0
+        self.committed = None if position is None else CommitPoint(position, metadata)
+        self.work: set[asyncio.Task[None]] = set()
+        self.recalled = 0
+        self.untrusted = 0
+        self._finished = 0
+        self._delivered: deque[tuple[int, int]] = deque()
+        self._unfinished: set[int] = set()
+        self._drained: asyncio.Event | None = None
+        self._point = position
+        self._metadata = metadata
+        self._memo: Memo | None = None
+        self._last: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        state = "revoked" if not self.alive else "draining" if self.draining else "held"
+        return f"<Lease {self.topic}-{self.partition} {state} at {self._point}, {len(self._unfinished)} unfinished>"
+
+    @property
+    def owner(self) -> str:
+        """Return what a commit's metadata is signed with, so that no other partition's is taken for ours."""
+        return f"{self.group}/{self.topic}/{self.partition}"
+
+    @property
+    def taking(self) -> bool:
+        """Whether delivered records may still be begun."""
+        return self.alive and not self.draining
+
+    @property
+    def uncommitted(self) -> int:
+        """Return how many records were delivered from the commit point on."""
+        return len(self._delivered)
+
+    @property
+    def unfinished(self) -> int:
+        """Return how many delivered records are not finished."""
+        return len(self._unfinished)
+
+    @property
+    def under_way(self) -> int:
+        """Return how many records were begun and are not finished."""
+        return self.begun - self._finished
+
+    @property
+    def oldest_unfinished(self) -> int | None:
+        """Return the timestamp (ms) of the record at the commit point, None if nothing is unfinished."""
+        return self._delivered[0][1] if self._delivered else None
+
+    def deliver(self, records: Sequence[R], position: int, end: int | None = None) -> Sequence[R]:
+        """Take note of records handed over, in offset order, and of where reading goes on after them.
+
+        Returns those to work on: without the ones that a former owner finished. `end` is the end of the log, if
+        known; a memo that claims offsets beyond it is not of this log.
+        """
+        if not self.alive:
+            return ()
+        if self._metadata and (records or position != self._point):
+            self._memo = self._trusted_memo(records[0] if records else None, end)
+        known = self._memo
+        fresh = records if known is None else [record for record in records if record.offset not in known]
+        self._delivered.extend((record.offset, record.timestamp) for record in records)
+        self._unfinished.update(record.offset for record in fresh)
+        self.recalled += len(records) - len(fresh)
+        if records:
+            self._last = records[-1].offset, records[-1].timestamp
+        if known is not None and position >= known.end():
+            self._memo = None
+        self.position = position
+        self._advance()
+        return fresh
+
+    def finish(self, offset: int) -> None:
+        """Note that the answer to the record at `offset` was delivered. Repeats and foreign offsets change nothing."""
+        if self.alive and offset in self._unfinished:
+            self._unfinished.discard(offset)
+            self._finished += 1
+            if offset == self._delivered[0][0]:
+                self._advance()
+            if self._drained is not None and self.under_way <= 0:
+                self._drained.set()
+
+    def unbegin(self) -> None:
+        """Take back one `begun`: the work was not started after all."""
+        self.begun -= 1
+        if self._drained is not None and self.under_way <= 0:
+            self._drained.set()
+
+    def commit_point(self) -> CommitPoint | None:
+        """Return what may be committed now; None as long as no position is known."""
+        if self._point is None or self._metadata:  # nothing was read yet: what the former owner wrote still holds
+            return None if self._point is None else CommitPoint(self._point, self._metadata)
+        anchor = self._delivered[0] if self._delivered else self._last if self._memo is not None else None
+        if anchor is None or (self._memo is None and len(self._delivered) == len(self._unfinished)):
+            return CommitPoint(self._point, "")
+        offset, timestamp = anchor
+        return CommitPoint(offset, memo.encode(self.owner, offset, timestamp, self._finished_ranges(offset)))
+
+    async def drain(self, seconds: float) -> bool:
+        """Begin nothing more and wait for what is under way; returns whether all of it finished in time."""
+        self.draining = True
+        if self.under_way <= 0 or not self.alive:
+            return True
+        if self._drained is None:
+            self._drained = asyncio.Event()
+        try:
+            await asyncio.wait_for(self._drained.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def revoke(self) -> None:
+        """Give the partition up: from here on nothing changes any more, and what is under way is cancelled."""
+        self.alive = False
+        for task in self.work:
+            task.cancel()
+        self._unfinished.clear()
+        self._delivered.clear()
+        if self._drained is not None:
+            self._drained.set()
+
+    def _advance(self) -> None:
+        delivered, unfinished = self._delivered, self._unfinished
+        while delivered and delivered[0][0] not in unfinished:
+            delivered.popleft()
+        self._point = delivered[0][0] if delivered else self.position
+
+    def _finished_ranges(self, anchor: int) -> Iterator[tuple[int, int]]:
+        """Yield half-open ranges of what is finished from the anchor on; a hole does not end a range.
+
+        With nothing unfinished and a memo not yet read past, the anchor is the last delivered record, finished
+        itself: a memo is only trusted by whoever finds the anchor's record in the log.
+        """
+        start: int | None = None
+        stop = 0
+        for offset, _ in self._delivered or ((anchor, 0),):
+            if offset in self._unfinished:
+                if start is not None:
+                    yield start, stop
+                start = None
+            else:
+                start = offset if start is None else start
+                stop = offset + 1
+        if start is not None:
+            yield start, stop
+        if self._memo is not None and self.position is not None:
+            yield from self._memo.beyond(self.position)
+
+    def _trusted_memo(self, first: Record | None, end: int | None) -> Memo | None:
+        metadata, self._metadata = self._metadata, ""
+        try:
+            found = memo.decode(self.owner, self._point or 0, metadata)
+            if found is None:
+                return None
+            if first is None or first.offset != self._point or first.timestamp != found.timestamp:
+                msg = "the record at the commit point is another one"
+                raise UntrustedMemo(msg)  # noqa: TRY301  one place counts and reports
+            if end is not None and found.end() > end:
+                msg = f"it claims offsets up to {found.end()}, the log ends at {end}"
+                raise UntrustedMemo(msg)  # noqa: TRY301
+        except UntrustedMemo as exc:
+            self.untrusted += 1
+            logger.warning("%s-%d: the commit's memo is ignored: %s", self.topic, self.partition, exc)
+            return None
+        return found

@@ -1,0 +1,135 @@
+"""The contract's topics: create them, or verify them and say what differs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from models.errors import BrokerError
+from streams.kafka.client import connection, explain
+from streams.settings import Kafka, Settings
+
+DEFAULT_PARTITIONS = 8
+"""Partitions of a topic that `millrace topics --create` makes: the most workers that can share it."""
+REQUEST_TIMEOUT = 15.0
+"""Seconds that one request to the broker may take."""
+SETTLE_TRIES, SETTLE_PAUSE = 50, 0.1
+"""How often and at what interval, in seconds, a new topic is looked for."""
+SIZE_SETTING = "max.message.bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as the broker has it. `max_bytes` is None where the broker does not say (no permission, no support)."""
+
+    name: str
+    partitions: int
+    replication: int
+    max_bytes: int | None = None
+    cleanup: str | None = None
+
+
+class Admin:
+    """An admin connection, opened with `async with`. Raises BrokerError when the broker is not there."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._client = AIOKafkaAdminClient(
+            **connection(kafka), client_id="millrace-admin", request_timeout_ms=int(REQUEST_TIMEOUT * 1000)
+        )
+
+    async def __aenter__(self) -> Admin:
+        try:
+            await self._client.start()
+        except (KafkaError, OSError, TimeoutError) as exc:
+            await self._client.close()
+            raise explain(exc, self._kafka) from exc
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def describe(self, *names: str) -> dict[str, Topic]:
+        """Return those of the topics that exist."""
+        try:
+            found = await asyncio.wait_for(self._client.describe_topics(list(names)), REQUEST_TIMEOUT)
+        except (KafkaError, TimeoutError) as exc:
+            raise explain(exc, self._kafka) from exc
+        topics: dict[str, Topic] = {}
+        for each in found:
+            if each["error_code"] == 0 and each["partitions"]:
+                replicas = each["partitions"][0]["replicas"]
+                settings = await self._settings(each["topic"])
+                size = settings.get(SIZE_SETTING)
+                topics[each["topic"]] = Topic(
+                    each["topic"], len(each["partitions"]), len(replicas),
+                    int(size) if size else None, settings.get("cleanup.policy"),
+                )  # fmt: skip
+        return topics
+
+    async def settled(self, *names: str) -> dict[str, Topic]:
+        """Return the topics once all of them are there: a broker tells of a new topic a moment after making it."""
+        for _ in range(SETTLE_TRIES):
+            found = await self.describe(*names)
+            if len(found) == len(names):
+                break
+            await asyncio.sleep(SETTLE_PAUSE)
+        return found
+
+    async def create(self, name: str, partitions: int, replication: int = -1, **config: str) -> bool:
+        """Create a topic; False if it is there already. A replication of -1 is the broker's default (KIP-464)."""
+        try:
+            response = await asyncio.wait_for(
+                self._client.create_topics([NewTopic(name, partitions, replication, topic_configs=config)]),
+                REQUEST_TIMEOUT,
+            )
+            for _, code, *message in response.topic_errors:
+                if code:
+                    raise for_code(code)(*message)
+        except TopicAlreadyExistsError:
+            return False
+        except (KafkaError, TimeoutError) as exc:
+            msg = f"topic {name!r} could not be created: {type(exc).__name__}: {exc}"
+            raise BrokerError(msg) from exc
+        return True
+
+    async def _settings(self, name: str) -> dict[str, str]:
+        try:
+            responses = await asyncio.wait_for(
+                self._client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)]), REQUEST_TIMEOUT
+            )
+        except (KafkaError, TimeoutError, NotImplementedError):
+            return {}  # brokers that do not tell are no fault: the defaults stand in
+        return {
+            entry[0]: entry[1]
+            for response in responses
+            for code, _, _, _, entries in response.resources
+            if code == 0
+            for entry in entries
+        }
+
+
+def differences(settings: Settings, found: dict[str, Topic]) -> list[str]:
+    """Say, a line each, what is missing and what will not work well as it is."""
+    lines = [f"topic {name!r} does not exist" for name in settings.topics() if name not in found]
+    requests, results, letters = (found.get(name) for name in settings.topics())
+    if requests and results and requests.partitions != results.partitions:
+        lines.append(
+            f"topic {results.name!r} has {results.partitions} partitions, {requests.name!r} has {requests.partitions}: "
+            "results go to the request's partition modulo theirs"
+        )
+    if requests and letters and (letters.max_bytes or 0) < (requests.max_bytes or 0):
+        lines.append(
+            f"topic {letters.name!r} takes {letters.max_bytes} bytes a record, {requests.name!r} {requests.max_bytes}: "
+            "the value of larger dead letters is left out"
+        )
+    lines += [
+        f"topic {topic.name!r} is compacted: a result without a key is refused by the broker"
+        for topic in (results, letters)
+        if topic and "compact" in (topic.cleanup or "")
+    ]
+    return lines

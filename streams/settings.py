@@ -1,0 +1,231 @@
+"""Every setting: its name, default, unit and meaning. Read once from the environment into frozen dataclasses;
+all problems are reported together, by name. A secret may also come from a file named by `<NAME>_FILE`."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from environs import Env, EnvValidationError, FileAwareEnv
+from marshmallow import ValidationError, validate
+
+from models.errors import SettingsError
+
+MIB = 1 << 20
+
+DEFAULT_MAX_IN_FLIGHT = 256
+"""Fetches that one worker has under way at once."""
+DEFAULT_TIMEOUT = 30.0
+"""Seconds for a request that names no `timeout`: everything from taking it to its answer."""
+DEFAULT_MAX_BYTES = 8 * MIB
+"""Bytes of a decoded body that are read before the request ends `too_large`."""
+DEFAULT_CACHE = "memory://?entries=10000&bytes=64MiB"
+DEFAULT_CACHE_TTL = 60.0
+"""Seconds that an answer is fresh."""
+MAX_UNCOMMITTED = 10_000
+"""Records of one partition that may be delivered beyond its commit point before no more are taken."""
+COMMIT_EVERY = 1.0
+"""Seconds between commits."""
+SESSION_TIMEOUT = 10.0
+"""Seconds without a heartbeat after which the group gives a member's partitions to others."""
+REBALANCE_TIMEOUT = 60.0
+"""Seconds that the group waits for a member to give up its partitions."""
+DRAIN_DEADLINE = 10.0
+"""Seconds that work under way may take to finish once its partition is being given up."""
+SHUTDOWN_DEADLINE = 25.0
+"""Seconds after SIGTERM at which the process exits whatever is still open."""
+CHECK_TIMEOUT = 5.0
+"""Seconds that one check may run."""
+
+MASK = "********"
+_SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """Where the broker is and how to log in to it."""
+
+    bootstrap_servers: str = "localhost:9092"
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    ssl_cafile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_password: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The effective settings of one process. Seconds and bytes throughout."""
+
+    kafka: Kafka = Kafka()
+    group: str = "millrace"
+    requests_topic: str = "requests"
+    results_topic: str = "results"
+    dead_letters_topic: str = "dead-letters"
+    plugins: tuple[str, ...] = ()
+    cache: str = DEFAULT_CACHE
+    max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
+    timeout: float = DEFAULT_TIMEOUT
+    max_bytes: int = DEFAULT_MAX_BYTES
+    pool_workers: int = 0
+    web_host: str = "127.0.0.1"
+    web_port: int = 6066
+    log_level: str = "INFO"
+    worker_id: str = ""
+
+    def topics(self) -> tuple[str, str, str]:
+        """Return the names of the three topics of the contract: requests, results, dead letters."""
+        return self.requests_topic, self.results_topic, self.dead_letters_topic
+
+    def processes(self) -> int:
+        """Return how many pool children run: one a core unless set."""
+        return self.pool_workers or len(os.sched_getaffinity(0))
+
+
+SECRETS = frozenset({"KAFKA_SASL_PASSWORD", "KAFKA_SSL_PASSWORD"})
+"""Settings that may come from a `_FILE` and are never printed."""
+
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def load() -> Settings:
+    """Read the settings from the environment. Raises SettingsError listing every problem, one a line."""
+    env = FileAwareEnv(eager=False)
+    try:
+        kafka = _kafka(env)
+        settings = _settings(env, kafka)
+        env.seal()
+    except EnvValidationError as exc:
+        lines = [f"{name}: {reason}" for name, reasons in exc.error_messages.items() for reason in reasons]
+        raise SettingsError("\n".join(lines)) from None
+    except (OSError, ValueError) as exc:  # a _FILE that cannot be read, or is given beside the variable itself
+        raise SettingsError(str(exc)) from None
+    return settings
+
+
+def names(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Yield every setting as the environment names it with its effective value, secrets masked."""
+    for field in fields(Kafka):
+        name = f"KAFKA_{field.name.upper()}"
+        value = getattr(settings.kafka, field.name)
+        yield name, MASK if name in SECRETS and value else value
+    for field in fields(Settings):
+        if field.name != "kafka":
+            yield f"MILLRACE_{field.name.upper()}", getattr(settings, field.name)
+
+
+def _kafka(env: Env) -> Kafka:
+    login = {
+        name: env.str(f"KAFKA_{name.upper()}", None)
+        for name in ("sasl_username", "sasl_password", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password")
+    }
+    return Kafka(
+        bootstrap_servers=env.str("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092", validate=_servers),
+        security_protocol=env.str("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT", validate=validate.OneOf(_PROTOCOLS)),
+        sasl_mechanism=env.str("KAFKA_SASL_MECHANISM", "PLAIN", validate=validate.OneOf(_MECHANISMS)),
+        **login,
+    )
+
+
+def _settings(env: Env, kafka: Kafka) -> Settings:
+    positive = validate.Range(min=0, min_inclusive=False)
+    plugins = env.str("MILLRACE_PLUGINS", "") or ""
+    return Settings(
+        kafka=kafka,
+        group=env.str("MILLRACE_GROUP", "millrace", validate=validate.Length(1)),
+        requests_topic=env.str("MILLRACE_REQUESTS_TOPIC", "requests", validate=_topic),
+        results_topic=env.str("MILLRACE_RESULTS_TOPIC", "results", validate=_topic),
+        dead_letters_topic=env.str("MILLRACE_DEAD_LETTERS_TOPIC", "dead-letters", validate=_topic),
+        plugins=tuple(name.strip() for name in plugins.split(",") if name.strip()),
+        cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=_cache_url),
+        max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
+        timeout=env.float("MILLRACE_TIMEOUT", DEFAULT_TIMEOUT, validate=positive),
+        max_bytes=_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
+        pool_workers=env.int("MILLRACE_POOL_WORKERS", 0, validate=validate.Range(min=0)),
+        web_host=env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)),
+        web_port=env.int("MILLRACE_WEB_PORT", 6066, validate=validate.Range(0, 65535)),
+        log_level=env.str("MILLRACE_LOG_LEVEL", "INFO", validate=validate.OneOf(_LEVELS)),
+        worker_id=env.str("MILLRACE_WORKER_ID", "") or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+    )
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as `64MiB` or `1048576`. Raises ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or found[2] not in _UNITS or int(found[1]) == 0:
+        msg = f"{text!r} is no size: give bytes, or a number with KiB, MiB or GiB"
+        raise ValueError(msg)
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _bytes(env: Env, name: str, default: int) -> int:
+    text = env.str(name, str(default), validate=_validator(parse_bytes))
+    return parse_bytes(text) if text else default
+
+
+def _validator(parse: Callable[[str], Any]) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        try:
+            parse(text)
+        except ValueError as exc:
+            raise ValidationError(str(exc)) from None
+
+    return check
+
+
+def _servers(text: str) -> None:
+    for server in text.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdecimal():
+            msg = f"{server.strip()!r} is no host:port"
+            raise ValidationError(msg)
+
+
+def _topic(name: str) -> None:
+    if not _TOPIC.fullmatch(name):
+        msg = f"{name!r} is no topic name: 1 to 249 of letters, digits, '.', '_' and '-'"
+        raise ValidationError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTier:
+    """How much the in-memory cache may hold: entries, bytes, and for how many seconds an entry is fresh."""
+
+    entries: int = 10_000
+    bytes: int = 64 * MIB
+    ttl: float = DEFAULT_CACHE_TTL
+
+
+def memory_tier(url: str) -> MemoryTier:
+    """Read a cache URL such as `memory://?entries=10000&bytes=64MiB&ttl=60`. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme != "memory":
+        msg = f"{url!r} is no cache that this version has; give memory://"
+        raise ValueError(msg)
+    readers: dict[str, Callable[[str], Any]] = {"entries": int, "bytes": parse_bytes, "ttl": float}
+    values: dict[str, Any] = {}
+    for name, text in parse_qsl(parts.query, strict_parsing=bool(parts.query)):
+        if name not in readers:
+            msg = f"{name!r} is no option of memory://; known: {', '.join(readers)}"
+            raise ValueError(msg)
+        values[name] = readers[name](text)
+        if not values[name] > 0:
+            msg = f"{name}={text} must be more than 0"
+            raise ValueError(msg)
+    return MemoryTier(**values)
+
+
+_cache_url = _validator(memory_tier)

@@ -1,0 +1,4 @@
+"""The worker's own HTTP server.
+
+server    /livez and /readyz
+"""
