@@ -45,18 +45,16 @@ class Book:
 
     def read(self, value: bytes | None) -> tuple[bytes | None, Known]:
         """Return the id as JSON, None if the body gives none, and the request. Raises InvalidRequest."""
-        if value is None:
-            return None, know(requests.parse(None))
-        request_id, rest = cut_id(value)
+        request_id, rest = cut_id(value) if value is not None else (None, None)
         if rest is not None:
             known = self._young.get(rest) or self._promoted(rest)
             if known is not None:
                 return request_id, known
-        request = requests.parse(value)
-        known = know(request.without_id())
+        text, request = requests.parse(value)
+        known = know(request)
         if rest is not None and len(rest) <= MAX_KNOWN_BYTES:
             self._remember(rest, known)
-        return None if request.id is None else strictjson.quote(request.id), known
+        return None if text is None else strictjson.quote(text), known
 
     def _promoted(self, rest: bytes) -> Known | None:
         known = self._old.get(rest)
@@ -100,18 +98,21 @@ def entry_key(request: Request) -> bytes:
     """Return a digest of all that an answer depends on: two requests with the same one get the same answer.
 
     Header names are compared without case (RFC 9110, section 5.1); deadline and max_age change nothing of the answer.
+    None of the first three lines can hold a line break, and no URL begins with a quote, so no two requests write the same text.
     """
-    parts = {
-        "method": request.method,
-        "url": request.url,
-        "source": request.source,
-        "params": request.params,
-        "headers": {name.lower(): value for name, value in request.headers.items()},
-        "body": request.body,
-        "schema": request.schema,
-        "checks": [[call.name, call.field, call.args] for call in request.checks],
-    }
-    return hashlib.blake2b(strictjson.canonical(parts), digest_size=20).digest()
+    target = request.url or strictjson.quote(request.source or "").decode()
+    plain = f"{request.method}\n{request.schema}\n{target}".encode()
+    details = request.params, request.headers, request.body, request.checks
+    if any(details) or request.body is not None:
+        plain += b"\n" + strictjson.canonical(
+            {
+                "params": request.params,
+                "headers": {name.lower(): value for name, value in request.headers.items()},
+                "body": request.body,
+                "checks": [[call.name, call.field, call.args] for call in request.checks],
+            }
+        )
+    return hashlib.blake2b(plain, digest_size=20).digest()
 
 
 def salvage_id(value: bytes | None) -> bytes | None:

@@ -14,7 +14,7 @@ from agents.answer import Answerer
 from agents.enrich import Enricher
 from models.errors import BrokerError, SettingsError
 from streams import settings as configuration
-from streams.app import App
+from streams.app import App, settle_memory
 from streams.cache.memory import MemoryCache
 from streams.http.client import Client
 from streams.kafka.publisher import Publisher
@@ -70,6 +70,7 @@ class Worker:
         cache = MemoryCache(configuration.memory_tier(settings.cache))
         enricher = Enricher(client, cache, pool, settings.timeout)
         self.answerer = Answerer(settings, enricher, self.publisher)
+        settle_memory()
 
     async def _learn_topics(self, publisher: Publisher) -> None:
         settings = self.settings

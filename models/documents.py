@@ -21,7 +21,7 @@ import html
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from marshmallow import Schema, ValidationError, fields, post_load
 
@@ -37,8 +37,7 @@ TITLE_SEARCH_BYTES = 65_536
 _TITLE = re.compile(r"<title(?:\s[^>]{0,256})?>([^<]{0,4096})</title", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """What the upstream sent, decoded from its content coding: bytes, media type and charset (None if not given)."""
 
     content: bytes

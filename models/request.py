@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
-from marshmallow import ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import ValidationError, fields, post_load, validate
 
 from models import checks, documents, strictjson
 from models.checks import Call
@@ -35,32 +36,37 @@ CONNECTION_HEADERS = frozenset(
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNSENDABLE = re.compile(r"[\x00-\x1f\x7f]")
+# Most URLs, told without taking them apart; whatever this does not match is looked at closely.
+_USUAL_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?(?:/[!#-;=?-\[\]_a-z|~]*)?")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One thing to fetch, load and check. `timeout` and `max_age` are in seconds; None means the worker's default."""
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
-    id: str | None = None
+
+class Request(NamedTuple):
+    """One thing to fetch, load and check, whoever asks: the id is not part of it.
+
+    `timeout` and `max_age` are in seconds; None means the worker's default.
+    """
+
     url: str | None = None
     source: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = _NONE
     method: str = "GET"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = _NONE
     body: Any = None
     schema: str = "json"
     checks: tuple[Call, ...] = ()
     max_age: float | None = None
     timeout: float | None = None
 
-    def without_id(self) -> Request:
-        """Return the same request for any sender: what two messages that ask the same have in common."""
-        return self if self.id is None else replace(self, id=None)
 
+def parse(value: bytes | None) -> tuple[str | None, Request]:
+    """Read one record's value: the id, if it gives one, and the request.
 
-def parse(value: bytes | None) -> Request:
-    """Read one record's value. Raises InvalidRequest, naming the field, for anything that is no request."""
+    Raises InvalidRequest, naming the field, for anything that is no request.
+    """
     if value is None:
         msg = "the record has no value: a tombstone is no request"
         raise InvalidRequest(msg)
@@ -74,28 +80,39 @@ def parse(value: bytes | None) -> Request:
     return load(members)
 
 
-def load(members: Any) -> Request:
-    """Validate a decoded request. Raises InvalidRequest with every field that is wrong."""
+def load(members: Any) -> tuple[str | None, Request]:
+    """Validate a decoded request and return its id and the rest. Raises InvalidRequest with every wrong field."""
     if not isinstance(members, dict):
         msg = f"a request is a JSON object, not {kind(members)}"
         raise InvalidRequest(msg)
     try:
-        request: Request = _SCHEMA.load(members)
+        loaded: tuple[str | None, Request] = _schema_for(frozenset(members)).load(members)
     except ValidationError as exc:
         raise InvalidRequest("; ".join(flatten(exc.messages))) from None
-    return request
+    return loaded
+
+
+@lru_cache(maxsize=512)
+def _schema_for(names: frozenset[str]) -> RequestSchema:
+    """Return a schema of just the fields that are there: marshmallow pays for absent ones too, 8 of 19 µs."""
+    known = names & _SCHEMA.fields.keys()
+    return RequestSchema(only=sorted(known)) if known == names else _SCHEMA
 
 
 def check_id(text: str) -> str:
     """Return `text` if it can be a request's id; raises InvalidRequest otherwise."""
-    if not 1 <= len(text) <= MAX_ID:
-        msg = f"id: must have 1 to {MAX_ID} characters, not {len(text)}"
-        raise InvalidRequest(msg)
+    try:
+        _check_length(text)
+    except ValidationError as exc:
+        msg = f"id: {exc.messages[0]}"
+        raise InvalidRequest(msg) from None
     return text
 
 
-def check_url(url: str) -> str:
-    """Return `url` if it is an absolute http(s) URL that can be asked for; raises ValidationError otherwise."""
+def check_url(url: str) -> None:
+    """Raise ValidationError if `url` is not an absolute http(s) URL that can be asked for."""
+    if _USUAL_URL.fullmatch(url) and len(url) <= MAX_URL:
+        return
     if len(url) > MAX_URL:
         _refuse(f"has {len(url)} characters; at most {MAX_URL} are taken")
     if _UNSENDABLE.search(url) or " " in url or "\\" in url:
@@ -111,7 +128,6 @@ def check_url(url: str) -> str:
         _refuse("has no host")
     if port == 0 or not (parts.netloc.isascii() or parts.port is None):
         _refuse("has no valid port")
-    return url
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -137,12 +153,28 @@ def _check_headers(headers: dict[str, str]) -> None:
             _refuse(f"{name} has {len(value)} characters; at most {MAX_HEADER_VALUE} are taken")
 
 
-class _Method(fields.String):
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        method = super()._deserialize(value, attr, data, **kwargs)
-        if method not in _METHODS:
-            _refuse(f"must be one of {', '.join(_METHODS)}")
-        return method
+class _Text(fields.Field[str]):
+    """A string judged by one function, in one step: a chain of marshmallow validators costs 3 µs a field."""
+
+    def __init__(self, judge: Callable[[str], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._judge = judge
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str:
+        if not isinstance(value, str):
+            _refuse(f"must be a string, not {kind(value)}")
+        self._judge(value)
+        return value
+
+
+def _check_length(text: str) -> None:
+    if not 1 <= len(text) <= MAX_ID:
+        _refuse(f"must have 1 to {MAX_ID} characters, not {len(text)}")
+
+
+def _check_method(method: str) -> None:
+    if method not in _METHODS:
+        _refuse(f"must be one of {', '.join(_METHODS)}")
 
 
 class _Checks(fields.Field[tuple[Call, ...]]):
@@ -176,30 +208,26 @@ class _CheckSchema(StrictSchema):
 class RequestSchema(StrictSchema):
     """The JSON of a request; see the contract's table in docs for what each field means."""
 
-    id = fields.String(validate=validate.Length(1, MAX_ID))
-    url = fields.String(validate=check_url)
-    source = fields.String(validate=validate.Length(1, 128))
+    id = _Text(_check_length)
+    url = _Text(check_url)
+    source = _Text(_check_length)
     params = fields.Dict(keys=fields.String())
-    method = _Method()
+    method = _Text(_check_method)
     headers = fields.Dict(keys=fields.String(), values=fields.String(), validate=_check_headers)
     body = fields.Raw()
-    schema = fields.String(validate=documents.check_known)
+    schema = _Text(documents.check_known)
     checks = _Checks()
     max_age = Seconds()
     timeout = Seconds(validate=validate.Range(min=0, min_inclusive=False))
 
-    @validates_schema
-    def _one_target(self, data: dict[str, Any], **_: Any) -> None:
-        if "url" in data and "source" in data:
-            raise ValidationError("give either url or source, not both", "url")
-        if "url" not in data and "source" not in data:
-            raise ValidationError("give a url, or a source with its params", "url")
-        if "params" in data and "source" not in data:
-            raise ValidationError("params go with a source", "params")
-
     @post_load
-    def _request(self, data: dict[str, Any], **_: Any) -> Request:
-        return Request(**data)
+    def _request(self, data: dict[str, Any], **_: Any) -> tuple[str | None, Request]:
+        if ("url" in data) == ("source" in data):
+            both = "url" in data
+            raise ValidationError("not with source: give one of them" if both else "missing: give a url or a source", "url")
+        if "params" in data and "source" not in data:
+            raise ValidationError("go with a source", "params")
+        return data.pop("id", None), Request(**data)
 
 
 _CHECK = _CheckSchema()

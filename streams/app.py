@@ -7,6 +7,7 @@ What the agents need is opened before they start and closed after they have stop
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -25,6 +26,8 @@ from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Allocations, and collections of the younger generation, between two looks at each generation."""
 QUEUED_BATCHES = 4
 """Batches that may wait for an agent; beyond, no more are taken from Kafka."""
 
@@ -110,6 +113,16 @@ class App(faust.App):
 
     def _on_rebalance_when_stopped(self) -> None:
         """Do nothing: Faust would close the consumer from the wrong thread; the stop under way does it."""
+
+
+def settle_memory() -> None:
+    """Keep the garbage collector from walking what lives as long as the process, and let it look seldom at the rest.
+
+    Requests and answers hardly make cycles; the default thresholds cost a hit 2.3 µs and a miss 37 µs of CPU (bench/).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def _exit_now() -> None:

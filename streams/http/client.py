@@ -6,46 +6,43 @@ The caller sets the deadline: nothing here waits longer than the task it runs in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from email.message import Message
+from functools import lru_cache
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from yarl import URL
 
 from models import strictjson
 from models.documents import Body
-from models.errors import InvalidDocument, InvalidRequest, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.errors import AnswerError, InvalidDocument, InvalidRequest, TimedOut, TooLarge, Unreachable, UpstreamError
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
-READ_TIMEOUT = 10.0
-"""Seconds that an upstream may be silent while its answer is awaited."""
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept for the next request."""
 DNS_TTL = 30
 """Seconds that a resolved name is kept."""
 MAX_REDIRECTS = 5
 """Redirects followed for one request."""
-USER_AGENT = "millrace"
+USER_AGENT = {"User-Agent": "millrace"}
+"""Sent unless the request names its own."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A whole answer of an upstream."""
 
     status: int
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
-class _Hop:
+class _Hop(NamedTuple):
     """What is sent to one address."""
 
     method: str
@@ -66,8 +63,7 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=DNS_TTL, keepalive_timeout=KEEPALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
-            headers={"User-Agent": USER_AGENT},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             trust_env=False,
         )
         return self
@@ -88,8 +84,10 @@ class Client:
         headers, data = _with_body(headers, body)
         hop = _Hop(method, _parse(url), headers, data)
         for _ in range(MAX_REDIRECTS + 1):
-            with translated(hop.url):
+            try:
                 answer = await self._exchange(hop)
+            except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
+                raise translate(exc, hop.url) from exc
             if isinstance(answer, Response):
                 return answer
             hop = _redirected(hop, answer[0], answer[1])
@@ -114,7 +112,7 @@ class Client:
                 msg = f"{hop.url.host} answered {status} {response.reason or ''}".rstrip()
                 raise UpstreamError(msg, status)
             content = await self._read(response)
-            return Response(status, Body(content, response.content_type, response.charset))
+            return Response(status, Body(content, *_media(response.headers.get("Content-Type"))))
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self._max_bytes
@@ -133,42 +131,38 @@ class Client:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-@contextmanager
-def translated(url: URL) -> Iterator[None]:
-    """Translate what aiohttp raises. The messages name the host, never the path or query: those may hold secrets."""
+def translate(exc: Exception, url: URL) -> AnswerError:
+    """Say in our words what aiohttp raised. The messages name the host, never path or query: those may hold secrets."""
     host = url.host or "?"
-    try:
-        yield
-    except TimeoutError as exc:
-        msg = f"{host} did not answer in time"
-        raise TimedOut(msg) from exc
-    except aiohttp.ClientPayloadError as exc:
-        if "Can not decode content-encoding" in str(exc) or isinstance(exc.__cause__, aiohttp.ContentTypeError):
-            msg = f"{host} sent a body that its content coding does not decode"
-            raise InvalidDocument(msg) from exc
-        msg = f"{host} broke off in the middle of the body"
-        raise Unreachable(msg) from exc
-    except aiohttp.ClientResponseError as exc:
-        msg = f"{host} did not answer with valid HTTP: {exc.message}"
-        raise UpstreamError(msg) from exc
-    except aiohttp.InvalidURL as exc:
-        msg = "url: is no URL that can be asked for"
-        raise InvalidRequest(msg) from exc
-    except aiohttp.ClientConnectorDNSError as exc:
-        msg = f"{host} cannot be resolved"
-        raise Unreachable(msg) from exc
-    except aiohttp.ClientSSLError as exc:
-        msg = f"{host}: TLS failed: {getattr(exc, 'certificate_error', None) or exc.os_error}"
-        raise Unreachable(msg) from exc
-    except aiohttp.ClientConnectorError as exc:
-        msg = f"{host} cannot be connected to: {exc.os_error.strerror or exc.os_error}"
-        raise Unreachable(msg) from exc
-    except (aiohttp.ClientError, OSError) as exc:
-        msg = f"the connection to {host} broke: {type(exc).__name__}"
-        raise Unreachable(msg) from exc
-    except ValueError as exc:
-        msg = f"the request to {host} cannot be sent: {exc}"
-        raise InvalidRequest(msg) from exc
+    match exc:
+        case TimeoutError():
+            return TimedOut(f"{host} did not answer in time")
+        case aiohttp.ClientPayloadError() if "content-encoding" in str(exc):
+            return InvalidDocument(f"{host} sent a body that its content coding does not decode")
+        case aiohttp.ClientPayloadError():
+            return Unreachable(f"{host} broke off in the middle of the body")
+        case aiohttp.ClientResponseError():
+            return UpstreamError(f"{host} did not answer with valid HTTP: {exc.message}")
+        case aiohttp.InvalidURL():
+            return InvalidRequest("url: is no URL that can be asked for")
+        case aiohttp.ClientConnectorDNSError():
+            return Unreachable(f"{host} cannot be resolved")
+        case aiohttp.ClientConnectorCertificateError():
+            return Unreachable(f"{host}: TLS failed: {exc.certificate_error}")
+        case aiohttp.ClientConnectorError():
+            return Unreachable(f"{host} cannot be connected to: {exc.os_error.strerror or exc.os_error}")
+        case aiohttp.ClientError() | OSError():
+            return Unreachable(f"the connection to {host} broke: {type(exc).__name__}")
+    return InvalidRequest(f"the request to {host} cannot be sent: {exc}")
+
+
+@lru_cache(maxsize=256)
+def _media(content_type: str | None) -> tuple[str, str | None]:
+    """Return media type and charset of a Content-Type; an upstream says the same thing again and again."""
+    message = Message()
+    message["Content-Type"] = content_type or "application/octet-stream"
+    charset = message.get_param("charset")
+    return message.get_content_type(), charset if isinstance(charset, str) else None
 
 
 def _parse(url: str) -> URL:
@@ -184,6 +178,10 @@ def _parse(url: str) -> URL:
 
 
 def _with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str], bytes | None]:
+    if not headers:
+        headers = USER_AGENT
+    elif not any(name.lower() == "user-agent" for name in headers):
+        headers = {**headers, **USER_AGENT}
     if body is None:
         return headers, None
     text = isinstance(body, str)

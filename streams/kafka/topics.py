@@ -82,11 +82,10 @@ class Admin:
 
     async def create(self, name: str, partitions: int, replication: int = -1, **config: str) -> bool:
         """Create a topic; False if it is there already. A replication of -1 is the broker's default (KIP-464)."""
+        topic = NewTopic(name, partitions, 1, topic_configs=config)
+        topic.replication_factor = replication  # its constructor refuses -1, the protocol does not
         try:
-            response = await asyncio.wait_for(
-                self._client.create_topics([NewTopic(name, partitions, replication, topic_configs=config)]),
-                REQUEST_TIMEOUT,
-            )
+            response = await asyncio.wait_for(self._client.create_topics([topic]), REQUEST_TIMEOUT)
             for _, code, *message in response.topic_errors:
                 if code:
                     raise for_code(code)(*message)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import aiokafka
 import faust
+import uvloop
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
@@ -219,7 +220,9 @@ class Consumer(driver.Consumer):
         self.recalled = 0
 
     def _new_consumer_thread(self) -> ConsumerThread:
-        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
+        thread._close_thread_loop_on_stop = True  # mode leaves a loop that it was given to its giver
+        return thread
 
     # -- delivery
 

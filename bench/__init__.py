@@ -1,0 +1,7 @@
+"""How fast, against what people would write instead. `make bench` runs `python -m bench`.
+
+__main__    the workloads and the table
+stage       a broker, an upstream, topics, and a worker process that is measured
+upstream    the HTTP server that is asked
+peers/      the same work as a stock-Faust worker and as hand-written aiokafka + aiohttp
+"""

@@ -1,0 +1,61 @@
+"""Stock Faust as its guide has it: an agent with `concurrency`, events acknowledged when the block ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import aiohttp
+import faust
+
+from bench.peers.same import headers, read
+
+app = faust.App(
+    os.environ["MILLRACE_GROUP"],
+    broker=f"kafka://{os.environ['KAFKA_BOOTSTRAP_SERVERS']}",
+    value_serializer="raw",
+    web_enabled=False,
+    topic_allow_declare=False,
+    topic_disable_leader=True,
+    stream_recovery_delay=0.0,
+    producer_linger=0.005,
+    producer_max_batch_size=262144,
+    stream_buffer_maxsize=4096,
+    datadir=os.environ.get("TMPDIR", "/tmp") + "/stock-faust",
+)
+requests = app.topic(os.environ["MILLRACE_REQUESTS_TOPIC"], key_type=bytes, value_type=bytes)
+results = app.topic(os.environ["MILLRACE_RESULTS_TOPIC"], key_type=bytes, value_type=bytes)
+known: dict[str, tuple[object, float]] = {}
+session: aiohttp.ClientSession | None = None
+
+
+@app.agent(requests, concurrency=256)
+async def answer(stream):
+    global session
+    if session is None:
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    async for event in stream.events():
+        request = read(event.value)
+        url = request["url"]
+        found = known.get(url)
+        cache = "hit"
+        if found is None:
+            cache = "miss"
+            async with session.get(url, timeout=aiohttp.ClientTimeout(total=30)) as response:
+                found = known[url] = json.loads(await response.read()), time.time()
+        message = event.message
+        result = {
+            "id": request.get("id") or f"{message.topic}-{message.partition}-{message.offset}", "outcome": "ok",
+            "request": {"method": "GET", "url": url}, "status": 200, "document": found[0], "cache": cache,
+            "age": round(time.time() - found[1], 1),
+        }  # fmt: skip
+        await (await results.send(key=event.key, value=json.dumps(result).encode(), partition=message.partition,
+                                  headers=headers(result["id"])))  # fmt: skip
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.install()
+    app.main()

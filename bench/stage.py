@@ -1,0 +1,173 @@
+"""What a workload runs on: topics, an upstream process, and one worker process that is measured.
+
+The worker is stopped (SIGSTOP) while the requests are produced and let go on a full backlog, so that producing
+takes no CPU from it. CPU is the worker process's user and system time, from /proc; start-up is not counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from streams.kafka.broker import free_port
+from streams.kafka.topics import Admin
+from streams.settings import Kafka
+
+PARTITIONS = 4
+TICKS = os.sysconf("SC_CLK_TCK")
+LIMIT = 600.0
+"""Seconds that one measurement may take."""
+
+WORKERS = {
+    "millrace": [sys.executable, "-m", "agents", "worker"],
+    "by hand": [sys.executable, "-m", "bench.peers.by_hand"],
+    "by hand, bare": [sys.executable, "-m", "bench.peers.by_hand"],
+    "stock Faust": [sys.executable, "-m", "bench.peers.stock_faust", "worker", "-l", "error", "--without-web"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run. `cpu` in µs a request, `seconds` of wall time, memory in MiB before and after."""
+
+    worker: str
+    requests: int
+    cpu: float
+    seconds: float
+    rss_before: float
+    rss_after: float
+
+
+class Stage:
+    """Topics of their own for one worker on a broker."""
+
+    def __init__(self, servers: str, worker: str) -> None:
+        self.servers = servers
+        self.worker = worker
+        mark = uuid.uuid4().hex[:8]
+        self.requests, self.results, letters = f"requests-{mark}", f"results-{mark}", f"dead-letters-{mark}"
+        self._names = self.requests, self.results, letters
+        self._env = os.environ | {
+            "BARE": "1" if worker.endswith("bare") else "",
+            "KAFKA_BOOTSTRAP_SERVERS": servers,
+            "MILLRACE_GROUP": f"bench-{mark}",
+            "MILLRACE_REQUESTS_TOPIC": self.requests,
+            "MILLRACE_RESULTS_TOPIC": self.results,
+            "MILLRACE_DEAD_LETTERS_TOPIC": letters,
+            "MILLRACE_WEB_PORT": "0",
+            "MILLRACE_CACHE": "memory://?entries=100000&bytes=256MiB&ttl=3600",
+            "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
+            "MILLRACE_ALLOW_PORTS": "1-65535",
+            "MILLRACE_LOG_LEVEL": "WARNING",
+        }
+
+    async def measure(self, warm: list[bytes], load: list[bytes]) -> Measured:
+        """Answer `warm` unmeasured, then `load`, and verify that each of both has its result."""
+        async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
+            for name in self._names:
+                await admin.create(name, PARTITIONS)
+            await admin.settled(*self._names)
+        process = subprocess.Popen(WORKERS[self.worker], env=self._env)  # noqa: ASYNC220  it is what is measured
+        try:
+            await self._produce(warm)
+            await self._await_results(len(warm))
+            rss_before = _rss(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            await self._produce(load)
+            cpu, started = _cpu(process.pid), time.perf_counter()
+            process.send_signal(signal.SIGCONT)
+            await self._await_results(len(warm) + len(load))
+            seconds, used = time.perf_counter() - started, _cpu(process.pid) - cpu
+            rss_after = _rss(process.pid)
+        finally:
+            process.terminate()
+            process.wait(30)
+        await self._verify(len(warm) + len(load))
+        return Measured(self.worker, len(load), used / len(load) * 1e6, seconds, rss_before, rss_after)
+
+    async def _produce(self, values: Iterable[bytes]) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.servers, max_batch_size=512 * 1024, linger_ms=5)
+        await producer.start()
+        batches = [producer.create_batch() for _ in range(PARTITIONS)]
+        for number, value in enumerate(values):
+            place = number % PARTITIONS
+            if batches[place].append(key=b"k%d" % number, value=value, timestamp=None) is None:
+                await (await producer.send_batch(batches[place], self.requests, partition=place))
+                batches[place] = producer.create_batch()
+                batches[place].append(key=b"k%d" % number, value=value, timestamp=None)
+        for place, batch in enumerate(batches):
+            if batch.record_count():
+                await (await producer.send_batch(batch, self.requests, partition=place))
+        await producer.stop()
+
+    async def _await_results(self, count: int) -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers)
+        await consumer.start()
+        tps = [TopicPartition(self.results, number) for number in range(PARTITIONS)]
+        deadline = time.monotonic() + LIMIT
+        try:
+            while sum((await consumer.end_offsets(tps)).values()) < count:
+                if time.monotonic() > deadline:
+                    msg = f"{self.worker}: not done after {LIMIT:g} s"
+                    raise TimeoutError(msg)
+                await asyncio.sleep(0.02)
+        finally:
+            await consumer.stop()
+
+    async def _verify(self, count: int) -> None:
+        consumer = AIOKafkaConsumer(self.results, bootstrap_servers=self.servers, auto_offset_reset="earliest",
+                                    max_poll_records=10_000)  # fmt: skip
+        await consumer.start()
+        seen: set[str] = set()
+        while batch := await consumer.getmany(timeout_ms=2000):
+            for records in batch.values():
+                for record in records:
+                    result = json.loads(record.value)
+                    if result["outcome"] != "ok":
+                        msg = f"{self.worker}: {result}"
+                        raise AssertionError(msg)
+                    seen.add(result["id"])
+            if len(seen) >= count:
+                break
+        await consumer.stop()
+        if len(seen) != count:
+            msg = f"{self.worker}: {count - len(seen)} of {count} requests have no result"
+            raise AssertionError(msg)
+
+
+class Upstream:
+    """The upstream process, opened with `with`."""
+
+    def __init__(self, delay: float) -> None:
+        self._port = free_port()
+        self._delay = delay
+        self.url = f"http://127.0.0.1:{self._port}/doc"
+
+    def __enter__(self) -> Upstream:
+        self._process = subprocess.Popen([sys.executable, "-m", "bench.upstream", str(self._port), str(self._delay)])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
+def _cpu(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _rss(pid: int) -> float:
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
