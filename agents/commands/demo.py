@@ -1,4 +1,258 @@
-"""demo"""
-HELP="x"
-def add_arguments(p): pass
-def run(o): return 0
+"""See it work: a broker, an upstream and a worker on this machine, 2,000 requests over 200 URLs, and what came of them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agents.commands import DONE, FAILED, say
+from models import strictjson
+
+if TYPE_CHECKING:
+    from streams.kafka.broker import Broker
+
+HELP = "see it work on this machine"
+
+REQUESTS = 2_000
+URLS = 200
+PRIMES_FROM = 112_272_535_095_193
+"""The documents hold this number and those after it."""
+PARTITIONS = 4
+PACE = 800
+"""Requests sent in a second: so that the latency shown is an answer's, not a queue's."""
+UPSTREAM_DELAY = 0.02
+"""Seconds that the demo's upstream takes."""
+PATIENCE = 45.0
+"""Seconds for all of it, from the first request on."""
+FETCH_MAX_WAIT_MS = 50
+"""How long the broker may hold the demo's own fetches: less than the latency it is to show."""
+READY_PAUSE = 0.1
+"""Seconds between two looks at whether the worker is ready."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--requests", type=int, default=REQUESTS, help=f"how many (default: {REQUESTS})")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it; returns 0 only if every request was answered."""
+    from streams.kafka.broker import broker
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, it ends what it started
+    say("looking for a broker …")
+    with broker() as found:
+        say(f"broker: {found.kind}")
+        return asyncio.run(_demo(found, options.requests))
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came back."""
+
+    sent: dict[str, float] = field(default_factory=dict)
+    latencies: dict[str, float] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    caches: Counter[str] = field(default_factory=Counter)
+    primes: int = 0
+    repeats: int = 0
+
+    def take(self, result: Mapping[str, Any], now: float) -> None:
+        """Count one result."""
+        name = result["id"]
+        if name in self.latencies or name not in self.sent:
+            self.repeats += name in self.latencies
+            return
+        self.latencies[name] = now - self.sent[name]
+        self.outcomes[result["outcome"]] += 1
+        self.caches[result.get("cache", "-")] += 1
+        self.primes += sum(check.get("value") is True for check in result.get("checks", ()))
+
+    def percentile(self, share: float) -> float:
+        """Return a percentile of the latencies in milliseconds."""
+        ordered = sorted(self.latencies.values())
+        return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000 if ordered else 0.0
+
+
+async def _demo(found: Broker, count: int) -> int:
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+    mark = uuid.uuid4().hex[:6]
+    topics = f"demo-requests-{mark}", f"demo-results-{mark}", f"demo-dead-letters-{mark}"
+    await _create(found, topics)
+    async with contextlib.AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(_upstream())
+        producer = AIOKafkaProducer(bootstrap_servers=found.servers, linger_ms=5)
+        await producer.start()
+        stack.push_async_callback(producer.stop)
+        consumer = AIOKafkaConsumer(topics[1], bootstrap_servers=found.servers, auto_offset_reset="earliest",
+                                    fetch_max_wait_ms=FETCH_MAX_WAIT_MS)  # fmt: skip
+        await consumer.start()
+        stack.push_async_callback(consumer.stop)
+        worker = await stack.enter_async_context(_worker(found, topics, mark))
+        tally = Tally()
+        started = time.monotonic()
+        sending = asyncio.ensure_future(_send(producer, topics[0], upstream.url, count, tally))
+        await _follow(consumer, count, tally, lambda: sending.done() and sending.exception() or worker.returncode)
+        sending.cancel()
+        _report(tally, count, upstream.calls, time.monotonic() - started)
+    return DONE if len(tally.latencies) == count else FAILED
+
+
+async def _create(found: Broker, topics: tuple[str, str, str]) -> None:
+    from streams.kafka.topics import Admin
+    from streams.settings import Kafka
+
+    async with Admin(Kafka(bootstrap_servers=found.servers)) as admin:
+        if found.real:
+            for name in topics:
+                await admin.create(name, PARTITIONS)
+        await admin.settled(*topics)  # a mock cluster makes a topic when it is first asked about
+
+
+@dataclass(slots=True)
+class _Upstream:
+    url: str
+    calls: int = 0
+
+
+@contextlib.asynccontextmanager
+async def _upstream() -> AsyncIterator[_Upstream]:
+    """Serve small documents on loopback."""
+    from aiohttp import web
+
+    async def document(request: web.Request) -> web.Response:
+        state.calls += 1
+        await asyncio.sleep(UPSTREAM_DELAY)
+        number = int(request.match_info["n"])
+        return web.json_response({"id": number, "n": PRIMES_FROM + 2 * number})
+
+    app = web.Application()
+    app.router.add_get(r"/numbers/{n:\d+}", document)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    state = _Upstream(f"http://127.0.0.1:{runner.addresses[0][1]}/numbers")
+    try:
+        yield state
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _worker(found: Broker, topics: tuple[str, str, str], mark: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a real worker process, and see it end."""
+    from streams.kafka.broker import free_port
+
+    port = free_port()
+    environment = os.environ | {
+        "KAFKA_BOOTSTRAP_SERVERS": found.servers,
+        "MILLRACE_GROUP": f"demo-{mark}",
+        "MILLRACE_REQUESTS_TOPIC": topics[0],
+        "MILLRACE_RESULTS_TOPIC": topics[1],
+        "MILLRACE_DEAD_LETTERS_TOPIC": topics[2],
+        "MILLRACE_WEB_PORT": str(port),
+        "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
+        "MILLRACE_ALLOW_PORTS": "1-65535",
+        "MILLRACE_LOG_LEVEL": "WARNING",
+    }
+    command = sys.executable, "-m", "agents", "worker"
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    say(f"worker: process {process.pid}")
+    try:
+        await _until_ready(process, f"http://127.0.0.1:{port}/readyz")
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def _until_ready(worker: asyncio.subprocess.Process, url: str) -> None:
+    """Wait until the worker is ready, or has ended, or patience ends."""
+    from aiohttp import ClientConnectionError, ClientSession
+
+    deadline = time.monotonic() + PATIENCE
+    async with ClientSession() as session:
+        while worker.returncode is None and time.monotonic() < deadline:
+            with contextlib.suppress(ClientConnectionError):
+                async with session.get(url) as response:
+                    if response.ok:
+                        return
+            await asyncio.sleep(READY_PAUSE)
+
+
+async def _send(producer: Any, topic: str, url: str, count: int, tally: Tally) -> None:
+    started = time.monotonic()
+    for number in range(count):
+        ahead = number / PACE - (time.monotonic() - started)
+        if ahead > 0:
+            await asyncio.sleep(ahead)
+        request = {"id": f"demo-{number}", "url": f"{url}/{number % URLS}", "checks": [{"name": "is_prime", "field": "n"}]}
+        tally.sent[f"demo-{number}"] = time.monotonic()
+        await producer.send(topic, strictjson.dumps(request), key=b"%d" % (number % URLS))
+
+
+async def _follow(consumer: Any, count: int, tally: Tally, failed: Callable[[], object]) -> None:
+    """Read results until all are there, patience ends or sender or worker failed; a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    deadline = time.monotonic() + PATIENCE
+    columns = TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("answers", total=count, said="")
+        first: float | None = None
+        while len(tally.latencies) < count and time.monotonic() < deadline and not failed():
+            batches = await consumer.getmany(timeout_ms=100)
+            now = time.monotonic()
+            for records in batches.values():
+                first = first or now
+                for record in records:
+                    tally.take(strictjson.loads(record.value), now)
+            rate = len(tally.latencies) / max(now - (first or now), 0.1)
+            share = tally.caches["hit"] / max(len(tally.latencies), 1)
+            progress.update(bar, completed=len(tally.latencies), said=f"{rate:,.0f}/s, {share:.0%} from the cache")
+
+
+def _report(tally: Tally, count: int, calls: int, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    lost = count - len(tally.latencies)
+    table = Table(title=f"{count:,} requests over {URLS} URLs in {seconds:.1f} s", show_header=False, min_width=48)
+    table.add_column()
+    table.add_column(justify="right")
+    for title, counter in (("outcome", tally.outcomes), ("cache", tally.caches)):
+        for name, number in counter.most_common():
+            table.add_row(f"{title} {name}", f"{number:,}")
+        table.add_section()
+    for share in (0.50, 0.95, 0.99):
+        table.add_row(f"latency p{share * 100:.0f}, send to read", f"{tally.percentile(share):.0f} ms")
+    table.add_section()
+    table.add_row("answers that found a prime", f"{tally.primes:,}")
+    table.add_row("upstream calls", f"{calls:,}")
+    table.add_row("repeated answers", f"{tally.repeats:,}")
+    table.add_row("requests lost", f"{lost:,}")
+    Console().print(table)
+    if lost:
+        say(f"{lost} requests were not answered within {PATIENCE:g} s: that is a bug, please report it")
+        return
+    say(
+        "Go on: point KAFKA_BOOTSTRAP_SERVERS at your Kafka, then\n"
+        "  millrace topics --create        make the topics\n"
+        "  millrace worker                 answer requests\n"
+        "  millrace send --url https://example.com --schema page\n"
+        "  millrace tail                   follow the results"
+    )

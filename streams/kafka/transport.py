@@ -8,7 +8,7 @@ this file, and `tests/unit/test_faust_pins.py` fails when any of it changes unde
             `on_buffer_full`, `on_buffer_drop`, `_new_consumer_thread`, `_is_changelog_tp`
   Thread:   `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`
   Topic:    `_compile_decode`, `_create_event`        App: `_on_rebalance_when_stopped` (in streams/app.py)
-  aiokafka: `_coordinator.fetch_committed_offsets`, `_subscription`, `_max_poll_records`
+  aiokafka: `_coordinator.fetch_committed_offsets` and `.check_errors`, `_subscription`, `_max_poll_records`
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, EventT
+from mode import Service
 
 from streams import settings as defaults
-from streams.kafka.client import connection
+from streams.kafka.client import connection, explain
 from streams.kafka.lease import CommitPoint, Lease
 from streams.settings import Settings
 
@@ -52,10 +53,12 @@ FULL_POLL_TIMEOUT = 0.1
 FETCH_MAX_WAIT = 0.1
 """Seconds that the broker may hold a fetch. aiokafka has one fetch in flight a broker, so an idle partition's
 long poll would hold up the others on it for Faust's 1.5 s."""
-HEARTBEAT_EVERY = 3.0
-"""Seconds between heartbeats."""
+HEARTBEATS = 3
+"""Heartbeats in a session timeout."""
 COMMIT_TIMEOUT = 5.0
 """Seconds that one commit may take before it is given up until the next."""
+GROUP_CHECK_EVERY = 1.0
+"""Seconds between looks at whether the group still takes this member."""
 RETRY_PAUSE = 0.5
 """Seconds between tries while the broker is away."""
 STOP_TIMEOUT = 5.0
@@ -114,7 +117,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             max_poll_records=MAX_POLL_RECORDS,
             fetch_max_wait_ms=int(FETCH_MAX_WAIT * 1000),
             session_timeout_ms=int(defaults.SESSION_TIMEOUT * 1000),
-            heartbeat_interval_ms=int(HEARTBEAT_EVERY * 1000),
+            heartbeat_interval_ms=int(defaults.SESSION_TIMEOUT / HEARTBEATS * 1000),
             rebalance_timeout_ms=int(defaults.REBALANCE_TIMEOUT * 1000),
             max_poll_interval_ms=int(defaults.REBALANCE_TIMEOUT * 1000),
         )
@@ -140,6 +143,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             if state.has_valid_position:
                 polled[tp] = Polled(fetched.get(tp, ()), state.position, state.highwater)
         return polled
+
+    async def check_group(self) -> None:
+        """Raise what has kept this member from taking part in its group, if anything has."""
+        if self._consumer is not None:
+            self._consumer._coordinator.check_errors()
 
     async def committed(self, tps: Iterable[TP]) -> Mapping[TP, OffsetAndMetadata]:
         """Return the group's commits, with their metadata, of those partitions that have one."""
@@ -194,7 +202,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def leave(self) -> None:
         """Stop waiting for the agents' loop; called from there once it has drained and committed."""
-        if self._stopping is not None:
+        if self._stopping is not None and not self.thread_loop.is_closed():
             self.thread_loop.call_soon_threadsafe(self._stopping.set)
 
     async def on_thread_stop(self) -> None:
@@ -223,6 +231,17 @@ class Consumer(driver.Consumer):
         thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
         thread._close_thread_loop_on_stop = True  # mode leaves a loop that it was given to its giver
         return thread
+
+    @Service.task
+    async def _watch_group(self) -> None:
+        """End the worker when the group will not have it (a refused login, ACL or session timeout): aiokafka gives up
+        in the background and says so only to whoever polls, which a member without partitions never does."""
+        while not self.should_stop:
+            await self.sleep(GROUP_CHECK_EVERY)
+            try:
+                await self._thread.call(self._thread.check_group())
+            except KafkaError as exc:
+                await self.app.crash(explain(exc, cast("Transport", self.transport).settings.kafka))
 
     # -- delivery
 
