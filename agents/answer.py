@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from typing import TypeAlias
 
 from aiokafka import ConsumerRecord
 
@@ -34,7 +35,7 @@ from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-RequestRecord = ConsumerRecord[bytes, bytes]
+RequestRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
 
 class Answerer:
@@ -63,7 +64,7 @@ class Answerer:
             try:
                 body_id, known = self._book.read(record.value)
                 request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
-            except Exception as exc:  # what one record holds must not keep the rest from being answered
+            except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
                 self._refuse(record, lease, batch.received_at, blame(exc))
                 continue
             entry = self._enricher.peek(known, now)
@@ -95,7 +96,7 @@ class Answerer:
     ) -> None:
         try:
             enriched = await self._enricher.answer(known, trace(record) if record.headers else {})
-        except Exception as exc:  # an offset that never finishes would hold up the partition for good
+        except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._refuse(record, lease, received_at, blame(exc))
             return
         finally:
@@ -135,7 +136,7 @@ def blame(exc: Exception) -> AnswerError:
     """Return the error that a result will name: what a producer caused, or else a fault of ours, logged."""
     if isinstance(exc, AnswerError):
         return exc
-    logger.exception("a request could not be answered", exc_info=exc)
+    logger.error("a request could not be answered", exc_info=exc)
     return InternalError(f"{type(exc).__name__}: {exc}")
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from agents.known import Known
 from models import checks, documents
 from models.checks import Verdict
-from models.errors import AnswerError, InvalidRequest, TimedOut
+from models.errors import AnswerError, InvalidDocument, InvalidRequest, TimedOut
 from models.request import Request
 from models.result import Answer, encode_answer
 from streams.cache.flights import Flights
@@ -88,7 +88,7 @@ class Enricher:
         try:
             shared = encode_answer(request, answer)
         except ValueError as exc:  # a plugin's document that JSON cannot say
-            answer = Answer.failed(documents.InvalidDocument(f"schema {request.schema}: {exc}"), attempts=1)
+            answer = Answer.failed(InvalidDocument(f"schema {request.schema}: {exc}"), attempts=1)
             shared = encode_answer(request, answer)
         if known.key is not None and answer.outcome == "ok" and answer.fetched_at is not None:
             self._cache.put(known.key, Entry(shared, answer.fetched_at))

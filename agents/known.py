@@ -1,5 +1,6 @@
 """Requests met before. Validating one costs 40 µs; the same bytes again cost a look-up, also when every message
-has its own id: the id is cut out of the bytes, and what is left is what is known."""
+has its own id: the id is cut out of the bytes, and what is left is what is known.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +99,8 @@ def entry_key(request: Request) -> bytes:
     """Return a digest of all that an answer depends on: two requests with the same one get the same answer.
 
     Header names are compared without case (RFC 9110, section 5.1); deadline and max_age change nothing of the answer.
-    None of the first three lines can hold a line break, and no URL begins with a quote, so no two requests write the same text.
+    None of the first three lines can hold a line break, and no URL begins with a quote: no two
+    requests write the same text.
     """
     target = request.url or strictjson.quote(request.source or "").decode()
     plain = f"{request.method}\n{request.schema}\n{target}".encode()

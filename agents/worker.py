@@ -1,5 +1,6 @@
 """The worker: `create` puts the answering app together; `app`, made from the environment on first use, is what
-`faust -A agents.worker worker` starts."""
+`faust -A agents.worker worker` starts.
+"""
 
 from __future__ import annotations
 
@@ -52,16 +53,14 @@ class Worker:
             assert self.answerer is not None
             try:
                 await self.answerer.take(batch)
-            except Exception as exc:  # Faust would restart the agent and go on behind the failed batch
+            except Exception as exc:  # noqa: BLE001  Faust would restart the agent and go on behind the failed batch
                 await self.app.crash(exc)
                 return
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open server, publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
         settings = self.settings
-        self.server = await stack.enter_async_context(
-            Server(settings.web_host, settings.web_port, self.readiness)
-        )
+        self.server = await stack.enter_async_context(Server(settings.web_host, settings.web_port, self.readiness))
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
         await self._learn_topics(self.publisher)

@@ -21,7 +21,7 @@ SLOWER = 10
 
 def hits(url: str, count: int) -> tuple[list[bytes], list[bytes]]:
     """Return the warming requests, one a URL, and `count` requests drawn by Zipf, each with an id of its own."""
-    draw = random.Random(SEED)  # noqa: S311
+    draw = random.Random(SEED)
     weights = [1 / (rank + 1) ** ZIPF for rank in range(URLS)]
     warm = [b'{"id":"w%d","url":"%b/%d"}' % (n, url.encode(), n) for n in range(URLS)]
     drawn = draw.choices(range(URLS), weights, k=count)
@@ -63,7 +63,9 @@ def main() -> None:
     with broker() as found:
         print(f"on {found.kind}")
         for workload in options.workload or ["hit", "miss"]:
-            rows = asyncio.run(run(found.servers, workload, options.hits if workload == "hit" else options.misses, workers))
+            rows = asyncio.run(
+                run(found.servers, workload, options.hits if workload == "hit" else options.misses, workers)
+            )
             ours = next((row for row in rows if row.worker == "millrace"), None)
             for row in rows:
                 if ours is not None and row is not ours:

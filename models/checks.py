@@ -106,7 +106,7 @@ def run(name: str, value: Any, args: Mapping[str, Any]) -> Verdict:
         if len(strictjson.dumps(answer)) > MAX_VALUE_BYTES:
             msg = f"returned more than {MAX_VALUE_BYTES} bytes of JSON"
             raise ValueError(msg)  # noqa: TRY301  one place turns every failure into a verdict
-    except Exception as exc:  # a check is foreign code
+    except Exception as exc:  # noqa: BLE001  a check is foreign code
         return Verdict(error=f"{type(exc).__name__}: {exc}"[:400], elapsed=time.perf_counter() - started)
     return Verdict(value=answer, elapsed=time.perf_counter() - started)
 
@@ -129,7 +129,7 @@ _WITNESS_BOUND = 3_317_044_064_679_887_385_961_981
 
 @check
 def is_prime(value: int) -> bool:
-    """Whether an integer is prime, by deterministic Miller–Rabin.
+    """Whether an integer is prime, by deterministic Miller-Rabin.
 
     Proven below 3.3e24; above, every base up to 2·ln(n)² is tried, which is a proof under the generalised
     Riemann hypothesis (Bach, 1990). Takes an integer, or a string of decimal digits; raises TypeError otherwise.

@@ -140,9 +140,7 @@ _PAGE = PageSchema()
 
 
 def _page(body: Body) -> Any:
-    page: Page = _PAGE.load(
-        {"size": len(body.content), "media_type": body.media_type, "title": _title(body)}
-    )
+    page: Page = _PAGE.load({"size": len(body.content), "media_type": body.media_type, "title": _title(body)})
     return _PAGE.dump(page)
 
 

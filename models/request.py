@@ -30,7 +30,18 @@ MAX_HEADER_VALUE = 8192
 """Characters of one header value: what common servers take."""
 
 CONNECTION_HEADERS = frozenset(
-    "host content-length transfer-encoding connection keep-alive proxy-connection te trailer upgrade expect".split()
+    [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+    ]
 )
 """Headers that frame the message or name its receiver (RFC 9110, section 7.6.1): the client's own to set."""
 
@@ -160,7 +171,7 @@ class _Text(fields.Field[str]):
         super().__init__(**options)
         self._judge = judge
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str:  # noqa: ARG002  marshmallow's signature
         if not isinstance(value, str):
             _refuse(f"must be a string, not {kind(value)}")
         self._judge(value)
@@ -178,7 +189,7 @@ def _check_method(method: str) -> None:
 
 
 class _Checks(fields.Field[tuple[Call, ...]]):
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[Call, ...]:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[Call, ...]:  # noqa: ARG002
         if not isinstance(value, list):
             _refuse(f"must be an array of checks, not {kind(value)}")
         if len(value) > MAX_CHECKS:
@@ -191,7 +202,7 @@ class _Checks(fields.Field[tuple[Call, ...]]):
             except ValidationError as exc:
                 wrong[position] = exc.messages
         if wrong:
-            raise ValidationError(wrong)  # type: ignore[arg-type]  # marshmallow's stubs know str keys only
+            raise ValidationError(wrong)
         return tuple(calls)
 
 
@@ -224,9 +235,12 @@ class RequestSchema(StrictSchema):
     def _request(self, data: dict[str, Any], **_: Any) -> tuple[str | None, Request]:
         if ("url" in data) == ("source" in data):
             both = "url" in data
-            raise ValidationError("not with source: give one of them" if both else "missing: give a url or a source", "url")
+            raise ValidationError(
+                "not with source: give one of them" if both else "missing: give a url or a source", "url"
+            )
         if "params" in data and "source" not in data:
-            raise ValidationError("go with a source", "params")
+            msg = "go with a source"
+            raise ValidationError(msg, "params")
         return data.pop("id", None), Request(**data)
 
 

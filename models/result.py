@@ -1,5 +1,6 @@
 """A result: what a consumer reads. An answer is encoded once; what differs from request to request (its id,
-how the cache was involved, how long it took) is spliced around the encoded part."""
+how the cache was involved, how long it took) is spliced around the encoded part.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +64,8 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     """Encode the shared part of a result: JSON members without braces, ready for `splice`."""
     members: dict[str, Any] = {"outcome": answer.outcome}
     if request is not None:
-        members["request"] = {"method": request.method, "url": request.url}
-        if request.source is not None:
-            members["request"]["source"] = request.source
+        echo = {"method": request.method, "url": request.url, "source": request.source}
+        members["request"] = {name: value for name, value in echo.items() if value is not None}
     if answer.status is not None:
         members["status"] = answer.status
     if answer.has_document:
@@ -86,9 +86,9 @@ def splice(request_id: bytes, shared: bytes, cache: bytes | None, age: float | N
 
     `request_id` is an encoded JSON string, `cache` one of CACHE_STATES, `age` and `elapsed` are in seconds.
     """
+    if cache is None:
+        return b'{"id":%b,%b,"elapsed_ms":%.1f}' % (request_id, shared, elapsed * 1000)
     if age is None:
-        if cache is None:
-            return b'{"id":%b,%b,"elapsed_ms":%.1f}' % (request_id, shared, elapsed * 1000)
         return b'{"id":%b,%b,"cache":"%b","elapsed_ms":%.1f}' % (request_id, shared, cache, elapsed * 1000)
     return b'{"id":%b,%b,"cache":"%b","age":%.1f,"elapsed_ms":%.1f}' % (
         request_id, shared, cache, age, elapsed * 1000,

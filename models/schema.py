@@ -18,7 +18,8 @@ class StrictSchema(Schema):
 
         unknown = RAISE
 
-    error_messages = {"unknown": "unknown field", "type": "must be a JSON object"}
+    error_messages = {  # noqa: RUF012  marshmallow's own attribute
+       "unknown": "unknown field", "type": "must be a JSON object"}
 
     @post_dump
     def _drop_inapplicable(self, data: _Data, **_: Any) -> _Data:
@@ -28,7 +29,7 @@ class StrictSchema(Schema):
 class Seconds(fields.Field[float]):
     """A finite number of seconds, not negative. Unlike `fields.Float` it takes no string and no boolean."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> float:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> float:  # noqa: ARG002
         if isinstance(value, bool) or not isinstance(value, int | float):
             msg = f"must be a number of seconds, not {kind(value)}"
             raise ValidationError(msg)

@@ -1,5 +1,6 @@
 """JSON as the contract reads it (RFC 8259, I-JSON of RFC 7493): UTF-8, no NaN or Infinity, no duplicate
-keys, no lone surrogates, bounded nesting. `loads` refuses, saying why; `dumps` writes compact UTF-8."""
+keys, no lone surrogates, bounded nesting. `loads` refuses, saying why; `dumps` writes compact UTF-8.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ MAX_DEPTH = 64
 """Levels of objects and arrays that a value may nest."""
 
 _BRACKETS = re.compile(rb'[\[\]{}"]')
+_BACKSLASH = ord("\\")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -82,9 +84,7 @@ def _float(digits: str) -> float:
     return number
 
 
-_decode = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
-).decode
+_decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float).decode
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -115,7 +115,7 @@ def _string_end(data: bytes, position: int) -> int:
         if end < 0:
             return len(data)
         backslashes = end
-        while backslashes > position and data[backslashes - 1] == 0x5C:
+        while backslashes > position and data[backslashes - 1] == _BACKSLASH:
             backslashes -= 1
         position = end + 1
         if (end - backslashes) % 2 == 0:

@@ -1,6 +1,7 @@
 """The process pool that runs checks. What is asked for in one turn of the event loop travels together: one
 submission per batch of checks. A child that dies or runs too long takes only its batch with it, whose checks are
-then tried one by one, so that the guilty one fails alone."""
+then tried one by one, so that the guilty one fails alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -51,7 +52,7 @@ class CheckPool:
         self.submissions = 0
         self.failures = 0
 
-    async def __aenter__(self) -> CheckPool:
+    async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         # Children start with the first task: have them up before the first request waits for one.
         await asyncio.wrap_future(self._pool.schedule(checks.run_batch, args=([],)))
@@ -98,7 +99,7 @@ class CheckPool:
         self._free += 1
         try:
             verdicts = done.result()
-        except (Exception, asyncio.CancelledError, concurrent.futures.CancelledError) as exc:  # whatever befell the child
+        except (Exception, asyncio.CancelledError, concurrent.futures.CancelledError) as exc:  # noqa: BLE001
             self._blame(jobs, exc)
         else:
             for job, verdict in zip(jobs, verdicts, strict=True):

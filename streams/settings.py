@@ -1,5 +1,6 @@
 """Every setting: its name, default, unit and meaning. Read once from the environment into frozen dataclasses;
-all problems are reported together, by name. A secret may also come from a file named by `<NAME>_FILE`."""
+all problems are reported together, by name. A secret may also come from a file named by `<NAME>_FILE`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from environs import Env, EnvValidationError, FileAwareEnv
@@ -109,7 +110,8 @@ def load() -> Settings:
         settings = _settings(env, kafka)
         env.seal()
     except EnvValidationError as exc:
-        lines = [f"{name}: {reason}" for name, reasons in exc.error_messages.items() for reason in reasons]
+        found = cast("Mapping[str, list[str]]", exc.error_messages)
+        lines = [f"{name}: {reason}" for name, reasons in found.items() for reason in reasons]
         raise SettingsError("\n".join(lines)) from None
     except (OSError, ValueError) as exc:  # a _FILE that cannot be read, or is given beside the variable itself
         raise SettingsError(str(exc)) from None

@@ -27,7 +27,8 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="millrace",
         description="Put a request on a Kafka topic; get a fetched, validated, checked answer on another.",
-        epilog="Settings come from the environment: see `millrace config`. Exit codes: 0 done, 1 failed, 2 wrong usage.",
+        epilog="Settings come from the environment: see `millrace config`. "
+        "Exit codes: 0 done, 1 failed, 2 wrong usage.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:

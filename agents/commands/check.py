@@ -40,7 +40,7 @@ async def _check(options: argparse.Namespace) -> int:
         arguments = strictjson.loads(options.args.encode())
         if not isinstance(arguments, dict):
             msg = "not an object"
-            raise ValueError(msg)  # noqa: TRY301  told the same way as what the parser finds
+            raise ValueError(msg)  # noqa: TRY004, TRY301  told the same way as what the parser finds
     except ValueError as exc:
         say(f"millrace check: --args: {exc}")
         return MISUSED

@@ -1,4 +1,4 @@
-"""See it work: a broker, an upstream and a worker on this machine, 2,000 requests over 200 URLs, and what came of them."""
+"""See it work: a broker, an upstream and a worker on this machine, 2,000 requests over 200 URLs, what came of them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def _demo(found: Broker, count: int) -> int:
         tally = Tally()
         started = time.monotonic()
         sending = asyncio.ensure_future(_send(producer, topics[0], upstream.url, count, tally))
-        await _follow(consumer, count, tally, lambda: sending.done() and sending.exception() or worker.returncode)
+        await _follow(consumer, count, tally, lambda: (sending.done() and sending.exception()) or worker.returncode)
         sending.cancel()
         _report(tally, count, upstream.calls, time.monotonic() - started)
     return DONE if len(tally.latencies) == count else FAILED
@@ -198,7 +198,11 @@ async def _send(producer: Any, topic: str, url: str, count: int, tally: Tally) -
         ahead = number / PACE - (time.monotonic() - started)
         if ahead > 0:
             await asyncio.sleep(ahead)
-        request = {"id": f"demo-{number}", "url": f"{url}/{number % URLS}", "checks": [{"name": "is_prime", "field": "n"}]}
+        request = {
+            "id": f"demo-{number}",
+            "url": f"{url}/{number % URLS}",
+            "checks": [{"name": "is_prime", "field": "n"}],
+        }
         tally.sent[f"demo-{number}"] = time.monotonic()
         await producer.send(topic, strictjson.dumps(request), key=b"%d" % (number % URLS))
 
@@ -209,7 +213,13 @@ async def _follow(consumer: Any, count: int, tally: Tally, failed: Callable[[], 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     deadline = time.monotonic() + PATIENCE
-    columns = TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn()
+    columns = (
+        TextColumn("answers"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("answers", total=count, said="")

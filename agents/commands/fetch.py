@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from typing import Any
 
 from agents.commands import DONE, FAILED
 from models import strictjson
@@ -59,6 +60,7 @@ def _as_text(url: str, found: int | AnswerError) -> str:
 
 
 def _as_json(url: str, found: int | AnswerError) -> str:
+    members: dict[str, Any]
     if isinstance(found, AnswerError):
         members = {"url": url, "outcome": found.outcome, "error": found.describe()}
     else:

@@ -15,11 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:  # noqa: ARG001  one role so far
     """Run it; returns 0 after an orderly stop, 1 after a crash."""
-    import uvloop  # noqa: PLC0415  the command line stays quick for the commands that need none of this
+    import uvloop
 
-    from agents.worker import create  # noqa: PLC0415
-    from streams import settings as configuration  # noqa: PLC0415
-    from streams.app import run as run_app  # noqa: PLC0415
+    from agents.worker import create
+    from streams import settings as configuration
+    from streams.app import run as run_app
 
     settings = configuration.load()
     setup_logging(settings.log_level)

@@ -1,5 +1,6 @@
 """The in-memory tier: least recently used out first, every entry with its time to live, bounded by entries and by
-bytes. It is an aiocache backend; `peek` and `put` are the same without an await, for the hit path."""
+bytes. It is an aiocache backend; `peek` and `put` are the same without an await, for the hit path.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class _Slot(NamedTuple):
     size: int
 
 
-class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
+class MemoryCache(BaseCache):
     """An aiocache backend over an ordered dict. `clock` gives monotonic seconds."""
 
     NAME = "memory"
@@ -86,12 +87,12 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
 
     # -- aiocache's interface
 
-    async def _get(self, key: Any, encoding: str = "utf-8", _conn: Any = None) -> Any:
+    async def _get(self, key: Any, encoding: str = "utf-8", _conn: Any = None) -> Any:  # noqa: ARG002
         return self.peek(key)
 
     _gets = _get
 
-    async def _multi_get(self, keys: Sequence[Any], encoding: str = "utf-8", _conn: Any = None) -> list[Any]:
+    async def _multi_get(self, keys: Sequence[Any], encoding: str = "utf-8", _conn: Any = None) -> list[Any]:  # noqa: ARG002
         return [self.peek(key) for key in keys]
 
     async def _set(
@@ -102,7 +103,8 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         return self.put(key, value, ttl)
 
     async def _multi_set(self, pairs: Any, ttl: float | None = None, _conn: Any = None) -> bool:
-        return all([self.put(key, value, ttl) for key, value in pairs])
+        kept = [self.put(key, value, ttl) for key, value in pairs]
+        return all(kept)
 
     async def _add(self, key: Any, value: Any, ttl: float | None = None, _conn: Any = None) -> bool:
         if self.peek(key) is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from email.message import Message
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 from yarl import URL
@@ -59,7 +59,7 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self.calls = 0
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=DNS_TTL, keepalive_timeout=KEEPALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
@@ -131,7 +131,7 @@ class Client:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def translate(exc: Exception, url: URL) -> AnswerError:
+def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: PLR0911  a table
     """Say in our words what aiohttp raised. The messages name the host, never path or query: those may hold secrets."""
     host = url.host or "?"
     match exc:
@@ -211,4 +211,3 @@ def _redirected(hop: _Hop, status: int, location: str) -> _Hop:
     if target.origin() != hop.url.origin():
         headers = {name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
     return _Hop(method, target, headers, data)
-

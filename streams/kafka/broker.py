@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from models.errors import BrokerError
 
@@ -146,7 +146,7 @@ class Apache:
         self._process: subprocess.Popen[bytes] | None = None
         self.servers = f"127.0.0.1:{self._port}"
 
-    def __enter__(self) -> Apache:
+    def __enter__(self) -> Self:
         try:
             self._classpath = f"{jars()}/*"
             self._format()

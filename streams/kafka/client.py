@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, cast
 
 from aiokafka import TopicPartition, errors
 from aiokafka.helpers import create_ssl_context
@@ -33,11 +33,14 @@ def connection(kafka: Kafka) -> dict[str, Any]:
 
 def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
     try:
-        return create_ssl_context(
-            cafile=kafka.ssl_cafile,
-            certfile=kafka.ssl_certfile,
-            keyfile=kafka.ssl_keyfile,
-            password=kafka.ssl_password,
+        return cast(
+            "ssl.SSLContext",
+            create_ssl_context(
+                cafile=kafka.ssl_cafile,
+                certfile=kafka.ssl_certfile,
+                keyfile=kafka.ssl_keyfile,
+                password=kafka.ssl_password,
+            ),
         )
     except (OSError, ValueError) as exc:
         msg = f"KAFKA_SSL_*: the certificates cannot be loaded: {exc}"

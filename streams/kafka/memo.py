@@ -53,7 +53,8 @@ class Memo:
 
 def encode(owner: str, point: int, timestamp: int, ranges: Iterable[tuple[int, int]]) -> str:
     """Write the metadata for a commit at `point`. Ranges that no longer fit the limit are left out, from the end:
-    what they hold is repeated after a crash, no more."""
+    what they hold is repeated after a crash, no more.
+    """
     head = f"{_VERSION} {_checksum(owner)} {timestamp} "
     parts: list[str] = []
     room = METADATA_LIMIT - len(head)

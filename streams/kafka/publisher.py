@@ -15,7 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
@@ -110,7 +110,7 @@ class Publisher:
         self.failures = 0
         self.failing_since: float | None = None
 
-    async def __aenter__(self) -> Publisher:
+    async def __aenter__(self) -> Self:
         self._producer = await self._open()
         return self
 
@@ -205,7 +205,7 @@ class Publisher:
             acknowledged = await producer.send_batch(batch, topic, partition=partition)
             await asyncio.wait({acknowledged, broken}, return_when=asyncio.FIRST_COMPLETED)
             if not acknowledged.done():
-                raise ProducerClosed  # noqa: TRY301  another lane's failure closed the producer under this batch
+                raise ProducerClosed
             acknowledged.result()
         except KafkaError:
             self.failures += 1

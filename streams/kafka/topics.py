@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Self
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -42,7 +43,7 @@ class Admin:
             **connection(kafka), client_id="millrace-admin", request_timeout_ms=int(REQUEST_TIMEOUT * 1000)
         )
 
-    async def __aenter__(self) -> Admin:
+    async def __aenter__(self) -> Self:
         try:
             await self._client.start()
         except (KafkaError, OSError, TimeoutError) as exc:

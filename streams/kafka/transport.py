@@ -67,7 +67,8 @@ STOP_TIMEOUT = 5.0
 
 class RecordBatch(NamedTuple):
     """The value of one event: consecutive records of one partition, the lease they are held by, and the
-    monotonic time at which they were received."""
+    monotonic time at which they were received.
+    """
 
     records: Sequence[ConsumerRecord[bytes, bytes]]
     lease: Lease
@@ -85,16 +86,18 @@ class Polled(NamedTuple):
 class BatchTopic(faust.Topic):
     """A topic whose events carry record batches; anything else (changelogs) is decoded as ever."""
 
+    decode: Any
+
     def _compile_decode(self) -> None:
         super()._compile_decode()
-        decode_record = self.decode
+        decode_record: Any = self.decode
 
         async def decode(message: Any, *, propagate: bool = False) -> EventT[Any]:
             if type(message.value) is RecordBatch:
                 return self._create_event(None, message.value, None, message=message)
             return cast("EventT[Any]", await decode_record(message, propagate=propagate))
 
-        self.decode = decode  # type: ignore[method-assign]  # Faust assigns it the same way
+        self.decode = decode
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -235,7 +238,8 @@ class Consumer(driver.Consumer):
     @Service.task
     async def _watch_group(self) -> None:
         """End the worker when the group will not have it (a refused login, ACL or session timeout): aiokafka gives up
-        in the background and says so only to whoever polls, which a member without partitions never does."""
+        in the background and says so only to whoever polls, which a member without partitions never does.
+        """
         while not self.should_stop:
             await self.sleep(GROUP_CHECK_EVERY)
             try:
@@ -256,7 +260,7 @@ class Consumer(driver.Consumer):
 
     async def _deliver_next(self) -> None:
         if not self.flow_active:
-            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # any awaitable event will do
+            await self.wait(self.can_resume_flow)
             return
         active = self._get_active_partitions()
         held = {tp: lease for tp, lease in self.leases.items() if lease.taking and tp in active}
@@ -287,7 +291,7 @@ class Consumer(driver.Consumer):
             return
         message = ConsumerMessage(
             tp.topic, tp.partition, records[-1].offset, time.time(), 0, None, None,
-            RecordBatch(records, lease, time.monotonic()),  # type: ignore[arg-type]  # the topic decodes batches
+            RecordBatch(records, lease, time.monotonic()),
             None, 0, 0, tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
         await self.callback(message)

@@ -1,10 +1,12 @@
 """The worker's HTTP server: `/livez` (the event loop turns) and `/readyz` (assigned, recovered and publishing;
-`?verbose` says which of them is not)."""
+`?verbose` says which of them is not).
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Self
 
 from aiohttp import web
 
@@ -25,7 +27,7 @@ class Server:
         self._readiness = readiness
         self._runner: web.AppRunner | None = None
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)

@@ -56,6 +56,7 @@ class Worker:
 
     async def logged(self, pattern: str) -> re.Match[str]:
         """Wait for a line of the log that matches."""
+
         def match() -> re.Match[str] | None:
             return next((found for line in self.log if (found := re.search(pattern, line))), None)
 
@@ -127,7 +128,7 @@ class Stage:
         self.closers.append(producer.stop)
         return self
 
-    async def __aexit__(self, kind: Any, *_: Any) -> None:
+    async def __aexit__(self, kind: object, *_: object) -> None:
         for worker in self.workers:
             if worker.process.returncode is None:
                 worker.terminate()
@@ -296,5 +297,5 @@ class Upstream:
         self.url = "http://127.0.0.1:%d" % self._runner.addresses[0][1]
         return self
 
-    async def __aexit__(self, *_: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()

@@ -201,5 +201,3 @@ async def _commits_reach_the_end(stage: Stage) -> None:
     async with asyncio.timeout(20):
         while {place: offset for place, (offset, _) in (await stage.commits()).items()} != ends:
             await asyncio.sleep(0.2)
-
-

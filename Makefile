@@ -1,0 +1,52 @@
+# `make demo` and `make test` need nothing but Python 3.11+ and make; Apache Kafka comes by Maven where Java is.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv || echo .tools/bin/uv)
+
+.PHONY: help setup demo test test-fast coverage lint format bench clean
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.done ## Install everything into .venv
+
+$(VENV)/.done: pyproject.toml uv.lock
+	@command -v uv >/dev/null || test -x .tools/bin/uv || { $(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet uv; }
+	@$(UV) sync --frozen --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+	@touch $@
+
+demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
+	@$(BIN)/python -m agents demo
+
+test: setup ## All tests, on the best broker found
+	$(BIN)/python -m pytest
+
+test-fast: setup ## The unit tests: seconds, no broker
+	$(BIN)/python -m pytest tests/unit
+
+coverage: setup ## All tests with branch coverage, workers in processes of their own included
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)
+
+# The gate stands where the code stands, and never below 95.
+COVERAGE := 95
+
+lint: setup ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: setup ## CPU a request and requests a second, against stock Faust and hand-written aiokafka
+	$(BIN)/python -m bench
+
+clean: ## Remove what was made here
+	rm -rf $(VENV) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist

@@ -1,0 +1,91 @@
+"""What streams/kafka/transport.py, publisher.py and streams/app.py override or call of Faust, mode and aiokafka.
+
+A new version that changes any of it must be read before it is run: the delivery guarantee hangs on it. After reading,
+`python tests/unit/test_faust_pins.py` prints the table anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from importlib.metadata import version
+
+import pytest
+
+PINNED = {
+    "faust.transport.consumer:Consumer._drain_messages": "44a2500309e8",
+    "faust.transport.consumer:Consumer._wait_next_records": "6218e1969a63",
+    "faust.transport.consumer:Consumer._get_active_partitions": "b24897f3c7af",
+    "faust.transport.consumer:Consumer.perform_seek": "0e8c130ff4b0",
+    "faust.transport.consumer:Consumer.wait_empty": "e4662fe24f09",
+    "faust.transport.consumer:Consumer.commit": "a354437baaa0",
+    "faust.transport.consumer:Consumer.force_commit": "cc094614d22c",
+    "faust.transport.consumer:Consumer._commit_handler": "4e5da5df0730",
+    "faust.transport.consumer:Consumer.on_stop": "45b1d2210ce2",
+    "faust.transport.consumer:Consumer.on_partitions_revoked": "d04b7ae72c6f",
+    "faust.transport.consumer:Consumer.on_partitions_assigned": "29ce96596f05",
+    "faust.transport.consumer:Consumer.on_buffer_full": "c8961679e0bc",
+    "faust.transport.consumer:Consumer.on_buffer_drop": "4b57e8a418d5",
+    "faust.transport.consumer:Consumer._is_changelog_tp": "88867d75cfe9",
+    "faust.transport.consumer:ConsumerThread.on_partitions_revoked": "c44013f1259c",
+    "faust.transport.consumer:ConsumerThread.on_partitions_assigned": "e59e8dda4372",
+    "faust.transport.consumer:Fetcher": "c922e4ab78d9",
+    "faust.transport.drivers.aiokafka:ConsumerRebalanceListener": "f3d04f29dfb3",
+    "faust.transport.drivers.aiokafka:Consumer._new_consumer_thread": "0870ec53dea7",
+    "faust.transport.drivers.aiokafka:Consumer.verify_event_path": "a17e8f0610e1",
+    "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread.on_start": "38b4e8bd1e10",
+    "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread.on_thread_stop": "8dfc004e258b",
+    "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._create_worker_consumer": "c2701bfc3e6f",
+    "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._fetch_records": "39a2c6c79fc1",
+    "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._ensure_consumer": "ff4a4c693b7e",
+    "faust.transport.conductor:ConductorCompiler": "f8bedb3d7dc2",
+    "faust.topics:Topic._compile_decode": "6474178f8c21",
+    "faust.channels:Channel._create_event": "f7dd2e63fefb",
+    "faust.app.base:BootStrategy": "ecc05db10abc",
+    "faust.app.base:App.on_start": "480d70c6c72d",
+    "faust.app.base:App.on_stop": "bfe5a933defb",
+    "faust.app.base:App._stop_consumer": "55854a5de12c",
+    "faust.app.base:App._consumer_wait_empty": "6bc313c48c06",
+    "faust.app.base:App._on_partitions_revoked": "d5c895bbe57d",
+    "faust.app.base:App._on_partitions_assigned": "de932b7927db",
+    "faust.app.base:App._on_rebalance_when_stopped": "1b172d9af8ff",
+    "faust.tables.recovery:Recovery._resume_streams": "d986a6710c1a",
+    "mode.threads:ServiceThread": "327e312386fa",
+    "aiokafka.consumer.fetcher:FetchResult": "d7db13f06de8",
+    "aiokafka.consumer.fetcher:PartitionRecords": "94aa0da0dbec",
+    "aiokafka.consumer.fetcher:Fetcher.fetched_records": "be4348896b9b",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator.fetch_committed_offsets": "6c049c737916",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator._do_fetch_commit_offsets": "b0f359813271",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator.check_errors": "ba6ca51ad348",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator.commit_offsets": "5cbe31af28d6",
+    "aiokafka.consumer.subscription_state:TopicPartitionState": "2b83334afadf",
+    "aiokafka.producer.producer:AIOKafkaProducer.create_batch": "c4efda4bb7a0",
+    "aiokafka.producer.producer:AIOKafkaProducer.send_batch": "bf42b0f0c5c0",
+    "aiokafka.producer.message_accumulator:BatchBuilder": "8050802ca751",
+    "aiokafka.producer.message_accumulator:MessageAccumulator.add_batch": "5ed1c5b1367a",
+}
+
+
+def digest(name: str) -> str:
+    module, _, path = name.partition(":")
+    piece = importlib.import_module(module)
+    for part in path.split("."):
+        piece = getattr(piece, part)
+    piece = getattr(piece, "fun", piece)  # a mode task
+    return hashlib.sha256(inspect.getsource(getattr(piece, "__wrapped__", piece)).encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_private_parts_are_the_ones_that_were_read(name: str) -> None:
+    """The source of each private part that we build on is the one the overrides were written against."""
+    assert digest(name) == PINNED[name], f"{name} has changed: read it, then its override, then update the table"
+
+
+def test_the_versions_are_pinned() -> None:
+    """The installed versions are the pinned ones."""
+    assert (version("faust-streaming"), version("aiokafka")) == ("0.15.3", "0.14.0")
+
+
+if __name__ == "__main__":
+    print("PINNED = {", *(f'    "{name}": "{digest(name)}",' for name in PINNED), "}", sep="\n")
