@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from agents.answer import Answerer
 from agents.enrich import Enricher
-from models.errors import BrokerError, SettingsError
+from models.errors import SettingsError
 from streams import settings as configuration
 from streams.app import App, settle_memory
 from streams.cache.memory import MemoryCache
 from streams.http.client import Client
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import Admin, differences
+from streams.kafka.topics import differences, require
 from streams.pool import CheckPool
 from streams.settings import Settings
 from streams.web.server import Server
@@ -73,16 +73,11 @@ class Worker:
 
     async def _learn_topics(self, publisher: Publisher) -> None:
         settings = self.settings
-        async with Admin(settings.kafka) as admin:
-            found = await admin.describe(*settings.topics())
-        if settings.requests_topic not in found:
-            msg = f"topic {settings.requests_topic!r} does not exist; create it with: millrace topics --create"
-            raise BrokerError(msg)
+        found = await require(settings.kafka, *settings.topics())
         for line in differences(settings, found):
             logger.warning("%s", line)
-        for name in (settings.results_topic, settings.dead_letters_topic):
-            topic = found.get(name)
-            await publisher.learn(name, topic.max_bytes if topic else None)
+        for topic in (found[settings.results_topic], found[settings.dead_letters_topic]):
+            publisher.learn(topic.name, topic.partitions, topic.max_bytes)
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs: assigned, recovered, publishing."""

@@ -67,23 +67,21 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
     from aiokafka import AIOKafkaProducer
     from aiokafka.errors import KafkaError
 
-    from models.errors import BrokerError
     from streams.kafka.client import connection, explain
+    from streams.kafka.topics import require
 
     try:
         lines = _lines(options)
     except OSError as exc:
         say(f"millrace send: {exc}")
         return FAILED
+    await require(settings.kafka, settings.requests_topic)
     producer = AIOKafkaProducer(**connection(settings.kafka), acks="all", enable_idempotence=True, linger_ms=5)
     sent = invalid = 0
     key = options.key.encode() if options.key else None
     pending: list[Any] = []
     try:
         await producer.start()
-        if not await producer.partitions_for(settings.requests_topic):
-            msg = f"topic {settings.requests_topic!r} does not exist; create it with: millrace topics --create"
-            raise BrokerError(msg)
         for number, line in enumerate(lines, 1):
             if not options.raw:
                 try:

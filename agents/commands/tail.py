@@ -38,7 +38,9 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
     from aiokafka.errors import KafkaError
 
     from streams.kafka.client import connection, explain
+    from streams.kafka.topics import require
 
+    await require(settings.kafka, settings.results_topic)
     consumer = AIOKafkaConsumer(
         settings.results_topic,
         **connection(settings.kafka),

@@ -121,22 +121,13 @@ class Publisher:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._close()
 
-    async def learn(self, topic: str, limit: int | None = None) -> int:
-        """Note how many partitions a topic has, which is returned, and how many bytes a batch to it may have.
+    def learn(self, topic: str, partitions: int, limit: int | None = None) -> None:
+        """Note how many partitions a topic has and how many bytes a batch to it may have.
 
-        Raises BrokerError if it does not exist. A topic must be learnt before anything is published to it.
+        A topic must be learnt before anything is published to it.
         """
-        assert self._producer is not None
-        try:
-            found = await asyncio.wait_for(self._producer.partitions_for(topic), REQUEST_TIMEOUT)
-        except (TimeoutError, KafkaError) as exc:
-            raise explain(exc, self._kafka) from exc
-        if not found:
-            msg = f"topic {topic!r} does not exist; create it with: millrace topics --create"
-            raise BrokerError(msg)
-        self._counts[topic] = len(found)
+        self._counts[topic] = partitions
         self.limits[topic] = limit or DEFAULT_LIMIT
-        return len(found)
 
     def publish(self, topic: str, partition: int, parcel: Parcel) -> None:
         """Put a record on its lane: the partition of the same number, modulo the topic's count. Never blocks."""

@@ -113,6 +113,17 @@ class Admin:
         }
 
 
+async def require(kafka: Kafka, *names: str) -> dict[str, Topic]:
+    """Return topics that must be there. Raises BrokerError naming those that are not, and what to do."""
+    async with Admin(kafka) as admin:
+        found = await admin.describe(*names)
+    missing = [repr(name) for name in names if name not in found]
+    if missing:
+        msg = f"no topic {', '.join(missing)} at {kafka.bootstrap_servers}; create it with: millrace topics --create"
+        raise BrokerError(msg)
+    return found
+
+
 def differences(settings: Settings, found: dict[str, Topic]) -> list[str]:
     """Say, a line each, what is missing and what will not work well as it is."""
     lines = [f"topic {name!r} does not exist" for name in settings.topics() if name not in found]

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents import known
+from agents.known import MAX_KNOWN_BYTES, Book, cut_id, entry_key, know, salvage_id
+from models import request as requests
+from models import strictjson
+from models.checks import Call
+from models.errors import InvalidRequest
+from models.request import Request
+
+SPACE = st.text(alphabet=" \t\r\n", max_size=2)
+PLAIN_ID = st.text(alphabet=[chr(c) for c in range(32, 127) if chr(c) not in '"\\'], min_size=1, max_size=20)
+ANY_ID = PLAIN_ID | st.text(min_size=1, max_size=20) | st.sampled_from(["id", '"id"', '","id":"x', "\\", '}"'])
+NAMES = st.sampled_from(["url", "params", "body", "ids", "Id", "", '"id"', "x,", "}", "i\\u0064"])
+VALUES = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["id", "}", ',"id":"x"}', '{"id":"x",', "\\"]) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.just("id"), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def written(draw, members):
+    """Write an object's members as JSON in a random layout: spaces anywhere, escapes or UTF-8."""
+    ascii_only = draw(st.booleans())
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:  ")]))
+    parts = []
+    for name, value in members:
+        text = json.dumps(value, ensure_ascii=ascii_only, separators=separators)
+        parts.append(draw(SPACE) + json.dumps(name) + draw(SPACE) + ":" + draw(SPACE) + text + draw(SPACE))
+    return (draw(SPACE) + "{" + ",".join(parts) + "}" + draw(SPACE)).encode()
+
+
+@st.composite
+def objects(draw, ids=ANY_ID):
+    """Draw an object with an id at the first, the last, any place, or none, and its bytes."""
+    others = list(draw(st.dictionaries(NAMES, VALUES, min_size=1, max_size=4)).items())
+    place = draw(st.none() | st.integers(0, len(others)))
+    if place is not None:
+        others.insert(place, ("id", draw(ids)))
+    return dict(others), draw(written(others)), place
+
+
+@settings(max_examples=400)
+@given(objects())
+def test_what_is_left_after_cutting_is_the_object_without_its_id(drawn):
+    """Whenever cutting gives a rest, that is the text of the same object less its own id, and the id is the one cut."""
+    members, value, _ = drawn
+    request_id, rest = cut_id(value)
+    if rest is None:
+        assert request_id is None
+        return
+    assert json.loads(rest) == {name: inner for name, inner in members.items() if name != "id"}
+    assert (None if request_id is None else json.loads(request_id)) == members.get("id")
+
+
+@given(objects(PLAIN_ID.filter(lambda text: text != "id")))
+def test_a_plain_id_is_cut_from_either_end(drawn):
+    """An id of printable ASCII at the first or last place is always cut, whatever ids the rest nests."""
+    members, value, place = drawn
+    if place is None or 0 < place < len(members) - 1:
+        return
+    request_id, rest = cut_id(value)
+    assert json.loads(request_id) == members["id"]
+    assert rest is not None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"url":"http://a/","id":"x","method":"GET"}',
+        b'{"id":"x"}',
+        b'{"id":7,"url":"http://a/"}',
+        b'{"id":"","url":"http://a/"}',
+        b'{"id":"a\\"b","url":"http://a/"}',
+        '{"id":"ä","url":"http://a/"}'.encode(),
+        b'{"id":"' + b"x" * 129 + b'","url":"http://a/"}',
+        b'{"source":"s","params":{"a":1,"id":"x"}}',
+        b'{"source":"s","body":[{"id":"x"}]}',
+        b'["id"]',
+        b'"id"',
+    ],
+)
+def test_where_cutting_is_not_safe_nothing_is_cut(value):
+    """An id in the middle, alone, of another form, or nested in params or body goes the slow way."""
+    assert cut_id(value) == (None, None)
+
+
+def test_bytes_without_an_id_are_their_own_rest():
+    """What nowhere says "id" is remembered as it is."""
+    assert cut_id(b'{"url":"http://a/"}') == (None, b'{"url":"http://a/"}')
+
+
+BODIES = [
+    {"url": "http://a/"},
+    {"url": "http://a/", "method": "HEAD"},
+    {"url": "http://a/", "max_age": 5},
+    {"source": "s", "params": {"id": "x"}},
+    {"source": "s", "params": {"id": "y"}},
+    {"source": "s", "params": {"a": 1, "id": "x"}},
+    {"url": "http://a/", "method": "POST", "body": {"id": "x"}},
+    {"url": "http://a/", "method": "POST", "body": ',"id":"x"}'},
+    {"url": "ftp://a/"},
+    {"url": "http://a/", "source": "s"},
+]
+
+
+@st.composite
+def request_bytes(draw):
+    members = list(draw(st.sampled_from(BODIES)).items())
+    if draw(st.booleans()):
+        members.insert(draw(st.integers(0, len(members))), ("id", draw(st.sampled_from(["x", "y", "id", 'q"', "", "ä"]))))
+    return draw(written(members))
+
+
+def slowly(value):
+    """Read a request without any memory."""
+    request_id, request = requests.parse(value)
+    return None if request_id is None else strictjson.quote(request_id), know(request)
+
+
+@given(st.lists(request_bytes(), min_size=2, max_size=20))
+def test_a_book_reads_as_if_it_remembered_nothing(values):
+    """However requests follow each other, each is read as a fresh parse reads it: no two share what they must not."""
+    book = Book()
+    for value in values:
+        try:
+            expected = slowly(value)
+        except InvalidRequest as exc:
+            with pytest.raises(InvalidRequest) as caught:
+                book.read(value)
+            assert str(caught.value) == str(exc)
+        else:
+            assert book.read(value) == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (b'{"id":"1","url":"http://a/"}', b'{"id":"2","url":"http://a/"}'),
+        (b'{"url":"http://a/","id":"1"}', b'{"url":"http://a/","id":"2"}'),
+        (b'{"id":"1","url":"http://a/"}', b'{"url":"http://a/"}'),
+        (b'{"url":"http://a/"}', b'{"url":"http://a/"}'),
+    ],
+)
+def test_the_same_request_under_another_id_is_known_again(values):
+    """The second of two requests that differ by their id only is not validated anew."""
+    book = Book()
+    first, second = (book.read(value)[1] for value in values)
+    assert first is second
+
+
+def test_different_requests_are_not_taken_for_each_other():
+    """One more field, or another value, is another request."""
+    book = Book()
+    read = [book.read(json.dumps({"id": "1", **body}).encode())[1].request for body in BODIES[:8]]
+    assert len({repr(request) for request in read}) == 8
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"", b"{}", b"[]", b'{"id":"x"}', b'{"id":"x","url":"nope"}', b'{"id":"x","url":"http://a/","id":"y"}']
+)
+def test_what_is_no_request_is_refused_every_time(value):
+    """An invalid request is never remembered as a valid one."""
+    book = Book()
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            book.read(value)
+
+
+def test_a_large_request_is_read_but_not_remembered():
+    """Beyond 4,096 bytes each reading is a new one; at the limit it is remembered."""
+    book = Book()
+    room = MAX_KNOWN_BYTES - len(b'{"url":"http://a/","body":""}')
+    for extra, same in ((0, True), (1, False)):
+        value = b'{"url":"http://a/","body":"%b"}' % (b"x" * (room + extra))
+        assert (book.read(value)[1] is book.read(value)[1]) is same
+
+
+def test_a_book_forgets_what_was_not_asked_for_lately(monkeypatch):
+    """Two generations are kept: what is met again stays, what is not goes with the older one."""
+    monkeypatch.setattr(known, "GENERATION", 3)
+    book = Book()
+    values = [b'{"url":"http://a/%d"}' % number for number in range(20)]
+    kept, lost = book.read(values[0])[1], book.read(values[1])[1]
+    for value in values[2:]:
+        book.read(value)
+        assert book.read(values[0])[1] is kept
+    assert len(book._young) + len(book._old) <= 6
+    assert book.read(values[1])[1] == lost
+    assert book.read(values[1])[1] is not lost
+
+
+PLAIN = Request(url="http://a/")
+POOLS = {
+    "url": ["http://a/", "http://a/\u00e4", "http://a/b"],
+    "method": ["GET", "HEAD"],
+    "schema": ["json", "text"],
+    "headers": [{}, {"A": "b"}, {"a": "b"}, {"A": "c"}, {"B": "b"}, {"A": "b", "B": "b"}],
+    "body": [None, "", 0, False, 1, True, 1.0, "1", {}, [], {"A": "b"}],
+    "checks": [(), (Call("x"),), (Call("y"),), (Call("x", "f"),), (Call("x", None, {"a": 1}),), (Call("x"), Call("x"))],
+    "params": [{}, {"a": 1}, {"a": "1"}, {"a": True}, {"b": 1}],
+    "timeout": [None, 1.0],
+    "max_age": [None, 0.0, 9.0],
+}
+REQUESTS = st.builds(Request, **{name: st.sampled_from(pool) for name, pool in POOLS.items()})
+
+
+def meaning(request):
+    """Say in full what an answer depends on, types and all."""
+    headers = sorted((name.lower(), value) for name, value in request.headers.items())
+    calls = [(call.name, call.field, json.dumps(call.args)) for call in request.checks]
+    body, params = json.dumps(request.body), json.dumps(request.params, sort_keys=True)
+    return request.url, request.source, request.method, request.schema, headers, body, calls, params
+
+
+@settings(max_examples=300)
+@given(REQUESTS, REQUESTS)
+def test_requests_share_an_entry_exactly_if_their_answers_are_the_same(one, other):
+    """The key is the same if and only if all that an answer depends on is."""
+    assert (entry_key(one) == entry_key(other)) is (meaning(one) == meaning(other))
+
+
+def test_each_thing_an_answer_depends_on_changes_the_key():
+    """Changing any one field from the plain request to any other value of it makes another entry."""
+    for name in ("url", "method", "schema", "headers", "body", "checks", "params"):
+        for one, other in itertools.combinations(POOLS[name], 2):
+            first, second = PLAIN._replace(**{name: one}), PLAIN._replace(**{name: other})
+            assert (entry_key(first) == entry_key(second)) is (meaning(first) == meaning(second)), (name, one, other)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        PLAIN._replace(timeout=3.0),
+        PLAIN._replace(max_age=3.0),
+        PLAIN._replace(max_age=0.0, timeout=1.0),
+    ],
+)
+def test_deadline_and_age_are_no_part_of_the_key(same):
+    """How long one waits and how old an answer may be changes nothing of the answer."""
+    assert entry_key(same) == entry_key(PLAIN)
+
+
+def test_the_case_and_order_of_headers_are_no_part_of_the_key():
+    """Header names are compared without case, and their order does not count."""
+    one = PLAIN._replace(headers={"Accept": "a", "X-Y": "b"})
+    other = PLAIN._replace(headers={"x-y": "b", "ACCEPT": "a"})
+    assert entry_key(one) == entry_key(other)
+    assert entry_key(one) != entry_key(other._replace(headers={"x-y": "B", "accept": "a"}))
+
+
+def test_a_source_is_never_taken_for_a_url():
+    """A source named like a URL has an entry of its own."""
+    assert entry_key(Request(source="http://a/")) != entry_key(Request(url="http://a/"))
+    assert entry_key(Request(source="a")) != entry_key(Request(source="b"))
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"),
+    [("GET", True), ("HEAD", True), ("OPTIONS", False), ("POST", False), ("PUT", False), ("PATCH", False), ("DELETE", False)],
+)
+def test_only_answers_to_safe_methods_are_kept(method, kept):
+    """A request that may change something has no entry in the cache."""
+    request = PLAIN._replace(method=method, max_age=3.0)
+    assert know(request) == (request, entry_key(request) if kept else None, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "request_id"),
+    [
+        (b'{"id":"a","url":"nope"}', b'"a"'),
+        (b'{"id":"\\u00e4\\n","surprise":1}', '"ä\\n"'.encode()),
+        (b'{"id":"' + b"x" * 128 + b'"}', b'"' + b"x" * 128 + b'"'),
+        (b'{"id":"' + b"x" * 129 + b'"}', None),
+        (b'{"id":""}', None),
+        (b'{"id":7}', None),
+        (b'{"id":null}', None),
+        (b'{"id":true}', None),
+        (b'{"id":[]}', None),
+        (b'{"url":"nope"}', None),
+        (b'{"id":"a","id":"b"}', None),
+        (b'{"id":"\\ud800"}', None),
+        (b'{"id":"a"', None),
+        (b'["id"]', None),
+        (b'"id"', None),
+        (b"7", None),
+        (b"null", None),
+        (b"", None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+        (None, None),
+    ],
+)
+def test_the_id_of_an_invalid_request_is_saved_where_it_is_one(value, request_id):
+    """A refused request keeps its id if that is a valid one, and nothing else is taken for an id."""
+    assert salvage_id(value) == request_id

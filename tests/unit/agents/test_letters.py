@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from aiokafka import ConsumerRecord
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.letters import (
+    DLQ,
+    ResultHeaders,
+    dead_letter_headers,
+    default_id,
+    read_id,
+    shrink_dead_letter,
+    shrink_result,
+    trace,
+)
+from models import strictjson
+from models.errors import Denied, InvalidRequest, TooLarge
+from models.result import ResultSchema
+from streams.kafka.publisher import Parcel
+
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACESTATE = b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
+
+
+class Receipt:
+    """A receipt that stays alive and is never told anything."""
+
+    alive = True
+
+    def finish(self, offset):
+        raise AssertionError
+
+
+def record(headers=(), *, key=b"k", value=b"v", topic="requests", partition=3, offset=42):
+    return ConsumerRecord(topic, partition, offset, 0, 0, key, value, None, 1, 1, headers)
+
+
+def parcel(value, *, key=b"k", headers=(), shrink=shrink_result):
+    return Parcel(Receipt(), 42, key, value, list(headers), shrink)
+
+
+def test_the_body_s_id_goes_first():
+    """An id in the body beats the header."""
+    assert read_id(record([("ce_id", b"header")]), b'"body"') == b'"body"'
+
+
+@pytest.mark.parametrize(
+    ("content", "request_id"),
+    [
+        (b"abc", b'"abc"'),
+        (b'a"b\\', b'"a\\"b\\\\"'),
+        ("ä".encode(), '"ä"'.encode()),
+        (b"\xff", '"�"'.encode()),
+        (b"a\r\nb", b'"a\\r\\nb"'),
+        (b"x" * 128, b'"' + b"x" * 128 + b'"'),
+    ],
+)
+def test_the_ce_id_header_is_an_id_as_json(content, request_id):
+    """A CloudEvents id, whatever bytes it holds, becomes one JSON string."""
+    assert read_id(record([("other", b"1"), ("ce_id", content), ("ce_id", b"second")]), None) == request_id
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 129])
+def test_a_ce_id_that_is_no_id_is_an_invalid_request(content):
+    """A header of the wrong length is refused by name."""
+    with pytest.raises(InvalidRequest, match="^id: must have 1 to 128 characters"):
+        read_id(record([("ce_id", content)]), None)
+
+
+@pytest.mark.parametrize("headers", [(), [("CE_ID", b"x"), ("id", b"y")]])
+def test_without_an_id_it_is_the_record_s_place(headers):
+    """Topic, partition and offset make an id that is the same on every repeat."""
+    assert read_id(record(headers), None) == default_id(record()) == b'"requests-3-42"'
+
+
+def test_default_ids_differ_wherever_the_records_do():
+    """No two records of a topic have the same default id."""
+    ids = [default_id(record(partition=p, offset=o)) for p in (1, 11, 111) for o in (1, 11, 111)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_trace_context_is_read():
+    """Both headers of W3C Trace Context are found among others."""
+    found = trace(record([("a", b"b"), ("traceparent", TRACEPARENT), ("tracestate", TRACESTATE)]))
+    assert found == {"traceparent": TRACEPARENT.decode(), "tracestate": TRACESTATE.decode()}
+
+
+BAD_TRACES = [
+    ("traceparent", b""),
+    ("traceparent", TRACEPARENT.upper()),
+    ("traceparent", TRACEPARENT + b"\r\nHost: evil"),
+    ("traceparent", TRACEPARENT + b"\n"),
+    ("traceparent", b" " + TRACEPARENT),
+    ("traceparent", TRACEPARENT[:-1]),
+    ("traceparent", b"\xff" * 55),
+    ("Traceparent", TRACEPARENT),
+    ("tracestate", b""),
+    ("tracestate", b"a=b\r\nHost: evil"),
+    ("tracestate", b"a=b\n"),
+    ("tracestate", "a=ä".encode()),
+    ("tracestate", b"a=" + b"x" * 511),
+]
+
+
+@pytest.mark.parametrize("header", BAD_TRACES)
+def test_what_is_no_trace_context_is_not_carried(header):
+    """Header injection and other garbage goes neither to the upstream nor to the result."""
+    assert trace(record([header])) == {}
+    assert [name for name, _ in ResultHeaders("s")(b'"a"', [header])][5:] == []
+
+
+def test_a_result_s_headers_are_those_of_a_cloud_event():
+    """Binary mode CloudEvents 1.0, with the request's id and the media type."""
+    assert ResultHeaders("/millrace/g")(b'"a-1"', ()) == [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", b"millrace.result"),
+        ("ce_source", b"/millrace/g"),
+        ("content-type", b"application/json"),
+        ("ce_id", b"a-1"),
+    ]
+
+
+def test_a_result_carries_the_request_s_trace_and_nothing_else():
+    """Of the request's headers only its trace context reaches the result."""
+    incoming = [("authorization", b"secret"), ("traceparent", TRACEPARENT), ("tracestate", TRACESTATE), ("ce_id", b"x")]
+    headers = ResultHeaders("s")(b'"a"', incoming)
+    assert headers[4:] == [("ce_id", b"a"), ("traceparent", TRACEPARENT), ("tracestate", TRACESTATE)]
+
+
+def test_headers_of_one_result_do_not_leak_into_the_next():
+    """Each result has a list of its own."""
+    make = ResultHeaders("s")
+    make(b'"a"', ()).append(("stray", b"1"))
+    assert ("stray", b"1") not in make(b'"b"', ())
+
+
+@given(st.text(min_size=1, max_size=128))
+def test_the_id_header_is_the_id_s_plain_text(text):
+    """Whatever the id holds, the header is its UTF-8, without JSON's quotes and escapes."""
+    headers = dict(ResultHeaders("s")(strictjson.quote(text), ()))
+    assert headers["ce_id"] == text.encode()
+
+
+def test_a_dead_letter_says_what_went_wrong_and_where():
+    """The headers of KIP-1191 and the outcome follow the request's own."""
+    headers = dead_letter_headers(record([("a", b"1"), ("a", b"2")]), "g", Denied("no: ä"))
+    assert headers == [
+        ("a", b"1"),
+        ("a", b"2"),
+        ("__dlq.errors.topic", b"requests"),
+        ("__dlq.errors.partition", b"3"),
+        ("__dlq.errors.offset", b"42"),
+        ("__dlq.errors.group", b"g"),
+        ("__dlq.errors.delivery.count", b"1"),
+        ("__dlq.errors.message", "no: ä".encode()),
+        ("__dlq.errors.outcome", b"denied"),
+    ]
+
+
+def test_a_second_death_replaces_what_the_first_said():
+    """A redriven request that fails again has one set of such headers, with its deliveries counted."""
+    first = dead_letter_headers(record([("a", b"1")]), "g", Denied("one"))
+    second = dead_letter_headers(record([*first, (DLQ + "value.bytes", b"9")], offset=50), "h", TooLarge("two"))
+    assert len(second) == len(first)
+    assert len(dict(second)) == len(second)
+    assert dict(second) == {
+        "a": b"1",
+        DLQ + "topic": b"requests",
+        DLQ + "partition": b"3",
+        DLQ + "offset": b"50",
+        DLQ + "group": b"h",
+        DLQ + "delivery.count": b"2",
+        DLQ + "message": b"two",
+        DLQ + "outcome": b"too_large",
+    }
+
+
+@pytest.mark.parametrize("count", [b"", b"-1", b"x", b"1.5", b"\xb2", "٣".encode(), b"9" * 10, b"9" * 5000])
+def test_a_delivery_count_that_is_none_starts_over(count):
+    """A planted count that is no small number is not believed."""
+    headers = dict(dead_letter_headers(record([(DLQ + "delivery.count", count)]), "g", Denied("x")))
+    assert headers[DLQ + "delivery.count"] == b"1"
+
+
+def test_a_result_too_large_becomes_one_that_says_so():
+    """Identity, request and figures stay; document, checks and cache make place for the error."""
+    whole = {
+        "id": "a",
+        "outcome": "ok",
+        "request": {"method": "GET", "url": "http://a/"},
+        "status": 200,
+        "document": "x" * 1000,
+        "checks": [],
+        "cache": "miss",
+        "attempts": 1,
+        "elapsed_ms": 1.5,
+        "fetched_at": "2023-11-14T22:13:20.250Z",
+    }
+    given_parcel = parcel(strictjson.dumps(whole), headers=[("ce_id", b"a")])
+    shrunk = shrink_result(given_parcel)
+    members = ResultSchema().load(strictjson.loads(shrunk.value))
+    assert {name: members[name] for name in ("id", "request", "status", "attempts", "elapsed_ms")} == {
+        name: whole[name] for name in ("id", "request", "status", "attempts", "elapsed_ms")
+    }
+    assert members["outcome"] == "too_large"
+    assert members["error"]["message"] == f"the result has {given_parcel.size()} bytes, more than the results topic takes"
+    assert "document" not in members
+    assert shrunk._replace(value=given_parcel.value) == given_parcel
+    assert shrunk.size() < given_parcel.size()
+
+
+def test_a_result_that_cannot_be_told_loses_its_key_and_then_is_given_up():
+    """Shrinking ends: first the document goes, then the key, then the result."""
+    first = shrink_result(parcel(b'{"id":"a","outcome":"ok","elapsed_ms":1}', key=b"k" * 100))
+    second = shrink_result(first)
+    assert second == first._replace(key=None)
+    assert shrink_result(second) is None
+
+
+def test_a_result_without_value_is_shrunk_all_the_same():
+    """Even what is no result ends in one that says too_large."""
+    assert json.loads(shrink_result(parcel(None)).value)["outcome"] == "too_large"
+
+
+def test_a_dead_letter_too_large_loses_its_value_then_the_rest_and_is_given_up():
+    """Value, then foreign headers and key are left out, with the value's size told, until nothing is left to leave out."""
+    headers = dead_letter_headers(record([("a", b"x" * 1000)]), "g", Denied("x"))
+    whole = parcel(b"v" * 5000, headers=headers, shrink=shrink_dead_letter)
+    first = shrink_dead_letter(whole)
+    assert (first.value, first.key) == (None, b"k")
+    assert first.headers == [*headers, (DLQ + "value.bytes", b"5000")]
+    second = shrink_dead_letter(first)
+    assert second.key is None
+    assert second.headers == first.headers[1:]
+    assert shrink_dead_letter(second) is None
+
+
+def test_a_tombstone_s_dead_letter_loses_its_key_or_foreign_headers():
+    """A dead letter without value is shrunk as long as there is a key or a foreign header."""
+    ours = dead_letter_headers(record(), "g", Denied("x"))
+    keyed = shrink_dead_letter(parcel(None, headers=ours))
+    assert (keyed.key, keyed.headers) == (None, ours)
+    assert shrink_dead_letter(parcel(None, key=None, headers=[("a", b"1"), *ours])).headers == ours
+    assert shrink_dead_letter(parcel(None, key=None, headers=ours)) is None

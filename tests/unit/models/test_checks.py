@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from marshmallow import ValidationError
+
+from models import checks
+from models.checks import MAX_VALUE_BYTES, Verdict
+
+DOCUMENT = {"a": {"b": [10, {"c": None}]}, "": {"": 1}, "0": "key", "list": [[1], 2]}
+
+
+@pytest.fixture
+def _own_registry(monkeypatch):
+    """Give a test its own copy of the registered checks."""
+    monkeypatch.setattr(checks, "_REGISTRY", dict(checks._REGISTRY))
+
+
+def sieve(limit):
+    """Return the primes below a limit by crossing out, which shares no idea with Miller–Rabin."""
+    crossed = bytearray(limit)
+    for number in range(2, limit):
+        if not crossed[number]:
+            yield number
+            crossed[number::number] = b"\1" * len(range(number, limit, number))
+
+
+def test_is_prime_agrees_with_the_sieve_up_to_ten_thousand():
+    """Every number from 0 to 10,000 is judged right."""
+    assert [number for number in range(10_001) if checks.is_prime(number)] == list(sieve(10_001))
+
+
+@given(st.integers(0, 10**9))
+def test_is_prime_agrees_with_trial_division(number):
+    """Any number up to a thousand million is judged as trial division judges it."""
+    by_trial = number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
+    assert checks.is_prime(number) is by_trial
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        4_294_967_291,
+        4_294_967_311,
+        112_272_535_095_293,
+        2**61 - 1,
+        9_223_372_036_854_775_783,
+        18_446_744_073_709_551_557,
+        18_446_744_073_709_551_629,
+        2**89 - 1,
+        2**107 - 1,
+        "112272535095293",
+    ],
+)
+def test_known_primes_are_prime(number):
+    """Primes around 2^32, 2^63 and 2^64, and Mersenne primes beyond the proven bound, are found prime."""
+    assert checks.is_prime(number) is True
+
+
+@pytest.mark.parametrize("number", [561, 1105, 1729, 2465, 2821, 6601, 8911, 825_265, 321_197_185, 5_394_826_801])
+def test_carmichael_numbers_are_composite(number):
+    """Numbers that fool Fermat's test do not fool this one."""
+    assert checks.is_prime(number) is False
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        2_047,
+        1_373_653,
+        25_326_001,
+        3_215_031_751,
+        2_152_302_898_747,
+        3_474_749_660_383,
+        341_550_071_728_321,
+        3_825_123_056_546_413_051,
+        318_665_857_834_031_151_167_461,
+        3_317_044_064_679_887_385_961_981,
+        (2**61 - 1) * (2**31 - 1),
+        (2**61 - 1) ** 2,
+        18_446_744_073_709_551_556,
+    ],
+)
+def test_strong_pseudoprimes_are_composite(number):
+    """The least strong pseudoprimes to the first one to thirteen primes, and products of big primes, are found out."""
+    assert checks.is_prime(number) is False
+
+
+@pytest.mark.parametrize("number", [-7, -1, 0, 1, "-7", "0", "000"])
+def test_nothing_below_two_is_prime(number):
+    """Negative numbers, zero and one are no primes, also as text."""
+    assert checks.is_prime(number) is False
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (7.0, "a number"),
+        (True, "a boolean"),
+        (None, "null"),
+        ("", "a string"),
+        ("seven", "a string"),
+        ("--7", "a string"),
+        (" 7", "a string"),
+        ("7.0", "a string"),
+        ("٧", "a string"),
+        ("1_000", "a string"),
+        ([7], "an array"),
+        ({}, "an object"),
+    ],
+)
+def test_is_prime_refuses_what_is_no_integer(value, kind):
+    """Anything but an integer or ASCII digits is a TypeError in JSON's words."""
+    with pytest.raises(TypeError, match=f"^takes an integer, not {kind}$"):
+        checks.is_prime(value)
+
+
+def test_sha256_of_a_string_is_of_its_utf8():
+    """Text is digested as its bytes, so that any other tool gets the same."""
+    assert checks.run("sha256", "ä", {}).value == hashlib.sha256("ä".encode()).hexdigest()
+
+
+@pytest.mark.parametrize("value", [{"b": 1, "a": [1, {"d": None, "c": 2}]}, [], None, 1.5])
+def test_sha256_of_anything_else_is_of_its_sorted_compact_json(value):
+    """Other values are digested in one canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    assert checks.run("sha256", value, {}).value == hashlib.sha256(text.encode()).hexdigest()
+
+
+PERSON = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0}}, "required": ["age"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "fits"),
+    [
+        ({"age": 3}, PERSON, True),
+        ({"age": -3}, PERSON, False),
+        ({}, PERSON, False),
+        ([1, "a"], {"prefixItems": [{"type": "integer"}, {"type": "string"}]}, True),
+        (["a", 1], {"prefixItems": [{"type": "integer"}, {"type": "string"}]}, False),
+        ({"exclusive": 5}, {"$schema": "http://json-schema.org/draft-04/schema#", "type": "object"}, True),
+        (5, {"$schema": "http://json-schema.org/draft-04/schema#", "maximum": 5, "exclusiveMaximum": True}, False),
+        ([1, [2, []]], {"$defs": {"l": {"items": {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/l"}]}}}}, True),
+        ("x", {"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}, False),
+        (None, True, True),
+        (None, False, False),
+    ],
+)
+def test_json_schema_says_whether_a_value_fits(value, schema, fits):
+    """Draft 2020-12 by default, the draft that `$schema` names otherwise, and references within the schema."""
+    assert checks.run("json_schema", value, {"schema": schema}) == Verdict(value=fits, elapsed=pytest.approx(0, abs=9))
+
+
+@pytest.mark.parametrize(
+    ("schema", "error"),
+    [
+        ({"type": "nope"}, "SchemaError: 'nope'"),
+        ({"properties": 5}, "SchemaError: 5 is not of type 'object'"),
+        ({"minimum": "a"}, "SchemaError: 'a' is not of type 'number'"),
+        ([], "SchemaError"),
+        ("x", "SchemaError"),
+        (5, "TypeError"),
+        (None, "TypeError"),
+        ({"$schema": []}, "TypeError"),
+        ({"$ref": "#/$defs/gone"}, "PointerToNowhere"),
+        ({"$ref": "#"}, "RecursionError"),
+        ({"const": math.nan}, "ValueError"),
+    ],
+)
+def test_a_bad_json_schema_is_an_error_not_an_answer(schema, error):
+    """A schema that is none makes the verdict an error that says why."""
+    verdict = checks.run("json_schema", {"a": 1}, {"schema": schema})
+    assert verdict.value is None
+    assert error in verdict.error
+
+
+@pytest.mark.disable_socket
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/schema", "https://example.org/schema", "file:///etc/passwd"])
+def test_a_reference_to_elsewhere_is_never_fetched(url):
+    """A `$ref` out of the schema is an error about the reference: nobody tried to open a socket or a file for it."""
+    opened = []
+
+    def watch(event, args):
+        if event in ("socket.connect", "socket.getaddrinfo", "urllib.Request") or (
+            event == "open" and args[0] == "/etc/passwd"
+        ):
+            opened.append((event, args))
+
+    watching = True
+    sys.addaudithook(lambda event, args: watching and watch(event, args))
+    try:
+        verdict = checks.run("json_schema", {"a": 1}, {"schema": {"$ref": url}})
+    finally:
+        watching = False
+    assert f"Unresolvable: {url}" in verdict.error
+    assert opened == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (None, DOCUMENT),
+        ("", DOCUMENT),
+        ("a", DOCUMENT["a"]),
+        ("a.b", [10, {"c": None}]),
+        ("a.b.0", 10),
+        ("a.b.1.c", None),
+        (".", 1),
+        ("0", "key"),
+        ("list.0.0", 1),
+    ],
+)
+def test_a_dotted_path_leads_to_its_value(path, value):
+    """Names step into objects, numbers into arrays, and no path is the whole document."""
+    assert checks.select(DOCUMENT, path) == value
+
+
+@pytest.mark.parametrize("path", ["x", "a.x", "a.b.2", "a.b.-1", "a.b.x", "a.b.0.0", "a.b.1.c.d", "a.", "list.1.0", "1"])
+def test_a_path_to_nowhere_is_told(path):
+    """A step that is not there, beyond an array's end or into a scalar raises ValueError with the whole path."""
+    with pytest.raises(ValueError, match=f"^the document has no field {path!r}$"):
+        checks.select(DOCUMENT, path)
+
+
+def test_a_check_is_registered_under_its_own_or_a_given_name(_own_registry):
+    """The decorator works bare and with a name, gives the function back, and makes it known."""
+
+    @checks.check
+    def is_even(value):
+        return value % 2 == 0
+
+    @checks.check("divides")
+    def divide(value, by):
+        return value % by == 0
+
+    assert is_even(4) is True
+    assert {"is_even", "divides"} <= set(checks.names())
+    checks.check_known("is_even")
+    checks.check_known("divides")
+    assert checks.run_batch([("is_even", 3, {}), ("divides", 9, {"by": 3})]) == [
+        Verdict(value=False, elapsed=pytest.approx(0, abs=9)),
+        Verdict(value=True, elapsed=pytest.approx(0, abs=9)),
+    ]
+
+
+def test_a_taken_check_name_is_refused(_own_registry):
+    """Another function cannot take a check's name."""
+    with pytest.raises(ValueError, match="^the check name 'is_prime' is taken$"):
+        checks.check("is_prime")(lambda value: True)
+    assert checks.run("is_prime", 4, {}).value is False
+
+
+def test_the_same_function_may_be_registered_again(_own_registry):
+    """A plugin that is imported twice does no harm."""
+    assert checks.check(checks.is_prime) is checks.is_prime
+
+
+def test_the_built_in_checks_are_known_and_sorted():
+    """The three built-in checks can be asked for, and names come in order."""
+    assert {"is_prime", "json_schema", "sha256"} <= set(checks.names())
+    assert checks.names() == sorted(checks.names())
+
+
+def test_an_unknown_check_is_refused_with_the_known_ones():
+    """The message for a check that is not there lists those that are, and cuts a long name short."""
+    with pytest.raises(ValidationError) as caught:
+        checks.check_known("x" * 1000)
+    assert caught.value.messages[0].startswith(f"no check '{'x' * 60}'; known: is_prime")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "args", "error"),
+    [
+        ("is_prime", "x", {}, "TypeError: takes an integer, not a string"),
+        ("is_prime", 7, {"fast": True}, "TypeError: "),
+        ("is_prime", 7, {"value": 8}, "TypeError: "),
+        ("is_prime", "9" * 5000, {}, "ValueError: "),
+        ("json_schema", 7, {}, "TypeError: "),
+        ("sha256", "\ud800", {}, "UnicodeEncodeError: "),
+        ("gone", 7, {}, "KeyError: 'gone'"),
+    ],
+)
+def test_a_check_that_raises_has_no_answer_but_an_error(name, value, args, error):
+    """Wrong values, wrong arguments and unknown names end as the verdict's error, never as an exception."""
+    verdict = checks.run(name, value, args)
+    assert verdict.value is None
+    assert verdict.error.startswith(error)
+    assert verdict.elapsed >= 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ("x" * MAX_VALUE_BYTES, "ValueError: returned more than 65536 bytes of JSON"),
+        (math.nan, "ValueError: "),
+        ("\ud800", "UnicodeEncodeError: "),
+        (object(), "TypeError: "),
+        (b"bytes", "TypeError: "),
+    ],
+)
+def test_an_answer_that_json_cannot_carry_is_an_error(_own_registry, answer, error):
+    """A check that returns too much, or what JSON cannot say, has failed."""
+    checks.check("odd")(lambda value: answer)
+    verdict = checks.run("odd", None, {})
+    assert verdict.value is None
+    assert verdict.error.startswith(error)
+
+
+def test_an_answer_of_exactly_the_limit_is_taken(_own_registry):
+    """The bound on what a check returns counts the bytes of its JSON, quotes included."""
+    checks.check("big")(lambda value: "x" * (MAX_VALUE_BYTES - 2))
+    assert checks.run("big", None, {}).error is None
+
+
+def test_a_long_complaint_is_cut(_own_registry):
+    """An error of any length reaches the result as 400 characters at most."""
+
+    @checks.check
+    def complain(value):
+        raise RuntimeError("x" * 10_000)
+
+    assert checks.run("complain", None, {}).error == ("RuntimeError: " + "x" * 10_000)[:400]
+
+
+def test_a_batch_is_judged_in_order_and_one_failure_spares_the_rest():
+    """Verdicts come in the order of the calls, errors among answers."""
+    numbers = random.Random(1).sample(range(1000), 20)
+    calls = [("is_prime", number if place % 3 else "x", {}) for place, number in enumerate(numbers)]
+    verdicts = checks.run_batch(calls)
+    assert [v.value for v in verdicts] == [checks.is_prime(n) if p % 3 else None for p, n in enumerate(numbers)]
+    assert [v.error is None for v in verdicts] == [bool(p % 3) for p in range(20)]
+
+
+def test_a_child_knows_the_plugins_checks(_own_registry, tmp_path, monkeypatch):
+    """Preparing a pool child imports the plugins, so that their checks run there."""
+    (tmp_path / "millrace_plugin_for_test.py").write_text(
+        "from models.checks import check\n\n\n@check\ndef double(value):\n    return 2 * value\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    checks.prepare_child(["millrace_plugin_for_test"])
+    assert checks.run("double", 21, {}).value == 42
+
+
+def test_a_plugin_that_is_not_there_is_told():
+    """A child with a missing plugin does not start silently without it."""
+    with pytest.raises(ModuleNotFoundError, match="no_such_plugin_for_millrace"):
+        checks.prepare_child(["no_such_plugin_for_millrace"])

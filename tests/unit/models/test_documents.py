@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from marshmallow import Schema, ValidationError, fields, post_load
+
+from models import documents, strictjson
+from models.documents import MAX_TITLE, TITLE_SEARCH_BYTES, Body
+from models.errors import InvalidDocument
+from models.schema import StrictSchema
+
+
+@pytest.fixture
+def _own_registry(monkeypatch):
+    """Give a test its own registered schemas."""
+    monkeypatch.setattr(documents, "_REGISTRY", {})
+    monkeypatch.setattr(documents, "_INSTANCES", {})
+
+
+def page(content, media_type="text/html", charset=None):
+    return documents.load("page", Body(content, media_type, charset))
+
+
+@pytest.mark.parametrize("value", [None, True, 0, "a", [1], {"a": {"b": 2.5}}])
+def test_json_is_any_json_value(value):
+    """The default schema loads whatever JSON value came."""
+    assert documents.load("json", Body(strictjson.dumps(value))) == value
+
+
+@pytest.mark.parametrize("charset", [None, "utf-8", "UTF-8", "utf8", "us-ascii", "ascii"])
+def test_json_is_read_as_utf8_whatever_name_that_has(charset):
+    """JSON is UTF-8, also where an upstream calls it ASCII."""
+    assert documents.load("json", Body('"ä"'.encode(), "application/json", charset)) == "ä"
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "windows-1252", "utf-16"])
+def test_json_in_another_charset_is_decoded_first(charset):
+    """A charset that the upstream names is believed."""
+    assert documents.load("json", Body('{"ä":1}'.encode(charset), "application/json", charset)) == {"ä": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"<html>", "not JSON"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"[" * 100_000, "nested deeper than 64 levels"),
+        (b"1" * 10_000, "10000 digits"),
+        (b"NaN", "NaN is no JSON number"),
+        (b"[1e999]", "number out of range"),
+        (b'{"a":1,"a":2}', "duplicate key 'a'"),
+        (b'"\\udead"', "lone surrogate"),
+    ],
+)
+def test_a_hostile_json_answer_is_an_invalid_document(content, reason):
+    """Depth, huge integers, NaN, out-of-range numbers and duplicate keys are told, not crashed on."""
+    with pytest.raises(InvalidDocument, match=reason):
+        documents.load("json", Body(content))
+
+
+@given(st.text())
+def test_text_is_decoded_utf8(text):
+    """Without a charset, text is UTF-8."""
+    assert documents.load("text", Body(text.encode())) == text
+
+
+@pytest.mark.parametrize(("charset", "text"), [("iso-8859-1", "ä"), ("koi8-r", "Привет"), ("shift_jis", "日本")])
+def test_text_is_decoded_by_its_charset(charset, text):
+    """With a charset, text is in that."""
+    assert documents.load("text", Body(text.encode(charset), "text/plain", charset)) == text
+
+
+@pytest.mark.parametrize("schema", ["text", "json"])
+@pytest.mark.parametrize(
+    ("content", "charset", "reason"),
+    [
+        (b"a", "no-such-charset", "the body's charset 'no-such-charset' is not known"),
+        (b"a", "x" * 100, "the body's charset '" + "x" * 40 + "' is not known"),
+        (b"\x81", "shift_jis", "the body is not shift_jis: "),
+        (b"a", "utf-16", "the body is not utf-16: "),
+    ],
+)
+def test_a_wrong_charset_is_an_invalid_document(schema, content, charset, reason):
+    """An unknown charset, or one that the bytes are not in, is told by name and cut short."""
+    with pytest.raises(InvalidDocument) as caught:
+        documents.load(schema, Body(content, "text/plain", charset))
+    assert reason in str(caught.value)
+
+
+def test_text_that_is_not_its_utf8_is_an_invalid_document():
+    """Bytes that are no UTF-8 are no text."""
+    with pytest.raises(InvalidDocument, match="the body is not utf-8"):
+        documents.load("text", Body(b"\xff"))
+
+
+def test_a_charset_with_a_nul_is_an_invalid_document():
+    """A charset that no codec registry takes is told as one that the body is not in."""
+    with pytest.raises(InvalidDocument, match="the body"):
+        documents.load("text", Body(b"a", "text/plain", "utf\0-8"))
+
+
+@pytest.mark.parametrize(
+    ("content", "title"),
+    [
+        (b"<html><title>Hello</title>", "Hello"),
+        (b"<TITLE>Hello</TITLE>", "Hello"),
+        (b'<title lang="en">Hello</title>', "Hello"),
+        (b"<title>\n  Hello \t there\n</title >", "Hello there"),
+        (b"<title>a &amp; &lt;b&gt; &#228;</title>", "a & <b> ä"),
+        (b"<title>one</title><title>two</title>", "one"),
+        (b"<titles>no</titles><title>yes</title>", "yes"),
+        ("<title>日本</title>".encode(), "日本"),
+        (b"<title>\xff</title>", "�"),
+        (b"<title>" + b"x" * 1000 + b"</title>", "x" * MAX_TITLE),
+    ],
+)
+def test_a_page_s_title_is_its_plain_text(content, title):
+    """The first title is found in any case, unescaped, its spaces collapsed and its length bounded."""
+    assert page(content) == {"size": len(content), "media_type": "text/html", "title": title}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no markup",
+        b"<title>never closed",
+        b"<title>" + b"x" * 5000 + b"</title>",
+        b"<title " + b"x" * 300 + b">a</title>",
+        b"x" * TITLE_SEARCH_BYTES + b"<title>late</title>",
+        b"<title " * 20_000,
+    ],
+)
+def test_a_page_without_a_title_has_no_such_key(content):
+    """Where there is no title within reach, the key is left out and the size is still told."""
+    assert page(content) == {"size": len(content), "media_type": "text/html"}
+
+
+def test_only_html_has_a_title():
+    """Other media types are not searched."""
+    assert page(b"<title>a</title>", "text/plain") == {"size": 16, "media_type": "text/plain"}
+
+
+@pytest.mark.parametrize(("charset", "title"), [("iso-8859-1", "ä"), ("no-such-charset", "�"), (None, "�")])
+def test_a_title_is_decoded_by_the_charset_or_else_as_utf8(charset, title):
+    """The charset counts if it is known; a wrong one garbles the title and fails nothing."""
+    assert page(b"<title>\xe4</title>", "text/html", charset)["title"] == title
+
+
+def test_a_page_in_utf16_has_its_title():
+    """XHTML in UTF-16 is searched after decoding."""
+    content = "<title>Hello</title>".encode("utf-16")
+    assert page(content, "application/xhtml+xml", "utf-16")["title"] == "Hello"
+
+
+@dataclass
+class Quote:
+    symbol: str
+    price: object
+
+
+class QuoteSchema(StrictSchema):
+    symbol = fields.String(required=True)
+    price = fields.Decimal(required=True, as_string=True)
+    note = fields.String(dump_default=None)
+
+    @post_load
+    def _quote(self, data, **_):
+        return Quote(**data)
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_a_plugin_s_schema_loads_a_document_through_its_class():
+    """A registered schema is known by name, makes its class, and its dump is the document without empty keys."""
+    assert documents.schema("quote")(QuoteSchema) is QuoteSchema
+    assert documents.names() == ["json", "page", "quote", "text"]
+    documents.check_known("quote")
+    assert documents.load("quote", Body(b'{"symbol":"A","price":"1.50"}')) == {"symbol": "A", "price": "1.50"}
+
+
+@pytest.mark.usefixtures("_own_registry")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{}", "symbol: Missing data for required field; price: Missing data for required field"),
+        (b'{"symbol":1,"price":"x"}', "symbol: Not a valid string; price: Not a valid number"),
+        (b'{"symbol":"A","price":1,"more":1}', "more: unknown field"),
+        (b"[]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b"{", "not JSON"),
+    ],
+)
+def test_a_document_that_does_not_fit_names_every_field(content, reason):
+    """What does not load by a plugin's schema is an invalid document with all its faults."""
+    documents.schema("quote")(QuoteSchema)
+    with pytest.raises(InvalidDocument) as caught:
+        documents.load("quote", Body(content))
+    assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_a_plugin_that_crashes_is_an_invalid_document():
+    """Whatever a plugin's own code raises becomes an error that names its schema, with the cause kept."""
+
+    @documents.schema("broken")
+    class Broken(Schema):
+        @post_load
+        def _crash(self, data, **_):
+            raise KeyError("gone")
+
+    with pytest.raises(InvalidDocument, match="^schema broken: KeyError: 'gone'$") as caught:
+        documents.load("broken", Body(b"{}"))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.usefixtures("_own_registry")
+@pytest.mark.parametrize("name", ["json", "text", "page", "quote"])
+def test_a_taken_schema_name_is_refused(name):
+    """Neither a built-in name nor another class's can be registered again."""
+    documents.schema("quote")(QuoteSchema)
+    with pytest.raises(ValueError, match=f"^the schema name '{name}' is taken$"):
+        documents.schema(name)(StrictSchema)
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_the_same_class_may_be_registered_again():
+    """A plugin that is imported twice does no harm."""
+    documents.schema("quote")(QuoteSchema)
+    assert documents.schema("quote")(QuoteSchema) is QuoteSchema
+
+
+@pytest.mark.parametrize("name", ["json", "text", "page"])
+def test_the_built_in_schemas_are_known(name):
+    """The three schemas of the contract can be asked for."""
+    documents.check_known(name)
+    assert name in documents.names()
+
+
+def test_an_unknown_schema_is_refused_with_the_known_ones():
+    """The message for a schema that is not there lists those that are, and cuts a long name short."""
+    with pytest.raises(ValidationError) as caught:
+        documents.check_known("x" * 1000)
+    assert caught.value.messages[0].startswith(f"no schema '{'x' * 60}'; known: json, page")

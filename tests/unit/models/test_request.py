@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import request as requests
+from models.checks import Call
+from models.errors import InvalidRequest
+from models.request import CONNECTION_HEADERS, MAX_BYTES, MAX_URL, Request
+
+URL = "http://example.org/"
+
+
+def refusal(members):
+    """Return what a producer is told about a request, read from bytes as a worker does."""
+    with pytest.raises(InvalidRequest) as caught:
+        requests.parse(json.dumps(members).encode())
+    return str(caught.value)
+
+
+def test_the_least_request_gets_the_defaults():
+    """A URL alone is a GET without headers and body, loaded as JSON, without checks, wishes or id."""
+    request_id, request = requests.parse(b'{"url":"http://example.org/"}')
+    assert request_id is None
+    assert request == Request(
+        url=URL, source=None, params={}, method="GET", headers={}, body=None, schema="json", checks=(),
+        max_age=None, timeout=None,
+    )  # fmt: skip
+
+
+def test_every_field_is_taken():
+    """A request that names everything is read with everything in its place."""
+    members = {
+        "id": "a-1",
+        "url": "https://example.org:8443/a?b=c",
+        "method": "POST",
+        "headers": {"Accept": "application/json", "X-Tab": "a\tb"},
+        "body": {"n": [1, None]},
+        "schema": "text",
+        "checks": ["is_prime", {"name": "json_schema", "field": "a.b", "args": {"schema": {}}}],
+        "max_age": 0,
+        "timeout": 2.5,
+    }
+    assert requests.parse(json.dumps(members).encode()) == (
+        "a-1",
+        Request(
+            url="https://example.org:8443/a?b=c",
+            method="POST",
+            headers={"Accept": "application/json", "X-Tab": "a\tb"},
+            body={"n": [1, None]},
+            schema="text",
+            checks=(Call("is_prime"), Call("json_schema", "a.b", {"schema": {}})),
+            max_age=0.0,
+            timeout=2.5,
+        ),
+    )
+
+
+def test_a_source_takes_the_place_of_a_url():
+    """A named source with its params is a request too."""
+    request = requests.load({"source": "quotes", "params": {"symbol": "A", "n": 1}})[1]
+    assert (request.url, request.source, request.params) == (None, "quotes", {"symbol": "A", "n": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "tombstone"),
+        (b"", "not JSON"),
+        (b"hello", "not JSON"),
+        (b'{"url":"http://a/"', "not JSON"),
+        (b'{"url":"http://a/","url":"http://b/"}', "duplicate key 'url'"),
+        (b'{"url":"http://a/","max_age":NaN}', "NaN is no JSON number"),
+        (b'{"url":"http://a/","max_age":Infinity}', "Infinity is no JSON number"),
+        (b'{"url":"http://a/","max_age":1e999}', "number out of range: 1e999"),
+        (b'{"url":"http://a/\\ud800"}', "lone surrogate"),
+        (b'{"url":"http://a/","body":' + b"1" * 5000 + b"}", "5000 digits"),
+        (b'{"url":"http://a/","body":' + b"[" * 64 + b"]" * 64 + b"}", "nested deeper than 64 levels"),
+        (b"[" * 100_000, "nested deeper than 64 levels"),
+        (b'{"url":"http://a/\xff"}', "not UTF-8 at byte 17"),
+        ('{"url":"http://a/"}'.encode("utf-16"), "not UTF-8"),
+        (b"null", "a request is a JSON object, not null"),
+        (b"true", "a request is a JSON object, not a boolean"),
+        (b"1", "a request is a JSON object, not a number"),
+        (b'"http://a/"', "a request is a JSON object, not a string"),
+        (b'[{"url":"http://a/"}]', "a request is a JSON object, not an array"),
+        (b" " * (MAX_BYTES + 1), f"the request has {MAX_BYTES + 1} bytes; at most {MAX_BYTES} are taken"),
+    ],
+)
+def test_bytes_that_are_no_request_are_refused_with_the_reason(value, reason):
+    """Tombstones, broken or forbidden JSON, other JSON values and oversize are InvalidRequest and say so."""
+    with pytest.raises(InvalidRequest) as caught:
+        requests.parse(value)
+    assert reason in str(caught.value)
+
+
+def test_a_request_of_exactly_the_limit_is_taken():
+    """One MiB is within the limit."""
+    value = b'{"url":"http://example.org/"}'.ljust(MAX_BYTES)
+    assert requests.parse(value)[1].url == URL
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "url: missing: give a url or a source"),
+        ({"id": "a"}, "url: missing: give a url or a source"),
+        ({"url": URL, "source": "s"}, "url: not with source: give one of them"),
+        ({"url": URL, "params": {}}, "params: go with a source"),
+        ({"url": URL, "Url": URL}, "Url: unknown field"),
+        ({"url": URL, "": 1}, "unknown field"),
+        ({"url": None}, "url: Field may not be null"),
+        ({"url": 5}, "url: must be a string, not a number"),
+        ({"url": [URL]}, "url: must be a string, not an array"),
+        ({"url": {"a": URL}}, "url: must be a string, not an object"),
+        ({"url": True}, "url: must be a string, not a boolean"),
+        ({"source": ""}, "source: must have 1 to 128 characters, not 0"),
+        ({"source": "s" * 129}, "source: must have 1 to 128 characters, not 129"),
+        ({"source": 1}, "source: must be a string, not a number"),
+        ({"source": "s", "params": []}, "params: Not a valid mapping type"),
+        ({"source": "s", "params": None}, "params: Field may not be null"),
+        ({"url": URL, "id": ""}, "id: must have 1 to 128 characters, not 0"),
+        ({"url": URL, "id": "x" * 129}, "id: must have 1 to 128 characters, not 129"),
+        ({"url": URL, "id": 7}, "id: must be a string, not a number"),
+        ({"url": URL, "id": None}, "id: Field may not be null"),
+        ({"url": URL, "id": ["a"]}, "id: must be a string, not an array"),
+        ({"url": URL, "method": "get"}, "method: must be one of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ({"url": URL, "method": "CONNECT"}, "method: must be one of"),
+        ({"url": URL, "method": "GET / HTTP/1.1\r\nX:"}, "method: must be one of"),
+        ({"url": URL, "method": []}, "method: must be a string, not an array"),
+        ({"url": URL, "schema": "nope"}, "schema: no schema 'nope'; known: json, page, text"),
+        ({"url": URL, "schema": "x" * 500}, "schema: no schema '" + "x" * 60 + "'; known: "),
+        ({"url": URL, "schema": 1}, "schema: must be a string, not a number"),
+        ({"url": URL, "max_age": "1"}, "max_age: must be a number of seconds, not a string"),
+        ({"url": URL, "max_age": True}, "max_age: must be a number of seconds, not a boolean"),
+        ({"url": URL, "max_age": -1}, "max_age: must be a number of seconds, 0 or more"),
+        ({"url": URL, "max_age": 10**400}, "max_age: must be a number of seconds, 0 or more"),
+        ({"url": URL, "timeout": 0}, "timeout: Must be greater than 0"),
+        ({"url": URL, "timeout": -0.5}, "timeout: must be a number of seconds, 0 or more"),
+        ({"url": URL, "timeout": {}}, "timeout: must be a number of seconds, not an object"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(members, message):
+    """Unknown keys, wrong types, bad values, and both or neither of url and source name the field at fault."""
+    assert message in refusal(members)
+
+
+def test_every_wrong_field_is_told_at_once():
+    """One result names all that is wrong, so that a producer need not ask again for each."""
+    message = refusal({"url": "ftp://a", "id": 1, "timeout": "x", "surprise": 1, "checks": ["nope"]})
+    for name in ("url", "id", "timeout", "surprise", "checks.0.name"):
+        assert f"{name}: " in message
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([], "headers: Not a valid mapping type"),
+        ("a: b", "headers: Not a valid mapping type"),
+        ({"A": 1}, "headers.A.value: Not a valid string"),
+        ({"A": None}, "headers.A.value: Field may not be null"),
+        ({"A": ["b"]}, "headers.A.value: Not a valid string"),
+        ({"": "b"}, "headers: '' is no header name"),
+        ({"a b": "c"}, "headers: 'a b' is no header name"),
+        ({"a:": "c"}, "headers: 'a:' is no header name"),
+        ({"a\r\nHost": "evil"}, r"headers: 'a\r\nHost' is no header name"),
+        ({"a\n": "evil"}, r"headers: 'a\n' is no header name"),
+        ({"a\0": "c"}, r"headers: 'a\x00' is no header name"),
+        ({"ä": "c"}, "headers: 'ä' is no header name"),
+        ({"A": "b\r\nHost: evil"}, "headers: A has a value that cannot be sent"),
+        ({"A": "b\n"}, "headers: A has a value that cannot be sent"),
+        ({"A": "b\r"}, "headers: A has a value that cannot be sent"),
+        ({"A": "b\0c"}, "headers: A has a value that cannot be sent"),
+        ({"A": "b\x7f"}, "headers: A has a value that cannot be sent"),
+        ({"A": "ä"}, "headers: A has a value that cannot be sent"),
+        ({"A": " b"}, "headers: A has a value that cannot be sent"),
+        ({"A": "b\t"}, "headers: A has a value that cannot be sent"),
+        ({"A": "x" * 8193}, "headers: A has 8193 characters; at most 8192 are taken"),
+        ({"Accept": "a", "ACCEPT": "b"}, "headers: ACCEPT is given twice"),
+        ({f"a{n}": "b" for n in range(65)}, "headers: 65 headers; at most 64 are taken"),
+    ],
+)
+def test_headers_that_cannot_be_sent_are_refused(headers, reason):
+    """Header injection, bad names and values, repeats and floods are refused under `headers`."""
+    assert reason in refusal({"url": URL, "headers": headers})
+
+
+@pytest.mark.parametrize("name", sorted(CONNECTION_HEADERS))
+@pytest.mark.parametrize("spell", [str.lower, str.title, str.upper])
+def test_headers_of_the_connection_are_the_worker_s(name, spell):
+    """Host, Content-Length and what else frames a message is refused in any case of letters."""
+    assert f"headers: {spell(name)} is set by the worker itself" in refusal({"url": URL, "headers": {spell(name): "1"}})
+
+
+def test_headers_at_the_limits_are_taken():
+    """Sixty-four headers, an empty value and one of 8,192 characters are all within the limits."""
+    headers = {f"a{n}": "b" for n in range(62)} | {"empty": "", "!#$%&'*+.^_`|~-09Az": "x" * 8192}
+    assert requests.load({"url": URL, "headers": headers})[1].headers == headers
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "must be an absolute http:// or https:// URL"),
+        ("example.org", "must be an absolute http:// or https:// URL"),
+        ("/path", "must be an absolute http:// or https:// URL"),
+        ("//example.org/", "must be an absolute http:// or https:// URL"),
+        ("ftp://example.org/", "must be an absolute http:// or https:// URL"),
+        ("file:///etc/passwd", "must be an absolute http:// or https:// URL"),
+        ("javascript:alert(1)", "must be an absolute http:// or https:// URL"),
+        ("gopher://example.org:70/", "must be an absolute http:// or https:// URL"),
+        ("httpx://example.org/", "must be an absolute http:// or https:// URL"),
+        ("http:", "has no host"),
+        ("http:example.org", "has no host"),
+        ("http:///x", "has no host"),
+        ("http://", "has no host"),
+        ("http://:80/", "has no host"),
+        ("http://user@/", "has no host"),
+        ("http://?x", "has no host"),
+        ("http://#x", "has no host"),
+        ("http://[]/", "is no URL"),
+        ("http://[::1", "is no URL"),
+        ("http://::1]/", "is no URL"),
+        ("http://[1.2.3.4]/", "is no URL"),
+        ("http://[nonsense]/", "is no URL"),
+        ("http://a\u2100b/", "is no URL"),
+        ("http://example.org:0/", "has no valid port"),
+        ("http://example.org:000/", "has no valid port"),
+        ("http://example.org:-1/", "is no URL"),
+        ("http://example.org:+80/", "is no URL"),
+        ("http://example.org:8_0/", "is no URL"),
+        ("http://example.org:65536/", "is no URL"),
+        ("http://example.org:99999/", "is no URL"),
+        ("http://example.org:80:90/", "is no URL"),
+        ("http://example.org:port/", "is no URL"),
+        ("http://example.org:８０/", "is no URL"),
+        ("http://bücher.example:80/", "has no valid port"),
+        (" http://example.org/", "has a space, backslash or control character"),
+        ("http://example.org/ ", "has a space, backslash or control character"),
+        ("http://example.org/a b", "has a space, backslash or control character"),
+        ("http://exa mple.org/", "has a space, backslash or control character"),
+        ("http://example.org/\r\nHost: evil", "has a space, backslash or control character"),
+        ("http://example.org/\n", "has a space, backslash or control character"),
+        ("http://example.org\n", "has a space, backslash or control character"),
+        ("ht\ntp://example.org/", "has a space, backslash or control character"),
+        ("http://example.org/\t", "has a space, backslash or control character"),
+        ("http://example.org/\0", "has a space, backslash or control character"),
+        ("http://example.org/\x7f", "has a space, backslash or control character"),
+        ("http://a\\@127.0.0.1/", "has a space, backslash or control character"),
+        ("http:\\\\example.org\\", "has a space, backslash or control character"),
+        ("http://example.org/" + "a" * MAX_URL, f"has {MAX_URL + 19} characters; at most {MAX_URL} are taken"),
+        ("x" * 100_000, "has 100000 characters"),
+    ],
+)
+def test_a_url_that_cannot_be_asked_for_is_refused(url, reason):
+    """Every sort of URL that is not an absolute http(s) one with a host and a real port is refused under `url`."""
+    assert f"url: {reason}" in refusal({"url": url})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org",
+        "https://example.org:443/a/b;c?d=e&f[]=%20",
+        "HTTP://EXAMPLE.ORG/",
+        "http://example.org:65535/",
+        "http://example.org:60000/",
+        "http://example.org:59999/",
+        "http://example.org:/",
+        "http://example.org?q",
+        "http://example.org/#fragment",
+        "http://[2001:db8::1]:8080/",
+        "http://bücher.example/ä?ö=ü",
+        "http://example.org/{x}^`",
+        "http://example.org/".ljust(MAX_URL, "a"),
+        "http://example.org/ä".ljust(MAX_URL, "a"),
+    ],
+)
+def test_a_url_that_can_be_asked_for_is_taken_as_it_is(url):
+    """Ports, queries, fragments, IPv6, non-ASCII hosts and paths, and the length limit itself are all valid."""
+    assert requests.load({"url": url})[1].url == url
+
+
+@given(st.text(max_size=30) | st.text(alphabet="htps:/@[]#?0189.ax\\ \n", max_size=30).map(lambda rest: "http://" + rest))
+def test_no_url_crashes_the_reader(url):
+    """Any text is either taken as the URL or refused as InvalidRequest that names the field."""
+    try:
+        assert requests.load({"url": url})[1].url == url
+    except InvalidRequest as exc:
+        assert str(exc).startswith("url: ")
+
+
+@pytest.mark.parametrize(
+    ("checks", "reason"),
+    [
+        ("is_prime", "checks: must be an array of checks, not a string"),
+        ({"name": "is_prime"}, "checks: must be an array of checks, not an object"),
+        (None, "checks: Field may not be null"),
+        (["is_prime"] * 65, "checks: 65 checks; at most 64 are taken"),
+        ([None], "checks.0: must be a JSON object"),
+        ([5], "checks.0: must be a JSON object"),
+        ([["is_prime"]], "checks.0: must be a JSON object"),
+        (["is_prime", "nope"], "checks.1.name: no check 'nope'; known: is_prime, json_schema, sha256"),
+        ([""], "checks.0.name: no check ''"),
+        (["x" * 200], "checks.0.name: no check '" + "x" * 60 + "'; known"),
+        ([{}], "checks.0.name: Missing data for required field"),
+        ([{"name": 5}], "checks.0.name: Not a valid string"),
+        ([{"name": None}], "checks.0.name: Field may not be null"),
+        ([{"name": "is_prime", "fields": "a"}], "checks.0.fields: unknown field"),
+        ([{"name": "is_prime", "field": ""}], "checks.0.field: Length must be between 1 and 256"),
+        ([{"name": "is_prime", "field": "a" * 257}], "checks.0.field: Length must be between 1 and 256"),
+        ([{"name": "is_prime", "field": 0}], "checks.0.field: Not a valid string"),
+        ([{"name": "is_prime", "args": []}], "checks.0.args: Not a valid mapping type"),
+        ([{"name": "is_prime", "args": "a"}], "checks.0.args: Not a valid mapping type"),
+    ],
+)
+def test_bad_checks_are_refused_with_their_place(checks, reason):
+    """A check that is unknown, misspelt or of the wrong type is named by its position and field."""
+    assert reason in refusal({"url": URL, "checks": checks})
+
+
+def test_every_bad_check_is_told_and_the_good_ones_are_not():
+    """All wrong checks of a request are named together."""
+    message = refusal({"url": URL, "checks": ["nope", "is_prime", {}]})
+    assert "checks.0.name" in message
+    assert "checks.2.name" in message
+    assert "checks.1" not in message
+
+
+def test_sixty_four_checks_are_taken():
+    """The limit itself is valid, also with the same check many times."""
+    assert len(requests.load({"url": URL, "checks": ["is_prime"] * 64})[1].checks) == 64
+
+
+@pytest.mark.parametrize("body", ["", "text", 0, 1.5, False, True, [], {}, [None], {"a": {"b": None}}])
+def test_a_body_is_any_json_value(body):
+    """Strings, numbers, booleans, arrays and objects are kept as they are, also the empty and false ones."""
+    taken = requests.load({"url": URL, "method": "POST", "body": body})[1].body
+    assert taken == body
+    assert type(taken) is type(body)
+
+
+@given(st.text(min_size=1, max_size=128))
+def test_an_id_is_any_text_of_its_length(text):
+    """Any Unicode text of 1 to 128 characters is an id, kept as it is and no part of the request."""
+    request_id, request = requests.parse(json.dumps({"id": text, "url": URL}).encode())
+    assert request_id == requests.check_id(text) == text
+    assert request == Request(url=URL)
+
+
+@pytest.mark.parametrize("text", ["", "x" * 129])
+def test_an_id_of_another_length_is_refused_by_name(text):
+    """An id from elsewhere than the body is held to the same length."""
+    with pytest.raises(InvalidRequest, match=rf"^id: must have 1 to 128 characters, not {len(text)}$"):
+        requests.check_id(text)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "url", "source", "params", "method", "headers", "body", "schema", "checks", "max_age", "x"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+            max_leaves=6,
+        ),
+    )
+)
+def test_no_object_crashes_the_reader(members):
+    """Any values under any of the known names make a request or an InvalidRequest that says why."""
+    try:
+        request = requests.load(members)[1]
+    except InvalidRequest as exc:
+        assert str(exc)
+    else:
+        assert (request.url is None) != (request.source is None)

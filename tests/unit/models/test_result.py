@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from marshmallow import ValidationError
+
+from models import strictjson
+from models.checks import Call, Verdict
+from models.errors import OUTCOMES, CheckError, Denied, TimedOut, UpstreamError
+from models.request import Request
+from models.result import CACHE_STATES, Answer, ResultSchema, encode_answer, splice
+
+REQUEST = Request(url="http://example.org/")
+
+
+def members(request, answer):
+    return strictjson.loads(b"{" + encode_answer(request, answer) + b"}")
+
+
+def test_an_ok_answer_says_what_applies_and_nothing_else():
+    """Outcome, request, status, document, attempts and time are there; checks and error are left out."""
+    answer = Answer("ok", 200, {"n": 7}, has_document=True, attempts=2, fetched_at=1_700_000_000.25)
+    assert members(REQUEST, answer) == {
+        "outcome": "ok",
+        "request": {"method": "GET", "url": "http://example.org/"},
+        "status": 200,
+        "document": {"n": 7},
+        "attempts": 2,
+        "fetched_at": "2023-11-14T22:13:20.250Z",
+    }
+
+
+def test_a_document_that_is_null_is_still_a_document():
+    """JSON null as an answer is not the same as no document."""
+    assert members(REQUEST, Answer("ok", document=None, has_document=True))["document"] is None
+    assert "document" not in members(REQUEST, Answer("ok"))
+
+
+def test_a_source_is_echoed():
+    """A result tells which source its request named."""
+    request = REQUEST._replace(source="quotes")
+    assert members(request, Answer("ok"))["request"] == {
+        "method": "GET",
+        "url": "http://example.org/",
+        "source": "quotes",
+    }
+
+
+def test_what_is_no_request_is_not_echoed():
+    """An answer to bytes that are no request has outcome and error alone."""
+    assert members(None, Answer.failed(Denied("the rule"))) == {
+        "outcome": "denied",
+        "error": {"type": "Denied", "message": "the rule", "retryable": False},
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(UpstreamError("no", 503), 503), (UpstreamError("no"), None), (TimedOut("late"), None)]
+)
+def test_a_failed_answer_has_the_error_s_outcome_and_status(error, status):
+    """An error becomes an answer with its outcome, the upstream's status if there was one, and the attempts made."""
+    answer = Answer.failed(error, attempts=3)
+    assert (answer.outcome, answer.status, answer.attempts) == (error.outcome, status, 3)
+    assert members(REQUEST, answer).get("status") == status
+    assert members(REQUEST, answer)["error"] == error.describe()
+
+
+def test_checks_add_their_values_and_false_is_an_answer():
+    """Values are listed in order with name, field and time, and a false one leaves the outcome ok."""
+    answer = Answer("ok")
+    answer.judge((Call("is_prime", "a.b"), Call("sha256")), [Verdict(False, elapsed=0.0123456), Verdict("x")])
+    assert answer.outcome == "ok"
+    assert answer.error is None
+    assert members(REQUEST, answer)["checks"] == [
+        {"name": "is_prime", "field": "a.b", "value": False, "elapsed_ms": 12.346},
+        {"name": "sha256", "value": "x", "elapsed_ms": 0.0},
+    ]
+
+
+def test_a_check_that_failed_makes_check_error_and_keeps_the_document():
+    """The first failure is the result's error, every failure is told with its check, and the document stays."""
+    answer = Answer("ok", document=[1], has_document=True)
+    calls = (Call("sha256"), Call("is_prime", "n"), Call("json_schema"))
+    answer.judge(calls, [Verdict("x"), Verdict(error="boom"), Verdict(error="bang")])
+    said = members(REQUEST, answer)
+    assert said["outcome"] == "check_error"
+    assert said["error"] == CheckError("check is_prime on 'n': boom").describe()
+    assert [check.get("error") for check in said["checks"]] == [None, "boom", "bang"]
+    assert said["document"] == [1]
+
+
+def test_a_check_of_the_whole_document_is_named_without_a_field():
+    """The error of a check without field does not speak of one."""
+    answer = Answer("ok")
+    answer.judge((Call("is_prime"),), [Verdict(error="boom")])
+    assert str(answer.error) == "check is_prime: boom"
+
+
+def test_every_check_has_its_verdict():
+    """A verdict too few is a fault of the service, not a check silently left out."""
+    with pytest.raises(ValueError, match="shorter"):
+        Answer("ok").judge((Call("is_prime"), Call("sha256")), [Verdict(True)])
+
+
+@given(st.floats(0, 4_000_000_000))
+def test_the_time_of_the_fetch_is_told_in_utc_to_the_millisecond(seconds):
+    """Any time of day is written as RFC 3339, at most a millisecond early."""
+    text = members(None, Answer("ok", fetched_at=seconds))["fetched_at"]
+    assert len(text) == len("2023-11-14T22:13:20.250Z")
+    told = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z")
+    assert told.tzinfo == UTC
+    assert -1e-6 < seconds - told.timestamp() < 0.0011
+
+
+@given(
+    st.text(min_size=1, max_size=128),
+    st.sampled_from(CACHE_STATES),
+    st.none() | st.floats(0, 1e6),
+    st.floats(0, 1e4),
+    st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=5),
+)
+def test_a_spliced_result_is_json_that_a_reader_takes(text, cache, age, elapsed, document):
+    """Whatever the id and the document hold, the bytes are one JSON object that the result's schema loads."""
+    answer = Answer("ok", 200, document, has_document=True, attempts=1, fetched_at=1.0)
+    value = splice(strictjson.quote(text), encode_answer(REQUEST, answer), cache.encode(), age, elapsed)
+    loaded = ResultSchema().load(strictjson.loads(value))
+    assert (loaded["id"], loaded["cache"], loaded["document"]) == (text, cache, document)
+    assert loaded["elapsed_ms"] == pytest.approx(elapsed * 1000, abs=0.051)
+    assert loaded.get("age") == (None if age is None else pytest.approx(age, abs=0.051))
+
+
+def test_a_result_that_no_cache_saw_says_nothing_of_one():
+    """Where neither cache nor age applies, both keys are left out."""
+    value = splice(b'"a"', b'"outcome":"ok"', None, None, 0.0015)
+    assert json.loads(value) == {"id": "a", "outcome": "ok", "elapsed_ms": 1.5}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_a_reader_takes_every_outcome(outcome):
+    """The schema of results knows all outcomes of the contract."""
+    assert ResultSchema().load({"id": "a", "outcome": outcome, "elapsed_ms": 1})["outcome"] == outcome
+
+
+def test_a_reader_takes_failed_checks_and_errors():
+    """A result with everything that can go wrong in it is read by the schema."""
+    answer = Answer("ok", 200, document=None, has_document=True)
+    answer.judge((Call("is_prime", "n"), Call("sha256")), [Verdict(error="boom"), Verdict("x")])
+    value = splice(b'"a"', encode_answer(REQUEST, answer), b"miss", None, 0)
+    loaded = ResultSchema().load(strictjson.loads(value))
+    assert loaded["error"]["type"] == "CheckError"
+    assert loaded["document"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"outcome": "fine"}, "outcome"),
+        ({"cache": "warm"}, "cache"),
+        ({"status": "200"}, "status"),
+        ({"elapsed_ms": None}, "elapsed_ms"),
+        ({"id": 1}, "id"),
+        ({"surprise": 1}, "surprise"),
+        ({"checks": [{"name": "a"}]}, "checks"),
+        ({"error": {"type": "A"}}, "error"),
+    ],
+)
+def test_a_reader_refuses_what_is_no_result(change, field):
+    """A result that does not keep the contract is refused under the field at fault."""
+    with pytest.raises(ValidationError) as caught:
+        ResultSchema().load({"id": "a", "outcome": "ok", "elapsed_ms": 1} | change)
+    assert set(caught.value.messages) == {field}

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import strictjson
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+TEXT = st.text(max_size=12) | st.text(alphabet='[]{}"\\,:u', max_size=12)
+VALUES = st.recursive(
+    SCALARS | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=16,
+)
+LAYOUTS = st.fixed_dictionaries({"ensure_ascii": st.booleans(), "indent": st.sampled_from([None, 1])})
+
+
+def typed(value):
+    """Tell 1, 1.0 and True apart, which == does not."""
+    return json.dumps(value)
+
+
+def depth(value):
+    if isinstance(value, dict):
+        return 1 + max(map(depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(depth, value), default=0)
+    return 0
+
+
+@given(VALUES)
+def test_what_is_written_is_read_back_the_same(value):
+    """Whatever JSON can say survives dumps and loads with its types."""
+    assert typed(strictjson.loads(strictjson.dumps(value))) == typed(value)
+
+
+@given(VALUES)
+def test_dumps_writes_what_the_json_module_reads(value):
+    """The compact encoding is ordinary JSON for any other reader, without a needless byte."""
+    data = strictjson.dumps(value)
+    assert typed(json.loads(data)) == typed(value)
+    assert data == json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@given(VALUES, LAYOUTS)
+def test_valid_json_is_read_as_the_json_module_reads_it(value, layout):
+    """Being strict changes nothing about valid input, whatever its layout and escapes."""
+    text = json.dumps(value, **layout)
+    assert typed(strictjson.loads(text.encode())) == typed(json.loads(text))
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=40) | st.text(alphabet='{}[]",:0123456789eE.+-\\ud8ab truefalsn', max_size=40).map(str.encode))
+def test_any_bytes_are_read_as_the_json_module_does_or_refused_with_a_reason(data):
+    """No input makes anything but a value that the json module agrees on, or a ValueError that says why."""
+    try:
+        value = strictjson.loads(data)
+    except ValueError as exc:
+        assert str(exc)
+    else:
+        assert typed(value) == typed(json.loads(data.decode("utf-8-sig")))
+
+
+@given(VALUES.filter(depth))
+def test_the_depth_limit_is_exact_whatever_the_strings_hold(value):
+    """A value as deep as the limit is read and one level more is refused, with brackets and quotes in its strings."""
+    data = strictjson.dumps(value)
+    assert typed(strictjson.loads(data, max_depth=depth(value))) == typed(value)
+    with pytest.raises(ValueError, match="nested deeper than"):
+        strictjson.loads(data, max_depth=depth(value) - 1)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_sixty_four_levels_are_taken_and_one_more_is_not(opening, closing):
+    """The contract's depth of 64 holds for arrays and for objects."""
+    levels = strictjson.MAX_DEPTH
+    assert strictjson.loads(opening * levels + b"1" + closing * levels)
+    with pytest.raises(ValueError, match="^nested deeper than 64 levels$"):
+        strictjson.loads(opening * (levels + 1) + b"1" + closing * (levels + 1))
+
+
+@pytest.mark.parametrize("unit", [b"[", b'{"a":', b"[{"])
+def test_bottomless_nesting_is_refused_without_recursing(unit):
+    """A hundred thousand open brackets end in the depth error, not in a RecursionError."""
+    with pytest.raises(ValueError, match="nested deeper than 64 levels"):
+        strictjson.loads(unit * 100_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" + ",".join(["[]"] * 200) + "]",
+        json.dumps("[" * 200),
+        json.dumps(["\\" * 3 + '"' + "{" * 200]),
+        json.dumps({"[" * 100: "\\", "]": '"' + "[" * 100}),
+    ],
+)
+def test_brackets_side_by_side_or_in_strings_are_no_depth(text):
+    """Only brackets that nest count: many shallow ones, or some inside strings with escapes, are taken."""
+    assert strictjson.loads(text.encode()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not JSON: Expecting value at line 1, column 1"),
+        (b" ", "not JSON: Expecting value"),
+        (b"nul", "not JSON: Expecting value"),
+        (b"{'a':1}", "not JSON: Expecting property name"),
+        (b'{"a":1,}', "not JSON: .*line 1, column 8"),
+        (b"[1,]", "not JSON: Expecting value"),
+        (b"[1] 2", "not JSON: Extra data at line 1, column 5"),
+        (b'{\n"a": x}', "not JSON: Expecting value at line 2, column 6"),
+        (b'"a', "not JSON: Unterminated string"),
+        (b'"' + b"[" * 100, "not JSON: Unterminated string"),
+        (b'"' + b"[" * 100 + b'\\"', "not JSON: Unterminated string"),
+        (b'"a\nb"', "not JSON: Invalid control character"),
+        (b'"\\x41"', r"not JSON: Invalid \\escape"),
+        (b"01", "not JSON: Extra data"),
+        (b"+1", "not JSON: Expecting value"),
+        (b"\x00", "not JSON"),
+        (b"]" * 100 + b"[" * 100, "not JSON"),
+        (b"NaN", "NaN is no JSON number"),
+        (b"[Infinity]", "Infinity is no JSON number"),
+        (b'{"a":-Infinity}', "-Infinity is no JSON number"),
+        (b"1e999", "number out of range: 1e999"),
+        (b"[-1e999]", "number out of range: -1e999"),
+        (b"9" * 400 + b".0", "number out of range: 9{40}$"),
+        (b"1" * 5000, "5000 digits"),
+        (b'{"a":1,"b":2,"a":1}', "duplicate key 'a'"),
+        (b'[{"x":{"\\u0061":1,"a":2}}]', "duplicate key 'a'"),
+        (b'"\\ud800"', "a lone surrogate is no Unicode text"),
+        (b'{"\\udFFF":1}', "a lone surrogate is no Unicode text"),
+        (b'["\\ude00\\ud83d"]', "a lone surrogate is no Unicode text"),
+        (b'"\xff"', "not UTF-8 at byte 1"),
+        (b'"\xed\xa0\x80"', "not UTF-8 at byte 1"),
+        (b'"\xc0\xaf"', "not UTF-8 at byte 1"),
+        ('{"a":1}'.encode("utf-16"), "not UTF-8 at byte 0"),
+    ],
+)
+def test_what_the_contract_forbids_is_refused_with_its_reason(data, reason):
+    """Each kind of forbidden or broken JSON is a ValueError that says what is wrong."""
+    with pytest.raises(ValueError, match=reason):
+        strictjson.loads(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b"\xef\xbb\xbf[1]", [1]),
+        (b'"\\ud83d\\ude00"', "\U0001f600"),
+        (b'"\\\\ud800"', "\\ud800"),
+        (b" \t\r\n1 ", 1),
+        (b"1e-999", 0.0),
+        (b"1e308", 1e308),
+        (b"9" * 4300, int("9" * 4300)),
+        (b'[{"a":1},{"a":2}]', [{"a": 1}, {"a": 2}]),
+        (b'"\\u0000"', "\0"),
+    ],
+)
+def test_what_only_looks_forbidden_is_read(data, value):
+    """A byte order mark, surrogate pairs, escaped backslashes and extreme but finite numbers are all valid."""
+    assert strictjson.loads(data) == value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, [math.nan], {"a": {"b": math.inf}}])
+@pytest.mark.parametrize("write", [strictjson.dumps, strictjson.canonical])
+def test_numbers_that_json_cannot_say_are_not_written(write, value):
+    """NaN and the infinities raise ValueError wherever they sit."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(value)
+
+
+@pytest.mark.parametrize("write", [strictjson.dumps, strictjson.canonical, strictjson.quote])
+def test_lone_surrogates_are_not_written(write):
+    """What is no Unicode text raises ValueError instead of reaching the wire."""
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        write("a\ud800")
+
+
+def test_dumps_is_compact_utf8():
+    """No spaces and no escapes where UTF-8 can say it."""
+    assert strictjson.dumps({"ä": [1, 2.5, None, True, "😀"]}) == '{"ä":[1,2.5,null,true,"😀"]}'.encode()
+
+
+def reversed_keys(value):
+    if isinstance(value, dict):
+        return {key: reversed_keys(value[key]) for key in reversed(value)}
+    return [reversed_keys(item) for item in value] if isinstance(value, list) else value
+
+
+@given(VALUES)
+def test_canonical_does_not_depend_on_the_order_of_keys(value):
+    """The same value written in another order of keys, at every level, gives the same bytes, which mean the value."""
+    assert strictjson.canonical(value) == strictjson.canonical(reversed_keys(value))
+    assert typed(reversed_keys(reversed_keys(strictjson.loads(strictjson.canonical(value))))) == json.dumps(
+        value, sort_keys=True
+    )
+
+
+@given(VALUES, VALUES)
+def test_canonical_tells_different_values_apart(one, other):
+    """Two values have the same canonical bytes only if they are the same value with the same types."""
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (strictjson.canonical(one) == strictjson.canonical(other)) is same
+
+
+def test_canonical_writes_tuples_as_arrays_and_keeps_their_order():
+    """Sequences are not sorted, and the objects inside them are."""
+    assert strictjson.canonical(({"b": 1, "a": (2, 1)}, 3)) == b'[{"a":[2,1],"b":1},3]'
+
+
+@given(st.text())
+def test_quote_writes_one_json_string(text):
+    """Any Unicode text becomes one JSON string that reads back as itself."""
+    assert strictjson.loads(strictjson.quote(text)) == text
