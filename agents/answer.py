@@ -64,18 +64,18 @@ class Answerer:
             try:
                 body_id, known = self._book.read(record.value)
                 request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
+                entry = self._enricher.peek(known, now)
+                if entry is not None:
+                    self.hits += 1
+                    age = max(0.0, now - entry.fetched_at)
+                    value = splice(request_id, entry.shared, b"hit", age, time.monotonic() - batch.received_at)
+                    self._publish(record, lease, request_id, value)
+                    continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
                 self._refuse(record, lease, batch.received_at, blame(exc))
                 continue
-            entry = self._enricher.peek(known, now)
-            if entry is None:
-                await self._start(record, lease, batch.received_at, request_id, known)
-                now = time.time()
-                continue
-            self.hits += 1
-            age = max(0.0, now - entry.fetched_at)
-            value = splice(request_id, entry.shared, b"hit", age, time.monotonic() - batch.received_at)
-            self._publish(record, lease, request_id, value)
+            await self._start(record, lease, batch.received_at, request_id, known)
+            now = time.time()
         await self._publisher.pace()
 
     async def _start(

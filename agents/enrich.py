@@ -87,7 +87,7 @@ class Enricher:
             answer = Answer.failed(error, attempts=1)
         try:
             shared = encode_answer(request, answer)
-        except ValueError as exc:  # a plugin's document that JSON cannot say
+        except (TypeError, ValueError) as exc:  # a plugin's document that JSON cannot say
             answer = Answer.failed(InvalidDocument(f"schema {request.schema}: {exc}"), attempts=1)
             shared = encode_answer(request, answer)
         if known.key is not None and answer.outcome == "ok" and answer.fetched_at is not None:

@@ -21,9 +21,9 @@ CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
 """Methods whose answers may be kept and shared: the safe ones (RFC 9110, section 9.2.1) that fetch something."""
 
 # Ids of printable ASCII without quote and backslash stand in JSON as they are; any other goes the slow way.
-_ID = rb'"id"\s*:\s*("[ !#-\[\]-~]{1,128}")\s*'
-_LEADING_ID = re.compile(rb"\s*\{\s*" + _ID + rb",")
-_TRAILING_ID = re.compile(_ID + rb"\}\s*\Z")
+_ID = rb'"id"[ \t\r\n]*:[ \t\r\n]*("[ !#-\[\]-~]{1,128}")[ \t\r\n]*'
+_LEADING_ID = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*" + _ID + rb",")
+_TRAILING_ID = re.compile(_ID + rb"\}[ \t\r\n]*\Z")
 
 
 class Known(NamedTuple):
@@ -46,16 +46,21 @@ class Book:
 
     def read(self, value: bytes | None) -> tuple[bytes | None, Known]:
         """Return the id as JSON, None if the body gives none, and the request. Raises InvalidRequest."""
-        request_id, rest = cut_id(value) if value is not None else (None, None)
+        if value is None or len(value) > requests.MAX_BYTES:
+            request_id, rest = None, None  # parse says what is wrong with it
+        else:
+            request_id, rest = cut_id(value)
         if rest is not None:
             known = self._young.get(rest) or self._promoted(rest)
             if known is not None:
                 return request_id, known
         text, request = requests.parse(value)
         known = know(request)
-        if rest is not None and len(rest) <= MAX_KNOWN_BYTES:
+        parsed_id = None if text is None else strictjson.quote(text)
+        # An id written with escapes ("\\u0069d") is not seen by cut_id and would be forgotten with the rest.
+        if rest is not None and len(rest) <= MAX_KNOWN_BYTES and parsed_id == request_id:
             self._remember(rest, known)
-        return None if text is None else strictjson.quote(text), known
+        return parsed_id, known
 
     def _promoted(self, rest: bytes) -> Known | None:
         known = self._old.get(rest)
@@ -83,7 +88,7 @@ def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:
         return found[1], b"{" + value[found.end() :]
     found = _TRAILING_ID.match(value, last)
     if found is not None:
-        members = value[:last].rstrip()
+        members = value[:last].rstrip(b" \t\r\n")
         if members.endswith(b","):
             return found[1], members[:-1] + b"}"
     return None, None
@@ -122,6 +127,8 @@ def salvage_id(value: bytes | None) -> bytes | None:
     try:
         members = strictjson.loads(value or b"")
         text = members["id"]
+        if not isinstance(text, str):
+            return None
         return strictjson.quote(requests.check_id(text))
     except (ValueError, TypeError, KeyError, InvalidRequest):
         return None

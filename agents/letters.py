@@ -10,6 +10,7 @@ from aiokafka import ConsumerRecord
 from models import strictjson
 from models.errors import AnswerError, TooLarge
 from models.request import check_id
+from models.result import read_result
 from streams.kafka.publisher import Headers, Parcel
 
 RESULT_TYPE = b"millrace.result"
@@ -19,7 +20,8 @@ DLQ = "__dlq.errors."
 MAX_TRACESTATE = 512
 """Characters of a tracestate that are carried on (W3C Trace Context, section 3.3.1.5)."""
 
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+# Version ff and ids of zeros only are invalid (W3C Trace Context, section 3.2.2).
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,%d}" % MAX_TRACESTATE)
 
 
@@ -31,7 +33,7 @@ def read_id(record: ConsumerRecord[bytes, bytes], body_id: bytes | None) -> byte
     if body_id is not None:
         return body_id
     for name, content in record.headers:
-        if name == "ce_id":
+        if name == "ce_id" and content is not None:
             return strictjson.quote(check_id(content.decode(errors="replace")))
     return default_id(record)
 
@@ -43,13 +45,19 @@ def default_id(record: ConsumerRecord[bytes, bytes]) -> bytes:
 
 def trace(record: ConsumerRecord[bytes, bytes]) -> Mapping[str, str]:
     """Return the W3C trace context that a record carries, if it is one."""
-    found: dict[str, str] = {}
-    for name, content in record.headers:
-        if (name == "traceparent" and _TRACEPARENT.fullmatch(content)) or (
-            name == "tracestate" and _TRACESTATE.fullmatch(content)
-        ):
-            found[name] = content.decode()
-    return found
+    return {name: content.decode() for name, content in _traced(record.headers)}
+
+
+def _traced(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+    return [
+        (name, content)
+        for name, content in headers
+        if content is not None  # Kafka's headers are nullable
+        and (
+            (name == "traceparent" and _TRACEPARENT.fullmatch(content))
+            or (name == "tracestate" and _TRACESTATE.fullmatch(content))
+        )
+    ]
 
 
 class ResultHeaders:
@@ -63,24 +71,18 @@ class ResultHeaders:
             ("content-type", b"application/json"),
         )
 
-    def __call__(self, request_id: bytes, incoming: Sequence[tuple[str, bytes]]) -> Headers:
+    def __call__(self, request_id: bytes, incoming: Sequence[tuple[str, bytes | None]]) -> Headers:
         """Return the headers for the result with this id (as JSON)."""
         text = request_id[1:-1] if b"\\" not in request_id else strictjson.loads(request_id).encode()
         if not incoming:
             return [*self._fixed, ("ce_id", text)]
-        carried = [
-            (name, content)
-            for name, content in incoming
-            if (name == "traceparent" and _TRACEPARENT.fullmatch(content))
-            or (name == "tracestate" and _TRACESTATE.fullmatch(content))
-        ]
-        return [*self._fixed, ("ce_id", text), *carried]
+        return [*self._fixed, ("ce_id", text), *_traced(incoming)]
 
 
 def dead_letter_headers(record: ConsumerRecord[bytes, bytes], group: str, error: AnswerError) -> Headers:
     """Return the original headers with what went wrong and where (KIP-1191); older such headers give way."""
     kept = [(name, content) for name, content in record.headers if not name.startswith(DLQ)]
-    count = next((content for name, content in record.headers if name == DLQ + "delivery.count"), b"0")
+    count = next((content for name, content in record.headers if name == DLQ + "delivery.count"), None) or b"0"
     return [
         *kept,
         (DLQ + "topic", record.topic.encode()),
@@ -95,7 +97,7 @@ def dead_letter_headers(record: ConsumerRecord[bytes, bytes], group: str, error:
 
 def shrink_result(parcel: Parcel) -> Parcel | None:
     """Make a `too_large` result of one that the results topic does not take; then one without key; then give up."""
-    members = strictjson.loads(parcel.value or b"{}")
+    members = read_result(parcel.value or b"{}")
     if members.get("outcome") == TooLarge.outcome:
         return None if parcel.key is None else parcel._replace(key=None)
     error = TooLarge(f"the result has {parcel.size()} bytes, more than the results topic takes")

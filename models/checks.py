@@ -103,11 +103,16 @@ def run(name: str, value: Any, args: Mapping[str, Any]) -> Verdict:
     started = time.perf_counter()
     try:
         answer = _REGISTRY[name](value, **args)
-        if len(strictjson.dumps(answer)) > MAX_VALUE_BYTES:
+        encoded = strictjson.dumps(answer)
+        if strictjson.deeper_than(encoded, strictjson.MAX_DEPTH):
+            msg = f"returned a value nested deeper than {strictjson.MAX_DEPTH} levels"
+            raise ValueError(msg)  # noqa: TRY301
+        if len(encoded) > MAX_VALUE_BYTES:
             msg = f"returned more than {MAX_VALUE_BYTES} bytes of JSON"
             raise ValueError(msg)  # noqa: TRY301  one place turns every failure into a verdict
     except Exception as exc:  # noqa: BLE001  a check is foreign code
-        return Verdict(error=f"{type(exc).__name__}: {exc}"[:400], elapsed=time.perf_counter() - started)
+        reason = f"{type(exc).__name__}: {exc}"[:400].encode(errors="backslashreplace").decode()
+        return Verdict(error=reason, elapsed=time.perf_counter() - started)
     return Verdict(value=answer, elapsed=time.perf_counter() - started)
 
 
@@ -179,7 +184,7 @@ def json_schema(value: Any, schema: Any) -> bool:
     return bool(_validator(strictjson.dumps(schema)).is_valid(value))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _validator(schema: bytes) -> Any:
     import jsonschema  # noqa: PLC0415  40 ms that only the children which meet this check should pay
     from referencing import Registry  # noqa: PLC0415

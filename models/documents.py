@@ -21,6 +21,7 @@ import html
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from marshmallow import Schema, ValidationError, fields, post_load
@@ -34,6 +35,10 @@ MAX_TITLE = 300
 TITLE_SEARCH_BYTES = 65_536
 """How far into a page a title is looked for."""
 
+_TEXT_CODEC = re.compile(
+    r"ascii|utf-(?:8|8-sig|16|16-le|16-be|32|32-le|32-be)|iso8859-\d+|cp(?:125\d|437|85\d|866|932|949|950)|koi8-[rut]"
+    r"|shift_jis\w*|euc_\w+|gb2312|gbk|gb18030|big5\w*|mac-\w+|tis-620"
+)
 _TITLE = re.compile(r"<title(?:\s[^>]{0,256})?>([^<]{0,4096})</title", re.IGNORECASE)
 
 
@@ -46,14 +51,29 @@ class Body(NamedTuple):
 
     def text(self) -> str:
         """Decode by the charset given, else UTF-8. Raises InvalidDocument."""
-        name = self.charset or "utf-8"
+        codec = text_codec(self.charset)
+        if codec is None:
+            msg = f"the body's charset {(self.charset or '')[:40]!r} is none that is read"
+            raise InvalidDocument(msg)
         try:
-            return codecs.decode(self.content, codecs.lookup(name).name)
-        except LookupError:
-            msg = f"the body's charset {name[:40]!r} is not known"
-        except (UnicodeDecodeError, ValueError) as exc:
-            msg = f"the body is not {name[:40]}: {exc}"
-        raise InvalidDocument(msg)
+            return self.content.decode(codec)
+        except UnicodeDecodeError as exc:
+            msg = f"the body is not {codec} at byte {exc.start}"
+            raise InvalidDocument(msg) from None
+
+
+@lru_cache(maxsize=256)
+def text_codec(charset: str | None) -> str | None:
+    """Return the codec for a charset that an upstream names (UTF-8 for None), None for one that is not read.
+
+    Only codecs that turn bytes into text in linear time: Python's others decompress (zlib), take quadratic time
+    (punycode) or make lone surrogates (utf-7).
+    """
+    try:
+        name = codecs.lookup(charset or "utf-8").name
+    except (LookupError, ValueError):
+        return None
+    return name if _TEXT_CODEC.fullmatch(name) else None
 
 
 _REGISTRY: dict[str, type[Schema]] = {}
@@ -107,7 +127,7 @@ def load(name: str, body: Body) -> Any:
 
 def _json(body: Body) -> Any:
     content = body.content
-    if body.charset is not None and body.charset.lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+    if body.charset is not None and text_codec(body.charset) not in ("utf-8", "ascii"):
         content = body.text().encode()
     try:
         return strictjson.loads(content)
@@ -148,10 +168,7 @@ def _title(body: Body) -> str | None:
     if "html" not in body.media_type:
         return None
     start = body.content[:TITLE_SEARCH_BYTES]
-    try:
-        text = start.decode(body.charset or "utf-8", errors="replace")
-    except LookupError:
-        text = start.decode(errors="replace")
+    text = start.decode(text_codec(body.charset) or "utf-8", errors="replace")
     found = _TITLE.search(text)
     return " ".join(html.unescape(found[1]).split())[:MAX_TITLE] if found else None
 

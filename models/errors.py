@@ -46,7 +46,8 @@ class AnswerError(MillraceError):
     retryable: bool = False
 
     def __init__(self, message: str) -> None:
-        super().__init__(message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…")
+        text = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
+        super().__init__(text.encode(errors="backslashreplace").decode())  # foreign text may hold lone surrogates
 
     def describe(self) -> dict[str, str | bool]:
         """Return the `error` object of a result: `type`, `message`, `retryable`."""

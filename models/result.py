@@ -18,6 +18,8 @@ from models.errors import OUTCOMES, AnswerError, CheckError
 from models.request import Request
 from models.schema import StrictSchema
 
+RESULT_DEPTH = strictjson.MAX_DEPTH + 8
+"""Levels that a result may nest: a document's, or a check's value's, below the result's own."""
 CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 """Every value of a result's `cache`."""
 
@@ -81,6 +83,11 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     return strictjson.dumps(members)[1:-1]
 
 
+def read_result(value: bytes) -> Any:
+    """Parse a result: its document may nest as deep as any, one level further down. Raises ValueError."""
+    return strictjson.loads(value, max_depth=RESULT_DEPTH)
+
+
 def splice(request_id: bytes, shared: bytes, cache: bytes | None, age: float | None, elapsed: float) -> bytes:
     """Put one request's own members around the shared part.
 
@@ -114,7 +121,7 @@ class _EchoSchema(StrictSchema):
 class _CheckResultSchema(StrictSchema):
     name = fields.String(required=True)
     field = fields.String()
-    value = fields.Raw()
+    value = fields.Raw(allow_none=True)
     error = fields.String()
     elapsed_ms = fields.Float(required=True)
 

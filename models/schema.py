@@ -19,7 +19,9 @@ class StrictSchema(Schema):
         unknown = RAISE
 
     error_messages = {  # noqa: RUF012  marshmallow's own attribute
-       "unknown": "unknown field", "type": "must be a JSON object"}
+        "unknown": "unknown field",
+        "type": "must be a JSON object",
+    }
 
     @post_dump
     def _drop_inapplicable(self, data: _Data, **_: Any) -> _Data:

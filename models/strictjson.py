@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """Parse one JSON value. Raises ValueError with a reason a person can act on."""
-    if _deeper_than(data, max_depth):
+    if deeper_than(data, max_depth):
         msg = f"nested deeper than {max_depth} levels"
         raise ValueError(msg)
     try:
@@ -30,9 +31,17 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         raise ValueError(msg) from None
     try:
         value = _decode(text)
+    except RecursionError:
+        msg = "nested too deep"
+        raise ValueError(msg) from None
     except json.JSONDecodeError as exc:
         msg = f"not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}"
         raise ValueError(msg) from None
+    except ValueError as exc:
+        if "int_max_str_digits" in str(exc):  # CPython's limit against quadratic time (CVE-2020-10735)
+            msg = "a number of more than 4300 digits"
+            raise ValueError(msg) from None
+        raise
     if _SURROGATE_ESCAPE.search(data) is not None:
         _refuse_lone_surrogates(value)
     return value
@@ -62,12 +71,9 @@ def _ordered(value: Any) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                msg = f"duplicate key {name!r}"
-                raise ValueError(msg)
-            seen.add(name)
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        msg = f"duplicate key {name!r}"
+        raise ValueError(msg)
     return members
 
 
@@ -89,7 +95,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _deeper_than(data: bytes, limit: int) -> bool:
+def deeper_than(data: bytes, limit: int) -> bool:
     """Whether brackets outside strings nest deeper; the counts alone settle nearly every case."""
     if data.count(b"[") + data.count(b"{") <= limit:
         return False

@@ -11,12 +11,14 @@ import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple, Self
 
 from pebble import ProcessExpired, ProcessPool
 
 from models import checks
 from models.checks import Verdict
+from models.errors import SettingsError
 from streams.settings import CHECK_TIMEOUT
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ BATCH = 64
 """Checks that travel together at most."""
 RECYCLE_AFTER = 1_000
 """Batches after which a child is replaced, so that what checks leak does not add up."""
+MAX_BREAKS = 3
+"""Times in a row that a new pool is tried when one breaks, before checks fail."""
 STOP_TIMEOUT = 5.0
 """Seconds that the children may take to end."""
 
@@ -38,32 +42,49 @@ class CheckPool:
     """Opened with `async with`. Children are spawned, never forked: this process has threads."""
 
     def __init__(self, processes: int, plugins: Sequence[str] = ()) -> None:
+        self._processes = processes
+        self._plugins = tuple(plugins)
         self._free = processes
         self._waiting: deque[_Job] = deque()
         self._suspects: deque[_Job] = deque()
         self._pumping = False
-        self._pool = ProcessPool(
-            max_workers=processes,
-            max_tasks=RECYCLE_AFTER,
-            initializer=checks.prepare_child,
-            initargs=(tuple(plugins),),
-            context=multiprocessing.get_context("spawn"),
-        )
+        self._breaks = 0
+        self._broken: list[ProcessPool] = []
+        self._pool = self._new_pool()
         self.submissions = 0
         self.failures = 0
+
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            max_workers=self._processes,
+            max_tasks=RECYCLE_AFTER,
+            initializer=checks.prepare_child,
+            initargs=(self._plugins,),
+            context=multiprocessing.get_context("spawn"),
+        )
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         # Children start with the first task: have them up before the first request waits for one.
-        await asyncio.wrap_future(self._pool.schedule(checks.run_batch, args=([],)))
+        try:
+            await asyncio.wrap_future(self._pool.schedule(checks.run_batch, args=([],)))
+        except BrokenProcessPool as exc:
+            await self.__aexit__()
+            msg = "the processes that run checks do not start: does every plugin import in a process of its own?"
+            raise SettingsError(msg) from exc
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._pool.stop()
         for job in (*self._waiting, *self._suspects):
             job.done.cancel()
-        # Joining waits for processes and threads: not on the event loop.
-        await asyncio.to_thread(self._pool.join, STOP_TIMEOUT)
+        # Stopping and joining wait for processes and threads: not on the event loop.
+        await asyncio.to_thread(self._end, [self._pool, *self._broken])
+
+    @staticmethod
+    def _end(pools: Sequence[ProcessPool]) -> None:
+        for pool in pools:
+            pool.stop()
+            pool.join(STOP_TIMEOUT)
 
     @property
     def queued(self) -> int:
@@ -81,6 +102,8 @@ class CheckPool:
 
     def _pump(self) -> None:
         self._pumping = False
+        if any(job.done.done() for job in self._waiting):  # their requests ran out of time
+            self._waiting = deque(job for job in self._waiting if not job.done.done())
         while self._suspects and self._free:
             self._submit([self._suspects.popleft()])
         while self._waiting and self._free:
@@ -90,9 +113,12 @@ class CheckPool:
     def _submit(self, jobs: list[_Job]) -> None:
         self._free -= 1
         self.submissions += 1
-        future = self._pool.schedule(
-            checks.run_batch, args=([job.call for job in jobs],), timeout=CHECK_TIMEOUT * len(jobs)
-        )
+        if not self._pool.active:
+            # A child that is killed between two batches breaks the whole of Pebble's pool.
+            self._broken.append(self._pool)
+            self._pool = self._new_pool()
+        calls = [job.call for job in jobs]
+        future = self._pool.schedule(checks.run_batch, args=(calls,), timeout=CHECK_TIMEOUT)
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._settle, jobs, done))
 
     def _settle(self, jobs: list[_Job], done: concurrent.futures.Future[list[Verdict]]) -> None:
@@ -102,12 +128,17 @@ class CheckPool:
         except (Exception, asyncio.CancelledError, concurrent.futures.CancelledError) as exc:  # noqa: BLE001
             self._blame(jobs, exc)
         else:
+            self._breaks = 0
             for job, verdict in zip(jobs, verdicts, strict=True):
                 if not job.done.done():
                     job.done.set_result(verdict)
         self._pump()
 
     def _blame(self, jobs: list[_Job], exc: BaseException) -> None:
+        if isinstance(exc, BrokenProcessPool) and self._breaks < MAX_BREAKS:
+            self._breaks += 1
+            self._suspects.extend(jobs)  # no check of theirs was running when the pool broke
+            return
         if len(jobs) > 1:
             self._suspects.extend(jobs)
             return

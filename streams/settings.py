@@ -4,12 +4,14 @@ all problems are reported together, by name. A secret may also come from a file 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -44,6 +46,7 @@ SHUTDOWN_DEADLINE = 25.0
 CHECK_TIMEOUT = 5.0
 """Seconds that one check may run."""
 
+MAX_PORT = 65_535
 MASK = "********"
 _SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -104,18 +107,36 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 def load() -> Settings:
     """Read the settings from the environment. Raises SettingsError listing every problem, one a line."""
-    env = FileAwareEnv(eager=False)
+    problems = _file_problems()
+    env = Env(eager=False) if problems else FileAwareEnv(eager=False, strip_whitespace=True)
     try:
         kafka = _kafka(env)
         settings = _settings(env, kafka)
         env.seal()
     except EnvValidationError as exc:
         found = cast("Mapping[str, list[str]]", exc.error_messages)
-        lines = [f"{name}: {reason}" for name, reasons in found.items() for reason in reasons]
-        raise SettingsError("\n".join(lines)) from None
-    except (OSError, ValueError) as exc:  # a _FILE that cannot be read, or is given beside the variable itself
-        raise SettingsError(str(exc)) from None
+        problems += [f"{name}: {reason}" for name, reasons in found.items() for reason in reasons]
+    if not problems and len(set(settings.topics())) < len(settings.topics()):
+        problems.append("MILLRACE_*_TOPIC: requests, results and dead letters need a topic each")
+    if problems:
+        raise SettingsError("\n".join(problems))
     return settings
+
+
+def _file_problems() -> list[str]:
+    """Say which `<NAME>_FILE` cannot be read, or is given beside the variable itself."""
+    problems: list[str] = []
+    for name, path in os.environ.items():
+        variable = name.removesuffix("_FILE")
+        if variable == name or not variable.startswith(("KAFKA_", "MILLRACE_")):
+            continue
+        if variable in os.environ:
+            problems.append(f"{name}: {variable} is given too; give one of them")
+        try:
+            Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            problems.append(f"{name}: {path!r} cannot be read: {getattr(exc, 'strerror', None) or 'not UTF-8'}")
+    return problems
 
 
 def names(settings: Settings) -> Iterator[tuple[str, Any]]:
@@ -191,13 +212,13 @@ def _validator(parse: Callable[[str], Any]) -> Callable[[str], None]:
 def _servers(text: str) -> None:
     for server in text.split(","):
         host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
             msg = f"{server.strip()!r} is no host:port"
             raise ValidationError(msg)
 
 
 def _topic(name: str) -> None:
-    if not _TOPIC.fullmatch(name):
+    if not _TOPIC.fullmatch(name) or name in (".", ".."):
         msg = f"{name!r} is no topic name: 1 to 249 of letters, digits, '.', '_' and '-'"
         raise ValidationError(msg)
 
@@ -219,13 +240,17 @@ def memory_tier(url: str) -> MemoryTier:
         raise ValueError(msg)
     readers: dict[str, Callable[[str], Any]] = {"entries": int, "bytes": parse_bytes, "ttl": float}
     values: dict[str, Any] = {}
-    for name, text in parse_qsl(parts.query, strict_parsing=bool(parts.query)):
+    for name, text in parse_qsl(parts.query, strict_parsing=bool(parts.query), keep_blank_values=True):
         if name not in readers:
             msg = f"{name!r} is no option of memory://; known: {', '.join(readers)}"
             raise ValueError(msg)
-        values[name] = readers[name](text)
-        if not values[name] > 0:
-            msg = f"{name}={text} must be more than 0"
+        try:
+            values[name] = readers[name](text)
+            valid = 0 < values[name] < math.inf
+        except ValueError:
+            valid = False
+        if not valid:
+            msg = f"{name}={text} must be a number more than 0"
             raise ValueError(msg)
     return MemoryTier(**values)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.commands import DONE, FAILED, say
 from models import strictjson
+from models.result import read_result
 
 if TYPE_CHECKING:
     from streams.kafka.broker import Broker
@@ -230,7 +231,7 @@ async def _follow(consumer: Any, count: int, tally: Tally, failed: Callable[[], 
             for records in batches.values():
                 first = first or now
                 for record in records:
-                    tally.take(strictjson.loads(record.value), now)
+                    tally.take(read_result(record.value), now)
             rate = len(tally.latencies) / max(now - (first or now), 0.1)
             share = tally.caches["hit"] / max(len(tally.latencies), 1)
             progress.update(bar, completed=len(tally.latencies), said=f"{rate:,.0f}/s, {share:.0%} from the cache")

@@ -10,6 +10,7 @@ from typing import Any
 from agents.commands import DONE
 from models import strictjson
 from models.errors import OUTCOMES
+from models.result import read_result
 
 HELP = "follow the results"
 
@@ -74,7 +75,7 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
 def _shown(value: bytes | None, options: argparse.Namespace) -> str | None:
     """Return what to print for a result; None for one that was not asked for. What is no result is shown as it is."""
     try:
-        result = strictjson.loads(value or b"null", max_depth=1_000)
+        result = read_result(value or b"null")
     except ValueError:
         result = None
     if not isinstance(result, dict):

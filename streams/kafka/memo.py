@@ -6,13 +6,15 @@ what is finished beyond it. Format, ASCII:
 
     mr1 <owner> <timestamp> <gap>+<run>,<gap>+<run>,…
 
-`owner` is a checksum of group, topic and partition. `timestamp` is that of the record at the commit point, which
-is always unfinished when there is a list: a log that was truncated or recreated has another record there, and the
-list is not trusted. Gaps and runs are counts of offsets in base 36, from the commit point on.
+`owner` is a checksum of group, topic and partition. `timestamp` is that of the record at the commit point: a log that
+was truncated or recreated has another record there, and the list is not trusted. Gaps and runs are counts of offsets
+in base 36, from the commit point on. The first gap is 0 when the record at the commit point is finished itself, and
+only stands there to know the log by; else it is unfinished.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,7 @@ METADATA_LIMIT = 4096
 """Bytes of metadata that a broker takes by default (`offset.metadata.max.bytes`)."""
 
 _VERSION = "mr1"
+_TIMESTAMP = re.compile(r"[0-9]{1,19}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _MAX_DIGITS = 13
 """Base-36 digits of the largest offset, 2^63 - 1."""
@@ -55,6 +58,8 @@ def encode(owner: str, point: int, timestamp: int, ranges: Iterable[tuple[int, i
     """Write the metadata for a commit at `point`. Ranges that no longer fit the limit are left out, from the end:
     what they hold is repeated after a crash, no more.
     """
+    if timestamp < 0:  # a record without a timestamp cannot tell one log from another
+        return ""
     head = f"{_VERSION} {_checksum(owner)} {timestamp} "
     parts: list[str] = []
     room = METADATA_LIMIT - len(head)
@@ -74,11 +79,11 @@ def decode(owner: str, point: int, metadata: str) -> Memo | None:
     if not metadata:
         return None
     match metadata.split(" "):
-        case [version, checksum, timestamp, ranges] if version == _VERSION and timestamp.isdecimal():
+        case [version, checksum, timestamp, ranges] if version == _VERSION and _TIMESTAMP.fullmatch(timestamp):
             if checksum != _checksum(owner):
                 msg = "written for another group, topic or partition"
                 raise UntrustedMemo(msg)
-            return Memo(int(timestamp[:19]), tuple(_ranges(point, ranges)))
+            return Memo(int(timestamp), tuple(_ranges(point, ranges)))
     msg = "not in our format"
     raise UntrustedMemo(msg)
 

@@ -84,7 +84,7 @@ class Parcel(NamedTuple):
         """Return how many bytes Kafka will count."""
         size = RECORD_OVERHEAD + len(self.key or b"") + len(self.value or b"")
         for name, content in self.headers:
-            size += len(name) + len(content) + 4
+            size += len(name) + len(content or b"") + 4
         return size
 
 

@@ -155,7 +155,7 @@ async def test_a_worker_that_cannot_start_says_why(stage: Stage, kafka: Broker) 
 
 
 async def test_a_member_that_the_group_refuses_ends_with_the_reason(kafka: Broker, stage: Stage) -> None:
-    """aiokafka gives up joining in the background; the worker notices, says why and ends."""
+    """Aiokafka gives up joining in the background; the worker notices, says why and ends."""
     code, _, err = await millrace(stage, "worker", MILLRACE_GROUP="g" * 40_000)
     assert code == 1
     assert "millrace: Kafka at" in err
@@ -240,5 +240,5 @@ async def test_ctrl_c_ends_the_demo_and_all_it_started(broker: Broker) -> None:
         process.send_signal(signal.SIGINT)
         await process.stderr.read()
         assert await process.wait() == 130
-    gone, left = psutil.wait_procs(children, timeout=10)
+    _, left = psutil.wait_procs(children, timeout=10)
     assert not left

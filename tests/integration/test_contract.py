@@ -57,7 +57,8 @@ async def answers(stage: Stage, count: int) -> list[Seen]:
 
 async def test_every_bad_input_is_answered_and_kept_as_a_dead_letter(stage: Stage, upstream: Upstream) -> None:
     """Each bad input gets one `invalid_request` that names what is wrong, and its bytes in dead-letters; good
-    requests around them are answered as ever."""
+    requests around them are answered as ever.
+    """
     worker = await stage.start()
     inputs = bad_inputs(f"{upstream.url}/doc/1")
     good = asked(f"{upstream.url}/doc/1", 0)
@@ -100,7 +101,8 @@ async def test_a_dead_letter_says_where_it_came_from(stage: Stage) -> None:
 
 async def test_ids_headers_and_partitions(stage: Stage, upstream: Upstream) -> None:
     """The id comes from the body, else `ce_id`, else topic-partition-offset; results go to the request's partition
-    with its key, CloudEvents headers and trace; the trace reaches the upstream."""
+    with its key, CloudEvents headers and trace; the trace reaches the upstream.
+    """
     await stage.start()
     trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     url = f"{upstream.url}/doc/5"
@@ -194,8 +196,6 @@ async def serve_oddities(upstream: Upstream) -> None:
         upstream.app.router.add_get(path, handler)
 
 
-
-
 async def test_each_way_to_fail_has_its_outcome(stage: Stage) -> None:
     """Whatever an upstream does ends in the outcome that is true of it, with a dead letter."""
     upstream = Upstream()
@@ -240,7 +240,8 @@ async def test_each_way_to_fail_has_its_outcome(stage: Stage) -> None:
 
 async def test_a_result_too_large_for_its_topic(kafka: Any, upstream: Upstream) -> None:
     """A document that the results topic does not take becomes `too_large` with its size, also when the limit was
-    lowered under the worker's feet; a dead letter that does not fit leaves its value out. The worker goes on."""
+    lowered under the worker's feet; a dead letter that does not fit leaves its value out. The worker goes on.
+    """
     async with Stage(kafka.servers) as stage:
         small = {"max.message.bytes": "20000"}
         await stage.create_topics(results=small, dead_letters=small)

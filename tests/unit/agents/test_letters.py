@@ -4,7 +4,7 @@ import json
 
 import pytest
 from aiokafka import ConsumerRecord
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.letters import (
@@ -31,7 +31,7 @@ class Receipt:
 
     alive = True
 
-    def finish(self, offset):
+    def finish(self, offset):  # noqa: ARG002  the protocol's
         raise AssertionError
 
 
@@ -67,7 +67,7 @@ def test_the_ce_id_header_is_an_id_as_json(content, request_id):
 @pytest.mark.parametrize("content", [b"", b"x" * 129])
 def test_a_ce_id_that_is_no_id_is_an_invalid_request(content):
     """A header of the wrong length is refused by name."""
-    with pytest.raises(InvalidRequest, match="^id: must have 1 to 128 characters"):
+    with pytest.raises(InvalidRequest, match=r"^id: must have 1 to 128 characters"):
         read_id(record([("ce_id", content)]), None)
 
 
@@ -138,6 +138,7 @@ def test_headers_of_one_result_do_not_leak_into_the_next():
     assert ("stray", b"1") not in make(b'"b"', ())
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=128))
 def test_the_id_header_is_the_id_s_plain_text(text):
     """Whatever the id holds, the header is its UTF-8, without JSON's quotes and escapes."""
@@ -207,7 +208,9 @@ def test_a_result_too_large_becomes_one_that_says_so():
         name: whole[name] for name in ("id", "request", "status", "attempts", "elapsed_ms")
     }
     assert members["outcome"] == "too_large"
-    assert members["error"]["message"] == f"the result has {given_parcel.size()} bytes, more than the results topic takes"
+    assert (
+        members["error"]["message"] == f"the result has {given_parcel.size()} bytes, more than the results topic takes"
+    )
     assert "document" not in members
     assert shrunk._replace(value=given_parcel.value) == given_parcel
     assert shrunk.size() < given_parcel.size()
@@ -227,7 +230,7 @@ def test_a_result_without_value_is_shrunk_all_the_same():
 
 
 def test_a_dead_letter_too_large_loses_its_value_then_the_rest_and_is_given_up():
-    """Value, then foreign headers and key are left out, with the value's size told, until nothing is left to leave out."""
+    """The value goes first, with its size told, then foreign headers and key, until nothing is left to leave out."""
     headers = dead_letter_headers(record([("a", b"x" * 1000)]), "g", Denied("x"))
     whole = parcel(b"v" * 5000, headers=headers, shrink=shrink_dead_letter)
     first = shrink_dead_letter(whole)

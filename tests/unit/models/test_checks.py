@@ -7,7 +7,7 @@ import random
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
@@ -24,7 +24,7 @@ def _own_registry(monkeypatch):
 
 
 def sieve(limit):
-    """Return the primes below a limit by crossing out, which shares no idea with Miller–Rabin."""
+    """Return the primes below a limit by crossing out, which shares no idea with the code under test."""
     crossed = bytearray(limit)
     for number in range(2, limit):
         if not crossed[number]:
@@ -37,6 +37,7 @@ def test_is_prime_agrees_with_the_sieve_up_to_ten_thousand():
     assert [number for number in range(10_001) if checks.is_prime(number)] == list(sieve(10_001))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9))
 def test_is_prime_agrees_with_trial_division(number):
     """Any number up to a thousand million is judged as trial division judges it."""
@@ -110,7 +111,7 @@ def test_nothing_below_two_is_prime(number):
         ("--7", "a string"),
         (" 7", "a string"),
         ("7.0", "a string"),
-        ("٧", "a string"),
+        ("\u0667", "a string"),
         ("1_000", "a string"),
         ([7], "an array"),
         ({}, "an object"),
@@ -222,14 +223,17 @@ def test_a_dotted_path_leads_to_its_value(path, value):
     assert checks.select(DOCUMENT, path) == value
 
 
-@pytest.mark.parametrize("path", ["x", "a.x", "a.b.2", "a.b.-1", "a.b.x", "a.b.0.0", "a.b.1.c.d", "a.", "list.1.0", "1"])
+@pytest.mark.parametrize(
+    "path", ["x", "a.x", "a.b.2", "a.b.-1", "a.b.x", "a.b.0.0", "a.b.1.c.d", "a.", "list.1.0", "1"]
+)
 def test_a_path_to_nowhere_is_told(path):
     """A step that is not there, beyond an array's end or into a scalar raises ValueError with the whole path."""
     with pytest.raises(ValueError, match=f"^the document has no field {path!r}$"):
         checks.select(DOCUMENT, path)
 
 
-def test_a_check_is_registered_under_its_own_or_a_given_name(_own_registry):
+@pytest.mark.usefixtures("_own_registry")
+def test_a_check_is_registered_under_its_own_or_a_given_name():
     """The decorator works bare and with a name, gives the function back, and makes it known."""
 
     @checks.check
@@ -250,14 +254,16 @@ def test_a_check_is_registered_under_its_own_or_a_given_name(_own_registry):
     ]
 
 
-def test_a_taken_check_name_is_refused(_own_registry):
+@pytest.mark.usefixtures("_own_registry")
+def test_a_taken_check_name_is_refused():
     """Another function cannot take a check's name."""
-    with pytest.raises(ValueError, match="^the check name 'is_prime' is taken$"):
-        checks.check("is_prime")(lambda value: True)
+    with pytest.raises(ValueError, match=r"^the check name 'is_prime' is taken$"):
+        checks.check("is_prime")(lambda _: True)
     assert checks.run("is_prime", 4, {}).value is False
 
 
-def test_the_same_function_may_be_registered_again(_own_registry):
+@pytest.mark.usefixtures("_own_registry")
+def test_the_same_function_may_be_registered_again():
     """A plugin that is imported twice does no harm."""
     assert checks.check(checks.is_prime) is checks.is_prime
 
@@ -295,6 +301,7 @@ def test_a_check_that_raises_has_no_answer_but_an_error(name, value, args, error
     assert verdict.elapsed >= 0
 
 
+@pytest.mark.usefixtures("_own_registry")
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -305,21 +312,23 @@ def test_a_check_that_raises_has_no_answer_but_an_error(name, value, args, error
         (b"bytes", "TypeError: "),
     ],
 )
-def test_an_answer_that_json_cannot_carry_is_an_error(_own_registry, answer, error):
+def test_an_answer_that_json_cannot_carry_is_an_error(answer, error):
     """A check that returns too much, or what JSON cannot say, has failed."""
-    checks.check("odd")(lambda value: answer)
+    checks.check("odd")(lambda _: answer)
     verdict = checks.run("odd", None, {})
     assert verdict.value is None
     assert verdict.error.startswith(error)
 
 
-def test_an_answer_of_exactly_the_limit_is_taken(_own_registry):
+@pytest.mark.usefixtures("_own_registry")
+def test_an_answer_of_exactly_the_limit_is_taken():
     """The bound on what a check returns counts the bytes of its JSON, quotes included."""
-    checks.check("big")(lambda value: "x" * (MAX_VALUE_BYTES - 2))
+    checks.check("big")(lambda _: "x" * (MAX_VALUE_BYTES - 2))
     assert checks.run("big", None, {}).error is None
 
 
-def test_a_long_complaint_is_cut(_own_registry):
+@pytest.mark.usefixtures("_own_registry")
+def test_a_long_complaint_is_cut():
     """An error of any length reaches the result as 400 characters at most."""
 
     @checks.check
@@ -338,7 +347,8 @@ def test_a_batch_is_judged_in_order_and_one_failure_spares_the_rest():
     assert [v.error is None for v in verdicts] == [bool(p % 3) for p in range(20)]
 
 
-def test_a_child_knows_the_plugins_checks(_own_registry, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("_own_registry")
+def test_a_child_knows_the_plugins_checks(tmp_path, monkeypatch):
     """Preparing a pool child imports the plugins, so that their checks run there."""
     (tmp_path / "millrace_plugin_for_test.py").write_text(
         "from models.checks import check\n\n\n@check\ndef double(value):\n    return 2 * value\n"

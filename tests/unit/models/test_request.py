@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import request as requests
@@ -236,7 +236,7 @@ def test_headers_at_the_limits_are_taken():
         ("http://example.org:99999/", "is no URL"),
         ("http://example.org:80:90/", "is no URL"),
         ("http://example.org:port/", "is no URL"),
-        ("http://example.org:８０/", "is no URL"),
+        ("http://example.org:\uff18\uff10/", "is no URL"),
         ("http://bücher.example:80/", "has no valid port"),
         (" http://example.org/", "has a space, backslash or control character"),
         ("http://example.org/ ", "has a space, backslash or control character"),
@@ -284,13 +284,17 @@ def test_a_url_that_can_be_asked_for_is_taken_as_it_is(url):
     assert requests.load({"url": url})[1].url == url
 
 
-@given(st.text(max_size=30) | st.text(alphabet="htps:/@[]#?0189.ax\\ \n", max_size=30).map(lambda rest: "http://" + rest))
+@settings(deadline=None)
+@given(
+    st.text(max_size=30) | st.text(alphabet="htps:/@[]#?0189.ax\\ \n", max_size=30).map(lambda rest: "http://" + rest)
+)
 def test_no_url_crashes_the_reader(url):
     """Any text is either taken as the URL or refused as InvalidRequest that names the field."""
     try:
-        assert requests.load({"url": url})[1].url == url
+        read = requests.load({"url": url})[1].url
     except InvalidRequest as exc:
-        assert str(exc).startswith("url: ")
+        read = str(exc)
+    assert read == url or read.startswith("url: ")
 
 
 @pytest.mark.parametrize(
@@ -343,6 +347,7 @@ def test_a_body_is_any_json_value(body):
     assert type(taken) is type(body)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=128))
 def test_an_id_is_any_text_of_its_length(text):
     """Any Unicode text of 1 to 128 characters is an id, kept as it is and no part of the request."""
@@ -358,9 +363,12 @@ def test_an_id_of_another_length_is_refused_by_name(text):
         requests.check_id(text)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(["id", "url", "source", "params", "method", "headers", "body", "schema", "checks", "max_age", "x"]),
+        st.sampled_from(
+            ["id", "url", "source", "params", "method", "headers", "body", "schema", "checks", "max_age", "x"]
+        ),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
@@ -373,6 +381,6 @@ def test_no_object_crashes_the_reader(members):
     try:
         request = requests.load(members)[1]
     except InvalidRequest as exc:
-        assert str(exc)
-    else:
-        assert (request.url is None) != (request.source is None)
+        request = exc
+    assert str(request)
+    assert isinstance(request, InvalidRequest) or (request.url is None) != (request.source is None)

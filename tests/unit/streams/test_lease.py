@@ -28,7 +28,7 @@ def held(position: int | None = 0, metadata: str = "") -> Lease:
 
 
 class Partition(RuleBasedStateMachine):
-    """A log with holes, owners that come and go (with or without a last commit), and work that finishes in any order."""
+    """A log with holes, owners that come and go with or without a last commit, work that finishes in any order."""
 
     @initialize(steps=st.lists(st.integers(1, 4), max_size=60))
     def write_the_log(self, steps: list[int]) -> None:

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.kafka import memo
+from streams.kafka.memo import METADATA_LIMIT, Memo, UntrustedMemo
+
+OWNER = "millrace/requests/3"
+OFFSETS = st.integers(0, 2**53)
+TIMESTAMPS = st.integers(0, 2**62)
+
+
+@st.composite
+def ranges_beyond(draw, max_size=30):
+    """Draw a commit point, and ascending ranges of finished offsets with at least one unfinished before each."""
+    point = draw(OFFSETS)
+    ranges, position = [], point
+    for gap, run in draw(st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)), max_size=max_size)):
+        ranges.append((position + gap, position + gap + run))
+        position += gap + run
+    return point, tuple(ranges)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=20), ranges_beyond(), TIMESTAMPS)
+def test_what_is_remembered_is_read_back(owner, drawn, timestamp):
+    """Any ranges that fit the limit survive the commit, with the timestamp of the record at its point."""
+    point, ranges = drawn
+    metadata = memo.encode(owner, point, timestamp, ranges)
+    assert metadata.isascii()
+    assert memo.decode(owner, point, metadata) == (Memo(timestamp, ranges) if ranges else None)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**60), st.integers(1, 10**9), st.integers(1, 10**9), st.integers(1, 3000), TIMESTAMPS)
+def test_what_no_longer_fits_is_left_out_from_the_end(point, gap, run, count, timestamp):
+    """Metadata never passes the broker's limit, and what it holds is the beginning of the list, not less than fits."""
+    step = gap + run
+    ranges = [(point + n * step + gap, point + (n + 1) * step) for n in range(count)]
+    metadata = memo.encode(OWNER, point, timestamp, ranges)
+    kept = memo.decode(OWNER, point, metadata).ranges
+    assert len(metadata) <= METADATA_LIMIT
+    assert list(kept) == ranges[: len(kept)]
+    if len(kept) < count:
+        longest_part = len(metadata.rsplit(",", 1)[-1]) + 1
+        assert len(metadata) + longest_part > METADATA_LIMIT - 2
+
+
+def test_a_thousand_finished_behind_one_slow_record_fit_easily():
+    """The case that it is made for takes a few bytes."""
+    metadata = memo.encode(OWNER, 5_000_000_000, 1_700_000_000_000, [(5_000_000_001, 5_000_001_001)])
+    assert len(metadata) < 40
+
+
+@pytest.mark.parametrize("ranges", [(), []])
+def test_nothing_finished_beyond_the_point_is_no_metadata(ranges):
+    """Without ranges the metadata is empty, and empty metadata says nothing."""
+    assert memo.encode(OWNER, 7, 1, ranges) == ""
+    assert memo.decode(OWNER, 7, "") is None
+
+
+@pytest.mark.parametrize("other", ["millrace/requests/4", "millrace/other/3", "other/requests/3", ""])
+def test_another_s_memo_is_not_trusted(other):
+    """Metadata of another group, topic or partition is refused as such."""
+    metadata = memo.encode(OWNER, 7, 1, [(8, 9)])
+    with pytest.raises(UntrustedMemo, match="written for another group, topic or partition"):
+        memo.decode(other, 7, metadata)
+
+
+HEAD = memo.encode(OWNER, 0, 1, [(1, 2)]).rsplit(" ", 1)[0]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        " ",
+        "x",
+        "mr1",
+        "garbage metadata of another tool",
+        '{"offset":1}',
+        "\0" * 100,
+        "x" * 5000,
+        "mr1 " * 1000,
+        "ünïcödé",
+        HEAD,
+        HEAD + " ",
+        HEAD + " 1",
+        HEAD + " +",
+        HEAD + " 1+",
+        HEAD + " +1",
+        HEAD + " 1+0",
+        HEAD + " 0+0",
+        HEAD + " 1+1,",
+        HEAD + " ,1+1",
+        HEAD + " 1+1,,1+1",
+        HEAD + " 1+1 ",
+        HEAD + " 1+1 1+1",
+        HEAD + "  1+1",
+        HEAD + " 1-1",
+        HEAD + " -1+1",
+        HEAD + " 1+-1",
+        HEAD + " 1+1+1",
+        HEAD + " A+1",
+        HEAD + " 1.5+1",
+        HEAD + " 1_0+1",
+        HEAD + " ٣+1",
+        HEAD + " 1+1\n",
+        HEAD + " " + "z" * 14 + "+1",
+        HEAD + " 1+" + "1" * 5000,
+        HEAD.replace("mr1", "mr2") + " 1+1",
+        HEAD.replace("mr1", "MR1") + " 1+1",
+        HEAD.rsplit(" ", 1)[0] + " x 1+1",
+        HEAD.rsplit(" ", 1)[0] + " 1.5 1+1",
+        HEAD.rsplit(" ", 1)[0] + " -1 1+1",
+        HEAD.rsplit(" ", 1)[0] + "  1+1",
+    ],
+)
+def test_garbage_is_not_trusted(metadata):
+    """Metadata that is torn, foreign, of another version or planted raises UntrustedMemo, never anything else."""
+    with pytest.raises(UntrustedMemo) as caught:
+        memo.decode(OWNER, 0, metadata)
+    assert 0 < len(str(caught.value)) < 100
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.text(max_size=40) | st.text(alphabet="0129az+, -", max_size=30).map(lambda rest: f"{HEAD} {rest}"),
+    st.integers(0, 99),
+)
+def test_any_metadata_is_refused_or_holds_ascending_ranges(metadata, point):
+    """Whatever stands there, either it is not trusted or it claims proper ranges from the commit point on."""
+    try:
+        found = memo.decode(OWNER, point, metadata)
+    except UntrustedMemo:
+        return
+    if found is None:
+        assert metadata == ""
+        return
+    position = point
+    for start, stop in found.ranges:
+        assert position <= start < stop
+        position = stop
+    assert found.end() == position
+
+
+@settings(deadline=None)
+@given(ranges_beyond(max_size=6), st.integers(-3, 40))
+def test_an_offset_is_contained_if_a_range_holds_it(drawn, distance):
+    """Membership agrees with looking through all ranges, at their edges and between them."""
+    point, ranges = drawn
+    held = Memo(0, ranges)
+    edges = [point + distance, *(edge + d for run in ranges for edge in run for d in (-1, 0, 1))]
+    assert [offset in held for offset in edges] == [
+        any(start <= offset < stop for start, stop in ranges) for offset in edges
+    ]
+
+
+SMALL = Memo(0, ((3, 5), (8, 10)))
+
+
+@pytest.mark.parametrize(
+    ("offset", "rest"),
+    [
+        (0, [(3, 5), (8, 10)]),
+        (3, [(3, 5), (8, 10)]),
+        (4, [(4, 5), (8, 10)]),
+        (5, [(8, 10)]),
+        (9, [(9, 10)]),
+        (10, []),
+        (99, []),
+    ],
+)
+def test_beyond_an_offset_only_the_rest_is_claimed(offset, rest):
+    """Ranges before the offset are left out, and the one it lies in is cut."""
+    assert list(SMALL.beyond(offset)) == rest
+
+
+def test_the_end_is_after_the_last_claimed():
+    """The end tells how long the log must be for the claims to be true; without claims it asks nothing."""
+    assert SMALL.end() == 10
+    assert Memo(0, ()).end() == 0

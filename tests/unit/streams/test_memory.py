@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiocache.base import BaseCache
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.cache.memory import ENTRY_OVERHEAD, Entry, MemoryCache
+from streams.settings import MemoryTier
+
+TTL = 60.0
+
+
+class Clock:
+    """A clock that stands still unless moved."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def cache(clock):
+    return MemoryCache(MemoryTier(ttl=TTL), clock=clock)
+
+
+class Model:
+    """The simplest thing that does the same: a list of (key, value, size, expires), least recently used first."""
+
+    def __init__(self, tier):
+        self.tier, self.rows, self.evictions = tier, [], 0
+
+    def peek(self, key, now):
+        row = next((row for row in self.rows if row[0] == key), None)
+        if row is None:
+            return None
+        self.rows.remove(row)
+        if row[3] <= now:
+            return None
+        self.rows.append(row)
+        return row[1]
+
+    def drop(self, key):
+        before = len(self.rows)
+        self.rows = [row for row in self.rows if row[0] != key]
+        return len(self.rows) < before
+
+    def put(self, key, value, ttl, now):
+        self.drop(key)
+        size = ENTRY_OVERHEAD + len(value)
+        if size > self.tier.bytes:
+            return False
+        self.rows.append((key, value, size, now + (self.tier.ttl if ttl is None else ttl)))
+        while len(self.rows) > self.tier.entries or sum(row[2] for row in self.rows) > self.tier.bytes:
+            self.rows.pop(0)
+            self.evictions += 1
+        return True
+
+
+KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f"])
+STEPS = st.one_of(
+    st.tuples(
+        st.just("put"), KEYS, st.sampled_from([0, 1, 100, 600, 601, 3000]), st.sampled_from([None, 0.5, 2.0, 9.0])
+    ),
+    st.tuples(st.just("peek"), KEYS),
+    st.tuples(st.just("drop"), KEYS),
+    st.tuples(st.just("wait"), st.sampled_from([0.5, 1.5, 5.0])),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(1, 5), st.integers(1, 4000), st.lists(STEPS, max_size=40))
+def test_it_behaves_like_a_simple_list(entries, size, steps):
+    """Whatever is put, read, dropped and waited for, order, time to live and both bounds are those of the model."""
+    tier = MemoryTier(entries=entries, bytes=size, ttl=3.0)
+    clock = Clock()
+    cache, model = MemoryCache(tier, clock=clock), Model(tier)
+    for number, (what, *rest) in enumerate(steps):
+        if what == "wait":
+            clock.now += rest[0]
+        elif what == "put":
+            key, length, ttl = rest
+            value = bytes([number]) * length
+            assert cache.put(key, value, ttl) == model.put(key, value, ttl, clock.now)
+        elif what == "peek":
+            assert cache.peek(rest[0]) == model.peek(rest[0], clock.now)
+        else:
+            assert cache.drop(rest[0]) == model.drop(rest[0])
+        assert len(cache) == len(model.rows) <= entries
+        assert cache.bytes == sum(row[2] for row in model.rows) <= size
+        assert cache.evictions == model.evictions
+    for key in (b"a", b"b", b"c", b"d", b"e", b"f"):
+        assert cache.peek(key) == model.peek(key, clock.now)
+
+
+def test_the_least_recently_used_goes_first(clock):
+    """Reading and writing an entry both keep it; the one untouched longest makes room."""
+    cache = MemoryCache(MemoryTier(entries=3), clock=clock)
+    for key in "abc":
+        cache.put(key, b"1")
+    cache.peek("a")
+    cache.put("b", b"2")
+    cache.put("d", b"1")
+    assert [cache.peek(key) for key in "abcd"] == [b"1", b"2", None, b"1"]
+    assert cache.evictions == 1
+
+
+def test_an_entry_lives_until_its_time_and_no_longer(cache, clock):
+    """Just before its time to live is over a value is there; at that time it is gone, and its bytes too."""
+    cache.put("a", b"1")
+    cache.put("b", b"1", ttl=1.0)
+    clock.now += 0.999
+    assert cache.peek("b") == b"1"
+    clock.now += 0.001
+    assert (cache.peek("b"), cache.peek("a")) == (None, b"1")
+    clock.now += TTL - 1.0
+    assert cache.peek("a") is None
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_what_alone_is_too_much_is_not_kept(clock):
+    """An entry as big as the tier is kept; a byte more is not, and takes the old value with it."""
+    cache = MemoryCache(MemoryTier(bytes=ENTRY_OVERHEAD + 10), clock=clock)
+    assert cache.put("a", b"x" * 10) is True
+    assert cache.put("a", b"x" * 11) is False
+    assert cache.peek("a") is None
+    assert cache.bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [(Entry(b"x" * 50, 1.0), 50), (b"x" * 50, 50), ("x" * 50, 50), (7, 0), ({"a": 1}, 0)]
+)
+def test_what_an_entry_weighs(cache, value, size):
+    """Encoded answers, bytes and text count with their length, anything else with the overhead alone."""
+    cache.put("a", value)
+    assert cache.bytes == ENTRY_OVERHEAD + size
+    assert cache.peek("a") is value
+
+
+def test_it_has_the_defaults_of_a_tier():
+    """Without settings it is bounded as the contract says."""
+    cache = MemoryCache()
+    assert (cache.tier.entries, cache.tier.bytes, cache.tier.ttl) == (10_000, 64 << 20, 60.0)
+    assert cache.ttl == 60.0
+    assert isinstance(cache, BaseCache)
+    assert cache.put("a", b"1")
+    assert cache.peek("a") == b"1"
+
+
+async def test_get_and_set_are_peek_and_put(cache):
+    """What one interface keeps the other finds."""
+    assert await cache.set("a", b"1") is True
+    assert cache.peek("a") == await cache.get("a") == b"1"
+    cache.put("b", b"2")
+    assert await cache.get("b") == b"2"
+    assert await cache.get("c") is None
+    assert await cache.get("c", default=7) == 7
+
+
+async def test_set_takes_a_time_to_live(cache, clock):
+    """A ttl of a call's own replaces the tier's, and None asks for the tier's."""
+    await cache.set("short", 1, ttl=1)
+    await cache.set("default", 1, ttl=None)
+    clock.now += 1
+    assert await cache.get("short") is None
+    clock.now += TTL - 2
+    assert await cache.get("default") == 1
+    clock.now += 1
+    assert await cache.get("default") is None
+
+
+async def test_set_says_if_it_could_not(clock):
+    """What is too large for the tier is told."""
+    cache = MemoryCache(MemoryTier(bytes=500), clock=clock)
+    assert await cache.set("a", b"x" * 101) is False
+    assert await cache.exists("a") is False
+
+
+async def test_values_are_kept_as_they_are(cache):
+    """Nothing is serialised: the object that was set is the one that is got."""
+    value = Entry(b"shared", 1.0)
+    await cache.set("a", value)
+    assert await cache.get("a") is value
+
+
+async def test_set_with_a_token_only_replaces_what_it_knows(cache):
+    """Compare-and-set changes the value that the token names and no other."""
+    await cache.set("a", b"1")
+    assert await cache.set("a", b"2", _cas_token=b"0") is False
+    assert await cache.get("a") == b"1"
+    assert await cache.set("a", b"2", _cas_token=b"1") is True
+    assert await cache.get("a") == b"2"
+
+
+async def test_add_does_not_overwrite(cache, clock):
+    """A key that is there raises ValueError and keeps its value; one that expired is free again."""
+    assert await cache.add("a", b"1", ttl=1) is True
+    with pytest.raises(ValueError, match=r"^Key a already exists, use .set to update the value$"):
+        await cache.add("a", b"2")
+    assert await cache.get("a") == b"1"
+    clock.now += 1
+    assert await cache.add("a", b"2") is True
+    assert await cache.get("a") == b"2"
+
+
+async def test_delete_counts_what_it_took(cache):
+    """One for a key that was there, none for one that was not."""
+    await cache.set("a", b"1")
+    assert [await cache.delete("a"), await cache.delete("a")] == [1, 0]
+    assert await cache.get("a") is None
+
+
+async def test_exists_sees_only_what_is_fresh(cache, clock):
+    """A key exists until it expires."""
+    await cache.set("a", b"1", ttl=1)
+    assert await cache.exists("a") is True
+    assert await cache.exists("b") is False
+    clock.now += 1
+    assert await cache.exists("a") is False
+
+
+async def test_increment_counts(cache):
+    """A missing key starts from zero, delta may be negative, and text digits count as their number."""
+    assert await cache.increment("n") == 1
+    assert await cache.increment("n", delta=5) == 6
+    assert await cache.increment("n", delta=-7) == -1
+    assert await cache.get("n") == -1
+    await cache.set("t", "41")
+    assert await cache.increment("t") == 42
+
+
+@pytest.mark.parametrize("value", ["x", b"y", [1], {"a": 1}])
+async def test_increment_refuses_what_is_no_number(cache, value):
+    """What cannot be counted up raises TypeError and stays."""
+    await cache.set("a", value)
+    with pytest.raises(TypeError):
+        await cache.increment("a")
+    assert await cache.get("a") == value
+
+
+async def test_expire_gives_a_new_time_to_live(cache, clock):
+    """A key that is there lives for the new time from now; one that is not stays away."""
+    await cache.set("a", b"1", ttl=1)
+    assert await cache.expire("a", 10) is True
+    assert await cache.expire("b", 10) is False
+    clock.now += 9
+    assert await cache.get("a") == b"1"
+    clock.now += 1
+    assert await cache.get("a") is None
+    assert await cache.exists("b") is False
+
+
+async def test_many_at_once(cache, clock):
+    """Several are set with one time to live and got in order, None for what is not there."""
+    assert await cache.multi_set([("a", 1), ("b", 2)], ttl=1) is True
+    await cache.set("c", 3)
+    assert await cache.multi_get(["c", "x", "a", "b"]) == [3, None, 1, 2]
+    clock.now += 1
+    assert await cache.multi_get(["a", "b", "c"]) == [None, None, 3]
+
+
+async def test_clear_forgets_everything_or_one_namespace(cache):
+    """A namespace's keys go alone; without one all go, and the bytes with them."""
+    await cache.set("a", b"1", namespace="x:")
+    await cache.set("a", b"2", namespace="y:")
+    cache.put(b"x:bytes", b"3")
+    assert await cache.get("a", namespace="x:") == b"1"
+    assert await cache.clear(namespace="x:") is True
+    assert await cache.get("a", namespace="x:") is None
+    assert await cache.get("a", namespace="y:") == b"2"
+    assert cache.peek(b"x:bytes") == b"3"
+    assert await cache.clear() is True
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+async def test_it_serves_as_an_async_context(clock):
+    """Entering and leaving as aiocache's users do keeps what is in it."""
+    async with MemoryCache(clock=clock) as cache:
+        await cache.set("a", 1)
+    assert cache.peek("a") == 1
+
+
+async def test_tasks_side_by_side_lose_no_count(cache):
+    """Increments from many tasks all count."""
+    await asyncio.gather(*(cache.increment("n") for _ in range(50)))
+    assert await cache.get("n") == 50

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+
+from models.errors import SettingsError
+from streams import settings
+from streams.settings import MASK, SECRETS, Kafka, MemoryTier, Settings, memory_tier, parse_bytes
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    """Let no setting of the machine reach a test."""
+    for name in list(os.environ):
+        if name.startswith(("KAFKA_", "MILLRACE_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Load the settings from an environment of just these variables."""
+
+    def load_from(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        return settings.load()
+
+    return load_from
+
+
+def test_without_an_environment_the_defaults_hold(load):
+    """The defaults that load gives are the dataclasses' own, and those of the contract."""
+    loaded = load()
+    assert loaded.kafka == Kafka()
+    for field in dataclasses.fields(Settings):
+        if field.name not in ("kafka", "worker_id"):
+            assert getattr(loaded, field.name) == field.default, field.name
+    assert loaded.kafka.bootstrap_servers == "localhost:9092"
+    assert (loaded.max_in_flight, loaded.timeout, loaded.max_bytes) == (256, 30.0, 8 << 20)
+    assert (loaded.web_host, loaded.web_port) == ("127.0.0.1", 6066)
+    assert loaded.topics() == ("requests", "results", "dead-letters")
+
+
+def test_every_worker_has_an_id_of_its_own(load):
+    """Two loads make two ids unless one is given."""
+    first, second = load().worker_id, load().worker_id
+    assert first
+    assert first != second
+    assert load(MILLRACE_WORKER_ID="w-1").worker_id == "w-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("MILLRACE_GROUP", "g", "g"),
+        ("MILLRACE_REQUESTS_TOPIC", "a.b_c-D9", "a.b_c-D9"),
+        ("MILLRACE_RESULTS_TOPIC", "x" * 249, "x" * 249),
+        ("MILLRACE_DEAD_LETTERS_TOPIC", "d", "d"),
+        ("MILLRACE_PLUGINS", "", ()),
+        ("MILLRACE_PLUGINS", " a.b , ,c,", ("a.b", "c")),
+        ("MILLRACE_CACHE", "memory://?ttl=5", "memory://?ttl=5"),
+        ("MILLRACE_MAX_IN_FLIGHT", "1", 1),
+        ("MILLRACE_TIMEOUT", "0.5", 0.5),
+        ("MILLRACE_MAX_BYTES", "64KiB", 65536),
+        ("MILLRACE_MAX_BYTES", "1", 1),
+        ("MILLRACE_POOL_WORKERS", "3", 3),
+        ("MILLRACE_WEB_HOST", "0.0.0.0", "0.0.0.0"),
+        ("MILLRACE_WEB_PORT", "0", 0),
+        ("MILLRACE_WEB_PORT", "65535", 65535),
+        ("MILLRACE_LOG_LEVEL", "DEBUG", "DEBUG"),
+    ],
+)
+def test_a_setting_is_read_from_its_variable(load, name, text, value):
+    """Each variable sets its field, in the field's unit and type."""
+    field = name.removeprefix("MILLRACE_").lower()
+    assert getattr(load(**{name: text}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:1"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:9092, b:9093,[::1]:9094"),
+        ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
+        ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512"),
+        ("KAFKA_SASL_USERNAME", "user"),
+        ("KAFKA_SASL_PASSWORD", "hunter2"),
+        ("KAFKA_SSL_CAFILE", "/ca.pem"),
+        ("KAFKA_SSL_CERTFILE", "/cert.pem"),
+        ("KAFKA_SSL_KEYFILE", "/key.pem"),
+        ("KAFKA_SSL_PASSWORD", "hunter3"),
+    ],
+)
+def test_a_setting_of_kafka_is_read_from_its_variable(load, name, text):
+    """Each variable of the broker's sets its field as it stands."""
+    assert getattr(load(**{name: text}).kafka, name.removeprefix("KAFKA_").lower()) == text
+
+
+WRONG = [
+    ("KAFKA_BOOTSTRAP_SERVERS", "", "'' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "kafka", "'kafka' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "kafka:", "'kafka:' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", ":9092", "':9092' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:1,b", "'b' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:1,", "'' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:-1", "'a:-1' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:1/x", "'a:1/x' is no host:port"),
+    ("KAFKA_SECURITY_PROTOCOL", "TLS", "Must be one of: PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
+    ("KAFKA_SASL_MECHANISM", "GSSAPI", "Must be one of: PLAIN, SCRAM-SHA-256"),
+    ("MILLRACE_GROUP", "", "Shorter than minimum length 1"),
+    ("MILLRACE_REQUESTS_TOPIC", "", "'' is no topic name"),
+    ("MILLRACE_RESULTS_TOPIC", "a b", "'a b' is no topic name"),
+    ("MILLRACE_DEAD_LETTERS_TOPIC", "x" * 250, "is no topic name"),
+    ("MILLRACE_REQUESTS_TOPIC", "a\n", "is no topic name"),
+    ("MILLRACE_REQUESTS_TOPIC", "ä", "'ä' is no topic name"),
+    ("MILLRACE_CACHE", "", "is no cache that this version has"),
+    ("MILLRACE_CACHE", "redis://x", "'redis://x' is no cache that this version has"),
+    ("MILLRACE_CACHE", "memory://?size=3", "'size' is no option of memory://; known: entries, bytes, ttl"),
+    ("MILLRACE_CACHE", "memory://?entries=0", "entries=0 must be more than 0"),
+    ("MILLRACE_CACHE", "memory://?bytes=lots", "'lots' is no size"),
+    ("MILLRACE_MAX_IN_FLIGHT", "0", "Must be greater than or equal to 1"),
+    ("MILLRACE_MAX_IN_FLIGHT", "many", "Not a valid integer"),
+    ("MILLRACE_MAX_IN_FLIGHT", "2.5", "Not a valid integer"),
+    ("MILLRACE_MAX_IN_FLIGHT", "9" * 5000, "Not a valid integer"),
+    ("MILLRACE_TIMEOUT", "0", "Must be greater than 0"),
+    ("MILLRACE_TIMEOUT", "-1", "Must be greater than 0"),
+    ("MILLRACE_TIMEOUT", "nan", "nan or infinity"),
+    ("MILLRACE_TIMEOUT", "inf", "nan or infinity"),
+    ("MILLRACE_TIMEOUT", "30s", "Not a valid number"),
+    ("MILLRACE_MAX_BYTES", "", "'' is no size"),
+    ("MILLRACE_MAX_BYTES", "0", "'0' is no size"),
+    ("MILLRACE_MAX_BYTES", "8 megs", "'8 megs' is no size"),
+    ("MILLRACE_POOL_WORKERS", "-1", "Must be greater than or equal to 0"),
+    ("MILLRACE_WEB_HOST", "", "Shorter than minimum length 1"),
+    ("MILLRACE_WEB_PORT", "65536", "less than or equal to 65535"),
+    ("MILLRACE_WEB_PORT", "http", "Not a valid integer"),
+    ("MILLRACE_LOG_LEVEL", "LOUD", "Must be one of: DEBUG, INFO, WARNING, ERROR"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "reason"), WRONG)
+def test_a_wrong_value_is_told_by_name(load, name, text, reason):
+    """Each wrong value is one line that begins with the variable and says what is wrong."""
+    with pytest.raises(SettingsError) as caught:
+        load(**{name: text})
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{name}: ")
+    assert reason in line
+
+
+def test_all_wrong_values_are_told_together(load):
+    """One start tells every wrong setting, each on a line of its own."""
+    wrong = {name: text for name, text, _ in WRONG}
+    with pytest.raises(SettingsError) as caught:
+        load(**wrong)
+    lines = str(caught.value).splitlines()
+    assert sorted(line.partition(":")[0] for line in lines) == sorted(wrong)
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_a_secret_may_come_from_a_file(load, tmp_path, name):
+    """`<NAME>_FILE` names a file that holds the secret."""
+    file = tmp_path / "secret"
+    file.write_text("hunter2")
+    loaded = load(**{f"{name}_FILE": file})
+    assert getattr(loaded.kafka, name.removeprefix("KAFKA_").lower()) == "hunter2"
+
+
+def test_a_file_that_is_not_there_is_told_by_name(load, tmp_path):
+    """A `_FILE` that cannot be read is a settings error that names the variable."""
+    with pytest.raises(SettingsError, match="KAFKA_SASL_PASSWORD_FILE"):
+        load(KAFKA_SASL_PASSWORD_FILE=tmp_path / "gone")
+
+
+def test_a_directory_is_no_secret(load, tmp_path):
+    """A `_FILE` that is a directory is a settings error that names the variable."""
+    with pytest.raises(SettingsError, match="KAFKA_SSL_PASSWORD_FILE"):
+        load(KAFKA_SSL_PASSWORD_FILE=tmp_path)
+
+
+def test_a_file_of_no_text_is_a_settings_error(load, tmp_path):
+    """A `_FILE` whose bytes are no text ends as a settings error like any other wrong value."""
+    file = tmp_path / "secret"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError):
+        load(KAFKA_SASL_PASSWORD_FILE=file)
+
+
+def test_every_setting_is_printed_under_its_variable_with_secrets_masked(load):
+    """What is printed names all settings with their effective values and shows no secret."""
+    loaded = load(KAFKA_SASL_PASSWORD="hunter2", KAFKA_SASL_USERNAME="user", MILLRACE_GROUP="g")
+    printed = dict(settings.names(loaded))
+    assert printed["KAFKA_SASL_PASSWORD"] == MASK
+    assert printed["KAFKA_SSL_PASSWORD"] is None
+    assert printed["KAFKA_SASL_USERNAME"] == "user"
+    assert printed["MILLRACE_GROUP"] == "g"
+    assert "hunter2" not in repr(printed)
+    expected = {f"KAFKA_{field.name.upper()}" for field in dataclasses.fields(Kafka)}
+    expected |= {f"MILLRACE_{field.name.upper()}" for field in dataclasses.fields(Settings)} - {"MILLRACE_KAFKA"}
+    assert set(printed) == expected
+    assert set(printed) >= SECRETS
+
+
+def test_the_pool_has_a_process_a_core_unless_set(load):
+    """Zero means as many as there are cores to run on."""
+    assert load().processes() == len(os.sched_getaffinity(0))
+    assert load(MILLRACE_POOL_WORKERS=3).processes() == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("1048576", 1048576),
+        ("7B", 7),
+        ("64KiB", 65536),
+        ("64 MiB", 67108864),
+        (" 2GiB ", 2 << 30),
+        ("1kB", 1000),
+        ("1MB", 1_000_000),
+        ("3GB", 3_000_000_000),
+        ("007", 7),
+    ],
+)
+def test_sizes_are_read_with_their_unit(text, size):
+    """Bare bytes, powers of two and of ten are all taken."""
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "0",
+        "0MiB",
+        "-1",
+        "+1",
+        "1.5MiB",
+        "MiB",
+        "1mib",
+        "1KB",
+        "1 M iB",
+        "1TiB",
+        "1e6",
+        "0x10",
+        "1" * 16,
+        "1MiB2",
+    ],
+)
+def test_what_is_no_size_is_refused(text):
+    """Zero, fractions, signs, unknown units and absurd lengths raise ValueError that shows the text."""
+    with pytest.raises(ValueError, match="is no size: give bytes, or a number with KiB, MiB or GiB") as caught:
+        parse_bytes(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "tier"),
+    [
+        ("memory://", MemoryTier(10_000, 64 << 20, 60.0)),
+        (settings.DEFAULT_CACHE, MemoryTier(10_000, 64 << 20, 60.0)),
+        ("memory://?entries=5&bytes=1KiB&ttl=0.5", MemoryTier(5, 1024, 0.5)),
+        ("memory://?ttl=3", MemoryTier(ttl=3.0)),
+        ("MEMORY://?entries=1", MemoryTier(entries=1)),
+    ],
+)
+def test_a_cache_url_says_how_much_is_kept(url, tier):
+    """Options replace the defaults that they name."""
+    assert memory_tier(url) == tier
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "is no cache that this version has; give memory://"),
+        ("memory", "is no cache"),
+        ("file:///tmp", "is no cache"),
+        ("memory://[", "Invalid IPv6 URL"),
+        ("memory://?entries", "bad query field"),
+        ("memory://?max=3", "'max' is no option of memory://; known: entries, bytes, ttl"),
+        ("memory://?entries=0", "entries=0 must be more than 0"),
+        ("memory://?entries=-1", "entries=-1 must be more than 0"),
+        ("memory://?entries=1.5", "1.5"),
+        ("memory://?bytes=0", "'0' is no size"),
+        ("memory://?bytes=many", "'many' is no size"),
+        ("memory://?ttl=0", "ttl=0 must be more than 0"),
+        ("memory://?ttl=-1", "ttl=-1 must be more than 0"),
+        ("memory://?ttl=nan", "ttl=nan must be more than 0"),
+        ("memory://?ttl=soon", "soon"),
+    ],
+)
+def test_a_wrong_cache_url_is_refused_with_the_reason(url, reason):
+    """Another scheme, an unknown option or a bad value raises ValueError that says which."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        memory_tier(url)
+    assert reason in str(caught.value)
