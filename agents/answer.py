@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from aiokafka import ConsumerRecord
 
@@ -29,7 +29,8 @@ from agents.letters import (
 from models.errors import AnswerError, InternalError
 from models.result import Answer, encode_answer, splice
 from streams.kafka.lease import Lease
-from streams.kafka.publisher import Parcel, Publisher
+from streams.kafka.parcel import Parcel
+from streams.kafka.publisher import Publisher
 from streams.kafka.transport import RecordBatch
 from streams.settings import Settings
 
@@ -87,9 +88,7 @@ class Answerer:
             self._slots.release()
             lease.unbegin()
             return
-        task = asyncio.create_task(self._enrich(record, lease, received_at, request_id, known))
-        lease.work.add(task)
-        task.add_done_callback(lease.work.discard)
+        lease.work.add(asyncio.create_task(self._enrich(record, lease, received_at, request_id, known)))
 
     async def _enrich(
         self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
@@ -101,6 +100,7 @@ class Answerer:
             return
         finally:
             self._slots.release()
+            lease.work.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
         value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)
         self._deliver(record, lease, request_id, value, enriched.error)

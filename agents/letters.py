@@ -11,7 +11,7 @@ from models import strictjson
 from models.errors import AnswerError, TooLarge
 from models.request import check_id
 from models.result import read_result
-from streams.kafka.publisher import Headers, Parcel
+from streams.kafka.parcel import Headers, Parcel
 
 RESULT_TYPE = b"millrace.result"
 """The CloudEvents type of a result."""

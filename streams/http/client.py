@@ -98,9 +98,10 @@ class Client:
         """Send one request; returns the answer, or status and location of a redirect."""
         assert self._session is not None
         self.calls += 1
-        async with self._session.request(
+        response = await self._session.request(
             hop.method, hop.url, headers=hop.headers, data=hop.data, allow_redirects=False
-        ) as response:
+        )
+        try:
             status = response.status
             if status in _REDIRECTS:
                 location = response.headers.get("Location")
@@ -113,6 +114,8 @@ class Client:
                 raise UpstreamError(msg, status)
             content = await self._read(response)
             return Response(status, Body(content, *_media(response.headers.get("Content-Type"))))
+        finally:
+            response.release()  # closes the connection if the body was not read to its end
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self._max_bytes
@@ -122,7 +125,7 @@ class Client:
             raise TooLarge(msg)
         chunks: list[bytes] = []
         size = 0
-        async for chunk in response.content.iter_any():
+        while chunk := await response.content.readany():
             size += len(chunk)
             if size > limit:
                 msg = f"the decoded body passes {limit} bytes"

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from streams.kafka import memo
 from streams.kafka.memo import Memo, UntrustedMemo
@@ -65,7 +65,7 @@ class Lease:
         self.draining = False
         self.begun = 0
         self.committed = None if position is None else CommitPoint(position, metadata)
-        self.work: set[asyncio.Task[None]] = set()
+        self.work: set[asyncio.Task[Any]] = set()
         self.recalled = 0
         self.untrusted = 0
         self._finished = 0
@@ -178,6 +178,7 @@ class Lease:
         self.alive = False
         for task in self.work:
             task.cancel()
+        self.work.clear()
         self._unfinished.clear()
         self._delivered.clear()
         if self._drained is not None:

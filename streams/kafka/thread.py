@@ -1,0 +1,164 @@
+"""The thread that talks to the group: polls records with the positions they end at, commits points with their memos,
+and leaves in bounded time. Faust's own thread around an AIOKafkaConsumer, opened with our settings.
+
+Private parts of Faust and aiokafka: see streams/kafka/transport.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import aiokafka
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streams import settings as defaults
+from streams.kafka.client import connection
+from streams.kafka.lease import CommitPoint
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+MAX_POLL_RECORDS = 1_000
+"""Records of one poll, over all partitions: the largest batch."""
+FETCH_MAX_WAIT = 0.1
+"""Seconds that the broker may hold a fetch. aiokafka has one fetch in flight a broker, so an idle partition's
+long poll would hold up the others on it for Faust's 1.5 s."""
+HEARTBEATS = 3
+"""Heartbeats in a session timeout."""
+STOP_TIMEOUT = 5.0
+"""Seconds that leaving the group may take."""
+
+
+class Polled(NamedTuple):
+    """What one poll brought for a partition: records, where reading goes on, where the log ends (if known)."""
+
+    records: Sequence[ConsumerRecord[bytes, bytes]]
+    position: int
+    end: int | None
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's thread around an AIOKafkaConsumer: opened with our settings, polled and committed our way."""
+
+    _stopping: asyncio.Event | None = None
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        app = self.app
+        self._assignor = app.assignor if app.tables.changelog_topics else RoundRobinPartitionAssignor
+        self._stopping = asyncio.Event()
+        return aiokafka.AIOKafkaConsumer(
+            **connection(transport.settings.kafka),
+            client_id=transport.settings.worker_id,
+            group_id=app.conf.id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_poll_records=MAX_POLL_RECORDS,
+            fetch_max_wait_ms=int(FETCH_MAX_WAIT * 1000),
+            session_timeout_ms=int(defaults.SESSION_TIMEOUT * 1000),
+            heartbeat_interval_ms=int(defaults.SESSION_TIMEOUT / HEARTBEATS * 1000),
+            rebalance_timeout_ms=int(defaults.REBALANCE_TIMEOUT * 1000),
+            max_poll_interval_ms=int(defaults.REBALANCE_TIMEOUT * 1000),
+        )
+
+    async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on this thread's loop; called from the agents' loop."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.thread_loop))
+
+    async def poll(self, tps: set[TP], timeout: float) -> dict[TP, Polled]:
+        """Return what was fetched for these partitions, and how far reading got even where nothing was.
+
+        Positions are read in the same step in which the records are taken, so they fit each other.
+        """
+        consumer = self._ensure_consumer()
+        fetched = await self._fetch_records(consumer, tps, timeout=timeout, max_records=MAX_POLL_RECORDS)
+        subscription = consumer._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None:
+            return {}
+        polled: dict[TP, Polled] = {}
+        for tp in tps & assignment.tps:
+            state = assignment.state_value(tp)
+            if state.has_valid_position:
+                polled[tp] = Polled(fetched.get(tp, ()), state.position, state.highwater)
+        return polled
+
+    async def check_group(self) -> None:
+        """Raise what has kept this member from taking part in its group, if anything has."""
+        if self._consumer is not None:
+            self._consumer._coordinator.check_errors()
+
+    async def committed(self, tps: Iterable[TP]) -> Mapping[TP, OffsetAndMetadata]:
+        """Return the group's commits, with their metadata, of those partitions that have one."""
+        coordinator = self._ensure_consumer()._coordinator
+        partitions = [TopicPartition(*tp) for tp in tps]
+        return cast("Mapping[TP, OffsetAndMetadata]", await coordinator.fetch_committed_offsets(partitions))
+
+    async def seek_all(self, positions: Mapping[TP, int]) -> None:
+        """Move reading of each partition that is still ours."""
+        consumer = self._ensure_consumer()
+        for tp, position in positions.items():
+            if tp in consumer.assignment():
+                consumer.seek(TopicPartition(*tp), position)
+
+    async def commit_points(self, points: Mapping[TP, CommitPoint]) -> bool:
+        """Commit; False if the group has moved on or the broker would not take it, which the next commit mends."""
+        consumer = self._ensure_consumer()
+        held = {tp: point for tp, point in points.items() if tp in consumer.assignment()}
+        try:
+            try:
+                await consumer.commit({TopicPartition(*tp): OffsetAndMetadata(*point) for tp, point in held.items()})
+            except OffsetMetadataTooLargeError:  # a broker with a lower limit than the default
+                await consumer.commit({TopicPartition(*tp): OffsetAndMetadata(p.offset, "") for tp, p in held.items()})
+        except (CommitFailedError, IllegalStateError) as exc:
+            logger.info("commit refused, the group has moved on: %s", exc)
+            return False
+        except KafkaError as exc:
+            logger.warning("commit failed, the next one will carry it: %s: %s", type(exc).__name__, exc)
+            return False
+        return len(held) == len(points)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let the agents' loop drain and commit, unless the worker stops: then it does both on its own."""
+        await self._unless_stopping(super().on_partitions_revoked(revoked))
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Tell the agents' loop, unless the worker stops."""
+        await self._unless_stopping(super().on_partitions_assigned(assigned, generation_id))
+
+    async def _unless_stopping(self, callback: Coroutine[Any, Any, None]) -> None:
+        # The agents' loop may have stopped answering for good: a callback that waits for it then would keep the
+        # coordinator from leaving the group, and the whole group standing still.
+        stopping = self._stopping
+        assert stopping is not None
+        if stopping.is_set():
+            callback.close()
+            return
+        tasks = {asyncio.ensure_future(callback), asyncio.ensure_future(stopping.wait())}
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*done)
+
+    def leave(self) -> None:
+        """Stop waiting for the agents' loop; called from there once it has drained and committed."""
+        if self._stopping is not None and not self.thread_loop.is_closed():
+            self.thread_loop.call_soon_threadsafe(self._stopping.set)
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group, in bounded time."""
+        if self._stopping is not None:
+            self._stopping.set()
+        try:
+            await asyncio.wait_for(super().on_thread_stop(), STOP_TIMEOUT)
+        except TimeoutError:
+            logger.warning("leaving the group took over %g s; the broker will time this member out", STOP_TIMEOUT)
