@@ -18,6 +18,7 @@ from streams import settings as configuration
 from streams.app import App, settle_memory
 from streams.cache.memory import MemoryCache
 from streams.http.client import Client
+from streams.http.guard import guard_of
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import differences, require
 from streams.pool import CheckPool
@@ -64,7 +65,7 @@ class Worker:
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
         await self._learn_topics(self.publisher)
-        client = await stack.enter_async_context(Client(settings.max_bytes))
+        client = await stack.enter_async_context(Client(settings.max_bytes, guard_of(settings)))
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
         cache = MemoryCache(configuration.memory_tier(settings.cache))
         enricher = Enricher(client, cache, pool, settings.timeout)

@@ -1,6 +1,7 @@
 """How bytes move. Knows no business rule; imports `models` and nothing of `agents`.
 
 settings   the one home of every setting, read once from the environment
+networks   networks and ports as an operator writes them
 app        the Faust app: opens and closes what the agents need, in order
 kafka/     transport, lease, publisher, topics, and a broker for demo and tests
 http/      the client that fetches

@@ -19,6 +19,7 @@ from environs import Env, EnvValidationError, FileAwareEnv
 from marshmallow import ValidationError, validate
 
 from models.errors import SettingsError
+from streams.networks import parse_networks, parse_ports
 
 MIB = 1 << 20
 
@@ -82,6 +83,8 @@ class Settings:
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
     timeout: float = DEFAULT_TIMEOUT
     max_bytes: int = DEFAULT_MAX_BYTES
+    allow_networks: str = ""
+    allow_ports: str = ""
     pool_workers: int = 0
     web_host: str = "127.0.0.1"
     web_port: int = 6066
@@ -177,6 +180,8 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
         timeout=env.float("MILLRACE_TIMEOUT", DEFAULT_TIMEOUT, validate=positive),
         max_bytes=_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
+        allow_networks=env.str("MILLRACE_ALLOW_NETWORKS", "", validate=_validator(parse_networks)),
+        allow_ports=env.str("MILLRACE_ALLOW_PORTS", "", validate=_validator(parse_ports)),
         pool_workers=env.int("MILLRACE_POOL_WORKERS", 0, validate=validate.Range(min=0)),
         web_host=env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)),
         web_port=env.int("MILLRACE_WEB_PORT", 6066, validate=validate.Range(0, 65535)),

@@ -28,11 +28,12 @@ def run(options: argparse.Namespace) -> int:
 async def _fetch(options: argparse.Namespace) -> int:
     from streams import settings as configuration
     from streams.http.client import Client
+    from streams.http.guard import guard_of
 
     settings = configuration.load()
     slots = asyncio.Semaphore(settings.max_in_flight)
 
-    async with Client(settings.max_bytes) as client:
+    async with Client(settings.max_bytes, guard_of(settings)) as client:
 
         async def size(url: str) -> int | AnswerError:
             try:

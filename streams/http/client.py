@@ -17,7 +17,17 @@ from yarl import URL
 
 from models import strictjson
 from models.documents import Body
-from models.errors import AnswerError, InvalidDocument, InvalidRequest, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.errors import (
+    AnswerError,
+    Denied,
+    InvalidDocument,
+    InvalidRequest,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    UpstreamError,
+)
+from streams.http.guard import DeniedAddress, Guard, why
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
@@ -31,7 +41,8 @@ USER_AGENT = {"User-Agent": "millrace"}
 """Sent unless the request names its own."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+# What a redirect may carry to another origin: any other header may be a credential, whatever it is called.
+_HARMLESS = frozenset({"accept", "accept-language", "user-agent", "content-type", "traceparent", "tracestate"})
 _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
 
 
@@ -52,16 +63,23 @@ class _Hop(NamedTuple):
 
 
 class Client:
-    """Opened with `async with`. `max_bytes` caps a decoded body."""
+    """Opened with `async with`. `max_bytes` caps a decoded body; `guard` judges what may be reached."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, guard: Guard) -> None:
         self._max_bytes = max_bytes
+        self._guard = guard
         self._session: aiohttp.ClientSession | None = None
         self.calls = 0
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=DNS_TTL, keepalive_timeout=KEEPALIVE),
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                ttl_dns_cache=DNS_TTL,
+                keepalive_timeout=KEEPALIVE,
+                resolver=self._guard.resolver(),
+                socket_factory=self._guard.socket,
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             trust_env=False,
@@ -78,12 +96,13 @@ class Client:
     async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: Any = None) -> Response:
         """Ask, following at most MAX_REDIRECTS redirects. `body`: a string is sent as text, anything else as JSON.
 
-        Raises Unreachable, TimedOut, UpstreamError (also for a status of 400 and above), TooLarge,
+        Raises Denied, Unreachable, TimedOut, UpstreamError (also for a status of 400 and above), TooLarge,
         InvalidDocument (an undecodable body) and InvalidRequest.
         """
         headers, data = _with_body(headers, body)
         hop = _Hop(method, _parse(url), headers, data)
         for _ in range(MAX_REDIRECTS + 1):
+            self._guard.check(hop.url)
             try:
                 answer = await self._exchange(hop)
             except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
@@ -134,7 +153,7 @@ class Client:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: PLR0911  a table
+def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  a table
     """Say in our words what aiohttp raised. The messages name the host, never path or query: those may hold secrets."""
     host = url.host or "?"
     match exc:
@@ -152,6 +171,8 @@ def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: PLR0911  a tabl
             return Unreachable(f"{host} cannot be resolved")
         case aiohttp.ClientConnectorCertificateError():
             return Unreachable(f"{host}: TLS failed: {exc.certificate_error}")
+        case aiohttp.ClientConnectorError(os_error=DeniedAddress(network=network)):
+            return Denied(why(network))
         case aiohttp.ClientConnectorError():
             return Unreachable(f"{host} cannot be connected to: {exc.os_error.strerror or exc.os_error}")
         case aiohttp.ClientError() | OSError():
@@ -198,19 +219,16 @@ def _redirected(hop: _Hop, status: int, location: str) -> _Hop:
     """Say what to send to where a redirect points (RFC 9110, section 15.4)."""
     try:
         target = hop.url.join(URL(location))
-        valid = bool(target.host) and target.scheme in ("http", "https")
     except ValueError:
-        valid = False
-    if not valid:
-        msg = f"{hop.url.host} redirected to what is no http(s) URL"
-        raise UpstreamError(msg, status)
-    if hop.url.scheme == "https" and target.scheme == "http":
-        msg = f"{hop.url.host} redirected from https to http"
-        raise UpstreamError(msg, status)
+        msg = f"{hop.url.host} redirected to what is no URL"
+        raise UpstreamError(msg, status) from None
+    if target.scheme not in (hop.url.scheme, "https"):
+        msg = f"{hop.url.host} redirected from {hop.url.scheme} to {target.scheme or 'no scheme'}"
+        raise Denied(msg)
     method, headers, data = hop.method, hop.headers, hop.data
     if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):  # noqa: PLR2004
         method, data = "GET", None
         headers = {name: value for name, value in headers.items() if name.lower() not in _CONTENT}
     if target.origin() != hop.url.origin():
-        headers = {name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
+        headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
     return _Hop(method, target, headers, data)
