@@ -1,8 +1,9 @@
 """The agent: requests → results, and dead letters for what was not `ok`.
 
 A batch is one turn: what the cache knows is answered on the spot, without a coroutine, future or task; what it does
-not know becomes a task, of which at most `max_in_flight` run. An offset is finished when Kafka has acknowledged its
-result, and for a request that failed, its dead letter before that.
+not know becomes a task. The client lets `max_in_flight` of them fetch; the others wait for their host or their turn.
+An offset is finished when Kafka has acknowledged its result, and for a request that failed, its dead letter before
+that.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+MAX_UNDER_WAY = 4_096
+"""Requests that a worker has begun beyond what its cache answers; more are not taken until some are done. Many more
+than fetch at once, so that those who wait for a slow host leave room for others."""
+
 RequestRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
 
@@ -50,7 +55,7 @@ class Answerer:
         self._publisher = publisher
         self._book = Book()
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
-        self._slots = asyncio.Semaphore(settings.max_in_flight)
+        self._places = asyncio.Semaphore(MAX_UNDER_WAY)
         self.outcomes: Counter[str] = Counter()
         self.hits = 0
 
@@ -82,10 +87,10 @@ class Answerer:
     async def _start(
         self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
     ) -> None:
-        """Begin what the cache does not know as soon as there is a free slot; unbegin it if the lease ends first."""
-        await self._slots.acquire()
+        """Begin what the cache does not know as soon as there is a place; unbegin it if the lease ends first."""
+        await self._places.acquire()
         if not lease.taking:
-            self._slots.release()
+            self._places.release()
             lease.unbegin()
             return
         lease.work.add(asyncio.create_task(self._enrich(record, lease, received_at, request_id, known)))
@@ -99,7 +104,7 @@ class Answerer:
             self._refuse(record, lease, received_at, blame(exc))
             return
         finally:
-            self._slots.release()
+            self._places.release()
             lease.work.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
         value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)

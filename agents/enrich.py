@@ -50,19 +50,20 @@ class Enricher:
     async def answer(self, known: Known, trace: Mapping[str, str]) -> Enriched:
         """Answer a request that the cache does not. Never raises: every end is an answer."""
         request = known.request
-        deadline = request.timeout or self._timeout
+        seconds = request.timeout or self._timeout
+        deadline = time.monotonic() + seconds
         shared_key = None if known.max_age == 0 else known.key
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(seconds):
                 if shared_key is None:
-                    return await self._fetch(known, trace, b"bypass")
-                return await self._fetch_once(shared_key, known, trace)
+                    return await self._fetch(known, trace, b"bypass", deadline)
+                return await self._fetch_once(shared_key, known, trace, deadline)
         except TimeoutError:
-            answer = Answer.failed(TimedOut(f"no answer within {deadline:g} s"))
+            answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
             cache = b"bypass" if shared_key is None else b"miss"
             return Enriched(encode_answer(request, answer), cache, None, answer.error)
 
-    async def _fetch_once(self, key: bytes, known: Known, trace: Mapping[str, str]) -> Enriched:
+    async def _fetch_once(self, key: bytes, known: Known, trace: Mapping[str, str], deadline: float) -> Enriched:
         """Fetch, or wait for who is fetching the same; if that one gives up, take its place."""
         while not self._flights.lead(key):
             landed = await self._flights.join(key)
@@ -74,36 +75,45 @@ class Enricher:
             entry = self.peek(known, time.time())
             if entry is not None:
                 return Enriched(entry.shared, b"hit", entry.fetched_at, None)
-            landed = await self._fetch(known, trace, b"miss")
+            landed = await self._fetch(known, trace, b"miss", deadline)
         finally:
             self._flights.land(key, landed)
         return landed
 
-    async def _fetch(self, known: Known, trace: Mapping[str, str], cache: bytes) -> Enriched:
+    async def _fetch(self, known: Known, trace: Mapping[str, str], cache: bytes, deadline: float) -> Enriched:
         request = known.request
         try:
-            answer = await self._ask(request, trace)
+            answer = await self._ask(request, trace, deadline)
         except AnswerError as error:
-            answer = Answer.failed(error, attempts=1)
+            answer = Answer.failed(error)
         try:
             shared = encode_answer(request, answer)
         except (TypeError, ValueError) as exc:  # a plugin's document that JSON cannot say
-            answer = Answer.failed(InvalidDocument(f"schema {request.schema}: {exc}"), attempts=1)
+            answer = Answer.failed(InvalidDocument(f"schema {request.schema}: {exc}"))
             shared = encode_answer(request, answer)
         if known.key is not None and answer.outcome == "ok" and answer.fetched_at is not None:
             self._cache.put(known.key, Entry(shared, answer.fetched_at))
         return Enriched(shared, cache, answer.fetched_at, answer.error)
 
-    async def _ask(self, request: Request, trace: Mapping[str, str]) -> Answer:
+    async def _ask(self, request: Request, trace: Mapping[str, str], deadline: float) -> Answer:
         if request.url is None:
             msg = f"source: no source {request.source!r} is configured"
             raise InvalidRequest(msg)
         headers = {**request.headers, **trace} if trace else request.headers
-        response = await self._client.fetch(request.method, request.url, headers, request.body)
+        response = await self._client.fetch(request.method, request.url, headers, request.body, deadline=deadline)
         fetched_at = time.time()
-        document = documents.load(request.schema, response.body)
+        try:
+            document = documents.load(request.schema, response.body)
+        except InvalidDocument as error:
+            error.attempts = response.attempts
+            raise
         answer = Answer(
-            "ok", status=response.status, document=document, has_document=True, attempts=1, fetched_at=fetched_at
+            "ok",
+            status=response.status,
+            document=document,
+            has_document=True,
+            attempts=response.attempts,
+            fetched_at=fetched_at,
         )
         if request.checks:
             answer.judge(request.checks, await self._judge(request, document))

@@ -65,7 +65,9 @@ class Worker:
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
         await self._learn_topics(self.publisher)
-        client = await stack.enter_async_context(Client(settings.max_bytes, guard_of(settings)))
+        client = await stack.enter_async_context(
+            Client(settings.max_bytes, guard_of(settings), max_in_flight=settings.max_in_flight)
+        )
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
         cache = MemoryCache(configuration.memory_tier(settings.cache))
         enricher = Enricher(client, cache, pool, settings.timeout)

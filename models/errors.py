@@ -44,6 +44,8 @@ class AnswerError(MillraceError):
 
     outcome: ClassVar[str]
     retryable: bool = False
+    attempts: int | None = None
+    """How often the upstream was asked, None if it was not."""
 
     def __init__(self, message: str) -> None:
         text = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
@@ -81,13 +83,14 @@ class TimedOut(AnswerError):
 
 
 class UpstreamError(AnswerError):
-    """The upstream answered, with a status that is no success."""
+    """The upstream answered, with a status that is no success. `retry_after` is in seconds, if it asked for a pause."""
 
     outcome = "upstream_error"
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
         self.retryable = status in RETRYABLE_STATUSES
 
 

@@ -41,9 +41,9 @@ class Answer:
     error: AnswerError | None = None
 
     @classmethod
-    def failed(cls, error: AnswerError, *, attempts: int | None = None) -> Answer:
+    def failed(cls, error: AnswerError) -> Answer:
         """Make the answer for a request that ended in an error."""
-        return cls(error.outcome, status=getattr(error, "status", None), attempts=attempts, error=error)
+        return cls(error.outcome, status=getattr(error, "status", None), attempts=error.attempts, error=error)
 
     def judge(self, calls: tuple[Call, ...], verdicts: list[Verdict]) -> None:
         """Add what the checks said; one that failed to say anything makes the outcome `check_error`."""

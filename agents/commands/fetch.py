@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from typing import Any
 
 from agents.commands import DONE, FAILED
@@ -31,14 +32,14 @@ async def _fetch(options: argparse.Namespace) -> int:
     from streams.http.guard import guard_of
 
     settings = configuration.load()
-    slots = asyncio.Semaphore(settings.max_in_flight)
+    deadline = time.monotonic() + settings.timeout
 
-    async with Client(settings.max_bytes, guard_of(settings)) as client:
+    async with Client(settings.max_bytes, guard_of(settings), max_in_flight=settings.max_in_flight) as client:
 
         async def size(url: str) -> int | AnswerError:
             try:
-                async with slots, asyncio.timeout(settings.timeout):
-                    return len((await client.fetch("GET", url, {})).body.content)
+                async with asyncio.timeout(settings.timeout):
+                    return len((await client.fetch("GET", url, {}, deadline=deadline)).body.content)
             except AnswerError as exc:
                 return exc
             except TimeoutError:

@@ -6,6 +6,8 @@ The caller sets the deadline: nothing here waits longer than the task it runs in
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 from email.message import Message
 from functools import lru_cache
@@ -28,6 +30,9 @@ from models.errors import (
     UpstreamError,
 )
 from streams.http.guard import DeniedAddress, Guard, why
+from streams.http.limits import Hosts
+from streams.http.retry import Retry, repeatable, retry_after
+from streams.settings import DEFAULT_MAX_IN_FLIGHT
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
@@ -37,6 +42,8 @@ DNS_TTL = 30
 """Seconds that a resolved name is kept."""
 MAX_REDIRECTS = 5
 """Redirects followed for one request."""
+SLOW = 1.0
+"""Seconds: a request that its deadline ends sooner says nothing about the host."""
 USER_AGENT = {"User-Agent": "millrace"}
 """Sent unless the request names its own."""
 
@@ -47,10 +54,18 @@ _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "c
 
 
 class Response(NamedTuple):
-    """A whole answer of an upstream."""
+    """A whole answer of an upstream, and the how manieth try it was."""
 
     status: int
     body: Body
+    attempts: int = 1
+
+
+class _Redirect(NamedTuple):
+    """An answer that points elsewhere."""
+
+    status: int
+    location: str
 
 
 class _Hop(NamedTuple):
@@ -63,11 +78,18 @@ class _Hop(NamedTuple):
 
 
 class Client:
-    """Opened with `async with`. `max_bytes` caps a decoded body; `guard` judges what may be reached."""
+    """Opened with `async with`. `max_bytes` caps a decoded body, `max_in_flight` the requests under way at once;
+    `guard` judges what may be reached, `retry` what is tried again.
+    """
 
-    def __init__(self, max_bytes: int, guard: Guard) -> None:
+    def __init__(
+        self, max_bytes: int, guard: Guard, *, max_in_flight: int = DEFAULT_MAX_IN_FLIGHT, retry: Retry | None = None
+    ) -> None:
         self._max_bytes = max_bytes
         self._guard = guard
+        self._retry = retry or Retry()
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self.hosts = Hosts()
         self._session: aiohttp.ClientSession | None = None
         self.calls = 0
 
@@ -93,27 +115,68 @@ class Client:
         if session is not None:
             await session.close()
 
-    async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: Any = None) -> Response:
-        """Ask, following at most MAX_REDIRECTS redirects. `body`: a string is sent as text, anything else as JSON.
+    async def fetch(
+        self, method: str, url: str, headers: Mapping[str, str], body: Any = None, *, deadline: float | None = None
+    ) -> Response:
+        """Ask, as often as the retry policy allows before `deadline` (monotonic seconds, which the caller enforces).
 
-        Raises Denied, Unreachable, TimedOut, UpstreamError (also for a status of 400 and above), TooLarge,
-        InvalidDocument (an undecodable body) and InvalidRequest.
+        `body`: a string is sent as text, anything else as JSON. Raises Denied, Unreachable, TimedOut, UpstreamError
+        (also for a status of 400 and above), TooLarge, InvalidDocument (an undecodable body), InvalidRequest and
+        Overloaded; the error's `attempts` says how often it was tried.
         """
         headers, data = _with_body(headers, body)
         hop = _Hop(method, _parse(url), headers, data)
+        attempt = 1
+        while True:
+            try:
+                status, found = await self._follow(hop, deadline)
+            except AnswerError as error:
+                error.attempts = attempt
+                pause = self._retry.pause(attempt, error) if repeatable(method, headers) else None
+                if pause is None or (deadline is not None and time.monotonic() + pause >= deadline):
+                    raise
+            else:
+                return Response(status, found, attempt)
+            await asyncio.sleep(pause)
+            attempt += 1
+
+    async def _follow(self, hop: _Hop, deadline: float | None) -> tuple[int, Body]:
         for _ in range(MAX_REDIRECTS + 1):
             self._guard.check(hop.url)
-            try:
-                answer = await self._exchange(hop)
-            except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
-                raise translate(exc, hop.url) from exc
-            if isinstance(answer, Response):
+            answer = await self._send(hop, deadline)
+            if isinstance(answer, _Redirect):
+                hop = _redirected(hop, *answer)
+            else:
                 return answer
-            hop = _redirected(hop, answer[0], answer[1])
         msg = f"{hop.url.host}: more than {MAX_REDIRECTS} redirects"
         raise UpstreamError(msg)
 
-    async def _exchange(self, hop: _Hop) -> Response | tuple[int, str]:
+    async def _send(self, hop: _Hop, deadline: float | None) -> tuple[int, Body] | _Redirect:
+        """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
+        host = self.hosts.of(hop.url.host_port_subcomponent or "")
+        await host.enter(deadline)
+        started = time.monotonic()
+        ok: bool | None = True
+        try:
+            async with self._slots:
+                return await self._exchange(hop)
+        except AnswerError as error:
+            ok = _blame(error)
+            if isinstance(error, UpstreamError) and error.retry_after is not None:
+                host.hold(error.retry_after)
+            raise
+        except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
+            translated = translate(exc, hop.url)
+            ok = _blame(translated)
+            raise translated from exc
+        except asyncio.CancelledError:
+            late = deadline is not None and time.monotonic() >= deadline
+            ok = False if late and time.monotonic() - started >= SLOW else None
+            raise
+        finally:
+            host.leave(ok=ok)
+
+    async def _exchange(self, hop: _Hop) -> tuple[int, Body] | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""
         assert self._session is not None
         self.calls += 1
@@ -127,12 +190,12 @@ class Client:
                 if not location:
                     msg = f"{hop.url.host} answered {status} without a Location"
                     raise UpstreamError(msg, status)
-                return status, location
+                return _Redirect(status, location)
             if not 200 <= status < 300:  # noqa: PLR2004  the class of success, RFC 9110, section 15
                 msg = f"{hop.url.host} answered {status} {response.reason or ''}".rstrip()
-                raise UpstreamError(msg, status)
+                raise UpstreamError(msg, status, retry_after(response.headers.get("Retry-After")))
             content = await self._read(response)
-            return Response(status, Body(content, *_media(response.headers.get("Content-Type"))))
+            return status, Body(content, *_media(response.headers.get("Content-Type")))
         finally:
             response.release()  # closes the connection if the body was not read to its end
 
@@ -151,6 +214,16 @@ class Client:
                 raise TooLarge(msg)
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _blame(error: AnswerError) -> bool | None:
+    """Say what an error tells about its host: False it failed, True it did its part, None nothing."""
+    match error:
+        case UpstreamError(status=429) | Denied() | InvalidRequest():
+            return None
+        case UpstreamError(status=None) | Unreachable() | TimedOut():
+            return False
+    return not (isinstance(error, UpstreamError) and error.retryable)
 
 
 def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  a table
@@ -222,6 +295,9 @@ def _redirected(hop: _Hop, status: int, location: str) -> _Hop:
     except ValueError:
         msg = f"{hop.url.host} redirected to what is no URL"
         raise UpstreamError(msg, status) from None
+    if not target.host:
+        msg = f"{hop.url.host} redirected to what has no host"
+        raise UpstreamError(msg, status) if target.scheme in ("http", "https") else Denied(msg)
     if target.scheme not in (hop.url.scheme, "https"):
         msg = f"{hop.url.host} redirected from {hop.url.scheme} to {target.scheme or 'no scheme'}"
         raise Denied(msg)

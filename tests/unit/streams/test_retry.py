@@ -1,0 +1,96 @@
+"""Which failures are tried again, and when."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from aiohttp import web
+
+from models.errors import Denied, Overloaded, Unreachable, UpstreamError
+from streams.http.client import Client
+from streams.http.guard import Guard
+from streams.http.retry import MAX_RETRY_AFTER, Retry, repeatable, retry_after
+from streams.networks import parse_networks
+
+
+def test_pauses_are_drawn_below_a_doubling_bound() -> None:
+    """Full jitter: 0 to 0.2 s, then 0.4, then 0.8; after the last try no more."""
+    retry = Retry()
+    for attempt, bound in ((1, 0.2), (2, 0.4), (3, 0.8)):
+        pauses = [retry.pause(attempt, Unreachable("gone")) for _ in range(200)]
+        assert all(pause is not None and 0 <= pause <= bound for pause in pauses)
+        assert max(pause or 0 for pause in pauses) > bound / 2
+    assert retry.pause(4, Unreachable("gone")) is None
+    assert all((Retry(attempts=99).pause(50, Unreachable("x")) or 0) <= 10 for _ in range(50))
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_statuses_that_may_pass_are_tried_again(status: int) -> None:
+    """The statuses of the contract are retryable."""
+    assert Retry().pause(1, UpstreamError("x", status)) is not None
+
+
+@pytest.mark.parametrize("error", [UpstreamError("x", 404), UpstreamError("x", 501), Denied("x"), Overloaded("x")])
+def test_what_stays_as_it_is_is_not_tried_again(error: Denied | UpstreamError | Overloaded) -> None:
+    """A refusal, a denial and an open breaker are final."""
+    assert Retry().pause(1, error) is None
+
+
+def test_only_what_may_be_sent_twice_is() -> None:
+    """Idempotent methods, and any other that carries an Idempotency-Key."""
+    assert [repeatable(method, {}) for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH")] == [
+        True, True, True, True, True, False, False,
+    ]  # fmt: skip
+    assert repeatable("POST", {"idempotency-key": "1"})
+
+
+def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
+    """Both forms of RFC 9110, capped; nonsense is ignored."""
+    assert retry_after("17") == 17
+    assert retry_after(" 5 ") == 5
+    assert retry_after("99999999999999999999") == MAX_RETRY_AFTER
+    soon = retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True))
+    assert soon is not None
+    assert 25 < soon <= 30
+    assert retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)) == 0
+    assert retry_after("Wed, 21 Oct 2099 07:28:00") == MAX_RETRY_AFTER
+    for nonsense in (None, "", "soon", "-5", "1.5", "٣"):
+        assert retry_after(nonsense) is None
+
+
+async def test_the_client_tries_again_and_says_how_often() -> None:
+    """A host that fails twice and then answers: the third try's answer; a POST is sent once; a pause is kept to."""
+    seen: list[str] = []
+
+    async def flaky(request: web.Request) -> web.Response:
+        seen.append(request.method)
+        if request.query.get("pause"):
+            return web.Response(status=429, headers={"Retry-After": request.query["pause"]})
+        return web.Response(status=503 if len(seen) < 3 else 200, text="at last")
+
+    app = web.Application()
+    app.router.add_route("*", "/", flaky)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    url = f"http://127.0.0.1:{port}/"
+    guard = Guard(parse_networks("127.0.0.0/8"), ((port, port),))
+    try:
+        async with Client(1000, guard, retry=Retry(first_pause=0.001)) as client:
+            response = await client.fetch("GET", url, {})
+            assert (response.body.content, response.attempts, seen) == (b"at last", 3, ["GET"] * 3)
+            seen.clear()
+            with pytest.raises(UpstreamError) as caught:
+                await client.fetch("POST", url, {})
+            assert (caught.value.attempts, seen) == (1, ["POST"])
+            seen.clear()
+            import time
+
+            with pytest.raises(Overloaded, match="asked for a pause") as refused:
+                await client.fetch("GET", url + "?pause=100", {}, deadline=time.monotonic() + 5)
+            assert (refused.value.attempts, len(seen)) == (2, 1)
+    finally:
+        await runner.cleanup()
