@@ -47,6 +47,7 @@ format: setup ## Format the code
 
 bench: setup ## CPU a request and requests a second, against stock Faust and hand-written aiokafka
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.isolation
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist

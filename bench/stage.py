@@ -56,8 +56,8 @@ class Stage:
         self.worker = worker
         mark = uuid.uuid4().hex[:8]
         self.requests, self.results, letters = f"requests-{mark}", f"results-{mark}", f"dead-letters-{mark}"
-        self._names = self.requests, self.results, letters
-        self._env = os.environ | {
+        self.names = self.requests, self.results, letters
+        self.environment = os.environ | {
             "BARE": "1" if worker.endswith("bare") else "",
             "KAFKA_BOOTSTRAP_SERVERS": servers,
             "MILLRACE_GROUP": f"bench-{mark}",
@@ -74,10 +74,10 @@ class Stage:
     async def measure(self, warm: list[bytes], load: list[bytes]) -> Measured:
         """Answer `warm` unmeasured, then `load`, and verify that each of both has its result."""
         async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
-            for name in self._names:
+            for name in self.names:
                 await admin.create(name, PARTITIONS)
-            await admin.settled(*self._names)
-        process = subprocess.Popen(WORKERS[self.worker], env=self._env)  # noqa: ASYNC220  it is what is measured
+            await admin.settled(*self.names)
+        process = subprocess.Popen(WORKERS[self.worker], env=self.environment)  # noqa: ASYNC220  it is what is measured
         try:
             await self._produce(warm)
             await self._await_results(len(warm))
