@@ -75,7 +75,10 @@ class Answerer:
                     self.hits += 1
                     age = max(0.0, now - entry.fetched_at)
                     value = splice(request_id, entry.shared, b"hit", age, time.monotonic() - batch.received_at)
-                    self._publish(record, lease, request_id, value)
+                    if entry.error is None:
+                        self._publish(record, lease, request_id, value)
+                    else:
+                        self._deliver(record, lease, request_id, value, entry.error)
                     continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
                 self._refuse(record, lease, batch.received_at, blame(exc))

@@ -10,13 +10,25 @@ from typing import NamedTuple
 from agents.known import Known
 from models import checks, documents
 from models.checks import Verdict
-from models.errors import AnswerError, InvalidDocument, InvalidRequest, TimedOut
+from models.errors import (
+    AnswerError,
+    InvalidDocument,
+    InvalidRequest,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    UpstreamError,
+)
 from models.request import Request
 from models.result import Answer, encode_answer
 from streams.cache.flights import Flights
+from streams.cache.freshness import NEGATIVE_TTL, Freshness, freshness
 from streams.cache.memory import Entry, MemoryCache
 from streams.http.client import Client
 from streams.pool import CheckPool
+
+_REPEATED = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
+"""Failures that the same request would meet again in a moment, whoever asks."""
 
 
 class Enriched(NamedTuple):
@@ -43,7 +55,7 @@ class Enricher:
         if known.key is None or known.max_age == 0:
             return None
         entry: Entry | None = self._cache.peek(known.key)
-        if entry is None or (known.max_age is not None and now - entry.fetched_at > known.max_age):
+        if entry is None or now >= entry.fresh_until or _too_old(entry, known, now):
             return None
         return entry
 
@@ -61,20 +73,21 @@ class Enricher:
         except TimeoutError:
             answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
             cache = b"bypass" if shared_key is None else b"miss"
-            return Enriched(encode_answer(request, answer), cache, None, answer.error)
+            failed = Enriched(encode_answer(request, answer), cache, None, answer.error)
+            return self._stale_instead(known) or failed
 
     async def _fetch_once(self, key: bytes, known: Known, trace: Mapping[str, str], deadline: float) -> Enriched:
         """Fetch, or wait for who is fetching the same; if that one gives up, take its place."""
         while not self._flights.lead(key):
             landed = await self._flights.join(key)
             if landed is not None:
-                return landed._replace(cache=b"coalesced")
+                return landed._replace(cache=b"coalesced") if landed.cache == b"miss" else landed
         landed = None
         try:
             # A flight may have landed between the batch's look into the cache and now.
             entry = self.peek(known, time.time())
             if entry is not None:
-                return Enriched(entry.shared, b"hit", entry.fetched_at, None)
+                return Enriched(entry.shared, b"hit", entry.fetched_at, entry.error)
             landed = await self._fetch(known, trace, b"miss", deadline)
         finally:
             self._flights.land(key, landed)
@@ -82,20 +95,44 @@ class Enricher:
 
     async def _fetch(self, known: Known, trace: Mapping[str, str], cache: bytes, deadline: float) -> Enriched:
         request = known.request
+        kept: Freshness | None = None
         try:
-            answer = await self._ask(request, trace, deadline)
+            answer, kept = await self._ask(request, trace, deadline)
+            shared = encode_answer(request, answer)
         except AnswerError as error:
             answer = Answer.failed(error)
-        try:
-            shared = encode_answer(request, answer)
         except (TypeError, ValueError) as exc:  # a plugin's document that JSON cannot say
             answer = Answer.failed(InvalidDocument(f"schema {request.schema}: {exc}"))
+        if answer.error is not None:
+            if answer.error.retryable and (stale := self._stale_instead(known)) is not None:
+                return stale
             shared = encode_answer(request, answer)
-        if known.key is not None and answer.outcome == "ok" and answer.fetched_at is not None:
-            self._cache.put(known.key, Entry(shared, answer.fetched_at))
+        self._keep(known, shared, answer, kept)
         return Enriched(shared, cache, answer.fetched_at, answer.error)
 
-    async def _ask(self, request: Request, trace: Mapping[str, str], deadline: float) -> Answer:
+    def _keep(self, known: Known, shared: bytes, answer: Answer, kept: Freshness | None) -> None:
+        """Put an answer into the cache for as long as it may be used; a failure for a moment, in place of nothing."""
+        now = answer.fetched_at or time.time()
+        if known.key is None:
+            return
+        if answer.error is None:
+            if kept is not None and kept.fresh + kept.stale_if_error > 0:
+                self._cache.put(known.key, Entry(shared, now, now + kept.fresh), kept.fresh + kept.stale_if_error)
+        elif isinstance(answer.error, _REPEATED) and self._cache.peek(known.key) is None:
+            self._cache.put(known.key, Entry(shared, now, now + NEGATIVE_TTL, answer.error), NEGATIVE_TTL)
+
+    def _stale_instead(self, known: Known) -> Enriched | None:
+        """Return an answer past its freshness that may stand in for a failure (RFC 5861, section 4)."""
+        if known.key is None or known.max_age == 0:
+            return None
+        entry: Entry | None = self._cache.peek(known.key)
+        if entry is None or entry.error is not None or _too_old(entry, known, time.time()):
+            return None
+        return Enriched(entry.shared, b"stale", entry.fetched_at, None)
+
+    async def _ask(
+        self, request: Request, trace: Mapping[str, str], deadline: float
+    ) -> tuple[Answer, Freshness | None]:
         if request.url is None:
             msg = f"source: no source {request.source!r} is configured"
             raise InvalidRequest(msg)
@@ -117,7 +154,7 @@ class Enricher:
         )
         if request.checks:
             answer.judge(request.checks, await self._judge(request, document))
-        return answer
+        return answer, freshness(response.cache_control, self._cache.tier.ttl)
 
     async def _judge(self, request: Request, document: object) -> list[Verdict]:
         """Run the request's checks on the pool; one whose field is not there fails without going there."""
@@ -130,3 +167,7 @@ class Enricher:
             else:
                 verdicts.append(self._pool.submit(call.name, value, call.args))
         return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
+
+
+def _too_old(entry: Entry, known: Known, now: float) -> bool:
+    return known.max_age is not None and now - entry.fetched_at > known.max_age

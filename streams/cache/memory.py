@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
+from models.errors import AnswerError
 from streams.settings import MemoryTier
 
 ENTRY_OVERHEAD = 400
@@ -19,10 +20,12 @@ ENTRY_OVERHEAD = 400
 
 
 class Entry(NamedTuple):
-    """An encoded answer and when it was fetched, in seconds since the epoch."""
+    """An encoded answer: fetched and fresh until when, in seconds since the epoch, and its error if it is a failure."""
 
     shared: bytes
     fetched_at: float
+    fresh_until: float
+    error: AnswerError | None = None
 
 
 class _Slot(NamedTuple):

@@ -54,10 +54,11 @@ _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "c
 
 
 class Response(NamedTuple):
-    """A whole answer of an upstream, and the how manieth try it was."""
+    """A whole answer of an upstream, what it says of caching, and the how manieth try it was."""
 
     status: int
     body: Body
+    cache_control: str | None = None
     attempts: int = 1
 
 
@@ -129,18 +130,18 @@ class Client:
         attempt = 1
         while True:
             try:
-                status, found = await self._follow(hop, deadline)
+                response = await self._follow(hop, deadline)
             except AnswerError as error:
                 error.attempts = attempt
                 pause = self._retry.pause(attempt, error) if repeatable(method, headers) else None
                 if pause is None or (deadline is not None and time.monotonic() + pause >= deadline):
                     raise
             else:
-                return Response(status, found, attempt)
+                return response if attempt == 1 else response._replace(attempts=attempt)
             await asyncio.sleep(pause)
             attempt += 1
 
-    async def _follow(self, hop: _Hop, deadline: float | None) -> tuple[int, Body]:
+    async def _follow(self, hop: _Hop, deadline: float | None) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
             self._guard.check(hop.url)
             answer = await self._send(hop, deadline)
@@ -151,7 +152,7 @@ class Client:
         msg = f"{hop.url.host}: more than {MAX_REDIRECTS} redirects"
         raise UpstreamError(msg)
 
-    async def _send(self, hop: _Hop, deadline: float | None) -> tuple[int, Body] | _Redirect:
+    async def _send(self, hop: _Hop, deadline: float | None) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
         host = self.hosts.of(hop.url.host_port_subcomponent or "")
         await host.enter(deadline)
@@ -176,7 +177,7 @@ class Client:
         finally:
             host.leave(ok=ok)
 
-    async def _exchange(self, hop: _Hop) -> tuple[int, Body] | _Redirect:
+    async def _exchange(self, hop: _Hop) -> Response | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""
         assert self._session is not None
         self.calls += 1
@@ -195,7 +196,8 @@ class Client:
                 msg = f"{hop.url.host} answered {status} {response.reason or ''}".rstrip()
                 raise UpstreamError(msg, status, retry_after(response.headers.get("Retry-After")))
             content = await self._read(response)
-            return status, Body(content, *_media(response.headers.get("Content-Type")))
+            body = Body(content, *_media(response.headers.get("Content-Type")))
+            return Response(status, body, response.headers.get("Cache-Control"))
         finally:
             response.release()  # closes the connection if the body was not read to its end
 
@@ -295,12 +297,12 @@ def _redirected(hop: _Hop, status: int, location: str) -> _Hop:
     except ValueError:
         msg = f"{hop.url.host} redirected to what is no URL"
         raise UpstreamError(msg, status) from None
-    if not target.host:
-        msg = f"{hop.url.host} redirected to what has no host"
-        raise UpstreamError(msg, status) if target.scheme in ("http", "https") else Denied(msg)
     if target.scheme not in (hop.url.scheme, "https"):
         msg = f"{hop.url.host} redirected from {hop.url.scheme} to {target.scheme or 'no scheme'}"
         raise Denied(msg)
+    if not target.host:
+        msg = f"{hop.url.host} redirected to what has no host"
+        raise UpstreamError(msg, status)
     method, headers, data = hop.method, hop.headers, hop.data
     if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):  # noqa: PLR2004
         method, data = "GET", None
