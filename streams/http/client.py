@@ -154,7 +154,7 @@ class Client:
 
     async def _send(self, hop: _Hop, deadline: float | None) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
-        host = self.hosts.of(hop.url.host_port_subcomponent or "")
+        host = self.hosts.of(hop.url.raw_authority)
         await host.enter(deadline)
         started = time.monotonic()
         ok: bool | None = True

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -27,6 +27,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 USUAL_PORTS: tuple[PortRange, ...] = ((80, 80), (443, 443))
 """Ports that are open without being allowed."""
 
+MAX_REMEMBERED = 10_000
+"""Origins remembered as passed: the same one is not taken apart again."""
 DENIED: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -59,9 +61,19 @@ class Guard:
 
     networks: tuple[Network, ...] = ()
     ports: tuple[PortRange, ...] = ()
+    _passed: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
 
     def check(self, url: URL) -> None:
         """Judge a URL before anything is resolved or dialled. Raises Denied, naming the rule."""
+        origin = url.scheme, url.raw_authority
+        if origin in self._passed:
+            return
+        self._judge(url)
+        if len(self._passed) >= MAX_REMEMBERED:
+            self._passed.clear()
+        self._passed.add(origin)
+
+    def _judge(self, url: URL) -> None:
         if url.scheme not in ("http", "https"):
             _deny(f"the scheme {url.scheme!r} is not http or https")
         if url.user is not None or url.password is not None:

@@ -101,7 +101,8 @@ class Host:
         """
         self.users += 1
         try:
-            await self._wait_out_the_hold(deadline)
+            if self._held_until:
+                await self._wait_out_the_hold(deadline)
             await self._slots.acquire()
         except BaseException:
             self.users -= 1
