@@ -64,6 +64,8 @@ class Answerer:
         lease = batch.lease
         now = time.time()
         for record in batch.records:
+            if self._publisher.congested:
+                await self._publisher.pace()
             if not lease.taking:
                 return
             lease.begun += 1
@@ -103,15 +105,14 @@ class Answerer:
     ) -> None:
         try:
             enriched = await self._enricher.answer(known, trace(record) if record.headers else {})
+            age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
+            value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)
+            self._deliver(record, lease, request_id, value, enriched.error)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._refuse(record, lease, received_at, blame(exc))
-            return
         finally:
             self._places.release()
             lease.work.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-        age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
-        value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)
-        self._deliver(record, lease, request_id, value, enriched.error)
 
     def _refuse(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
         """Answer what is no request."""

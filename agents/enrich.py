@@ -90,7 +90,8 @@ class Enricher:
                 return Enriched(entry.shared, b"hit", entry.fetched_at, entry.error)
             landed = await self._fetch(known, trace, b"miss", deadline)
         finally:
-            self._flights.land(key, landed)
+            own = landed is None or (landed.error is not None and landed.error.hurried)
+            self._flights.land(key, None if own else landed)
         return landed
 
     async def _fetch(self, known: Known, trace: Mapping[str, str], cache: bytes, deadline: float) -> Enriched:
@@ -118,7 +119,7 @@ class Enricher:
         if answer.error is None:
             if kept is not None and kept.fresh + kept.stale_if_error > 0:
                 self._cache.put(known.key, Entry(shared, now, now + kept.fresh), kept.fresh + kept.stale_if_error)
-        elif isinstance(answer.error, _REPEATED) and self._cache.peek(known.key) is None:
+        elif isinstance(answer.error, _REPEATED) and not answer.error.hurried and self._cache.peek(known.key) is None:
             self._cache.put(known.key, Entry(shared, now, now + NEGATIVE_TTL, answer.error), NEGATIVE_TTL)
 
     def _stale_instead(self, known: Known) -> Enriched | None:
@@ -166,7 +167,12 @@ class Enricher:
                 verdicts.append(Verdict(error=str(exc)))
             else:
                 verdicts.append(self._pool.submit(call.name, value, call.args))
-        return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
+        try:
+            return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
+        finally:
+            for verdict in verdicts:  # out of time: what has not run need not
+                if not isinstance(verdict, Verdict):
+                    verdict.cancel()
 
 
 def _too_old(entry: Entry, known: Known, now: float) -> bool:

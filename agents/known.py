@@ -15,8 +15,9 @@ from models.request import Request
 
 GENERATION = 16_384
 """Requests kept of each of two generations; the older is dropped when the younger is full."""
-MAX_KNOWN_BYTES = 4_096
-"""Bytes of a request up to which it is worth remembering: bounds the map at 128 MiB."""
+MAX_PLAIN_BYTES, MAX_KNOWN_BYTES = 2_560, 512
+"""Bytes of a request up to which it is remembered: without nested values, and with (parsed, those take up to 22 times
+their bytes). Together with GENERATION this bounds the map at some 350 MiB, and at 20 MiB for usual requests."""
 CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
 """Methods whose answers may be kept and shared: the safe ones (RFC 9110, section 9.2.1) that fetch something."""
 
@@ -58,7 +59,7 @@ class Book:
         known = know(request)
         parsed_id = None if text is None else strictjson.quote(text)
         # An id written with escapes ("\\u0069d") is not seen by cut_id and would be forgotten with the rest.
-        if rest is not None and len(rest) <= MAX_KNOWN_BYTES and parsed_id == request_id:
+        if rest is not None and parsed_id == request_id and len(rest) <= _worth(request):
             self._remember(rest, known)
         return parsed_id, known
 
@@ -72,6 +73,11 @@ class Book:
         if len(self._young) >= GENERATION:
             self._old, self._young = self._young, {}
         self._young[rest] = known
+
+
+def _worth(request: Request) -> int:
+    nested = request.params or request.body is not None or any(call.args for call in request.checks)
+    return MAX_KNOWN_BYTES if nested else MAX_PLAIN_BYTES
 
 
 def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:

@@ -46,6 +46,8 @@ class AnswerError(MillraceError):
     retryable: bool = False
     attempts: int | None = None
     """How often the upstream was asked, None if it was not."""
+    hurried: bool = False
+    """Whether a later deadline might have ended otherwise: then it is no answer for others who ask the same."""
 
     def __init__(self, message: str) -> None:
         text = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"

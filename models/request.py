@@ -22,6 +22,8 @@ MAX_ID = 128
 """Characters of a request's id."""
 MAX_URL = 2048
 """Characters of a URL, as in the least of the limits that common servers and browsers keep."""
+MAX_TIMEOUT = 300.0
+"""Seconds that a request may ask for: an unfinished one holds its partition's commit point."""
 MAX_CHECKS = 64
 """Checks that one request may name."""
 MAX_HEADERS = 64
@@ -236,7 +238,7 @@ class RequestSchema(StrictSchema):
     schema = _Text(documents.check_known)
     checks = _Checks()
     max_age = Seconds()
-    timeout = Seconds(validate=validate.Range(min=0, min_inclusive=False))
+    timeout = Seconds(validate=validate.Range(0, MAX_TIMEOUT, min_inclusive=False))
 
     @post_load
     def _request(self, data: dict[str, Any], **_: Any) -> tuple[str | None, Request]:

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 GC_THRESHOLDS = (50_000, 20, 100)
 """Allocations, and collections of the younger generation, between two looks at each generation."""
+RESOLVER_THREADS = 32
 QUEUED_BATCHES = 4
 """Batches that may wait for an agent; beyond, no more are taken from Kafka."""
 
@@ -138,6 +140,8 @@ async def run(app: App) -> int:
     Raises MillraceError when it cannot start.
     """
     loop = asyncio.get_running_loop()
+    # Names are resolved in threads: the default of six on two cores is few when some names are slow to resolve.
+    loop.set_default_executor(ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve"))
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)

@@ -102,8 +102,11 @@ class CheckPool:
 
     def _pump(self) -> None:
         self._pumping = False
-        if any(job.done.done() for job in self._waiting):  # their requests ran out of time
-            self._waiting = deque(job for job in self._waiting if not job.done.done())
+        for queue in (self._waiting, self._suspects):
+            if any(job.done.done() for job in queue):  # their requests ran out of time
+                left = [job for job in queue if not job.done.done()]
+                queue.clear()
+                queue.extend(left)
         while self._suspects and self._free:
             self._submit([self._suspects.popleft()])
         while self._waiting and self._free:

@@ -82,7 +82,10 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
     pending: list[Any] = []
     try:
         await producer.start()
-        for number, line in enumerate(lines, 1):
+        numbered = enumerate(lines, 1)
+        # Whoever writes to stdin may pause: what was read so far goes out meanwhile.
+        while (item := await asyncio.to_thread(next, numbered, None)) is not None:
+            number, line = item
             if not options.raw:
                 try:
                     requests.parse(line)

@@ -10,7 +10,7 @@ from typing import Any
 from agents.commands import DONE
 from models import strictjson
 from models.errors import OUTCOMES
-from models.result import read_result
+from models.result import ResultSchema, read_result
 
 HELP = "follow the results"
 
@@ -78,7 +78,7 @@ def _shown(value: bytes | None, options: argparse.Namespace) -> str | None:
         result = read_result(value or b"null")
     except ValueError:
         result = None
-    if not isinstance(result, dict):
+    if ResultSchema().validate(result if isinstance(result, dict) else {}):
         return None if options.outcome else repr(value)
     if options.outcome and result.get("outcome") not in options.outcome:
         return None

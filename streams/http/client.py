@@ -134,7 +134,10 @@ class Client:
             except AnswerError as error:
                 error.attempts = attempt
                 pause = self._retry.pause(attempt, error) if repeatable(method, headers) else None
-                if pause is None or (deadline is not None and time.monotonic() + pause >= deadline):
+                if pause is None:
+                    raise
+                if deadline is not None and time.monotonic() + pause >= deadline:
+                    error.hurried = True
                     raise
             else:
                 return response if attempt == 1 else response._replace(attempts=attempt)
@@ -156,10 +159,11 @@ class Client:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
         host = self.hosts.of(hop.url.raw_authority)
         await host.enter(deadline)
-        started = time.monotonic()
+        started: float | None = None
         ok: bool | None = True
         try:
             async with self._slots:
+                started = time.monotonic()
                 return await self._exchange(hop)
         except AnswerError as error:
             ok = _blame(error)
@@ -171,8 +175,9 @@ class Client:
             ok = _blame(translated)
             raise translated from exc
         except asyncio.CancelledError:
-            late = deadline is not None and time.monotonic() >= deadline
-            ok = False if late and time.monotonic() - started >= SLOW else None
+            now = time.monotonic()
+            late = deadline is not None and now >= deadline
+            ok = False if late and started is not None and now - started >= SLOW else None
             raise
         finally:
             host.leave(ok=ok)

@@ -101,9 +101,11 @@ class Host:
         """
         self.users += 1
         try:
-            if self._held_until:
-                await self._wait_out_the_hold(deadline)
             await self._slots.acquire()
+            while self._held_until > self._clock():  # also one that began while this request waited for its place
+                self._slots.release()
+                await self._wait_out_the_hold(deadline)
+                await self._slots.acquire()
         except BaseException:
             self.users -= 1
             raise
@@ -126,7 +128,9 @@ class Host:
         while (wait := self._held_until - self._clock()) > 0:
             if deadline is not None and self._held_until >= deadline:
                 msg = f"{self.name} asked for a pause of {wait:.0f} s more, which is past the request's deadline"
-                raise Overloaded(msg)
+                refused = Overloaded(msg)
+                refused.hurried = True
+                raise refused
             await asyncio.sleep(wait)
 
 

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer
@@ -26,7 +26,7 @@ from aiokafka.errors import (
     RecordTooLargeError,
 )
 
-from models.errors import BrokerError
+from models.errors import MillraceError
 from streams.kafka.client import connection, explain
 from streams.kafka.parcel import Parcel
 from streams.settings import Kafka
@@ -43,8 +43,11 @@ USUAL_HEADERS = 8
 """Headers of a record up to which their size needs no adding up."""
 BACKLOG_RECORDS = 20_000
 """Records waiting for acknowledgement beyond which `pace` holds its caller up."""
+BACKLOG_BYTES = 64 << 20
+"""Bytes of values waiting for acknowledgement beyond which `pace` holds its caller up."""
 RETRY_PAUSE = 0.5
-"""Seconds before a failed batch is sent again."""
+"""Seconds before a failed batch is sent again; doubled for each failure in a row, up to MAX_RETRY_PAUSE."""
+MAX_RETRY_PAUSE = 30.0
 REQUEST_TIMEOUT = 30.0
 """Seconds that Kafka may take to acknowledge one batch before it is asked again."""
 STOP_TIMEOUT = 5.0
@@ -74,10 +77,11 @@ class Publisher:
         self._ebb = asyncio.Event()
         self._ebb.set()
         self.backlog = 0
+        self.backlog_bytes = 0
+        self.congested = False
         self.batches = 0
         self.records = 0
         self.failures = 0
-        self.failing_since: float | None = None
 
     async def __aenter__(self) -> Self:
         self._producer = await self._open()
@@ -108,6 +112,8 @@ class Publisher:
         if lane is None:
             lane = self._lanes[place] = _Lane(self, *place)
         self.backlog += 1
+        self.backlog_bytes += len(fitting.value or b"")
+        self.congested = self.backlog >= BACKLOG_RECORDS or self.backlog_bytes >= BACKLOG_BYTES
         lane.put(fitting)
 
     def arrived(self, *, now: bool) -> None:
@@ -151,16 +157,23 @@ class Publisher:
         self.limits[topic] = min(self.limits[topic], parcel.size() - 1)
         return self._fitting(topic, parcel)
 
+    @property
+    def failing_since(self) -> float | None:
+        """Return the monotonic time since which some partition has taken nothing, None if all do."""
+        return min((lane.failing_since for lane in self._lanes.values() if lane.failing_since), default=None)
+
     async def pace(self) -> None:
         """Wait while too many records are unacknowledged: the one place where Kafka's speed holds up the agents."""
-        if self.backlog >= BACKLOG_RECORDS:
+        if self.congested:
             self._ebb.clear()
             await self._ebb.wait()
 
-    def settled(self, count: int) -> None:
+    def settled(self, parcels: Sequence[Parcel]) -> None:
         """Take note that records left a lane."""
-        self.backlog -= count
-        if self.backlog < BACKLOG_RECORDS:
+        self.backlog -= len(parcels)
+        self.backlog_bytes -= sum(len(parcel.value or b"") for parcel in parcels)
+        if self.backlog < BACKLOG_RECORDS and self.backlog_bytes < BACKLOG_BYTES:
+            self.congested = False
             self._ebb.set()
 
     async def new_batch(self) -> Any:
@@ -180,25 +193,23 @@ class Publisher:
             acknowledged.result()
         except KafkaError:
             self.failures += 1
-            self.failing_since = self.failing_since or time.monotonic()
             # An idempotent producer whose batch failed for good has a gap in its sequence numbers, and every
             # batch after it is refused: only a new producer id helps.
             await self._reopen(producer)
             raise
         self.batches += 1
-        self.failing_since = None
 
     async def _reopen(self, broken: AIOKafkaProducer | None) -> AIOKafkaProducer:
         async with self._reopening:
             if self._producer is not None and self._producer is not broken:
                 return self._producer
+            await self._close()  # its flush still delivers what other lanes have in flight
             self._broken.set_result(None)
             self._broken = self._loop.create_future()
-            await self._close()
             while True:
                 try:
                     self._producer = await self._open()
-                except BrokerError as exc:
+                except MillraceError as exc:
                     logger.warning("cannot publish, trying again: %s", exc)
                     await asyncio.sleep(RETRY_PAUSE)
                 else:
@@ -228,6 +239,7 @@ class Publisher:
                 await asyncio.wait_for(producer.stop(), STOP_TIMEOUT)
             except (TimeoutError, KafkaError) as exc:
                 logger.warning("closing the producer failed: %r", exc)
+                await producer.client.close()
 
 
 class _Lane:
@@ -241,6 +253,8 @@ class _Lane:
         self._bytes = 0
         self._alone = 0
         self._shipping: asyncio.Task[None] | None = None
+        self._failures = 0
+        self.failing_since: float | None = None
 
     def put(self, parcel: Parcel) -> None:
         self._waiting.append(parcel)
@@ -284,12 +298,15 @@ class _Lane:
             logger.warning("%s-%d: a batch of %d was not acknowledged, sending it again: %s: %s",
                            self._topic, self._partition, len(parcels), type(exc).__name__, exc)  # fmt: skip
             self._put_back(parcels)
-            await asyncio.sleep(RETRY_PAUSE)
+            self.failing_since = self.failing_since or time.monotonic()
+            self._failures += 1
+            await asyncio.sleep(min(RETRY_PAUSE * 2 ** (self._failures - 1), MAX_RETRY_PAUSE))
         else:
             for parcel in parcels:
                 parcel.receipt.finish(parcel.offset)
             self._publisher.records += len(parcels)
-            self._publisher.settled(len(parcels))
+            self._publisher.settled(parcels)
+            self.failing_since, self._failures = None, 0
 
     def _fill(self, batch: Any) -> list[Parcel]:
         """Move what fits from the queue into a batch; what nobody waits for any more is dropped."""
@@ -301,7 +318,7 @@ class _Lane:
             parcel = waiting[0]
             if not parcel.receipt.alive:
                 waiting.popleft()
-                self._publisher.settled(1)
+                self._publisher.settled([parcel])
                 continue
             if parcels and (self._alone or (tight and batch.size() + parcel.size() > limit)):
                 break
@@ -320,10 +337,9 @@ class _Lane:
             self._put_back(parcels)
             return
         fitting = self._publisher.too_large(self._topic, parcels[0])
-        if fitting is None:
-            self._publisher.settled(1)
-        else:
-            self._put_back([fitting])
+        self._publisher.settled(parcels)
+        if fitting is not None:
+            self._publisher.publish(self._topic, self._partition, fitting)
 
     def _put_back(self, parcels: list[Parcel]) -> None:
         self._waiting.extendleft(reversed(parcels))

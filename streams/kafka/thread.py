@@ -20,6 +20,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams import settings as defaults
+from streams.kafka import lenient
 from streams.kafka.client import connection
 from streams.kafka.lease import CommitPoint
 
@@ -31,10 +32,15 @@ MAX_POLL_RECORDS = 1_000
 FETCH_MAX_WAIT = 0.1
 """Seconds that the broker may hold a fetch. aiokafka has one fetch in flight a broker, so an idle partition's
 long poll would hold up the others on it for Faust's 1.5 s."""
+NEVER_MS = 2**31 - 1
 HEARTBEATS = 3
 """Heartbeats in a session timeout."""
 STOP_TIMEOUT = 5.0
 """Seconds that leaving the group may take."""
+
+
+class UnreadableRecord(Exception):
+    """A record that aiokafka's parser cannot read, such as one with a header name that is not UTF-8."""
 
 
 class Polled(NamedTuple):
@@ -67,7 +73,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             session_timeout_ms=int(defaults.SESSION_TIMEOUT * 1000),
             heartbeat_interval_ms=int(defaults.SESSION_TIMEOUT / HEARTBEATS * 1000),
             rebalance_timeout_ms=int(defaults.REBALANCE_TIMEOUT * 1000),
-            max_poll_interval_ms=int(defaults.REBALANCE_TIMEOUT * 1000),
+            # aiokafka leaves the group for good when nothing is polled for this long, which is what back-pressure
+            # does to a worker whose results cannot be published; heartbeats say that the process lives.
+            max_poll_interval_ms=NEVER_MS,
         )
 
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -77,10 +85,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def poll(self, tps: set[TP], timeout: float) -> dict[TP, Polled]:
         """Return what was fetched for these partitions, and how far reading got even where nothing was.
 
-        Positions are read in the same step in which the records are taken, so they fit each other.
+        Positions are read in the same step in which the records are taken, so they fit each other. Raises
+        UnreadableRecord, after which all of them must be sought anew: what else was fetched is lost.
         """
         consumer = self._ensure_consumer()
-        fetched = await self._fetch_records(consumer, tps, timeout=timeout, max_records=MAX_POLL_RECORDS)
+        lenient.end_if_over()
+        try:
+            fetched = await self._fetch_records(consumer, tps, timeout=timeout, max_records=MAX_POLL_RECORDS)
+        except UnicodeDecodeError as exc:
+            logger.warning("a record has a header name that is not UTF-8: reading leniently for a while")
+            lenient.begin()
+            raise UnreadableRecord from exc
         subscription = consumer._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
         if assignment is None:
@@ -103,11 +118,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         partitions = [TopicPartition(*tp) for tp in tps]
         return cast("Mapping[TP, OffsetAndMetadata]", await coordinator.fetch_committed_offsets(partitions))
 
-    async def seek_all(self, positions: Mapping[TP, int]) -> None:
-        """Move reading of each partition that is still ours."""
+    async def seek_all(self, positions: Mapping[TP, int | None]) -> None:
+        """Move reading of each partition that is still ours; None is the beginning."""
         consumer = self._ensure_consumer()
         for tp, position in positions.items():
-            if tp in consumer.assignment():
+            if tp not in consumer.assignment():
+                continue
+            if position is None:
+                await consumer.seek_to_beginning(TopicPartition(*tp))
+            else:
                 consumer.seek(TopicPartition(*tp), position)
 
     async def commit_points(self, points: Mapping[TP, CommitPoint]) -> bool:

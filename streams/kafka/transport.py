@@ -31,7 +31,7 @@ from mode import Service
 from streams import settings as defaults
 from streams.kafka.client import explain
 from streams.kafka.lease import Lease
-from streams.kafka.thread import ConsumerThread, Polled
+from streams.kafka.thread import ConsumerThread, Polled, UnreadableRecord
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ FULL_POLL_TIMEOUT = 0.1
 """Seconds that a poll waits while a partition is full, so that it is looked at again soon."""
 COMMIT_TIMEOUT = 5.0
 """Seconds that one commit may take before it is given up until the next."""
+COMMITS_DEADLINE = 60.0
+"""Seconds for the group's commits to be read after an assignment; less than Faust's 90 s for the whole of it."""
 GROUP_CHECK_EVERY = 1.0
 """Seconds between looks at whether the group still takes this member."""
 RETRY_PAUSE = 0.5
@@ -131,6 +133,10 @@ class Consumer(driver.Consumer):
             polled = await self._thread.call(self._thread.poll(set(open_), timeout))
         except ConsumerStoppedError:
             raise
+        except UnreadableRecord:
+            # What else was fetched is lost with it: read all of it again, leniently.
+            await self._thread.call(self._thread.seek_all({tp: lease.position for tp, lease in open_.items()}))
+            return
         except KafkaError as exc:
             if not exc.retriable:
                 raise
@@ -157,7 +163,7 @@ class Consumer(driver.Consumer):
     async def _reread(self, tp: TP) -> None:
         """A poll outlived its lease: what it took must be read again by the lease that came after."""
         lease = self.leases.get(tp)
-        if lease is not None and lease.taking and lease.position is not None:
+        if lease is not None and lease.taking:
             await self._thread.call(self._thread.seek_all({tp: lease.position}))
 
     def on_buffer_full(self, tp: TP) -> None:
@@ -178,7 +184,8 @@ class Consumer(driver.Consumer):
         commits = await self._while_assigned(generation, lambda: self._thread.committed(tps))
         if commits is None:
             return
-        await self._thread.call(self._thread.seek_all({tp: commit.offset for tp, commit in commits.items()}))
+        positions = {tp: commits[tp].offset if tp in commits else None for tp in tps}
+        await self._thread.call(self._thread.seek_all(positions))
         for lease in self.leases.values():
             lease.revoke()
         self.leases.clear()
@@ -191,11 +198,18 @@ class Consumer(driver.Consumer):
             )  # fmt: skip
 
     async def _while_assigned(self, generation: int, ask: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
-        """Ask the broker until it answers; None once another generation or the stop has made that pointless."""
+        """Ask the broker until it answers; None once another generation or the stop has made that pointless.
+
+        Ends the worker if it takes too long: Faust's recovery would give up without a word, and hold the partitions.
+        """
+        deadline = time.monotonic() + COMMITS_DEADLINE
         while not self.should_stop and generation == self.app.consumer_generation_id:
             try:
                 return await asyncio.wait_for(self._thread.call(ask()), COMMIT_TIMEOUT)
             except (TimeoutError, KafkaError) as exc:
+                if time.monotonic() > deadline or not getattr(exc, "retriable", True):
+                    await self.app.crash(explain(exc, cast("Transport", self.transport).settings.kafka))
+                    return None
                 logger.warning("reading the group's commits failed, trying again: %r", exc)
                 await asyncio.sleep(RETRY_PAUSE)
         return None

@@ -272,3 +272,29 @@ async def _lower_limit(stage: Stage, limit: int) -> None:
         await admin.alter_configs([change])
     finally:
         await admin.close()
+
+
+class NotUtf8(str):
+    """A header name that goes over the wire as bytes that are no UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, *_: Any) -> bytes:  # type: ignore[override]
+        return b"\xff\xfe"
+
+
+async def test_a_record_that_cannot_be_read_stops_nothing(kafka: Any, stage: Stage, upstream: Upstream) -> None:
+    """A header name that is no UTF-8, which aiokafka's parser dies of: its request and all others are answered once."""
+    from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+
+    await stage.start()
+    batch = stage.producer.create_batch()
+    batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, 0, 1 << 20)
+    for number in range(10):
+        headers = [(NotUtf8("x"), b"1")] if number in (3, 7) else []
+        batch.append(timestamp=None, key=None, value=asked(f"{upstream.url}/doc/{number}", number), headers=headers)
+    await (await stage.producer.send_batch(batch, stage.requests, partition=1))
+    await stage.send([asked(f"{upstream.url}/doc/1", n) for n in range(10, 40)])
+    seen = await stage.results_of({f"r{n}" for n in range(40)}, seconds=20)
+    assert len(seen) == 40
+    assert {each.result["outcome"] for each in seen} == {"ok"}

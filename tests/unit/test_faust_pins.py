@@ -64,6 +64,8 @@ PINNED = {
     "aiokafka.producer.producer:AIOKafkaProducer.send_batch": "bf42b0f0c5c0",
     "aiokafka.producer.message_accumulator:BatchBuilder": "8050802ca751",
     "aiokafka.producer.message_accumulator:MessageAccumulator.add_batch": "5ed1c5b1367a",
+    "aiokafka.record.default_records:_DefaultRecordBatchPy": "f63fbb5a8a24",
+    "aiokafka.record.memory_records:_MemoryRecordsPy": "795a0314fbca",
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import known
-from agents.known import MAX_KNOWN_BYTES, Book, cut_id, entry_key, know, salvage_id
+from agents.known import MAX_KNOWN_BYTES, MAX_PLAIN_BYTES, Book, cut_id, entry_key, know, salvage_id
 from models import request as requests
 from models import strictjson
 from models.checks import Call
@@ -182,11 +182,20 @@ def test_what_is_no_request_is_refused_every_time(value):
 
 
 def test_a_large_request_is_read_but_not_remembered():
-    """Beyond 4,096 bytes each reading is a new one; at the limit it is remembered."""
+    """With a body, beyond the limit each reading is a new one; at the limit it is remembered."""
     book = Book()
     room = MAX_KNOWN_BYTES - len(b'{"url":"http://a/","body":""}')
     for extra, same in ((0, True), (1, False)):
         value = b'{"url":"http://a/","body":"%b"}' % (b"x" * (room + extra))
+        assert (book.read(value)[1] is book.read(value)[1]) is same
+
+
+def test_a_request_without_nested_values_is_remembered_up_to_a_higher_limit():
+    """Headers and a long URL take little more room than their bytes; nested values take many times theirs."""
+    book = Book()
+    room = MAX_PLAIN_BYTES - len(b'{"url":"http://a/","headers":{"a":""}}')
+    for extra, same in ((0, True), (1, False)):
+        value = b'{"url":"http://a/","headers":{"a":"%b"}}' % (b"x" * (room + extra))
         assert (book.read(value)[1] is book.read(value)[1]) is same
 
 
@@ -317,3 +326,91 @@ def test_only_answers_to_safe_methods_are_kept(method, kept):
 def test_the_id_of_an_invalid_request_is_saved_where_it_is_one(value, request_id):
     """A refused request keeps its id if that is a valid one, and nothing else is taken for an id."""
     assert salvage_id(value) == request_id
+
+
+PLAIN_BYTES = b'{"url":"http://a/"}'
+ESCAPED = [
+    b'{"\\u0069d":"%b","url":"http://a/"}',
+    b'{"i\\u0064":"%b","url":"http://a/"}',
+    b'{"url":"http://a/","\\u0069\\u0064":"%b"}',
+]
+
+
+@pytest.mark.parametrize("form", ESCAPED)
+def test_a_request_whose_id_is_written_with_escapes_keeps_its_id(form):
+    """The same bytes, and others that differ by such an id only, each get their own id every time."""
+    book = Book()
+    for name in (b"1", b"1", b"2", b"1"):
+        assert book.read(form % name)[0] == b'"%b"' % name
+
+
+@pytest.mark.parametrize("form", ESCAPED)
+def test_a_request_whose_id_is_written_with_escapes_is_not_remembered(form):
+    """What cannot be told apart from a request without id is not put on record as one."""
+    book = Book()
+    book.read(form % b"1")
+    assert not book._young
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"id":"1","\\u0069d":"2","url":"http://a/"}',
+        b'{"id":"1","\\u0069d":"1","url":"http://a/"}',
+        b'{"\\u0069d":"1","url":"http://a/","id":"2"}',
+        b'{"\\u0069d":"1","i\\u0064":"2","url":"http://a/"}',
+    ],
+)
+def test_an_id_that_is_there_twice_is_refused_however_it_is_written(value):
+    """Escapes hide no duplicate, also after the rest of the request has been met alone."""
+    book = Book()
+    for warm in (PLAIN_BYTES, b'{"\\u0069d":"2","url":"http://a/"}', b'{"\\u0069d":"1","url":"http://a/"}'):
+        book.read(warm)
+        with pytest.raises(InvalidRequest, match="duplicate key 'id'"):
+            book.read(value)
+
+
+@pytest.mark.parametrize("space", [b"\x0b", b"\x0c", b"\xc2\xa0", b"\x1c"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        b'%b{"id":"1","url":"http://a/"}',
+        b'{%b"id":"1","url":"http://a/"}',
+        b'{"id"%b:"1","url":"http://a/"}',
+        b'{"id":%b"1","url":"http://a/"}',
+        b'{"id":"1"%b,"url":"http://a/"}',
+        b'{"url":"http://a/"%b,"id":"1"}',
+        b'{"url":"http://a/",%b"id":"1"}',
+        b'{"url":"http://a/","id":"1"%b}',
+        b'{"url":"http://a/","id":"1"}%b',
+    ],
+)
+def test_only_the_spaces_of_json_are_spaces(form, space):
+    """Other white space around an id is refused, also when the request without it is known."""
+    book = Book()
+    book.read(PLAIN_BYTES)
+    with pytest.raises(InvalidRequest, match="not JSON"):
+        book.read(form % space)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"id":"1","url":"http://a/"}'.rjust(requests.MAX_BYTES + 1),
+        b'{"url":"http://a/","id":"1"}'.ljust(requests.MAX_BYTES + 1),
+    ],
+)
+def test_a_known_request_in_too_many_bytes_is_refused(value):
+    """The size limit counts all bytes, also those that cutting the id would drop; at the limit it is taken."""
+    book = Book()
+    known_one = book.read(PLAIN_BYTES)[1]
+    with pytest.raises(InvalidRequest, match="at most 1048576 are taken"):
+        book.read(value)
+    at_limit = value[1:] if value.startswith(b" ") else value[:-1]
+    assert book.read(at_limit) == (b'"1"', known_one)
+
+
+@pytest.mark.parametrize("content", [b"7", b"1.5", b"true", b"null", b'["a"]', b'{"a":"b"}', b'[["a"]]', b"{}"])
+def test_an_id_that_is_no_string_is_not_saved(content):
+    """Arrays and objects have a length too, and are no id all the same."""
+    assert salvage_id(b'{"id":%b}' % content) is None

@@ -97,6 +97,9 @@ BAD_TRACES = [
     ("traceparent", b" " + TRACEPARENT),
     ("traceparent", TRACEPARENT[:-1]),
     ("traceparent", b"\xff" * 55),
+    ("traceparent", b"ff" + TRACEPARENT[2:]),
+    ("traceparent", b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01"),
+    ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-" + b"0" * 16 + b"-01"),
     ("Traceparent", TRACEPARENT),
     ("tracestate", b""),
     ("tracestate", b"a=b\r\nHost: evil"),
@@ -249,3 +252,48 @@ def test_a_tombstone_s_dead_letter_loses_its_key_or_foreign_headers():
     assert (keyed.key, keyed.headers) == (None, ours)
     assert shrink_dead_letter(parcel(None, key=None, headers=[("a", b"1"), *ours])).headers == ours
     assert shrink_dead_letter(parcel(None, key=None, headers=ours)) is None
+
+
+NULLS = [("traceparent", None), ("ce_id", None), ("tracestate", None), (DLQ + "delivery.count", None), ("a", None)]
+
+
+def test_null_headers_are_no_trace_and_no_id():
+    """Kafka's headers are nullable: such a one says nothing, and the next of its name counts."""
+    assert trace(record(NULLS)) == {}
+    assert trace(record([*NULLS, ("traceparent", TRACEPARENT)])) == {"traceparent": TRACEPARENT.decode()}
+    assert read_id(record(NULLS), None) == default_id(record())
+    assert read_id(record([*NULLS, ("ce_id", b"x")]), None) == b'"x"'
+    assert ResultHeaders("s")(b'"a"', NULLS)[5:] == []
+
+
+def test_a_dead_letter_keeps_null_headers_and_counts_from_the_start():
+    """The original headers go along as they are, null ones too, and a null count is none."""
+    headers = dead_letter_headers(record(NULLS), "g", Denied("x"))
+    assert headers[:4] == NULLS[:3] + NULLS[4:]
+    assert [content for name, content in headers if name == DLQ + "delivery.count"] == [b"1"]
+
+
+def test_a_null_header_has_no_bytes_but_its_name_s():
+    """The size of a parcel counts null headers as empty ones."""
+    assert parcel(b"v", headers=NULLS).size() == parcel(b"v", headers=[(name, b"") for name, _ in NULLS]).size()
+
+
+def test_a_result_with_a_document_as_deep_as_allowed_is_shrunk():
+    """A document of depth 64 nests one level further down in its result, which can be shrunk all the same."""
+    value = b'{"id":"a","outcome":"ok","document":' + b"[" * 64 + b"]" * 64 + b',"elapsed_ms":1.0}'
+    members = json.loads(shrink_result(parcel(value)).value)
+    assert (members["id"], members["outcome"]) == ("a", "too_large")
+
+
+@pytest.mark.parametrize("version", [b"00", b"01", b"fe"])
+def test_a_later_trace_version_is_carried(version):
+    """Any version but ff may be valid."""
+    header = version + TRACEPARENT[2:]
+    assert trace(record([("traceparent", header)])) == {"traceparent": header.decode()}
+
+
+def test_a_result_that_nests_too_deep_to_be_read_is_shrunk_to_its_id():
+    """A plugin's document may nest deeper than any result that is read: the id is saved, and too_large is told."""
+    value = b'{"id":"a","outcome":"ok","document":' + b"[" * 100 + b"]" * 100 + b',"elapsed_ms":1.0}'
+    members = json.loads(shrink_result(parcel(value)).value)
+    assert (members["id"], members["outcome"]) == ("a", "too_large")

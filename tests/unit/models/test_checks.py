@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
-from models import checks
+from models import checks, strictjson
 from models.checks import MAX_VALUE_BYTES, Verdict
 
 DOCUMENT = {"a": {"b": [10, {"c": None}]}, "": {"": 1}, "0": "key", "list": [[1], 2]}
@@ -362,3 +362,28 @@ def test_a_plugin_that_is_not_there_is_told():
     """A child with a missing plugin does not start silently without it."""
     with pytest.raises(ModuleNotFoundError, match="no_such_plugin_for_millrace"):
         checks.prepare_child(["no_such_plugin_for_millrace"])
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_a_complaint_of_lone_surrogates_can_be_told():
+    """What a check raises is made Unicode text, so that a result can carry it."""
+
+    @checks.check
+    def complain(value):
+        raise RuntimeError("odd \ud800")
+
+    error = checks.run("complain", None, {}).error
+    assert error == "RuntimeError: odd \\ud800"
+    assert strictjson.dumps(error)
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_an_answer_may_nest_as_deep_as_a_document_and_no_deeper():
+    """What a check returns is held to the contract's depth."""
+
+    @checks.check
+    def nest(levels):
+        return [] if levels == 1 else [nest(levels - 1)]
+
+    assert checks.run("nest", 64, {}).error is None
+    assert checks.run("nest", 65, {}).error == "ValueError: returned a value nested deeper than 64 levels"

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import codecs
+import encodings
+import pkgutil
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -8,7 +12,7 @@ from hypothesis import strategies as st
 from marshmallow import Schema, ValidationError, fields, post_load
 
 from models import documents, strictjson
-from models.documents import MAX_TITLE, TITLE_SEARCH_BYTES, Body
+from models.documents import MAX_TITLE, TITLE_SEARCH_BYTES, Body, text_codec
 from models.errors import InvalidDocument
 from models.schema import StrictSchema
 
@@ -49,7 +53,7 @@ def test_json_in_another_charset_is_decoded_first(charset):
         (b"<html>", "not JSON"),
         (b"\xff", "not UTF-8 at byte 0"),
         (b"[" * 100_000, "nested deeper than 64 levels"),
-        (b"1" * 10_000, "10000 digits"),
+        (b"1" * 10_000, "a number of more than 4300 digits"),
         (b"NaN", "NaN is no JSON number"),
         (b"[1e999]", "number out of range"),
         (b'{"a":1,"a":2}', "duplicate key 'a'"),
@@ -79,10 +83,10 @@ def test_text_is_decoded_by_its_charset(charset, text):
 @pytest.mark.parametrize(
     ("content", "charset", "reason"),
     [
-        (b"a", "no-such-charset", "the body's charset 'no-such-charset' is not known"),
-        (b"a", "x" * 100, "the body's charset '" + "x" * 40 + "' is not known"),
-        (b"\x81", "shift_jis", "the body is not shift_jis: "),
-        (b"a", "utf-16", "the body is not utf-16: "),
+        (b"a", "no-such-charset", "the body's charset 'no-such-charset' is none that is read"),
+        (b"a", "x" * 100, "the body's charset '" + "x" * 40 + "' is none that is read"),
+        (b"\x81", "shift_jis", "the body is not shift_jis at byte 0"),
+        (b"a", "utf-16", "the body is not utf-16 at byte 0"),
     ],
 )
 def test_a_wrong_charset_is_an_invalid_document(schema, content, charset, reason):
@@ -94,7 +98,7 @@ def test_a_wrong_charset_is_an_invalid_document(schema, content, charset, reason
 
 def test_text_that_is_not_its_utf8_is_an_invalid_document():
     """Bytes that are no UTF-8 are no text."""
-    with pytest.raises(InvalidDocument, match="the body is not utf-8"):
+    with pytest.raises(InvalidDocument, match=r"^the body is not utf-8 at byte 0$"):
         documents.load("text", Body(b"\xff"))
 
 
@@ -246,3 +250,83 @@ def test_an_unknown_schema_is_refused_with_the_known_ones():
     with pytest.raises(ValidationError) as caught:
         documents.check_known("x" * 1000)
     assert caught.value.messages[0].startswith(f"no schema '{'x' * 60}'; known: json, page")
+
+
+NO_TEXT = [
+    "zlib",
+    "bz2",
+    "base64",
+    "hex",
+    "uu",
+    "quopri",
+    "rot13",
+    "punycode",
+    "idna",
+    "utf-7",
+    "unicode_escape",
+    "raw_unicode_escape",
+    "undefined",
+    "palmos\0",
+    "a\0b",
+    "\ud800",
+    "\u00e4",
+    "x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("schema", ["text", "json"])
+@pytest.mark.parametrize("charset", NO_TEXT)
+def test_only_codecs_that_turn_bytes_into_text_are_used(schema, charset):
+    """A charset that names a compressor, an escape or nothing at all is refused before a byte is decoded."""
+    with pytest.raises(InvalidDocument) as caught:
+        documents.load(schema, Body(b'"a"', "text/plain", charset))
+    assert str(caught.value).startswith("the body's charset ")
+    assert str(caught.value).endswith(" is none that is read")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("charset", NO_TEXT)
+def test_a_title_under_a_charset_that_is_not_read_is_decoded_as_utf8(charset):
+    """A page whose charset is no text codec has its title in UTF-8 and fails nothing."""
+    assert page("<title>\u00e4-</title>".encode(), "text/html", charset)["title"] == "\u00e4-"
+
+
+@pytest.mark.parametrize("charset", ["zlib", "bz2"])
+def test_a_compressor_as_a_charset_inflates_nothing(charset):
+    """A bomb that only its charset would inflate stays packed: the size told is that of the bytes."""
+    bomb = codecs.encode(b"<title>boom</title>" * 1000, charset)
+    assert page(bomb, "text/html", charset) == {"size": len(bomb), "media_type": "text/html"}
+    with pytest.raises(InvalidDocument, match="is none that is read"):
+        documents.load("text", Body(bomb, "text/plain", charset))
+
+
+def test_a_codec_of_quadratic_time_is_not_run():
+    """A body that keeps Python's punycode busy for seconds is refused at once."""
+    started = time.process_time()
+    with pytest.raises(InvalidDocument, match="is none that is read"):
+        documents.load("text", Body(b"-" + b"9999" * 50_000, "text/plain", "punycode"))
+    assert time.process_time() - started < 1
+
+
+READ = sorted({text_codec(module.name) or "utf-8" for module in pkgutil.iter_modules(encodings.__path__)})
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(READ), st.binary(max_size=40))
+def test_every_charset_that_is_read_gives_unicode_text(charset, content):
+    """Any bytes under any charset that is read are text that can be written as UTF-8, or an invalid document."""
+    try:
+        text = Body(content, "text/plain", charset).text()
+    except InvalidDocument as exc:
+        text = str(exc)
+    assert text.encode().decode() == text
+
+
+@pytest.mark.parametrize(
+    "charset",
+    ["UTF8", "latin-1", "ISO-8859-15", "windows-1251", "euc-kr", "Shift_JIS", "GB18030", "Big5", "macintosh", "koi8-u"],
+)
+def test_the_charsets_of_the_web_are_read(charset):
+    """The names that servers give are known in any spelling."""
+    assert text_codec(charset) in READ
+    assert Body(b"abc", "text/plain", charset).text() == "abc"

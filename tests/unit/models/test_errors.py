@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models import errors
+from models import errors, strictjson
 from models.errors import (
     MESSAGE_LIMIT,
     OUTCOMES,
@@ -99,3 +99,11 @@ def test_a_message_within_the_limit_is_kept_whole(length):
 def test_a_longer_message_is_cut_to_the_limit_and_shows_it(length):
     """A message that a hostile input blew up ends in an ellipsis at the limit."""
     assert str(TooLarge("x" * length)) == "x" * (MESSAGE_LIMIT - 1) + "…"
+
+
+@pytest.mark.parametrize("cls", [InvalidDocument, UpstreamError, InternalError])
+def test_a_message_is_unicode_text_whatever_went_wrong(cls):
+    """Lone surrogates, which foreign errors may quote, are written as escapes, so that the message can be encoded."""
+    error = cls("odd: \ud800, fine: \U0001f600")
+    assert error.describe()["message"] == "odd: \\ud800, fine: \U0001f600"
+    assert strictjson.dumps(error.describe())

@@ -10,9 +10,9 @@ from marshmallow import ValidationError
 
 from models import strictjson
 from models.checks import Call, Verdict
-from models.errors import OUTCOMES, CheckError, Denied, TimedOut, UpstreamError
+from models.errors import OUTCOMES, CheckError, Denied, InvalidDocument, TimedOut, UpstreamError
 from models.request import Request
-from models.result import CACHE_STATES, Answer, ResultSchema, encode_answer, splice
+from models.result import CACHE_STATES, RESULT_DEPTH, Answer, ResultSchema, encode_answer, read_result, splice
 
 REQUEST = Request(url="http://example.org/")
 
@@ -69,7 +69,8 @@ def test_what_is_no_request_is_not_echoed():
 )
 def test_a_failed_answer_has_the_error_s_outcome_and_status(error, status):
     """An error becomes an answer with its outcome, the upstream's status if there was one, and the attempts made."""
-    answer = Answer.failed(error, attempts=3)
+    error.attempts = 3
+    answer = Answer.failed(error)
     assert (answer.outcome, answer.status, answer.attempts) == (error.outcome, status, 3)
     assert members(REQUEST, answer).get("status") == status
     assert members(REQUEST, answer)["error"] == error.describe()
@@ -181,3 +182,39 @@ def test_a_reader_refuses_what_is_no_result(change, field):
     with pytest.raises(ValidationError) as caught:
         ResultSchema().load({"id": "a", "outcome": "ok", "elapsed_ms": 1} | change)
     assert set(caught.value.messages) == {field}
+
+
+def test_a_check_that_answers_null_is_read():
+    """`value: null` is an answer of a check, and a reader takes it."""
+    answer = Answer("ok")
+    answer.judge((Call("sha256"),), [Verdict(None)])
+    value = splice(b'"a"', encode_answer(REQUEST, answer), b"miss", None, 0)
+    loaded = ResultSchema().load(read_result(value))
+    assert loaded["checks"] == [{"name": "sha256", "value": None, "elapsed_ms": 0.0}]
+
+
+def nested(levels):
+    value = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_document_and_a_value_as_deep_as_they_may_be_are_read():
+    """A result holds what the contract allows one level further down, and can be read all the same."""
+    answer = Answer("ok", document=nested(64), has_document=True)
+    answer.judge((Call("echo"),), [Verdict(nested(64))])
+    loaded = read_result(splice(b'"a"', encode_answer(REQUEST, answer), b"miss", None, 0))
+    assert loaded["document"] == loaded["checks"][0]["value"] == nested(64)
+
+
+def test_a_result_that_nests_without_end_is_refused():
+    """Reading a result is bounded too."""
+    with pytest.raises(ValueError, match=f"^nested deeper than {RESULT_DEPTH} levels$"):
+        read_result(b'{"document":' + b"[" * 100_000)
+
+
+def test_an_error_of_lone_surrogates_is_encoded():
+    """What foreign code complains of reaches the result, also if it is no Unicode text."""
+    answer = Answer.failed(InvalidDocument("schema odd: \ud800"))
+    assert members(REQUEST, answer)["error"]["message"] == "schema odd: \\ud800"

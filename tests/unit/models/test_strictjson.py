@@ -96,6 +96,12 @@ def test_bottomless_nesting_is_refused_without_recursing(unit):
         strictjson.loads(unit * 100_000)
 
 
+def test_nesting_beyond_the_interpreter_s_stack_is_refused_too():
+    """A caller that allows more levels than Python can recurse gets a ValueError all the same."""
+    with pytest.raises(ValueError, match=r"^nested too deep$"):
+        strictjson.loads(b"[" * 50_000 + b"]" * 50_000, max_depth=100_000)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -136,7 +142,7 @@ def test_brackets_side_by_side_or_in_strings_are_no_depth(text):
         (b"1e999", "number out of range: 1e999"),
         (b"[-1e999]", "number out of range: -1e999"),
         (b"9" * 400 + b".0", "number out of range: 9{40}$"),
-        (b"1" * 5000, "5000 digits"),
+        (b"1" * 5000, "^a number of more than 4300 digits$"),
         (b'{"a":1,"b":2,"a":1}', "duplicate key 'a'"),
         (b'[{"x":{"\\u0061":1,"a":2}}]', "duplicate key 'a'"),
         (b'"\\ud800"', "a lone surrogate is no Unicode text"),

@@ -300,3 +300,14 @@ def test_the_oldest_unfinished_is_the_record_at_the_commit_point(offsets: set[in
     assert lease.oldest_unfinished == (left[0] * 7 + 1 if left else None)
     assert lease.unfinished == len(left)
     assert lease.uncommitted == len([offset for offset in offsets if left and offset >= left[0]])
+
+
+def test_records_without_timestamps_are_committed_by_position_alone() -> None:
+    """What is finished beyond a record without a timestamp is not remembered, for nobody could know the log again."""
+    lease = held()
+    lease.deliver([Record(0, -1), Record(1, -1), Record(2, -1)], 3)
+    lease.finish(1)
+    assert lease.commit_point() == CommitPoint(0, "")
+    lease.finish(0)
+    lease.finish(2)
+    assert lease.commit_point() == CommitPoint(3, "")

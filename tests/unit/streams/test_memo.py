@@ -181,3 +181,16 @@ def test_the_end_is_after_the_last_claimed():
     """The end tells how long the log must be for the claims to be true; without claims it asks nothing."""
     assert SMALL.end() == 10
     assert Memo(0, ()).end() == 0
+
+
+@pytest.mark.parametrize("timestamp", [-1, -(2**62)])
+def test_without_a_timestamp_nothing_is_remembered(timestamp):
+    """A record without a timestamp cannot tell one log from another, so the commit says its position alone."""
+    assert memo.encode(OWNER, 7, timestamp, [(8, 9)]) == ""
+
+
+@pytest.mark.parametrize("timestamp", ["1" * 20, "\u0663", "\xb2", "-1", "+1", "1e3", ""])
+def test_a_timestamp_that_kafka_cannot_have_is_not_trusted(timestamp):
+    """Only up to 19 ASCII digits are a timestamp."""
+    with pytest.raises(UntrustedMemo, match=r"^not in our format$"):
+        memo.decode(OWNER, 0, f"{HEAD.rsplit(' ', 1)[0]} {timestamp} 1+1")

@@ -137,7 +137,7 @@ def test_what_alone_is_too_much_is_not_kept(clock):
 
 
 @pytest.mark.parametrize(
-    ("value", "size"), [(Entry(b"x" * 50, 1.0), 50), (b"x" * 50, 50), ("x" * 50, 50), (7, 0), ({"a": 1}, 0)]
+    ("value", "size"), [(Entry(b"x" * 50, 1.0, 2.0), 50), (b"x" * 50, 50), ("x" * 50, 50), (7, 0), ({"a": 1}, 0)]
 )
 def test_what_an_entry_weighs(cache, value, size):
     """Encoded answers, bytes and text count with their length, anything else with the overhead alone."""
@@ -187,7 +187,7 @@ async def test_set_says_if_it_could_not(clock):
 
 async def test_values_are_kept_as_they_are(cache):
     """Nothing is serialised: the object that was set is the one that is got."""
-    value = Entry(b"shared", 1.0)
+    value = Entry(b"shared", 1.0, 2.0)
     await cache.set("a", value)
     assert await cache.get("a") is value
 

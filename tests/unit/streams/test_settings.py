@@ -107,6 +107,9 @@ WRONG = [
     ("KAFKA_BOOTSTRAP_SERVERS", "a:1,", "'' is no host:port"),
     ("KAFKA_BOOTSTRAP_SERVERS", "a:-1", "'a:-1' is no host:port"),
     ("KAFKA_BOOTSTRAP_SERVERS", "a:1/x", "'a:1/x' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:0", "'a:0' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:65536", "'a:65536' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:99999", "'b:99999' is no host:port"),
     ("KAFKA_SECURITY_PROTOCOL", "TLS", "Must be one of: PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
     ("KAFKA_SASL_MECHANISM", "GSSAPI", "Must be one of: PLAIN, SCRAM-SHA-256"),
     ("MILLRACE_GROUP", "", "Shorter than minimum length 1"),
@@ -114,12 +117,14 @@ WRONG = [
     ("MILLRACE_RESULTS_TOPIC", "a b", "'a b' is no topic name"),
     ("MILLRACE_DEAD_LETTERS_TOPIC", "x" * 250, "is no topic name"),
     ("MILLRACE_REQUESTS_TOPIC", "a\n", "is no topic name"),
+    ("MILLRACE_REQUESTS_TOPIC", ".", "'.' is no topic name"),
+    ("MILLRACE_RESULTS_TOPIC", "..", "'..' is no topic name"),
     ("MILLRACE_REQUESTS_TOPIC", "ä", "'ä' is no topic name"),
     ("MILLRACE_CACHE", "", "is no cache that this version has"),
     ("MILLRACE_CACHE", "redis://x", "'redis://x' is no cache that this version has"),
     ("MILLRACE_CACHE", "memory://?size=3", "'size' is no option of memory://; known: entries, bytes, ttl"),
-    ("MILLRACE_CACHE", "memory://?entries=0", "entries=0 must be more than 0"),
-    ("MILLRACE_CACHE", "memory://?bytes=lots", "'lots' is no size"),
+    ("MILLRACE_CACHE", "memory://?entries=0", "entries=0 must be a number more than 0"),
+    ("MILLRACE_CACHE", "memory://?bytes=lots", "bytes=lots must be a number more than 0"),
     ("MILLRACE_MAX_IN_FLIGHT", "0", "Must be greater than or equal to 1"),
     ("MILLRACE_MAX_IN_FLIGHT", "many", "Not a valid integer"),
     ("MILLRACE_MAX_IN_FLIGHT", "2.5", "Not a valid integer"),
@@ -281,15 +286,17 @@ def test_a_cache_url_says_how_much_is_kept(url, tier):
         ("memory://[", "Invalid IPv6 URL"),
         ("memory://?entries", "bad query field"),
         ("memory://?max=3", "'max' is no option of memory://; known: entries, bytes, ttl"),
-        ("memory://?entries=0", "entries=0 must be more than 0"),
-        ("memory://?entries=-1", "entries=-1 must be more than 0"),
-        ("memory://?entries=1.5", "1.5"),
-        ("memory://?bytes=0", "'0' is no size"),
-        ("memory://?bytes=many", "'many' is no size"),
-        ("memory://?ttl=0", "ttl=0 must be more than 0"),
-        ("memory://?ttl=-1", "ttl=-1 must be more than 0"),
-        ("memory://?ttl=nan", "ttl=nan must be more than 0"),
-        ("memory://?ttl=soon", "soon"),
+        ("memory://?entries=0", "entries=0 must be a number more than 0"),
+        ("memory://?entries=-1", "entries=-1 must be a number more than 0"),
+        ("memory://?entries=1.5", "entries=1.5 must be a number more than 0"),
+        ("memory://?bytes=0", "bytes=0 must be a number more than 0"),
+        ("memory://?bytes=many", "bytes=many must be a number more than 0"),
+        ("memory://?ttl=0", "ttl=0 must be a number more than 0"),
+        ("memory://?ttl=-1", "ttl=-1 must be a number more than 0"),
+        ("memory://?ttl=nan", "ttl=nan must be a number more than 0"),
+        ("memory://?ttl=inf", "ttl=inf must be a number more than 0"),
+        ("memory://?ttl=", "ttl= must be a number more than 0"),
+        ("memory://?ttl=soon", "ttl=soon must be a number more than 0"),
     ],
 )
 def test_a_wrong_cache_url_is_refused_with_the_reason(url, reason):
@@ -297,3 +304,66 @@ def test_a_wrong_cache_url_is_refused_with_the_reason(url, reason):
     with pytest.raises(ValueError, match=r".") as caught:
         memory_tier(url)
     assert reason in str(caught.value)
+
+
+def test_every_problem_with_a_file_is_told(load, tmp_path):
+    """Each `_FILE` that is wrong is named, in one go with each other and with the wrong values."""
+    garbled, whole = tmp_path / "garbled", tmp_path / "whole"
+    garbled.write_bytes(b"\xff")
+    whole.write_text("x")
+    with pytest.raises(SettingsError) as caught:
+        load(
+            KAFKA_SASL_PASSWORD_FILE=tmp_path / "gone",
+            KAFKA_SSL_PASSWORD_FILE=garbled,
+            KAFKA_SASL_USERNAME_FILE=tmp_path,
+            MILLRACE_GROUP_FILE=whole,
+            MILLRACE_GROUP="g",
+            MILLRACE_TIMEOUT="0",
+            MILLRACE_CACHE="nope",
+        )
+    lines = sorted(str(caught.value).splitlines())
+    assert [line.partition(":")[0] for line in lines] == [
+        "KAFKA_SASL_PASSWORD_FILE",
+        "KAFKA_SASL_USERNAME_FILE",
+        "KAFKA_SSL_PASSWORD_FILE",
+        "MILLRACE_CACHE",
+        "MILLRACE_GROUP_FILE",
+        "MILLRACE_TIMEOUT",
+    ]
+    reasons = "No such file or directory", "Is a directory", "not UTF-8", "nope", "MILLRACE_GROUP is given too", "0"
+    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \n\n"])
+def test_the_line_break_at_the_end_of_a_file_is_no_part_of_the_secret(load, tmp_path, end):
+    """Editors and `echo` end a file with a line break, which no password has."""
+    file = tmp_path / "secret"
+    file.write_text("hunter2" + end)
+    assert load(KAFKA_SASL_PASSWORD_FILE=file).kafka.sasl_password == "hunter2"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MILLRACE_RESULTS_TOPIC": "requests"},
+        {"MILLRACE_DEAD_LETTERS_TOPIC": "results"},
+        {"MILLRACE_REQUESTS_TOPIC": "dead-letters"},
+        {"MILLRACE_REQUESTS_TOPIC": "x", "MILLRACE_RESULTS_TOPIC": "x", "MILLRACE_DEAD_LETTERS_TOPIC": "x"},
+    ],
+)
+def test_a_topic_named_twice_is_refused(load, variables):
+    """A worker that reads what it writes would never end: each topic has its own name."""
+    with pytest.raises(SettingsError, match="need a topic each"):
+        load(**variables)
+
+
+def test_topics_may_change_their_default_names(load):
+    """Names that are defaults of another topic are fine as long as they differ."""
+    swapped = load(MILLRACE_REQUESTS_TOPIC="results", MILLRACE_RESULTS_TOPIC="requests")
+    assert swapped.topics() == ("results", "requests", "dead-letters")
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_the_ports_at_the_ends_of_the_range_are_taken(load, port):
+    """A broker may be at any port that there is."""
+    assert load(KAFKA_BOOTSTRAP_SERVERS=f"a:{port}").kafka.bootstrap_servers == f"a:{port}"

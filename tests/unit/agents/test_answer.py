@@ -1,0 +1,425 @@
+"""Batches: every record gets its result, dead letters go first, and a lease that ends takes no more work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+from aiokafka import ConsumerRecord
+
+from agents import answer as module
+from agents.answer import Answerer
+from agents.enrich import Enriched
+from agents.letters import DLQ
+from models.errors import InternalError, UpstreamError
+from models.request import Request
+from models.result import Answer, ResultSchema, encode_answer, read_result
+from streams.cache.memory import Entry
+from streams.kafka.lease import CommitPoint, Lease
+from streams.kafka.transport import RecordBatch
+from streams.settings import Settings
+
+PATIENCE = 5.0
+"""Seconds after which what should have happened has not."""
+VALID = b'{"url":"http://example.org/"}'
+SHARED = encode_answer(Request(url="http://example.org/"), Answer("ok", 200, [1], has_document=True))
+
+
+class FakePublisher:
+    """Keeps what is published, and acknowledges it when told to."""
+
+    def __init__(self):
+        self.parcels = []
+        self.paced = 0
+        self.congested = False
+        self._changed = asyncio.Event()
+
+    def publish(self, topic, partition, parcel):
+        self.parcels.append((topic, partition, parcel))
+        self._changed.set()
+
+    async def pace(self):
+        self.paced += 1
+
+    async def until(self, count):
+        """Wait until that many records were published."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self.parcels) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def acknowledge(self, place=0):
+        _, _, parcel = self.parcels[place]
+        parcel.receipt.finish(parcel.offset)
+
+    def results(self):
+        return [read_result(parcel.value) for topic, _, parcel in self.parcels if topic == "results"]
+
+    def topics(self):
+        return [topic for topic, _, _ in self.parcels]
+
+
+class FakeEnricher:
+    """Has a cached answer or none; else answers at once, after an event, or with what went wrong."""
+
+    def __init__(self):
+        self.entry = None
+        self.gate = None
+        self.fault = None
+        self.error = None
+        self.traces = []
+        self.running = 0
+        self.peeks = 0
+        self.peek_fault = None
+
+    def peek(self, *_):
+        self.peeks += 1
+        if self.peek_fault is not None:
+            raise self.peek_fault
+        return self.entry
+
+    async def answer(self, known, trace):
+        self.traces.append(trace)
+        self.running += 1
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            if self.fault is not None:
+                raise self.fault
+        finally:
+            self.running -= 1
+        if self.error is not None:
+            return Enriched(encode_answer(known.request, Answer.failed(self.error)), b"miss", None, self.error)
+        return Enriched(SHARED, b"miss", time.time(), None)
+
+
+@pytest.fixture
+async def publisher():
+    return FakePublisher()
+
+
+@pytest.fixture
+async def enricher():
+    return FakeEnricher()
+
+
+@pytest.fixture
+async def answerer(enricher, publisher):
+    return Answerer(Settings(), enricher, publisher)
+
+
+@pytest.fixture
+async def narrow(enricher, publisher, monkeypatch):
+    """An answerer with room for two requests beyond the cache."""
+    monkeypatch.setattr(module, "MAX_UNDER_WAY", 2)
+    return Answerer(Settings(), enricher, publisher)
+
+
+def record(offset, value=VALID, headers=(), key=b"k"):
+    return ConsumerRecord("requests", 3, offset, 5, 0, key, value, None, 1, 1, headers)
+
+
+def batch_of(*records, lease=None):
+    """Deliver records to a lease, and make a batch of them."""
+    lease = lease or Lease("millrace", "requests", 3, position=records[0].offset)
+    lease.deliver(records, records[-1].offset + 1)
+    return RecordBatch(records, lease, time.monotonic())
+
+
+def kept(shared=SHARED, *, age=0.0, error=None):
+    """Make an entry of the cache that was fetched so many seconds ago."""
+    return Entry(shared, time.time() - age, time.time() + 60, error)
+
+
+async def settle():
+    """Let tasks get as far as they get without help."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_hit_is_answered_on_the_spot(answerer, enricher, publisher):
+    """What the cache knows is published without waiting and without a task, and finished when delivered."""
+    enricher.entry = kept(age=12.5)
+    batch = batch_of(record(7), record(8, b'{"id":"x","url":"http://example.org/"}'))
+    with pytest.raises(StopIteration):
+        answerer.take(batch).send(None)
+    first, second = publisher.results()
+    assert [first["id"], second["id"]] == ["requests-3-7", "x"]
+    assert (first["cache"], first["document"]) == ("hit", [1])
+    assert first["age"] == pytest.approx(12.5, abs=0.2)
+    assert ResultSchema().load(first)
+    assert (answerer.hits, batch.lease.work, enricher.traces, publisher.paced) == (2, set(), [], 1)
+    assert batch.lease.commit_point() == CommitPoint(7, "")
+    publisher.acknowledge(0)
+    publisher.acknowledge(1)
+    assert batch.lease.commit_point() == CommitPoint(9, "")
+
+
+async def test_a_failure_that_is_kept_is_a_dead_letter_first_too(answerer, enricher, publisher):
+    """What the cache knows to fail is told like any other failure, at once."""
+    error = UpstreamError("example.org answered 503", 503)
+    enricher.entry = kept(encode_answer(Request(url="http://example.org/"), Answer.failed(error)), error=error)
+    batch = batch_of(record(7))
+    await answerer.take(batch)
+    assert publisher.topics() == ["dead-letters"]
+    assert dict(publisher.parcels[0][2].headers)[DLQ + "outcome"] == b"upstream_error"
+    publisher.acknowledge(0)
+    (result,) = publisher.results()
+    assert (result["outcome"], result["cache"]) == ("upstream_error", "hit")
+    publisher.acknowledge(1)
+    assert (batch.lease.unfinished, answerer.outcomes) == (0, {"upstream_error": 1})
+
+
+async def test_a_clock_that_was_set_back_makes_no_negative_age(answerer, enricher, publisher):
+    """An answer from the future is fresh, not minus some seconds old."""
+    enricher.entry = kept(age=-100)
+    await answerer.take(batch_of(record(7)))
+    assert publisher.results()[0]["age"] == 0.0
+
+
+async def test_a_miss_is_fetched_and_its_offset_finished_once_delivered(answerer, publisher):
+    """What the cache does not know is answered by a task, and counts as done when Kafka has it."""
+    batch = batch_of(record(7, key=b"key"))
+    await answerer.take(batch)
+    await publisher.until(1)
+    ((topic, partition, parcel),) = publisher.parcels
+    assert (topic, partition, parcel.key, parcel.offset) == ("results", 3, b"key", 7)
+    (result,) = publisher.results()
+    assert (result["id"], result["outcome"], result["cache"], result["document"]) == ("requests-3-7", "ok", "miss", [1])
+    assert result["age"] == pytest.approx(0, abs=0.2)
+    assert (batch.lease.unfinished, batch.lease.under_way) == (1, 1)
+    publisher.acknowledge()
+    assert (batch.lease.unfinished, batch.lease.under_way, batch.lease.work) == (0, 0, set())
+    assert answerer.outcomes == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "request_id", "message"),
+    [
+        (None, "requests-3-7", "tombstone"),
+        (b"", "requests-3-7", "not JSON"),
+        (b"\xff", "requests-3-7", "not UTF-8"),
+        (b"[" * 100_000, "requests-3-7", "nested deeper"),
+        (b'{"id":"mine","url":"nope"}', "mine", "url: must be an absolute"),
+        (b'{"id":["mine"],"url":"http://a/"}', "requests-3-7", "id: must be a string, not an array"),
+        (b'{"id":"mine","url":"http://a/","\\u0069d":"other"}', "requests-3-7", "duplicate key 'id'"),
+    ],
+)
+async def test_what_is_no_request_is_a_dead_letter_first_and_then_a_result(
+    answerer, publisher, value, request_id, message
+):
+    """The result follows the dead letter's acknowledgement, and the offset is finished by the result's."""
+    batch = batch_of(record(7, value, headers=[("a", b"1"), ("null", None)]))
+    await answerer.take(batch)
+    ((topic, partition, letter),) = publisher.parcels
+    headers = dict(letter.headers)
+    assert (topic, partition, letter.key, letter.value) == ("dead-letters", 3, b"k", value)
+    assert (headers["a"], headers["null"], headers[DLQ + "outcome"]) == (b"1", None, b"invalid_request")
+    assert message in headers[DLQ + "message"].decode()
+    publisher.acknowledge(0)
+    assert publisher.topics() == ["dead-letters", "results"]
+    (result,) = publisher.results()
+    assert (result["id"], result["outcome"]) == (request_id, "invalid_request")
+    assert message in result["error"]["message"]
+    assert ResultSchema().load(result)
+    assert batch.lease.unfinished == 1
+    publisher.acknowledge(1)
+    assert (batch.lease.unfinished, answerer.outcomes) == (0, {"invalid_request": 1})
+
+
+async def test_a_failed_fetch_is_a_dead_letter_first_too(answerer, enricher, publisher):
+    """Whatever is not ok goes to the dead letters before its result tells of it."""
+    enricher.error = UpstreamError("example.org answered 503", 503)
+    batch = batch_of(record(7))
+    await answerer.take(batch)
+    await publisher.until(1)
+    await settle()
+    assert publisher.topics() == ["dead-letters"]
+    assert publisher.parcels[0][2].value == VALID
+    publisher.acknowledge(0)
+    (result,) = publisher.results()
+    assert (result["outcome"], result["status"], result["cache"]) == ("upstream_error", 503, "miss")
+    assert "age" not in result
+    publisher.acknowledge(1)
+    assert batch.lease.unfinished == 0
+
+
+async def test_a_dead_letter_of_a_lease_that_ended_is_not_wanted(answerer, publisher):
+    """The receipt of a dead letter lives as long as its lease."""
+    batch = batch_of(record(7, b"x"))
+    await answerer.take(batch)
+    receipt = publisher.parcels[0][2].receipt
+    assert receipt.alive is True
+    batch.lease.revoke()
+    assert receipt.alive is False
+
+
+@pytest.mark.parametrize("name", ["traceparent", "tracestate", "ce_id", DLQ + "delivery.count", "any"])
+@pytest.mark.parametrize("hit", [True, False])
+@pytest.mark.parametrize("value", [VALID, b"x"])
+async def test_null_headers_are_taken(enricher, publisher, name, hit, value):
+    """Kafka's headers are nullable: a null one changes nothing of the answer, on no way that a record can go."""
+    answerer = Answerer(Settings(), enricher, publisher)
+    enricher.entry = kept() if hit else None
+    batch = batch_of(record(7, value, headers=[(name, None)]), record(8))
+    await answerer.take(batch)
+    await publisher.until(2)
+    if value == b"x":
+        publisher.acknowledge(publisher.topics().index("dead-letters"))
+    by_id = {result["id"]: result["outcome"] for result in publisher.results()}
+    assert by_id == {"requests-3-7": "ok" if value == VALID else "invalid_request", "requests-3-8": "ok"}
+
+
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_the_id_of_a_header_and_the_trace_are_carried(answerer, enricher, publisher):
+    """`ce_id` names a request that names itself not; the trace goes to the fetch and to the result."""
+    headers = [("ce_id", b"from-header"), ("traceparent", TRACEPARENT), ("authorization", b"secret")]
+    await answerer.take(batch_of(record(7, headers=headers)))
+    await publisher.until(1)
+    assert publisher.results()[0]["id"] == "from-header"
+    assert enricher.traces == [{"traceparent": TRACEPARENT.decode()}]
+    sent = publisher.parcels[0][2].headers
+    assert dict(sent)["ce_id"] == b"from-header"
+    assert ("traceparent", TRACEPARENT) in sent
+    assert "authorization" not in dict(sent)
+
+
+async def test_a_header_that_is_no_id_is_an_invalid_request(answerer, publisher):
+    """A `ce_id` of the wrong length is refused, under the record's place."""
+    await answerer.take(batch_of(record(7, headers=[("ce_id", b"x" * 129)])))
+    publisher.acknowledge(0)
+    (result,) = publisher.results()
+    assert (result["id"], result["outcome"]) == ("requests-3-7", "invalid_request")
+
+
+async def test_one_bad_record_does_not_hold_up_the_others(answerer, enricher, publisher):
+    """Valid records around invalid ones are all answered."""
+    enricher.entry = kept()
+    values = [VALID, b"x", VALID, None, VALID]
+    await answerer.take(batch_of(*(record(offset, value) for offset, value in enumerate(values))))
+    assert publisher.topics() == ["results", "dead-letters", "results", "dead-letters", "results"]
+
+
+# -- bugs
+
+
+@pytest.mark.parametrize("hit", [True, False])
+async def test_a_bug_becomes_an_internal_error(answerer, enricher, publisher, caplog, hit):
+    """Whatever is raised for one request is logged with its traceback, and answered as a fault of the service."""
+    bug = LookupError("a bug")
+    if hit:
+        enricher.peek_fault = bug
+    else:
+        enricher.fault = bug
+    batch = batch_of(record(7, b'{"id":"mine","url":"http://example.org/"}'))
+    await answerer.take(batch)
+    await publisher.until(1)
+    publisher.acknowledge(0)
+    (result,) = publisher.results()
+    assert result["id"] == "mine"
+    assert result["outcome"] == "overloaded"
+    assert result["error"] == InternalError("LookupError: a bug").describe()
+    assert caplog.records[0].exc_info[1] is bug
+    publisher.acknowledge(1)
+    assert batch.lease.unfinished == 0
+
+
+# -- leases and slots
+
+
+async def test_no_more_than_there_is_room_for_is_under_way(narrow, enricher, publisher):
+    """With every place taken, take waits, and goes on as soon as one is free."""
+    enricher.gate = asyncio.Event()
+    batch = batch_of(*(record(offset) for offset in range(5)))
+    taking = asyncio.create_task(narrow.take(batch))
+    await settle()
+    assert (enricher.running, taking.done()) == (2, False)
+    enricher.gate.set()
+    await asyncio.wait_for(taking, PATIENCE)
+    await publisher.until(5)
+    assert sorted(result["id"] for result in publisher.results()) == [f"requests-3-{offset}" for offset in range(5)]
+
+
+@pytest.mark.parametrize("fault", [None, LookupError("a bug")])
+async def test_places_are_given_back_however_a_request_ends(narrow, enricher, publisher, fault):
+    """Room for two is enough for any number one after the other, also when each of them crashes."""
+    enricher.fault = fault
+    await asyncio.wait_for(narrow.take(batch_of(*(record(offset) for offset in range(10)))), PATIENCE)
+    await publisher.until(10)
+
+
+async def test_a_draining_lease_takes_nothing_more(narrow, enricher, publisher):
+    """Draining in the middle of a batch starts no more work: what was begun is finished, the rest is left alone."""
+    enricher.gate = asyncio.Event()
+    batch = batch_of(*(record(offset) for offset in range(5)))
+    taking = asyncio.create_task(narrow.take(batch))
+    await settle()
+    draining = asyncio.create_task(batch.lease.drain(PATIENCE))
+    await settle()
+    assert not draining.done()
+    enricher.gate.set()
+    await asyncio.wait_for(taking, PATIENCE)
+    await publisher.until(2)
+    publisher.acknowledge(0)
+    publisher.acknowledge(1)
+    assert await draining is True
+    await settle()
+    assert [result["id"] for result in publisher.results()] == ["requests-3-0", "requests-3-1"]
+    assert batch.lease.commit_point() == CommitPoint(2, "")
+    other = batch_of(record(0), record(1))
+    await asyncio.wait_for(narrow.take(other), PATIENCE)
+    await publisher.until(4)
+
+
+async def test_a_lease_that_drains_before_its_batch_starts_nothing(answerer, enricher, publisher):
+    """A batch that comes too late is not begun at all."""
+    batch = batch_of(record(0))
+    assert await batch.lease.drain(PATIENCE) is True
+    await answerer.take(batch)
+    assert (publisher.parcels, enricher.peeks, batch.lease.begun) == ([], 0, 0)
+
+
+async def test_a_revoked_lease_s_work_is_cancelled_and_its_places_given_back(narrow, enricher, publisher):
+    """What was under way for a lease that is gone is ended, unanswered, and makes room for the next owner's work."""
+    enricher.gate = asyncio.Event()
+    batch = batch_of(*(record(offset) for offset in range(5)))
+    taking = asyncio.create_task(narrow.take(batch))
+    await settle()
+    assert enricher.running == 2
+    batch.lease.revoke()
+    await asyncio.wait_for(taking, PATIENCE)
+    await settle()
+    assert (enricher.running, publisher.parcels) == (0, [])
+    enricher.gate = None
+    await asyncio.wait_for(narrow.take(batch_of(*(record(offset) for offset in range(5)))), PATIENCE)
+    await publisher.until(5)
+
+
+async def test_a_batch_ends_by_keeping_pace_with_kafka(answerer, enricher, publisher):
+    """The next batch is not asked for while too much is unacknowledged."""
+    enricher.entry = kept()
+    gate = asyncio.Event()
+    publisher.pace = gate.wait
+    taking = asyncio.create_task(answerer.take(batch_of(record(0))))
+    await publisher.until(1)
+    await settle()
+    assert not taking.done()
+    gate.set()
+    await asyncio.wait_for(taking, PATIENCE)
+
+
+async def test_results_go_to_the_topics_of_the_settings(enricher, publisher):
+    """The names of topics and group are the settings'."""
+    settings = Settings(results_topic="r", dead_letters_topic="d", group="g")
+    await Answerer(settings, enricher, publisher).take(batch_of(record(0, b"x"), record(1)))
+    await publisher.until(2)
+    publisher.acknowledge(0)
+    assert sorted(publisher.topics()) == ["d", "r", "r"]
+    letter, result = publisher.parcels[0][2], publisher.parcels[1][2]
+    assert dict(letter.headers)[DLQ + "group"] == b"g"
+    assert dict(result.headers)["ce_source"] == b"/millrace/g"
+    assert json.loads(result.value)["outcome"] == "ok"

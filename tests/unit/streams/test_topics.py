@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from streams.kafka.topics import Topic, differences
+from streams.settings import Settings
+
+SIZE = 1_048_588
+
+
+def found(**changes):
+    """Describe three topics as `millrace topics --create` makes them, but for the changes; None leaves one out."""
+    topics = {}
+    for name in ("requests", "results", "dead-letters"):
+        topic = {"partitions": 8, "replication": 1, "max_bytes": SIZE, "cleanup": "delete"}
+        change = changes.get(name.replace("-", "_"), {})
+        if change is not None:
+            topics[name] = Topic(name, **(topic | change))
+    return topics
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"requests": {"cleanup": "compact"}},
+        {"dead_letters": {"partitions": 1, "max_bytes": 2 * SIZE}},
+        {"results": {"max_bytes": 10}},
+        {"requests": {"max_bytes": None}},
+        {name: {"max_bytes": None, "cleanup": None} for name in ("requests", "results", "dead_letters")},
+    ],
+)
+def test_topics_that_work_are_not_complained_of(changes):
+    """What does not matter, or what the broker does not tell, is no difference."""
+    assert differences(Settings(), found(**changes)) == []
+
+
+@pytest.mark.parametrize("name", ["requests", "results", "dead_letters"])
+def test_a_missing_topic_is_named_and_the_others_are_judged_all_the_same(name):
+    """Any of the three may be missing; that is said, and nothing that hangs on it."""
+    assert differences(Settings(), found(**{name: None})) == [f"topic '{name.replace('_', '-')}' does not exist"]
+
+
+def test_all_topics_may_be_missing():
+    """On a fresh broker each topic has its line, in the order of the way data goes."""
+    settings = Settings(requests_topic="a", results_topic="b", dead_letters_topic="c")
+    assert differences(settings, found()) == [f"topic '{name}' does not exist" for name in "abc"]
+
+
+@pytest.mark.parametrize("partitions", [1, 7, 9])
+def test_another_number_of_result_partitions_is_told(partitions):
+    """Where results have more or fewer partitions than requests, a consumer should know which go where."""
+    (line,) = differences(Settings(), found(results={"partitions": partitions}))
+    assert line == (
+        f"topic 'results' has {partitions} partitions, 'requests' has 8: "
+        "results go to the request's partition modulo theirs"
+    )
+
+
+def test_dead_letters_smaller_than_requests_are_told():
+    """A dead letter holds the request: its topic should take what the requests' takes."""
+    (line,) = differences(Settings(), found(dead_letters={"max_bytes": 1000}))
+    assert line == (
+        f"topic 'dead-letters' takes 1000 bytes a record, 'requests' {SIZE}: "
+        "the value of larger dead letters is left out"
+    )
+
+
+@pytest.mark.parametrize("cleanup", ["compact", "compact,delete"])
+@pytest.mark.parametrize("name", ["results", "dead_letters"])
+def test_a_compacted_topic_of_answers_is_told(cleanup, name):
+    """A compacted topic takes no record without a key, which requests need not have."""
+    (line,) = differences(Settings(), found(**{name: {"cleanup": cleanup}}))
+    assert line.startswith(f"topic '{name.replace('_', '-')}' is compacted: ")
+
+
+def test_every_difference_has_its_line():
+    """All that is wrong is told at once."""
+    wrong = found(results={"partitions": 1, "cleanup": "compact"}, dead_letters={"max_bytes": 1, "cleanup": "compact"})
+    assert [line.split()[1] for line in differences(Settings(), wrong)] == [
+        "'results'",
+        "'dead-letters'",
+        "'results'",
+        "'dead-letters'",
+    ]

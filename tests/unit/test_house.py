@@ -1,0 +1,52 @@
+"""The house rules that a test can hold: which way imports go, and what a pool child loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LINTER = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
+
+
+def python(*arguments):
+    """Run a fresh interpreter in the project's folder."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_imports_go_one_way_and_in_no_circles():
+    """import-linter finds both contracts of pyproject.toml kept."""
+    done = python("-c", LINTER, "--no-cache")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "imports go one way KEPT" in done.stdout
+    assert "no cycles between siblings KEPT" in done.stdout
+    assert "2 kept, 0 broken" in done.stdout
+
+
+LOADED = "import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+
+
+@pytest.mark.parametrize("module", ["models.checks", "models.request", "models.result", "models.documents"])
+def test_a_pool_child_loads_the_models_alone(module):
+    """What a pool child imports pulls in neither Kafka nor HTTP nor the packages above, and no JSON Schema yet."""
+    done = python("-c", LOADED.format(module=module))
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert {"models", "marshmallow"} <= loaded
+    heavy = {"faust", "mode", "aiokafka", "aiohttp", "aiocache", "yarl", "pebble", "asyncio", "jsonschema", "rich"}
+    assert loaded & (heavy | {"streams", "agents"}) == set()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/unit/**/test_*.py")), ids=lambda path: path.name)
+def test_every_test_says_what_it_proves(path):
+    """Each test has a docstring, as the house style asks; a test without one is named."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tests = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    silent = [node.name for node in tests if node.name.startswith("test_") and not ast.get_docstring(node)]
+    assert silent == []
