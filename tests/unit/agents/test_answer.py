@@ -412,6 +412,20 @@ async def test_a_batch_ends_by_keeping_pace_with_kafka(answerer, enricher, publi
     await asyncio.wait_for(taking, PATIENCE)
 
 
+async def test_a_congested_publisher_holds_up_the_middle_of_a_batch(answerer, enricher, publisher):
+    """Hits are not answered faster than Kafka takes them: nothing more is published until it has caught up."""
+    enricher.entry = kept()
+    gate = asyncio.Event()
+    publisher.pace = gate.wait
+    publisher.congested = True
+    taking = asyncio.create_task(answerer.take(batch_of(record(0), record(1))))
+    await settle()
+    assert publisher.parcels == []
+    gate.set()
+    await asyncio.wait_for(taking, PATIENCE)
+    assert len(publisher.parcels) == 2
+
+
 async def test_results_go_to_the_topics_of_the_settings(enricher, publisher):
     """The names of topics and group are the settings'."""
     settings = Settings(results_topic="r", dead_letters_topic="d", group="g")
