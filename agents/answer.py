@@ -12,7 +12,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from typing import TypeAlias, cast
+from functools import partial
+from typing import TypeAlias
 
 from aiokafka import ConsumerRecord
 
@@ -98,7 +99,13 @@ class Answerer:
             self._places.release()
             lease.unbegin()
             return
-        lease.work.add(asyncio.create_task(self._enrich(record, lease, received_at, request_id, known)))
+        task = asyncio.create_task(self._enrich(record, lease, received_at, request_id, known))
+        lease.work.add(task)
+        task.add_done_callback(partial(self._ended, lease))  # also of a task that was cancelled before its first step
+
+    def _ended(self, lease: Lease, task: asyncio.Task[None]) -> None:
+        self._places.release()
+        lease.work.discard(task)
 
     async def _enrich(
         self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
@@ -110,9 +117,6 @@ class Answerer:
             self._deliver(record, lease, request_id, value, enriched.error)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._refuse(record, lease, received_at, blame(exc))
-        finally:
-            self._places.release()
-            lease.work.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _refuse(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
         """Answer what is no request."""

@@ -80,7 +80,7 @@ class Enricher:
         """Fetch, or wait for who is fetching the same; if that one gives up, take its place."""
         while not self._flights.lead(key):
             landed = await self._flights.join(key)
-            if landed is not None:
+            if landed is not None and (landed.cache == b"miss" or not _too_old(landed, known, time.time())):
                 return landed._replace(cache=b"coalesced") if landed.cache == b"miss" else landed
         landed = None
         try:
@@ -102,8 +102,6 @@ class Enricher:
             shared = encode_answer(request, answer)
         except AnswerError as error:
             answer = Answer.failed(error)
-        except (TypeError, ValueError) as exc:  # a plugin's document that JSON cannot say
-            answer = Answer.failed(InvalidDocument(f"schema {request.schema}: {exc}"))
         if answer.error is not None:
             if answer.error.retryable and (stale := self._stale_instead(known)) is not None:
                 return stale
@@ -175,5 +173,5 @@ class Enricher:
                     verdict.cancel()
 
 
-def _too_old(entry: Entry, known: Known, now: float) -> bool:
-    return known.max_age is not None and now - entry.fetched_at > known.max_age
+def _too_old(found: Entry | Enriched, known: Known, now: float) -> bool:
+    return known.max_age is not None and now - (found.fetched_at or 0.0) > known.max_age

@@ -111,7 +111,7 @@ def run(name: str, value: Any, args: Mapping[str, Any]) -> Verdict:
             msg = f"returned more than {MAX_VALUE_BYTES} bytes of JSON"
             raise ValueError(msg)  # noqa: TRY301  one place turns every failure into a verdict
     except Exception as exc:  # noqa: BLE001  a check is foreign code
-        reason = f"{type(exc).__name__}: {exc}"[:400].encode(errors="backslashreplace").decode()
+        reason = f"{type(exc).__name__}: {exc}"[:400].encode(errors="backslashreplace").decode()[:400]
         return Verdict(error=reason, elapsed=time.perf_counter() - started)
     return Verdict(value=answer, elapsed=time.perf_counter() - started)
 

@@ -50,8 +50,9 @@ class AnswerError(MillraceError):
     """Whether a later deadline might have ended otherwise: then it is no answer for others who ask the same."""
 
     def __init__(self, message: str) -> None:
-        text = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
-        super().__init__(text.encode(errors="backslashreplace").decode())  # foreign text may hold lone surrogates
+        text = message[:MESSAGE_LIMIT].encode(errors="backslashreplace").decode()  # may hold lone surrogates
+        longer = len(message) > MESSAGE_LIMIT or len(text) > MESSAGE_LIMIT
+        super().__init__(text[: MESSAGE_LIMIT - 1] + "…" if longer else text)
 
     def describe(self) -> dict[str, str | bool]:
         """Return the `error` object of a result: `type`, `message`, `retryable`."""

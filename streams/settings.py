@@ -50,6 +50,7 @@ CHECK_TIMEOUT = 5.0
 MAX_PORT = 65_535
 MASK = "********"
 _SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -104,7 +105,7 @@ SECRETS = frozenset({"KAFKA_SASL_PASSWORD", "KAFKA_SSL_PASSWORD"})
 """Settings that may come from a `_FILE` and are never printed."""
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -119,11 +120,21 @@ def load() -> Settings:
     except EnvValidationError as exc:
         found = cast("Mapping[str, list[str]]", exc.error_messages)
         problems += [f"{name}: {reason}" for name, reasons in found.items() for reason in reasons]
+    if not problems:
+        problems += _login_problems(settings.kafka)
     if not problems and len(set(settings.topics())) < len(settings.topics()):
         problems.append("MILLRACE_*_TOPIC: requests, results and dead letters need a topic each")
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _login_problems(kafka: Kafka) -> list[str]:
+    if kafka.security_protocol.startswith("SASL") and None in (kafka.sasl_username, kafka.sasl_password):
+        return [f"KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD: both are needed for {kafka.sasl_mechanism}"]
+    if (kafka.ssl_keyfile is None) != (kafka.ssl_certfile is None):
+        return ["KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: one is of no use without the other"]
+    return []
 
 
 def _file_problems() -> list[str]:
@@ -217,7 +228,7 @@ def _validator(parse: Callable[[str], Any]) -> Callable[[str], None]:
 def _servers(text: str) -> None:
     for server in text.split(","):
         host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
+        if not host or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
             msg = f"{server.strip()!r} is no host:port"
             raise ValidationError(msg)
 

@@ -10,6 +10,8 @@ NEGATIVE_TTL = 5.0
 STALE_IF_ERROR = 300.0
 """Seconds past its freshness that an answer may stand in for a failure, unless the upstream says otherwise."""
 
+# RFC 9111, section 4.2.4: these forbid to serve stale, s-maxage too.
+_NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "no-cache", "s-maxage"})
 _DIRECTIVE = re.compile(r'([A-Za-z-]+)(?:=(?:"([^"]*)"|([^\s,;"]+)))?')
 
 
@@ -36,7 +38,7 @@ def freshness(cache_control: str | None, longest: float) -> Freshness | None:
         age = _seconds(said.get("max-age"))
     fresh = longest if age is None else min(age, longest)
     stale = _seconds(said.get("stale-if-error"))
-    strict = "must-revalidate" in said or "proxy-revalidate" in said
+    strict = not said.keys().isdisjoint(_NEVER_STALE)
     return Freshness(
         0.0 if "no-cache" in said else fresh,
         0.0 if strict else STALE_IF_ERROR if stale is None else min(stale, STALE_IF_ERROR),

@@ -39,8 +39,8 @@ BATCH_BYTES = 256 * 1024
 """Bytes of a batch that is shipped without waiting."""
 DEFAULT_LIMIT = 1_048_588
 """Bytes of one batch that a topic takes unless set otherwise (`max.message.bytes`)."""
-USUAL_HEADERS = 8
-"""Headers of a record up to which their size needs no adding up."""
+USUAL_HEADERS = 7
+"""Headers of a result at most: five of CloudEvents and two of its trace. A dead letter has more."""
 BACKLOG_RECORDS = 20_000
 """Records waiting for acknowledgement beyond which `pace` holds its caller up."""
 BACKLOG_BYTES = 64 << 20
@@ -104,17 +104,26 @@ class Publisher:
 
     def publish(self, topic: str, partition: int, parcel: Parcel) -> None:
         """Put a record on its lane: the partition of the same number, modulo the topic's count. Never blocks."""
-        fitting = self._fitting(topic, parcel)
+        _, _, key, value, headers, _ = parcel
+        limit = self.limits[topic]
+        fitting: Parcel | None = parcel
+        # Results have few headers, made here: adding them up is for what is large or carries those of others.
+        if len(value or b"") >= limit >> 1 or len(key or b"") >= limit >> 2 or len(headers) > USUAL_HEADERS:
+            fitting = self._fitting(topic, parcel)
         if fitting is None:
             return
         place = topic, partition % self._counts[topic]
         lane = self._lanes.get(place)
         if lane is None:
             lane = self._lanes[place] = _Lane(self, *place)
-        self.backlog += 1
-        self.backlog_bytes += len(fitting.value or b"")
-        self.congested = self.backlog >= BACKLOG_RECORDS or self.backlog_bytes >= BACKLOG_BYTES
+        self.charged(fitting)
         lane.put(fitting)
+
+    def charged(self, parcel: Parcel) -> None:
+        """Take note that a record is in a lane; `settled` is the opposite."""
+        self.backlog += 1
+        self.backlog_bytes += len(parcel.value or b"")
+        self.congested = self.backlog >= BACKLOG_RECORDS or self.backlog_bytes >= BACKLOG_BYTES
 
     def arrived(self, *, now: bool) -> None:
         """Have the lanes depart together, soon or now: aiokafka sends what is there at once in one request a broker."""
@@ -138,9 +147,6 @@ class Publisher:
     def _fitting(self, topic: str, parcel: Parcel) -> Parcel | None:
         """Return the parcel, made smaller if the topic would not take it; None once it could not be."""
         limit = self.limits[topic]
-        _, _, key, value, headers, _ = parcel
-        if len(value or b"") < limit >> 1 and len(key or b"") < limit >> 2 and len(headers) <= USUAL_HEADERS:
-            return parcel
         while parcel.size() > limit:
             smaller = parcel.shrink(parcel)
             if smaller is None:
@@ -339,7 +345,8 @@ class _Lane:
         fitting = self._publisher.too_large(self._topic, parcels[0])
         self._publisher.settled(parcels)
         if fitting is not None:
-            self._publisher.publish(self._topic, self._partition, fitting)
+            self._publisher.charged(fitting)
+            self._put_back([fitting])
 
     def _put_back(self, parcels: list[Parcel]) -> None:
         self._waiting.extendleft(reversed(parcels))

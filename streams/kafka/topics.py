@@ -133,7 +133,7 @@ def differences(settings: Settings, found: dict[str, Topic]) -> list[str]:
             f"topic {results.name!r} has {results.partitions} partitions, {requests.name!r} has {requests.partitions}: "
             "results go to the request's partition modulo theirs"
         )
-    if requests and letters and (letters.max_bytes or 0) < (requests.max_bytes or 0):
+    if requests and letters and letters.max_bytes and requests.max_bytes and letters.max_bytes < requests.max_bytes:
         lines.append(
             f"topic {letters.name!r} takes {letters.max_bytes} bytes a record, {requests.name!r} {requests.max_bytes}: "
             "the value of larger dead letters is left out"

@@ -191,6 +191,8 @@ async def test_a_miss_is_fetched_and_its_offset_finished_once_delivered(answerer
     assert result["age"] == pytest.approx(0, abs=0.2)
     assert (batch.lease.unfinished, batch.lease.under_way) == (1, 1)
     publisher.acknowledge()
+    await asyncio.gather(*batch.lease.work)
+    await asyncio.sleep(0)  # the task's own end is told in the loop's next turn
     assert (batch.lease.unfinished, batch.lease.under_way, batch.lease.work) == (0, 0, set())
     assert answerer.outcomes == {"ok": 1}
 

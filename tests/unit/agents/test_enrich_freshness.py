@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import Any
 
@@ -132,6 +133,25 @@ async def test_max_age_bounds_stale_answers_too(enricher: Enricher, upstream: Up
     assert (state, b"unreachable" in shared) == ("miss", True)
     state, shared = await ask(enricher, asking(max_age=0.0), clock)
     assert (state, b"unreachable" in shared) == ("bypass", True)
+
+
+async def test_a_follower_gets_no_stale_answer_older_than_it_accepts(
+    enricher: Enricher, upstream: Upstream, clock: Clock
+) -> None:
+    """A stale answer lands for those who take it; who wants a younger one asks for itself."""
+    upstream.answers.extend([says("one"), Unreachable("gone"), says("two")])
+    await ask(enricher, asking(), clock)
+    clock.now += 100
+    leader, follower = await asyncio.gather(enricher.answer(asking(), {}), enricher.answer(asking(max_age=10.0), {}))
+    assert (leader.cache, b'"one"' in leader.shared) == (b"stale", True)
+    assert (follower.cache, b'"two"' in follower.shared) == (b"miss", True)
+
+
+async def test_a_fault_of_ours_is_not_blamed_on_the_document(enricher: Enricher, upstream: Upstream) -> None:
+    """A TypeError in our own code comes out as what it is, to be logged, and is not kept."""
+    upstream.answers.append(None)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        await enricher.answer(asking(), {})
 
 
 @pytest.mark.parametrize("failure", [Unreachable("gone"), UpstreamError("no", 404), TooLarge("big")])

@@ -95,7 +95,25 @@ def test_a_setting_is_read_from_its_variable(load, name, text, value):
 )
 def test_a_setting_of_kafka_is_read_from_its_variable(load, name, text):
     """Each variable of the broker's sets its field as it stands."""
-    assert getattr(load(**{name: text}).kafka, name.removeprefix("KAFKA_").lower()) == text
+    whole = {"KAFKA_SASL_USERNAME": "u", "KAFKA_SASL_PASSWORD": "p"}
+    whole |= {"KAFKA_SSL_CERTFILE": "/c", "KAFKA_SSL_KEYFILE": "/k"}
+    assert getattr(load(**whole | {name: text}).kafka, name.removeprefix("KAFKA_").lower()) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SASL_USERNAME"),
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_USERNAME": "u"}, "KAFKA_SASL_PASSWORD"),
+        ({"KAFKA_SSL_KEYFILE": "/k"}, "KAFKA_SSL_CERTFILE"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "a:" + "9" * 5000}, "no host:port"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "a:70000"}, "no host:port"),
+    ],
+)
+def test_a_login_that_cannot_work_is_refused(load, given, named):
+    """What aiokafka would fail on later, with a bare ValueError, is told at the start, by name."""
+    with pytest.raises(SettingsError, match=named):
+        load(**given)
 
 
 WRONG = [
