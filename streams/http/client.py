@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Self
 import aiohttp
 from yarl import URL
 
-from models import strictjson
 from models.documents import Body
 from models.errors import (
     AnswerError,
@@ -30,6 +29,7 @@ from models.errors import (
     UpstreamError,
 )
 from streams.http.guard import DeniedAddress, Guard, why
+from streams.http.hop import Hop, parse, redirected, with_body
 from streams.http.limits import Hosts
 from streams.http.retry import Retry, repeatable, retry_after
 from streams.settings import DEFAULT_MAX_IN_FLIGHT
@@ -44,13 +44,8 @@ MAX_REDIRECTS = 5
 """Redirects followed for one request."""
 SLOW = 1.0
 """Seconds: a request that its deadline ends sooner says nothing about the host."""
-USER_AGENT = {"User-Agent": "millrace"}
-"""Sent unless the request names its own."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# What a redirect may carry to another origin: any other header may be a credential, whatever it is called.
-_HARMLESS = frozenset({"accept", "accept-language", "user-agent", "content-type", "traceparent", "tracestate"})
-_CONTENT = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
 
 
 class Response(NamedTuple):
@@ -67,15 +62,6 @@ class _Redirect(NamedTuple):
 
     status: int
     location: str
-
-
-class _Hop(NamedTuple):
-    """What is sent to one address."""
-
-    method: str
-    url: URL
-    headers: Mapping[str, str]
-    data: bytes | None
 
 
 class Client:
@@ -125,8 +111,8 @@ class Client:
         (also for a status of 400 and above), TooLarge, InvalidDocument (an undecodable body), InvalidRequest and
         Overloaded; the error's `attempts` says how often it was tried.
         """
-        headers, data = _with_body(headers, body)
-        hop = _Hop(method, _parse(url), headers, data)
+        headers, data = with_body(headers, body)
+        hop = Hop(method, parse(url), headers, data)
         attempt = 1
         while True:
             try:
@@ -144,18 +130,18 @@ class Client:
             await asyncio.sleep(pause)
             attempt += 1
 
-    async def _follow(self, hop: _Hop, deadline: float | None) -> Response:
+    async def _follow(self, hop: Hop, deadline: float | None) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
             self._guard.check(hop.url)
             answer = await self._send(hop, deadline)
             if isinstance(answer, _Redirect):
-                hop = _redirected(hop, *answer)
+                hop = redirected(hop, *answer)
             else:
                 return answer
         msg = f"{hop.url.host}: more than {MAX_REDIRECTS} redirects"
         raise UpstreamError(msg)
 
-    async def _send(self, hop: _Hop, deadline: float | None) -> Response | _Redirect:
+    async def _send(self, hop: Hop, deadline: float | None) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
         host = self.hosts.of(hop.url.raw_authority)
         await host.enter(deadline)
@@ -182,7 +168,7 @@ class Client:
         finally:
             host.leave(ok=ok)
 
-    async def _exchange(self, hop: _Hop) -> Response | _Redirect:
+    async def _exchange(self, hop: Hop) -> Response | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""
         assert self._session is not None
         self.calls += 1
@@ -267,51 +253,3 @@ def _media(content_type: str | None) -> tuple[str, str | None]:
     message["Content-Type"] = content_type or "application/octet-stream"
     charset = message.get_param("charset")
     return message.get_content_type(), charset if isinstance(charset, str) else None
-
-
-def _parse(url: str) -> URL:
-    try:
-        parsed = URL(url, encoded=url.isascii())
-        valid = parsed.host and parsed.scheme in ("http", "https")
-    except ValueError:
-        valid = False
-    if not valid:
-        msg = "url: is no http(s) URL"
-        raise InvalidRequest(msg)
-    return parsed
-
-
-def _with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str], bytes | None]:
-    if not headers:
-        headers = USER_AGENT
-    elif not any(name.lower() == "user-agent" for name in headers):
-        headers = {**headers, **USER_AGENT}
-    if body is None:
-        return headers, None
-    text = isinstance(body, str)
-    data = body.encode() if text else strictjson.dumps(body)
-    if any(name.lower() == "content-type" for name in headers):
-        return headers, data
-    return {**headers, "Content-Type": "text/plain; charset=utf-8" if text else "application/json"}, data
-
-
-def _redirected(hop: _Hop, status: int, location: str) -> _Hop:
-    """Say what to send to where a redirect points (RFC 9110, section 15.4)."""
-    try:
-        target = hop.url.join(URL(location))
-    except ValueError:
-        msg = f"{hop.url.host} redirected to what is no URL"
-        raise UpstreamError(msg, status) from None
-    if target.scheme not in (hop.url.scheme, "https"):
-        msg = f"{hop.url.host} redirected from {hop.url.scheme} to {target.scheme or 'no scheme'}"
-        raise Denied(msg)
-    if not target.host:
-        msg = f"{hop.url.host} redirected to what has no host"
-        raise UpstreamError(msg, status)
-    method, headers, data = hop.method, hop.headers, hop.data
-    if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):  # noqa: PLR2004
-        method, data = "GET", None
-        headers = {name: value for name, value in headers.items() if name.lower() not in _CONTENT}
-    if target.origin() != hop.url.origin():
-        headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
-    return _Hop(method, target, headers, data)

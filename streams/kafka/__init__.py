@@ -6,6 +6,7 @@ transport   the Faust transport that hands an agent a run of records as one even
 thread      the thread that polls, commits and belongs to the group
 lenient     reading records whose header names are not UTF-8
 parcel      one record on its way, and who wants to know that it arrived
+lane        what waits for one partition, shipped in order
 publisher   confirmed delivery of results in batches
 topics      the contract's topics: create, verify, say what differs
 client      connection settings and Kafka's errors in our words

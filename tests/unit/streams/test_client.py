@@ -20,8 +20,9 @@ from yarl import URL
 
 from models.documents import Body
 from models.errors import Denied, InvalidDocument, InvalidRequest, TimedOut, TooLarge, Unreachable, UpstreamError
-from streams.http.client import MAX_REDIRECTS, Client, Response, _Hop, _redirected, translate
+from streams.http.client import MAX_REDIRECTS, Client, Response, translate
 from streams.http.guard import DENIED, DeniedAddress, Guard
+from streams.http.hop import Hop, redirected
 from streams.http.retry import Retry
 from streams.networks import parse_networks, parse_ports
 
@@ -407,11 +408,11 @@ async def test_a_redirect_to_no_host_is_the_upstream_s_error(client, upstream, l
 
 def test_a_redirect_from_https_to_http_is_denied():
     """What was asked for in private is not asked for in the open; the other way round is fine."""
-    private, public = (_Hop("GET", URL(f"{scheme}://example.org/"), CREDENTIALS, None) for scheme in ("https", "http"))
+    private, public = (Hop("GET", URL(f"{scheme}://example.org/"), CREDENTIALS, None) for scheme in ("https", "http"))
     with pytest.raises(Denied, match=r"^example.org redirected from https to http$"):
-        _redirected(private, 302, "http://example.org/secret-path")
-    assert _redirected(private, 302, "/a") == ("GET", URL("https://example.org/a"), CREDENTIALS, None)
-    assert _redirected(public, 302, "https://example.org/a") == ("GET", URL("https://example.org/a"), {}, None)
+        redirected(private, 302, "http://example.org/secret-path")
+    assert redirected(private, 302, "/a") == ("GET", URL("https://example.org/a"), CREDENTIALS, None)
+    assert redirected(public, 302, "https://example.org/a") == ("GET", URL("https://example.org/a"), {}, None)
 
 
 # -- bounds

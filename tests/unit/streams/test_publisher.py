@@ -23,6 +23,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from models.errors import BrokerError
+from streams.kafka import lane
 from streams.kafka import publisher as module
 from streams.kafka.parcel import Parcel
 from streams.kafka.publisher import BATCH_BYTES, DEFAULT_LIMIT, Publisher
@@ -154,6 +155,7 @@ def _no_pauses(monkeypatch):
     """Take the waits out."""
     monkeypatch.setattr(module, "LINGER", 0)
     monkeypatch.setattr(module, "RETRY_PAUSE", 0)
+    monkeypatch.setattr(lane, "RETRY_PAUSE", 0)
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""What is sent to one address: made from a request, and made anew where an upstream points elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from yarl import URL
+
+from models import strictjson
+from models.errors import Denied, InvalidRequest, UpstreamError
+
+USER_AGENT = {"User-Agent": "millrace"}
+"""Sent unless the request names its own."""
+
+# What a redirect may carry to another origin: any other header may be a credential, whatever it is called.
+_HARMLESS = frozenset({"accept", "accept-language", "user-agent", "content-type", "traceparent", "tracestate"})
+_CONTENT = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
+
+
+class Hop(NamedTuple):
+    """What is sent to one address."""
+
+    method: str
+    url: URL
+    headers: Mapping[str, str]
+    data: bytes | None
+
+
+def parse(url: str) -> URL:
+    """Return a URL to ask for. Raises InvalidRequest for what is none."""
+    try:
+        parsed = URL(url, encoded=url.isascii())
+        valid = parsed.host and parsed.scheme in ("http", "https")
+    except ValueError:
+        valid = False
+    if not valid:
+        msg = "url: is no http(s) URL"
+        raise InvalidRequest(msg)
+    return parsed
+
+
+def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str], bytes | None]:
+    """Return the headers to send and the body's bytes: a string goes as text, anything else as JSON, None as none."""
+    if not headers:
+        headers = USER_AGENT
+    elif not any(name.lower() == "user-agent" for name in headers):
+        headers = {**headers, **USER_AGENT}
+    if body is None:
+        return headers, None
+    text = isinstance(body, str)
+    data = body.encode() if text else strictjson.dumps(body)
+    if any(name.lower() == "content-type" for name in headers):
+        return headers, data
+    return {**headers, "Content-Type": "text/plain; charset=utf-8" if text else "application/json"}, data
+
+
+def redirected(hop: Hop, status: int, location: str) -> Hop:
+    """Say what to send to where a redirect points (RFC 9110, section 15.4)."""
+    try:
+        target = hop.url.join(URL(location))
+    except ValueError:
+        msg = f"{hop.url.host} redirected to what is no URL"
+        raise UpstreamError(msg, status) from None
+    if target.scheme not in (hop.url.scheme, "https"):
+        msg = f"{hop.url.host} redirected from {hop.url.scheme} to {target.scheme or 'no scheme'}"
+        raise Denied(msg)
+    if not target.host:
+        msg = f"{hop.url.host} redirected to what has no host"
+        raise UpstreamError(msg, status)
+    method, headers, data = hop.method, hop.headers, hop.data
+    if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):  # noqa: PLR2004
+        method, data = "GET", None
+        headers = {name: value for name, value in headers.items() if name.lower() not in _CONTENT}
+    if target.origin() != hop.url.origin():
+        headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
+    return Hop(method, target, headers, data)
