@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+from statistics import median
 
 from bench.stage import WORKERS, Measured, Stage, Upstream
+from bench.upstream import HOSTS
 from streams.kafka.broker import broker
 
+WORKLOADS = ("hit", "miss", "miss-1")
+"""`hit`: Zipf over 1,000 URLs, all cached. `miss`: every URL another, over 8 hosts. `miss-1`: all of one host, of which
+Millrace asks for 32 at a time and the others for 256."""
 SEED = 20_261_122
 URLS = 1_000
 ZIPF = 1.1
@@ -28,48 +33,57 @@ def hits(url: str, count: int) -> tuple[list[bytes], list[bytes]]:
     return warm, [b'{"id":"h%d","url":"%b/%d"}' % (n, url.encode(), rank) for n, rank in enumerate(drawn)]
 
 
-def misses(url: str, count: int) -> tuple[list[bytes], list[bytes]]:
-    """Return a few warming requests and `count` requests for as many URLs."""
-    warm = [b'{"id":"w%d","url":"%b/%d"}' % (n, url.encode(), n) for n in range(100)]
-    return warm, [b'{"id":"m%d","url":"%b/%d"}' % (n, url.encode(), n + 100) for n in range(count)]
+def misses(urls: list[str], count: int) -> tuple[list[bytes], list[bytes]]:
+    """Return a few warming requests and `count` requests for as many URLs, spread over the hosts."""
+    bases = [url.encode() for url in urls]
+    warm = [b'{"id":"w%d","url":"%b/%d"}' % (n, bases[n % len(bases)], n) for n in range(100)]
+    return warm, [b'{"id":"m%d","url":"%b/%d"}' % (n, bases[n % len(bases)], n + 100) for n in range(count)]
 
 
-async def run(servers: str, workload: str, count: int, workers: list[str]) -> list[Measured]:
-    """Measure each worker on the same requests, one after the other."""
-    rows: list[Measured] = []
-    for worker in workers:
-        with Upstream(0.0 if workload == "hit" else MISS_DELAY) as upstream:
-            fewer = count // SLOWER if (worker, workload) == ("stock Faust", "hit") else count
-            warm, load = (hits if workload == "hit" else misses)(upstream.url, fewer)
-            rows.append(await Stage(servers, worker).measure(warm, load))
-            row = rows[-1]
-            print(
-                f"{workload:5} {row.worker:14} {row.requests:8,} requests  {row.cpu:7.1f} µs CPU a request  "
-                f"{row.requests / row.seconds:8,.0f} /s  RSS {row.rss_before:.0f} → {row.rss_after:.0f} MiB",
-                flush=True,
-            )
-    return rows
+async def measure(servers: str, workload: str, count: int, worker: str) -> Measured:
+    """Measure one worker once."""
+    with Upstream(0.0 if workload == "hit" else MISS_DELAY) as upstream:
+        if workload == "hit":
+            warm, load = hits(upstream.url, count // SLOWER if worker == "stock Faust" else count)
+        else:
+            hosts = HOSTS if workload == "miss" else 1
+            warm, load = misses([upstream.host(number + 1) for number in range(hosts)], count)
+        return await Stage(servers, worker).measure(warm, load)
+
+
+def report(workload: str, worker: str, runs: list[Measured]) -> float:
+    """Print a worker's row and return its median CPU in µs a request."""
+    cpu, rate = median(run.cpu for run in runs), median(run.requests / run.seconds for run in runs)
+    print(
+        f"{workload:6} {worker:14} {runs[0].requests:8,} requests  {cpu:6.1f} µs CPU a request "
+        f"({min(run.cpu for run in runs):.1f} to {max(run.cpu for run in runs):.1f})  {rate:8,.0f} /s  "
+        f"RSS {runs[-1].rss_before:.0f} → {runs[-1].rss_after:.0f} MiB",
+        flush=True,
+    )
+    return cpu
 
 
 def main() -> None:
     """Parse the options, give a broker, run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--workload", choices=("hit", "miss"), action="append")
+    parser.add_argument("--workload", choices=WORKLOADS, action="append")
     parser.add_argument("--worker", choices=tuple(WORKERS), action="append")
     parser.add_argument("--hits", type=int, default=300_000)
     parser.add_argument("--misses", type=int, default=20_000)
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each; the table shows medians (default: 3)")
     options = parser.parse_args()
     workers = options.worker or list(WORKERS)
     with broker() as found:
-        print(f"on {found.kind}")
-        for workload in options.workload or ["hit", "miss"]:
-            rows = asyncio.run(
-                run(found.servers, workload, options.hits if workload == "hit" else options.misses, workers)
-            )
-            ours = next((row for row in rows if row.worker == "millrace"), None)
-            for row in rows:
-                if ours is not None and row is not ours:
-                    print(f"{workload:5} {row.worker} takes {row.cpu / ours.cpu:.2f} × millrace's CPU a request")
+        print(f"on {found.kind}, medians of {options.repeat} interleaved runs")
+        for workload in options.workload or WORKLOADS:
+            count = options.hits if workload == "hit" else options.misses
+            runs: dict[str, list[Measured]] = {worker: [] for worker in workers}
+            for worker in workers * options.repeat:
+                runs[worker].append(asyncio.run(measure(found.servers, workload, count, worker)))
+            cpu = {worker: report(workload, worker, runs[worker]) for worker in workers}
+            for worker in workers:
+                if worker != "millrace" and "millrace" in cpu:
+                    print(f"{workload:6} {worker} takes {cpu[worker] / cpu['millrace']:.2f} × millrace's CPU a request")
 
 
 if __name__ == "__main__":

@@ -151,7 +151,11 @@ class Upstream:
     def __init__(self, delay: float) -> None:
         self._port = free_port()
         self._delay = delay
-        self.url = f"http://127.0.0.1:{self._port}/doc"
+        self.url = self.host(1)
+
+    def host(self, number: int) -> str:
+        """Return the base URL by which the upstream is host `number`, from 1 to bench.upstream.HOSTS."""
+        return f"http://127.0.0.{number}:{self._port}/doc"
 
     def __enter__(self) -> Upstream:
         self._process = subprocess.Popen([sys.executable, "-m", "bench.upstream", str(self._port), str(self._delay)])

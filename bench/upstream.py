@@ -1,4 +1,4 @@
-"""The upstream: answers `/doc/<n>` with a small document after a while, and counts its calls at `/calls`."""
+"""The upstream: answers `/doc/<n>` with a small document after a while, on several loopback addresses."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ import sys
 import uvloop
 from aiohttp import web
 
+HOSTS = 8
+"""Loopback addresses it answers on: as many hosts to who asks."""
+
 
 async def main(port: int, delay: float) -> None:
-    calls = 0
-
     async def document(request: web.Request) -> web.Response:
-        nonlocal calls
-        calls += 1
         await asyncio.sleep(delay)
         number = int(request.match_info["n"])
         return web.json_response({"n": number, "name": f"document {number}", "tags": ["a", "b"], "price": number / 7})
 
-    async def count(_: web.Request) -> web.Response:
-        return web.json_response(calls)
-
     app = web.Application()
     app.router.add_get(r"/doc/{n:\d+}", document)
-    app.router.add_get("/calls", count)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    for number in range(1, HOSTS + 1):
+        await web.TCPSite(runner, f"127.0.0.{number}", port).start()
     await asyncio.Event().wait()
 
 
