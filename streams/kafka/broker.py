@@ -27,6 +27,8 @@ from models.errors import BrokerError
 
 KAFKA_VERSION = "4.3.0"
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
+CONTAINER_CONTROLLER_PORT = 9093
+"""Where the controller listens inside a container."""
 START_TIMEOUT = 60.0
 """Seconds for a broker to accept connections."""
 STOP_TIMEOUT = 15.0
@@ -91,10 +93,19 @@ def docker_has_image() -> bool:
 
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
-    from testcontainers.kafka import KafkaContainer  # noqa: PLC0415
+    # testcontainers' own KafkaContainer starts Confluent's images only; Apache's is told all by its environment.
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
 
-    with KafkaContainer(IMAGE).with_kraft() as container:
-        yield container.get_bootstrap_server()
+    port, controller = free_port(), CONTAINER_CONTROLLER_PORT
+    container = DockerContainer(IMAGE).with_bind_ports(port, port)
+    for name, value in {
+        **_single_node(port, controller, listen="0.0.0.0", host="localhost"),  # noqa: S104  inside the container
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    }.items():
+        container = container.with_env("KAFKA_" + name.upper().replace(".", "_"), value)
+    with container.waiting_for(LogMessageWaitStrategy("Kafka Server started")):
+        yield f"localhost:{port}"
 
 
 def java_found() -> bool:
@@ -198,23 +209,8 @@ class Apache:
         return self._folder / "server.properties"
 
     def _format(self) -> None:
-        settings = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
-            "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(self._folder / "data"),
-            "offsets.topic.replication.factor": "1",
-            "offsets.topic.num.partitions": "5",
-            "transaction.state.log.replication.factor": "1",
-            "transaction.state.log.min.isr": "1",
-            "transaction.state.log.num.partitions": "5",
-            "group.initial.rebalance.delay.ms": "0",
-            "auto.create.topics.enable": "false",
-            **self._overrides,
-        }
+        settings = _single_node(self._port, self._controller, listen="127.0.0.1", host="127.0.0.1")
+        settings |= {"log.dirs": str(self._folder / "data"), **self._overrides}
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = ["java", *JVM, "-cp", self._classpath, "kafka.tools.StorageTool", "format", "-t", identity,
@@ -223,6 +219,25 @@ class Apache:
         if done.returncode:
             msg = f"Apache Kafka's storage could not be formatted: {(done.stdout + done.stderr).strip()[-500:]}"
             raise BrokerError(msg)
+
+
+def _single_node(port: int, controller: int, *, listen: str, host: str) -> dict[str, str]:
+    """Return the settings of a broker that is alone: `listen` is the address it binds, `host` the one it tells."""
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{host}:{controller}",
+        "listeners": f"PLAINTEXT://{listen}:{port},CONTROLLER://{listen}:{controller}",
+        "advertised.listeners": f"PLAINTEXT://{host}:{port}",
+        "controller.listener.names": "CONTROLLER",
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "5",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "5",
+        "group.initial.rebalance.delay.ms": "0",
+        "auto.create.topics.enable": "false",
+    }
 
 
 @contextlib.contextmanager
