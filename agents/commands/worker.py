@@ -23,12 +23,9 @@ def run(options: argparse.Namespace) -> int:  # noqa: ARG001  one role so far
 
     settings = configuration.load()
     setup_logging(settings.log_level)
-    worker = None
 
     async def main() -> int:
-        nonlocal worker
-        worker = create(settings)
-        return await run_app(worker.app)
+        return await run_app(create(settings).app)
 
     return uvloop.run(main())
 
@@ -38,3 +35,5 @@ def setup_logging(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     for name in ("faust", "mode", "aiokafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # It calls an ERROR what it tries again; what it gives up on ends the worker, with the reason (`_watch_group`).
+    logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
