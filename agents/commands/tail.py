@@ -23,8 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outcome", choices=OUTCOMES, action="append", help="only these outcomes (may be repeated)")
     parser.add_argument("--key", help="only results with this key")
     parser.add_argument("--from-beginning", action="store_true", help="from the earliest result on, not from now on")
-    parser.add_argument("-n", "--count", type=int, metavar="N", help="stop after N results")
+    parser.add_argument("-n", "--count", type=_count, metavar="N", help="stop after N results")
     parser.add_argument("--json", action="store_true", help="the results as they are, one JSON object a line")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        msg = f"{text!r} is no number of results: 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
