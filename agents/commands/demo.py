@@ -118,7 +118,9 @@ async def _create(found: Broker, topics: tuple[str, str, str]) -> None:
         if found.real:
             for name in topics:
                 await admin.create(name, PARTITIONS)
-        await admin.settled(*topics)  # a mock cluster makes a topic when it is first asked about
+        else:
+            await admin.mention(*topics)
+        await admin.settled(*topics)
 
 
 @dataclass(slots=True)

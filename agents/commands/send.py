@@ -35,9 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Send; returns 1 if a line is no valid request (the valid ones are sent all the same)."""
+    from agents.worker import load_plugins
     from streams import settings as configuration
 
-    return asyncio.run(_send(configuration.load(), options))
+    settings = configuration.load()
+    load_plugins(settings)  # their checks and schemas are names that a request may give
+    return asyncio.run(_send(settings, options))
 
 
 def _one(options: argparse.Namespace) -> bytes:

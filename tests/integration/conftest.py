@@ -8,6 +8,8 @@ import pytest
 from models.errors import BrokerError
 from streams.kafka.broker import Broker
 from streams.kafka.broker import broker as give_broker
+from streams.kafka.topics import Admin
+from streams.settings import Kafka
 from tests.integration.stage import Stage, Upstream
 
 
@@ -36,6 +38,9 @@ async def stage(broker: Broker) -> AsyncIterator[Stage]:
     async with Stage(broker.servers) as opened:
         if broker.real:
             await opened.create_topics()
+        else:
+            async with Admin(Kafka(bootstrap_servers=broker.servers)) as admin:
+                await admin.mention(opened.requests, opened.results, opened.dead_letters)
         yield opened
 
 
