@@ -11,8 +11,9 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 
-from streams.kafka.broker import Broker, free_port
+from streams.kafka.broker import Apache, Broker, free_port
 from tests.integration.stage import PATIENCE, Stage, Upstream
 
 
@@ -39,6 +40,19 @@ async def test_topics_are_created_and_verified(kafka: Broker) -> None:
         assert (code, len(out.splitlines())) == (0, 3)
         code, _, err = await millrace(stage, "topics", MILLRACE_RESULTS_TOPIC=f"other-{stage.mark}")
         assert (code, "topics --create" in err) == (1, True)
+
+
+async def test_looking_for_topics_makes_none(kafka: Broker) -> None:
+    """On a broker that makes what it is asked for by name, verifying leaves nothing behind and --create has its say."""
+    if kafka.apache is None:
+        pytest.skip("needs a broker of the test's own")
+    with Apache(**{"auto.create.topics.enable": "true"}) as broker:
+        stage = Stage(broker.servers)
+        for _ in range(2):
+            code, _, err = await millrace(stage, "topics")
+            assert (code, err.count("does not exist")) == (1, 3)
+        code, out, _ = await millrace(stage, "topics", "--create", "--partitions", "3")
+        assert (code, out.count("partitions=3")) == (0, 3)
 
 
 async def test_topics_say_what_differs(kafka: Broker) -> None:
