@@ -24,12 +24,13 @@ from agents.letters import (
     dead_letter_headers,
     default_id,
     read_id,
+    sent_along,
     shrink_dead_letter,
     shrink_result,
-    trace,
 )
 from models.errors import AnswerError, InternalError
 from models.result import Answer, encode_answer, splice
+from models.source import Sources
 from streams.kafka.lease import Lease
 from streams.kafka.parcel import Parcel
 from streams.kafka.publisher import Publisher
@@ -48,13 +49,15 @@ RequestRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 class Answerer:
     """Answers batches of requests; one for each worker."""
 
-    def __init__(self, settings: Settings, enricher: Enricher, publisher: Publisher) -> None:
+    def __init__(
+        self, settings: Settings, enricher: Enricher, publisher: Publisher, sources: Sources | None = None
+    ) -> None:
         self._results = settings.results_topic
         self._dead_letters = settings.dead_letters_topic
         self._group = settings.group
         self._enricher = enricher
         self._publisher = publisher
-        self._book = Book()
+        self._book = Book(sources)
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         self._places = asyncio.Semaphore(MAX_UNDER_WAY)
         self.outcomes: Counter[str] = Counter()
@@ -111,7 +114,7 @@ class Answerer:
         self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
     ) -> None:
         try:
-            enriched = await self._enricher.answer(known, trace(record) if record.headers else {})
+            enriched = await self._enricher.answer(known, sent_along(record, known.request))
             age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
             value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)
             self._deliver(record, lease, request_id, value, enriched.error)

@@ -1,34 +1,37 @@
-"""One request → one answer: fetch, load, check; kept in the cache, and fetched once for all who wait for it."""
+"""One request → one answer: from the cache, from a fetch under way, or from the upstream.
+
+What may be used when (RFC 9111, RFC 5861): a fresh answer is a hit; one that is asked for often is fetched anew before
+it ends; one past its freshness is served while it is fetched anew if its upstream or source allows that, else asked
+about (revalidated) or fetched; and if that fails, it stands in for the failure as long as it may.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from agents.ask import Asked, Asker
 from agents.known import Known
-from models import checks, documents
-from models.checks import Verdict
-from models.errors import (
-    AnswerError,
-    InvalidDocument,
-    InvalidRequest,
-    TimedOut,
-    TooLarge,
-    Unreachable,
-    UpstreamError,
-)
-from models.request import Request
-from models.result import Answer, encode_answer
+from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.result import Answer, encode_answer, restamp
+from models.source import NEGATIVE_TTL, CachePolicy
+from streams.cache.entry import Entry, failed_entry, fresh_entry
 from streams.cache.flights import Flights
-from streams.cache.freshness import NEGATIVE_TTL, Freshness, freshness
-from streams.cache.memory import Entry, MemoryCache
-from streams.http.client import Client
-from streams.pool import CheckPool
+from streams.cache.freshness import Freshness, freshness, says_anything
+from streams.cache.front import Cache
+
+HOT = 3
+"""Hits in the last part of an answer's freshness that make it worth fetching anew before it ends."""
+MAX_REFRESHES = 64
+"""Answers fetched anew in the background at once; others wait until somebody asks for them."""
+MAX_COUNTED = 4_096
+"""Answers near their end whose hits are counted."""
 
 _REPEATED = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
 """Failures that the same request would meet again in a moment, whoever asks."""
+_GONE = (404, 410)
 
 
 class Enriched(NamedTuple):
@@ -41,137 +44,229 @@ class Enriched(NamedTuple):
 
 
 class Enricher:
-    """Knows how to answer; `timeout` is the deadline, in seconds, of a request that names none."""
+    """Knows how to answer; `timeout` is the deadline, in seconds, of a request that names none; `policy` how long
+    answers are kept that have no source. Opened with `async with`, so that what runs behind an answer's back ends.
+    """
 
-    def __init__(self, client: Client, cache: MemoryCache, pool: CheckPool, timeout: float) -> None:
-        self._client = client
+    def __init__(self, asker: Asker, cache: Cache, timeout: float, policy: CachePolicy | None = None) -> None:
+        self._asker = asker
         self._cache = cache
-        self._pool = pool
         self._timeout = timeout
+        self._policy = policy or CachePolicy()
         self._flights: Flights[Enriched] = Flights()
+        self._refreshes: dict[bytes, asyncio.Task[None]] = {}
+        self._late_hits: dict[bytes, int] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        refreshes = list(self._refreshes.values())
+        for task in refreshes:
+            task.cancel()
+        await asyncio.gather(*refreshes, return_exceptions=True)
 
     def peek(self, known: Known, now: float) -> Entry | None:
         """Return the cached answer that will do for this request at `now` (epoch seconds), without waiting."""
         if known.key is None or known.max_age == 0:
             return None
-        entry: Entry | None = self._cache.peek(known.key)
-        if entry is None or now >= entry.fresh_until or _too_old(entry, known, now):
+        entry = self._cache.peek(known.key)
+        if entry is None or (known.max_age is not None and now - entry.fetched_at > known.max_age):
             return None
-        return entry
+        if now < entry.refresh_at:
+            return entry
+        return self._ending(known, entry, now) if now < entry.fresh_until else None
 
-    async def answer(self, known: Known, trace: Mapping[str, str]) -> Enriched:
-        """Answer a request that the cache does not. Never raises: every end is an answer."""
-        request = known.request
-        seconds = request.timeout or self._timeout
+    async def answer(self, known: Known, extra: Mapping[str, str]) -> Enriched:
+        """Answer a request that `peek` cannot, with `extra` headers if it is sent. Never raises: every end is one."""
+        seconds = known.request.timeout or self._timeout
         deadline = time.monotonic() + seconds
-        shared_key = None if known.max_age == 0 else known.key
+        key = None if known.max_age == 0 else known.key
         try:
             async with asyncio.timeout(seconds):
-                if shared_key is None:
-                    return await self._fetch(known, trace, b"bypass", deadline)
-                return await self._fetch_once(shared_key, known, trace, deadline)
+                if key is None:
+                    return await self._fetch(known, extra, b"bypass", deadline)
+                return await self._answer_once(key, known, extra, deadline)
         except TimeoutError:
             answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
-            cache = b"bypass" if shared_key is None else b"miss"
-            failed = Enriched(encode_answer(request, answer), cache, None, answer.error)
-            return self._stale_instead(known) or failed
+            failed = Enriched(encode_answer(known.request, answer), b"bypass" if key is None else b"miss", None,
+                              answer.error)  # fmt: skip
+            return self._stand_in(known, rest=False) or failed
 
-    async def _fetch_once(self, key: bytes, known: Known, trace: Mapping[str, str], deadline: float) -> Enriched:
-        """Fetch, or wait for who is fetching the same; if that one gives up, take its place."""
-        while not self._flights.lead(key):
+    # -- once for all who ask the same
+
+    async def _answer_once(self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float) -> Enriched:
+        """Find or fetch, or wait for who does; if that one gives up, take its place."""
+        while (held := self._meanwhile(known)) is None:
+            if self._flights.lead(key):
+                return await self._lead(key, known, extra, deadline)
             landed = await self._flights.join(key)
-            if landed is not None and (landed.cache == b"miss" or not _too_old(landed, known, time.time())):
-                return landed._replace(cache=b"coalesced") if landed.cache == b"miss" else landed
+            if landed is not None and (landed.cache in _FETCHED or not _too_old(landed.fetched_at, known, time.time())):
+                return landed._replace(cache=b"coalesced") if landed.cache in _FETCHED else landed
+        return held
+
+    async def _lead(self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float) -> Enriched:
         landed = None
         try:
-            # A flight may have landed between the batch's look into the cache and now.
-            entry = self.peek(known, time.time())
-            if entry is not None:
-                return Enriched(entry.shared, b"hit", entry.fetched_at, entry.error)
-            landed = await self._fetch(known, trace, b"miss", deadline)
+            landed = await self._find(key, known) or await self._fetch(known, extra, b"miss", deadline)
         finally:
             own = landed is None or (landed.error is not None and landed.error.hurried)
             self._flights.land(key, None if own else landed)
         return landed
 
-    async def _fetch(self, known: Known, trace: Mapping[str, str], cache: bytes, deadline: float) -> Enriched:
-        request = known.request
-        kept: Freshness | None = None
+    async def _find(self, key: bytes, known: Known) -> Enriched | None:
+        """Look once more: a flight may have landed since, and the lower tiers have not been asked."""
+        entry = self.peek(known, time.time())
+        if entry is None and self._cache.lower:
+            await self._cache.find(key)
+            entry = self.peek(known, time.time())
+        if entry is not None:
+            return Enriched(entry.shared, b"hit", entry.fetched_at, entry.error)
+        return self._meanwhile(known)
+
+    # -- to the upstream
+
+    async def _fetch(self, known: Known, extra: Mapping[str, str], cache: bytes, deadline: float) -> Enriched:
+        held = self._held(known)
         try:
-            answer, kept = await self._ask(request, trace, deadline)
-            shared = encode_answer(request, answer)
+            asked = await self._asker.ask(known, extra, deadline, held.validators() if held else {})
+            if asked.answer is None and held is not None:
+                return self._still_holds(known, held, asked)
+            assert asked.answer is not None
+            answer = asked.answer
+            shared = encode_answer(known.request, answer)
         except AnswerError as error:
-            answer = Answer.failed(error)
-        if answer.error is not None:
-            if answer.error.retryable and (stale := self._stale_instead(known)) is not None:
+            answer, asked = Answer.failed(error), None
+            if error.retryable and (stale := self._stand_in(known, rest=not error.hurried)) is not None:
                 return stale
-            shared = encode_answer(request, answer)
-        self._keep(known, shared, answer, kept)
+            shared = encode_answer(known.request, answer)
+        self._keep(known, shared, answer, asked)
         return Enriched(shared, cache, answer.fetched_at, answer.error)
 
-    def _keep(self, known: Known, shared: bytes, answer: Answer, kept: Freshness | None) -> None:
-        """Put an answer into the cache for as long as it may be used; a failure for a moment, in place of nothing."""
-        now = answer.fetched_at or time.time()
+    def _keep(self, known: Known, shared: bytes, answer: Answer, asked: Asked | None) -> None:
+        """Put an answer into the cache for as long as it may be used; a failure for a moment."""
+        policy, error = self._policy_of(known), answer.error
         if known.key is None:
             return
-        if answer.error is None:
-            if kept is not None and kept.fresh + kept.stale_if_error > 0:
-                self._cache.put(known.key, Entry(shared, now, now + kept.fresh), kept.fresh + kept.stale_if_error)
-        elif isinstance(answer.error, _REPEATED) and not answer.error.hurried and self._cache.peek(known.key) is None:
-            self._cache.put(known.key, Entry(shared, now, now + NEGATIVE_TTL, answer.error), NEGATIVE_TTL)
+        if error is None and asked is not None:
+            fresh = freshness(asked.headers, policy, asked.fetched_at)
+            self._put(known.key, shared, asked, fresh, policy)
+        elif isinstance(error, _REPEATED) and not error.hurried:
+            now, held = time.time(), self._held(known, whatever_age=True)
+            if held is not None and error.retryable and now < max(held.fresh_until, held.usable_until):
+                return  # it is what others still get
+            if held is not None:
+                self._cache.drop(known.key)
+            seconds = negative_ttl(error, policy)
+            if seconds > 0:
+                self._cache.put(known.key, failed_entry(shared, now, seconds, error))
 
-    def _stale_instead(self, known: Known) -> Enriched | None:
-        """Return an answer past its freshness that may stand in for a failure (RFC 5861, section 4)."""
-        if known.key is None or known.max_age == 0:
+    def _put(self, key: bytes, shared: bytes, asked: Asked, fresh: Freshness | None, policy: CachePolicy) -> Entry:
+        now = asked.fetched_at
+        entry = fresh_entry(
+            shared,
+            now,
+            fresh or Freshness(0.0, 0.0, 0.0),
+            refresh_ahead=policy.refresh_ahead,
+            etag=asked.headers.get("ETag"),
+            last_modified=asked.headers.get("Last-Modified"),
+        )
+        self._late_hits.pop(key, None)
+        if fresh is None:
+            self._cache.drop(key)
+        elif entry.keep_until > now:
+            self._cache.put(key, entry)
+        return entry
+
+    def _still_holds(self, known: Known, held: Entry, asked: Asked) -> Enriched:
+        """The upstream says that what is at hand is what it would send (RFC 9111, section 4.3.4)."""
+        policy = self._policy_of(known)
+        if says_anything(asked.headers):
+            fresh = freshness(asked.headers, policy, asked.fetched_at)
+        else:
+            fresh = Freshness(held.fresh_until - held.fetched_at, held.revalidate_until - held.fresh_until,
+                              held.usable_until - held.fresh_until)  # fmt: skip
+        shared = restamp(held.shared, asked.attempts, asked.fetched_at)
+        headers = {"ETag": held.etag, "Last-Modified": held.last_modified} | dict(asked.headers)
+        kept = asked._replace(headers={name: value for name, value in headers.items() if value is not None})
+        assert known.key is not None
+        self._put(known.key, shared, kept, fresh, policy)
+        return Enriched(shared, b"revalidated", asked.fetched_at, None)
+
+    def _policy_of(self, known: Known) -> CachePolicy:
+        return self._policy if known.source is None else known.source.cache
+
+    # -- past its freshness, or near the end of it
+
+    def _held(self, known: Known, *, whatever_age: bool = False) -> Entry | None:
+        """Return the answer at hand, however old it is, unless it is a failure or one was asked for that is new."""
+        if known.key is None or (known.max_age == 0 and not whatever_age):
             return None
-        entry: Entry | None = self._cache.peek(known.key)
-        if entry is None or entry.error is not None or _too_old(entry, known, time.time()):
+        entry = self._cache.peek(known.key)
+        return None if entry is None or entry.error is not None else entry
+
+    def _meanwhile(self, known: Known) -> Enriched | None:
+        """Return an answer past its freshness that is served while it is fetched anew, or if that just failed."""
+        entry, now = self._held(known), time.time()
+        if entry is None or now < entry.fresh_until or _too_old(entry.fetched_at, known, now):
             return None
+        failed = now < min(entry.ask_after, entry.usable_until)
+        if not failed and now >= entry.revalidate_until:
+            return None
+        if not failed:
+            self._refresh(known)
         return Enriched(entry.shared, b"stale", entry.fetched_at, None)
 
-    async def _ask(
-        self, request: Request, trace: Mapping[str, str], deadline: float
-    ) -> tuple[Answer, Freshness | None]:
-        if request.url is None:
-            msg = f"source: no source {request.source!r} is configured"
-            raise InvalidRequest(msg)
-        headers = {**request.headers, **trace} if trace else request.headers
-        response = await self._client.fetch(request.method, request.url, headers, request.body, deadline=deadline)
-        fetched_at = time.time()
-        try:
-            document = documents.load(request.schema, response.body)
-        except InvalidDocument as error:
-            error.attempts = response.attempts
-            raise
-        answer = Answer(
-            "ok",
-            status=response.status,
-            document=document,
-            has_document=True,
-            attempts=response.attempts,
-            fetched_at=fetched_at,
-        )
-        if request.checks:
-            answer.judge(request.checks, await self._judge(request, document))
-        return answer, freshness(response.cache_control, self._cache.tier.ttl)
+    def _stand_in(self, known: Known, *, rest: bool) -> Enriched | None:
+        """Return an answer that may stand in for a failure (RFC 5861, section 4); give its upstream a `rest` then."""
+        entry, now = self._held(known), time.time()
+        if entry is None or now >= max(entry.usable_until, entry.fresh_until) or _too_old(entry.fetched_at, known, now):
+            return None
+        if rest and known.key is not None:
+            self._cache.put_in_memory(known.key, entry._replace(ask_after=now + NEGATIVE_TTL))
+        return Enriched(entry.shared, b"stale", entry.fetched_at, None)
 
-    async def _judge(self, request: Request, document: object) -> list[Verdict]:
-        """Run the request's checks on the pool; one whose field is not there fails without going there."""
-        verdicts: list[Verdict | asyncio.Future[Verdict]] = []
-        for call in request.checks:
-            try:
-                value = checks.select(document, call.field)
-            except ValueError as exc:
-                verdicts.append(Verdict(error=str(exc)))
-            else:
-                verdicts.append(self._pool.submit(call.name, value, call.args))
+    def _ending(self, known: Known, entry: Entry, now: float) -> Entry:
+        """Count a hit near the end of an answer's freshness: one that has many is fetched anew before it ends."""
+        assert known.key is not None
+        hits = self._late_hits.get(known.key, 0) + 1
+        if len(self._late_hits) >= MAX_COUNTED:
+            self._late_hits.clear()
+        self._late_hits[known.key] = hits
+        if hits >= HOT and entry.error is None and now >= entry.ask_after:
+            self._refresh(known)
+        return entry
+
+    def _refresh(self, known: Known) -> None:
+        """Fetch anew behind the answers' backs, unless that is under way."""
+        key = known.key
+        if key is None or key in self._refreshes or len(self._refreshes) >= MAX_REFRESHES:
+            return
+        task = asyncio.ensure_future(self._refreshed(key, known))
+        self._refreshes[key] = task
+        task.add_done_callback(lambda _: self._refreshes.pop(key, None))
+
+    async def _refreshed(self, key: bytes, known: Known) -> None:
+        if not self._flights.lead(key):
+            return
+        landed = None
         try:
-            return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
+            async with asyncio.timeout(self._timeout):
+                landed = await self._fetch(known, {}, b"miss", time.monotonic() + self._timeout)
+        except TimeoutError:
+            self._stand_in(known, rest=True)
         finally:
-            for verdict in verdicts:  # out of time: what has not run need not
-                if not isinstance(verdict, Verdict):
-                    verdict.cancel()
+            self._flights.land(key, landed)
 
 
-def _too_old(found: Entry | Enriched, known: Known, now: float) -> bool:
-    return known.max_age is not None and now - (found.fetched_at or 0.0) > known.max_age
+_FETCHED = (b"miss", b"revalidated")
+
+
+def negative_ttl(error: AnswerError, policy: CachePolicy) -> float:
+    """Return the seconds that a failure is remembered: by its kind, as the source says."""
+    kind = "not_found" if isinstance(error, UpstreamError) and error.status in _GONE else error.outcome
+    return policy.negative_ttl.get(kind, NEGATIVE_TTL)
+
+
+def _too_old(fetched_at: float | None, known: Known, now: float) -> bool:
+    return known.max_age is not None and now - (fetched_at or 0.0) > known.max_age

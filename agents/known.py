@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from models import request as requests
 from models import strictjson
 from models.errors import InvalidRequest
 from models.request import Request
+from models.source import Source, Sources
 
 GENERATION = 16_384
 """Requests kept of each of two generations; the older is dropped when the younger is full."""
@@ -30,18 +32,21 @@ _TRAILING_ID = re.compile(_ID + rb"\}[ \t\r\n]*\Z")
 class Known(NamedTuple):
     """A valid request without its id, and `key`: what makes two requests the same entry of the cache.
 
-    `key` is None for a method whose answers must not be kept. `max_age` is in seconds, None for no wish.
+    `key` is None for a method whose answers must not be kept. `max_age` is in seconds, None for no wish. For a source,
+    the request is what it becomes with its parameters in their places.
     """
 
     request: Request
     key: bytes | None
     max_age: float | None
+    source: Source | None = None
 
 
 class Book:
     """The bounded map from a request's bytes, without its id, to what they say."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Sources | None = None) -> None:
+        self._sources = sources or Sources()
         self._young: dict[bytes, Known] = {}
         self._old: dict[bytes, Known] = {}
 
@@ -56,7 +61,7 @@ class Book:
             if known is not None:
                 return request_id, known
         text, request = requests.parse(value)
-        known = know(request)
+        known = know(request, self._sources)
         parsed_id = None if text is None else strictjson.quote(text)
         # An id written with escapes ("\\u0069d") is not seen by cut_id and would be forgotten with the rest.
         if rest is not None and parsed_id == request_id and len(rest) <= _worth(request):
@@ -100,21 +105,27 @@ def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:
     return None, None
 
 
-def know(request: Request) -> Known:
-    """Work out under which key the answers to a request are kept."""
-    key = entry_key(request) if request.method in CACHEABLE_METHODS else None
-    return Known(request, key, request.max_age)
+def know(request: Request, sources: Sources | None = None) -> Known:
+    """Work out what is asked, and under which key answers are kept. Raises InvalidRequest for what no source takes."""
+    source = None
+    if request.source is not None:
+        request, source = (sources or Sources()).expand(request)
+    kept = request.method in CACHEABLE_METHODS or (source is not None and source.cache.methods_too)
+    return Known(request, entry_key(request, source) if kept else None, request.max_age, source)
 
 
-def entry_key(request: Request) -> bytes:
-    """Return a digest of all that an answer depends on: two requests with the same one get the same answer.
+def entry_key(request: Request, source: Source | None = None) -> bytes:
+    """Return the key of all that an answer depends on: two requests with the same one get the same answer.
 
+    It is `<source>-<target>-<digest>` in hex, so that entries can be found by source and URL. The digest covers the
+    method, schema, URL, source (its whole definition, credentials included), parameters, headers, body and checks.
     Header names are compared without case (RFC 9110, section 5.1); deadline and max_age change nothing of the answer.
-    None of the first three lines can hold a line break, and no URL begins with a quote: no two
-    requests write the same text.
+    None of the first four lines can hold a line break, and no URL begins with a quote: no two requests write the
+    same text.
     """
     target = request.url or strictjson.quote(request.source or "").decode()
-    plain = f"{request.method}\n{request.schema}\n{target}".encode()
+    identity = "" if source is None else source.identity
+    plain = f"{identity}\n{request.method}\n{request.schema}\n{target}".encode()
     details = request.params, request.headers, request.body, request.checks
     if any(details) or request.body is not None:
         plain += b"\n" + strictjson.canonical(
@@ -125,7 +136,29 @@ def entry_key(request: Request) -> bytes:
                 "checks": [[call.name, call.field, call.args] for call in request.checks],
             }
         )
-    return hashlib.blake2b(plain, digest_size=20).digest()
+    digest = hashlib.blake2b(plain, digest_size=20).hexdigest()
+    return f"{source_tag(request.source)}-{target_tag(request.url)}-{digest}".encode()
+
+
+def source_tag(name: str | None) -> str:
+    """Return the part of a key that says which source it is of; zeros for a plain URL."""
+    return "0" * 8 if name is None else hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+
+
+def target_tag(url: str | None) -> str:
+    """Return the part of a key that says for which URL it is; zeros for a function."""
+    return "0" * 16 if url is None else hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+
+
+def matching(url: str | None = None, source: str | None = None) -> Callable[[bytes], bool]:
+    """Return what tells the keys of a URL, or of a source, or, without either, all of them."""
+    if source is not None:
+        wanted = f"{source_tag(source)}-".encode()
+        return lambda key: key.startswith(wanted)
+    if url is not None:
+        wanted = f"-{target_tag(url)}-".encode()
+        return lambda key: wanted in key
+    return lambda _: True
 
 
 def salvage_id(value: bytes | None) -> bytes | None:

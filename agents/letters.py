@@ -9,8 +9,9 @@ from aiokafka import ConsumerRecord
 
 from models import strictjson
 from models.errors import AnswerError, TooLarge
-from models.request import check_id
+from models.request import Request, check_id
 from models.result import read_result
+from streams.http.retry import IDEMPOTENCY_KEY, repeatable
 from streams.kafka.parcel import Headers, Parcel
 
 RESULT_TYPE = b"millrace.result"
@@ -43,9 +44,14 @@ def default_id(record: ConsumerRecord[bytes, bytes]) -> bytes:
     return b'"%b-%d-%d"' % (record.topic.encode(), record.partition, record.offset)
 
 
-def trace(record: ConsumerRecord[bytes, bytes]) -> Mapping[str, str]:
-    """Return the W3C trace context that a record carries, if it is one."""
-    return {name: content.decode() for name, content in _traced(record.headers)}
+def sent_along(record: ConsumerRecord[bytes, bytes], request: Request) -> Mapping[str, str]:
+    """Return the headers that a record adds to its HTTP request: the W3C trace context that it carries, and for a
+    method that must not be repeated blindly, an Idempotency-Key that stays the same however often it is delivered.
+    """
+    headers = {name: content.decode() for name, content in _traced(record.headers)} if record.headers else {}
+    if not repeatable(request.method, request.headers):
+        headers[IDEMPOTENCY_KEY] = f"{record.topic}-{record.partition}-{record.offset}"
+    return headers
 
 
 def _traced(headers: Sequence[tuple[str, bytes | None]]) -> Headers:

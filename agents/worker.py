@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 from collections.abc import Mapping
@@ -12,17 +11,23 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from agents.answer import Answerer
+from agents.api import Api
+from agents.ask import Asker
 from agents.enrich import Enricher
-from models.errors import SettingsError
+from models.source import CachePolicy, Sources
 from streams import settings as configuration
 from streams.app import App, settle_memory
-from streams.cache.memory import MemoryCache
-from streams.http.client import Client
-from streams.http.guard import guard_of
+from streams.cache.front import Cache
+from streams.functions import Caller
+from streams.http.client import client_of
+from streams.http.terms import terms_of
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import differences, require
+from streams.plugins import load_plugins
 from streams.pool import CheckPool
 from streams.settings import Settings
+from streams.sources import load as load_sources
+from streams.tiers import freshness_of, parse_tiers
 from streams.web.server import Server
 
 if TYPE_CHECKING:
@@ -37,12 +42,14 @@ PUBLISH_FAILING = 10.0
 class Worker:
     """What the answer agent needs, opened and closed with its app."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
         self.settings = settings
+        self.sources = sources or Sources()
         self.app = App(settings, id=settings.group)
         self.publisher: Publisher | None = None
         self.answerer: Answerer | None = None
         self.server: Server | None = None
+        self.api = Api()
         self.app.opens(self.open)
         topic = self.app.topic(settings.requests_topic, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="answer")(self.answer)
@@ -61,18 +68,28 @@ class Worker:
     async def open(self, stack: AsyncExitStack) -> None:
         """Open server, publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
         settings = self.settings
-        self.server = await stack.enter_async_context(Server(settings.web_host, settings.web_port, self.readiness))
+        server = Server(settings.web_host, settings.web_port, self.readiness, self.api.routes(), settings.web_token)
+        self.server = await stack.enter_async_context(server)
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
         await self._learn_topics(self.publisher)
-        client = await stack.enter_async_context(
-            Client(settings.max_bytes, guard_of(settings), max_in_flight=settings.max_in_flight)
-        )
-        pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
-        cache = MemoryCache(configuration.memory_tier(settings.cache))
-        enricher = Enricher(client, cache, pool, settings.timeout)
-        self.answerer = Answerer(settings, enricher, self.publisher)
+        enricher = await self._open_enricher(stack)
+        self.answerer = Answerer(settings, enricher, self.publisher, self.sources)
         settle_memory()
+
+    async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
+        settings, sources = self.settings, self.sources
+        client = await stack.enter_async_context(client_of(settings, sources))
+        caller = await stack.enter_async_context(Caller())
+        pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
+        tiers = parse_tiers(settings.cache)
+        cache = await stack.enter_async_context(Cache(tiers))
+        named = {name: terms_of(source, client.terms, client.post)
+                 for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
+        asker = Asker(client, caller, pool, named)
+        self.api.serve(cache, client)
+        enricher = Enricher(asker, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
+        return await stack.enter_async_context(enricher)
 
     async def _learn_topics(self, publisher: Publisher) -> None:
         settings = self.settings
@@ -93,20 +110,10 @@ class Worker:
         return {**self.app.readiness(), "publishing": publishing}
 
 
-def load_plugins(settings: Settings) -> None:
-    """Import the plugins, whose decorators register checks and schemas. Raises SettingsError naming the bad one."""
-    for name in settings.plugins:
-        try:
-            importlib.import_module(name)
-        except Exception as exc:  # a plugin is foreign code
-            msg = f"MILLRACE_PLUGINS: {name!r} cannot be imported: {type(exc).__name__}: {exc}"
-            raise SettingsError(msg) from exc
-
-
 def create(settings: Settings) -> Worker:
     """Make a worker that has not started. Raises SettingsError."""
     load_plugins(settings)
-    return Worker(settings)
+    return Worker(settings, load_sources(settings.sources))
 
 
 def __getattr__(name: str) -> App:

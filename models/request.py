@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -14,7 +14,7 @@ from marshmallow import ValidationError, fields, post_load, validate
 from models import checks, documents, strictjson
 from models.checks import Call
 from models.errors import Denied, InvalidRequest
-from models.schema import Seconds, StrictSchema, flatten, kind
+from models.schema import Seconds, StrictSchema, Text, flatten, kind
 
 MAX_BYTES = 1 << 20
 """Bytes of a request: 1 MiB."""
@@ -30,6 +30,9 @@ MAX_HEADERS = 64
 """Headers that one request may carry."""
 MAX_HEADER_VALUE = 8192
 """Characters of one header value: what common servers take."""
+
+SOURCE_SCHEMA = ""
+"""The `schema` of a request for a source that names none: the source's own."""
 
 CONNECTION_HEADERS = frozenset(
     [
@@ -154,7 +157,8 @@ def _refuse(reason: str) -> NoReturn:
     raise ValidationError(reason)
 
 
-def _check_headers(headers: dict[str, str]) -> None:
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise ValidationError for headers that cannot be sent, or that are the client's own to set."""
     if len(headers) > MAX_HEADERS:
         _refuse(f"{len(headers)} headers; at most {MAX_HEADERS} are taken")
     seen: set[str] = set()
@@ -173,31 +177,20 @@ def _check_headers(headers: dict[str, str]) -> None:
             _refuse(f"{name} has {len(value)} characters; at most {MAX_HEADER_VALUE} are taken")
 
 
-class _Text(fields.Field[str]):
-    """A string judged by one function, in one step: a chain of marshmallow validators costs 3 µs a field."""
-
-    def __init__(self, judge: Callable[[str], None], **options: Any) -> None:
-        super().__init__(**options)
-        self._judge = judge
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str:  # noqa: ARG002  marshmallow's signature
-        if not isinstance(value, str):
-            _refuse(f"must be a string, not {kind(value)}")
-        self._judge(value)
-        return value
-
-
 def _check_length(text: str) -> None:
     if not 1 <= len(text) <= MAX_ID:
         _refuse(f"must have 1 to {MAX_ID} characters, not {len(text)}")
 
 
-def _check_method(method: str) -> None:
+def check_method(method: str) -> None:
+    """Raise ValidationError for a method that is not sent."""
     if method not in _METHODS:
         _refuse(f"must be one of {', '.join(_METHODS)}")
 
 
-class _Checks(fields.Field[tuple[Call, ...]]):
+class Checks(fields.Field[tuple[Call, ...]]):
+    """An array of checks: names, or objects with `name`, `field` and `args`."""
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[Call, ...]:  # noqa: ARG002
         if not isinstance(value, list):
             _refuse(f"must be an array of checks, not {kind(value)}")
@@ -228,15 +221,15 @@ class _CheckSchema(StrictSchema):
 class RequestSchema(StrictSchema):
     """The JSON of a request; see the contract's table in docs for what each field means."""
 
-    id = _Text(_check_length)
-    url = _Text(check_url)
-    source = _Text(_check_length)
+    id = Text(_check_length)
+    url = Text(check_url)
+    source = Text(_check_length)
     params = fields.Dict(keys=fields.String())
-    method = _Text(_check_method)
-    headers = fields.Dict(keys=fields.String(), values=fields.String(), validate=_check_headers)
+    method = Text(check_method)
+    headers = fields.Dict(keys=fields.String(), values=fields.String(), validate=check_headers)
     body = fields.Raw(allow_none=True)
-    schema = _Text(documents.check_known)
-    checks = _Checks()
+    schema = Text(documents.check_known)
+    checks = Checks()
     max_age = Seconds()
     timeout = Seconds(validate=validate.Range(0, MAX_TIMEOUT, min_inclusive=False))
 
@@ -250,6 +243,8 @@ class RequestSchema(StrictSchema):
         if "params" in data and "source" not in data:
             msg = "go with a source"
             raise ValidationError(msg, "params")
+        if "source" in data:
+            data.setdefault("schema", SOURCE_SCHEMA)
         return data.pop("id", None), Request(**data)
 
 

@@ -5,6 +5,7 @@ how the cache was involved, how long it took) is spliced around the encoded part
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,6 +23,10 @@ RESULT_DEPTH = strictjson.MAX_DEPTH + 8
 """Levels that a result may nest: a document's, or a check's value's, below the result's own."""
 CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 """Every value of a result's `cache`."""
+
+
+_OWN = frozenset({"id", "cache", "age", "elapsed_ms"})  # what `splice` adds
+_TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
 
 
 @dataclass(slots=True)
@@ -66,7 +71,8 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     """Encode the shared part of a result: JSON members without braces, ready for `splice`."""
     members: dict[str, Any] = {"outcome": answer.outcome}
     if request is not None:
-        echo = {"method": request.method, "url": request.url, "source": request.source}
+        method = None if request.url is None else request.method  # a function is called, not asked by a method
+        echo = {"method": method, "url": request.url, "source": request.source}
         members["request"] = {name: value for name, value in echo.items() if value is not None}
     if answer.status is not None:
         members["status"] = answer.status
@@ -81,6 +87,30 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     if answer.error is not None:
         members["error"] = answer.error.describe()
     return strictjson.dumps(members)[1:-1]
+
+
+def restamp(shared: bytes, attempts: int, fetched_at: float) -> bytes:
+    """Return an `ok` answer's shared part as of another time: the upstream says that it still holds.
+
+    `attempts` and `fetched_at` are its last members, so what a document says cannot be taken for them.
+    """
+    end = shared.rindex(b',"attempts":')
+    return b'%b,"attempts":%d,"fetched_at":"%b"' % (shared[:end], attempts, _timestamp(fetched_at).encode())
+
+
+def is_shared(shared: bytes) -> bool:
+    """Whether bytes are the shared part of an `ok` result, which `splice` and `restamp` can make a whole one of."""
+    try:
+        members = read_result(b"{" + shared + b"}")
+    except ValueError:
+        return False
+    return (
+        isinstance(members, dict)
+        and members.get("outcome") == "ok"
+        and _OWN.isdisjoint(members)
+        and not ResultSchema(partial=True).validate(members)
+        and _TAIL.search(shared) is not None
+    )
 
 
 def read_result(value: bytes) -> Any:
@@ -113,7 +143,7 @@ def _second(seconds: int) -> str:
 
 
 class _EchoSchema(StrictSchema):
-    method = fields.String(required=True)
+    method = fields.String()
     url = fields.String()
     source = fields.String()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_dump
@@ -45,6 +46,21 @@ class Seconds(fields.Field[float]):
         return seconds
 
 
+class Text(fields.Field[str]):
+    """A string judged by one function, in one step: a chain of marshmallow validators costs 3 µs a field."""
+
+    def __init__(self, judge: Callable[[str], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._judge = judge
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str:  # noqa: ARG002  marshmallow's signature
+        if not isinstance(value, str):
+            msg = f"must be a string, not {kind(value)}"
+            raise ValidationError(msg)
+        self._judge(value)
+        return value
+
+
 def kind(value: Any) -> str:
     """Name a JSON value's type the way a producer knows it."""
     match value:
@@ -61,17 +77,16 @@ def kind(value: Any) -> str:
     return "an object"
 
 
-def flatten(messages: Any, path: str = "") -> list[str]:
+def flatten(messages: Any) -> list[str]:
     """Turn marshmallow's nested messages into lines of the form `field.path: reason`."""
+    return [f"{'.'.join(path)}: {reason}" if path else reason for path, reason in problems(messages)]
+
+
+def problems(messages: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield marshmallow's nested messages one by one: the path of the field, and the reason."""
     if isinstance(messages, dict):
-        lines: list[str] = []
         for key, inner in messages.items():
-            name = path if key == "_schema" else f"{path}.{key}" if path else str(key)
-            lines += flatten(inner, name)
-        return lines
-    reasons = messages if isinstance(messages, list) else [messages]
-    return [f"{path}: {_plain(reason)}" if path else _plain(reason) for reason in reasons]
-
-
-def _plain(reason: Any) -> str:
-    return str(reason).rstrip(".")
+            yield from problems(inner, path if key == "_schema" else (*path, str(key)))
+        return
+    for reason in messages if isinstance(messages, list) else [messages]:
+        yield path, str(reason).rstrip(".")

@@ -4,7 +4,6 @@ all problems are reported together, by name. A secret may also come from a file 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import socket
@@ -13,15 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlsplit
 
 from environs import Env, EnvValidationError, FileAwareEnv
 from marshmallow import ValidationError, validate
 
 from models.errors import SettingsError
 from streams.networks import parse_networks, parse_ports
-
-MIB = 1 << 20
+from streams.tiers import MIB, parse_bytes, parse_tiers
 
 DEFAULT_MAX_IN_FLIGHT = 256
 """Fetches that one worker has under way at once."""
@@ -30,8 +27,6 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_BYTES = 8 * MIB
 """Bytes of a decoded body that are read before the request ends `too_large`."""
 DEFAULT_CACHE = "memory://?entries=10000&bytes=64MiB"
-DEFAULT_CACHE_TTL = 60.0
-"""Seconds that an answer is fresh."""
 MAX_UNCOMMITTED = 10_000
 """Records of one partition that may be delivered beyond its commit point before no more are taken."""
 COMMIT_EVERY = 1.0
@@ -49,10 +44,10 @@ CHECK_TIMEOUT = 5.0
 
 MAX_PORT = 65_535
 MASK = "********"
-_SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
+_LOGIN = re.compile(r"\A(https?://)[^@]*@")
+_PROXY = re.compile(r"https?://(?:[^/?#\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[1-9][0-9]{0,4})?/?")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +75,18 @@ class Settings:
     results_topic: str = "results"
     dead_letters_topic: str = "dead-letters"
     plugins: tuple[str, ...] = ()
+    sources: str = ""
     cache: str = DEFAULT_CACHE
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
     timeout: float = DEFAULT_TIMEOUT
     max_bytes: int = DEFAULT_MAX_BYTES
     allow_networks: str = ""
     allow_ports: str = ""
+    proxy: str | None = None
     pool_workers: int = 0
     web_host: str = "127.0.0.1"
     web_port: int = 6066
+    web_token: str | None = None
     log_level: str = "INFO"
     worker_id: str = ""
 
@@ -101,8 +99,8 @@ class Settings:
         return self.pool_workers or len(os.sched_getaffinity(0))
 
 
-SECRETS = frozenset({"KAFKA_SASL_PASSWORD", "KAFKA_SSL_PASSWORD"})
-"""Settings that may come from a `_FILE` and are never printed."""
+SECRETS = frozenset({"KAFKA_SASL_PASSWORD", "KAFKA_SSL_PASSWORD", "MILLRACE_PROXY", "MILLRACE_WEB_TOKEN"})
+"""Settings that may come from a `_FILE` and are never printed; of a proxy, the login."""
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -156,12 +154,16 @@ def _file_problems() -> list[str]:
 def names(settings: Settings) -> Iterator[tuple[str, Any]]:
     """Yield every setting as the environment names it with its effective value, secrets masked."""
     for field in fields(Kafka):
-        name = f"KAFKA_{field.name.upper()}"
-        value = getattr(settings.kafka, field.name)
-        yield name, MASK if name in SECRETS and value else value
+        yield _shown(f"KAFKA_{field.name.upper()}", getattr(settings.kafka, field.name))
     for field in fields(Settings):
         if field.name != "kafka":
-            yield f"MILLRACE_{field.name.upper()}", getattr(settings, field.name)
+            yield _shown(f"MILLRACE_{field.name.upper()}", getattr(settings, field.name))
+
+
+def _shown(name: str, value: Any) -> tuple[str, Any]:
+    if name in SECRETS and value:
+        return name, _LOGIN.sub(rf"\1{MASK}@", value) if name == "MILLRACE_PROXY" else MASK
+    return name, value
 
 
 def _kafka(env: Env) -> Kafka:
@@ -187,27 +189,21 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         results_topic=env.str("MILLRACE_RESULTS_TOPIC", "results", validate=_topic),
         dead_letters_topic=env.str("MILLRACE_DEAD_LETTERS_TOPIC", "dead-letters", validate=_topic),
         plugins=tuple(name.strip() for name in plugins.split(",") if name.strip()),
-        cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=_cache_url),
+        sources=env.str("MILLRACE_SOURCES", ""),
+        cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=_validator(parse_tiers)),
         max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
         timeout=env.float("MILLRACE_TIMEOUT", DEFAULT_TIMEOUT, validate=positive),
         max_bytes=_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
         allow_networks=env.str("MILLRACE_ALLOW_NETWORKS", "", validate=_validator(parse_networks)),
         allow_ports=env.str("MILLRACE_ALLOW_PORTS", "", validate=_validator(parse_ports)),
+        proxy=env.str("MILLRACE_PROXY", "", validate=_proxy) or None,
         pool_workers=env.int("MILLRACE_POOL_WORKERS", 0, validate=validate.Range(min=0)),
         web_host=env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)),
         web_port=env.int("MILLRACE_WEB_PORT", 6066, validate=validate.Range(0, 65535)),
+        web_token=env.str("MILLRACE_WEB_TOKEN", "") or None,
         log_level=env.str("MILLRACE_LOG_LEVEL", "INFO", validate=validate.OneOf(_LEVELS)),
         worker_id=env.str("MILLRACE_WORKER_ID", "") or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
     )
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size such as `64MiB` or `1048576`. Raises ValueError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or found[2] not in _UNITS or int(found[1]) == 0:
-        msg = f"{text!r} is no size: give bytes, or a number with KiB, MiB or GiB"
-        raise ValueError(msg)
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def _bytes(env: Env, name: str, default: int) -> int:
@@ -233,42 +229,13 @@ def _servers(text: str) -> None:
             raise ValidationError(msg)
 
 
+def _proxy(url: str) -> None:
+    if url and not _PROXY.fullmatch(url):
+        msg = "is no proxy: give http://host:port, or http://user:password@host:port"  # not quoted: it may be a secret
+        raise ValidationError(msg)
+
+
 def _topic(name: str) -> None:
     if not _TOPIC.fullmatch(name) or name in (".", ".."):
         msg = f"{name!r} is no topic name: 1 to 249 of letters, digits, '.', '_' and '-'"
         raise ValidationError(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryTier:
-    """How much the in-memory cache may hold: entries, bytes, and for how many seconds an entry is fresh."""
-
-    entries: int = 10_000
-    bytes: int = 64 * MIB
-    ttl: float = DEFAULT_CACHE_TTL
-
-
-def memory_tier(url: str) -> MemoryTier:
-    """Read a cache URL such as `memory://?entries=10000&bytes=64MiB&ttl=60`. Raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme != "memory":
-        msg = f"{url!r} is no cache that this version has; give memory://"
-        raise ValueError(msg)
-    readers: dict[str, Callable[[str], Any]] = {"entries": int, "bytes": parse_bytes, "ttl": float}
-    values: dict[str, Any] = {}
-    for name, text in parse_qsl(parts.query, strict_parsing=bool(parts.query), keep_blank_values=True):
-        if name not in readers:
-            msg = f"{name!r} is no option of memory://; known: {', '.join(readers)}"
-            raise ValueError(msg)
-        try:
-            values[name] = readers[name](text)
-            valid = 0 < values[name] < math.inf
-        except ValueError:
-            valid = False
-        if not valid:
-            msg = f"{name}={text} must be a number more than 0"
-            raise ValueError(msg)
-    return MemoryTier(**values)
-
-
-_cache_url = _validator(memory_tier)

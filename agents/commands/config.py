@@ -1,32 +1,72 @@
-"""Print the effective settings, secrets masked; every wrong one is named."""
+"""Print the effective settings, secrets masked; every wrong one is named. With --sources, the sources."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.commands import DONE
 from models import strictjson
 
-HELP = "print the effective settings"
+if TYPE_CHECKING:
+    from models.source import Source
+
+HELP = "print the effective settings, or validate the sources"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="JSON: one object, or one a source")
+    parser.add_argument("--sources", nargs="?", const="", metavar="FILE",
+                        help="validate a file of sources (default: MILLRACE_SOURCES) and list them")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """Print them; wrong ones end the command with 2."""
     from streams import settings as configuration
 
-    effective = dict(configuration.names(configuration.load()))
+    settings = configuration.load()
+    if options.sources is not None:
+        return _sources(settings, options)
+    effective = dict(configuration.names(settings))
     if options.json:
         print(strictjson.dumps({name: _plain(value) for name, value in effective.items()}).decode())
     else:
         for name, value in effective.items():
             print(f"{name}={_shown(value)}")
     return DONE
+
+
+def _sources(settings: Any, options: argparse.Namespace) -> int:
+    from models.errors import SettingsError
+    from streams.plugins import load_plugins
+    from streams.sources import load
+
+    path = options.sources or settings.sources
+    if not path:
+        msg = "MILLRACE_SOURCES: names no file; give one: millrace config --sources FILE"
+        raise SettingsError(msg)
+    load_plugins(settings)  # their schemas, checks and functions are what sources name
+    for source in load(path).by_name.values():
+        told = _told(source)
+        print(strictjson.dumps(told).decode() if options.json else "  ".join(f"{k}={_brief(told[k])}" for k in told))
+    return DONE
+
+
+def _told(source: Source) -> dict[str, Any]:
+    """Return what there is to tell of a source; of its credentials only the kind."""
+    told: dict[str, Any] = {"source": source.name}
+    if source.url is not None:
+        told |= {"method": source.method, "url": source.url.text}
+    else:
+        told["call"] = source.call
+    told |= {"params": sorted(source.names), "schema": source.schema, "checks": [call.name for call in source.checks],
+             "auth": type(source.auth).__name__ if source.auth else "none", "ttl": source.cache.ttl}  # fmt: skip
+    return told
+
+
+def _brief(value: Any) -> str:
+    return ",".join(value) or "-" if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
 
 
 def _plain(value: Any) -> Any:

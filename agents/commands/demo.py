@@ -8,11 +8,13 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.commands import DONE, FAILED, say
@@ -31,6 +33,10 @@ PRIMES_FROM = 112_272_535_095_193
 PARTITIONS = 4
 PACE = 800
 """Requests sent in a second: so that the latency shown is an answer's, not a queue's."""
+SOURCES = "sources.example.toml"
+"""The example of sources, beside this file; every other URL of the demo is asked for by its source `numbers`."""
+EXAMPLE_ADDRESS = "127.0.0.1:8080"
+"""Where the example has its upstream; the demo's own is on a free port."""
 UPSTREAM_DELAY = 0.02
 """Seconds that the demo's upstream takes."""
 PATIENCE = 45.0
@@ -100,10 +106,10 @@ async def _demo(found: Broker, count: int) -> int:
                                     fetch_max_wait_ms=FETCH_MAX_WAIT_MS)  # fmt: skip
         await consumer.start()
         stack.push_async_callback(consumer.stop)
-        worker = await stack.enter_async_context(_worker(found, topics, mark))
+        worker = await stack.enter_async_context(_worker(found, topics, mark, upstream))
         tally = Tally()
         started = time.monotonic()
-        sending = asyncio.ensure_future(_send(producer, topics[0], upstream.url, count, tally))
+        sending = asyncio.ensure_future(_send(producer, topics[0], upstream.address, count, tally))
         await _follow(consumer, count, tally, lambda: (sending.done() and sending.exception()) or worker.returncode)
         sending.cancel()
         _report(tally, count, upstream.calls, time.monotonic() - started)
@@ -125,16 +131,19 @@ async def _create(found: Broker, topics: tuple[str, str, str]) -> None:
 
 @dataclass(slots=True)
 class _Upstream:
-    url: str
+    address: str
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
     calls: int = 0
 
 
 @contextlib.asynccontextmanager
 async def _upstream() -> AsyncIterator[_Upstream]:
-    """Serve small documents on loopback."""
+    """Serve small documents on loopback: to all under /numbers, under /api to who has the token."""
     from aiohttp import web
 
     async def document(request: web.Request) -> web.Response:
+        if request.path.startswith("/api") and request.headers.get("Authorization") != f"Bearer {state.token}":
+            raise web.HTTPUnauthorized
         state.calls += 1
         await asyncio.sleep(UPSTREAM_DELAY)
         number = int(request.match_info["n"])
@@ -142,10 +151,11 @@ async def _upstream() -> AsyncIterator[_Upstream]:
 
     app = web.Application()
     app.router.add_get(r"/numbers/{n:\d+}", document)
+    app.router.add_get(r"/api/numbers/{n:\d+}", document)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    state = _Upstream(f"http://127.0.0.1:{runner.addresses[0][1]}/numbers")
+    state = _Upstream(f"127.0.0.1:{runner.addresses[0][1]}")
     try:
         yield state
     finally:
@@ -153,10 +163,15 @@ async def _upstream() -> AsyncIterator[_Upstream]:
 
 
 @contextlib.asynccontextmanager
-async def _worker(found: Broker, topics: tuple[str, str, str], mark: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _worker(
+    found: Broker, topics: tuple[str, str, str], mark: str, upstream: _Upstream
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a real worker process, and see it end."""
     from streams.kafka.broker import free_port
 
+    folder = tempfile.TemporaryDirectory(prefix="millrace-demo-")
+    sources = Path(folder.name) / SOURCES
+    sources.write_text(Path(__file__).with_name(SOURCES).read_text().replace(EXAMPLE_ADDRESS, upstream.address))
     port = free_port()
     environment = os.environ | {
         "KAFKA_BOOTSTRAP_SERVERS": found.servers,
@@ -167,6 +182,8 @@ async def _worker(found: Broker, topics: tuple[str, str, str], mark: str) -> Asy
         "MILLRACE_WEB_PORT": str(port),
         "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
         "MILLRACE_ALLOW_PORTS": "1-65535",
+        "MILLRACE_SOURCES": str(sources),
+        "DEMO_TOKEN": upstream.token,
         "MILLRACE_LOG_LEVEL": "WARNING",
     }
     command = sys.executable, "-m", "agents", "worker"
@@ -179,6 +196,7 @@ async def _worker(found: Broker, topics: tuple[str, str, str], mark: str) -> Asy
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
+        folder.cleanup()
 
 
 async def _until_ready(worker: asyncio.subprocess.Process, url: str) -> None:
@@ -195,17 +213,18 @@ async def _until_ready(worker: asyncio.subprocess.Process, url: str) -> None:
             await asyncio.sleep(READY_PAUSE)
 
 
-async def _send(producer: Any, topic: str, url: str, count: int, tally: Tally) -> None:
+async def _send(producer: Any, topic: str, address: str, count: int, tally: Tally) -> None:
     started = time.monotonic()
     for number in range(count):
         ahead = number / PACE - (time.monotonic() - started)
         if ahead > 0:
             await asyncio.sleep(ahead)
-        request = {
-            "id": f"demo-{number}",
-            "url": f"{url}/{number % URLS}",
-            "checks": [{"name": "is_prime", "field": "n"}],
-        }
+        request: dict[str, Any] = {"id": f"demo-{number}"}
+        if number % 2:
+            request |= {"source": "numbers", "params": {"n": number % URLS}}  # its checks are the source's
+        else:
+            request |= {"url": f"http://{address}/numbers/{number % URLS}",
+                        "checks": [{"name": "is_prime", "field": "n"}]}  # fmt: skip
         tally.sent[f"demo-{number}"] = time.monotonic()
         await producer.send(topic, strictjson.dumps(request), key=b"%d" % (number % URLS))
 

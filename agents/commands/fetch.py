@@ -28,13 +28,12 @@ def run(options: argparse.Namespace) -> int:
 
 async def _fetch(options: argparse.Namespace) -> int:
     from streams import settings as configuration
-    from streams.http.client import Client
-    from streams.http.guard import guard_of
+    from streams.http.client import client_of
 
     settings = configuration.load()
     deadline = time.monotonic() + settings.timeout
 
-    async with Client(settings.max_bytes, guard_of(settings), max_in_flight=settings.max_in_flight) as client:
+    async with client_of(settings) as client:
 
         async def size(url: str) -> int | AnswerError:
             try:

@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Send; returns 1 if a line is no valid request (the valid ones are sent all the same)."""
-    from agents.worker import load_plugins
     from streams import settings as configuration
+    from streams.plugins import load_plugins
 
     settings = configuration.load()
     load_plugins(settings)  # their checks and schemas are names that a request may give

@@ -1,49 +1,91 @@
-"""How long an answer may be used: what the upstream says by Cache-Control (RFC 9111, RFC 5861), within our limits."""
+"""How long an answer may be used: what the upstream says (RFC 9111, RFC 5861), within the source's limits."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
-NEGATIVE_TTL = 5.0
-"""Seconds that a failure is an answer too: that long the upstream is not asked the same again."""
-STALE_IF_ERROR = 300.0
-"""Seconds past its freshness that an answer may stand in for a failure, unless the upstream says otherwise."""
+from models.source import MAX_STALE, CachePolicy
 
 # RFC 9111, section 4.2.4: these forbid to serve stale, s-maxage too.
 _NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "no-cache", "s-maxage"})
 _DIRECTIVE = re.compile(r'([A-Za-z-]+)(?:=(?:"([^"]*)"|([^\s,;"]+)))?')
 
+Headers = Mapping[str, str]
+
 
 class Freshness(NamedTuple):
-    """Seconds from the fetch on: `fresh` it may be used, and for `stale_if_error` more instead of a failure."""
+    """Seconds from the fetch on: `fresh` an answer may be used, for `while_revalidate` more while it is fetched anew,
+    and for `if_error` more instead of a failure.
+    """
 
     fresh: float
-    stale_if_error: float
+    while_revalidate: float
+    if_error: float
 
 
-def freshness(cache_control: str | None, longest: float) -> Freshness | None:
-    """Read a Cache-Control; None if the answer must not be kept. Nothing is fresh for more than `longest` seconds.
+def freshness(headers: Headers, policy: CachePolicy, now: float) -> Freshness | None:
+    """Read an answer's headers at `now` (epoch seconds); None if it must not be kept.
 
     An answer is shared by all who ask the same, so this is a shared cache: `private` is not kept, `s-maxage` goes
-    before `max-age`. What cannot be read counts as not said.
+    before `max-age`, and that before `Expires`. What cannot be read counts as not said.
     """
-    if cache_control is None:
-        return Freshness(longest, STALE_IF_ERROR)
-    said = {name.lower(): quoted or plain for name, quoted, plain in _DIRECTIVE.findall(cache_control)}
+    if headers.get("Vary", "").strip() == "*":
+        return None
+    said = directives(headers.get("Cache-Control"))
     if "no-store" in said or "private" in said:
         return None
-    age = _seconds(said.get("s-maxage"))
-    if age is None:
-        age = _seconds(said.get("max-age"))
-    fresh = longest if age is None else min(age, longest)
-    stale = _seconds(said.get("stale-if-error"))
     strict = not said.keys().isdisjoint(_NEVER_STALE)
+    while_revalidate = _seconds(said.get("stale-while-revalidate"))
+    if_error = _seconds(said.get("stale-if-error"))
     return Freshness(
-        0.0 if "no-cache" in said else fresh,
-        0.0 if strict else STALE_IF_ERROR if stale is None else min(stale, STALE_IF_ERROR),
+        0.0 if "no-cache" in said else min(_lifetime(said, headers, now, policy.ttl), policy.ttl),
+        0.0 if strict else _within(while_revalidate, policy.stale_while_revalidate, silent=0.0),
+        0.0 if strict else _within(if_error, policy.stale_if_error, silent=MAX_STALE),
     )
+
+
+def says_anything(headers: Headers) -> bool:
+    """Whether an answer speaks of its own freshness; a 304 that does not leaves it as it was (RFC 9111, 4.3.4)."""
+    return "Cache-Control" in headers or "Expires" in headers
+
+
+def directives(cache_control: str | None) -> dict[str, str]:
+    """Return what a Cache-Control says, by name in lower case; of a repeated directive the first (RFC 9111, 4.2.1)."""
+    said: dict[str, str] = {}
+    for name, quoted, plain in _DIRECTIVE.findall(cache_control or ""):
+        said.setdefault(name.lower(), quoted or plain)
+    return said
+
+
+def _lifetime(said: Mapping[str, str], headers: Headers, now: float, silent: float) -> float:
+    """Return the seconds that are left of what the upstream gave its answer, less those it spent in other caches."""
+    lifetime = _seconds(said.get("s-maxage"))
+    if lifetime is None:
+        lifetime = _seconds(said.get("max-age"))
+    if lifetime is None and "Expires" in headers:
+        expires, date = _date(headers["Expires"]), _date(headers.get("Date", ""))
+        lifetime = 0.0 if expires is None else expires - (now if date is None else date)  # section 5.3: "0" is past
+    if lifetime is None:
+        return silent
+    return max(0.0, lifetime - (_seconds(headers.get("Age")) or 0.0))
+
+
+def _within(said: float | None, allowed: float | None, *, silent: float) -> float:
+    """Return what the upstream said, as far as the source allows; what the source says, where it is silent."""
+    if allowed is None:
+        return silent if said is None else min(said, MAX_STALE)
+    return allowed if said is None else min(said, allowed)
 
 
 def _seconds(text: str | None) -> float | None:
     return float(text[:10]) if text and text.isdecimal() and text.isascii() else None
+
+
+def _date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None

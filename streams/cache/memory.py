@@ -12,20 +12,11 @@ from typing import Any, NamedTuple
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
-from models.errors import AnswerError
-from streams.settings import MemoryTier
+from streams.cache.entry import Entry
+from streams.tiers import MemoryTier
 
-ENTRY_OVERHEAD = 400
+ENTRY_OVERHEAD = 700
 """Bytes that an entry takes beside its value: key, tuple and the table's share, rounded up."""
-
-
-class Entry(NamedTuple):
-    """An encoded answer: fetched and fresh until when, in seconds since the epoch, and its error if it is a failure."""
-
-    shared: bytes
-    fetched_at: float
-    fresh_until: float
-    error: AnswerError | None = None
 
 
 class _Slot(NamedTuple):
@@ -82,6 +73,10 @@ class MemoryCache(BaseCache):
             return False
         self.bytes -= slot.size
         return True
+
+    def keys(self) -> list[Any]:
+        """Return every key held."""
+        return list(self._slots)
 
     def wipe(self, namespace: str | None = None) -> None:
         """Forget everything, or the text keys that begin with `namespace`."""

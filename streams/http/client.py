@@ -9,52 +9,50 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from email.message import Message
-from functools import lru_cache
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import aiohttp
-from yarl import URL
 
 from models.documents import Body
 from models.errors import (
     AnswerError,
-    Denied,
     InvalidDocument,
-    InvalidRequest,
-    TimedOut,
     TooLarge,
-    Unreachable,
     UpstreamError,
 )
-from streams.http.guard import DeniedAddress, Guard, why
+from models.source import Limits, Retries, Sources
+from streams.http.auth import Signed
+from streams.http.failures import blame, no_success, translate
+from streams.http.guard import Guard, guard_of
 from streams.http.hop import Hop, parse, redirected, with_body
 from streams.http.limits import Hosts
-from streams.http.retry import Retry, repeatable, retry_after
-from streams.settings import DEFAULT_MAX_IN_FLIGHT
+from streams.http.response import Response, media
+from streams.http.retry import pause_after, repeatable
+from streams.http.terms import CONNECT_TIMEOUT, Terms
+from streams.settings import DEFAULT_MAX_IN_FLIGHT, Settings
 
-CONNECT_TIMEOUT = 5.0
-"""Seconds for one connection to be made."""
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept for the next request."""
 DNS_TTL = 30
 """Seconds that a resolved name is kept."""
+DNS_NAMES = 1_000
+"""Resolved names kept, the least recently used out first."""
 MAX_REDIRECTS = 5
 """Redirects followed for one request."""
 SLOW = 1.0
 """Seconds: a request that its deadline ends sooner says nothing about the host."""
 
+UNAUTHORIZED, NOT_MODIFIED = 401, 304
+
+_CONNECTING: dict[str, Any] = {
+    "limit": 0,
+    "ttl_dns_cache": DNS_TTL,
+    "dns_cache_max_size": DNS_NAMES,
+    "keepalive_timeout": KEEPALIVE,
+}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-
-class Response(NamedTuple):
-    """A whole answer of an upstream, what it says of caching, and the how manieth try it was."""
-
-    status: int
-    body: Body
-    cache_control: str | None = None
-    attempts: int = 1
 
 
 class _Redirect(NamedTuple):
@@ -66,60 +64,72 @@ class _Redirect(NamedTuple):
 
 class Client:
     """Opened with `async with`. `max_bytes` caps a decoded body, `max_in_flight` the requests under way at once;
-    `guard` judges what may be reached, `retry` what is tried again.
+    `guard` judges what may be reached. `retry`, `proxy` (a URL) and `limits` (by host) hold where a source says
+    nothing else.
     """
 
     def __init__(
-        self, max_bytes: int, guard: Guard, *, max_in_flight: int = DEFAULT_MAX_IN_FLIGHT, retry: Retry | None = None
+        self,
+        max_bytes: int,
+        guard: Guard,
+        *,
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        retry: Retries | None = None,
+        proxy: str | None = None,
+        limits: Mapping[str, Limits] | None = None,
     ) -> None:
-        self._max_bytes = max_bytes
         self._guard = guard
-        self._retry = retry or Retry()
         self._slots = asyncio.Semaphore(max_in_flight)
-        self.hosts = Hosts()
-        self._session: aiohttp.ClientSession | None = None
+        self._stack = AsyncExitStack()
+        self.terms = Terms(max_bytes, retry=retry or Retries(), proxy=proxy)
+        self.hosts = Hosts(limits)
         self.calls = 0
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                ttl_dns_cache=DNS_TTL,
-                keepalive_timeout=KEEPALIVE,
-                resolver=self._guard.resolver(),
-                socket_factory=self._guard.socket,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
-            trust_env=False,
+        guard = self._guard
+        self._direct = await self._stack.enter_async_context(
+            _session(aiohttp.TCPConnector(resolver=guard.resolver(), socket_factory=guard.socket, **_CONNECTING))
         )
+        # Through a proxy, every address dialled is the proxy's, which the operator named.
+        self._proxied = await self._stack.enter_async_context(_session(aiohttp.TCPConnector(**_CONNECTING)))
         return self
 
     async def __aexit__(
         self, _: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._stack.aclose()
 
     async def fetch(
-        self, method: str, url: str, headers: Mapping[str, str], body: Any = None, *, deadline: float | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Any = None,
+        *,
+        deadline: float | None = None,
+        terms: Terms | None = None,
+        validators: Mapping[str, str] | None = None,
     ) -> Response:
-        """Ask, as often as the retry policy allows before `deadline` (monotonic seconds, which the caller enforces).
+        """Ask, as often as the terms allow before `deadline` (monotonic seconds, which the caller enforces).
 
-        `body`: a string is sent as text, anything else as JSON. Raises Denied, Unreachable, TimedOut, UpstreamError
-        (also for a status of 400 and above), TooLarge, InvalidDocument (an undecodable body), InvalidRequest and
-        Overloaded; the error's `attempts` says how often it was tried.
+        `body`: a string is sent as text, anything else as JSON. `validators`: If-None-Match and If-Modified-Since,
+        with which a 304 is an answer. Raises Denied, Unreachable, TimedOut, UpstreamError (also for a status that is
+        no success), TooLarge, InvalidDocument (an undecodable body), InvalidRequest and Overloaded; the error's
+        `attempts` says how often it was tried.
         """
+        terms = terms or self.terms
         headers, data = with_body(headers, body)
-        hop = Hop(method, parse(url), headers, data)
+        again = terms.repeatable or repeatable(method, headers)
+        if validators:
+            headers = {**headers, **validators}
+        hop = Hop(method, parse(url), headers, data, conditional=bool(validators))
         attempt = 1
         while True:
             try:
-                response = await self._follow(hop, deadline)
+                response = await self._follow(hop, deadline, terms)
             except AnswerError as error:
                 error.attempts = attempt
-                pause = self._retry.pause(attempt, error) if repeatable(method, headers) else None
+                pause = pause_after(attempt, error, terms.retry) if again else None
                 if pause is None:
                     raise
                 if deadline is not None and time.monotonic() + pause >= deadline:
@@ -130,35 +140,52 @@ class Client:
             await asyncio.sleep(pause)
             attempt += 1
 
-    async def _follow(self, hop: Hop, deadline: float | None) -> Response:
+    async def post(
+        self, terms: Terms, url: str, headers: Mapping[str, str], text: str, deadline: float | None
+    ) -> bytes:
+        """Post a text and return the answer's body. Raises AnswerError as `fetch` does."""
+        return (await self.fetch("POST", url, headers, text, deadline=deadline, terms=terms)).body.content
+
+    async def _follow(self, hop: Hop, deadline: float | None, terms: Terms) -> Response:
+        """Send a request where it points and where redirects point from there; once more with renewed credentials."""
+        renewed = False
         for _ in range(MAX_REDIRECTS + 1):
             self._guard.check(hop.url)
-            answer = await self._send(hop, deadline)
-            if isinstance(answer, _Redirect):
-                hop = redirected(hop, *answer)
-            else:
+            credentials = terms.credentials if hop.own else None
+            signed = await credentials.sign(hop.url, hop.headers, deadline) if credentials is not None else None
+            try:
+                answer = await self._send(hop, signed or Signed(hop.url, hop.headers), deadline, terms)
+            except UpstreamError as error:
+                refused = error.status == UNAUTHORIZED and not renewed
+                if not refused or signed is None or credentials is None or not credentials.renews(signed):
+                    raise
+                renewed = True
+                continue
+            if isinstance(answer, Response):
                 return answer
+            hop = redirected(hop, *answer)
         msg = f"{hop.url.host}: more than {MAX_REDIRECTS} redirects"
         raise UpstreamError(msg)
 
-    async def _send(self, hop: Hop, deadline: float | None) -> Response | _Redirect:
+    async def _send(self, hop: Hop, signed: Signed, deadline: float | None, terms: Terms) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
-        host = self.hosts.of(hop.url.raw_authority)
-        await host.enter(deadline)
+        host = self.hosts.of(hop.url.host_port_subcomponent or "")
+        gate = terms.gate if hop.own else None
+        ticket = await host.enter(deadline, gate)
         started: float | None = None
         ok: bool | None = True
         try:
             async with self._slots:
                 started = time.monotonic()
-                return await self._exchange(hop)
+                return await self._exchange(hop, signed, terms)
         except AnswerError as error:
-            ok = _blame(error)
+            ok = blame(error)
             if isinstance(error, UpstreamError) and error.retry_after is not None:
                 host.hold(error.retry_after)
             raise
         except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             translated = translate(exc, hop.url)
-            ok = _blame(translated)
+            ok = blame(translated)
             raise translated from exc
         except asyncio.CancelledError:
             now = time.monotonic()
@@ -166,34 +193,35 @@ class Client:
             ok = False if late and started is not None and now - started >= SLOW else None
             raise
         finally:
-            host.leave(ok=ok)
+            host.leave(ticket, ok=ok, gate=gate)
 
-    async def _exchange(self, hop: Hop) -> Response | _Redirect:
+    async def _exchange(self, hop: Hop, signed: Signed, terms: Terms) -> Response | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""
-        assert self._session is not None
         self.calls += 1
-        response = await self._session.request(
-            hop.method, hop.url, headers=hop.headers, data=hop.data, allow_redirects=False
+        session = self._proxied if terms.proxy else self._direct
+        options = _options(terms)
+        response = await session.request(
+            hop.method, signed.url, headers=signed.headers, data=hop.data, allow_redirects=False, **options
         )
         try:
             status = response.status
-            if status in _REDIRECTS:
+            if status in _REDIRECTS and status not in terms.success:
                 location = response.headers.get("Location")
                 if not location:
                     msg = f"{hop.url.host} answered {status} without a Location"
                     raise UpstreamError(msg, status)
                 return _Redirect(status, location)
-            if not 200 <= status < 300:  # noqa: PLR2004  the class of success, RFC 9110, section 15
-                msg = f"{hop.url.host} answered {status} {response.reason or ''}".rstrip()
-                raise UpstreamError(msg, status, retry_after(response.headers.get("Retry-After")))
-            content = await self._read(response)
-            body = Body(content, *_media(response.headers.get("Content-Type")))
-            return Response(status, body, response.headers.get("Cache-Control"))
+            if status not in terms.success and not (status == NOT_MODIFIED and hop.conditional):
+                raise no_success(hop.url.host or "?", response, terms)
+            content = await self._read(response, terms.max_bytes)
+            if terms.credentials is not None and terms.credentials.told_in(content):
+                msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
+                raise InvalidDocument(msg)
+            return Response(status, Body(content, *media(response.headers.get("Content-Type"))), response.headers)
         finally:
             response.release()  # closes the connection if the body was not read to its end
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        limit = self._max_bytes
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         declared = response.content_length
         if declared is not None and declared > limit and response.method != "HEAD":
             msg = f"the body has {declared} bytes; at most {limit} are taken"
@@ -209,47 +237,27 @@ class Client:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _blame(error: AnswerError) -> bool | None:
-    """Say what an error tells about its host: False it failed, True it did its part, None nothing."""
-    match error:
-        case UpstreamError(status=429) | Denied() | InvalidRequest():
-            return None
-        case UpstreamError(status=None) | Unreachable() | TimedOut():
-            return False
-    return not (isinstance(error, UpstreamError) and error.retryable)
+def client_of(settings: Settings, sources: Sources | None = None) -> Client:
+    """Return the HTTP client that the settings ask for."""
+    return Client(
+        settings.max_bytes,
+        guard_of(settings),
+        max_in_flight=settings.max_in_flight,
+        proxy=settings.proxy,
+        limits=sources.hosts if sources else None,
+    )
 
 
-def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  a table
-    """Say in our words what aiohttp raised. The messages name the host, never path or query: those may hold secrets."""
-    host = url.host or "?"
-    match exc:
-        case TimeoutError():
-            return TimedOut(f"{host} did not answer in time")
-        case aiohttp.ClientPayloadError() if "content-encoding" in str(exc):
-            return InvalidDocument(f"{host} sent a body that its content coding does not decode")
-        case aiohttp.ClientPayloadError():
-            return Unreachable(f"{host} broke off in the middle of the body")
-        case aiohttp.ClientResponseError():
-            return UpstreamError(f"{host} did not answer with valid HTTP: {exc.message}")
-        case aiohttp.InvalidURL():
-            return InvalidRequest("url: is no URL that can be asked for")
-        case aiohttp.ClientConnectorDNSError():
-            return Unreachable(f"{host} cannot be resolved")
-        case aiohttp.ClientConnectorCertificateError():
-            return Unreachable(f"{host}: TLS failed: {exc.certificate_error}")
-        case aiohttp.ClientConnectorError(os_error=DeniedAddress(network=network)):
-            return Denied(why(network))
-        case aiohttp.ClientConnectorError():
-            return Unreachable(f"{host} cannot be connected to: {exc.os_error.strerror or exc.os_error}")
-        case aiohttp.ClientError() | OSError():
-            return Unreachable(f"the connection to {host} broke: {type(exc).__name__}")
-    return InvalidRequest(f"the request to {host} cannot be sent: {exc}")
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+        trust_env=False,
+    )
 
 
-@lru_cache(maxsize=256)
-def _media(content_type: str | None) -> tuple[str, str | None]:
-    """Return media type and charset of a Content-Type; an upstream says the same thing again and again."""
-    message = Message()
-    message["Content-Type"] = content_type or "application/octet-stream"
-    charset = message.get_param("charset")
-    return message.get_content_type(), charset if isinstance(charset, str) else None
+def _options(terms: Terms) -> dict[str, Any]:
+    """Return what a request needs beyond the session's own: for most, nothing."""
+    options = {"timeout": terms.timeout, "ssl": terms.tls, "proxy": terms.proxy}
+    return {name: value for name, value in options.items() if value is not None}

@@ -19,12 +19,16 @@ _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "c
 
 
 class Hop(NamedTuple):
-    """What is sent to one address."""
+    """What is sent to one address. `own`: it is where the request itself pointed, not elsewhere by a redirect;
+    `conditional`: a 304 is an answer, since what it speaks of is at hand.
+    """
 
     method: str
     url: URL
     headers: Mapping[str, str]
     data: bytes | None
+    own: bool = True
+    conditional: bool = False
 
 
 def parse(url: str) -> URL:
@@ -72,6 +76,7 @@ def redirected(hop: Hop, status: int, location: str) -> Hop:
     if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):  # noqa: PLR2004
         method, data = "GET", None
         headers = {name: value for name, value in headers.items() if name.lower() not in _CONTENT}
+    own = hop.own and target.origin() == hop.url.origin()
     if target.origin() != hop.url.origin():
         headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
-    return Hop(method, target, headers, data)
+    return Hop(method, target, headers, data, own, hop.conditional and own)

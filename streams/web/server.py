@@ -1,16 +1,17 @@
-"""The worker's HTTP server: `/livez` (the event loop turns) and `/readyz` (assigned, recovered and publishing;
-`?verbose` says which of them is not).
+"""The worker's HTTP server: `/livez` (the event loop turns), `/readyz` (assigned, recovered and publishing;
+`?verbose` says which of them is not), and the routes it is given.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from aiohttp import web
 
 from models.errors import SettingsError
+from streams.web.security import token_needed
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +22,26 @@ Readiness = Callable[[], Mapping[str, str]]
 class Server:
     """Opened with `async with`; `port` is the real one afterwards, also when 0 was asked for."""
 
-    def __init__(self, host: str, port: int, readiness: Readiness) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        readiness: Readiness,
+        routes: Sequence[web.RouteDef] = (),
+        token: str | None = None,
+    ) -> None:
         self._host = host
         self.port = port
         self._readiness = readiness
+        self._routes = routes
+        self._token = token
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
-        app = web.Application()
+        app = web.Application(middlewares=[token_needed(self._token)])
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_routes(self._routes)
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         site = web.TCPSite(runner, self._host, self.port)

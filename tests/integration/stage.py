@@ -165,9 +165,13 @@ class Stage:
         worker.url = (await worker.logged(r"web on (http://\S+)"))[1]
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
             while True:
-                async with session.get(worker.url + "/readyz") as response:
-                    if response.status == 200:
-                        return
+                try:
+                    async with session.get(worker.url + "/readyz") as response:
+                        if response.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    code = await worker.ended()
+                    raise AssertionError("\n".join([f"the worker ended with {code}", *worker.log[-40:]])) from None
                 await asyncio.sleep(0.05)
 
     async def send(self, values: Iterable[bytes | None], *, key: Callable[[int], bytes | None] | None = None) -> None:

@@ -16,7 +16,7 @@ from agents.letters import DLQ
 from models.errors import InternalError, UpstreamError
 from models.request import Request
 from models.result import Answer, ResultSchema, encode_answer, read_result
-from streams.cache.memory import Entry
+from streams.cache.entry import Entry
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.transport import RecordBatch
 from streams.settings import Settings

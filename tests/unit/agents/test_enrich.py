@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 from marshmallow import Schema, post_load
 
+from agents.ask import Asker
 from agents.enrich import Enricher
 from agents.known import know
 from models import checks, documents, strictjson
 from models.checks import Call, Verdict
 from models.documents import Body
-from models.errors import Denied, InvalidDocument, Overloaded, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.errors import (
+    Denied,
+    InvalidDocument,
+    InvalidRequest,
+    Overloaded,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    UpstreamError,
+)
 from models.request import Request
-from streams.cache.freshness import NEGATIVE_TTL
-from streams.cache.memory import Entry, MemoryCache
-from streams.http.client import Response
-from streams.settings import MemoryTier
+from models.source import NEGATIVE_TTL
+from streams.cache.entry import Entry
+from streams.cache.front import Cache
+from streams.http.response import Response
+from streams.tiers import MemoryTier
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""
@@ -30,10 +42,10 @@ class FakeClient:
     def __init__(self, *answers):
         self.answers = list(answers) or [b"null"]
         self.calls = []
-        self.cache_control = None
+        self.headers = {}
         self._changed = asyncio.Event()
 
-    async def fetch(self, method, url, headers, body=None, *, deadline=None):
+    async def fetch(self, method, url, headers, body=None, *, deadline=None, terms=None, validators=None):
         self.calls.append((method, url, dict(headers), body, deadline))
         self._changed.set()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -42,7 +54,7 @@ class FakeClient:
             answer = b'"late"'
         if isinstance(answer, Exception):
             raise answer
-        return Response(200, Body(answer, "application/json"), self.cache_control, attempts=2)
+        return Response(200, Body(answer, "application/json"), self.headers, attempts=2)
 
     async def until(self, count):
         """Wait until that many fetches have begun."""
@@ -68,16 +80,28 @@ class FakePool:
 
 
 class Clock:
+    """The time of day, which stands still unless moved."""
+
     def __init__(self):
-        self.now = 1000.0
+        self.now = time.time()
 
     def __call__(self):
         return self.now
 
 
 @pytest.fixture
-async def cache():
-    return MemoryCache(MemoryTier(ttl=60.0), clock=Clock())
+async def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "time", clock)
+    return clock
+
+
+@pytest.fixture
+async def cache(clock):
+    cache = Cache((MemoryTier(ttl=60.0),), clock=clock)
+    cache.memory._clock = clock
+    async with cache:
+        yield cache
 
 
 @pytest.fixture
@@ -87,12 +111,15 @@ async def pool():
 
 @pytest.fixture
 async def enricher_of(cache, pool):
-    """Make an enricher over a client."""
+    """Make an enricher over a client, which ends with the test."""
+    async with AsyncExitStack() as stack:
 
-    def make(client, timeout=PATIENCE):
-        return Enricher(client, cache, pool, timeout)
+        def make(client, timeout=PATIENCE):
+            enricher = Enricher(Asker(client, None, pool, {}), cache, timeout)
+            stack.push_async_exit(enricher)
+            return enricher
 
-    return make
+        yield make
 
 
 URL = "http://example.org/"
@@ -106,7 +133,8 @@ def wanted(**members):
 def kept(shared=b'"outcome":"ok","document":"kept"', *, age=0.0, fresh=True, error=None):
     """Make an entry of the cache that was fetched so many seconds ago."""
     now = time.time()
-    return Entry(shared, now - age, now + 60 if fresh else now - 1, error)
+    until = now + 60 if fresh else now - 1
+    return Entry(shared, now - age, until, error, refresh_at=until, revalidate_until=until, usable_until=until + 300)
 
 
 def said(enriched):
@@ -131,8 +159,9 @@ async def test_a_miss_is_fetched_loaded_and_kept(enricher_of, cache):
     members = said(enriched)
     assert (members["outcome"], members["status"], members["document"], members["attempts"]) == ("ok", 200, {"n": 7}, 2)
     entry = enricher.peek(PLAIN, time.time())
-    assert entry == Entry(enriched.shared, enriched.fetched_at, enriched.fetched_at + 60)
-    assert (len(client.calls), len(cache)) == (1, 1)
+    until = enriched.fetched_at + 60
+    assert entry == Entry(enriched.shared, enriched.fetched_at, until, None, until - 12, until, until + 300)
+    assert (len(client.calls), len(cache.memory)) == (1, 1)
 
 
 async def test_the_client_is_asked_as_the_request_says(enricher_of):
@@ -196,7 +225,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "repeated"), ERRORS)
-async def test_who_waits_shares_the_error_too(enricher_of, cache, error, repeated):
+async def test_who_waits_shares_the_error_too(enricher_of, clock, error, repeated):
     """A fetch that fails has failed for all who waited for it; for others who ask in the next moment only if they
     would meet the same.
     """
@@ -227,7 +256,7 @@ async def test_who_waits_shares_the_error_too(enricher_of, cache, error, repeate
     again = await enricher.answer(PLAIN, {})
     assert (again.cache, again.error) == (b"hit" if repeated else b"miss", error)
     assert len(client.calls) == (1 if repeated else 2)
-    cache._clock.now += NEGATIVE_TTL
+    clock.now += NEGATIVE_TTL
     assert (await enricher.answer(PLAIN, {})).cache == b"miss"
 
 
@@ -291,7 +320,7 @@ async def test_a_fault_of_ours_does_not_hold_up_who_waited(enricher_of):
 async def test_the_default_deadline_is_the_worker_s(enricher_of, cache):
     """A request that names no timeout gets the worker's, and a late answer is a retryable error that nobody keeps."""
     enriched = await enricher_of(FakeClient(asyncio.Event()), timeout=0.01).answer(PLAIN, {})
-    assert (enriched.cache, enriched.fetched_at, len(cache)) == (b"miss", None, 0)
+    assert (enriched.cache, enriched.fetched_at, len(cache.memory)) == (b"miss", None, 0)
     assert said(enriched) == {
         "outcome": "timeout",
         "request": {"method": "GET", "url": URL},
@@ -310,7 +339,7 @@ async def test_what_may_change_something_is_never_kept_nor_shared(enricher_of, c
     await client.until(3)
     gate.set()
     assert [enriched.cache for enriched in await asyncio.gather(*asking)] == [b"bypass"] * 3
-    assert len(cache) == 0
+    assert len(cache.memory) == 0
     assert enricher.peek(known, time.time()) is None
 
 
@@ -340,9 +369,10 @@ async def test_max_age_zero_fetches_now_and_renews_the_cache(enricher_of, cache)
 @pytest.mark.parametrize(("max_age", "found"), [(None, True), (9.9, False), (10.0, True), (3600.0, True)])
 async def test_an_answer_older_than_wanted_is_not_taken(enricher_of, cache, max_age, found):
     """max_age bounds the age of a cached answer, to the second it says."""
-    entry = Entry(b'"outcome":"ok"', 990.0, 2000.0)
+    now = time.time()
+    entry = Entry(b'"outcome":"ok"', now - 10, now + 1000, refresh_at=now + 1000)
     cache.put(PLAIN.key, entry)
-    assert (enricher_of(FakeClient()).peek(wanted(max_age=max_age), 1000.0) is entry) is found
+    assert (enricher_of(FakeClient()).peek(wanted(max_age=max_age), now) is entry) is found
 
 
 async def test_an_answer_too_old_is_fetched_anew(enricher_of, cache):
@@ -385,13 +415,15 @@ STALE_AFTER = [Unreachable("gone"), UpstreamError("no", 503), TimedOut("late"), 
 
 @pytest.mark.parametrize("error", STALE_AFTER)
 async def test_an_answer_past_its_freshness_stands_in_for_a_failure(enricher_of, cache, error):
-    """No hit any more, but better than an error that may pass: the old answer is given, and said to be stale."""
+    """No hit any more, but better than an error that may pass: the old answer is given, said to be stale, and kept;
+    its upstream has a rest.
+    """
     entry = kept(age=100, fresh=False)
     cache.put(PLAIN.key, entry)
     client = FakeClient(error)
     assert enricher_of(client).peek(PLAIN, time.time()) is None
     assert await enricher_of(client).answer(PLAIN, {}) == (entry.shared, b"stale", entry.fetched_at, None)
-    assert (len(client.calls), cache.peek(PLAIN.key)) == (1, entry)
+    assert (len(client.calls), cache.peek(PLAIN.key)) == (1, entry._replace(ask_after=time.time() + NEGATIVE_TTL))
 
 
 async def test_an_answer_past_its_freshness_stands_in_for_none_in_time(enricher_of, cache):
@@ -400,13 +432,19 @@ async def test_an_answer_past_its_freshness_stands_in_for_none_in_time(enricher_
     assert (await enricher_of(FakeClient(asyncio.Event()), timeout=0.01).answer(PLAIN, {})).cache == b"stale"
 
 
-@pytest.mark.parametrize("error", [UpstreamError("gone for good", 410), Denied("rule"), TooLarge("big")])
-async def test_a_failure_that_is_meant_is_not_papered_over(enricher_of, cache, error):
-    """An error that will not pass is told, whatever the cache still has, which stays there."""
-    entry = kept(fresh=False)
-    cache.put(PLAIN.key, entry)
+@pytest.mark.parametrize("error", [UpstreamError("gone for good", 410), UpstreamError("no", 404), TooLarge("big")])
+async def test_a_failure_that_is_meant_takes_the_place_of_what_was_kept(enricher_of, cache, error):
+    """An error that will not pass is told, whatever the cache still has, which nobody gets any more."""
+    cache.put(PLAIN.key, kept(fresh=False))
     assert (await enricher_of(FakeClient(error)).answer(PLAIN, {})).error is error
-    assert cache.peek(PLAIN.key) is entry
+    assert cache.peek(PLAIN.key).error is error
+
+
+async def test_a_fetch_that_is_denied_is_not_papered_over(enricher_of, cache):
+    """What a rule forbids is told though the cache has an answer past its freshness."""
+    cache.put(PLAIN.key, kept(fresh=False))
+    error = Denied("rule")
+    assert (await enricher_of(FakeClient(error)).answer(PLAIN, {})).error is error
 
 
 @pytest.mark.parametrize("max_age", [0.0, 50.0])
@@ -437,27 +475,29 @@ async def test_a_failure_that_is_kept_does_not_stand_in_for_the_next(enricher_of
         ("no-cache, must-revalidate", 0, 0),
     ],
 )
-async def test_the_upstream_says_how_long_its_answer_is_kept(enricher_of, cache, cache_control, fresh_for, kept_for):
+async def test_the_upstream_says_how_long_its_answer_is_kept(
+    enricher_of, cache, clock, cache_control, fresh_for, kept_for
+):
     """Cache-Control bounds how long an answer is a hit, and how long it may stand in for a failure."""
     client = FakeClient()
-    client.cache_control = cache_control
+    client.headers = {"Cache-Control": cache_control} if cache_control else {}
     enricher = enricher_of(client)
     enriched = await enricher.answer(PLAIN, {})
     moments = (enriched.fetched_at + seconds for seconds in (0, max(0, fresh_for - 0.1), fresh_for + 0.1))
     found = [enricher.peek(PLAIN, moment) is not None for moment in moments]
     assert found[0] is found[1] is (fresh_for > 0)
     assert found[2] is False
-    cache._clock.now += kept_for - 0.1
+    clock.now += kept_for - 0.1
     assert (cache.peek(PLAIN.key) is not None) is (kept_for > 0)
-    cache._clock.now += 0.2
+    clock.now += 0.2
     assert cache.peek(PLAIN.key) is None
 
 
-async def test_a_stale_entry_is_no_hit(enricher_of, cache):
+async def test_a_stale_entry_is_no_hit(enricher_of, cache, clock):
     """After its time to live an answer is gone, whatever age is wanted."""
     client = FakeClient()
     cache.put(PLAIN.key, kept())
-    cache._clock.now += 61
+    clock.now += 61
     assert (await enricher_of(client).answer(wanted(max_age=1e9), {})).cache == b"miss"
 
 
@@ -478,13 +518,10 @@ async def test_a_body_that_does_not_load_is_an_invalid_document(enricher_of, cac
     assert cache.peek(PLAIN.key if not members else wanted(**members).key).error is enriched.error
 
 
-async def test_a_source_that_is_not_configured_is_an_invalid_request(enricher_of):
-    """A source by a name that nobody gave is told by name; nothing is fetched."""
-    client = FakeClient()
-    enriched = await enricher_of(client).answer(know(Request(source="quotes")), {})
-    assert said(enriched)["outcome"] == "invalid_request"
-    assert said(enriched)["error"]["message"] == "source: no source 'quotes' is configured"
-    assert client.calls == []
+def test_a_source_that_is_not_configured_is_an_invalid_request():
+    """A source by a name that nobody gave is told by name before anything is fetched."""
+    with pytest.raises(InvalidRequest, match="^source: no source 'quotes'; known: none is configured"):
+        know(Request(source="quotes"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": {1, 2}}, "\ud800", b"bytes", object()])
@@ -513,7 +550,7 @@ async def test_checks_run_on_the_fields_they_name(enricher_of, cache):
     found = said(enriched)
     assert [check["value"] for check in found["checks"]][::2] == [True, True]
     assert [check["name"] for check in found["checks"]] == ["is_prime", "sha256", "json_schema"]
-    assert (found["outcome"], len(cache)) == ("ok", 1)
+    assert (found["outcome"], len(cache.memory)) == ("ok", 1)
 
 
 async def test_a_check_of_a_field_that_is_not_there_fails_alone(enricher_of, pool, cache):
@@ -525,14 +562,14 @@ async def test_a_check_of_a_field_that_is_not_there_fails_alone(enricher_of, poo
     assert found["checks"][0]["error"] == "the document has no field 'gone'"
     assert found["checks"][1]["value"] is True
     assert found["document"] == {"n": 7}
-    assert (len(pool.futures), len(cache)) == (1, 0)
+    assert (len(pool.futures), len(cache.memory)) == (1, 0)
 
 
 async def test_a_check_that_crashed_makes_check_error(enricher_of, cache):
     """A verdict without an answer is the result's error, and is tried again the next time."""
     enriched = await enricher_of(FakeClient(b'"x"')).answer(wanted(checks=(Call("is_prime"),)), {})
     assert said(enriched)["error"]["message"] == "check is_prime: TypeError: takes an integer, not a string"
-    assert (enriched.error.outcome, len(cache)) == ("check_error", 0)
+    assert (enriched.error.outcome, len(cache.memory)) == ("check_error", 0)
 
 
 async def test_a_check_that_takes_too_long_is_a_timeout(enricher_of, pool):

@@ -17,7 +17,7 @@ from models.request import Request
 from streams.cache.freshness import NEGATIVE_TTL, STALE_IF_ERROR
 from streams.cache.memory import MemoryCache
 from streams.http.client import Response
-from streams.settings import MemoryTier
+from streams.tiers import MemoryTier
 
 
 class Clock:

@@ -14,6 +14,8 @@ from models import strictjson
 from models.checks import Call
 from models.errors import InvalidRequest
 from models.request import Request
+from models.source import CachePolicy, Param, Source, Sources, replaced
+from models.template import UrlTemplate
 
 SPACE = st.text(alphabet=" \t\r\n", max_size=2)
 PLAIN_ID = st.text(alphabet=[chr(c) for c in range(32, 127) if chr(c) not in '"\\'], min_size=1, max_size=20)
@@ -113,6 +115,10 @@ BODIES = [
 ]
 
 
+FUNCTION = Source("s", call="m:f", params={"id": Param(default=""), "a": Param(default=0)}, identity="1" * 32)
+SOURCES = Sources({"s": FUNCTION})
+
+
 @st.composite
 def request_bytes(draw):
     members = list(draw(st.sampled_from(BODIES)).items())
@@ -126,7 +132,7 @@ def request_bytes(draw):
 def slowly(value):
     """Read a request without any memory."""
     request_id, request = requests.parse(value)
-    return None if request_id is None else strictjson.quote(request_id), know(request)
+    return None if request_id is None else strictjson.quote(request_id), know(request, SOURCES)
 
 
 def outcome(read, value):
@@ -141,7 +147,7 @@ def outcome(read, value):
 @given(st.lists(request_bytes(), min_size=2, max_size=20))
 def test_a_book_reads_as_if_it_remembered_nothing(values):
     """However requests follow each other, each is read as a fresh parse reads it: no two share what they must not."""
-    book = Book()
+    book = Book(SOURCES)
     for value in values:
         assert outcome(book.read, value) == outcome(slowly, value)
 
@@ -164,7 +170,7 @@ def test_the_same_request_under_another_id_is_known_again(values):
 
 def test_different_requests_are_not_taken_for_each_other():
     """One more field, or another value, is another request."""
-    book = Book()
+    book = Book(SOURCES)
     read = [book.read(json.dumps({"id": "1", **body}).encode())[1].request for body in BODIES[:8]]
     assert len({repr(request) for request in read}) == 8
 
@@ -294,7 +300,7 @@ def test_a_source_is_never_taken_for_a_url():
 def test_only_answers_to_safe_methods_are_kept(method, kept):
     """A request that may change something has no entry in the cache."""
     request = PLAIN._replace(method=method, max_age=3.0)
-    assert know(request) == (request, entry_key(request) if kept else None, 3.0)
+    assert know(request) == (request, entry_key(request) if kept else None, 3.0, None)
 
 
 @pytest.mark.parametrize(

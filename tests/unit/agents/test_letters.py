@@ -13,12 +13,13 @@ from agents.letters import (
     dead_letter_headers,
     default_id,
     read_id,
+    sent_along,
     shrink_dead_letter,
     shrink_result,
-    trace,
 )
 from models import strictjson
 from models.errors import Denied, InvalidRequest, TooLarge
+from models.request import Request
 from models.result import ResultSchema
 from streams.kafka.publisher import Parcel
 
@@ -37,6 +38,9 @@ class Receipt:
 
 def record(headers=(), *, key=b"k", value=b"v", topic="requests", partition=3, offset=42):
     return ConsumerRecord(topic, partition, offset, 0, 0, key, value, None, 1, 1, headers)
+
+
+GET = Request(url="http://a/")
 
 
 def parcel(value, *, key=b"k", headers=(), shrink=shrink_result):
@@ -85,7 +89,7 @@ def test_default_ids_differ_wherever_the_records_do():
 
 def test_a_trace_context_is_read():
     """Both headers of W3C Trace Context are found among others."""
-    found = trace(record([("a", b"b"), ("traceparent", TRACEPARENT), ("tracestate", TRACESTATE)]))
+    found = sent_along(record([("a", b"b"), ("traceparent", TRACEPARENT), ("tracestate", TRACESTATE)]), GET)
     assert found == {"traceparent": TRACEPARENT.decode(), "tracestate": TRACESTATE.decode()}
 
 
@@ -112,7 +116,7 @@ BAD_TRACES = [
 @pytest.mark.parametrize("header", BAD_TRACES)
 def test_what_is_no_trace_context_is_not_carried(header):
     """Header injection and other garbage goes neither to the upstream nor to the result."""
-    assert trace(record([header])) == {}
+    assert sent_along(record([header]), GET) == {}
     assert [name for name, _ in ResultHeaders("s")(b'"a"', [header])][5:] == []
 
 
@@ -259,8 +263,8 @@ NULLS = [("traceparent", None), ("ce_id", None), ("tracestate", None), (DLQ + "d
 
 def test_null_headers_are_no_trace_and_no_id():
     """Kafka's headers are nullable: such a one says nothing, and the next of its name counts."""
-    assert trace(record(NULLS)) == {}
-    assert trace(record([*NULLS, ("traceparent", TRACEPARENT)])) == {"traceparent": TRACEPARENT.decode()}
+    assert sent_along(record(NULLS), GET) == {}
+    assert sent_along(record([*NULLS, ("traceparent", TRACEPARENT)]), GET) == {"traceparent": TRACEPARENT.decode()}
     assert read_id(record(NULLS), None) == default_id(record())
     assert read_id(record([*NULLS, ("ce_id", b"x")]), None) == b'"x"'
     assert ResultHeaders("s")(b'"a"', NULLS)[5:] == []
@@ -289,7 +293,7 @@ def test_a_result_with_a_document_as_deep_as_allowed_is_shrunk():
 def test_a_later_trace_version_is_carried(version):
     """Any version but ff may be valid."""
     header = version + TRACEPARENT[2:]
-    assert trace(record([("traceparent", header)])) == {"traceparent": header.decode()}
+    assert sent_along(record([("traceparent", header)]), GET) == {"traceparent": header.decode()}
 
 
 def test_a_result_that_nests_too_deep_to_be_read_is_shrunk_to_its_id():

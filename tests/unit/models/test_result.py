@@ -51,9 +51,9 @@ def test_a_source_is_echoed():
 
 
 def test_a_source_that_made_no_url_is_echoed_without_one():
-    """Where there is no URL its key is left out, and a reader takes the result."""
+    """Where there is no URL its key and the method are left out, and a reader takes the result."""
     value = splice(b'"a"', encode_answer(Request(source="quotes"), Answer("ok")), b"bypass", None, 0)
-    assert ResultSchema().load(strictjson.loads(value))["request"] == {"method": "GET", "source": "quotes"}
+    assert ResultSchema().load(strictjson.loads(value))["request"] == {"source": "quotes"}
 
 
 def test_what_is_no_request_is_not_echoed():

@@ -7,8 +7,9 @@ from aiocache.base import BaseCache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.cache.memory import ENTRY_OVERHEAD, Entry, MemoryCache
-from streams.settings import MemoryTier
+from streams.cache.entry import Entry
+from streams.cache.memory import ENTRY_OVERHEAD, MemoryCache
+from streams.tiers import MemoryTier
 
 TTL = 60.0
 

@@ -1,0 +1,104 @@
+"""Asks the upstream: fetch or call, load, check. What comes back is an answer that nobody has kept yet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from agents.known import Known
+from models import checks, documents
+from models.checks import Verdict
+from models.errors import InvalidDocument
+from models.request import Request
+from models.result import Answer
+from streams.functions import Caller
+from streams.http.client import NOT_MODIFIED, Client
+from streams.http.response import Response
+from streams.http.terms import Terms
+from streams.pool import CheckPool
+
+Headers = Mapping[str, str]
+
+_CONDITIONAL = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"})
+"""Headers with which a request makes conditions of its own, that ours would get in the way of."""
+
+
+class Asked(NamedTuple):
+    """What the upstream said: `answer`, or None if it said that what is at hand still holds.
+
+    `headers` are the response's, for its freshness; `fetched_at` is in seconds since the epoch.
+    """
+
+    answer: Answer | None
+    headers: Headers
+    attempts: int
+    fetched_at: float
+
+
+class Asker:
+    """Knows how each request is asked: `terms` are those of the sources, by name."""
+
+    def __init__(self, client: Client, caller: Caller, pool: CheckPool, terms: Mapping[str, Terms]) -> None:
+        self._client = client
+        self._caller = caller
+        self._pool = pool
+        self._terms = terms
+
+    async def ask(self, known: Known, extra: Headers, deadline: float, validators: Headers) -> Asked:
+        """Ask with `extra` headers, before `deadline` (monotonic seconds). Raises AnswerError.
+
+        `validators` ask whether an answer at hand still holds; without them there always is an answer.
+        """
+        request = known.request
+        response = await self._fetch(known, extra, deadline, validators)
+        fetched_at = time.time()
+        if response.status == NOT_MODIFIED and validators:
+            return Asked(None, response.headers, response.attempts, fetched_at)
+        try:
+            document = documents.load(request.schema, response.body)
+        except InvalidDocument as error:
+            error.attempts = response.attempts
+            raise
+        answer = Answer(
+            "ok",
+            status=response.status,
+            document=document,
+            has_document=True,
+            attempts=response.attempts,
+            fetched_at=fetched_at,
+        )
+        if request.checks:
+            answer.judge(request.checks, await self._judge(request, document))
+        return Asked(answer, response.headers, response.attempts, fetched_at)
+
+    async def _fetch(self, known: Known, extra: Headers, deadline: float, validators: Headers) -> Response:
+        request, source = known.request, known.source
+        if source is not None and source.call is not None:
+            return await self._caller.call(source, request.params, deadline)
+        assert request.url is not None
+        terms = self._terms[source.name] if source is not None else None
+        headers = {**request.headers, **extra} if extra else request.headers
+        if validators and not _CONDITIONAL.isdisjoint(name.lower() for name in headers):
+            validators = {}
+        return await self._client.fetch(
+            request.method, request.url, headers, request.body, deadline=deadline, terms=terms, validators=validators
+        )
+
+    async def _judge(self, request: Request, document: object) -> list[Verdict]:
+        """Run the request's checks on the pool; one whose field is not there fails without going there."""
+        verdicts: list[Verdict | asyncio.Future[Verdict]] = []
+        for call in request.checks:
+            try:
+                value = checks.select(document, call.field)
+            except ValueError as exc:
+                verdicts.append(Verdict(error=str(exc)))
+            else:
+                verdicts.append(self._pool.submit(call.name, value, call.args))
+        try:
+            return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
+        finally:
+            for verdict in verdicts:  # out of time: what has not run need not
+                if not isinstance(verdict, Verdict):
+                    verdict.cancel()

@@ -1,0 +1,262 @@
+"""A source: a named upstream of sources.toml, and what a request for it becomes.
+
+The producer gives a name and parameters; the operator says here what is sent, with which credentials, how often,
+and how long answers are kept. Durations are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from marshmallow import ValidationError
+
+from models.checks import Call
+from models.errors import RETRYABLE_STATUSES, InvalidRequest
+from models.request import Request, check_url
+from models.template import JsonTemplate, Template, UrlTemplate, as_text, encode_form, refuse
+
+DEFAULT_TTL = 60.0
+"""Seconds that an answer is fresh, and the most that a Cache-Control can make it."""
+MAX_STALE = 300.0
+"""Seconds past its freshness that an answer may stand in for a failure (RFC 5861, section 4), and the most that an
+upstream can have it served while it is asked anew (section 3)."""
+NEGATIVE_TTL = 5.0
+"""Seconds that a failure is an answer too: that long the upstream is not asked the same again."""
+NEGATIVE_KINDS = ("unreachable", "upstream_error", "not_found", "too_large", "invalid_document")
+"""Kinds of failure that are remembered: outcomes, and `not_found` for the statuses 404 and 410."""
+DEFAULT_CONCURRENCY = 32
+"""Requests in flight to one host."""
+ATTEMPTS = 4
+"""Tries of one request in all."""
+FIRST_PAUSE = 0.2
+"""Seconds: the upper bound of the pause before the second try; it doubles from try to try."""
+LONGEST_PAUSE = 10.0
+"""Seconds: the upper bound of any pause."""
+
+
+class Secret(NamedTuple):
+    """Where a secret is: in the environment variable, or in the file, of that name. Never the secret itself."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a host or source bears: requests in flight, and requests a second (None: any) in bursts of `burst`."""
+
+    concurrency: int = DEFAULT_CONCURRENCY
+    rate: float | None = None
+    burst: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Which statuses are tried again, how often in all, and the bounds of the pauses between."""
+
+    statuses: frozenset[int] = RETRYABLE_STATUSES
+    attempts: int = ATTEMPTS
+    first_pause: float = FIRST_PAUSE
+    longest_pause: float = LONGEST_PAUSE
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """How long answers may be used.
+
+    `stale_while_revalidate` and `stale_if_error`: what holds where the upstream says nothing, and the most that it
+    can say; None: 0 and 300 s for the first, 300 s for both of the second. `refresh_ahead`: an answer that is asked
+    for often is fetched anew shortly before it ends. `methods_too`: also answers to methods that are not safe.
+    """
+
+    ttl: float = DEFAULT_TTL
+    stale_while_revalidate: float | None = None
+    stale_if_error: float | None = None
+    refresh_ahead: bool = True
+    negative_ttl: Mapping[str, float] = field(default_factory=dict)
+    methods_too: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Basic:
+    """HTTP Basic (RFC 7617)."""
+
+    username: str
+    password: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A bearer token (RFC 6750)."""
+
+    token: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key in the header or query parameter `name`; `place` is `header` or `query`."""
+
+    place: str
+    name: str
+    key: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """OAuth 2 client credentials (RFC 6749, section 4.4). `place`: whether id and secret go as `header` or `body`."""
+
+    token_url: str
+    client_id: str
+    client_secret: Secret
+    scope: str | None = None
+    audience: str | None = None
+    place: str = "header"
+
+
+Auth: TypeAlias = Basic | Bearer | ApiKey | ClientCredentials
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files in PEM: who is trusted instead of the usual authorities, and the certificate that is shown."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    key_password: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """What may be given for a parameter. Without `default` it must be given."""
+
+    default: Any = None
+    pattern: re.Pattern[str] | None = None
+    one_of: tuple[Any, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise InvalidRequest for a value that is not allowed."""
+        if self.one_of and not any(type(value) is type(each) and value == each for each in self.one_of):
+            refuse(name, f"must be one of {', '.join(map(str, self.one_of))}")
+        if self.pattern is not None and not self.pattern.fullmatch(as_text(name, value)):
+            refuse(name, f"does not match {self.pattern.pattern}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A named upstream: `url`, or a plugin's function to `call`. See the fields' types for what each says.
+
+    `identity` is a digest of the definition, credentials included: what makes its answers its own.
+    """
+
+    name: str
+    url: UrlTemplate | None = None
+    call: str | None = None
+    method: str = "GET"
+    headers: Mapping[str, Template] = field(default_factory=dict)
+    secret_headers: Mapping[str, Secret] = field(default_factory=dict)
+    body: JsonTemplate | None = None
+    form: Mapping[str, Template] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
+    schema: str = "json"
+    checks: tuple[Call, ...] = ()
+    success: frozenset[int] = frozenset(range(200, 300))
+    retry: Retries = Retries()
+    timeout: float | None = None
+    connect_timeout: float | None = None
+    read_timeout: float | None = None
+    max_bytes: int | None = None
+    limits: Limits | None = None
+    cache: CachePolicy = CachePolicy()
+    auth: Auth | None = None
+    tls: Tls | None = None
+    proxy: str | None = None
+    identity: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the names of its parameters."""
+        templates = (self.url, self.body, *self.headers.values(), *self.form.values())
+        used = (template.names for template in templates if template is not None)
+        return frozenset(self.params).union(*used)
+
+    def expand(self, request: Request) -> Request:
+        """Return what to ask for: the request with everything in its place. Raises InvalidRequest."""
+        for name in ("method", "headers", "body"):
+            if getattr(request, name) != getattr(_NOTHING_ASKED, name):
+                msg = f"{name}: is for the source {self.name!r} to say"
+                raise InvalidRequest(msg)
+        params = self._given(request.params)
+        url = self.url.expand(params) if self.url else None
+        if url is not None:
+            _check_expanded(url)
+        return request._replace(
+            url=url,
+            params=params if self.call else {},
+            method=self.method,
+            headers=self._headers(params),
+            body=encode_form(self.form, params) if self.form else self.body.expand(params) if self.body else None,
+            schema=request.schema or self.schema,
+            checks=(*self.checks, *(call for call in request.checks if call not in self.checks)),
+            timeout=request.timeout or self.timeout,
+        )
+
+    def _given(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        names = self.names
+        for name in params:
+            if name not in names:
+                known = ", ".join(sorted(names)) or "it takes none"
+                refuse(name[:60], f"is no parameter of the source {self.name!r}; known: {known}")
+        values = dict(params)
+        for name in sorted(names):
+            param = self.params.get(name, _ANY)
+            if name not in values:
+                if param.default is None:
+                    refuse(name, f"missing: the source {self.name!r} needs it")
+                values[name] = param.default
+            param.check(name, values[name])
+        return values
+
+    def _headers(self, params: Mapping[str, Any]) -> Mapping[str, str]:
+        headers = {name: value.expand(params) for name, value in self.headers.items()}
+        if self.form:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        return headers
+
+
+_ANY = Param()
+_NOTHING_ASKED = Request()
+
+
+def _check_expanded(url: str) -> None:
+    try:
+        check_url(url)
+    except ValidationError as exc:
+        msg = f"params: the URL that they make {exc.messages[0]}"
+        raise InvalidRequest(msg) from None
+
+
+class Sources:
+    """Every source by its name, and the limits of hosts that have their own."""
+
+    def __init__(self, sources: Mapping[str, Source] | None = None, hosts: Mapping[str, Limits] | None = None) -> None:
+        self.by_name = dict(sources or {})
+        self.hosts = dict(hosts or {})
+
+    def expand(self, request: Request) -> tuple[Request, Source]:
+        """Return what a request for a source asks, and of which. Raises InvalidRequest for a source there is not."""
+        source = self.by_name.get(request.source or "")
+        if source is None:
+            known = ", ".join(sorted(self.by_name)) or "none is configured; see MILLRACE_SOURCES"
+            msg = f"source: no source {request.source!r}; known: {known}"
+            raise InvalidRequest(msg)
+        return source.expand(request), source
+
+
+def replaced(source: Source, **changes: Any) -> Source:
+    """Return a source with changes."""
+    return dataclasses.replace(source, **changes)

@@ -1,0 +1,115 @@
+"""An answer as it is kept, and how it is written where others may write too: JSON and raw bytes, never pickle."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from models import strictjson
+from models.errors import AnswerError
+from models.result import is_shared
+from streams.cache.freshness import Freshness
+
+REVALIDATE_WITHIN = 3600.0
+"""Seconds past its last use that an answer with an ETag or Last-Modified is kept: asking whether it still holds is
+cheaper than fetching it."""
+REFRESH_SHARE = 0.2
+"""The last part of its freshness in which an answer that is asked for often is fetched anew."""
+MAX_SKEW = 60.0
+"""Seconds that the clock of another worker may be ahead of ours."""
+VERSION = 1
+"""Of the form in which entries are written; one of another version is not read."""
+
+_TIMES = ("fetched_at", "refresh_at", "fresh_until", "revalidate_until", "usable_until")
+_VALIDATORS = ("etag", "last_modified")
+
+
+class Entry(NamedTuple):
+    """An encoded answer, and until when it is what. Times are in seconds since the epoch.
+
+    Before `refresh_at` it is a hit; before `fresh_until` as well, but may be fetched anew already; before
+    `revalidate_until` it is served while it is fetched anew; before `usable_until` it stands in for a failure.
+    `error`: it is a failure that is remembered. `ask_after`: fetching it anew has failed; not again before this.
+    """
+
+    shared: bytes
+    fetched_at: float
+    fresh_until: float
+    error: AnswerError | None = None
+    refresh_at: float = 0.0
+    revalidate_until: float = 0.0
+    usable_until: float = 0.0
+    etag: str | None = None
+    last_modified: str | None = None
+    ask_after: float = 0.0
+
+    @property
+    def keep_until(self) -> float:
+        """Return when it is of no use any more."""
+        last = max(self.fresh_until, self.revalidate_until, self.usable_until)
+        return last + REVALIDATE_WITHIN if self.etag or self.last_modified else last
+
+    def validators(self) -> dict[str, str]:
+        """Return the headers that ask whether it still holds (RFC 9110, section 13.1); none if it has no validator."""
+        asked = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in asked.items() if value}
+
+
+def fresh_entry(
+    shared: bytes,
+    now: float,
+    freshness: Freshness,
+    *,
+    refresh_ahead: bool = True,
+    etag: str | None = None,
+    last_modified: str | None = None,
+) -> Entry:
+    """Return the entry of an answer that was fetched `now`."""
+    until = now + freshness.fresh
+    return Entry(
+        shared,
+        now,
+        until,
+        refresh_at=until - freshness.fresh * REFRESH_SHARE if refresh_ahead else until,
+        revalidate_until=until + freshness.while_revalidate,
+        usable_until=until + freshness.if_error,
+        etag=etag,
+        last_modified=last_modified,
+    )
+
+
+def failed_entry(shared: bytes, now: float, seconds: float, error: AnswerError) -> Entry:
+    """Return the entry of a failure that is remembered for so long."""
+    return Entry(shared, now, now + seconds, error, refresh_at=now + seconds)
+
+
+def encode_entry(key: bytes, entry: Entry) -> bytes:
+    """Write an entry for a tier that others share: a line of JSON, and the answer's bytes."""
+    head: dict[str, Any] = {"version": VERSION, "key": key.decode()}
+    head |= {name: getattr(entry, name) for name in (*_TIMES, *_VALIDATORS)}
+    return strictjson.dumps(head) + b"\n" + entry.shared
+
+
+def decode_entry(key: bytes, written: bytes, now: float) -> Entry | None:
+    """Read an entry; None for what is none, is another key's, claims times that cannot be, or holds no `ok` answer.
+
+    Whoever can write to a shared tier can write answers; but not one that breaks a result or goes to another request.
+    """
+    line, _, shared = written.partition(b"\n")
+    try:
+        head = strictjson.loads(line)
+        times = [float(head[name]) for name in _TIMES]
+        validators = [head[name] for name in _VALIDATORS]
+        valid = head["version"] == VERSION and head["key"] == key.decode()
+    except (ValueError, TypeError, KeyError):
+        return None
+    if not valid or not all(map(math.isfinite, times)) or times[0] > now + MAX_SKEW:
+        return None
+    if not all(each is None or _sendable(each) for each in validators) or not is_shared(shared):
+        return None
+    fetched_at, refresh_at, fresh_until, revalidate_until, usable_until = times
+    return Entry(shared, fetched_at, fresh_until, None, refresh_at, revalidate_until, usable_until, *validators)
+
+
+def _sendable(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable()

@@ -1,0 +1,200 @@
+"""The file tier: what other workers or an earlier run have fetched. An aiocache backend that never raises for what a
+disk does: a failure is a miss, counted, and told once a minute. Reads, writes and walks have threads of their own, so
+that neither a sweep nor an fsync is in the way of a get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self, TypeVar
+
+from aiocache.base import BaseCache
+from aiocache.serializers import NullSerializer
+
+from models.errors import SettingsError
+from streams.cache.folder import KEY, MAX_ENTRY_BYTES, SWEEP_SHARE, Folder, Walked
+from streams.cache.threads import Refused, Threads
+from streams.tiers import MIB, FileTier
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+READERS, WRITERS, WALKERS = 4, 2, 1
+"""Threads that read; that write and delete; that sweep, purge and list."""
+MAX_READS, MAX_WRITES, MAX_WALKS = 1024, 256, 8
+"""Calls under way at once, for each; one more is skipped."""
+MAX_WRITE_BYTES = 64 * MIB
+"""Bytes of values that wait to be written; one that would be more is skipped."""
+READ_DEADLINE = 1.0
+"""Seconds after which a get is a miss."""
+WRITE_DEADLINE = 2.0
+"""Seconds after which a set or delete is given up; it may still happen."""
+WALK_DEADLINE = 30.0
+"""Seconds after which a purge, clear or keys is given up; it may still happen."""
+OPEN_DEADLINE = 5.0
+"""Seconds that the folder may take to show that it is of use."""
+REST = 5.0
+"""Seconds that nothing is stored after the disk failed."""
+LOG_EVERY = 60.0
+"""Seconds until a failure of one kind is logged again."""
+
+
+class FileCache(BaseCache):
+    """Entries in a folder, opened with `async with`; raises SettingsError then if the folder is of no use.
+
+    Keys are bytes `[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{40}` (nothing is kept under another), values are bytes. Of aiocache's
+    interface it has get, set, delete and clear. `clock` gives seconds since the epoch. `counts` has
+
+    hits, misses  every get is one of the two; some misses are also one of
+    expired       the entry's time was over
+    torn          the file was damaged, of another version or another key's
+    foreign       what has the entry's name is no regular file
+    stores        sets that are on the disk
+    skipped       calls that were not tried: no key of ours, too large, no time to live, the disk rests or is behind
+    failures      OSErrors and deadlines missed
+    purged        entries removed by purge and clear
+    pruned        files removed by sweeps
+    """
+
+    NAME = "file"
+
+    def __init__(self, tier: FileTier, *, clock: Callable[[], float] = time.time) -> None:
+        # The deadlines are ours: aiocache's timeout would raise.
+        super().__init__(serializer=NullSerializer(), timeout=None, ttl=tier.timeout)
+        self.tier = tier
+        self.counts: Counter[str] = Counter()
+        self._clock = clock
+        self._folder = Folder(tier, clock)
+        self._reads = Threads(READERS, MAX_READS)
+        self._writes = Threads(WRITERS, MAX_WRITES, MAX_WRITE_BYTES)
+        self._walks = Threads(WALKERS, MAX_WALKS)
+        self._sweeper: asyncio.Task[None] | None = None
+        self._unswept = 0
+        self._rests_until = 0.0
+        self._quiet_until: dict[int | None, float] = {}
+
+    async def __aenter__(self) -> Self:
+        self._folder.closed = False
+        for threads in (self._reads, self._writes, self._walks):
+            threads.open()
+        try:
+            await self._walks.run(self._folder.open, OPEN_DEADLINE)
+        except (OSError, ValueError) as exc:  # a path with a NUL is a ValueError
+            await self.close()
+            reason = _reason(exc) if isinstance(exc, OSError) else exc
+            msg = f"MILLRACE_CACHE: the folder {str(self.tier.path)!r} cannot be used: {reason}"
+            raise SettingsError(msg) from exc
+        self._sweeper = asyncio.create_task(self._sweep())
+        return self
+
+    async def _close(self, *_: Any, **__: Any) -> None:
+        self._folder.closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait({self._sweeper})
+        await asyncio.gather(*(threads.close() for threads in (self._reads, self._writes, self._walks)))
+
+    async def keys(self) -> list[bytes]:
+        """Return the keys held, expired ones too until a sweep."""
+        return await self._walk(self._folder.keys, WALK_DEADLINE) or []
+
+    async def purge(self, matches: Callable[[bytes], bool]) -> int:
+        """Remove the entries whose key `matches`, which is called in a thread; returns how many."""
+        removed = await self._walk(partial(self._folder.purge, matches), WALK_DEADLINE) or 0
+        self.counts["purged"] += removed
+        return removed
+
+    # -- aiocache's interface
+
+    async def _get(self, key: Any, encoding: str = "utf-8", _conn: Any = None) -> bytes | None:  # noqa: ARG002
+        found = None
+        if self._is_ours(key):
+            found = await self._ask(self._reads, partial(self._folder.read, key), READ_DEADLINE)
+        reason, value = found or ("", None)
+        if reason:
+            self.counts[reason] += 1
+        self.counts["misses" if value is None else "hits"] += 1
+        return value
+
+    async def _set(
+        self, key: Any, value: bytes, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None
+    ) -> bool:
+        """Keep a value for `ttl` seconds, at most the tier's timeout; False if it is not, and what was there may be."""
+        lifetime = self.tier.timeout if ttl is None else min(ttl, self.tier.timeout)
+        if not self._is_ours(key):
+            return False
+        if not lifetime > 0 or len(value) > MAX_ENTRY_BYTES or time.monotonic() < self._rests_until:
+            self.counts["skipped"] += 1
+            return False
+        write = partial(self._folder.write, key, value, self._clock() + lifetime)
+        if not await self._ask(self._writes, write, WRITE_DEADLINE, len(value)):
+            return False
+        self.counts["stores"] += 1
+        self._unswept += 1
+        if self._is_due() and (self._sweeper is None or self._sweeper.done()):
+            self._sweeper = asyncio.create_task(self._sweep())
+        return True
+
+    async def _delete(self, key: Any, _conn: Any = None) -> int:
+        if not self._is_ours(key):
+            return 0
+        return await self._ask(self._writes, partial(self._folder.delete, key), WRITE_DEADLINE) or 0
+
+    async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
+        await self.purge(lambda key: key.startswith((namespace or "").encode()))
+        return True
+
+    # -- the disk
+
+    def _is_ours(self, key: Any) -> bool:
+        ours = isinstance(key, bytes) and KEY.fullmatch(key) is not None
+        self.counts["skipped"] += not ours
+        return ours
+
+    def _is_due(self) -> bool:
+        return self._unswept >= max(1, int(self.tier.threshold * SWEEP_SHARE))
+
+    async def _sweep(self) -> None:
+        """Sweep, and again as long as enough was stored meanwhile."""
+        while True:
+            self._unswept = 0
+            self.counts["pruned"] += await self._walk(self._folder.sweep, None) or 0
+            if not self._is_due():
+                return
+
+    async def _walk(self, walk: Callable[[], Walked[T]], deadline: float | None) -> T | None:
+        walked = await self._ask(self._walks, walk, deadline)
+        if walked is None:
+            return None
+        for exc in walked.errors:
+            self._fail(exc)
+        return walked.found
+
+    async def _ask(self, threads: Threads, call: Callable[[], T], deadline: float | None, weight: int = 0) -> T | None:
+        try:
+            return await threads.run(call, deadline, weight)
+        except Refused:
+            self.counts["skipped"] += 1
+        except OSError as exc:  # TimeoutError is one
+            self._fail(exc)
+        return None
+
+    def _fail(self, exc: OSError) -> None:
+        self.counts["failures"] += 1
+        now = time.monotonic()
+        if exc.errno != errno.ENOENT:
+            self._rests_until = now + REST
+        if now >= self._quiet_until.get(exc.errno, 0.0):
+            self._quiet_until[exc.errno] = now + LOG_EVERY
+            logger.warning("the cache in %s fails: %s", self.tier.path, _reason(exc))
+
+
+def _reason(exc: OSError) -> str:
+    return exc.strerror or "no answer in time"

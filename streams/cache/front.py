@@ -1,0 +1,152 @@
+"""One front to all tiers: memory first, which answers without an await; behind it the tiers that others share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+from aiocache.base import BaseCache
+
+from streams.cache.entry import Entry, decode_entry, encode_entry
+from streams.cache.memory import MemoryCache
+from streams.tiers import FileTier, MemcachedTier, MemoryTier, Tier
+
+logger = logging.getLogger(__name__)
+
+MAX_WRITES = 256
+"""Writes to lower tiers under way; beyond them an answer is kept in memory alone."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that writes under way may take to finish when the cache is closed."""
+
+
+class Cache:
+    """Opened with `async with`. Keys as `agents.known.entry_key` makes them; none of its calls raises.
+
+    `counts`: `lower_hits`, `lower_misses`, `refused` (what a lower tier held was no entry of this key),
+    `filled` (an upper tier got what a lower one had), `unwritten` (too many writes were under way).
+    """
+
+    def __init__(self, tiers: Sequence[Tier], *, clock: Callable[[], float] = time.time) -> None:
+        first = tiers[0] if tiers and isinstance(tiers[0], MemoryTier) else None
+        # Without a memory tier it still holds what is being fetched and what has failed, for a moment.
+        self.memory = MemoryCache(first or MemoryTier(entries=1_000, bytes=1 << 20))
+        self.lower: list[BaseCache] = [_lower(tier) for tier in tiers if not isinstance(tier, MemoryTier)]
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self._writes: set[asyncio.Task[None]] = set()
+        self.counts: Counter[str] = Counter()
+        self.peek: Callable[[bytes], Entry | None] = self.memory.peek  # the hit path: one call less
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
+            for tier in self.lower:
+                await opening.enter_async_context(tier)
+            self._stack = opening.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writes:
+            _done, late = await asyncio.wait(self._writes, timeout=CLOSE_TIMEOUT)
+            for task in late:
+                task.cancel()
+        await self._stack.aclose()
+
+    async def find(self, key: bytes) -> Entry | None:
+        """Return the newest entry of the lower tiers' first that has one, and fill those above it.
+
+        What is in memory stays if it is as new.
+        """
+        held = self.peek(key)
+        for place, tier in enumerate(self.lower):
+            written = await tier.get(key)
+            if written is None:
+                continue
+            entry = decode_entry(key, written, self._clock())
+            if entry is None:
+                self.counts["refused"] += 1
+                self._write(tier.delete(key))
+                continue
+            self.counts["lower_hits"] += 1
+            if held is not None and held.fetched_at >= entry.fetched_at:
+                return held
+            self.counts["filled"] += 1
+            self.put_in_memory(key, entry)
+            self._store(key, entry, written, self.lower[:place])
+            return entry
+        if self.lower:
+            self.counts["lower_misses"] += 1
+        return held
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Keep an entry: at once in memory, and soon in the lower tiers unless it is a failure."""
+        self.put_in_memory(key, entry)
+        if self.lower and entry.error is None:
+            self._store(key, entry, encode_entry(key, entry), self.lower)
+
+    def put_in_memory(self, key: bytes, entry: Entry) -> None:
+        """Keep an entry in this process alone."""
+        self.memory.put(key, entry, entry.keep_until - self._clock())
+
+    def drop(self, key: bytes) -> None:
+        """Forget an entry: at once in memory, and soon in the lower tiers."""
+        self.memory.drop(key)
+        for tier in self.lower:
+            self._write(tier.delete(key))
+
+    async def figures(self) -> dict[str, Any]:
+        """Return what there is to know of each tier, and the counts."""
+        memory = {"tier": "memory", "entries": len(self.memory), "bytes": self.memory.bytes,
+                  "evictions": self.memory.evictions}  # fmt: skip
+        lower = [await tier.figures() for tier in self.lower]
+        return {"tiers": [memory, *lower], "counts": dict(self.counts)}
+
+    async def purge(self, matches: Callable[[bytes], bool]) -> int:
+        """Remove the entries whose key matches from all tiers; returns how many removals there were.
+
+        Raises MillraceError if a tier cannot be searched.
+        """
+        found = [key for key in self.memory.keys() if matches(key)]  # noqa: SIM118  a method of ours, no dict
+        removed = sum(self.memory.drop(key) for key in found)
+        for tier in self.lower:
+            removed += await tier.purge(matches)
+        return removed
+
+    def _store(self, key: bytes, entry: Entry, written: bytes, tiers: Sequence[BaseCache]) -> None:
+        seconds = entry.keep_until - self._clock()
+        for tier in tiers:
+            if seconds > 0:
+                self._write(tier.set(key, written, ttl=seconds))
+
+    def _write(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Write behind the answer's back: nobody waits for it."""
+        if len(self._writes) >= MAX_WRITES:
+            self.counts["unwritten"] += 1
+            work.close()
+            return
+        task = asyncio.ensure_future(_quietly(work))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+
+async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
+    try:
+        await work
+    except Exception:  # the tiers do not raise; if one does, an answer must not hang on it
+        logger.exception("a cache tier failed to write")
+
+
+def _lower(tier: Tier) -> BaseCache:
+    """Return the cache of a lower tier; a worker without one need not load its client."""
+    if isinstance(tier, FileTier):
+        from streams.cache.file import FileCache  # noqa: PLC0415
+
+        return FileCache(tier)
+    assert isinstance(tier, MemcachedTier)
+    from streams.cache.memcached import MemcachedCache  # noqa: PLC0415
+
+    return MemcachedCache(tier)

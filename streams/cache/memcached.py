@@ -1,0 +1,164 @@
+"""The memcached tier: shared by workers, bounded by the servers, and never worth waiting for. It is an aiocache
+backend; a server that is away, slow or talks nonsense makes misses and no errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aiocache.base import BaseCache
+from aiocache.serializers import NullSerializer
+
+from models.errors import MillraceError
+from streams.cache.memcached_console import read_figures, remove
+from streams.cache.memcached_server import Away, Server
+from streams.tiers import DEFAULT_TTL, MIB, MemcachedTier
+
+KEY_LIMIT = 250
+"""Bytes of a key that memcached takes."""
+VALUE_LIMIT = MIB - 512
+"""Bytes of a value that are sent: an item of memcached, 1 MiB by default, holds also its key and about 60 bytes."""
+LONGEST_TTL = 30 * 24 * 3600
+"""Seconds after which memcached takes a time to live for a date, 1970 and on."""
+COUNTED = {
+    "hits": "gets that a server answered with a value",
+    "misses": "gets that a server answered with none",
+    "stores": "sets that a server confirmed",
+    "refused": "sets that a server did not take: its memory or its limit of an item is too small",
+    "too_large": "sets of more than VALUE_LIMIT bytes, never sent",
+    "failures": "calls that ended with a broken connection or an answer out of the protocol",
+    "timeouts": "calls that the tier's timeout cut off",
+    "resting": "calls that were not made, because their server rests after a failure",
+}
+"""Every name in `MemcachedCache.counts` and what it counts."""
+
+_PLAIN = re.compile(rb"(?!#)[!-9;-~]+")
+
+
+class MemcachedCache(BaseCache):
+    """An aiocache backend over memcached servers. Opening it connects to none. `clock` gives monotonic seconds.
+
+    Of aiocache's calls it has get, set, delete and clear. Keys are bytes (or text), values bytes.
+    """
+
+    NAME = "memcached"
+
+    def __init__(self, tier: MemcachedTier, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(serializer=NullSerializer(), ttl=DEFAULT_TTL, timeout=None)
+        self.tier = tier
+        self.counts: Counter[str] = Counter()
+        self._prefix = tier.prefix.encode()
+        self._servers = {
+            server.mark: server
+            for server in (Server(at, timeout=tier.timeout, counts=self.counts, clock=clock) for at in tier.servers)
+        }
+
+    async def purge(self, matches: Callable[[bytes], bool]) -> int:
+        """Remove the entries of ours whose key, without the prefix, matches; returns how many there were.
+
+        Raises MillraceError naming each server that could not be asked, after the others were.
+        """
+        start = self._prefix + b":"
+
+        def ours(stored: bytes) -> bool:
+            key = stored.removeprefix(start)
+            return stored.startswith(start) and b":" not in key and matches(key)
+
+        removed, problems = 0, []
+        for server in self._servers.values():
+            try:
+                removed += await remove(server.host, server.port, ours)
+            except MillraceError as exc:
+                problems.append(f"memcached {server.name}: {exc}")
+        if problems:
+            problems.append(f"{removed} entries were removed elsewhere")
+            raise MillraceError("\n".join(problems))
+        return removed
+
+    async def servers(self) -> list[dict[str, str | int]]:
+        """Return for each server its `address` and `state`: `up` with its figures, or `away` with the `reason`."""
+        found: list[dict[str, str | int]] = []
+        for server in self._servers.values():
+            row: dict[str, str | int] = {"address": server.name, "state": "up"}
+            try:
+                row |= await read_figures(server.host, server.port)
+            except MillraceError as exc:
+                row |= {"state": "away", "reason": str(exc)}
+            found.append(row)
+        return found
+
+    # -- aiocache's interface
+
+    def _build_key(self, key: bytes | str, namespace: str | None = None) -> bytes:
+        raw = key.encode() if isinstance(key, str) else key
+        return stored_key(self._prefix, (namespace or "").encode() + raw)
+
+    def _server(self, key: bytes) -> Server:
+        return self._servers[choose(self._servers, key)]
+
+    async def _get(self, key: bytes, encoding: str = "utf-8", _conn: Any = None) -> bytes | None:  # noqa: ARG002
+        server = self._server(key)
+        try:
+            value = await server.ask(server.client.get, key)
+        except Away:
+            return None
+        self.counts["misses" if value is None else "hits"] += 1
+        return value
+
+    async def _set(
+        self, key: bytes, value: bytes, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None
+    ) -> bool:
+        if _cas_token is not None:
+            raise NotImplementedError
+        if len(value) > VALUE_LIMIT:
+            self.counts["too_large"] += 1
+            return False
+        server = self._server(key)
+        try:
+            stored = await server.ask(server.client.set, key, value, lifetime(DEFAULT_TTL if ttl is None else ttl))
+        except Away:
+            return False
+        self.counts["stores" if stored else "refused"] += 1
+        return stored
+
+    async def _delete(self, key: bytes, _conn: Any = None) -> int:
+        server = self._server(key)
+        try:
+            return int(await server.ask(server.client.delete, key))
+        except Away:
+            return 0
+
+    async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
+        start = (namespace or "").encode()
+        await self.purge(lambda key: key.startswith(start))
+        return True
+
+    async def _close(self, *_args: Any, _conn: Any = None, **_options: Any) -> None:
+        for server in self._servers.values():
+            server.close()
+
+
+def stored_key(prefix: bytes, key: bytes) -> bytes:
+    """Return the key as memcached keeps it: `<prefix>:<key>`, or `<prefix>:#<SHA-256>` of a key that it does not take.
+
+    The part after the prefix holds no colon, which tells the keys of `mr` from those of a prefix `mr:x`.
+    """
+    stored = b"%b:%b" % (prefix, key)
+    if len(stored) <= KEY_LIMIT and _PLAIN.fullmatch(key):
+        return stored
+    return b"%b:#%b" % (prefix, hashlib.sha256(key).hexdigest().encode())
+
+
+def choose(names: Iterable[bytes], key: bytes) -> bytes:
+    """Return the server of a key: the one whose name hashes highest with it, whatever else there is (rendezvous)."""
+    return max(names, key=lambda name: hashlib.blake2b(b"%b %b" % (name, key), digest_size=8).digest())
+
+
+def lifetime(ttl: float) -> int:
+    """Return whole seconds that memcached takes for a time to live: rounded down, at least 1, at most 30 days."""
+    return max(1, int(min(ttl, LONGEST_TTL)))

@@ -1,0 +1,196 @@
+"""Credentials of a source. They are put on a request at the last moment, for the source's own origin only, and are
+known here so that no document and no message tells them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol
+from urllib.parse import quote_plus, urlencode
+
+from yarl import URL
+
+from models import strictjson
+from models.errors import AnswerError, UpstreamError
+from models.source import ApiKey, Basic, Bearer, ClientCredentials, Source
+from streams.secrets import read_secret
+
+RENEW_BEFORE = 30.0
+"""Seconds before its end that a token is renewed; for a short-lived one, a fifth of its life."""
+DEFAULT_TOKEN_LIFE = 300.0
+"""Seconds that a token is taken to live whose answer does not say."""
+FAILED_FOR = 5.0
+"""Seconds that the failure to get a token is the answer to all who want one, so that its server has a rest."""
+MIN_TELLING = 6
+"""Characters from which on a secret is looked for in documents: a shorter one stands in many by chance."""
+
+Headers = Mapping[str, str]
+Post = Callable[[str, Headers, str, float | None], Awaitable[bytes]]
+"""Posts a text to a URL, with headers, before a deadline (monotonic seconds); returns the body of the answer."""
+
+
+class Signed(NamedTuple):
+    """A request with its credentials."""
+
+    url: URL
+    headers: Headers
+
+
+class Credentials(Protocol):
+    """What a source shows to its upstream."""
+
+    async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:
+        """Put the credentials on a request. Raises AnswerError if they cannot be had."""
+
+    def renews(self, refused: Signed) -> bool:
+        """Say whether, after a 401 for this request, another try has better credentials to show."""
+
+    def told_in(self, text: bytes) -> bool:
+        """Say whether a text has one of the secrets in it."""
+
+
+class Fixed:
+    """Headers and query parameters that are the same on every request; `secrets` are what must not be told."""
+
+    def __init__(self, headers: Headers, query: Headers, secrets: Iterable[str]) -> None:
+        self._headers = dict(headers)
+        self._query = urlencode(dict(query))
+        self._secrets = tuple(_spellings(secrets))
+
+    async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:  # noqa: ARG002  nothing to wait for
+        """Put the credentials on a request."""
+        if self._query:
+            url = URL(f"{url}{'&' if url.raw_query_string else '?'}{self._query}", encoded=True)
+        return Signed(url, {**headers, **self._headers})
+
+    def renews(self, refused: Signed) -> bool:  # noqa: ARG002
+        """Say no: they are what they are."""
+        return False
+
+    def told_in(self, text: bytes) -> bool:
+        """Say whether a text has one of the secrets in it."""
+        return any(secret in text for secret in self._secrets)
+
+
+class Token:
+    """An OAuth 2 access token by client credentials: fetched once for all, renewed before it ends and after a 401."""
+
+    def __init__(
+        self, auth: ClientCredentials, post: Post, fixed: Fixed, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._auth = auth
+        self._secret = read_secret(auth.client_secret)
+        self._post = post
+        self._fixed = fixed
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._token = ""
+        self._renew_at = 0.0
+        self._failure: tuple[float, AnswerError] | None = None
+
+    async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:
+        """Put the token on a request, fetching it first if there is none. Raises AnswerError."""
+        if not self._fresh():
+            async with self._lock:
+                if not self._fresh():  # nobody fetched it while this one waited
+                    await self._fetch(deadline)
+        signed = await self._fixed.sign(url, headers, deadline)
+        return signed._replace(headers={**signed.headers, "Authorization": f"Bearer {self._token}"})
+
+    def renews(self, refused: Signed) -> bool:
+        """Give up the token that was refused; another may have come meanwhile, which is tried as well."""
+        if refused.headers.get("Authorization") == f"Bearer {self._token}":
+            self._token = ""
+        return True
+
+    def told_in(self, text: bytes) -> bool:
+        """Say whether a text has the token or the client's secret in it."""
+        return any(secret in text for secret in _spellings((self._token, self._secret))) or self._fixed.told_in(text)
+
+    def _fresh(self) -> bool:
+        return bool(self._token) and self._clock() < self._renew_at
+
+    async def _fetch(self, deadline: float | None) -> None:
+        if self._failure is not None and self._clock() < self._failure[0]:
+            raise _again(self._failure[1])
+        asked = self._clock()
+        try:
+            self._token, life = _read_token(await self._post(self._auth.token_url, *self._form(), deadline))
+        except AnswerError as error:
+            if not error.hurried:
+                self._failure = self._clock() + FAILED_FOR, error
+            raise
+        self._failure = None
+        self._renew_at = asked + max(life - RENEW_BEFORE, life * 0.8)
+
+    def _form(self) -> tuple[Headers, str]:
+        auth = self._auth
+        form = {"grant_type": "client_credentials", "scope": auth.scope, "audience": auth.audience}
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+        if auth.place == "header":
+            # RFC 6749, section 2.3.1: id and secret are form-encoded before they become a Basic login.
+            headers["Authorization"] = _basic(quote_plus(auth.client_id), quote_plus(self._secret))
+        else:
+            form |= {"client_id": auth.client_id, "client_secret": self._secret}
+        return headers, urlencode({name: value for name, value in form.items() if value is not None})
+
+
+def credentials_of(source: Source, post: Post) -> Credentials | None:
+    """Return the credentials that a source has, None for none. Raises ValueError for a secret that cannot be read."""
+    headers = {name: read_secret(secret) for name, secret in source.secret_headers.items()}
+    secrets = list(headers.values())
+    query: dict[str, str] = {}
+    match source.auth:
+        case ClientCredentials() as auth:
+            return Token(auth, post, Fixed(headers, {}, secrets))
+        case Basic(username=username, password=password):
+            secret = read_secret(password)
+            headers["Authorization"] = _basic(username, secret)
+            secrets += [secret, headers["Authorization"].removeprefix("Basic ")]
+        case Bearer(token=token):
+            secret = read_secret(token)
+            headers["Authorization"] = f"Bearer {secret}"
+            secrets.append(secret)
+        case ApiKey(place=place, name=name, key=key):
+            secret = read_secret(key)
+            (headers if place == "header" else query)[name] = secret
+            secrets.append(secret)
+    return Fixed(headers, query, secrets) if secrets else None
+
+
+def _basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+def _spellings(secrets: Iterable[str]) -> Iterable[bytes]:
+    """Yield how secrets may stand in a text: as they are, in JSON, and in a URL."""
+    for secret in secrets:
+        if len(secret) >= MIN_TELLING:
+            yield from {secret.encode(), strictjson.quote(secret)[1:-1], quote_plus(secret).encode()}
+
+
+def _again(error: AnswerError) -> AnswerError:
+    """Return the failure anew: one error object must not be raised into two requests, which both note their tries."""
+    if isinstance(error, UpstreamError):
+        again: AnswerError = UpstreamError(str(error), error.status)
+        again.retryable = False  # it is not asked again before FAILED_FOR is over
+        return again
+    return type(error)(str(error))
+
+
+def _read_token(body: bytes) -> tuple[str, float]:
+    """Return token and seconds of life from a token endpoint's answer (RFC 6749, section 5.1); never quote it."""
+    try:
+        members = strictjson.loads(body)
+        token, kind = members["access_token"], members.get("token_type", "bearer")
+        life = float(members.get("expires_in", DEFAULT_TOKEN_LIFE))
+        valid = isinstance(token, str) and token.isascii() and token.isprintable() and kind.lower() == "bearer"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        valid = False
+    if not valid or not token or not life > 0:
+        msg = "the token endpoint's answer is no bearer token"
+        raise UpstreamError(msg)
+    return token, life

@@ -1,0 +1,82 @@
+"""The circuit breaker: whoever fails half of the time is left alone for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+WINDOW = 10.0
+"""Seconds that the breaker looks back."""
+MIN_REQUESTS = 20
+"""Requests in the window below which the breaker does not judge."""
+FAILURE_SHARE = 0.5
+"""Share of failures in the window at which it opens."""
+OPEN_FOR = 5.0
+"""Seconds that it stays open before one request may try."""
+
+
+class Breaker:
+    """Closed: requests pass and are counted. Open: they are refused. Half-open: one passes and decides.
+
+    Whoever passes gets a ticket. A ticket from before the last change of state decides nothing any more: a straggler
+    that was let through while closed must not settle what the one that tries is there to find out.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._window = clock()
+        self._counts = [0, 0, 0, 0]  # succeeded and failed in this half of the window, and in the half before
+        self._opened: float | None = None
+        self._probing = False
+        self._ticket = 0
+
+    @property
+    def state(self) -> str:
+        """Return `closed`, `open` or `half-open`."""
+        if self._opened is None:
+            return "closed"
+        return "open" if self._clock() - self._opened < OPEN_FOR else "half-open"
+
+    def admit(self) -> int | None:
+        """Return a ticket if a request may pass now. Who gets one must tell `record` or `withdraw` later."""
+        if self._opened is None:
+            return self._ticket
+        if self._probing or self._clock() - self._opened < OPEN_FOR:
+            return None
+        self._probing = True
+        self._ticket += 1
+        return self._ticket
+
+    def record(self, ticket: int, *, ok: bool) -> None:
+        """Count how a request ended."""
+        if ticket != self._ticket:
+            return
+        if self._opened is not None:
+            self._probing = False
+            self._change(None if ok else self._clock())
+            return
+        self._turn_window(self._clock())
+        self._counts[0 if ok else 1] += 1
+        failed, total = self._counts[1] + self._counts[3], sum(self._counts)
+        if total >= MIN_REQUESTS and failed >= FAILURE_SHARE * total:
+            self._change(self._clock())
+
+    def withdraw(self, ticket: int) -> None:
+        """Take a request back that did not get to an end: it says nothing about the host."""
+        if ticket == self._ticket:
+            self._probing = False
+
+    def opens_in(self) -> float:
+        """Return the seconds until a request may try again."""
+        return 0.0 if self._opened is None else max(0.0, self._opened + OPEN_FOR - self._clock())
+
+    def _change(self, opened: float | None) -> None:
+        self._opened = opened
+        self._counts = [0, 0, 0, 0]
+        self._ticket += 1
+
+    def _turn_window(self, now: float) -> None:
+        while now - self._window >= WINDOW / 2:
+            idle = now - self._window >= WINDOW
+            self._counts = [0, 0, 0, 0] if idle else [0, 0, *self._counts[:2]]
+            self._window = now if idle else self._window + WINDOW / 2

@@ -1,0 +1,63 @@
+"""What went wrong with a fetch, in our words. No message quotes path, query or credentials: those may be secrets."""
+
+from __future__ import annotations
+
+import aiohttp
+from yarl import URL
+
+from models.errors import AnswerError, Denied, InvalidDocument, InvalidRequest, TimedOut, Unreachable, UpstreamError
+from streams.http.guard import DeniedAddress, why
+from streams.http.retry import retry_after
+from streams.http.terms import Terms
+
+
+def no_success(host: str, response: aiohttp.ClientResponse, terms: Terms) -> UpstreamError:
+    """Return the error for a status that is no success; never with a secret that the upstream repeats."""
+    status, reason = response.status, response.reason or ""
+    if terms.credentials is not None and terms.credentials.told_in(reason.encode(errors="replace")):
+        reason = ""
+    error = UpstreamError(f"{host} answered {status} {reason}".rstrip(), status,
+                          retry_after(response.headers.get("Retry-After")))  # fmt: skip
+    error.retryable = status in terms.retry.statuses
+    return error
+
+
+def blame(error: AnswerError) -> bool | None:
+    """Say what an error tells about its host: False it failed, True it did its part, None nothing."""
+    match error:
+        case UpstreamError(status=429) | Denied() | InvalidRequest():
+            return None
+        case UpstreamError(status=None) | Unreachable() | TimedOut():
+            return False
+    return not (isinstance(error, UpstreamError) and error.retryable)
+
+
+def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  a table
+    """Say in our words what aiohttp raised. The messages name the host, never path or query: those may hold secrets."""
+    host = url.host or "?"
+    match exc:
+        case TimeoutError():
+            return TimedOut(f"{host} did not answer in time")
+        case aiohttp.ClientPayloadError() if "content-encoding" in str(exc):
+            return InvalidDocument(f"{host} sent a body that its content coding does not decode")
+        case aiohttp.ClientPayloadError():
+            return Unreachable(f"{host} broke off in the middle of the body")
+        case aiohttp.ClientHttpProxyError():
+            return Unreachable(f"the proxy does not connect to {host}: it answered {exc.status}")
+        case aiohttp.ClientProxyConnectionError():
+            return Unreachable(f"the proxy to {host} cannot be connected to")
+        case aiohttp.ClientResponseError():
+            return UpstreamError(f"{host} did not answer with valid HTTP: {exc.message}")
+        case aiohttp.InvalidURL():
+            return InvalidRequest("url: is no URL that can be asked for")
+        case aiohttp.ClientConnectorDNSError():
+            return Unreachable(f"{host} cannot be resolved")
+        case aiohttp.ClientConnectorCertificateError():
+            return Unreachable(f"{host}: TLS failed: {exc.certificate_error}")
+        case aiohttp.ClientConnectorError(os_error=DeniedAddress(network=network)):
+            return Denied(why(network))
+        case aiohttp.ClientConnectorError():
+            return Unreachable(f"{host} cannot be connected to: {exc.os_error.strerror or exc.os_error}")
+        case aiohttp.ClientError() | OSError():
+            return Unreachable(f"the connection to {host} broke: {type(exc).__name__}")
+    return InvalidRequest(f"the request to {host} cannot be sent: {exc}")

@@ -1,0 +1,30 @@
+"""A whole answer of an upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.message import Message
+from functools import lru_cache
+from typing import NamedTuple
+
+from models.documents import Body
+
+
+class Response(NamedTuple):
+    """Status (None: a function has none; 304 comes only to who asked for it), body and headers, and the how manieth
+    try it was.
+    """
+
+    status: int | None
+    body: Body
+    headers: Mapping[str, str]
+    attempts: int = 1
+
+
+@lru_cache(maxsize=256)
+def media(content_type: str | None) -> tuple[str, str | None]:
+    """Return media type and charset of a Content-Type; an upstream says the same thing again and again."""
+    message = Message()
+    message["Content-Type"] = content_type or "application/octet-stream"
+    charset = message.get_param("charset")
+    return message.get_content_type(), charset if isinstance(charset, str) else None

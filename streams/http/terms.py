@@ -1,0 +1,65 @@
+"""On which terms an upstream is asked: what its source says, or the worker's defaults for a plain URL."""
+
+from __future__ import annotations
+
+import dataclasses
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import aiohttp
+
+from models.source import Retries, Source
+from streams.http.auth import Credentials, credentials_of
+from streams.http.limits import Gate
+from streams.http.tls import tls_context
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for one connection to be made."""
+USUAL = Source("")
+"""What holds for a plain URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """`max_bytes` caps a decoded body. `gate`: limits of the source's own, instead of its host's.
+
+    `timeout` and `tls` are None where the session's own hold, `proxy` where none is used. `repeatable`: a request of
+    any method may be sent again.
+    """
+
+    max_bytes: int
+    retry: Retries = USUAL.retry
+    success: frozenset[int] = USUAL.success
+    timeout: aiohttp.ClientTimeout | None = None
+    gate: Gate | None = None
+    credentials: Credentials | None = None
+    tls: ssl.SSLContext | None = None
+    proxy: str | None = None
+    repeatable: bool = False
+
+
+def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes]]) -> Terms:
+    """Return the terms of a source; `default` holds for what it does not say. Raises ValueError for missing secrets.
+
+    `post(terms, url, headers, text, deadline)` is how a token is fetched.
+    """
+    terms = dataclasses.replace(
+        default,
+        max_bytes=min(source.max_bytes or default.max_bytes, default.max_bytes),
+        tls=tls_context(source.tls) if source.tls else None,
+        proxy=source.proxy or default.proxy,
+    )
+    timeout = None
+    if source.connect_timeout or source.read_timeout:
+        connect = source.connect_timeout or CONNECT_TIMEOUT
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=source.read_timeout)
+    return dataclasses.replace(
+        terms,
+        retry=source.retry,
+        success=source.success,
+        timeout=timeout,
+        gate=Gate(source.limits) if source.limits else None,
+        credentials=credentials_of(source, partial(post, dataclasses.replace(terms, repeatable=True))),
+    )

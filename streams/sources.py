@@ -1,0 +1,131 @@
+"""Reads sources.toml. Everything that is wrong with it is told at once, each with its line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from marshmallow import Schema, ValidationError
+
+from models.errors import SettingsError
+from models.schema import problems
+from models.source import Source, Sources, replaced
+from models.source_schema import LimitsSchema, SourceSchema
+from streams.functions import function_of, signature_of
+from streams.http.tls import tls_context
+from streams.secrets import hardened, read_secret, secrets_in
+from streams.toml_lines import Steps, lines_of
+
+MAX_FILE_BYTES = 1 << 20
+"""Bytes of a sources.toml."""
+
+
+class Problem(NamedTuple):
+    """What is wrong, and where: the line, and the path of the key."""
+
+    line: int
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.where}: {self.reason}" if self.where else f"line {self.line}: {self.reason}"
+
+
+def load(path: str) -> Sources:
+    """Read a file of sources; no path, no sources. Raises SettingsError with every problem, one a line."""
+    if not path:
+        return Sources()
+    try:
+        content = Path(path).read_bytes()
+    except OSError as exc:
+        msg = f"MILLRACE_SOURCES: {path!r} cannot be read: {exc.strerror}"
+        raise SettingsError(msg) from None
+    sources, wrong = parse(content)
+    if wrong:
+        raise SettingsError("\n".join(f"{path}: {problem}" for problem in wrong))
+    return sources
+
+
+def parse(content: bytes) -> tuple[Sources, list[Problem]]:
+    """Read a file's bytes; returns what is right in it, and every problem in the order of lines."""
+    if len(content) > MAX_FILE_BYTES:
+        return Sources(), [Problem(1, "", f"the file has {len(content)} bytes; at most {MAX_FILE_BYTES} are read")]
+    try:
+        text = content.decode()
+        members = tomllib.loads(text)
+    except UnicodeDecodeError as exc:
+        return Sources(), [Problem(content.count(b"\n", 0, exc.start) + 1, "", "is not UTF-8")]
+    except tomllib.TOMLDecodeError as exc:
+        return Sources(), [_not_toml(text, exc)]
+    reader = _Reader(lines_of(text))
+    return reader.read(members), sorted(reader.wrong)
+
+
+class _Reader:
+    """Takes the parsed file apart and collects what is wrong."""
+
+    def __init__(self, lines: Mapping[Steps, int]) -> None:
+        self._lines = lines
+        self.wrong: list[Problem] = []
+
+    def read(self, members: Mapping[str, Any]) -> Sources:
+        for name in members.keys() - {"sources", "hosts"}:
+            self._tell((name,), "unknown table; known: sources, hosts")
+        found = {name: self._source(name, table) for name, table in self._tables(members, "sources")}
+        hosts = {name.lower(): self._load(LimitsSchema(), ("hosts", name), table)
+                 for name, table in self._tables(members, "hosts")}  # fmt: skip
+        return Sources({name: source for name, source in found.items() if source is not None},
+                       {name: limits for name, limits in hosts.items() if limits is not None})  # fmt: skip
+
+    def _tables(self, members: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+        tables = members.get(name, {})
+        if isinstance(tables, dict):
+            yield from tables.items()
+        else:
+            self._tell((name,), "must be a table of tables")
+
+    def _source(self, name: str, table: Any) -> Source | None:
+        where = ("sources", name)
+        source: Source | None = self._load(SourceSchema(), where, table)
+        digest = hashlib.blake2b(json.dumps([name, table], sort_keys=True, default=str).encode(), digest_size=16)
+        readable = True
+        for steps, secret in secrets_in(table):
+            try:
+                digest.update(hardened(read_secret(secret), name))
+            except ValueError as exc:
+                readable = False
+                self._tell((*where, *steps), str(exc))
+        if source is None:
+            return None
+        params = source.params
+        try:
+            if source.tls is not None and readable:
+                tls_context(source.tls)
+            if source.call is not None:
+                params = params or signature_of(function_of(source.call))
+        except ValueError as exc:
+            self._tell((*where, "tls" if source.tls else "call"), str(exc))
+        return replaced(source, name=name, identity=digest.hexdigest(), params=params)
+
+    def _load(self, schema: Schema, where: Steps, table: Any) -> Any:
+        try:
+            return schema.load(table)
+        except ValidationError as exc:
+            for path, reason in problems(exc.messages):
+                self._tell((*where, *path), reason)
+            return None
+
+    def _tell(self, steps: Steps, reason: str) -> None:
+        """Note a problem at the line of the key, or of the nearest table around it."""
+        line = next((self._lines[steps[:end]] for end in range(len(steps), 0, -1) if steps[:end] in self._lines), 1)
+        self.wrong.append(Problem(line, ".".join(steps), reason))
+
+
+def _not_toml(text: str, exc: tomllib.TOMLDecodeError) -> Problem:
+    reason, _, place = str(exc).partition(" (at line ")
+    number = place.partition(",")[0]
+    return Problem(int(number) if number.isdecimal() else text.count("\n") + 1, "", f"is not TOML: {reason}")
