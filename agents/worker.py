@@ -80,7 +80,7 @@ class Worker:
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
         settings, sources = self.settings, self.sources
         client = await stack.enter_async_context(client_of(settings, sources))
-        caller = await stack.enter_async_context(Caller())
+        caller = await stack.enter_async_context(Caller(settings.max_bytes))
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
         tiers = parse_tiers(settings.cache)
         cache = await stack.enter_async_context(Cache(tiers))

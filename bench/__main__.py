@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
+import tempfile
 from statistics import median
 
-from bench.stage import WORKERS, Measured, Stage, Upstream
+from bench.stage import WORKERS, Measured, Stage, Upstream, memcached
 from bench.upstream import HOSTS
 from streams.kafka.broker import broker
 
-WORKLOADS = ("hit", "miss", "miss-1")
+WORKLOADS = ("hit", "miss", "miss-1", "file", "memcached")
 """`hit`: Zipf over 1,000 URLs, all cached. `miss`: every URL another, over 8 hosts. `miss-1`: all of one host, of which
-Millrace asks for 32 at a time and the others for 256."""
+Millrace asks for 32 at a time and the others for 256. `file`, `memcached`: every URL another, all of them in that tier
+and none in memory; the others have no such tier."""
+TIERS = ("file", "memcached")
 SEED = 20_261_122
 URLS = 1_000
 ZIPF = 1.1
 """Exponent of the popularity of the URLs."""
 MISS_DELAY = 0.005
 """Seconds that the upstream takes for a miss."""
+FILLING = 1_500
+"""Requests a second with which a tier is filled."""
 SLOWER = 10
 """Stock Faust gets this fraction of the hits: its figure is per request, and its run would take minutes."""
 
@@ -42,6 +48,8 @@ def misses(urls: list[str], count: int) -> tuple[list[bytes], list[bytes]]:
 
 async def measure(servers: str, workload: str, count: int, worker: str) -> Measured:
     """Measure one worker once."""
+    if workload in TIERS:
+        return await measure_tier(servers, workload, count)
     with Upstream(0.0 if workload == "hit" else MISS_DELAY) as upstream:
         if workload == "hit":
             warm, load = hits(upstream.url, count // SLOWER if worker == "stock Faust" else count)
@@ -49,6 +57,20 @@ async def measure(servers: str, workload: str, count: int, worker: str) -> Measu
             hosts = HOSTS if workload == "miss" else 1
             warm, load = misses([upstream.host(number + 1) for number in range(hosts)], count)
         return await Stage(servers, worker).measure(warm, load)
+
+
+async def measure_tier(servers: str, workload: str, count: int) -> Measured:
+    """Measure hits in a tier behind the memory: fill it, then ask for the same again."""
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(Upstream(0.0))
+        if workload == "file":
+            cache = f"file://{stack.enter_context(tempfile.TemporaryDirectory())}?threshold={2 * count}"
+        else:
+            cache = f"memcached://127.0.0.1:{stack.enter_context(memcached())}?timeout=1"
+        _, load = misses([upstream.url], count)
+        stage = Stage(servers, "millrace", f"memory://?entries=1&ttl=3600 {cache}")
+        # Filled at a pace that lets every write through: what is measured are hits.
+        return await stage.measure(load, load, pace=FILLING)
 
 
 def report(workload: str, worker: str, runs: list[Measured]) -> float:
@@ -78,10 +100,11 @@ def main() -> None:
         for workload in options.workload or WORKLOADS:
             count = options.hits if workload == "hit" else options.misses
             runs: dict[str, list[Measured]] = {worker: [] for worker in workers}
-            for worker in workers * options.repeat:
+            rows = ["millrace"] if workload in TIERS else workers
+            for worker in rows * options.repeat:
                 runs[worker].append(asyncio.run(measure(found.servers, workload, count, worker)))
-            cpu = {worker: report(workload, worker, runs[worker]) for worker in workers}
-            for worker in workers:
+            cpu = {worker: report(workload, worker, runs[worker]) for worker in rows}
+            for worker in rows:
                 if worker != "millrace" and "millrace" in cpu:
                     print(f"{workload:6} {worker} takes {cpu[worker] / cpu['millrace']:.2f} × millrace's CPU a request")
 

@@ -7,14 +7,16 @@ takes no CPU from it. CPU is the worker process's user and system time, from /pr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -24,6 +26,7 @@ from streams.kafka.topics import Admin
 from streams.settings import Kafka
 
 PARTITIONS = 4
+MEMORY = "memory://?entries=100000&bytes=256MiB&ttl=3600"
 TICKS = os.sysconf("SC_CLK_TCK")
 LIMIT = 600.0
 """Seconds that one measurement may take."""
@@ -51,7 +54,7 @@ class Measured:
 class Stage:
     """Topics of their own for one worker on a broker."""
 
-    def __init__(self, servers: str, worker: str) -> None:
+    def __init__(self, servers: str, worker: str, cache: str = MEMORY) -> None:
         self.servers = servers
         self.worker = worker
         mark = uuid.uuid4().hex[:8]
@@ -65,21 +68,27 @@ class Stage:
             "MILLRACE_RESULTS_TOPIC": self.results,
             "MILLRACE_DEAD_LETTERS_TOPIC": letters,
             "MILLRACE_WEB_PORT": "0",
-            "MILLRACE_CACHE": "memory://?entries=100000&bytes=256MiB&ttl=3600",
+            "MILLRACE_CACHE": cache,
             "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
             "MILLRACE_ALLOW_PORTS": "1-65535",
             "MILLRACE_LOG_LEVEL": "WARNING",
         }
 
-    async def measure(self, warm: list[bytes], load: list[bytes]) -> Measured:
-        """Answer `warm` unmeasured, then `load`, and verify that each of both has its result."""
+    async def measure(self, warm: list[bytes], load: list[bytes], pace: int = 0) -> Measured:
+        """Answer `warm` unmeasured, `pace` a second (0: at once), then `load`; verify that each of both has its result.
+
+        With a pace, `load` must be answered from the cache.
+        """
         async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
             for name in self.names:
                 await admin.create(name, PARTITIONS)
             await admin.settled(*self.names)
         process = subprocess.Popen(WORKERS[self.worker], env=self.environment)  # noqa: ASYNC220  it is what is measured
         try:
-            await self._produce(warm)
+            step = pace // 10 or len(warm)
+            for start in range(0, len(warm), step):
+                await self._produce(warm[start : start + step])
+                await asyncio.sleep(0.1 if pace else 0)
             await self._await_results(len(warm))
             rss_before = _rss(process.pid)
             process.send_signal(signal.SIGSTOP)
@@ -92,7 +101,7 @@ class Stage:
         finally:
             process.terminate()
             process.wait(30)
-        await self._verify(len(warm) + len(load))
+        await self._verify(len({*warm, *load}), len(load) if pace else 0)
         return Measured(self.worker, len(load), used / len(load) * 1e6, seconds, rss_before, rss_after)
 
     async def _produce(self, values: Iterable[bytes]) -> None:
@@ -124,7 +133,8 @@ class Stage:
         finally:
             await consumer.stop()
 
-    async def _verify(self, count: int) -> None:
+    async def _verify(self, count: int, hits: int) -> None:
+        """See that so many requests have an answer, and that at least so many hits are among them."""
         consumer = AIOKafkaConsumer(self.results, bootstrap_servers=self.servers, auto_offset_reset="earliest",
                                     max_poll_records=10_000)  # fmt: skip
         await consumer.start()
@@ -137,12 +147,33 @@ class Stage:
                         msg = f"{self.worker}: {result}"
                         raise AssertionError(msg)
                     seen.add(result["id"])
-            if len(seen) >= count:
+                    hits -= result["cache"] == "hit"
+            if len(seen) >= count and hits <= 0:
                 break
         await consumer.stop()
+        if hits > 0:
+            msg = f"{self.worker}: {hits} answers were no hits"
+            raise AssertionError(msg)
         if len(seen) != count:
             msg = f"{self.worker}: {count - len(seen)} of {count} requests have no result"
             raise AssertionError(msg)
+
+
+@contextlib.contextmanager
+def memcached() -> Iterator[int]:
+    """Run a memcached process and give its port."""
+    port = free_port()
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    process = subprocess.Popen(["memcached", *user, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", "512"])
+    try:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.01)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 class Upstream:

@@ -25,7 +25,9 @@ CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 """Every value of a result's `cache`."""
 
 
-_OWN = frozenset({"id", "cache", "age", "elapsed_ms"})  # what `splice` adds
+# What is kept of an `ok` result. By hand: marshmallow takes 140 µs for what is looked at on each hit of a lower tier.
+_SHARED = frozenset({"outcome", "request", "status", "document", "checks", "attempts", "fetched_at"})
+_TYPED: dict[str, type] = {"request": dict, "status": int, "checks": list}
 _TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
 
 
@@ -107,8 +109,8 @@ def is_shared(shared: bytes) -> bool:
     return (
         isinstance(members, dict)
         and members.get("outcome") == "ok"
-        and _OWN.isdisjoint(members)
-        and not ResultSchema(partial=True).validate(members)
+        and members.keys() <= _SHARED
+        and all(isinstance(members[name], cls) for name, cls in _TYPED.items() if name in members)
         and _TAIL.search(shared) is not None
     )
 

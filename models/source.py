@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from marshmallow import ValidationError
 
+from models import strictjson
 from models.checks import Call
 from models.errors import RETRYABLE_STATUSES, InvalidRequest
-from models.request import Request, check_url
+from models.request import Request, check_headers, check_url
 from models.template import JsonTemplate, Template, UrlTemplate, as_text, encode_form, refuse
 
 DEFAULT_TTL = 60.0
@@ -130,11 +131,15 @@ class Tls:
     key_password: Secret | None = None
 
 
+REQUIRED: Any = object()
+"""The default of a parameter that must be given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Param:
-    """What may be given for a parameter. Without `default` it must be given."""
+    """What may be given for a parameter."""
 
-    default: Any = None
+    default: Any = REQUIRED
     pattern: re.Pattern[str] | None = None
     one_of: tuple[Any, ...] = ()
 
@@ -180,9 +185,12 @@ class Source:
     @property
     def names(self) -> frozenset[str]:
         """Return the names of its parameters."""
+        return self.names_used().union(self.params)
+
+    def names_used(self) -> frozenset[str]:
+        """Return the names of the parameters that its templates have places for."""
         templates = (self.url, self.body, *self.headers.values(), *self.form.values())
-        used = (template.names for template in templates if template is not None)
-        return frozenset(self.params).union(*used)
+        return frozenset[str]().union(*(template.names for template in templates if template is not None))
 
     def expand(self, request: Request) -> Request:
         """Return what to ask for: the request with everything in its place. Raises InvalidRequest."""
@@ -201,7 +209,7 @@ class Source:
             headers=self._headers(params),
             body=encode_form(self.form, params) if self.form else self.body.expand(params) if self.body else None,
             schema=request.schema or self.schema,
-            checks=(*self.checks, *(call for call in request.checks if call not in self.checks)),
+            checks=_together(self.checks, request.checks),
             timeout=request.timeout or self.timeout,
         )
 
@@ -215,7 +223,7 @@ class Source:
         for name in sorted(names):
             param = self.params.get(name, _ANY)
             if name not in values:
-                if param.default is None:
+                if param.default is REQUIRED:
                     refuse(name, f"missing: the source {self.name!r} needs it")
                 values[name] = param.default
             param.check(name, values[name])
@@ -223,9 +231,23 @@ class Source:
 
     def _headers(self, params: Mapping[str, Any]) -> Mapping[str, str]:
         headers = {name: value.expand(params) for name, value in self.headers.items()}
-        if self.form:
+        if self.form and not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = "application/x-www-form-urlencoded"
+        try:
+            check_headers(headers)
+        except ValidationError as exc:
+            msg = f"params: the headers that they make: {exc.messages[0]}"
+            raise InvalidRequest(msg) from None
         return headers
+
+
+def _together(always: tuple[Call, ...], asked: tuple[Call, ...]) -> tuple[Call, ...]:
+    """Return a source's checks and those of a request that are not among them; 1 and true are not the same."""
+    if not always:
+        return asked
+    written = {strictjson.canonical([call.name, call.field, call.args]) for call in always}
+    return (*always, *(call for call in asked
+                       if strictjson.canonical([call.name, call.field, call.args]) not in written))  # fmt: skip
 
 
 _ANY = Param()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from marshmallow import ValidationError, fields, post_load, validate
+from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
-from models import documents
-from models.request import MAX_TIMEOUT, Checks, check_headers, check_method
+from models import documents, strictjson
+from models.checks import Call
+from models.errors import Denied, InvalidRequest
+from models.request import MAX_TIMEOUT, Checks, check_headers, check_method, check_url
 from models.schema import Seconds, StrictSchema, Text, kind
 from models.source import (
     NEGATIVE_KINDS,
@@ -25,16 +27,45 @@ from models.source import (
     Source,
     Tls,
 )
-from models.template import HeaderTemplate, JsonTemplate, Template, UrlTemplate
+from models.template import HeaderTemplate, JsonTemplate, Template, UrlTemplate, as_text
 
+CALL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""A plugin's function: `package.module:function`."""
 MAX_ATTEMPTS = 20
 """Tries that a source may ask for."""
 MAX_TTL = 30 * 86_400.0
 """Seconds that a source may have answers fresh: 30 days, as long as memcached keeps anything."""
-_CALL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _STATUS_CLASS = re.compile(r"[1-5]xx")
 _SAFE = ("GET", "HEAD")
+
+
+def _url(text: str) -> UrlTemplate:
+    """Return a template that makes URLs which can be asked for. Raises ValueError."""
+    template = UrlTemplate(text)
+    try:
+        check_url(template.expand(dict.fromkeys(template.names, "x")))
+    except (ValidationError, InvalidRequest, Denied) as exc:
+        raise ValueError(exc.messages[0] if isinstance(exc, ValidationError) else str(exc)) from None
+    return template
+
+
+def _plain_url(text: str) -> str:
+    template = _url(text)
+    if template.names:
+        msg = "takes no parameters"
+        raise ValueError(msg)
+    return template.text
+
+
+def _json(value: Any) -> Any:
+    """Return a value that JSON has too: TOML also has dates, nan and inf. Raises ValueError."""
+    try:
+        strictjson.dumps(value)
+    except TypeError:
+        msg = "holds a date or time, which JSON has not: write it as a string"
+        raise ValueError(msg) from None
+    return value
 
 
 class _Made(fields.Field[Any]):
@@ -50,8 +81,10 @@ class _Made(fields.Field[Any]):
             _refuse(f"cannot be {kind(value)}")
         try:
             return self._make(value)
-        except (ValueError, re.error) as exc:
+        except (ValueError, re.error, OverflowError) as exc:
             return _refuse(str(exc))
+        except RecursionError:
+            return _refuse("nests too deep")
 
 
 class _Statuses(fields.Field[frozenset[int]]):
@@ -146,9 +179,14 @@ class _ParamSchema(StrictSchema):
 
     @post_load
     def _param(self, data: dict[str, Any], **_: Any) -> Param:
-        if isinstance(data.get("default"), dict | list):
-            _refuse("must be a string, number or boolean", "default")
-        return Param(**(data | {"one_of": tuple(data.get("one_of", ()))}))
+        param = Param(**(data | {"one_of": tuple(data.get("one_of", ()))}))
+        if "default" in data:
+            try:
+                as_text("default", _json(data["default"]))
+                param.check("default", data["default"])
+            except (ValueError, InvalidRequest) as exc:
+                _refuse(str(exc).removeprefix("params.default: "), "default")
+        return param
 
 
 class _BasicSchema(StrictSchema):
@@ -180,7 +218,7 @@ class _QueryKeySchema(StrictSchema):
 
 
 class _OAuthSchema(StrictSchema):
-    token_url = _Made(lambda text: UrlTemplate(text).expand({}), required=True)
+    token_url = _Made(_plain_url, required=True)
     client_id = fields.String(required=True, validate=validate.Length(1))
     client_secret = _SecretField(required=True)
     scope = fields.String()
@@ -208,7 +246,7 @@ class _AuthField(fields.Field[Any]):
         name = members.pop("type", None)
         if name == "none" and not members:
             return None
-        if name not in AUTHS:
+        if not isinstance(name, str) or name not in AUTHS:
             _refuse(f"must be one of none, {', '.join(AUTHS)}", "type")
         schema, cls = AUTHS[name]
         made: Auth = cls(**schema.load(members))
@@ -228,31 +266,51 @@ class _TlsSchema(StrictSchema):
         return Tls(**data)
 
 
+class _JsonChecks(Checks):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> tuple[Call, ...]:
+        calls = super()._deserialize(value, attr, data, **options)
+        try:
+            _json([call.args for call in calls])
+        except ValueError as exc:
+            _refuse(str(exc))
+        return calls
+
+
 class _HeadersField(fields.Field[dict[str, Any]]):
     """Header values: templates, or where a secret is."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> dict[str, Any]:  # noqa: ARG002
         if not isinstance(value, dict):
             _refuse(f"must be a table, not {kind(value)}")
-        check_headers({name: each if isinstance(each, str) else "x" for name, each in value.items()})
         text, secret = _Made(HeaderTemplate), _SecretField()
-        return {name: (text if isinstance(each, str) else secret).deserialize(each) for name, each in value.items()}
+        loaded: dict[str, Any] = {}
+        wrong: dict[str, Any] = {}
+        for name, each in value.items():
+            try:
+                loaded[name] = (text if isinstance(each, str) else secret).deserialize(each)
+                check_headers({name: each if isinstance(each, str) else "x"})
+            except ValidationError as exc:
+                wrong[name] = exc.messages
+        if wrong:
+            raise ValidationError(wrong)
+        check_headers(dict.fromkeys(value, "x"))  # how many, and none twice
+        return loaded
 
 
 class SourceSchema(StrictSchema):
     """`[sources.name]`. The schemas and checks that it names must be registered: load the plugins first."""
 
-    url = _Made(UrlTemplate)
-    call = Text(lambda text: None if _CALL.fullmatch(text) else _refuse("must be 'package.module:function'"))
+    url = _Made(_url)
+    call = Text(lambda text: None if CALL.fullmatch(text) else _refuse("must be 'package.module:function'"))
     method = Text(check_method)
     headers = _HeadersField()
-    body = _Made(JsonTemplate, (dict, list))
+    body = _Made(lambda value: JsonTemplate(_json(value)), (dict, list))
     form = fields.Dict(keys=fields.String(), values=_Made(Template), validate=validate.Length(1))
     params = fields.Dict(keys=Text(lambda name: None if _NAME.fullmatch(name) else _refuse("is no parameter's name")),
                          values=fields.Nested(_ParamSchema))  # fmt: skip
     schema = Text(documents.check_known)
-    checks = Checks()
-    success = _Statuses()
+    checks = _JsonChecks()
+    success = _Statuses(validate=validate.Length(1))
     retry = fields.Nested(_RetrySchema)
     timeout = _positive(MAX_TIMEOUT)
     connect_timeout = _positive(MAX_TIMEOUT)
@@ -262,17 +320,34 @@ class SourceSchema(StrictSchema):
     cache = fields.Nested(_CacheSchema)
     auth = _AuthField()
     tls = fields.Nested(_TlsSchema)
-    proxy = _Made(lambda text: UrlTemplate(text).expand({}))
+    proxy = _Made(_plain_url)
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _conflicts(self, _: dict[str, Any], original: Any, **__: Any) -> None:
+        """Look at what stands there, also where one of it is wrong by itself: all is told at once."""
+        wrong = _conflicts(original) if isinstance(original, dict) else {}
+        if wrong:
+            raise ValidationError(wrong)
+
+    @validates_schema
+    def _params(self, data: dict[str, Any], **_: Any) -> None:
+        """A parameter that nothing uses is a misspelt one: the real one would go unchecked."""
+        used = _source_of(data).names_used()
+        unused = [name for name in data.get("params", {}) if name not in used and "call" not in data]
+        if unused:
+            raise ValidationError({"params": {name: ["is used nowhere"] for name in unused}})
 
     @post_load
     def _source(self, data: dict[str, Any], **_: Any) -> Source:
-        wrong = _conflicts(data)
-        if wrong:
-            raise ValidationError(wrong)
-        headers = data.pop("headers", {})
-        data["headers"] = {name: each for name, each in headers.items() if isinstance(each, Template)}
-        data["secret_headers"] = {name: each for name, each in headers.items() if isinstance(each, Secret)}
-        return Source("", **data)
+        return _source_of(data)
+
+
+def _source_of(data: dict[str, Any]) -> Source:
+    members = dict(data)
+    headers = members.pop("headers", {})
+    members["headers"] = {name: each for name, each in headers.items() if isinstance(each, Template)}
+    members["secret_headers"] = {name: each for name, each in headers.items() if isinstance(each, Secret)}
+    return Source("", **members)
 
 
 _HTTP_ONLY = (

@@ -16,6 +16,7 @@ _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]{0,63})\}|[{}]")
 _ORIGIN = re.compile(r"https?://[^/?#{}\s\\@]+(?=[/?]|\Z)", re.IGNORECASE)
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]*")
 _OUT_OF_PATH = re.compile(r"[/\\\x00-\x1f\x7f]")
+_PATH_END = re.compile(r"([/?])")
 MAX_DECODINGS = 4
 """Times that a value is percent-decoded in search of what would leave its path segment."""
 
@@ -53,10 +54,10 @@ class HeaderTemplate(Template):
 
     def escape(self, name: str, params: Params) -> str:
         """Return the value as it is; raises InvalidRequest for what a header cannot hold."""
-        text = super().escape(name, params)
-        if not _HEADER_TEXT.fullmatch(text):
+        value = params[name]
+        if isinstance(value, str) and not _HEADER_TEXT.fullmatch(value):
             refuse(name, "goes into a header: visible ASCII only")
-        return text
+        return super().escape(name, params)
 
 
 class UrlTemplate(Template):
@@ -69,27 +70,49 @@ class UrlTemplate(Template):
             msg = "must begin with http:// or https:// and a host, without parameters or credentials in them"
             raise ValueError(msg)
         self.origin = found[0]
+        if any(_decoded(segment) in (".", "..") for segment in text.partition("?")[0].split("/")):
+            msg = "has a path segment of dots"
+            raise ValueError(msg)
         if "#" in text:
             msg = "a fragment is not sent: leave it out"
             raise ValueError(msg)
 
     def expand(self, params: Params) -> str:
         """Return the URL. Raises InvalidRequest for a value that would leave its path segment."""
-        written: list[str] = []
-        in_query = False
+        written, segment, placed = "", "", False  # what is done, and the path segment that is being written
         for part in self.parts:
-            if isinstance(part, str):
-                in_query = in_query or "?" in part
-                written.append(part)
-            else:
+            if isinstance(part, Place):
                 text = as_text(part.name, params[part.name])
-                written.append(quote_value(part.name, text) if in_query else _segment(part.name, text))
-        url = "".join(written)
-        path = url.partition("?")[0]
-        if any(_decoded(segment) in (".", "..") for segment in path.split("/")):
-            msg = f"params: {', '.join(sorted(self.names))} would make a path segment of dots"
+                if "?" not in written:
+                    _check_in_path(part.name, text)
+                segment, placed = segment + quote(text, safe=""), True
+                continue
+            for literal in _PATH_END.split(part):
+                if _PATH_END.fullmatch(literal):
+                    if placed and "?" not in written:
+                        self._check(segment)
+                    written, segment, placed = written + segment + literal, "", False
+                else:
+                    segment += literal
+        if placed and "?" not in written:
+            self._check(segment)
+        return written + segment
+
+    def _check(self, segment: str) -> None:
+        """Look at a whole segment: values that are harmless each may make up what is not."""
+        decoded = _decoded(segment)
+        made = "path segment of dots" if decoded in (".", "..") else "slash" if _OUT_OF_PATH.search(decoded) else ""
+        if made:
+            msg = f"params: {', '.join(sorted(self.names))} would make a {made}"
             raise InvalidRequest(msg)
-        return url
+
+
+def _check_in_path(name: str, text: str) -> None:
+    """Refuse what leaves a path segment. A slash is not sent encoded: many servers decode it before they route."""
+    if not text:
+        refuse(name, "is empty, which would make another path")
+    if _OUT_OF_PATH.search(_decoded(text)):
+        refuse(name, "has a slash, backslash or control character, which would leave its path segment")
 
 
 class JsonTemplate:
@@ -110,15 +133,21 @@ def as_text(name: str, value: Any) -> str:
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
         refuse(name, f"must be a string, number or boolean, not {kind(value)}")
-    return str(value)
-
-
-def quote_value(name: str, text: str) -> str:
-    """Percent-encode a value for a query. Raises InvalidRequest for what is no Unicode text."""
     try:
-        return quote(text, safe="")
-    except UnicodeEncodeError:
+        text = str(value)
+    except ValueError:
+        refuse(name, "has too many digits")
+    if not text.isascii() and not _encodable(text):
         refuse(name, "is no Unicode text")
+    return text
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def encode_form(fields: Mapping[str, Template], params: Params) -> str:
@@ -130,15 +159,6 @@ def refuse(name: str, reason: str) -> NoReturn:
     """Raise InvalidRequest for a parameter."""
     msg = f"params.{name}: {reason}"
     raise InvalidRequest(msg)
-
-
-def _segment(name: str, text: str) -> str:
-    """Escape a value for a path. A slash is refused, not encoded: many servers decode it before they route."""
-    if not text:
-        refuse(name, "is empty, which would make another path")
-    if _OUT_OF_PATH.search(_decoded(text)):
-        refuse(name, "has a slash, backslash or control character, which would leave its path segment")
-    return quote_value(name, text)
 
 
 def _decoded(text: str) -> str:

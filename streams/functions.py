@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import importlib
 import inspect
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -15,16 +16,16 @@ from pebble import ThreadPool
 
 from models import strictjson
 from models.documents import Body
-from models.errors import AnswerError, InvalidDocument, TimedOut, Unreachable, UpstreamError
-from models.source import Limits, Param, Source
+from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.source import REQUIRED, Limits, Param, Source
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_after
 
-DEFAULT_THREADS = 8
-"""Calls under way of one source that names no `concurrency`."""
 JOIN_TIMEOUT = 1.0
 """Seconds that threads may take to end when the worker stops."""
+DEFAULT_THREADS = 8
+"""Calls under way of one source that names no `concurrency`."""
 
 
 def function_of(call: str) -> Callable[..., Any]:
@@ -43,14 +44,20 @@ def function_of(call: str) -> Callable[..., Any]:
 
 
 def signature_of(function: Callable[..., Any]) -> dict[str, Param]:
-    """Return a function's named parameters as those of its source; none for one that tells nothing."""
+    """Return a function's named parameters as those of its source; none for one that tells nothing.
+
+    Raises ValueError for a function that cannot be called by names alone.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except (ValueError, TypeError):
         return {}
+    if any(each.kind is each.POSITIONAL_ONLY and each.default is each.empty for each in parameters):
+        msg = "takes a parameter that has no name"
+        raise ValueError(msg)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
-        each.name: Param(None if each.default is each.empty else each.default)
+        each.name: Param(REQUIRED if each.default is each.empty else each.default)
         for each in parameters
         if each.kind in named
     }
@@ -60,10 +67,11 @@ class Caller:
     """Calls the functions of sources in threads, each source within its own limits, breaker and retries.
 
     A function that hangs keeps its thread and its place: the requests end by their deadlines, and no more than the
-    source's `concurrency` threads are ever lost to it. Opened with `async with`.
+    source's `concurrency` threads are ever lost to it. `max_bytes` caps what one returns. Opened with `async with`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._pools: dict[str, ThreadPool] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self.hosts: dict[str, Host] = {}
@@ -75,19 +83,24 @@ class Caller:
     async def __aexit__(self, *_: object) -> None:
         for pool in self._pools.values():
             pool.stop()
-        await asyncio.to_thread(self._join)
+        # In a thread that nobody has to wait for: Pebble joins a pool whose function hangs for as long as it does.
+        joined = asyncio.Event()
+        threading.Thread(target=self._join, args=(joined,), daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(joined.wait(), JOIN_TIMEOUT)
 
-    def _join(self) -> None:
+    def _join(self, joined: asyncio.Event) -> None:
         for pool in self._pools.values():
-            with contextlib.suppress(TimeoutError):  # a function that hangs; its thread ends with the process
-                pool.join(JOIN_TIMEOUT)
+            pool.join()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(joined.set)
 
     async def call(self, source: Source, params: Mapping[str, Any], deadline: float | None) -> Response:
         """Call a source's function, as often as its retries allow. Raises AnswerError."""
         attempt = 1
         while True:
             try:
-                return _response(await self._once(source, params, deadline), attempt)
+                return self._response(source, await self._once(source, params, deadline), attempt)
             except AnswerError as error:
                 error.attempts = attempt
                 pause = pause_after(attempt, error, source.retry)
@@ -103,20 +116,25 @@ class Caller:
         host = self._host(source)
         ticket = await host.enter(deadline)
         try:
-            done = self._pools[source.name].schedule(self._functions[source.name], kwargs=dict(params))
+            done = self._pools[source.name].schedule(_ended, args=(self._functions[source.name], dict(params)))
         except BaseException:
             host.leave(ticket, ok=None)
             raise
         # The place is free when the thread is, not when the request has given up.
         done.add_done_callback(lambda ended: self._loop.call_soon_threadsafe(_leave, host, ticket, ended))
-        try:
-            return await asyncio.wrap_future(done)
-        except AnswerError:
-            raise
-        except asyncio.CancelledError:
-            raise
-        except Exception as exc:
-            raise _translated(source, exc) from exc
+        value, raised = await asyncio.wrap_future(done)
+        if raised is not None:
+            raise raised if isinstance(raised, AnswerError) else _translated(source, raised) from raised
+        return value
+
+    def _response(self, source: Source, value: Any, attempts: int) -> Response:
+        """Make a body of what a function returned: text of a string, bytes as they are, JSON of anything else."""
+        body = _body(value)
+        limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
+        if len(body.content) > limit:
+            msg = f"the function returned {len(body.content)} bytes; at most {limit} are taken"
+            raise TooLarge(msg)
+        return Response(None, body, {}, attempts)
 
     def _host(self, source: Source) -> Host:
         host = self.hosts.get(source.name)
@@ -128,32 +146,40 @@ class Caller:
         return host
 
 
-def _leave(host: Host, ticket: int, ended: concurrent.futures.Future[Any]) -> None:
-    if ended.cancelled():
-        host.leave(ticket, ok=None)
-    else:
-        error = ended.exception()
-        host.leave(ticket, ok=error is None or (isinstance(error, AnswerError) and not error.retryable))
+def _ended(function: Callable[..., Any], params: Mapping[str, Any]) -> tuple[Any, BaseException | None]:
+    """Call a function and return what it returned or raised: neither its exit nor its StopIteration is the pool's."""
+    try:
+        return function(**params), None
+    except BaseException as exc:  # noqa: BLE001  foreign code, in a thread that is ours
+        return None, exc
 
 
-def _translated(source: Source, exc: Exception) -> AnswerError:
+def _leave(host: Host, ticket: int, ended: concurrent.futures.Future[tuple[Any, BaseException | None]]) -> None:
+    raised = None if ended.cancelled() else ended.result()[1]
+    # What a function makes of its arguments tells nothing of what is behind it.
+    failed = isinstance(raised, OSError) or (isinstance(raised, AnswerError) and raised.retryable)
+    host.leave(ticket, ok=None if ended.cancelled() else not failed)
+
+
+def _translated(source: Source, exc: BaseException) -> AnswerError:
     """Say what a function raised. Time-outs and errors of the system may pass; any other is its answer."""
-    reason = f"source {source.name}: {type(exc).__name__}: {exc}"
+    try:
+        reason = f"source {source.name}: {type(exc).__name__}: {exc}"
+    except Exception:  # noqa: BLE001  foreign code: its error may not even have a text
+        reason = f"source {source.name}: {type(exc).__name__}"
     if isinstance(exc, TimeoutError):
         return TimedOut(reason)
     return Unreachable(reason) if isinstance(exc, OSError) else UpstreamError(reason)
 
 
-def _response(value: Any, attempts: int) -> Response:
-    """Make a body of what a function returned: text of a string, bytes as they are, JSON of anything else."""
-    if isinstance(value, str):
-        body = Body(value.encode(), "text/plain", "utf-8")
-    elif isinstance(value, bytes):
-        body = Body(value)
-    else:
-        try:
-            body = Body(strictjson.dumps(value), "application/json")
-        except (ValueError, TypeError) as exc:
-            msg = f"the function returned what is no JSON: {exc}"
-            raise InvalidDocument(msg) from None
-    return Response(None, body, {}, attempts)
+def _body(value: Any) -> Body:
+    try:
+        match value:
+            case str():
+                return Body(value.encode(), "text/plain", "utf-8")
+            case bytes():
+                return Body(value)
+        return Body(strictjson.dumps(value), "application/json")
+    except (ValueError, TypeError, RecursionError) as exc:
+        msg = f"the function returned what is no JSON: {exc}"
+        raise InvalidDocument(msg) from None

@@ -13,6 +13,6 @@ def load_plugins(settings: Settings) -> None:
     for name in settings.plugins:
         try:
             importlib.import_module(name)
-        except Exception as exc:  # a plugin is foreign code
+        except (Exception, SystemExit) as exc:  # a plugin is foreign code
             msg = f"MILLRACE_PLUGINS: {name!r} cannot be imported: {type(exc).__name__}: {exc}"
             raise SettingsError(msg) from exc

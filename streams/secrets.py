@@ -15,15 +15,15 @@ SECRET_COST = 1 << 12
 """Rounds (scrypt's n) of the digest by which a secret enters a source's identity: some 10 ms, once at the start."""
 
 
-def secrets_in(table: Any, steps: Steps = ()) -> Iterator[tuple[Steps, Secret]]:
+def secrets_in(table: Any) -> Iterator[tuple[Steps, Secret]]:
     """Yield the secrets that a source's table names, `{env = "NAME"}` or `{file = "/path"}`, and where."""
-    if not isinstance(table, dict):
-        return
-    for name in table if steps else table.keys() & {"headers", "auth", "tls"}:
-        inner = table[name]
-        if steps and name in ("env", "file") and len(table) == 1 and isinstance(inner, str) and inner:
-            yield steps, Secret(name, inner)
-        yield from secrets_in(inner, (*steps, name))
+    for part in ("headers", "auth", "tls"):
+        inner = table.get(part) if isinstance(table, dict) else None
+        for name, value in inner.items() if isinstance(inner, dict) else ():
+            if isinstance(value, dict) and len(value) == 1:
+                [(kind, place)] = value.items()
+                if kind in ("env", "file") and isinstance(place, str) and place:
+                    yield (part, name), Secret(kind, place)
 
 
 def read_secret(secret: Secret) -> str:

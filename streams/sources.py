@@ -13,8 +13,8 @@ from marshmallow import Schema, ValidationError
 
 from models.errors import SettingsError
 from models.schema import problems
-from models.source import Source, Sources, replaced
-from models.source_schema import LimitsSchema, SourceSchema
+from models.source import Param, Source, Sources, replaced
+from models.source_schema import CALL, LimitsSchema, SourceSchema
 from streams.functions import function_of, signature_of
 from streams.http.tls import tls_context
 from streams.secrets import hardened, read_secret, secrets_in
@@ -55,12 +55,14 @@ def parse(content: bytes) -> tuple[Sources, list[Problem]]:
     if len(content) > MAX_FILE_BYTES:
         return Sources(), [Problem(1, "", f"the file has {len(content)} bytes; at most {MAX_FILE_BYTES} are read")]
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
         members = tomllib.loads(text)
     except UnicodeDecodeError as exc:
         return Sources(), [Problem(content.count(b"\n", 0, exc.start) + 1, "", "is not UTF-8")]
     except tomllib.TOMLDecodeError as exc:
         return Sources(), [_not_toml(text, exc)]
+    except (ValueError, RecursionError) as exc:  # an endless number, or what nests too deep
+        return Sources(), [Problem(1, "", f"cannot be read: {exc}")]
     reader = _Reader(lines_of(text))
     return reader.read(members), sorted(reader.wrong)
 
@@ -99,30 +101,50 @@ class _Reader:
             except ValueError as exc:
                 readable = False
                 self._tell((*where, *steps), str(exc))
+        params = self._params(where, table, source)
         if source is None:
             return None
-        params = source.params
-        try:
-            if source.tls is not None and readable:
+        if source.tls is not None and readable:
+            try:
                 tls_context(source.tls)
-            if source.call is not None:
-                params = params or signature_of(function_of(source.call))
-        except ValueError as exc:
-            self._tell((*where, "tls" if source.tls else "call"), str(exc))
+            except ValueError as exc:
+                self._tell((*where, "tls"), str(exc))
         return replaced(source, name=name, identity=digest.hexdigest(), params=params)
+
+    def _params(self, where: Steps, table: Any, source: Source | None) -> Mapping[str, Param]:
+        """Return a source's parameters; a function's are those of its signature, and what the file says of them."""
+        call = table.get("call") if isinstance(table, dict) else None
+        declared = {} if source is None else source.params
+        if not isinstance(call, str) or not CALL.fullmatch(call):
+            return declared
+        try:
+            params = signature_of(function_of(call))
+        except ValueError as exc:
+            self._tell((*where, "call"), str(exc))
+            return declared
+        for name in declared.keys() - params.keys() if params else ():
+            self._tell((*where, "params", name), f"is no parameter of {call}")
+        return {**params, **declared}
 
     def _load(self, schema: Schema, where: Steps, table: Any) -> Any:
         try:
             return schema.load(table)
         except ValidationError as exc:
             for path, reason in problems(exc.messages):
-                self._tell((*where, *path), reason)
+                self._tell((*where, *_as_written(path)), reason)
             return None
 
     def _tell(self, steps: Steps, reason: str) -> None:
         """Note a problem at the line of the key, or of the nearest table around it."""
         line = next((self._lines[steps[:end]] for end in range(len(steps), 0, -1) if steps[:end] in self._lines), 1)
         self.wrong.append(Problem(line, ".".join(steps), reason))
+
+
+def _as_written(path: Steps) -> Steps:
+    """Return a path without the steps that marshmallow adds inside a table of named values."""
+    if path[:1] in (("params",), ("form",)) and path[2:3] in (("key",), ("value",)):
+        return path[:2] + path[3:]
+    return path
 
 
 def _not_toml(text: str, exc: tomllib.TOMLDecodeError) -> Problem:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from typing import Any
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")  # str.splitlines ends lines at characters that TOML does not
 
 Steps = tuple[str, ...]
 """The path of a key."""
@@ -18,7 +21,7 @@ def lines_of(text: str) -> dict[Steps, int]:
     lines: dict[Steps, int] = {}
     table: Steps = ()
     begun: list[str] = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(_LINE.findall(text), 1):
         begun.append(line)
         try:
             statement = tomllib.loads("".join(begun))

@@ -6,7 +6,6 @@ that neither a sweep nor an fsync is in the way of a get.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import time
@@ -46,21 +45,26 @@ LOG_EVERY = 60.0
 """Seconds until a failure of one kind is logged again."""
 
 
+COUNTED = {
+    "hits": "gets that found a value",
+    "misses": "all other gets, whatever the reason",
+    "expired": "misses on an entry whose time was over; it is removed",
+    "torn": "misses on a file that was damaged, of another version or another key's; it is removed",
+    "foreign": "misses on what has an entry's name and is no regular file",
+    "stores": "sets that are on the disk",
+    "skipped": "calls not tried: no key of ours, too large, no time to live, or the disk rests or is behind",
+    "failures": "errors of the disk and deadlines that it missed",
+    "purged": "entries that purge and clear removed",
+    "pruned": "files that sweeps removed",
+}
+"""Every name in `FileCache.counts` and what it counts."""
+
+
 class FileCache(BaseCache):
     """Entries in a folder, opened with `async with`; raises SettingsError then if the folder is of no use.
 
-    Keys are bytes `[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{40}` (nothing is kept under another), values are bytes. Of aiocache's
-    interface it has get, set, delete and clear. `clock` gives seconds since the epoch. `counts` has
-
-    hits, misses  every get is one of the two; some misses are also one of
-    expired       the entry's time was over
-    torn          the file was damaged, of another version or another key's
-    foreign       what has the entry's name is no regular file
-    stores        sets that are on the disk
-    skipped       calls that were not tried: no key of ours, too large, no time to live, the disk rests or is behind
-    failures      OSErrors and deadlines missed
-    purged        entries removed by purge and clear
-    pruned        files removed by sweeps
+    Keys are bytes as `folder.KEY` says, nothing is kept under another; values are bytes. Of aiocache's calls it has
+    get, set, delete and clear. `clock` gives seconds since the epoch.
     """
 
     NAME = "file"
@@ -69,7 +73,7 @@ class FileCache(BaseCache):
         # The deadlines are ours: aiocache's timeout would raise.
         super().__init__(serializer=NullSerializer(), timeout=None, ttl=tier.timeout)
         self.tier = tier
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self._clock = clock
         self._folder = Folder(tier, clock)
         self._reads = Threads(READERS, MAX_READS)
@@ -104,6 +108,11 @@ class FileCache(BaseCache):
     async def keys(self) -> list[bytes]:
         """Return the keys held, expired ones too until a sweep."""
         return await self._walk(self._folder.keys, WALK_DEADLINE) or []
+
+    async def figures(self) -> dict[str, str | int]:
+        """Return the folder's `path`, how many `entries` it holds, expired ones too, and what was counted."""
+        entries = len(await self.keys())
+        return {"tier": self.NAME, "path": str(self.tier.path), "entries": entries, **self.counts}
 
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries whose key `matches`, which is called in a thread; returns how many."""

@@ -81,7 +81,7 @@ class Folder:
                 raise
 
     def read(self, key: bytes) -> tuple[str, bytes | None]:
-        """Return ("", value), or why there is none: "expired", "torn" (both are removed), "foreign", or "" if absent."""
+        """Return "" and the value, or why there is none: `expired` or `torn`, then removed, `foreign`, "" if absent."""
         path = self._path(key)
         try:
             with _open(path) as file:
@@ -210,7 +210,7 @@ class Folder:
 
 def _open(path: str) -> BinaryIO:
     try:
-        file = open(path, "rb", opener=_opener)  # noqa: PTH123, SIM115  Path.open has no opener; the caller closes it
+        file = open(path, "rb", opener=_opener)  # noqa: SIM115  Path.open has no opener; the caller closes it
     except OSError as exc:
         if exc.errno in _FOREIGN:
             raise _ForeignError from None

@@ -18,6 +18,9 @@ from streams.tiers import FileTier, MemcachedTier, MemoryTier, Tier
 
 logger = logging.getLogger(__name__)
 
+MAX_LOOKUPS = 32
+"""Looks into lower tiers under way: of a backlog's thousands, most wait here rather than in a tier, where waiting
+would look as if the tier were slow."""
 MAX_WRITES = 256
 """Writes to lower tiers under way; beyond them an answer is kept in memory alone."""
 CLOSE_TIMEOUT = 2.0
@@ -28,7 +31,7 @@ class Cache:
     """Opened with `async with`. Keys as `agents.known.entry_key` makes them; none of its calls raises.
 
     `counts`: `lower_hits`, `lower_misses`, `refused` (what a lower tier held was no entry of this key),
-    `filled` (an upper tier got what a lower one had), `unwritten` (too many writes were under way).
+    `unwritten` (too many writes were under way).
     """
 
     def __init__(self, tiers: Sequence[Tier], *, clock: Callable[[], float] = time.time) -> None:
@@ -38,6 +41,7 @@ class Cache:
         self.lower: list[BaseCache] = [_lower(tier) for tier in tiers if not isinstance(tier, MemoryTier)]
         self._clock = clock
         self._stack = AsyncExitStack()
+        self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
         self._writes: set[asyncio.Task[None]] = set()
         self.counts: Counter[str] = Counter()
         self.peek: Callable[[bytes], Entry | None] = self.memory.peek  # the hit path: one call less
@@ -62,25 +66,27 @@ class Cache:
         What is in memory stays if it is as new.
         """
         held = self.peek(key)
+        async with self._lookups:
+            found = await self._look(key)
+        if found is None or (held is not None and held.fetched_at >= found.fetched_at):
+            return held
+        self.put_in_memory(key, found)
+        return found
+
+    async def _look(self, key: bytes) -> Entry | None:
         for place, tier in enumerate(self.lower):
             written = await tier.get(key)
             if written is None:
                 continue
             entry = decode_entry(key, written, self._clock())
-            if entry is None:
-                self.counts["refused"] += 1
-                self._write(tier.delete(key))
-                continue
-            self.counts["lower_hits"] += 1
-            if held is not None and held.fetched_at >= entry.fetched_at:
-                return held
-            self.counts["filled"] += 1
-            self.put_in_memory(key, entry)
-            self._store(key, entry, written, self.lower[:place])
-            return entry
-        if self.lower:
-            self.counts["lower_misses"] += 1
-        return held
+            if entry is not None:
+                self.counts["lower_hits"] += 1
+                self._store(key, entry, written, self.lower[:place])
+                return entry
+            self.counts["refused"] += 1
+            self._write(tier.delete(key))
+        self.counts["lower_misses"] += 1
+        return None
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Keep an entry: at once in memory, and soon in the lower tiers unless it is a failure."""
@@ -102,19 +108,23 @@ class Cache:
         """Return what there is to know of each tier, and the counts."""
         memory = {"tier": "memory", "entries": len(self.memory), "bytes": self.memory.bytes,
                   "evictions": self.memory.evictions}  # fmt: skip
-        lower = [await tier.figures() for tier in self.lower]
-        return {"tiers": [memory, *lower], "counts": dict(self.counts)}
+        tiers, counts = [memory], {"front": dict(self.counts)}
+        for tier in self.lower:
+            tiers += await tier.figures()
+            counts[tier.NAME] = dict(tier.counts)
+        return {"tiers": tiers, "counts": counts}
 
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries whose key matches from all tiers; returns how many removals there were.
 
         Raises MillraceError if a tier cannot be searched.
         """
-        found = [key for key in self.memory.keys() if matches(key)]  # noqa: SIM118  a method of ours, no dict
-        removed = sum(self.memory.drop(key) for key in found)
+        removed = 0
         for tier in self.lower:
             removed += await tier.purge(matches)
-        return removed
+        # Memory last: until the lower tiers were empty they might have filled it again.
+        found = [key for key in self.memory.keys() if matches(key)]  # noqa: SIM118  a method of ours, no dict
+        return removed + sum(self.memory.drop(key) for key in found)
 
     def _store(self, key: bytes, entry: Entry, written: bytes, tiers: Sequence[BaseCache]) -> None:
         seconds = entry.keep_until - self._clock()

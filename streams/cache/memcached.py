@@ -80,11 +80,11 @@ class MemcachedCache(BaseCache):
             raise MillraceError("\n".join(problems))
         return removed
 
-    async def servers(self) -> list[dict[str, str | int]]:
+    async def figures(self) -> list[dict[str, str | int]]:
         """Return for each server its `address` and `state`: `up` with its figures, or `away` with the `reason`."""
         found: list[dict[str, str | int]] = []
         for server in self._servers.values():
-            row: dict[str, str | int] = {"address": server.name, "state": "up"}
+            row: dict[str, str | int] = {"tier": self.NAME, "address": server.name, "state": "up"}
             try:
                 row |= await read_figures(server.host, server.port)
             except MillraceError as exc:

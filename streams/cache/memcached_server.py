@@ -55,7 +55,7 @@ class Reader(asyncio.StreamReader):
     @property
     def silent(self) -> bool:
         """Whether the connection is open and nothing came that nobody asked for."""
-        return not (self._buffer or self.at_eof() or self.exception())  # type: ignore[attr-defined]  no public way
+        return not (self._buffer or self.at_eof() or self.exception())  # type: ignore[attr-defined]  # no public way
 
     async def readline(self) -> bytes:
         """Read up to a line end. Raises IncompleteReadError where the connection ends before."""
@@ -63,7 +63,7 @@ class Reader(asyncio.StreamReader):
 
     async def readexactly(self, n: int) -> bytes:
         """Read a value and the line end that must follow it."""
-        if not len(LINE_END) <= n <= LARGEST_BLOCK:
+        if n > LARGEST_BLOCK:
             msg = f"a value of {n - len(LINE_END)} bytes"
             raise ClientException(msg)
         block = await super().readexactly(n)
@@ -98,7 +98,7 @@ class Connections(MemcachePool):
         self._places.release()
         known = conn in self._in_use
         self._in_use.discard(conn)
-        if known and _reader(conn).settled and _reader(conn).silent:
+        if known and _reader(conn).settled:
             self._idle.append(conn)
         else:
             conn.writer.transport.abort()  # a close would first send what is left of a half-sent set

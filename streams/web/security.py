@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 _LOOKING = frozenset({"GET", "HEAD"})
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-def token_needed(token: str | None) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def token_needed(token: str | None) -> Middleware:
     """Return a middleware that refuses what is not GET or HEAD without `Authorization: Bearer <token>`."""
 
     @web.middleware

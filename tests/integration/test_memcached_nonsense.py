@@ -6,8 +6,21 @@ import asyncio
 
 import pytest
 
-from streams.cache.memcached_server import CONNECTIONS
-from tests.integration.memcached import HANG_UP, TIMEOUT, Clock, Fake, found, key, on_both_loops, opened, until, within
+from streams.cache.memcached_server import CONNECTIONS, Client
+from streams.tiers import MIB
+from tests.integration.memcached import (
+    HANG_UP,
+    PATIENCE,
+    TIMEOUT,
+    Clock,
+    Fake,
+    found,
+    key,
+    on_both_loops,
+    opened,
+    until,
+    within,
+)
 
 
 @pytest.fixture
@@ -21,6 +34,7 @@ NONSENSE = {
     "no words": b"\r\n",
     "zeros": b"\0" * 100 + b"\r\n",
     "no line end": b"x" * 200_000,
+    "a long line": b"x" * 50_000 + b"\r\n",
     "another key": found(key(1), b"wrong"),
     "another key first": found(key(1), b"wrong")[: -len(b"END\r\n")] + found(key(), b"wrong"),
     "another key after": found(key(), b"wrong")[: -len(b"END\r\n")] + found(key(1), b"wrong"),
@@ -29,6 +43,7 @@ NONSENSE = {
     "too short a length": found(key(), b"wrong", length=3),
     "a length that ends before an end": found(key(), b"wrong\r\nEND", length=5),
     "a length that ends early before an end": found(key(), b"wrongxxEND", length=5),
+    "no line end after a value": b"VALUE mr:%b 0 5\r\nwrongxxEND\r\n" % key(),
     "too long a length": found(key(), b"wrong", length=400),
     "a length over the end": found(key(), b"wrong", length=10),
     "no length": b"VALUE mr:%b 0\r\nwrong\r\nEND\r\n" % key(),
@@ -45,7 +60,7 @@ NONSENSE = {
 
 @on_both_loops
 @pytest.mark.parametrize("said", NONSENSE.values(), ids=NONSENSE.keys())
-async def test_nonsense_is_a_miss(said, clock):
+async def test_nonsense_is_a_miss(said, clock, caplog):
     """Whatever comes instead of an answer is none, ends that connection, and lets the server rest; all in time."""
     async with Fake(lambda _: said) as fake, opened(fake, clock=clock) as cache:
         with within(TIMEOUT):
@@ -59,6 +74,38 @@ async def test_nonsense_is_a_miss(said, clock):
             with within(TIMEOUT):
                 assert await question() in (False, 0)
         assert cache.counts["failures"] + cache.counts["timeouts"] == 3
+    assert [len(record.message) < 300 for record in caplog.records] == [True]
+
+
+@on_both_loops
+async def test_a_length_beyond_all_limits_is_not_waited_for():
+    """A value that cannot be one is refused by its head: nothing of it is read, and no time passes."""
+    async with Fake(lambda _: found(key(), b"wrong", length=MIB + 1)) as fake, opened(fake, timeout=PATIENCE) as cache:
+        with within(0):
+            assert await cache.get(key()) is None
+        assert cache.counts == {"failures": 1}
+
+
+@on_both_loops
+async def test_a_failure_ends_every_connection():
+    """Those that lie idle go at once, those in use after their answers, which count: all may be as bad."""
+    late = asyncio.Event()
+
+    async def answer(line):
+        name = line.split()[1].removeprefix(b"mr:")
+        if name == key(1):
+            await late.wait()
+        return b"nonsense\r\n" if name == key(2) else found(name, name)
+
+    async with Fake(answer) as fake, opened(fake, timeout=PATIENCE) as cache:
+        await asyncio.gather(*(cache.get(key(3)) for _ in range(CONNECTIONS)))
+        under_way = asyncio.create_task(cache.get(key(1)))
+        await until(lambda: len(fake.asked) == CONNECTIONS + 1)
+        assert await cache.get(key(2)) is None
+        await until(lambda: fake.open == 1)
+        late.set()
+        assert await under_way == key(1)
+        await until(lambda: fake.open == 0)
 
 
 @on_both_loops
@@ -130,4 +177,14 @@ async def test_connections_are_few_and_kept():
             for _ in range(3):
                 assert await asyncio.gather(*(cache.get(key(n)) for n in range(64))) == [b"1"] * 64
             assert fake.connections == fake.most == fake.open == CONNECTIONS
+        await until(lambda: fake.open == 0)
+
+
+@on_both_loops
+async def test_the_client_closes_as_aiomcache_does():
+    """The client's own close, which its pool serves, leaves no connection open."""
+    async with Fake(lambda _: b"END\r\n") as fake:
+        client = Client(*fake.address)
+        assert await client.get(b"mr:%b" % key()) is None
+        await client.close()
         await until(lambda: fake.open == 0)

@@ -15,7 +15,9 @@ from agents.enrich import Enriched
 from agents.letters import DLQ
 from models.errors import InternalError, UpstreamError
 from models.request import Request
-from models.result import Answer, ResultSchema, encode_answer, read_result
+from models.result import CACHE_STATES, Answer, ResultSchema, encode_answer, read_result
+from models.source import Source, Sources
+from models.template import UrlTemplate
 from streams.cache.entry import Entry
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.transport import RecordBatch
@@ -69,6 +71,8 @@ class FakeEnricher:
         self.gate = None
         self.fault = None
         self.error = None
+        self.state = b"miss"
+        self.fetched_ago = 0.0
         self.traces = []
         self.running = 0
         self.peeks = 0
@@ -92,7 +96,7 @@ class FakeEnricher:
             self.running -= 1
         if self.error is not None:
             return Enriched(encode_answer(known.request, Answer.failed(self.error)), b"miss", None, self.error)
-        return Enriched(SHARED, b"miss", time.time(), None)
+        return Enriched(SHARED, self.state, time.time() - self.fetched_ago, None)
 
 
 @pytest.fixture
@@ -439,3 +443,44 @@ async def test_results_go_to_the_topics_of_the_settings(enricher, publisher):
     assert dict(letter.headers)[DLQ + "group"] == b"g"
     assert dict(result.headers)["ce_source"] == b"/millrace/g"
     assert json.loads(result.value)["outcome"] == "ok"
+
+
+# -- cache and sources
+
+
+@pytest.mark.parametrize("state", CACHE_STATES)
+async def test_how_the_cache_was_involved_and_the_age_are_told(answerer, enricher, publisher, state):
+    """Both are those of the answer that came; one from the future is not minus some seconds old."""
+    enricher.state = state.encode()
+    enricher.fetched_ago = 12.5
+    await answerer.take(batch_of(record(7)))
+    await publisher.until(1)
+    enricher.fetched_ago = -60.0
+    await answerer.take(batch_of(record(8)))
+    await publisher.until(2)
+    older, newer = publisher.results()
+    assert (older["cache"], newer["cache"], newer["age"]) == (state, state, 0.0)
+    assert older["age"] == pytest.approx(12.5, abs=0.2)
+
+
+async def test_a_post_is_sent_under_the_key_of_its_record(answerer, enricher, publisher):
+    """The same record makes the same key however often it is delivered."""
+    post = b'{"url":"http://example.org/","method":"POST"}'
+    for _ in range(2):
+        await answerer.take(batch_of(record(7, post)))
+    await publisher.until(2)
+    assert enricher.traces == [{"Idempotency-Key": "requests-3-7"}] * 2
+
+
+async def test_a_request_for_a_source_is_answered_by_what_it_becomes(enricher, publisher):
+    """The sources are the answerer's; one that there is not is an invalid request."""
+    sources = Sources({"s": Source("s", UrlTemplate("http://h/"), identity="1")})
+    answerer = Answerer(Settings(), enricher, publisher, sources)
+    enricher.error = UpstreamError("h answered 503", 503)
+    await answerer.take(batch_of(record(7, b'{"source":"s"}'), record(8, b'{"source":"t"}')))
+    await publisher.until(2)
+    publisher.acknowledge(0)
+    publisher.acknowledge(1)
+    by_id = {result["id"]: result for result in publisher.results()}
+    assert by_id["requests-3-7"]["request"] == {"method": "GET", "url": "http://h/", "source": "s"}
+    assert by_id["requests-3-8"]["outcome"] == "invalid_request"

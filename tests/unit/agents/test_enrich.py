@@ -45,7 +45,7 @@ class FakeClient:
         self.headers = {}
         self._changed = asyncio.Event()
 
-    async def fetch(self, method, url, headers, body=None, *, deadline=None, terms=None, validators=None):
+    async def fetch(self, method, url, headers, body=None, *, deadline=None, **_):
         self.calls.append((method, url, dict(headers), body, deadline))
         self._changed.set()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -475,7 +475,7 @@ async def test_a_failure_that_is_kept_does_not_stand_in_for_the_next(enricher_of
         ("no-cache, must-revalidate", 0, 0),
     ],
 )
-async def test_the_upstream_says_how_long_its_answer_is_kept(
+async def test_the_upstream_says_how_long_its_answer_is_kept(  # noqa: PLR0917  a table of three columns
     enricher_of, cache, clock, cache_control, fresh_for, kept_for
 ):
     """Cache-Control bounds how long an answer is a hit, and how long it may stand in for a failure."""
@@ -520,7 +520,7 @@ async def test_a_body_that_does_not_load_is_an_invalid_document(enricher_of, cac
 
 def test_a_source_that_is_not_configured_is_an_invalid_request():
     """A source by a name that nobody gave is told by name before anything is fetched."""
-    with pytest.raises(InvalidRequest, match="^source: no source 'quotes'; known: none is configured"):
+    with pytest.raises(InvalidRequest, match=r"^source: no source 'quotes'; known: none is configured"):
         know(Request(source="quotes"))
 
 

@@ -2,20 +2,31 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import known
-from agents.known import MAX_KNOWN_BYTES, MAX_PLAIN_BYTES, Book, cut_id, entry_key, know, salvage_id
+from agents.known import (
+    MAX_KNOWN_BYTES,
+    MAX_PLAIN_BYTES,
+    Book,
+    cut_id,
+    entry_key,
+    know,
+    salvage_id,
+    source_tag,
+    target_tag,
+)
 from models import request as requests
 from models import strictjson
 from models.checks import Call
 from models.errors import InvalidRequest
 from models.request import Request
-from models.source import CachePolicy, Param, Source, Sources, replaced
-from models.template import UrlTemplate
+from models.source import CachePolicy, Param, Source, Sources
+from models.template import JsonTemplate, UrlTemplate
 
 SPACE = st.text(alphabet=" \t\r\n", max_size=2)
 PLAIN_ID = st.text(alphabet=[chr(c) for c in range(32, 127) if chr(c) not in '"\\'], min_size=1, max_size=20)
@@ -420,3 +431,102 @@ def test_a_known_request_in_too_many_bytes_is_refused(value):
 def test_an_id_that_is_no_string_is_not_saved(content):
     """Arrays and objects have a length too, and are no id all the same."""
     assert salvage_id(b'{"id":%b}' % content) is None
+
+
+# -- sources
+
+
+def get(name, url="http://h/{a}", identity="1" * 32, **members):
+    """Make a source that takes `a`."""
+    return Source(name, UrlTemplate(url), params={"a": Param(default="x")}, identity=identity, **members)
+
+
+KEY_FORM = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{40}")
+
+
+@given(REQUESTS, st.none() | st.sampled_from(["s", "", "\n", "\u00e4"]))
+def test_a_key_names_source_and_target(request, name):
+    """Every key has the one form, by which entries can be found."""
+    request = request._replace(source=name)
+    key = entry_key(request, None if name is None else get(name))
+    assert KEY_FORM.fullmatch(key)
+    assert key.startswith(f"{source_tag(name)}-{target_tag(request.url)}-".encode())
+
+
+def test_what_has_no_source_or_no_url_is_tagged_with_zeros():
+    """A plain URL has no source, a function no URL; no name's tag is that of another here."""
+    assert (source_tag(None), target_tag(None)) == ("0" * 8, "0" * 16)
+    assert len({source_tag(name) for name in (None, "", "a", "b")}) == 4
+    assert len({target_tag(url) for url in (None, "http://a/", "http://b/")}) == 3
+
+
+NAMES_OF_SOURCES = st.sampled_from(["s", "t"])
+IDENTITIES = st.sampled_from(["1" * 32, "2" * 32])
+
+
+@settings(deadline=None, max_examples=300)
+@given(*[st.tuples(st.none() | NAMES_OF_SOURCES, IDENTITIES, REQUESTS)] * 2)
+def test_sources_share_no_entry(one, other):
+    """Of two requests that ask the same, both are plain, or both are of one source with one definition."""
+    keys, meanings = [], []
+    for name, identity, request in (one, other):
+        source = None if name is None else get(name, identity=identity)
+        keys.append(entry_key(request._replace(source=name), source))
+        meanings.append((name, name and identity, meaning(request)))
+    assert (keys[0] == keys[1]) is (meanings[0] == meanings[1])
+
+
+def test_a_change_of_credentials_is_a_change_of_key():
+    """The identity covers the definition and its secrets: after either changed, nothing kept before is found."""
+    request = Request(source="s", schema="")
+    known = [know(request, Sources({"s": get("s", identity=identity)})) for identity in ("1", "2", "1")]
+    assert known[0].key == known[2].key != known[1].key
+    assert known[0].request == known[1].request
+
+
+def test_parameters_are_part_of_the_key_where_they_go():
+    """Each value is another URL or another call; the default and the same value given are one."""
+    sources = Sources({"u": get("u"), "f": FUNCTION})
+    for name in "uf":
+        given_x, given_y, default = (
+            know(Request(source=name, schema="", params=params), sources).key
+            for params in ({"a": "x" if name == "u" else 0}, {"a": "y"}, {})
+        )
+        assert given_x == default != given_y
+
+
+def test_a_request_for_a_source_becomes_what_the_source_says():
+    """Method, URL and schema are the source's; deadline and max_age stay the request's."""
+    source = get("s", method="HEAD", schema="text", timeout=3.0)
+    known = know(Request(source="s", schema="", params={"a": "b"}, max_age=5.0), Sources({"s": source}))
+    request = known.request
+    assert (request.method, request.url, request.schema, request.timeout) == ("HEAD", "http://h/b", "text", 3.0)
+    assert (known.max_age, known.source) == (5.0, source)
+
+
+@pytest.mark.parametrize(("methods_too", "kept"), [(False, False), (True, True)])
+def test_a_source_may_have_answers_to_other_methods_kept(methods_too, kept):
+    """Only where it says so, and then each body for itself."""
+    source = get("s", method="POST", body=JsonTemplate({"q": "{a}"}), cache=CachePolicy(methods_too=methods_too))
+    keys = [
+        know(Request(source="s", schema="", params={"a": value}), Sources({"s": source})).key for value in ("x", "y")
+    ]
+    assert all((key is not None) is kept for key in keys)
+    assert (keys[0] != keys[1]) is kept
+
+
+def test_a_plain_request_is_none_for_a_source_that_asks_the_same():
+    """Who names the URL gets nothing that was fetched with a source's credentials, nor the other way round."""
+    source = get("s", identity="")
+    by_name, plain = know(Request(source="s", schema=""), Sources({"s": source})), know(Request(url="http://h/x"))
+    assert by_name.request.url == plain.request.url
+    assert by_name.key != plain.key
+
+
+def test_a_book_knows_the_sources():
+    """A source there is not is told every time; one there is is remembered."""
+    book = Book(SOURCES)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="no source 'other'"):
+            book.read(b'{"source":"other"}')
+    assert book.read(b'{"source":"s"}')[1] is book.read(b'{"source":"s","id":"1"}')[1]

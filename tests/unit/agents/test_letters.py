@@ -301,3 +301,34 @@ def test_a_result_that_nests_too_deep_to_be_read_is_shrunk_to_its_id():
     value = b'{"id":"a","outcome":"ok","document":' + b"[" * 100 + b"]" * 100 + b',"elapsed_ms":1.0}'
     members = json.loads(shrink_result(parcel(value)).value)
     assert (members["id"], members["outcome"]) == ("a", "too_large")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "keyed"),
+    [
+        ("POST", {}, True),
+        ("PATCH", {}, True),
+        ("POST", {"X": "y"}, True),
+        ("POST", {"idempotency-KEY": "own"}, False),
+        *((method, {}, False) for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")),
+    ],
+)
+def test_what_must_not_be_repeated_blindly_gets_a_key(method, headers, keyed):
+    """Unless the request has one of its own, or its method needs none; beside the trace, if there is one."""
+    request = Request(url="http://a/", method=method, headers=headers)
+    key = {"Idempotency-Key": "requests-3-42"} if keyed else {}
+    assert sent_along(record(), request) == key
+    assert sent_along(record([("traceparent", TRACEPARENT)]), request) == key | {"traceparent": TRACEPARENT.decode()}
+
+
+def test_a_key_is_the_same_on_every_delivery_and_no_other_record_s():
+    """Topic, partition and offset make it; no header of the record's, nor its value, changes it."""
+    request = Request(url="http://a/", method="POST")
+    places = [(t, p, o) for t in ("requests", "requests-1") for p in (1, 11) for o in (1, 11, 111)]
+    keys = [sent_along(record(topic=t, partition=p, offset=o), request)["Idempotency-Key"] for t, p, o in places]
+    again = [
+        sent_along(record([("ce_id", b"x")], value=b"w", topic=t, partition=p, offset=o), request)["Idempotency-Key"]
+        for t, p, o in places
+    ]
+    assert keys == again
+    assert len(set(keys)) == len(places)

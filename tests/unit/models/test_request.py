@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models import request as requests
 from models.checks import Call
 from models.errors import Denied, InvalidRequest
-from models.request import CONNECTION_HEADERS, MAX_BYTES, MAX_URL, Request, RequestSchema
+from models.request import CONNECTION_HEADERS, MAX_BYTES, MAX_URL, SOURCE_SCHEMA, Request, RequestSchema
 
 URL = "http://example.org/"
 
@@ -60,9 +60,38 @@ def test_every_field_is_taken():
 
 
 def test_a_source_takes_the_place_of_a_url():
-    """A named source with its params is a request too."""
+    """A named source with its params is a request too; its schema is the source's own, which no request can name."""
     request = requests.load({"source": "quotes", "params": {"symbol": "A", "n": 1}})[1]
-    assert (request.url, request.source, request.params) == (None, "quotes", {"symbol": "A", "n": 1})
+    assert request == Request(source="quotes", params={"symbol": "A", "n": 1}, schema=SOURCE_SCHEMA)
+    assert "schema: no schema ''" in refusal({"source": "quotes", "schema": SOURCE_SCHEMA})
+
+
+def test_a_request_for_a_source_may_name_what_any_may():
+    """Id, schema, checks, age and deadline of a request for a source are kept."""
+    members = {"id": "a", "source": "s", "schema": "text", "checks": ["is_prime"], "max_age": 1, "timeout": 2}
+    asked = Request(source="s", schema="text", checks=(Call("is_prime"),), max_age=1.0, timeout=2.0)
+    assert requests.parse(json.dumps(members).encode()) == ("a", asked)
+
+
+@pytest.mark.parametrize("members", [{"method": "POST"}, {"headers": {"A": "b"}}, {"body": 0}])
+def test_what_a_source_says_is_left_for_it_to_refuse(members):
+    """Method, headers and body of a request for a source are read, so that the source can say that they are its own."""
+    [(name, value)] = members.items()
+    assert getattr(requests.load({"source": "s", **members})[1], name) == value
+
+
+@pytest.mark.parametrize("value", [None, True, 0, 1.5, "", "a/../b\r\n", ["x"], {"a": [None]}])
+def test_a_parameter_is_any_json_value(value):
+    """What a source makes of a value is for the source to say."""
+    taken = requests.parse(json.dumps({"source": "s", "params": {"p": value, "": 1}}).encode())[1].params
+    assert taken == {"p": value, "": 1}
+    assert type(taken["p"]) is type(value)
+
+
+def test_a_parameter_is_unicode_text():
+    """A lone surrogate does not get as far as a source."""
+    with pytest.raises(InvalidRequest, match="lone surrogate"):
+        requests.parse(b'{"source":"s","params":{"p":"\\ud800"}}')
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,17 @@ from models import strictjson
 from models.checks import Call, Verdict
 from models.errors import OUTCOMES, CheckError, Denied, InvalidDocument, TimedOut, UpstreamError
 from models.request import Request
-from models.result import CACHE_STATES, RESULT_DEPTH, Answer, ResultSchema, encode_answer, read_result, splice
+from models.result import (
+    CACHE_STATES,
+    RESULT_DEPTH,
+    Answer,
+    ResultSchema,
+    encode_answer,
+    is_shared,
+    read_result,
+    restamp,
+    splice,
+)
 
 REQUEST = Request(url="http://example.org/")
 
@@ -218,3 +228,54 @@ def test_an_error_of_lone_surrogates_is_encoded():
     """What foreign code complains of reaches the result, also if it is no Unicode text."""
     answer = Answer.failed(InvalidDocument("schema odd: \ud800"))
     assert members(REQUEST, answer)["error"]["message"] == "schema odd: \\ud800"
+
+
+TAIL = ',"attempts":9,"fetched_at":"2001-01-01T00:00:00.000Z"'
+TRICKY = st.recursive(
+    st.none() | st.integers() | st.text() | st.sampled_from([TAIL, TAIL[1:], '"' + TAIL, "\\" + TAIL, '","attempts":']),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["attempts", "fetched_at", TAIL, "a"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(TRICKY, st.booleans(), st.integers(1, 10**6 - 1), st.floats(0, 4e9))
+def test_an_answer_that_still_holds_is_as_if_fetched_now(document, checked, attempts, fetched_at):
+    """Whatever a document or a check's value holds that looks like the end of an answer, nothing else changes."""
+    old = Answer("ok", 200, document, has_document=True, attempts=1, fetched_at=1.0)
+    new = Answer("ok", 200, document, has_document=True, attempts=attempts, fetched_at=fetched_at)
+    for answer in (old, new) if checked else ():
+        answer.judge((Call("sha256", "x"),), [Verdict(document)])
+    assert restamp(encode_answer(REQUEST, old), attempts, fetched_at) == encode_answer(REQUEST, new)
+
+
+@settings(deadline=None)
+@given(TRICKY, st.booleans(), st.floats(0, 4e9))
+def test_every_ok_answer_of_ours_is_one(document, checked, fetched_at):
+    """What is encoded is recognised, also once its time is another."""
+    answer = Answer("ok", 200, document, has_document=True, attempts=1, fetched_at=fetched_at)
+    if checked:
+        answer.judge((Call("sha256", "x"), Call("sha256")), [Verdict(document), Verdict(None)])
+    shared = encode_answer(REQUEST._replace(source="s"), answer)
+    assert is_shared(shared)
+    assert is_shared(restamp(shared, 7, 1.0))
+
+
+def test_an_answer_of_a_function_is_one():
+    """It has neither status nor URL."""
+    answer = Answer("ok", document=nested(64), has_document=True, attempts=1, fetched_at=1.0)
+    assert is_shared(encode_answer(Request(source="f"), answer))
+
+
+def test_a_failure_is_no_ok_answer():
+    """Nor are half an answer, or one with members that a request adds."""
+    error = UpstreamError("no", 503)
+    error.attempts = 1
+    assert not is_shared(encode_answer(REQUEST, Answer.failed(error)))
+    whole = encode_answer(REQUEST, Answer("ok", attempts=1, fetched_at=1.0))
+    assert is_shared(whole)
+    assert not is_shared(b'"id":"x",' + whole)
+    assert not any(is_shared(whole[:end]) for end in range(len(whole)))

@@ -5,12 +5,19 @@ import math
 import pytest
 from marshmallow import ValidationError, fields
 
-from models.schema import Seconds, StrictSchema, flatten, kind
+from models.schema import Seconds, StrictSchema, Text, flatten, kind, problems
+
+
+def no_spaces(text):
+    if " " in text:
+        msg = "has a space"
+        raise ValidationError(msg)
 
 
 class Sample(StrictSchema):
     name = fields.String()
     wait = Seconds()
+    word = Text(no_spaces)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(0, 0.0), (3, 3.0), (2.5, 2.5), (1e-9, 1e-9), (10**300, 1e300)])
@@ -42,6 +49,30 @@ def test_seconds_refuses_what_is_no_duration(value, reason):
     with pytest.raises(ValidationError) as caught:
         Sample().load({"wait": value})
     assert caught.value.messages == {"wait": [reason]}
+
+
+@pytest.mark.parametrize("text", ["", "a", "\u00e4\n", "x" * 100_000])
+def test_a_text_is_taken_as_it_is(text):
+    """What the function has nothing against is the value, unchanged."""
+    assert Sample().load({"word": text}) == {"word": text}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("a b", "has a space"),
+        (1, "must be a string, not a number"),
+        (True, "must be a string, not a boolean"),
+        ([" "], "must be a string, not an array"),
+        ({}, "must be a string, not an object"),
+        (None, "Field may not be null."),
+    ],
+)
+def test_a_text_is_a_string_that_the_function_allows(value, reason):
+    """Other types never get to the function; what it refuses is told in its words."""
+    with pytest.raises(ValidationError) as caught:
+        Sample().load({"word": value})
+    assert caught.value.messages == {"word": [reason]}
 
 
 def test_unknown_keys_are_refused_by_name():
@@ -98,3 +129,15 @@ def test_kinds_are_named_as_in_json(value, name):
 def test_nested_messages_become_one_line_each(messages, lines):
     """Every reason ends as `path: reason`, with the path dotted and `_schema` left out."""
     assert flatten(messages) == lines
+
+
+def test_problems_are_told_one_by_one_with_their_paths():
+    """Each reason comes with the steps to its field, as text; a step may itself have dots in it."""
+    messages = {"a.b": {0: {"c": ["one.", "two"]}, "_schema": ["three"]}, "d": "four.", "_schema": ["five"]}
+    assert list(problems(messages)) == [
+        (("a.b", "0", "c"), "one"),
+        (("a.b", "0", "c"), "two"),
+        (("a.b",), "three"),
+        (("d",), "four"),
+        ((), "five"),
+    ]

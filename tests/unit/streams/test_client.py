@@ -11,6 +11,7 @@ import ssl
 import tracemalloc
 import zlib
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -20,15 +21,16 @@ from yarl import URL
 
 from models.documents import Body
 from models.errors import Denied, InvalidDocument, InvalidRequest, TimedOut, TooLarge, Unreachable, UpstreamError
-from streams.http.client import MAX_REDIRECTS, Client, Response, translate
+from models.source import Retries
+from streams.http.client import MAX_REDIRECTS, Client
+from streams.http.failures import translate
 from streams.http.guard import DENIED, DeniedAddress, Guard
 from streams.http.hop import Hop, redirected
-from streams.http.retry import Retry
 from streams.networks import parse_networks, parse_ports
 
 LIMIT = 100_000
 LOOPBACK = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))
-ONCE = Retry(attempts=1)
+ONCE = Retries(attempts=1)
 SECRET = "/secret-path?token=hunter2"
 """The path of every request whose error is looked at: neither part of it may be told."""
 
@@ -68,43 +70,47 @@ async def opened():
         yield stack
 
 
+async def served(stack, tls=None):
+    """Start an upstream on a port of its own, which ends with the stack."""
+    upstream = Upstream(URL())
+    runner = web.ServerRunner(web.Server(upstream, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    port = runner.addresses[0][1]
+    upstream.url = URL.build(scheme="https" if tls else "http", host="127.0.0.1", port=port)
+    return upstream
+
+
 @pytest.fixture
 async def serve(opened):
     """Start servers, each on a port of its own."""
+    return partial(served, opened)
 
-    async def start():
-        upstream = Upstream(URL())
-        runner = web.ServerRunner(web.Server(upstream, access_log=None), shutdown_timeout=0.1)
-        await runner.setup()
-        opened.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        upstream.url = URL.build(scheme="http", host="127.0.0.1", port=runner.addresses[0][1])
-        return upstream
 
-    return start
+async def spoken(stack, answer):
+    """Start a server that answers any request with bytes of one's own and hangs up; returns a URL of it."""
+
+    async def talk(reader, writer):
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    stack.push_async_callback(server.wait_closed)
+    stack.callback(server.close)
+    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{SECRET}"
 
 
 @pytest.fixture
 async def speak(opened):
-    """Start a server that answers any request with bytes of one's own and hangs up."""
-
-    async def start(answer):
-        async def talk(reader, writer):
-            try:
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(answer)
-                await writer.drain()
-            except (OSError, asyncio.IncompleteReadError):
-                pass
-            finally:
-                writer.close()
-
-        server = await asyncio.start_server(talk, "127.0.0.1", 0)
-        opened.push_async_callback(server.wait_closed)
-        opened.callback(server.close)
-        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{SECRET}"
-
-    return start
+    """Start servers that answer any request with bytes of one's own and hang up."""
+    return partial(spoken, opened)
 
 
 @pytest.fixture
@@ -138,7 +144,8 @@ async def test_each_method_is_sent_and_its_body_read(client, upstream, method):
     """Any method reaches the upstream as it is, with path and query, and the whole answer comes back."""
     upstream.answers["/a/b"] = {"body": b"hello", "headers": {"Content-Type": "Text/Plain; charset=UTF-8"}}
     response = await client.fetch(method, at(upstream, "/a/b?c=d&e"), {})
-    assert response == Response(200, Body(b"hello", "text/plain", "UTF-8"))
+    assert (response.status, response.body) == (200, Body(b"hello", "text/plain", "UTF-8"))
+    assert (response.attempts, response.headers["content-length"]) == (1, "5")
     assert [(seen.method, seen.path, seen.body) for seen in upstream.seen] == [(method, "/a/b?c=d&e", b"")]
     assert client.calls == 1
 
@@ -411,8 +418,9 @@ def test_a_redirect_from_https_to_http_is_denied():
     private, public = (Hop("GET", URL(f"{scheme}://example.org/"), CREDENTIALS, None) for scheme in ("https", "http"))
     with pytest.raises(Denied, match=r"^example.org redirected from https to http$"):
         redirected(private, 302, "http://example.org/secret-path")
-    assert redirected(private, 302, "/a") == ("GET", URL("https://example.org/a"), CREDENTIALS, None)
-    assert redirected(public, 302, "https://example.org/a") == ("GET", URL("https://example.org/a"), {}, None)
+    there = URL("https://example.org/a")
+    assert redirected(private, 302, "/a") == Hop("GET", there, CREDENTIALS, None, own=True)
+    assert redirected(public, 302, "https://example.org/a") == Hop("GET", there, {}, None, own=False)
 
 
 # -- bounds
@@ -696,12 +704,12 @@ async def test_a_header_that_would_inject_another_is_not_sent(client, upstream, 
     assert upstream.seen == []
 
 
-async def test_closing_twice_is_no_error_and_closes_the_session():
-    """Leaving the context closes what was opened in it; doing so again does nothing."""
+async def test_closing_twice_is_no_error_and_closes_the_sessions():
+    """Leaving the context closes what was opened in it, with and without a proxy; doing so again does nothing."""
     client = Client(LIMIT, LOOPBACK, retry=ONCE)
     async with client:
-        session = client._session
-    assert session.closed
+        sessions = client._direct, client._proxied
+    assert [session.closed for session in sessions] == [True, True]
     await client.__aexit__(None, None, None)
 
 

@@ -9,33 +9,45 @@ import pytest
 from aiohttp import web
 
 from models.errors import Denied, Overloaded, Unreachable, UpstreamError
+from models.source import Retries
 from streams.http.client import Client
 from streams.http.guard import Guard
-from streams.http.retry import MAX_RETRY_AFTER, Retry, repeatable, retry_after
+from streams.http.retry import MAX_RETRY_AFTER, pause_after, repeatable, retry_after
 from streams.networks import parse_networks
 
 
 def test_pauses_are_drawn_below_a_doubling_bound() -> None:
     """Full jitter: 0 to 0.2 s, then 0.4, then 0.8; after the last try no more."""
-    retry = Retry()
+    retries = Retries()
     for attempt, bound in ((1, 0.2), (2, 0.4), (3, 0.8)):
-        pauses = [retry.pause(attempt, Unreachable("gone")) for _ in range(200)]
+        pauses = [pause_after(attempt, Unreachable("gone"), retries) for _ in range(200)]
         assert all(pause is not None and 0 <= pause <= bound for pause in pauses)
         assert max(pause or 0 for pause in pauses) > bound / 2
-    assert retry.pause(4, Unreachable("gone")) is None
-    assert all((Retry(attempts=99).pause(50, Unreachable("x")) or 0) <= 10 for _ in range(50))
+    assert pause_after(4, Unreachable("gone"), retries) is None
+    longest = [pause_after(50, Unreachable("x"), Retries(attempts=99)) or 0 for _ in range(200)]
+    assert 5 < max(longest) <= 10
+
+
+def test_a_source_has_its_own_tries_and_pauses() -> None:
+    """Attempts and both bounds are those of the source; 1 attempt is never followed by another."""
+    retries = Retries(attempts=3, first_pause=1.0, longest_pause=1.5)
+    first, second = ([pause_after(attempt, Unreachable("x"), retries) or 0 for _ in range(200)] for attempt in (1, 2))
+    assert 0.5 < max(first) <= 1.0 < max(second) <= 1.5
+    assert pause_after(3, Unreachable("x"), retries) is None
+    assert pause_after(1, Unreachable("x"), Retries(attempts=1)) is None
+    assert pause_after(1, Unreachable("x"), Retries(first_pause=0.0)) == 0.0
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_statuses_that_may_pass_are_tried_again(status: int) -> None:
     """The statuses of the contract are retryable."""
-    assert Retry().pause(1, UpstreamError("x", status)) is not None
+    assert pause_after(1, UpstreamError("x", status), Retries()) is not None
 
 
 @pytest.mark.parametrize("error", [UpstreamError("x", 404), UpstreamError("x", 501), Denied("x"), Overloaded("x")])
 def test_what_stays_as_it_is_is_not_tried_again(error: Denied | UpstreamError | Overloaded) -> None:
     """A refusal, a denial and an open breaker are final."""
-    assert Retry().pause(1, error) is None
+    assert pause_after(1, error, Retries()) is None
 
 
 def test_only_what_may_be_sent_twice_is() -> None:
@@ -79,7 +91,7 @@ async def test_the_client_tries_again_and_says_how_often() -> None:
     url = f"http://127.0.0.1:{port}/"
     guard = Guard(parse_networks("127.0.0.0/8"), ((port, port),))
     try:
-        async with Client(1000, guard, retry=Retry(first_pause=0.001)) as client:
+        async with Client(1000, guard, retry=Retries(first_pause=0.001)) as client:
             response = await client.fetch("GET", url, {})
             assert (response.body.content, response.attempts, seen) == (b"at last", 3, ["GET"] * 3)
             seen.clear()

@@ -7,7 +7,8 @@ import pytest
 
 from models.errors import SettingsError
 from streams import settings
-from streams.settings import MASK, SECRETS, Kafka, MemoryTier, Settings, memory_tier, parse_bytes
+from streams.settings import MASK, SECRETS, Kafka, Settings
+from streams.tiers import MemoryTier, parse_tiers
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,7 @@ def test_without_an_environment_the_defaults_hold(load):
     assert loaded.kafka.bootstrap_servers == "localhost:9092"
     assert (loaded.max_in_flight, loaded.timeout, loaded.max_bytes) == (256, 30.0, 8 << 20)
     assert (loaded.web_host, loaded.web_port) == ("127.0.0.1", 6066)
+    assert parse_tiers(loaded.cache) == (MemoryTier(10_000, 64 << 20, 60.0),)
     assert loaded.topics() == ("requests", "results", "dead-letters")
 
 
@@ -61,14 +63,20 @@ def test_every_worker_has_an_id_of_its_own(load):
         ("MILLRACE_PLUGINS", "", ()),
         ("MILLRACE_PLUGINS", " a.b , ,c,", ("a.b", "c")),
         ("MILLRACE_CACHE", "memory://?ttl=5", "memory://?ttl=5"),
+        ("MILLRACE_CACHE", "memory:// file:///c memcached://a,b", "memory:// file:///c memcached://a,b"),
         ("MILLRACE_MAX_IN_FLIGHT", "1", 1),
         ("MILLRACE_TIMEOUT", "0.5", 0.5),
         ("MILLRACE_MAX_BYTES", "64KiB", 65536),
         ("MILLRACE_MAX_BYTES", "1", 1),
+        ("MILLRACE_SOURCES", "/etc/s.toml", "/etc/s.toml"),
+        ("MILLRACE_PROXY", "", None),
+        ("MILLRACE_PROXY", "http://proxy:3128", "http://proxy:3128"),
         ("MILLRACE_POOL_WORKERS", "3", 3),
         ("MILLRACE_WEB_HOST", "0.0.0.0", "0.0.0.0"),
         ("MILLRACE_WEB_PORT", "0", 0),
         ("MILLRACE_WEB_PORT", "65535", 65535),
+        ("MILLRACE_WEB_TOKEN", "", None),
+        ("MILLRACE_WEB_TOKEN", "t", "t"),
         ("MILLRACE_LOG_LEVEL", "DEBUG", "DEBUG"),
     ],
 )
@@ -138,8 +146,11 @@ WRONG = [
     ("MILLRACE_REQUESTS_TOPIC", ".", "'.' is no topic name"),
     ("MILLRACE_RESULTS_TOPIC", "..", "'..' is no topic name"),
     ("MILLRACE_REQUESTS_TOPIC", "ä", "'ä' is no topic name"),
-    ("MILLRACE_CACHE", "", "is no cache that this version has"),
-    ("MILLRACE_CACHE", "redis://x", "'redis://x' is no cache that this version has"),
+    ("MILLRACE_CACHE", "", "'' is no cache: give memory://, file:///folder or memcached://host:port"),
+    ("MILLRACE_CACHE", "redis://x", "'redis://x' is no cache: give memory://, file:///folder or memcached://host:port"),
+    ("MILLRACE_CACHE", "memory:// file://tmp", "'file://tmp' names no folder: give file:///var/cache/millrace"),
+    ("MILLRACE_CACHE", "memcached://", "'' is no memcached server: give host or host:port"),
+    ("MILLRACE_CACHE", "memory:// memory://", "memory:// comes once, and first"),
     ("MILLRACE_CACHE", "memory://?size=3", "'size' is no option of memory://; known: entries, bytes, ttl"),
     ("MILLRACE_CACHE", "memory://?entries=0", "entries=0 must be a number more than 0"),
     ("MILLRACE_CACHE", "memory://?bytes=lots", "bytes=lots must be a number more than 0"),
@@ -155,12 +166,21 @@ WRONG = [
     ("MILLRACE_MAX_BYTES", "", "'' is no size"),
     ("MILLRACE_MAX_BYTES", "0", "'0' is no size"),
     ("MILLRACE_MAX_BYTES", "8 megs", "'8 megs' is no size"),
+    ("MILLRACE_PROXY", "proxy:3128", "is no proxy: give http://host:port, or http://user:password@host:port"),
     ("MILLRACE_POOL_WORKERS", "-1", "Must be greater than or equal to 0"),
     ("MILLRACE_WEB_HOST", "", "Shorter than minimum length 1"),
     ("MILLRACE_WEB_PORT", "65536", "less than or equal to 65535"),
     ("MILLRACE_WEB_PORT", "http", "Not a valid integer"),
     ("MILLRACE_LOG_LEVEL", "LOUD", "Must be one of: DEBUG, INFO, WARNING, ERROR"),
 ]
+
+
+SECRET_VALUES = {
+    "KAFKA_SASL_PASSWORD": "hunter2",
+    "KAFKA_SSL_PASSWORD": "hunter2",
+    "MILLRACE_PROXY": "http://user:hunter2@proxy:3128",
+    "MILLRACE_WEB_TOKEN": "hunter2",
+}
 
 
 @pytest.mark.parametrize(("name", "text", "reason"), WRONG)
@@ -182,13 +202,19 @@ def test_all_wrong_values_are_told_together(load):
     assert sorted(line.partition(":")[0] for line in lines) == sorted(wrong)
 
 
-@pytest.mark.parametrize("name", sorted(SECRETS))
-def test_a_secret_may_come_from_a_file(load, tmp_path, name):
+def test_every_secret_has_a_test():
+    """The list of secrets is the one that the tests below go through."""
+    assert sorted(SECRET_VALUES) == sorted(SECRETS)
+
+
+@pytest.mark.parametrize(("name", "value"), SECRET_VALUES.items())
+def test_a_secret_may_come_from_a_file(load, tmp_path, name, value):
     """`<NAME>_FILE` names a file that holds the secret."""
     file = tmp_path / "secret"
-    file.write_text("hunter2")
+    file.write_text(value)
     loaded = load(**{f"{name}_FILE": file})
-    assert getattr(loaded.kafka, name.removeprefix("KAFKA_").lower()) == "hunter2"
+    where, _, field = name.partition("_")
+    assert getattr(loaded.kafka if where == "KAFKA" else loaded, field.lower()) == value
 
 
 def test_a_file_that_is_not_there_is_told_by_name(load, tmp_path):
@@ -212,11 +238,13 @@ def test_a_file_of_no_text_is_a_settings_error(load, tmp_path):
 
 
 def test_every_setting_is_printed_under_its_variable_with_secrets_masked(load):
-    """What is printed names all settings with their effective values and shows no secret."""
-    loaded = load(KAFKA_SASL_PASSWORD="hunter2", KAFKA_SASL_USERNAME="user", MILLRACE_GROUP="g")
+    """What is printed names all settings with their effective values and shows no secret; a proxy keeps its host."""
+    given = {name: value for name, value in SECRET_VALUES.items() if name != "KAFKA_SSL_PASSWORD"}
+    loaded = load(KAFKA_SASL_USERNAME="user", MILLRACE_GROUP="g", **given)
     printed = dict(settings.names(loaded))
-    assert printed["KAFKA_SASL_PASSWORD"] == MASK
+    assert printed["KAFKA_SASL_PASSWORD"] == printed["MILLRACE_WEB_TOKEN"] == MASK
     assert printed["KAFKA_SSL_PASSWORD"] is None
+    assert "proxy:3128" in printed["MILLRACE_PROXY"]
     assert printed["KAFKA_SASL_USERNAME"] == "user"
     assert printed["MILLRACE_GROUP"] == "g"
     assert "hunter2" not in repr(printed)
@@ -230,98 +258,6 @@ def test_the_pool_has_a_process_a_core_unless_set(load):
     """Zero means as many as there are cores to run on."""
     assert load().processes() == len(os.sched_getaffinity(0))
     assert load(MILLRACE_POOL_WORKERS=3).processes() == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("1", 1),
-        ("1048576", 1048576),
-        ("7B", 7),
-        ("64KiB", 65536),
-        ("64 MiB", 67108864),
-        (" 2GiB ", 2 << 30),
-        ("1kB", 1000),
-        ("1MB", 1_000_000),
-        ("3GB", 3_000_000_000),
-        ("007", 7),
-    ],
-)
-def test_sizes_are_read_with_their_unit(text, size):
-    """Bare bytes, powers of two and of ten are all taken."""
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        "0",
-        "0MiB",
-        "-1",
-        "+1",
-        "1.5MiB",
-        "MiB",
-        "1mib",
-        "1KB",
-        "1 M iB",
-        "1TiB",
-        "1e6",
-        "0x10",
-        "1" * 16,
-        "1MiB2",
-    ],
-)
-def test_what_is_no_size_is_refused(text):
-    """Zero, fractions, signs, unknown units and absurd lengths raise ValueError that shows the text."""
-    with pytest.raises(ValueError, match="is no size: give bytes, or a number with KiB, MiB or GiB") as caught:
-        parse_bytes(text)
-    assert repr(text) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "tier"),
-    [
-        ("memory://", MemoryTier(10_000, 64 << 20, 60.0)),
-        (settings.DEFAULT_CACHE, MemoryTier(10_000, 64 << 20, 60.0)),
-        ("memory://?entries=5&bytes=1KiB&ttl=0.5", MemoryTier(5, 1024, 0.5)),
-        ("memory://?ttl=3", MemoryTier(ttl=3.0)),
-        ("MEMORY://?entries=1", MemoryTier(entries=1)),
-    ],
-)
-def test_a_cache_url_says_how_much_is_kept(url, tier):
-    """Options replace the defaults that they name."""
-    assert memory_tier(url) == tier
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("", "is no cache that this version has; give memory://"),
-        ("memory", "is no cache"),
-        ("file:///tmp", "is no cache"),
-        ("memory://[", "Invalid IPv6 URL"),
-        ("memory://?entries", "bad query field"),
-        ("memory://?max=3", "'max' is no option of memory://; known: entries, bytes, ttl"),
-        ("memory://?entries=0", "entries=0 must be a number more than 0"),
-        ("memory://?entries=-1", "entries=-1 must be a number more than 0"),
-        ("memory://?entries=1.5", "entries=1.5 must be a number more than 0"),
-        ("memory://?bytes=0", "bytes=0 must be a number more than 0"),
-        ("memory://?bytes=many", "bytes=many must be a number more than 0"),
-        ("memory://?ttl=0", "ttl=0 must be a number more than 0"),
-        ("memory://?ttl=-1", "ttl=-1 must be a number more than 0"),
-        ("memory://?ttl=nan", "ttl=nan must be a number more than 0"),
-        ("memory://?ttl=inf", "ttl=inf must be a number more than 0"),
-        ("memory://?ttl=", "ttl= must be a number more than 0"),
-        ("memory://?ttl=soon", "ttl=soon must be a number more than 0"),
-    ],
-)
-def test_a_wrong_cache_url_is_refused_with_the_reason(url, reason):
-    """Another scheme, an unknown option or a bad value raises ValueError that says which."""
-    with pytest.raises(ValueError, match=r".") as caught:
-        memory_tier(url)
-    assert reason in str(caught.value)
 
 
 def test_every_problem_with_a_file_is_told(load, tmp_path):

@@ -1,0 +1,126 @@
+"""What a worker tells over HTTP of its cache and hosts, and who may purge."""
+
+from __future__ import annotations
+
+import time
+
+import aiohttp
+import pytest
+
+from agents.api import Api
+from agents.known import know
+from models.request import Request
+from models.source import Limits, Source, Sources
+from models.template import UrlTemplate
+from streams.cache.entry import fresh_entry
+from streams.cache.freshness import Freshness
+from streams.cache.front import Cache
+from streams.http.client import Client
+from streams.http.guard import Guard
+from streams.tiers import MemoryTier
+from streams.web.server import Server
+
+TOKEN = "a-token"
+URLS = "http://a.example/", "http://b.example/"
+SOURCES = Sources({"quotes": Source("quotes", UrlTemplate("http://a.example/"), identity="x")})
+
+
+@pytest.fixture
+async def cache():
+    async with Cache([MemoryTier()]) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def serve(cache):
+    """Start a server over the cache and return its URL's maker."""
+    started = []
+
+    async def start(token=TOKEN, *, ready=True):
+        api = Api()
+        async with Client(1000, Guard(), limits={"a.example": Limits(3)}) as client:
+            client.hosts.of("a.example").hold(60)
+            if ready:
+                api.serve(cache, client)
+        server = Server("127.0.0.1", 0, dict, api.routes(), token)
+        await server.__aenter__()
+        started.append(server)
+        return f"http://127.0.0.1:{server.port}/api"
+
+    yield start
+    for server in started:
+        await server.__aexit__()
+
+
+def fill(cache):
+    """Keep an answer for each URL, and one for the source whose URL is the first."""
+    known = [know(Request(url=url)) for url in URLS] + [know(Request(source="quotes", schema=""), SOURCES)]
+    for each in known:
+        cache.put(each.key, fresh_entry(b'"outcome":"ok"', time.time(), Freshness(60, 0, 0)))
+    return [each.key for each in known]
+
+
+async def ask(method, url, token=None):
+    headers = {} if token is None else {"Authorization": token}
+    async with aiohttp.ClientSession() as session, session.request(method, url, headers=headers) as response:
+        text = await response.text()
+        return response.status, (await response.json() if response.content_type == "application/json" else text)
+
+
+async def test_the_cache_tells_its_figures(serve, cache):
+    """GET /api/cache says how many entries and bytes each tier holds."""
+    fill(cache)
+    status, told = await ask("GET", await serve() + "/cache")
+    assert status == 200
+    assert told["tiers"][0] | {"bytes": 0} == {"tier": "memory", "entries": 3, "bytes": 0, "evictions": 0}
+    assert told["tiers"][0]["bytes"] > 0
+
+
+async def test_the_hosts_tell_their_state(serve):
+    """GET /api/hosts says of each host its breaker, requests and the pause that it asked for."""
+    status, [host] = await ask("GET", await serve() + "/hosts")
+    assert status == 200
+    assert host | {"held_seconds": 0} == {"host": "a.example", "breaker": "closed", "in_flight": 0, "users": 0,
+                                          "held_seconds": 0}  # fmt: skip
+    assert 59 <= host["held_seconds"] <= 60
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [("url=http://a.example/", [1]), ("source=quotes", [0, 1]), ("all=true", []), ("url=http://c.example/", [0, 1, 2])],
+)
+async def test_a_purge_removes_what_it_names(serve, cache, query, left):
+    """By URL (its source's answers too), by source, or all; and it says how many that were."""
+    keys = fill(cache)
+    status, told = await ask("DELETE", f"{await serve()}/cache?{query}", f"Bearer {TOKEN}")
+    assert (status, told) == (200, {"removed": 3 - len(left)})
+    assert [number for number, key in enumerate(keys) if cache.peek(key)] == left
+
+
+@pytest.mark.parametrize("query", ["", "url=a&all=true", "all=false", "key=x", "url=a&url=b"])
+async def test_an_unclear_purge_removes_nothing(serve, cache, query):
+    """Not exactly one of the three is refused with 400."""
+    fill(cache)
+    status, _ = await ask("DELETE", f"{await serve()}/cache?{query}", f"Bearer {TOKEN}")
+    assert (status, len(cache.memory)) == (400, 3)
+
+
+@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer nope", TOKEN, f"Basic {TOKEN}", "Bearer a-tokenx", "é"])
+async def test_without_the_token_nothing_is_purged(serve, cache, given):
+    """Missing or wrong, the answer is 401 and everything stays."""
+    fill(cache)
+    status, _ = await ask("DELETE", await serve() + "/cache?all=true", given)
+    assert (status, len(cache.memory)) == (401, 3)
+
+
+async def test_a_worker_without_a_token_cannot_be_changed(serve, cache):
+    """Where MILLRACE_WEB_TOKEN is not set, no token is right, the empty one neither."""
+    fill(cache)
+    status, told = await ask("DELETE", await serve(None) + "/cache?all=true", "Bearer ")
+    assert (status, len(cache.memory)) == (403, 3)
+    assert "MILLRACE_WEB_TOKEN" in told
+
+
+async def test_a_worker_that_is_starting_says_so(serve):
+    """Before the cache is open the answer is 503, not an empty one."""
+    assert (await ask("GET", await serve(ready=False) + "/cache"))[0] == 503

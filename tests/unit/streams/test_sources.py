@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.errors import SettingsError
+from models.source import REQUIRED, Bearer, Limits, Secret
+from streams.sources import MAX_FILE_BYTES, load, parse
+
+SECRETS = {"ONE": "hunter2-one", "TWO": "hunter2-two"}
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("streams.secrets.SECRET_COST", 2)
+
+
+def wrong(text):
+    """Return what is told of a file; never a secret."""
+    told = [str(problem) for problem in parse(text if isinstance(text, bytes) else text.encode())[1]]
+    assert "hunter2" not in "".join(told)
+    return told
+
+
+def read(text):
+    found, problems = parse(text.encode())
+    assert problems == []
+    return found
+
+
+def identity(text, name="a"):
+    return read(text).by_name[name].identity
+
+
+def plain(members="", name="a"):
+    return f"[sources.{name}]\nurl = 'http://h/{{n}}'\n{members}\n"
+
+
+def answer(n, unit="m", *rest, scale=1, **more):
+    """Be a plugin's function."""
+
+
+def test_a_file_makes_sources_and_hosts():
+    """Each table is a source under its name, dots and all; names of hosts have no case."""
+    found = read(plain() + plain("timeout = 2", '"b.c"') + "[hosts.'Example.COM:81']\nconcurrency = 3\n")
+    assert {name: source.name for name, source in found.by_name.items()} == {"a": "a", "b.c": "b.c"}
+    assert found.by_name["b.c"].timeout == 2.0
+    assert found.hosts == {"example.com:81": Limits(3)}
+
+
+def test_an_empty_file_makes_none():
+    """No tables are no mistake."""
+    assert read("# nothing yet\n[sources]\n").by_name == {}
+
+
+def test_the_example_is_right(monkeypatch):
+    """The file that a new operator starts from has no problem."""
+    monkeypatch.setenv("DEMO_TOKEN", "t")
+    example = (ROOT / "agents/commands/sources.example.toml").read_text(encoding="utf-8")
+    found = read(example)
+    assert found.by_name["numbers"].auth == Bearer(Secret("env", "DEMO_TOKEN"))
+
+
+BAD = """\
+[sources.a]
+url = "http://h/{"
+limits.burst = 5
+timeout = "1"
+cache = { ttl = 1, stale = 2 }
+checks = [
+  "is_prime",
+  "nope",
+]
+
+[sources."b.c".retry]
+attempts = 0
+[sources."b.c"]
+url = "http://h/"
+headers.X = { env = "UNSET" }
+
+[hosts.h]
+concurrency = 0
+
+[source.d]
+"""
+TOLD = [
+    "line 2: sources.a.url: '{' at character 10 is no parameter: write {name}, or {{",
+    "line 3: sources.a.limits.burst: goes with a rate",
+    "line 4: sources.a.timeout: must be a number of seconds, not a string",
+    "line 5: sources.a.cache.stale: unknown field",
+    "line 6: sources.a.checks.1.name: no check 'nope'; known: is_prime, json_schema, sha256",
+    "line 12: sources.b.c.retry.attempts: Must be greater than or equal to 1 and less than or equal to 20",
+    "line 15: sources.b.c.headers.X: UNSET is not set",
+    "line 18: hosts.h.concurrency: Must be greater than or equal to 1",
+    "line 20: source: unknown table; known: sources, hosts",
+]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_every_problem_is_told_with_its_line(end):
+    """Wrong values of all tables come at once, in the order of lines."""
+    assert wrong(BAD.replace("\n", end)) == TOLD
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[sources.a]\nurl=\n", "line 2: is not TOML: Invalid value"),
+        ("\n[sources.a\n", "line 2: is not TOML: Expected ']' at the end of a table declaration"),
+        ("[sources.a]\nurl='x'\nurl='y'\n", "line 3: is not TOML: Cannot overwrite a value"),
+        ("a = [\n1,\n", "line 3: is not TOML: Invalid value (at end of document)"),
+        (b"a = 1\n\nb = '\xff'\n", "line 3: is not UTF-8"),
+        (b"#" * (MAX_FILE_BYTES + 1), "line 1: the file has 1048577 bytes; at most 1048576 are read"),
+        ("sources = 5", "line 1: sources: must be a table of tables"),
+        ("\n[[sources]]\nurl = 'x'", "line 2: sources: must be a table of tables"),
+        ("\nsources.a = 5", "line 2: sources.a: must be a JSON object"),
+        ("\n\nhosts = []", "line 3: hosts: must be a table of tables"),
+    ],
+)
+def test_what_is_no_file_of_sources_is_told(text, told):
+    """Broken TOML, other encodings, too much and tables that are none are told with the line."""
+    assert wrong(text) == [told]
+
+
+def test_a_file_of_exactly_the_limit_is_read():
+    """One MiB is within the limit."""
+    assert wrong(plain().encode() + b"#" * (MAX_FILE_BYTES - len(plain()))) == []
+
+
+@pytest.mark.parametrize("text", ["\na = " + "1" * 5000, "\na = " + "[" * 2000 + "]" * 2000])
+def test_what_tomllib_cannot_read_is_told(text):
+    """A number or nesting beyond Python's own limits is a problem of the file."""
+    assert wrong(text)
+
+
+def test_a_wrong_key_of_a_parameter_is_told_with_its_line():
+    """A table of a parameter is told like any other."""
+    assert wrong(plain("[sources.a.params.n]\ndefault = 1\npattern = '('")) == [
+        "line 5: sources.a.params.n.pattern: missing ), unterminated subpattern at position 0"
+    ]
+
+
+def test_every_wrong_header_is_told_with_its_line():
+    """A long table of headers is no place to search in."""
+    told = wrong(
+        plain("[sources.a.headers]\nX = { env = 'ONE' }\nY = '{'\nZ = 'hunter2'\nHost = 'h'\nZ2 = { a = 'b' }")
+    )
+    assert [line.partition(": ")[0] for line in told] == ["line 5", "line 7", "line 8"]
+
+
+def test_a_function_that_is_not_there_is_told_beside_other_problems():
+    """Every problem is told at once."""
+    assert len(wrong("[sources.a]\ncall = 'nowhere:f'\ntimeout = -1\n")) == 2
+
+
+@pytest.mark.parametrize(
+    ("auth", "told"),
+    [
+        ("{ type = 'bearer', token = 'hunter2' }", "sources.a.auth.token: a secret does not stand here: "),
+        ("{ type = 'bearer', token = { env = 'UNSET' } }", "sources.a.auth.token: UNSET is not set"),
+        ("{ type = 'bearer', token = { file = '/no' } }", "sources.a.auth.token: '/no' cannot be read: No such file"),
+        ("{ type = 'bearer', token = { env = 'BAD' } }", "sources.a.auth.token: 'BAD' holds what cannot be sent"),
+        ("'hunter2'", "sources.a.auth: must be a table, not a string"),
+    ],
+)
+def test_a_secret_is_never_told(auth, told, monkeypatch):
+    """Whatever is wrong with a secret, the message says where and why, and not what it is."""
+    monkeypatch.setenv("BAD", "hunter2\u00e4")
+    [line] = wrong(plain(f"auth = {auth}"))
+    assert line.startswith(f"line 3: {told}")
+
+
+def test_a_missing_secret_is_told_beside_other_problems():
+    """A source that is wrong elsewhere has its secrets looked at too."""
+    assert len(wrong(plain("timeout = 0\nauth = { type = 'bearer', token = { env = 'UNSET' } }"))) == 2
+
+
+def test_tls_files_that_are_of_no_use_are_told(tmp_path):
+    """A certificate that is not there stops the start; a missing password is told instead of it."""
+    assert wrong(plain(f"\n[sources.a.tls]\nca = '{tmp_path}/ca'")) == [
+        f"line 4: sources.a.tls: {tmp_path}/ca: No such file or directory"
+    ]
+    assert wrong(plain("tls = { cert = '/no', key_password = { env = 'UNSET' } }")) == [
+        "line 3: sources.a.tls.key_password: UNSET is not set"
+    ]
+
+
+CALL = f"[sources.a]\ncall = '{__name__}:answer'\n"
+
+
+def test_a_function_s_parameters_are_its_source_s():
+    """Named parameters are taken from the signature with their defaults; those told in the file hold instead."""
+    params = read(CALL).by_name["a"].params
+    assert {name: param.default for name, param in params.items()} == {"n": REQUIRED, "unit": "m", "scale": 1}
+    assert read(CALL + "params.n.default = 5").by_name["a"].params["n"].default == 5
+
+
+@pytest.mark.parametrize("call", ["nowhere:f", "json:nothing", "math:pi", "asyncio:sleep", "os..path:join"])
+def test_a_function_that_cannot_be_called_is_told(call):
+    """A module or name that is not there, a value and a coroutine are no functions."""
+    [told] = wrong(f"[sources.a]\n\ncall = '{call}'\n")
+    assert told.startswith(f"line 3: sources.a.call: {call!r} ")
+
+
+TOKEN = "auth = {{ type = 'bearer', token = {{ env = '{}' }} }}"
+BOTH = "headers.X = { env = 'ONE' }\n" + TOKEN.format("TWO")
+
+
+def test_an_identity_is_of_the_definition():
+    """It is the same for the same table, in whatever order, and another for another name or any other value."""
+    same = {identity(plain("timeout = 1\nread_timeout = 2")), identity("# x\n" + plain("read_timeout = 2\ntimeout=1"))}
+    assert len(same) == 1
+    others = {identity(plain()), identity(plain("timeout = 2")), identity(plain("method = 'HEAD'")),
+              identity(plain("checks = ['is_prime']")), identity(plain(name="b"), "b")}  # fmt: skip
+    assert len(others | same) == 6
+
+
+def test_an_identity_is_of_the_secrets(monkeypatch):
+    """It changes with a secret's value, and with which of two is where; it does not hold them."""
+    found = {identity(plain(BOTH)), identity(plain(TOKEN.format("ONE"))), identity(plain(TOKEN.format("TWO")))}
+    monkeypatch.setenv("ONE", "hunter2-three")
+    found.add(identity(plain(TOKEN.format("ONE"))))
+    monkeypatch.setenv("ONE", SECRETS["TWO"])
+    monkeypatch.setenv("TWO", SECRETS["ONE"])
+    found.add(identity(plain(BOTH)))
+    assert len(found) == 5
+    assert {len(each) for each in found} == {32}
+
+
+def test_an_identity_is_the_same_in_every_process():
+    """Workers share what they keep: the seed of a process's hashes is no part of it."""
+    code = f"from streams.sources import parse; print(parse({plain(BOTH).encode()!r})[0].by_name['a'].identity)"
+    found = {
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**SECRETS, "PYTHONHASHSEED": seed},
+                       capture_output=True, check=True).stdout
+        for seed in "1234"
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+def test_no_path_is_no_sources():
+    """Sources are not needed."""
+    assert load("").by_name == {}
+
+
+def test_a_file_is_loaded_or_refused_with_all_that_is_wrong(tmp_path):
+    """A bad file is a SettingsError with a line for each problem, which says the file too."""
+    path = tmp_path / "sources.toml"
+    path.write_text(plain(), encoding="utf-8")
+    assert load(str(path)).by_name.keys() == {"a"}
+    path.write_text(BAD, encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        load(str(path))
+    assert str(caught.value).splitlines() == [f"{path}: {told}" for told in TOLD]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("no.toml", "No such file or directory"), (".", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, reason):
+    """The message names the setting and the file."""
+    with pytest.raises(SettingsError) as caught:
+        load(str(tmp_path / name))
+    assert str(caught.value) == f"MILLRACE_SOURCES: {str(tmp_path / name)!r} cannot be read: {reason}"
