@@ -52,6 +52,8 @@ class Asker:
         `validators` ask whether an answer at hand still holds; without them there always is an answer.
         """
         request = known.request
+        if validators and not _CONDITIONAL.isdisjoint(name.lower() for name in request.headers):
+            validators = {}
         response = await self._fetch(known, extra, deadline, validators)
         fetched_at = time.time()
         if response.status == NOT_MODIFIED and validators:
@@ -80,8 +82,6 @@ class Asker:
         assert request.url is not None
         terms = self._terms[source.name] if source is not None else None
         headers = {**request.headers, **extra} if extra else request.headers
-        if validators and not _CONDITIONAL.isdisjoint(name.lower() for name in headers):
-            validators = {}
         return await self._client.fetch(
             request.method, request.url, headers, request.body, deadline=deadline, terms=terms, validators=validators
         )

@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
+from multidict import CIMultiDict
+
 from agents.ask import Asked, Asker
 from agents.known import Known
 from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, Unreachable, UpstreamError
@@ -70,7 +72,9 @@ class Enricher:
         """Return the cached answer that will do for this request at `now` (epoch seconds), without waiting."""
         if known.key is None or known.max_age == 0:
             return None
-        entry = self._cache.peek(known.key)
+        return self._that_will_do(self._cache.peek(known.key), known, now)
+
+    def _that_will_do(self, entry: Entry | None, known: Known, now: float) -> Entry | None:
         if entry is None or (known.max_age is not None and now - entry.fetched_at > known.max_age):
             return None
         if now < entry.refresh_at:
@@ -101,8 +105,14 @@ class Enricher:
             if self._flights.lead(key):
                 return await self._lead(key, known, extra, deadline)
             landed = await self._flights.join(key)
-            if landed is not None and (landed.cache in _FETCHED or not _too_old(landed.fetched_at, known, time.time())):
-                return landed._replace(cache=b"coalesced") if landed.cache in _FETCHED else landed
+            if landed is None:
+                continue
+            if landed.error is not None and landed.error.retryable and (stale := self._stand_in(known, rest=False)):
+                return stale  # who fetched would have no answer as old as this one may be
+            if landed.cache in _FETCHED:
+                return landed._replace(cache=b"coalesced")
+            if not _too_old(landed.fetched_at, known, time.time()):
+                return landed
         return held
 
     async def _lead(self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float) -> Enriched:
@@ -118,8 +128,7 @@ class Enricher:
         """Look once more: a flight may have landed since, and the lower tiers have not been asked."""
         entry = self.peek(known, time.time())
         if entry is None and self._cache.lower:
-            await self._cache.find(key)
-            entry = self.peek(known, time.time())
+            entry = self._that_will_do(await self._cache.find(key), known, time.time())
         if entry is not None:
             return Enriched(entry.shared, b"hit", entry.fetched_at, entry.error)
         return self._meanwhile(known)
@@ -151,32 +160,37 @@ class Enricher:
         if error is None and asked is not None:
             fresh = freshness(asked.headers, policy, asked.fetched_at)
             self._put(known.key, shared, asked, fresh, policy)
-        elif isinstance(error, _REPEATED) and not error.hurried:
-            now, held = time.time(), self._held(known, whatever_age=True)
-            if held is not None and error.retryable and now < max(held.fresh_until, held.usable_until):
-                return  # it is what others still get
-            if held is not None:
-                self._cache.drop(known.key)
-            seconds = negative_ttl(error, policy)
-            if seconds > 0:
-                self._cache.put(known.key, failed_entry(shared, now, seconds, error))
+        elif error is not None:
+            self._keep_failure(known.key, shared, error, policy)
 
-    def _put(self, key: bytes, shared: bytes, asked: Asked, fresh: Freshness | None, policy: CachePolicy) -> Entry:
+    def _keep_failure(self, key: bytes, shared: bytes, error: AnswerError, policy: CachePolicy) -> None:
+        """Remember a failure that others would meet, unless an answer is kept that may stand in for it."""
+        now, held = time.time(), self._cache.peek(key)
+        if error.retryable:
+            last = 0.0 if held is None else max(held.fresh_until, held.revalidate_until, held.usable_until)
+            if held is not None and held.error is None and now < last:
+                return
+        elif not error.hurried:
+            self._cache.drop(key)  # what was kept is not what the upstream has any more
+        seconds = negative_ttl(error, policy)
+        if isinstance(error, _REPEATED) and not error.hurried and seconds > 0:
+            self._cache.put(key, failed_entry(shared, now, seconds, error))
+
+    def _put(self, key: bytes, shared: bytes, asked: Asked, fresh: Freshness | None, policy: CachePolicy) -> None:
         now = asked.fetched_at
         entry = fresh_entry(
             shared,
             now,
             fresh or Freshness(0.0, 0.0, 0.0),
             refresh_ahead=policy.refresh_ahead,
-            etag=asked.headers.get("ETag"),
-            last_modified=asked.headers.get("Last-Modified"),
+            etag=asked.headers.get("ETag") or None,
+            last_modified=asked.headers.get("Last-Modified") or None,
         )
         self._late_hits.pop(key, None)
-        if fresh is None:
+        if fresh is None or entry.keep_until <= now:
             self._cache.drop(key)
-        elif entry.keep_until > now:
+        else:
             self._cache.put(key, entry)
-        return entry
 
     def _still_holds(self, known: Known, held: Entry, asked: Asked) -> Enriched:
         """The upstream says that what is at hand is what it would send (RFC 9111, section 4.3.4)."""
@@ -187,8 +201,9 @@ class Enricher:
             fresh = Freshness(held.fresh_until - held.fetched_at, held.revalidate_until - held.fresh_until,
                               held.usable_until - held.fresh_until)  # fmt: skip
         shared = restamp(held.shared, asked.attempts, asked.fetched_at)
-        headers = {"ETag": held.etag, "Last-Modified": held.last_modified} | dict(asked.headers)
-        kept = asked._replace(headers={name: value for name, value in headers.items() if value is not None})
+        headers = CIMultiDict({"ETag": held.etag or "", "Last-Modified": held.last_modified or ""})
+        headers.update(asked.headers)
+        kept = asked._replace(headers=headers)
         assert known.key is not None
         self._put(known.key, shared, kept, fresh, policy)
         return Enriched(shared, b"revalidated", asked.fetched_at, None)
@@ -198,9 +213,9 @@ class Enricher:
 
     # -- past its freshness, or near the end of it
 
-    def _held(self, known: Known, *, whatever_age: bool = False) -> Entry | None:
+    def _held(self, known: Known) -> Entry | None:
         """Return the answer at hand, however old it is, unless it is a failure or one was asked for that is new."""
-        if known.key is None or (known.max_age == 0 and not whatever_age):
+        if known.key is None or known.max_age == 0:
             return None
         entry = self._cache.peek(known.key)
         return None if entry is None or entry.error is not None else entry

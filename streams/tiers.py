@@ -79,6 +79,13 @@ def parse_bytes(text: str) -> int:
 
 def _tier(url: str) -> Tier:
     parts = urlsplit(url)
+    if (
+        parts.fragment
+        or (parts.scheme == "memory" and (parts.netloc or parts.path))
+        or (parts.scheme == "memcached" and parts.path)
+    ):
+        msg = f"{url!r} has more than a {parts.scheme}:// URL takes; tiers are separated by spaces or commas"
+        raise ValueError(msg)
     match parts.scheme:
         case "memory":
             return MemoryTier(**_options(parts, {"entries": int, "bytes": parse_bytes, "ttl": float}))
@@ -100,6 +107,9 @@ def _options(parts: SplitResult, readers: Mapping[str, Callable[[str], Any]]) ->
     for name, text in parse_qsl(parts.query, strict_parsing=bool(parts.query), keep_blank_values=True):
         if name not in readers:
             msg = f"{name!r} is no option of {parts.scheme}://; known: {', '.join(readers)}"
+            raise ValueError(msg)
+        if name in values:
+            msg = f"{name!r} is given twice"
             raise ValueError(msg)
         values[name] = _read(name, text, readers[name])
     return values

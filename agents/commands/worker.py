@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import threading
 
 HELP = "run a worker"
+
+EXIT_GRACE = 3.0
+"""Seconds that the process may take to end once everything is stopped."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +32,12 @@ def run(options: argparse.Namespace) -> int:  # noqa: ARG001  one role so far
     async def main() -> int:
         return await run_app(create(settings).app)
 
-    return uvloop.run(main())
+    code = uvloop.run(main())
+    # Python joins its threads at the end: one that waits for a disk that hangs must not keep the process.
+    last_resort = threading.Timer(EXIT_GRACE, os._exit, (code,))
+    last_resort.daemon = True
+    last_resort.start()
+    return code
 
 
 def setup_logging(level: str) -> None:

@@ -73,8 +73,8 @@ def fresh_entry(
         refresh_at=until - freshness.fresh * REFRESH_SHARE if refresh_ahead else until,
         revalidate_until=until + freshness.while_revalidate,
         usable_until=until + freshness.if_error,
-        etag=etag,
-        last_modified=last_modified,
+        etag=etag if _sendable(etag) else None,
+        last_modified=last_modified if _sendable(last_modified) else None,
     )
 
 
@@ -101,14 +101,23 @@ def decode_entry(key: bytes, written: bytes, now: float) -> Entry | None:
         times = [float(head[name]) for name in _TIMES]
         validators = [head[name] for name in _VALIDATORS]
         valid = head["version"] == VERSION and head["key"] == key.decode()
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
-    if not valid or not all(map(math.isfinite, times)) or times[0] > now + MAX_SKEW:
+    if not valid or not _possible(times, now):
         return None
     if not all(each is None or _sendable(each) for each in validators) or not is_shared(shared):
         return None
     fetched_at, refresh_at, fresh_until, revalidate_until, usable_until = times
     return Entry(shared, fetched_at, fresh_until, None, refresh_at, revalidate_until, usable_until, *validators)
+
+
+def _possible(times: list[float], now: float) -> bool:
+    fetched_at, refresh_at, fresh_until, revalidate_until, usable_until = times
+    return (
+        all(map(math.isfinite, times))
+        and fetched_at <= now + MAX_SKEW
+        and fetched_at <= refresh_at <= fresh_until <= min(revalidate_until, usable_until)
+    )
 
 
 def _sendable(value: Any) -> bool:

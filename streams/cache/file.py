@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
-from models.errors import SettingsError
+from models.errors import MillraceError, SettingsError
 from streams.cache.folder import KEY, MAX_ENTRY_BYTES, SWEEP_SHARE, Folder, Walked
 from streams.cache.threads import Refused, Threads
 from streams.tiers import MIB, FileTier
@@ -109,15 +109,22 @@ class FileCache(BaseCache):
         """Return the keys held, expired ones too until a sweep."""
         return await self._walk(self._folder.keys, WALK_DEADLINE) or []
 
-    async def figures(self) -> dict[str, str | int]:
+    async def figures(self) -> list[dict[str, str | int]]:
         """Return the folder's `path`, how many `entries` it holds, expired ones too, and what was counted."""
         entries = len(await self.keys())
-        return {"tier": self.NAME, "path": str(self.tier.path), "entries": entries, **self.counts}
+        return [{"tier": self.NAME, "path": str(self.tier.path), "entries": entries, **self.counts}]
 
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
-        """Remove the entries whose key `matches`, which is called in a thread; returns how many."""
+        """Remove the entries whose key `matches`, which is called in a thread; returns how many.
+
+        Raises MillraceError if the disk kept some from being found or removed.
+        """
+        wrong = self.counts["failures"] + self.counts["skipped"]
         removed = await self._walk(partial(self._folder.purge, matches), WALK_DEADLINE) or 0
         self.counts["purged"] += removed
+        if self.counts["failures"] + self.counts["skipped"] > wrong:
+            msg = f"the cache in {self.tier.path} fails: {removed} entries were removed, others may be left"
+            raise MillraceError(msg)
         return removed
 
     # -- aiocache's interface
@@ -157,7 +164,10 @@ class FileCache(BaseCache):
         return await self._ask(self._writes, partial(self._folder.delete, key), WRITE_DEADLINE) or 0
 
     async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
-        await self.purge(lambda key: key.startswith((namespace or "").encode()))
+        try:
+            await self.purge(lambda key: key.startswith((namespace or "").encode()))
+        except MillraceError:
+            return False
         return True
 
     # -- the disk

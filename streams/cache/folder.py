@@ -100,7 +100,7 @@ class Folder:
         if not 0 <= size <= MAX_ENTRY_BYTES:
             return "torn", None
         magic, expiry, length, checksum = _header(file)
-        value = file.read(size + 1)
+        value = file.read(size)
         if magic != _MAGIC or length != len(value) or checksum != _checksum(key, expiry, value):
             return "torn", None
         return ("", value) if self._lives(expiry) else ("expired", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
@@ -32,9 +33,9 @@ def freshness(headers: Headers, policy: CachePolicy, now: float) -> Freshness | 
     An answer is shared by all who ask the same, so this is a shared cache: `private` is not kept, `s-maxage` goes
     before `max-age`, and that before `Expires`. What cannot be read counts as not said.
     """
-    if headers.get("Vary", "").strip() == "*":
+    if "*" in (name.strip() for name in all_of(headers, "Vary").split(",")):
         return None
-    said = directives(headers.get("Cache-Control"))
+    said = directives(all_of(headers, "Cache-Control"))
     if "no-store" in said or "private" in said:
         return None
     strict = not said.keys().isdisjoint(_NEVER_STALE)
@@ -47,15 +48,21 @@ def freshness(headers: Headers, policy: CachePolicy, now: float) -> Freshness | 
     )
 
 
+def all_of(headers: Headers, name: str) -> str:
+    """Return the values of all lines of a header as those of one (RFC 9110, section 5.3)."""
+    lines = getattr(headers, "getall", None)
+    return ", ".join(lines(name, ())) if lines is not None else headers.get(name, "")
+
+
 def says_anything(headers: Headers) -> bool:
     """Whether an answer speaks of its own freshness; a 304 that does not leaves it as it was (RFC 9111, 4.3.4)."""
     return "Cache-Control" in headers or "Expires" in headers
 
 
-def directives(cache_control: str | None) -> dict[str, str]:
+def directives(cache_control: str) -> dict[str, str]:
     """Return what a Cache-Control says, by name in lower case; of a repeated directive the first (RFC 9111, 4.2.1)."""
     said: dict[str, str] = {}
-    for name, quoted, plain in _DIRECTIVE.findall(cache_control or ""):
+    for name, quoted, plain in _DIRECTIVE.findall(cache_control):
         said.setdefault(name.lower(), quoted or plain)
     return said
 
@@ -86,6 +93,7 @@ def _seconds(text: str | None) -> float | None:
 
 def _date(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        date = parsedate_to_datetime(text)
+        return date.replace(tzinfo=date.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):
         return None

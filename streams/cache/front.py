@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Self
 
 from aiocache.base import BaseCache
@@ -43,6 +44,7 @@ class Cache:
         self._stack = AsyncExitStack()
         self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
         self._writes: set[asyncio.Task[None]] = set()
+        self._last: dict[tuple[bytes, int], asyncio.Task[None]] = {}
         self.counts: Counter[str] = Counter()
         self.peek: Callable[[bytes], Entry | None] = self.memory.peek  # the hit path: one call less
 
@@ -65,9 +67,9 @@ class Cache:
 
         What is in memory stays if it is as new.
         """
-        held = self.peek(key)
         async with self._lookups:
             found = await self._look(key)
+        held = self.peek(key)
         if found is None or (held is not None and held.fetched_at >= found.fetched_at):
             return held
         self.put_in_memory(key, found)
@@ -75,7 +77,11 @@ class Cache:
 
     async def _look(self, key: bytes) -> Entry | None:
         for place, tier in enumerate(self.lower):
-            written = await tier.get(key)
+            try:
+                written = await tier.get(key)
+            except Exception:  # the tiers do not raise; if one does, it is no reason to leave a request unanswered
+                logger.exception("a cache tier failed to look")
+                continue
             if written is None:
                 continue
             entry = decode_entry(key, written, self._clock())
@@ -84,7 +90,7 @@ class Cache:
                 self._store(key, entry, written, self.lower[:place])
                 return entry
             self.counts["refused"] += 1
-            self._write(tier.delete(key))
+            self._write(key, tier, tier.delete(key))
         self.counts["lower_misses"] += 1
         return None
 
@@ -102,7 +108,7 @@ class Cache:
         """Forget an entry: at once in memory, and soon in the lower tiers."""
         self.memory.drop(key)
         for tier in self.lower:
-            self._write(tier.delete(key))
+            self._write(key, tier, tier.delete(key))
 
     async def figures(self) -> dict[str, Any]:
         """Return what there is to know of each tier, and the counts."""
@@ -130,24 +136,35 @@ class Cache:
         seconds = entry.keep_until - self._clock()
         for tier in tiers:
             if seconds > 0:
-                self._write(tier.set(key, written, ttl=seconds))
+                self._write(key, tier, tier.set(key, written, ttl=seconds))
 
-    def _write(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Write behind the answer's back: nobody waits for it."""
+    def _write(self, key: bytes, tier: BaseCache, work: Coroutine[Any, Any, Any]) -> None:
+        """Write behind the answer's back: nobody waits for it. Writes to one key keep their order."""
         if len(self._writes) >= MAX_WRITES:
             self.counts["unwritten"] += 1
             work.close()
             return
-        task = asyncio.ensure_future(_quietly(work))
+        place = key, id(tier)
+        task = asyncio.ensure_future(_after(self._last.get(place), work))
+        self._last[place] = task
         self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        task.add_done_callback(partial(self._written, place))
+
+    def _written(self, place: tuple[bytes, int], task: asyncio.Task[None]) -> None:
+        self._writes.discard(task)
+        if self._last.get(place) is task:
+            del self._last[place]
 
 
-async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
+async def _after(earlier: asyncio.Task[None] | None, work: Coroutine[Any, Any, Any]) -> None:
     try:
+        if earlier is not None:
+            await asyncio.wait({earlier})
         await work
     except Exception:  # the tiers do not raise; if one does, an answer must not hang on it
         logger.exception("a cache tier failed to write")
+    finally:
+        work.close()  # unless it was awaited, it would complain
 
 
 def _lower(tier: Tier) -> BaseCache:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote_plus, unquote_plus, unquote_to_bytes, urlencode
 
 from yarl import URL
 
@@ -26,6 +27,8 @@ FAILED_FOR = 5.0
 """Seconds that the failure to get a token is the answer to all who want one, so that its server has a rest."""
 MIN_TELLING = 6
 """Characters from which on a secret is looked for in documents: a shorter one stands in many by chance."""
+
+_ESCAPED = re.compile(rb"\\\\(?:u00([0-7][0-9A-Fa-f])|([^u]))")
 
 Headers = Mapping[str, str]
 Post = Callable[[str, Headers, str, float | None], Awaitable[bytes]]
@@ -49,7 +52,7 @@ class Credentials(Protocol):
         """Say whether, after a 401 for this request, another try has better credentials to show."""
 
     def told_in(self, text: bytes) -> bool:
-        """Say whether a text has one of the secrets in it."""
+        """Say whether a text has one of the secrets in it, however it is written there."""
 
 
 class Fixed:
@@ -57,22 +60,27 @@ class Fixed:
 
     def __init__(self, headers: Headers, query: Headers, secrets: Iterable[str]) -> None:
         self._headers = dict(headers)
-        self._query = urlencode(dict(query))
-        self._secrets = tuple(_spellings(secrets))
+        self._query = dict(query)
+        self._secrets = tuple(secrets)
 
     async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:  # noqa: ARG002  nothing to wait for
-        """Put the credentials on a request."""
+        """Put the credentials on a request, in place of what it has under their names."""
         if self._query:
-            url = URL(f"{url}{'&' if url.raw_query_string else '?'}{self._query}", encoded=True)
-        return Signed(url, {**headers, **self._headers})
+            kept = [part for part in url.raw_query_string.split("&")
+                    if part and unquote_plus(part.partition("=")[0]) not in self._query]  # fmt: skip
+            query = "&".join([*kept, urlencode(self._query)])
+            url = URL(f"{str(url).partition('#')[0].partition('?')[0]}?{query}", encoded=True)
+        own = {name.lower() for name in self._headers}
+        kept_headers = {name: value for name, value in headers.items() if name.lower() not in own}
+        return Signed(url, {**kept_headers, **self._headers})
 
     def renews(self, refused: Signed) -> bool:  # noqa: ARG002
         """Say no: they are what they are."""
         return False
 
     def told_in(self, text: bytes) -> bool:
-        """Say whether a text has one of the secrets in it."""
-        return any(secret in text for secret in self._secrets)
+        """Say whether a text has one of the secrets in it, however it is written there."""
+        return told(self._secrets, text)
 
 
 class Token:
@@ -87,7 +95,7 @@ class Token:
         self._fixed = fixed
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._token = ""
+        self._token = self._former = ""
         self._renew_at = 0.0
         self._failure: tuple[float, AnswerError] | None = None
 
@@ -103,12 +111,12 @@ class Token:
     def renews(self, refused: Signed) -> bool:
         """Give up the token that was refused; another may have come meanwhile, which is tried as well."""
         if refused.headers.get("Authorization") == f"Bearer {self._token}":
-            self._token = ""
+            self._former, self._token = self._token, ""
         return True
 
     def told_in(self, text: bytes) -> bool:
         """Say whether a text has the token or the client's secret in it."""
-        return any(secret in text for secret in _spellings((self._token, self._secret))) or self._fixed.told_in(text)
+        return told((self._token, self._former, self._secret), text) or self._fixed.told_in(text)
 
     def _fresh(self) -> bool:
         return bool(self._token) and self._clock() < self._renew_at
@@ -118,13 +126,23 @@ class Token:
             raise _again(self._failure[1])
         asked = self._clock()
         try:
-            self._token, life = _read_token(await self._post(self._auth.token_url, *self._form(), deadline))
+            token, life = _read_token(await self._post(self._auth.token_url, *self._form(), deadline))
         except AnswerError as error:
-            if not error.hurried:
-                self._failure = self._clock() + FAILED_FOR, error
-            raise
+            silent = self._without_secrets(error)
+            if not silent.hurried:
+                self._failure = self._clock() + FAILED_FOR, silent
+            raise silent from None
+        self._former, self._token = self._token or self._former, token
         self._failure = None
         self._renew_at = asked + max(life - RENEW_BEFORE, life * 0.8)
+
+    def _without_secrets(self, error: AnswerError) -> AnswerError:
+        """Return an error of the token endpoint, without its words if they repeat a secret."""
+        if not self.told_in(str(error).encode()):
+            return error
+        silent = UpstreamError("the token endpoint refused, in words that repeat the credentials")
+        silent.retryable, silent.hurried, silent.attempts = error.retryable, error.hurried, error.attempts
+        return silent
 
     def _form(self) -> tuple[Headers, str]:
         auth = self._auth
@@ -165,11 +183,21 @@ def _basic(username: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def _spellings(secrets: Iterable[str]) -> Iterable[bytes]:
-    """Yield how secrets may stand in a text: as they are, in JSON, and in a URL."""
-    for secret in secrets:
-        if len(secret) >= MIN_TELLING:
-            yield from {secret.encode(), strictjson.quote(secret)[1:-1], quote_plus(secret).encode()}
+def told(secrets: Iterable[str], text: bytes) -> bool:
+    """Whether one of the secrets stands in a text: as it is, escaped as in JSON, or percent-encoded."""
+    readings = [text]
+    if b"\\" in text:
+        readings.append(_ESCAPED.sub(_unescaped, text))
+    if b"%" in text:
+        readings.append(unquote_to_bytes(text))
+    if b"+" in text or b"%" in text:
+        readings.append(unquote_to_bytes(text.replace(b"+", b" ")))
+    wanted = [secret.encode() for secret in secrets if len(secret) >= MIN_TELLING]
+    return any(secret in reading for reading in readings for secret in wanted)
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return bytes([int(found[1], 16)]) if found[1] else found[2]
 
 
 def _again(error: AnswerError) -> AnswerError:
@@ -188,7 +216,7 @@ def _read_token(body: bytes) -> tuple[str, float]:
         token, kind = members["access_token"], members.get("token_type", "bearer")
         life = float(members.get("expires_in", DEFAULT_TOKEN_LIFE))
         valid = isinstance(token, str) and token.isascii() and token.isprintable() and kind.lower() == "bearer"
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         valid = False
     if not valid or not token or not life > 0:
         msg = "the token endpoint's answer is no bearer token"

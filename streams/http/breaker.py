@@ -37,14 +37,17 @@ class Breaker:
             return "closed"
         return "open" if self._clock() - self._opened < OPEN_FOR else "half-open"
 
+    def would_admit(self) -> bool:
+        """Whether a request may pass now."""
+        return self._opened is None or not (self._probing or self._clock() - self._opened < OPEN_FOR)
+
     def admit(self) -> int | None:
         """Return a ticket if a request may pass now. Who gets one must tell `record` or `withdraw` later."""
-        if self._opened is None:
-            return self._ticket
-        if self._probing or self._clock() - self._opened < OPEN_FOR:
+        if not self.would_admit():
             return None
-        self._probing = True
-        self._ticket += 1
+        if self._opened is not None:
+            self._probing = True
+            self._ticket += 1
         return self._ticket
 
     def record(self, ticket: int, *, ok: bool) -> None:

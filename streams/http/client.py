@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import aiohttp
 
-from models.documents import Body
+from models.documents import Body, text_codec
 from models.errors import (
     AnswerError,
     InvalidDocument,
@@ -23,12 +23,12 @@ from models.errors import (
     UpstreamError,
 )
 from models.source import Limits, Retries, Sources
-from streams.http.auth import Signed
+from streams.http.auth import Credentials, Signed
 from streams.http.failures import blame, no_success, translate
 from streams.http.guard import Guard, guard_of
 from streams.http.hop import Hop, parse, redirected, with_body
 from streams.http.limits import Hosts
-from streams.http.response import Response, media
+from streams.http.response import Response, media, without_validators
 from streams.http.retry import pause_after, repeatable
 from streams.http.terms import CONNECT_TIMEOUT, Terms
 from streams.settings import DEFAULT_MAX_IN_FLIGHT, Settings
@@ -91,7 +91,9 @@ class Client:
             _session(aiohttp.TCPConnector(resolver=guard.resolver(), socket_factory=guard.socket, **_CONNECTING))
         )
         # Through a proxy, every address dialled is the proxy's, which the operator named.
-        self._proxied = await self._stack.enter_async_context(_session(aiohttp.TCPConnector(**_CONNECTING)))
+        self._proxied = await self._stack.enter_async_context(
+            _session(aiohttp.TCPConnector(**_CONNECTING), connect=2 * CONNECT_TIMEOUT)  # to the proxy, and a tunnel
+        )
         return self
 
     async def __aexit__(
@@ -148,8 +150,8 @@ class Client:
 
     async def _follow(self, hop: Hop, deadline: float | None, terms: Terms) -> Response:
         """Send a request where it points and where redirects point from there; once more with renewed credentials."""
-        renewed = False
-        for _ in range(MAX_REDIRECTS + 1):
+        redirects, renewed = 0, False
+        while True:
             self._guard.check(hop.url)
             credentials = terms.credentials if hop.own else None
             signed = await credentials.sign(hop.url, hop.headers, deadline) if credentials is not None else None
@@ -162,10 +164,12 @@ class Client:
                 renewed = True
                 continue
             if isinstance(answer, Response):
-                return answer
-            hop = redirected(hop, *answer)
-        msg = f"{hop.url.host}: more than {MAX_REDIRECTS} redirects"
-        raise UpstreamError(msg)
+                return without_validators(answer) if redirects else answer
+            redirects += 1
+            if redirects > MAX_REDIRECTS:
+                msg = f"{hop.url.host}: more than {MAX_REDIRECTS} redirects"
+                raise UpstreamError(msg)
+            hop = redirected(hop, *answer, credentials)
 
     async def _send(self, hop: Hop, signed: Signed, deadline: float | None, terms: Terms) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
@@ -186,7 +190,7 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             translated = translate(exc, hop.url)
             ok = blame(translated)
-            raise translated from exc
+            raise translated from None  # what it quotes may be a secret: the address asked, the line that was no HTTP
         except asyncio.CancelledError:
             now = time.monotonic()
             late = deadline is not None and now >= deadline
@@ -199,13 +203,13 @@ class Client:
         """Send one request; returns the answer, or status and location of a redirect."""
         self.calls += 1
         session = self._proxied if terms.proxy else self._direct
-        options = _options(terms)
+        options = _options(hop, terms)
         response = await session.request(
             hop.method, signed.url, headers=signed.headers, data=hop.data, allow_redirects=False, **options
         )
         try:
             status = response.status
-            if status in _REDIRECTS and status not in terms.success:
+            if status in _REDIRECTS and status not in terms.success and terms.follows:
                 location = response.headers.get("Location")
                 if not location:
                     msg = f"{hop.url.host} answered {status} without a Location"
@@ -214,10 +218,11 @@ class Client:
             if status not in terms.success and not (status == NOT_MODIFIED and hop.conditional):
                 raise no_success(hop.url.host or "?", response, terms)
             content = await self._read(response, terms.max_bytes)
-            if terms.credentials is not None and terms.credentials.told_in(content):
+            body = Body(content, *media(response.headers.get("Content-Type")))
+            if terms.credentials is not None and _tells(body, response.headers, terms.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
                 raise InvalidDocument(msg)
-            return Response(status, Body(content, *media(response.headers.get("Content-Type"))), response.headers)
+            return Response(status, body, response.headers)
         finally:
             response.release()  # closes the connection if the body was not read to its end
 
@@ -248,16 +253,30 @@ def client_of(settings: Settings, sources: Sources | None = None) -> Client:
     )
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+def _session(connector: aiohttp.TCPConnector, connect: float | None = None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+        timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=CONNECT_TIMEOUT),
         trust_env=False,
     )
 
 
-def _options(terms: Terms) -> dict[str, Any]:
+def _tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
+    """Whether what becomes a document, or words about one, has the credentials in it."""
+    if credentials.told_in(body.content) or credentials.told_in(
+        headers.get("Content-Type", "").encode(errors="replace")
+    ):
+        return True
+    if body.charset is None or text_codec(body.charset) in (None, "utf-8", "ascii"):
+        return False
+    try:
+        return credentials.told_in(body.text().encode())
+    except InvalidDocument:
+        return False
+
+
+def _options(hop: Hop, terms: Terms) -> dict[str, Any]:
     """Return what a request needs beyond the session's own: for most, nothing."""
-    options = {"timeout": terms.timeout, "ssl": terms.tls, "proxy": terms.proxy}
+    options = {"timeout": terms.timeout, "ssl": terms.tls if hop.own else None, "proxy": terms.proxy}
     return {name: value for name, value in options.items() if value is not None}

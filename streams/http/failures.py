@@ -5,7 +5,16 @@ from __future__ import annotations
 import aiohttp
 from yarl import URL
 
-from models.errors import AnswerError, Denied, InvalidDocument, InvalidRequest, TimedOut, Unreachable, UpstreamError
+from models.errors import (
+    RETRYABLE_STATUSES,
+    AnswerError,
+    Denied,
+    InvalidDocument,
+    InvalidRequest,
+    TimedOut,
+    Unreachable,
+    UpstreamError,
+)
 from streams.http.guard import DeniedAddress, why
 from streams.http.retry import retry_after
 from streams.http.terms import Terms
@@ -29,7 +38,8 @@ def blame(error: AnswerError) -> bool | None:
             return None
         case UpstreamError(status=None) | Unreachable() | TimedOut():
             return False
-    return not (isinstance(error, UpstreamError) and error.retryable)
+    # By the usual statuses, whatever a source tries again: a host is shared by sources.
+    return not (isinstance(error, UpstreamError) and error.status in RETRYABLE_STATUSES)
 
 
 def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  a table
@@ -47,7 +57,7 @@ def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  
         case aiohttp.ClientProxyConnectionError():
             return Unreachable(f"the proxy to {host} cannot be connected to")
         case aiohttp.ClientResponseError():
-            return UpstreamError(f"{host} did not answer with valid HTTP: {exc.message}")
+            return UpstreamError(f"{host} did not answer with valid HTTP")
         case aiohttp.InvalidURL():
             return InvalidRequest("url: is no URL that can be asked for")
         case aiohttp.ClientConnectorDNSError():

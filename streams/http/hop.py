@@ -9,12 +9,14 @@ from yarl import URL
 
 from models import strictjson
 from models.errors import Denied, InvalidRequest, UpstreamError
+from streams.http.auth import Credentials
 
 USER_AGENT = {"User-Agent": "millrace"}
 """Sent unless the request names its own."""
 
 # What a redirect may carry to another origin: any other header may be a credential, whatever it is called.
 _HARMLESS = frozenset({"accept", "accept-language", "user-agent", "content-type", "traceparent", "tracestate"})
+_ASKING = frozenset({"if-none-match", "if-modified-since"})
 _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
 
 
@@ -59,15 +61,19 @@ def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str],
     return {**headers, "Content-Type": "text/plain; charset=utf-8" if text else "application/json"}, data
 
 
-def redirected(hop: Hop, status: int, location: str) -> Hop:
-    """Say what to send to where a redirect points (RFC 9110, section 15.4)."""
+def redirected(hop: Hop, status: int, location: str, credentials: Credentials | None = None) -> Hop:
+    """Say what to send to where a redirect points (RFC 9110, section 15.4).
+
+    Raises Denied for one to another scheme, and for one that would carry the `credentials` to another origin.
+    """
     try:
         target = hop.url.join(URL(location))
     except ValueError:
         msg = f"{hop.url.host} redirected to what is no URL"
         raise UpstreamError(msg, status) from None
     if target.scheme not in (hop.url.scheme, "https"):
-        msg = f"{hop.url.host} redirected from {hop.url.scheme} to {target.scheme or 'no scheme'}"
+        known = target.scheme if target.scheme in ("http", "ftp", "file", "data", "ws", "wss") else "another scheme"
+        msg = f"{hop.url.host} redirected from {hop.url.scheme} to {known}"
         raise Denied(msg)
     if not target.host:
         msg = f"{hop.url.host} redirected to what has no host"
@@ -77,6 +83,11 @@ def redirected(hop: Hop, status: int, location: str) -> Hop:
         method, data = "GET", None
         headers = {name: value for name, value in headers.items() if name.lower() not in _CONTENT}
     own = hop.own and target.origin() == hop.url.origin()
+    if hop.conditional:  # it asked about what this address has, not about what the next one has
+        headers = {name: value for name, value in headers.items() if name.lower() not in _ASKING}
     if target.origin() != hop.url.origin():
+        if credentials is not None and credentials.told_in(str(target).encode()):
+            msg = f"{hop.url.host} redirected to another origin with the source's credentials"
+            raise Denied(msg)
         headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
-    return Hop(method, target, headers, data, own, hop.conditional and own)
+    return Hop(method, target, headers, data, own)

@@ -26,37 +26,39 @@ class Gate:
         self.limits = limits
         self._clock = clock
         self._slots = asyncio.Semaphore(limits.concurrency)
-        self._empty_at = 0.0  # when the tokens that were taken so far are there, the bucket full before
+        self._turn = asyncio.Lock()
+        self._queued = 0
+        self._full_at = 0.0  # when the bucket is full again
         self.in_flight = 0
 
-    async def enter(self, name: str, deadline: float | None) -> None:
-        """Wait for a place, and for a token. Raises Overloaded if there is none before the deadline."""
+    async def enter(self) -> None:
+        """Wait for a place."""
         await self._slots.acquire()
         self.in_flight += 1
-        if self.limits.rate is not None:
-            try:
-                await self._token(name, self.limits.rate, deadline)
-            except BaseException:
-                self.leave()
-                raise
 
     def leave(self) -> None:
         """Give the place back."""
         self.in_flight -= 1
         self._slots.release()
 
-    async def _token(self, name: str, rate: float, deadline: float | None) -> None:
-        now = self._clock()
-        full = max(self._empty_at, now)
-        wait = full - now - (self.limits.burst - 1) / rate
-        if deadline is not None and now + wait >= deadline:
+    async def token(self, name: str, rate: float, deadline: float | None) -> None:
+        """Wait for a token. Raises Overloaded if there is none before the deadline."""
+        if deadline is not None and self._clock() + self._wait(rate) + self._queued / rate >= deadline:
             msg = f"{name} is asked {rate:g} times a second at most: its turn would come after the request's deadline"
             refused = Overloaded(msg)
             refused.hurried = True
             raise refused
-        self._empty_at = full + 1 / rate
-        if wait > 0:
-            await asyncio.sleep(wait)
+        self._queued += 1
+        try:
+            async with self._turn:  # one after the other: who gives up while waiting has taken no token
+                if waited := self._wait(rate):
+                    await asyncio.sleep(waited)
+                self._full_at = max(self._full_at, self._clock()) + 1 / rate
+        finally:
+            self._queued -= 1
+
+    def _wait(self, rate: float) -> float:
+        return max(0.0, self._full_at - self._clock() - (self.limits.burst - 1) / rate)
 
 
 class Host:
@@ -86,23 +88,37 @@ class Host:
         (monotonic seconds).
         """
         gate = gate or self.gate
+        rate = gate.limits.rate
+        placed = has_token = False
         self.users += 1
         try:
-            await gate.enter(self.name, deadline)
-            while self.held:  # also one that began while this request waited for its place
-                gate.leave()
-                await self._wait_out_the_hold(deadline)
-                await gate.enter(self.name, deadline)
+            while True:
+                if not placed:
+                    await gate.enter()
+                    placed = True
+                if self.held:  # also a pause that began while this request waited
+                    gate.leave()
+                    placed = False
+                    await self._wait_out_the_hold(deadline)
+                    continue
+                self._refuse_while_open()
+                if rate is None or has_token:
+                    break
+                await gate.token(self.name, rate, deadline)
+                has_token = True
         except BaseException:
             self.users -= 1
+            if placed:
+                gate.leave()
             raise
         ticket = self.breaker.admit()
-        if ticket is None:
-            self.users -= 1
-            gate.leave()
+        assert ticket is not None  # nothing was awaited since it would have refused
+        return ticket
+
+    def _refuse_while_open(self) -> None:
+        if not self.breaker.would_admit():
             msg = f"{self.name} fails too often: nothing is sent to it for {self.breaker.opens_in():.1f} s"
             raise Overloaded(msg)
-        return ticket
 
     def leave(self, ticket: int, *, ok: bool | None, gate: Gate | None = None) -> None:
         """Give the place back; `ok` says how the host did, None that it was not to blame either way."""

@@ -7,6 +7,8 @@ from email.message import Message
 from functools import lru_cache
 from typing import NamedTuple
 
+from multidict import CIMultiDict
+
 from models.documents import Body
 
 
@@ -19,6 +21,14 @@ class Response(NamedTuple):
     body: Body
     headers: Mapping[str, str]
     attempts: int = 1
+
+
+def without_validators(response: Response) -> Response:
+    """Return an answer that came by way of a redirect: what its ETag speaks of is not what was asked for."""
+    kept = CIMultiDict(response.headers)
+    for name in ("ETag", "Last-Modified"):
+        kept.popall(name, None)
+    return response._replace(headers=kept)
 
 
 @lru_cache(maxsize=256)

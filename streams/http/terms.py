@@ -17,6 +17,8 @@ from streams.http.tls import tls_context
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
+MAX_TOKEN_BYTES = 65_536
+"""Bytes of a token endpoint's answer that are read."""
 USUAL = Source("")
 """What holds for a plain URL."""
 
@@ -26,7 +28,7 @@ class Terms:
     """`max_bytes` caps a decoded body. `gate`: limits of the source's own, instead of its host's.
 
     `timeout` and `tls` are None where the session's own hold, `proxy` where none is used. `repeatable`: a request of
-    any method may be sent again.
+    any method may be sent again. `follows`: redirects are followed.
     """
 
     max_bytes: int
@@ -38,6 +40,7 @@ class Terms:
     tls: ssl.SSLContext | None = None
     proxy: str | None = None
     repeatable: bool = False
+    follows: bool = True
 
 
 def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes]]) -> Terms:
@@ -51,15 +54,19 @@ def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes
         tls=tls_context(source.tls) if source.tls else None,
         proxy=source.proxy or default.proxy,
     )
+    # A redirect would carry the client's secret elsewhere with the form.
+    for_token = dataclasses.replace(terms, max_bytes=MAX_TOKEN_BYTES, repeatable=True, follows=False)
     timeout = None
     if source.connect_timeout or source.read_timeout:
         connect = source.connect_timeout or CONNECT_TIMEOUT
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=source.read_timeout)
+        # Through a proxy a tunnel is made, too, whose answer no sock_ time-out waits for.
+        tunnel = connect + (source.read_timeout or CONNECT_TIMEOUT) if terms.proxy else None
+        timeout = aiohttp.ClientTimeout(total=None, connect=tunnel, sock_connect=connect, sock_read=source.read_timeout)
     return dataclasses.replace(
         terms,
         retry=source.retry,
         success=source.success,
         timeout=timeout,
         gate=Gate(source.limits) if source.limits else None,
-        credentials=credentials_of(source, partial(post, dataclasses.replace(terms, repeatable=True))),
+        credentials=credentials_of(source, partial(post, for_token)),
     )

@@ -63,7 +63,7 @@ async def test_every_delivery_gets_one_true_answer(stage: Stage, storm: Storm, t
             "MILLRACE_MAX_BYTES": "100000",
             "MILLRACE_CACHE": f"memory://?entries=40&ttl={LONGEST_FRESH} "
             f"memcached://127.0.0.1:{one.port},127.0.0.1:{other.port}?timeout=0.1 "
-            "",
+            f"file://{tmp_path}/cache?threshold=50",
         }
         worker = await stage.start()
         trouble = asyncio.create_task(_trouble((one, other), random.Random(storm.seed + 1)))

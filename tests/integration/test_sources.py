@@ -21,7 +21,7 @@ auth.token_url = "{url}/token"
 auth.client_id = "us"
 auth.client_secret.env = "LETTERS"
 checks = [{{ name = "sha256", field = "subject" }}]
-cache.ttl = 1
+cache.ttl = 60
 
 [sources.orders]
 url = "{url}/orders"

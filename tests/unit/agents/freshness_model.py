@@ -103,6 +103,10 @@ class Kept(NamedTuple):
         return self.at + self.windows.fresh
 
     @property
+    def revalidate_until(self) -> float:
+        return self.fresh_until + self.windows.revalidate
+
+    @property
     def error_until(self) -> float:
         return self.fresh_until + self.windows.error
 
@@ -129,10 +133,11 @@ class Got(NamedTuple):
 class Model:
     """The cache as it should be, for one key; `mind` is what the upstream says now: of a version, or a failure."""
 
-    def __init__(self, policy: CachePolicy) -> None:
-        self.policy, self.now, self.version = policy, START, 0
+    def __init__(self, policy: CachePolicy, *, shared: bool) -> None:
+        self.policy, self.now, self.version, self.shared = policy, START, 0, shared
         self.mind: Says | str = Says()
         self.kept: Kept | None = None
+        self.lower: Kept | None = None
         self.asked: list[dict[str, str]] = []
 
     def clock(self) -> float:
@@ -140,13 +145,13 @@ class Model:
 
     def restart(self) -> None:
         """Another worker: the lower tier has documents, but neither failures nor what one worker learnt."""
-        kept = self.kept
-        self.kept = None if kept is None or kept.failure else kept._replace(rest_until=0.0, late_hits=0)
+        self.kept = None
 
     def ask(self, max_age: float | None) -> Got:  # noqa: PLR0911  each rule ends one way
         self.asked = []
-        if self.kept is not None and self.now >= self.kept.gone_at:
-            self.kept = None
+        self.forget()
+        if self.kept is None and max_age != 0:
+            self.kept = self.lower
         kept, now = self.kept, self.now
         if max_age == 0:
             return self.fetch(None, "bypass")
@@ -161,10 +166,17 @@ class Model:
             return Got("hit", kept.version, age)
         if now < min(kept.rest_until, kept.error_until):
             return Got("stale", kept.version, age)
-        if now < kept.fresh_until + kept.windows.revalidate:
+        if now < kept.revalidate_until:
             self.fetch(kept, "miss")
             return Got("stale", kept.version, age)
         return self.fetch(kept, "miss")
+
+    def forget(self) -> None:
+        """What is of no use any more is gone."""
+        if self.kept is not None and self.now >= self.kept.gone_at:
+            self.kept = None
+        if self.lower is not None and self.now >= self.lower.gone_at:
+            self.lower = None
 
     def count(self, kept: Kept) -> None:
         """A document that has many hits near its end is fetched anew."""
@@ -192,22 +204,22 @@ class Model:
     def keep(self, version: int, window: Windows | None, says: Says) -> None:
         """What was fetched takes the place of what was kept, also if it is not kept itself."""
         self.kept = None if window is None else Kept(self.now, version, window, says)
+        self.lower = self.kept if self.shared else None
 
     def failed(self, name: str, state: str, *, young: bool) -> Got:
         *_, passing, remembered = FAILURES[name]
         kept = self.kept if self.kept is not None and not self.kept.failure else None
-        usable = kept is not None and self.now < max(kept.error_until, kept.fresh_until)
-        if passing and usable and kept is not None:
-            if not young:
+        if passing and kept is not None and self.now < max(kept.error_until, kept.revalidate_until):
+            if not young or self.now >= kept.error_until:
                 return Got(state, name, None)
             self.kept = kept._replace(rest_until=self.now + REST)
             return Got("stale", kept.version, self.now - kept.at)
+        if not passing:
+            self.kept = self.lower = None
         if remembered:
             seconds = self.policy.negative_ttl.get(name, REMEMBERED)
             if seconds:
                 self.kept = Kept(self.now, failure=name, until=self.now + seconds)
-            elif kept is not None:  # of two failures the first may stay, if the second is not remembered
-                self.kept = None
         return Got(state, name, None)
 
 

@@ -258,7 +258,6 @@ async def test_an_answer_that_varies_with_anything_is_not_kept(
     assert (await ask(enricher, asking(), clock))[0] == "miss"
 
 
-@pytest.mark.xfail(strict=True, reason="_put leaves the old entry where the new one cannot be kept, but for no-store")
 @pytest.mark.parametrize("cache_control", ["no-cache", "max-age=0, must-revalidate", "s-maxage=0"])
 async def test_an_answer_that_cannot_be_kept_still_takes_the_place_of_the_old(
     enricher: Enricher, upstream: Upstream, clock: Clock, cache_control: str
@@ -312,7 +311,6 @@ async def test_what_a_304_says_of_freshness_holds(enricher: Enricher, upstream: 
     assert upstream.asked[-1][1] == {"If-None-Match": '"2"'}
 
 
-@pytest.mark.xfail(strict=True, reason="_still_holds merges headers by their exact case")
 async def test_a_304_s_validator_counts_in_any_case(enricher: Enricher, upstream: Upstream, clock: Clock) -> None:
     """Header names are compared without case."""
     upstream.answers.extend([says("one", "max-age=20", etag='"1"'), holds(etag='"2"'), holds()])
@@ -361,7 +359,7 @@ async def test_a_failing_upstream_has_a_rest(enricher: Enricher, upstream: Upstr
 
 async def test_a_rest_ends_when_the_stale_answer_does(enricher: Enricher, upstream: Upstream, clock: Clock) -> None:
     """What may stand in no longer does not, rest or none."""
-    upstream.answers.extend([says("one", "max-age=60, stale-if-error=3"), Unreachable("gone"), says("two")])
+    upstream.answers.extend([says("one", "max-age=60, stale-if-error=3", etag='"1"'), Unreachable("gone"), says("two")])
     await ask(enricher, asking(), clock)
     clock.now += 61
     assert (await ask(enricher, asking(), clock))[0] == "stale"
@@ -400,7 +398,6 @@ async def test_a_failure_that_stays_takes_the_place_of_what_was_kept(
     assert (await ask(enricher, asking(), clock))[0] == "miss"
 
 
-@pytest.mark.xfail(strict=True, reason="_keep drops what memory has; a lower tier keeps what memory has not")
 async def test_a_failure_that_stays_takes_the_place_of_what_only_a_lower_tier_has(
     enricher: Enricher, upstream: Upstream, clock: Clock
 ) -> None:
@@ -416,7 +413,6 @@ async def test_a_failure_that_stays_takes_the_place_of_what_only_a_lower_tier_ha
     assert (await ask(enricher, asking(), clock))[0] == "miss"
 
 
-@pytest.mark.xfail(strict=True, reason="_keep leaves what was kept for Denied, InvalidRequest and CheckError")
 async def test_a_fetch_that_is_denied_takes_the_place_of_what_was_kept(
     enricher: Enricher, upstream: Upstream, clock: Clock
 ) -> None:
@@ -426,6 +422,21 @@ async def test_a_fetch_that_is_denied_takes_the_place_of_what_was_kept(
     clock.now += 61
     assert b"denied" in (await ask(enricher, asking(), clock))[1]
     assert b"unreachable" in (await ask(enricher, asking(), clock))[1]
+
+
+@pytest.mark.xfail(strict=True, reason="_keep_failure looks into memory alone: the failure is in the way for a moment")
+async def test_a_failure_that_may_pass_leaves_what_only_a_lower_tier_has(
+    enricher: Enricher, upstream: Upstream, clock: Clock
+) -> None:
+    """Who asked for a new answer gets the failure; the others the fresh one that the lower tier has."""
+    enricher._cache.lower = [LowerTier()]
+    upstream.answers.extend([says("one"), Unreachable("gone"), says("two")])
+    await ask(enricher, asking(), clock)
+    await settle(enricher)
+    enricher._cache.memory.wipe()
+    assert b"unreachable" in (await ask(enricher, asking(max_age=0.0), clock))[1]
+    state, shared = await ask(enricher, asking(), clock)
+    assert (state, b'"one"' in shared) == ("hit", True)
 
 
 async def test_a_failure_that_may_pass_leaves_what_was_kept(
@@ -439,9 +450,6 @@ async def test_a_failure_that_may_pass_leaves_what_was_kept(
     assert (state, b'"one"' in shared) == ("hit", True)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_keep forgets stale-while-revalidate: the failure replaces what is still served"
-)
 async def test_a_failure_leaves_what_is_served_while_it_is_fetched_anew(
     enricher: Enricher, upstream: Upstream, clock: Clock
 ) -> None:
@@ -456,7 +464,6 @@ async def test_a_failure_leaves_what_is_served_while_it_is_fetched_anew(
         await settle(enricher)
 
 
-@pytest.mark.xfail(strict=True, reason="a follower shares the failure of a leader that takes no stale answer")
 async def test_a_strict_leader_s_failure_takes_no_stale_answer_from_others(
     enricher: Enricher, upstream: Upstream, clock: Clock
 ) -> None:
@@ -506,7 +513,6 @@ async def test_another_worker_s_answer_is_a_hit(upstream: Upstream, clock: Clock
     assert upstream.calls == 1
 
 
-@pytest.mark.xfail(strict=True, reason="_find looks into memory for what find returned, also if memory cannot hold it")
 async def test_an_answer_too_large_for_memory_is_a_hit_of_a_lower_tier(upstream: Upstream, clock: Clock) -> None:
     """The lower tier is of use also for what memory cannot hold."""
     cache = Cache((MemoryTier(bytes=1_000),), clock=clock)
@@ -570,10 +576,10 @@ async def test_an_answer_asked_for_often_is_fetched_anew_before_it_ends(
     await late_hits(enricher, clock, HOT - 1)
     assert not enricher._refreshes
     upstream.gate = asyncio.Event()
-    await late_hits(enricher, clock, 5)
-    assert len(enricher._refreshes) == 1
-    await asyncio.sleep(0)
-    await late_hits(enricher, clock, 5)
+    for _ in range(5):
+        await late_hits(enricher, clock, 1)
+        await asyncio.sleep(0)
+        assert len(enricher._refreshes) == 1
     assert upstream.calls == 2
     upstream.gate.set()
     await settle(enricher)

@@ -184,7 +184,10 @@ def test_what_is_asked_must_be_clear(members, message):
         ({"proxy": "p:3128"}, f"proxy: {ORIGIN}"),
         ({"params": {"1": {}}}, "params.1.key: is no parameter's name"),
         ({"params": {"a": 5}}, "params.a.value: must be a JSON object"),
-        ({"params": {"a": {"default": []}}}, "params.a.value.default: must be a string, number or boolean, not an array"),
+        (
+            {"params": {"a": {"default": []}}},
+            "params.a.value.default: must be a string, number or boolean, not an array",
+        ),
         ({"params": {"a": {"one_of": []}}}, "params.a.value.one_of: Shorter than minimum length 1"),
     ],
 )  # fmt: skip

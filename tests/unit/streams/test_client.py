@@ -391,9 +391,9 @@ async def test_a_redirect_to_garbage_is_the_upstream_s_error(client, upstream, l
         ("FILE:/etc/secret-path", "file"),
         ("file://127.0.0.1/etc/secret-path", "file"),
         ("ftp://127.0.0.1/secret-path", "ftp"),
-        ("javascript:secret", "javascript"),
+        ("javascript:secret", "another scheme"),
         ("data:,secret", "data"),
-        ("gopher://127.0.0.1:70/secret", "gopher"),
+        ("gopher://127.0.0.1:70/secret", "another scheme"),
     ],
 )
 async def test_a_redirect_to_another_scheme_is_denied(client, upstream, location, scheme):
@@ -540,7 +540,7 @@ async def test_a_truncated_body_is_unreachable(client, speak, answer):
 async def test_what_is_no_http_is_the_upstream_s_error(client, speak, answer):
     """Another protocol, broken heads and endless headers are told as such, and are no success."""
     error = await failure(client, await speak(answer), UpstreamError)
-    assert str(error).startswith("127.0.0.1 did not answer with valid HTTP: ")
+    assert str(error) == "127.0.0.1 did not answer with valid HTTP"
     assert error.status is None
 
 

@@ -140,7 +140,6 @@ def test_an_old_form_of_date_is_read(form: str) -> None:
     assert found.fresh == 20
 
 
-@pytest.mark.xfail(strict=True, reason="a date without a zone is read in the worker's own, not in UTC")
 def test_a_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     """The asctime form of RFC 9110, section 5.6.7, has no zone: the worker's must not change what it means."""
     monkeypatch.setenv("TZ", "EST5")
@@ -161,14 +160,12 @@ def test_an_answer_that_varies_with_anything_is_not_kept(vary: str) -> None:
     assert read(vary="Accept, Origin") is not None
 
 
-@pytest.mark.xfail(strict=True, reason="only a Vary that is nothing but * is seen")
 @pytest.mark.parametrize("vary", ["Accept, *", "*, Accept", "Accept,*"])
 def test_a_star_among_other_names_counts_too(vary: str) -> None:
     """RFC 9111, section 4.1: a Vary with a member * always fails to match."""
     assert read(vary=vary) is None
 
 
-@pytest.mark.xfail(strict=True, reason="of repeated header lines only the first is read")
 @pytest.mark.parametrize(
     "lines",
     [
@@ -192,7 +189,7 @@ def test_an_answer_speaks_of_its_freshness_or_does_not() -> None:
 def test_of_a_repeated_directive_the_first_counts() -> None:
     """RFC 9111, section 4.2.1; names are compared without case, values of both forms are read."""
     assert directives('A=1, b="x y", a=2, C') == {"a": "1", "b": "x y", "c": ""}
-    assert directives(None) == {}
+    assert directives("") == {}
 
 
 HEADER = st.text(st.characters(codec="latin-1"), max_size=60) | st.sampled_from(

@@ -198,7 +198,6 @@ async def test_the_newer_of_memory_and_a_lower_tier_is_taken(  # noqa: PLR0917  
     assert await cache.find(KEY) == cache.peek(KEY) == (held if found == in_memory else entry(found, NOW + found))
 
 
-@pytest.mark.xfail(strict=True, reason="find compares with what was in memory before it asked the lower tiers")
 @pytest.mark.parametrize("newer", [entry(2, NOW + 5), failed_entry(b'"x":1', NOW + 5, 5.0, Unreachable("gone"))])
 async def test_what_came_while_a_lower_tier_was_asked_is_newer(cache, clock, upper, newer):
     """A slow tier's old answer does not take the place of what was fetched meanwhile, nor of a failure."""
@@ -243,7 +242,6 @@ async def test_what_is_dropped_is_gone_everywhere(cache, upper, lower):
     assert set(upper.kept) == set(lower.kept) == {OTHER}
 
 
-@pytest.mark.xfail(strict=True, reason="writes to one key run side by side: the last to end wins, not the last begun")
 @pytest.mark.parametrize("then", ["drop", "put"])
 async def test_writes_to_one_key_keep_their_order(cache, clock, upper, then):
     """A write that hangs does not undo what came after it."""
@@ -312,7 +310,6 @@ async def test_a_write_that_fails_harms_nobody(cache, upper, lower, caplog):
     assert "a cache tier failed to write" in caplog.text
 
 
-@pytest.mark.xfail(strict=True, reason="what a tier's get raises comes out of find; a TimeoutError is told as ours")
 @pytest.mark.parametrize("fault", [TimeoutError(), OSError("disk"), MillraceError("odd")])
 async def test_a_look_that_fails_is_a_miss(cache, upper, lower, fault):
     """The class says that none of its calls raises; the next tier is asked."""
@@ -321,7 +318,6 @@ async def test_a_look_that_fails_is_a_miss(cache, upper, lower, fault):
     assert await cache.find(KEY) == entry(1)
 
 
-@pytest.mark.xfail(strict=True, reason="UnicodeEncodeError: aiohttp gives bytes that are no UTF-8 as lone surrogates")
 async def test_a_validator_of_any_bytes_can_be_kept(cache):
     """An ETag may hold bytes beyond ASCII (RFC 9110, section 8.8.3); nothing is raised because of it."""
     kept = entry(1, etag='"\udcff"')

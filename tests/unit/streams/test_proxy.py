@@ -270,16 +270,15 @@ async def test_a_proxy_that_is_down_is_unreachable(scheme):
     assert (str(error), error.retryable) == (f"the proxy to {NAME} cannot be connected to", True)
 
 
-@pytest.mark.parametrize(
-    "scheme",
-    ["http", pytest.param("https", marks=pytest.mark.xfail(strict=True, reason="no time-out holds for a CONNECT"))],
-)
+@pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_is_silent_is_timed_out(opened, scheme):
-    """`read_timeout` holds for a proxy that takes the request, or is to make a tunnel, and says nothing."""
+    """The source's time-outs hold for a proxy that takes the request, or is to make a tunnel, and says nothing."""
     silent = opened.enter_context(socket.socket())
     silent.bind(("127.0.0.1", 0))
     silent.listen()
-    source = Source("s", read_timeout=0.05, retry=ONCE, proxy=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    source = Source(
+        "s", connect_timeout=0.05, read_timeout=0.05, retry=ONCE, proxy=f"http://127.0.0.1:{silent.getsockname()[1]}"
+    )
     async with Client(LIMIT, Guard(), retry=ONCE) as client:
         terms = terms_of(source, client.terms, client.post)
         with pytest.raises(TimedOut):

@@ -201,6 +201,28 @@ async def test_a_source_has_so_many_in_flight_and_its_host_others_beside(client,
     assert most == 2
 
 
+async def test_a_worker_has_so_many_in_flight_over_all_hosts(serve):
+    """`max_in_flight` bounds the requests under way, whichever hosts they go to."""
+    here, there = await serve(), await serve()
+    go_on, arrived = asyncio.Event(), asyncio.Event()
+
+    async def wait(_):
+        arrived.set()
+        await go_on.wait()
+        return web.Response()
+
+    here.answers["/"] = wait
+    async with Client(LIMIT, LOOPBACK, retry=ONCE, max_in_flight=1) as client:
+        first = asyncio.ensure_future(ask(client, at(here), limits=Limits()))
+        await asyncio.wait_for(arrived.wait(), PATIENCE)
+        second = asyncio.ensure_future(ask(client, at(there)))
+        _, waiting = await asyncio.wait({first, second}, timeout=0.05)
+        assert (len(waiting), there.seen) == (2, [])
+        go_on.set()
+        await asyncio.gather(first, second)
+    assert len(there.seen) == 1
+
+
 async def test_a_turn_past_the_deadline_is_overloaded(client, upstream):
     """A source of one request in a thousand seconds answers one, and refuses the next without sending it."""
     terms = terms_of(Source("s", limits=Limits(rate=0.001)), client.terms, client.post)
@@ -259,14 +281,12 @@ async def test_refusals_do_not_open_the_breaker(client, upstream, status):
     assert await breaker_after(client, upstream, status) == "closed"
 
 
-@pytest.mark.xfail(strict=True, reason="blame takes the statuses that a source tries again for the host's failures")
 async def test_what_one_source_tries_again_is_no_failure_of_the_host(client, upstream):
     """A source that awaits a document asks for 404 again: its host is well, and other sources must not lose it."""
     retry = Retries(frozenset({404}), attempts=1)
     assert await breaker_after(client, upstream, 404, retry=retry) == "closed"
 
 
-@pytest.mark.xfail(strict=True, reason="blame takes a 500 that a source does not try again for the host's success")
 async def test_what_one_source_does_not_try_again_is_a_failure_all_the_same(client, upstream):
     """A host that answers nothing but 500 is left alone, and a 500 never closes its breaker."""
     assert await breaker_after(client, upstream, 500, retry=Retries(frozenset(), attempts=1)) == "open"
@@ -298,28 +318,38 @@ async def test_a_changed_document_answers_a_condition(client, upstream):
     assert (response.status, response.body.content) == (200, b"new")
 
 
-async def test_conditions_go_along_within_an_origin(client, upstream):
-    """A redirect to another path of the origin is asked on the same conditions."""
-    upstream.redirect("/old", 302, "/new")
-    upstream.answers["/new"] = {"status": 304}
-    assert (await ask(client, at(upstream, "/old"), validators=VALIDATORS)).status == 304
+@pytest.mark.parametrize("way", ["within", "away", "back"])
+async def test_conditions_stay_with_the_address_that_they_are_about(client, serve, upstream, way):
+    """They speak of what the first address has: not sent to another path or origin, nor back; a 304 answers nothing."""
+    there = await serve()
+    upstream.redirect("/", 302, "/last" if way == "within" else at(there))
+    there.redirect("/", 302, at(upstream if way == "back" else there, "/last"))
+    last = there if way == "away" else upstream
+    last.answers["/last"] = {"status": 304}
+    error = await refused(client, at(upstream), UpstreamError, validators=VALIDATORS)
+    assert error.status == 304
+    assert last.seen[-1].path == "/last"
+    for seen in (*there.seen, *upstream.seen[1:]):
+        assert [name for name in VALIDATORS if name in seen.headers] == []
+
+
+async def test_a_request_s_own_conditions_go_along_within_an_origin(client, upstream):
+    """What a request asks for in its own headers is the request's business, as any other header."""
+    upstream.redirect("/", 302, "/new")
+    await client.fetch("GET", at(upstream), VALIDATORS)
     assert {name: upstream.seen[1].headers[name] for name in VALIDATORS} == VALIDATORS
 
 
-@pytest.mark.parametrize("back", [False, True])
-async def test_conditions_stay_with_the_origin(client, serve, upstream, back):
-    """Elsewhere they mean nothing and are not sent, nor after a detour; a 304 from there is no answer."""
-    there = await serve()
-    upstream.redirect("/", 302, at(there))
-    last, path = (upstream, "/back") if back else (there, "/")
-    if back:
-        there.redirect("/", 302, at(upstream, "/back"))
-    last.answers[path] = {"status": 304}
-    error = await refused(client, at(upstream), UpstreamError, validators=VALIDATORS)
-    assert error.status == 304
-    for seen in (*there.seen, *upstream.seen[1:]):
-        assert [name for name in VALIDATORS if name in seen.headers] == []
-    assert last.seen[-1].path == path
+async def test_an_answer_by_way_of_a_redirect_has_no_validators(client, upstream):
+    """What it could be asked about is not what was asked for; its other headers stay."""
+    headers = {"ETag": '"1"', "Last-Modified": VALIDATORS["If-Modified-Since"], "Cache-Control": "max-age=5"}
+    upstream.redirect("/", 302, "/new")
+    upstream.answers["/new"] = {"headers": headers}
+    direct, redirected = [await ask(client, at(upstream, path)) for path in ("/new", "/")]
+    assert {name: direct.headers[name] for name in headers} == headers
+    assert {name: redirected.headers.get(name) for name in headers} == {
+        "ETag": None, "Last-Modified": None, "Cache-Control": "max-age=5",
+    }  # fmt: skip
 
 
 async def test_conditions_are_made_anew_at_each_try(client, upstream):

@@ -178,7 +178,6 @@ async def test_a_connection_with_a_certificate_is_its_source_s_alone(client, ser
     assert [shown is not None for shown in upstream.shown] == [True, False, True, False]
 
 
-@pytest.mark.xfail(strict=True, reason="the source's TLS context is used for every hop, not for its own origin only")
 async def test_a_certificate_is_not_shown_where_a_redirect_points(client, serve, files):
     """It is a credential like any other: for the source's own origin."""
     upstream, there = await serve(), await serve(asks=ssl.CERT_OPTIONAL)
