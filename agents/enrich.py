@@ -120,8 +120,7 @@ class Enricher:
         try:
             landed = await self._find(key, known) or await self._fetch(known, extra, b"miss", deadline)
         finally:
-            own = landed is None or (landed.error is not None and landed.error.hurried)
-            self._flights.land(key, None if own else landed)
+            self._flights.land(key, _for_all(landed))
         return landed
 
     async def _find(self, key: bytes, known: Known) -> Enriched | None:
@@ -161,18 +160,18 @@ class Enricher:
             fresh = freshness(asked.headers, policy, asked.fetched_at)
             self._put(known.key, shared, asked, fresh, policy)
         elif error is not None:
-            self._keep_failure(known.key, shared, error, policy)
+            self._keep_failure(known.key, known, shared, error)
 
-    def _keep_failure(self, key: bytes, shared: bytes, error: AnswerError, policy: CachePolicy) -> None:
+    def _keep_failure(self, key: bytes, known: Known, shared: bytes, error: AnswerError) -> None:
         """Remember a failure that others would meet, unless an answer is kept that may stand in for it."""
         now, held = time.time(), self._cache.peek(key)
         if error.retryable:
             last = 0.0 if held is None else max(held.fresh_until, held.revalidate_until, held.usable_until)
-            if held is not None and held.error is None and now < last:
-                return
+            if (held is not None and held.error is None and now < last) or known.max_age == 0:
+                return  # who wanted it new has not looked what else there is
         elif not error.hurried:
             self._cache.drop(key)  # what was kept is not what the upstream has any more
-        seconds = negative_ttl(error, policy)
+        seconds = negative_ttl(error, self._policy_of(known))
         if isinstance(error, _REPEATED) and not error.hurried and seconds > 0:
             self._cache.put(key, failed_entry(shared, now, seconds, error))
 
@@ -225,20 +224,22 @@ class Enricher:
         entry, now = self._held(known), time.time()
         if entry is None or now < entry.fresh_until or _too_old(entry.fetched_at, known, now):
             return None
-        failed = now < min(entry.ask_after, entry.usable_until)
-        if not failed and now >= entry.revalidate_until:
+        resting = now < entry.ask_after
+        if now >= max(entry.revalidate_until, entry.usable_until if resting else 0.0):
             return None
-        if not failed:
+        if not resting:
             self._refresh(known)
         return Enriched(entry.shared, b"stale", entry.fetched_at, None)
 
     def _stand_in(self, known: Known, *, rest: bool) -> Enriched | None:
         """Return an answer that may stand in for a failure (RFC 5861, section 4); give its upstream a `rest` then."""
         entry, now = self._held(known), time.time()
-        if entry is None or now >= max(entry.usable_until, entry.fresh_until) or _too_old(entry.fetched_at, known, now):
+        if entry is None or known.key is None:
             return None
-        if rest and known.key is not None:
+        if rest:
             self._cache.put_in_memory(known.key, entry._replace(ask_after=now + NEGATIVE_TTL))
+        if now >= max(entry.usable_until, entry.fresh_until) or _too_old(entry.fetched_at, known, now):
+            return None
         return Enriched(entry.shared, b"stale", entry.fetched_at, None)
 
     def _ending(self, known: Known, entry: Entry, now: float) -> Entry:
@@ -271,10 +272,15 @@ class Enricher:
         except TimeoutError:
             self._stand_in(known, rest=True)
         finally:
-            self._flights.land(key, landed)
+            self._flights.land(key, _for_all(landed))
 
 
 _FETCHED = (b"miss", b"revalidated")
+
+
+def _for_all(landed: Enriched | None) -> Enriched | None:
+    """Return what came of a flight, if it holds for whoever waits: a later deadline might have ended otherwise."""
+    return None if landed is None or (landed.error is not None and landed.error.hurried) else landed
 
 
 def negative_ttl(error: AnswerError, policy: CachePolicy) -> float:

@@ -17,6 +17,8 @@ REFRESH_SHARE = 0.2
 """The last part of its freshness in which an answer that is asked for often is fetched anew."""
 MAX_SKEW = 60.0
 """Seconds that the clock of another worker may be ahead of ours."""
+LONGEST = 90 * 86_400.0
+"""Seconds from now on that an entry can be of use at most: no source may say more."""
 VERSION = 1
 """Of the form in which entries are written; one of another version is not read."""
 
@@ -116,6 +118,7 @@ def _possible(times: list[float], now: float) -> bool:
     return (
         all(map(math.isfinite, times))
         and fetched_at <= now + MAX_SKEW
+        and max(revalidate_until, usable_until) <= now + LONGEST
         and fetched_at <= refresh_at <= fresh_until <= min(revalidate_until, usable_until)
     )
 

@@ -133,17 +133,16 @@ class Cache:
         return removed + sum(self.memory.drop(key) for key in found)
 
     def _store(self, key: bytes, entry: Entry, written: bytes, tiers: Sequence[BaseCache]) -> None:
+        """Write to tiers, if there is time and room; what is only dropped is always dropped."""
         seconds = entry.keep_until - self._clock()
-        for tier in tiers:
-            if seconds > 0:
+        for tier in tiers if seconds > 0 else ():
+            if len(self._writes) >= MAX_WRITES:
+                self.counts["unwritten"] += 1
+            else:
                 self._write(key, tier, tier.set(key, written, ttl=seconds))
 
     def _write(self, key: bytes, tier: BaseCache, work: Coroutine[Any, Any, Any]) -> None:
         """Write behind the answer's back: nobody waits for it. Writes to one key keep their order."""
-        if len(self._writes) >= MAX_WRITES:
-            self.counts["unwritten"] += 1
-            work.close()
-            return
         place = key, id(tier)
         task = asyncio.ensure_future(_after(self._last.get(place), work))
         self._last[place] = task

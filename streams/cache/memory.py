@@ -136,5 +136,5 @@ class MemoryCache(BaseCache):
 
 def _size(value: Any) -> int:
     if isinstance(value, Entry):
-        return len(value.shared)
+        return len(value.shared) + len(value.etag or "") + len(value.last_modified or "")
     return len(value) if isinstance(value, bytes | str) else 0

@@ -164,7 +164,7 @@ class Model:
         if now < kept.fresh_until:
             self.count(kept)
             return Got("hit", kept.version, age)
-        if now < min(kept.rest_until, kept.error_until):
+        if now < min(kept.rest_until, max(kept.error_until, kept.revalidate_until)):
             return Got("stale", kept.version, age)
         if now < kept.revalidate_until:
             self.fetch(kept, "miss")
@@ -209,14 +209,15 @@ class Model:
     def failed(self, name: str, state: str, *, young: bool) -> Got:
         *_, passing, remembered = FAILURES[name]
         kept = self.kept if self.kept is not None and not self.kept.failure else None
+        if passing and kept is not None and state != "bypass":
+            self.kept = kept._replace(rest_until=self.now + REST)
         if passing and kept is not None and self.now < max(kept.error_until, kept.revalidate_until):
             if not young or self.now >= kept.error_until:
                 return Got(state, name, None)
-            self.kept = kept._replace(rest_until=self.now + REST)
             return Got("stale", kept.version, self.now - kept.at)
         if not passing:
             self.kept = self.lower = None
-        if remembered:
+        if remembered and not (passing and state == "bypass"):
             seconds = self.policy.negative_ttl.get(name, REMEMBERED)
             if seconds:
                 self.kept = Kept(self.now, failure=name, until=self.now + seconds)

@@ -277,6 +277,19 @@ async def test_writes_are_bounded(cache, upper, lower, recwarn):
     assert not recwarn.list
 
 
+async def test_what_is_dropped_is_gone_however_much_is_being_written(cache, upper, lower):
+    """An answer that must not be kept does not come back from a tier that was too busy to delete it."""
+    cache.put(KEY, entry(1))
+    await settle(cache)
+    upper.gates["set"] = lower.gates["set"] = asyncio.Event()
+    for number in range(MAX_WRITES):
+        cache.put(b"%040d" % number, entry(1))
+    cache.drop(KEY)
+    upper.gates["set"].set()
+    await settle(cache)
+    assert await cache.find(KEY) is None
+
+
 async def test_lookups_are_bounded(cache, upper):
     """No more than MAX_LOOKUPS ask a lower tier at once; the others wait for their turn."""
     upper.gates["get"] = asyncio.Event()

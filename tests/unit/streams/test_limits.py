@@ -296,6 +296,23 @@ async def test_waiters_go_in_their_order_one_by_one(bell: Bell, clock: Clock) ->
         assert [each.done() for each in entering] == [number <= second for number in range(4)]
 
 
+async def test_who_waits_before_one_counts_for_its_deadline(bell: Bell, clock: Clock) -> None:
+    """With two in front, who has two seconds is refused at once, and who has a little over three waits its turn."""
+    host = Host("h", Limits(rate=1), clock)
+    host.leave(await host.enter(None), ok=True)
+    waiting = [asyncio.ensure_future(host.enter(None)) for _ in range(2)]
+    await settle()
+    with pytest.raises(Overloaded, match="its turn would come after"):
+        await asyncio.wait_for(host.enter(clock.now + 2), 5)
+    last = asyncio.ensure_future(host.enter(clock.now + 3.1))
+    await settle()
+    for second in (1001, 1002):
+        await bell.ring(second)
+        assert not last.done()
+    await bell.ring(1003)
+    assert [each.done() for each in (*waiting, last)] == [True] * 3
+
+
 async def test_cancelled_waiters_do_not_use_up_the_turns_of_others(bell: Bell, clock: Clock) -> None:
     """Ten who gave up have sent nothing: who comes then has the next turn, not the eleventh."""
     host = Host("h", Limits(rate=0.1), clock)
