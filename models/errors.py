@@ -49,6 +49,9 @@ class AnswerError(MillraceError):
     hurried: bool = False
     """Whether a later deadline might have ended otherwise: then it is no answer for others who ask the same."""
 
+    spent: bool = False
+    """Whether another try at once would meet the same, though a later request may not."""
+
     def __init__(self, message: str) -> None:
         text = message[:MESSAGE_LIMIT].encode(errors="backslashreplace").decode()  # may hold lone surrogates
         longer = len(message) > MESSAGE_LIMIT or len(text) > MESSAGE_LIMIT

@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
-from urllib.parse import quote_plus, unquote_plus, unquote_to_bytes, urlencode
+from urllib.parse import quote_plus, unquote_plus, urlencode
 
 from yarl import URL
 
 from models import strictjson
 from models.errors import AnswerError, UpstreamError
 from models.source import ApiKey, Basic, Bearer, ClientCredentials, Source
+from streams.http.telling import told
 from streams.secrets import read_secret
 
 RENEW_BEFORE = 30.0
@@ -25,10 +26,8 @@ DEFAULT_TOKEN_LIFE = 300.0
 """Seconds that a token is taken to live whose answer does not say."""
 FAILED_FOR = 5.0
 """Seconds that the failure to get a token is the answer to all who want one, so that its server has a rest."""
-MIN_TELLING = 6
-"""Characters from which on a secret is looked for in documents: a shorter one stands in many by chance."""
-
-_ESCAPED = re.compile(rb"\\\\(?:u00([0-7][0-9A-Fa-f])|([^u]))")
+FORMER_TOKENS = 4
+"""Tokens before the one of now that must not be told either: slow requests were sent with them."""
 
 Headers = Mapping[str, str]
 Post = Callable[[str, Headers, str, float | None], Awaitable[bytes]]
@@ -95,7 +94,8 @@ class Token:
         self._fixed = fixed
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._token = self._former = ""
+        self._token = ""
+        self._former: deque[str] = deque(maxlen=FORMER_TOKENS)
         self._renew_at = 0.0
         self._failure: tuple[float, AnswerError] | None = None
 
@@ -111,12 +111,13 @@ class Token:
     def renews(self, refused: Signed) -> bool:
         """Give up the token that was refused; another may have come meanwhile, which is tried as well."""
         if refused.headers.get("Authorization") == f"Bearer {self._token}":
-            self._former, self._token = self._token, ""
+            self._former.append(self._token)
+            self._token = ""
         return True
 
     def told_in(self, text: bytes) -> bool:
         """Say whether a text has the token or the client's secret in it."""
-        return told((self._token, self._former, self._secret), text) or self._fixed.told_in(text)
+        return told((self._token, *self._former, self._secret), text) or self._fixed.told_in(text)
 
     def _fresh(self) -> bool:
         return bool(self._token) and self._clock() < self._renew_at
@@ -132,7 +133,8 @@ class Token:
             if not silent.hurried:
                 self._failure = self._clock() + FAILED_FOR, silent
             raise silent from None
-        self._former, self._token = self._token or self._former, token
+        self._former.append(self._token)
+        self._token = token
         self._failure = None
         self._renew_at = asked + max(life - RENEW_BEFORE, life * 0.8)
 
@@ -183,30 +185,14 @@ def _basic(username: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def told(secrets: Iterable[str], text: bytes) -> bool:
-    """Whether one of the secrets stands in a text: as it is, escaped as in JSON, or percent-encoded."""
-    readings = [text]
-    if b"\\" in text:
-        readings.append(_ESCAPED.sub(_unescaped, text))
-    if b"%" in text:
-        readings.append(unquote_to_bytes(text))
-    if b"+" in text or b"%" in text:
-        readings.append(unquote_to_bytes(text.replace(b"+", b" ")))
-    wanted = [secret.encode() for secret in secrets if len(secret) >= MIN_TELLING]
-    return any(secret in reading for reading in readings for secret in wanted)
-
-
-def _unescaped(found: re.Match[bytes]) -> bytes:
-    return bytes([int(found[1], 16)]) if found[1] else found[2]
-
-
 def _again(error: AnswerError) -> AnswerError:
-    """Return the failure anew: one error object must not be raised into two requests, which both note their tries."""
+    """Return a remembered failure for another request: an error is not raised into two, which both note their tries."""
     if isinstance(error, UpstreamError):
         again: AnswerError = UpstreamError(str(error), error.status)
-        again.retryable = False  # it is not asked again before FAILED_FOR is over
-        return again
-    return type(error)(str(error))
+    else:
+        again = type(error)(str(error))
+    again.retryable, again.spent = error.retryable, True
+    return again
 
 
 def _read_token(body: bytes) -> tuple[str, float]:

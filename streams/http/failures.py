@@ -19,10 +19,15 @@ from streams.http.guard import DeniedAddress, why
 from streams.http.retry import retry_after
 from streams.http.terms import Terms
 
+PROXY_LOGIN = 407
+"""The status by which a proxy asks for a login (RFC 9110, section 15.5.8)."""
 
-def no_success(host: str, response: aiohttp.ClientResponse, terms: Terms) -> UpstreamError:
+
+def no_success(host: str, response: aiohttp.ClientResponse, terms: Terms) -> AnswerError:
     """Return the error for a status that is no success; never with a secret that the upstream repeats."""
     status, reason = response.status, response.reason or ""
+    if status == PROXY_LOGIN and terms.proxy is not None:
+        return Unreachable(f"the proxy to {host} wants a login: it answered {status}")
     if terms.credentials is not None and terms.credentials.told_in(reason.encode(errors="replace")):
         reason = ""
     error = UpstreamError(f"{host} answered {status} {reason}".rstrip(), status,

@@ -24,7 +24,7 @@ def pause_after(attempt: int, error: AnswerError, retries: Retries) -> float | N
     Pauses are drawn evenly from 0 to a doubling bound: full jitter keeps those who failed together from coming back
     together.
     """
-    if attempt >= retries.attempts or not error.retryable or isinstance(error, Overloaded):
+    if attempt >= retries.attempts or not error.retryable or error.spent or isinstance(error, Overloaded):
         return None
     bound = min(retries.longest_pause, retries.first_pause * 2 ** (attempt - 1))
     return random.uniform(0, bound)  # noqa: S311  jitter, no secret

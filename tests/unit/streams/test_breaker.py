@@ -65,6 +65,8 @@ def test_one_probe_decides_when_half_open(ok: bool) -> None:
     breaker.record(ticket, ok=ok)
     assert breaker.state == ("closed" if ok else "open")
     assert breaker.opens_in() == (0.0 if ok else OPEN_FOR)
+    clock.now += OPEN_FOR
+    assert breaker.admit() is not None, "after a probe that failed there is another one"
 
 
 def test_a_probe_that_came_to_no_end_lets_another_try() -> None:

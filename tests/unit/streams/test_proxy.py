@@ -234,7 +234,7 @@ async def test_a_proxy_that_does_not_know_us_is_an_error(relay, upstream, trusti
     proxy = await relay(upstream, LOGIN)
     async with Client(LIMIT, Guard(), retry=ONCE, proxy=f"http://{login}{proxy.address}") as client:
         error = await refused(client, f"{scheme}://{NAME}/", AnswerError, trusting())
-    assert type(error) is (Unreachable if scheme == "https" else UpstreamError)
+    assert type(error) is Unreachable
     assert "answered 407" in str(error)
     assert upstream.seen == []
 
