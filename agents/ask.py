@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple
 
 from agents.known import Known
 from models import checks, documents
@@ -75,14 +75,17 @@ class Asker:
             answer.judge(request.checks, await self._judge(request, document))
         return Asked(answer, response.headers, response.attempts, fetched_at)
 
-    async def _fetch(self, known: Known, extra: Headers, deadline: float, validators: Headers) -> Response:
+    def _fetch(
+        self, known: Known, extra: Headers, deadline: float, validators: Headers
+    ) -> Coroutine[Any, Any, Response]:
+        """Return what to await for the response. No coroutine of its own: thousands may wait in it, and frames cost."""
         request, source = known.request, known.source
         if source is not None and source.call is not None:
-            return await self._caller.call(source, request.params, deadline)
+            return self._caller.call(source, request.params, deadline)
         assert request.url is not None
         terms = self._terms[source.name] if source is not None else None
         headers = {**request.headers, **extra} if extra else request.headers
-        return await self._client.fetch(
+        return self._client.fetch(
             request.method, request.url, headers, request.body, deadline=deadline, terms=terms, validators=validators
         )
 

@@ -89,7 +89,7 @@ class Enricher:
         try:
             async with asyncio.timeout(seconds):
                 if key is None:
-                    return await self._fetch(known, extra, b"bypass", deadline)
+                    return await self._fetch(known, extra, b"bypass", deadline, None)
                 return await self._answer_once(key, known, extra, deadline)
         except TimeoutError:
             answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
@@ -101,41 +101,55 @@ class Enricher:
 
     async def _answer_once(self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float) -> Enriched:
         """Find or fetch, or wait for who does; if that one gives up, take its place."""
-        while (held := self._meanwhile(known)) is None:
+        while (found := self._serve(entry := self._cache.peek(key), known)) is None:
             if self._flights.lead(key):
-                return await self._lead(key, known, extra, deadline)
+                break
             landed = await self._flights.join(key)
-            if landed is None:
-                continue
-            if landed.error is not None and landed.error.retryable and (stale := self._stand_in(known, rest=False)):
-                return stale  # who fetched would have no answer as old as this one may be
-            if landed.cache in _FETCHED:
-                return landed._replace(cache=b"coalesced")
-            if not _too_old(landed.fetched_at, known, time.time()):
-                return landed
-        return held
-
-    async def _lead(self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float) -> Enriched:
-        landed = None
+            if landed is not None and (taken := self._from(landed, known)) is not None:
+                return taken
+        if found is not None:
+            return found
         try:
-            landed = await self._find(key, known) or await self._fetch(known, extra, b"miss", deadline)
+            if self._cache.lower:
+                entry = await self._cache.find(key)
+                found = self._serve(entry, known)
+            if found is None:
+                found = await self._fetch(known, extra, b"miss", deadline, entry)
         finally:
-            self._flights.land(key, _for_all(landed))
-        return landed
+            self._flights.land(key, _for_all(found))
+        return found
 
-    async def _find(self, key: bytes, known: Known) -> Enriched | None:
-        """Look once more: a flight may have landed since, and the lower tiers have not been asked."""
-        entry = self.peek(known, time.time())
-        if entry is None and self._cache.lower:
-            entry = self._that_will_do(await self._cache.find(key), known, time.time())
-        if entry is not None:
+    def _from(self, landed: Enriched, known: Known) -> Enriched | None:
+        """Return what a flight brought for who waited for it, None if that will not do."""
+        if landed.error is not None and landed.error.retryable and (stale := self._stand_in(known, rest=False)):
+            return stale  # who fetched would have no answer as old as this one may be
+        if landed.cache in _FETCHED:
+            return landed._replace(cache=b"coalesced")
+        return None if _too_old(landed.fetched_at, known, time.time()) else landed
+
+    def _serve(self, entry: Entry | None, known: Known) -> Enriched | None:
+        """Return an answer at hand if it will do: fresh, or one to serve while it is fetched anew."""
+        if entry is None:
+            return None
+        now = time.time()
+        if self._that_will_do(entry, known, now) is not None:
             return Enriched(entry.shared, b"hit", entry.fetched_at, entry.error)
-        return self._meanwhile(known)
+        if entry.error is not None or now < entry.fresh_until or _too_old(entry.fetched_at, known, now):
+            return None
+        resting = now < entry.ask_after
+        if now >= max(entry.revalidate_until, entry.usable_until if resting else 0.0):
+            return None
+        if not resting:
+            self._refresh(known)
+        return Enriched(entry.shared, b"stale", entry.fetched_at, None)
 
     # -- to the upstream
 
-    async def _fetch(self, known: Known, extra: Mapping[str, str], cache: bytes, deadline: float) -> Enriched:
-        held = self._held(known)
+    async def _fetch(
+        self, known: Known, extra: Mapping[str, str], cache: bytes, deadline: float, held: Entry | None
+    ) -> Enriched:
+        """Ask the upstream, whether `held` still holds if there is something to hold."""
+        held = None if held is None or held.error is not None else held
         try:
             asked = await self._asker.ask(known, extra, deadline, held.validators() if held else {})
             if asked.answer is None and held is not None:
@@ -219,18 +233,6 @@ class Enricher:
         entry = self._cache.peek(known.key)
         return None if entry is None or entry.error is not None else entry
 
-    def _meanwhile(self, known: Known) -> Enriched | None:
-        """Return an answer past its freshness that is served while it is fetched anew, or if that just failed."""
-        entry, now = self._held(known), time.time()
-        if entry is None or now < entry.fresh_until or _too_old(entry.fetched_at, known, now):
-            return None
-        resting = now < entry.ask_after
-        if now >= max(entry.revalidate_until, entry.usable_until if resting else 0.0):
-            return None
-        if not resting:
-            self._refresh(known)
-        return Enriched(entry.shared, b"stale", entry.fetched_at, None)
-
     def _stand_in(self, known: Known, *, rest: bool) -> Enriched | None:
         """Return an answer that may stand in for a failure (RFC 5861, section 4); give its upstream a `rest` then."""
         entry, now = self._held(known), time.time()
@@ -268,7 +270,8 @@ class Enricher:
         landed = None
         try:
             async with asyncio.timeout(self._timeout):
-                landed = await self._fetch(known, {}, b"miss", time.monotonic() + self._timeout)
+                deadline = time.monotonic() + self._timeout
+                landed = await self._fetch(known, {}, b"miss", deadline, self._held(known))
         except TimeoutError:
             self._stand_in(known, rest=True)
         finally:

@@ -14,6 +14,8 @@ from models.source import MAX_STALE, CachePolicy
 _NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "no-cache", "s-maxage"})
 _DIRECTIVE = re.compile(r'([A-Za-z-]+)(?:=(?:"([^"]*)"|([^\s,;"]+)))?')
 
+_SPEAKING = ("Cache-Control", "Expires", "Vary")
+
 Headers = Mapping[str, str]
 
 
@@ -33,6 +35,8 @@ def freshness(headers: Headers, policy: CachePolicy, now: float) -> Freshness | 
     An answer is shared by all who ask the same, so this is a shared cache: `private` is not kept, `s-maxage` goes
     before `max-age`, and that before `Expires`. What cannot be read counts as not said.
     """
+    if not any(name in headers for name in _SPEAKING):
+        return _silent(policy)
     if "*" in (name.strip() for name in all_of(headers, "Vary").split(",")):
         return None
     said = directives(all_of(headers, "Cache-Control"))
@@ -46,6 +50,12 @@ def freshness(headers: Headers, policy: CachePolicy, now: float) -> Freshness | 
         0.0 if strict else _within(while_revalidate, policy.stale_while_revalidate, silent=0.0),
         0.0 if strict else _within(if_error, policy.stale_if_error, silent=MAX_STALE),
     )
+
+
+def _silent(policy: CachePolicy) -> Freshness:
+    """Return what holds for an answer that says nothing."""
+    if_error = MAX_STALE if policy.stale_if_error is None else policy.stale_if_error
+    return Freshness(policy.ttl, policy.stale_while_revalidate or 0.0, if_error)
 
 
 def all_of(headers: Headers, name: str) -> str:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import aiohttp
+from yarl import URL
 
 from models.documents import Body, text_codec
 from models.errors import (
@@ -173,7 +174,7 @@ class Client:
 
     async def _send(self, hop: Hop, signed: Signed, deadline: float | None, terms: Terms) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
-        host = self.hosts.of(hop.url.host_port_subcomponent or "")
+        host = self.hosts.of(_authority(hop.url))
         gate = terms.gate if hop.own else None
         ticket = await host.enter(deadline, gate)
         started: float | None = None
@@ -262,6 +263,12 @@ def _session(connector: aiohttp.TCPConnector, connect: float | None = None) -> a
     )
 
 
+def _authority(url: URL) -> str:
+    """Return host and port, without a port that is the scheme's own: `h` and `h:80` are one host."""
+    authority = url.raw_authority
+    return (url.host_port_subcomponent or authority) if authority.endswith((":80", ":443")) else authority
+
+
 def _tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
     """Whether what becomes a document, or words about one, has the credentials in it."""
     if credentials.told_in(body.content) or credentials.told_in(
@@ -278,5 +285,7 @@ def _tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> 
 
 def _options(hop: Hop, terms: Terms) -> dict[str, Any]:
     """Return what a request needs beyond the session's own: for most, nothing."""
+    if terms.timeout is None and terms.tls is None and terms.proxy is None:
+        return {}
     options = {"timeout": terms.timeout, "ssl": terms.tls if hop.own else None, "proxy": terms.proxy}
     return {name: value for name, value in options.items() if value is not None}

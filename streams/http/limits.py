@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from models.errors import Overloaded
 from models.source import Limits
@@ -31,10 +31,12 @@ class Gate:
         self._full_at = 0.0  # when the bucket is full again
         self.in_flight = 0
 
-    async def enter(self) -> None:
-        """Wait for a place."""
-        await self._slots.acquire()
-        self.in_flight += 1
+    def enter(self) -> Awaitable[object]:
+        """Return what to await for a place; `in_flight` is the caller's to count, and `leave` counts it down.
+
+        No coroutine of its own: thousands may wait here, and the collector walks their frames.
+        """
+        return self._slots.acquire()
 
     def leave(self) -> None:
         """Give the place back."""
@@ -95,30 +97,31 @@ class Host:
             while True:
                 if not placed:
                     await gate.enter()
+                    gate.in_flight += 1
                     placed = True
-                if self.held:  # also a pause that began while this request waited
+                if self._held_until and self.held:  # also a pause that began while this request waited
                     gate.leave()
                     placed = False
                     await self._wait_out_the_hold(deadline)
                     continue
-                self._refuse_while_open()
-                if rate is None or has_token:
-                    break
-                await gate.token(self.name, rate, deadline)
-                has_token = True
+                if rate is not None and not has_token:
+                    if not self.breaker.would_admit():
+                        raise self._refusal()  # noqa: TRY301  the place is given back below
+                    await gate.token(self.name, rate, deadline)
+                    has_token = True
+                    continue
+                ticket = self.breaker.admit()
+                if ticket is None:
+                    raise self._refusal()  # noqa: TRY301  the place is given back below
+                return ticket
         except BaseException:
             self.users -= 1
             if placed:
                 gate.leave()
             raise
-        ticket = self.breaker.admit()
-        assert ticket is not None  # nothing was awaited since it would have refused
-        return ticket
 
-    def _refuse_while_open(self) -> None:
-        if not self.breaker.would_admit():
-            msg = f"{self.name} fails too often: nothing is sent to it for {self.breaker.opens_in():.1f} s"
-            raise Overloaded(msg)
+    def _refusal(self) -> Overloaded:
+        return Overloaded(f"{self.name} fails too often: nothing is sent to it for {self.breaker.opens_in():.1f} s")
 
     def leave(self, ticket: int, *, ok: bool | None, gate: Gate | None = None) -> None:
         """Give the place back; `ok` says how the host did, None that it was not to blame either way."""
