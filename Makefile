@@ -33,7 +33,7 @@ coverage: setup ## All tests with branch coverage, workers in processes of their
 	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)
 
 # The gate stands where the code stands, and never below 95.
-COVERAGE := 95
+COVERAGE := 96
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

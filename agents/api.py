@@ -8,7 +8,7 @@ from aiohttp import web
 
 from agents.known import matching
 from models import strictjson
-from models.errors import MillraceError
+from models.errors import PurgeError
 from streams.cache.front import Cache
 from streams.http.client import Client
 
@@ -44,8 +44,8 @@ class Api:
             return _json({"error": "give one of url=…, source=… and all=true"}, 400)
         try:
             removed = await _there(self._cache).purge(matching(query.get("url"), query.get("source")))
-        except MillraceError as exc:
-            return _json({"error": str(exc)}, 502)
+        except PurgeError as exc:
+            return _json({"error": str(exc), "removed": exc.removed}, 502)
         return _json({"removed": removed})
 
 

@@ -34,6 +34,8 @@ MAX_COUNTED = 4_096
 _REPEATED = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
 """Failures that the same request would meet again in a moment, whoever asks."""
 _GONE = (404, 410)
+_PRIVATE = frozenset({"authorization", "cookie"})
+"""Headers of a request whose answer stays in this process: it is for who has these credentials."""
 
 
 class Enriched(NamedTuple):
@@ -171,8 +173,7 @@ class Enricher:
         if known.key is None:
             return
         if error is None and asked is not None:
-            fresh = freshness(asked.headers, policy, asked.fetched_at)
-            self._put(known.key, shared, asked, fresh, policy)
+            self._put(known, shared, asked, freshness(asked.headers, policy, asked.fetched_at))
         elif error is not None:
             self._keep_failure(known.key, known, shared, error)
 
@@ -189,19 +190,22 @@ class Enricher:
         if isinstance(error, _REPEATED) and not error.hurried and seconds > 0:
             self._cache.put(key, failed_entry(shared, now, seconds, error))
 
-    def _put(self, key: bytes, shared: bytes, asked: Asked, fresh: Freshness | None, policy: CachePolicy) -> None:
-        now = asked.fetched_at
+    def _put(self, known: Known, shared: bytes, asked: Asked, fresh: Freshness | None) -> None:
+        key, now = known.key, asked.fetched_at
+        assert key is not None
         entry = fresh_entry(
             shared,
             now,
             fresh or Freshness(0.0, 0.0, 0.0),
-            refresh_ahead=policy.refresh_ahead,
+            refresh_ahead=self._policy_of(known).refresh_ahead,
             etag=asked.headers.get("ETag") or None,
             last_modified=asked.headers.get("Last-Modified") or None,
         )
         self._late_hits.pop(key, None)
         if fresh is None or entry.keep_until <= now:
             self._cache.drop(key)
+        elif self._cache.lower and not _PRIVATE.isdisjoint(name.lower() for name in known.request.headers):
+            self._cache.put_in_memory(key, entry)  # RFC 9111, section 3.5
         else:
             self._cache.put(key, entry)
 
@@ -217,8 +221,7 @@ class Enricher:
         headers = CIMultiDict({"ETag": held.etag or "", "Last-Modified": held.last_modified or ""})
         headers.update(asked.headers)
         kept = asked._replace(headers=headers)
-        assert known.key is not None
-        self._put(known.key, shared, kept, fresh, policy)
+        self._put(known, shared, kept, fresh)
         return Enriched(shared, b"revalidated", asked.fetched_at, None)
 
     def _policy_of(self, known: Known) -> CachePolicy:

@@ -25,6 +25,7 @@ from streams.kafka.publisher import Publisher
 from streams.kafka.topics import differences, require
 from streams.plugins import load_plugins
 from streams.pool import CheckPool
+from streams.secrets import secrets_of
 from streams.settings import Settings
 from streams.sources import load as load_sources
 from streams.tiers import freshness_of, parse_tiers
@@ -80,7 +81,8 @@ class Worker:
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
         settings, sources = self.settings, self.sources
         client = await stack.enter_async_context(client_of(settings, sources))
-        caller = await stack.enter_async_context(Caller(settings.max_bytes))
+        secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
+        caller = await stack.enter_async_context(Caller(settings.max_bytes, secrets))
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
         tiers = parse_tiers(settings.cache)
         cache = await stack.enter_async_context(Cache(tiers))

@@ -3,6 +3,7 @@
 MillraceError
 ├── SettingsError          the configuration is wrong; the command ends with exit code 2
 ├── BrokerError            Kafka is not as the service needs it; exit code 1
+├── PurgeError             not all of the cache could be purged; exit code 1
 └── AnswerError            becomes the `error` of a result
     ├── InvalidRequest     invalid_request
     ├── Denied             denied
@@ -37,6 +38,14 @@ class SettingsError(MillraceError):
 
 class BrokerError(MillraceError):
     """Kafka cannot be reached or is not set up as the service needs it; the message says what to do."""
+
+
+class PurgeError(MillraceError):
+    """Not everything could be removed from the cache; `removed` entries were."""
+
+    def __init__(self, message: str, removed: int) -> None:
+        super().__init__(message)
+        self.removed = removed
 
 
 class AnswerError(MillraceError):

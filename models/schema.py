@@ -32,16 +32,18 @@ class StrictSchema(Schema):
 class Seconds(fields.Field[float]):
     """A finite number of seconds, not negative. Unlike `fields.Float` it takes no string and no boolean."""
 
+    what = "a number of seconds"
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> float:  # noqa: ARG002
         if isinstance(value, bool) or not isinstance(value, int | float):
-            msg = f"must be a number of seconds, not {kind(value)}"
+            msg = f"must be {self.what}, not {kind(value)}"
             raise ValidationError(msg)
         try:
             seconds = float(value)
         except OverflowError:
             seconds = math.inf
         if not math.isfinite(seconds) or seconds < 0:
-            msg = "must be a number of seconds, 0 or more"
+            msg = f"must be {self.what}, 0 or more"
             raise ValidationError(msg)
         return seconds
 

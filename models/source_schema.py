@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
@@ -38,11 +39,23 @@ MAX_TTL = 30 * 86_400.0
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _STATUS_CLASS = re.compile(r"[1-5]xx")
 _SAFE = ("GET", "HEAD")
+_CREDENTIALS = frozenset(
+    {
+        *("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "api_key", "apikey"),
+        *("access_token", "token", "client_secret", "password", "secret"),
+    }
+)
+"""Names of headers and query parameters whose values are secrets."""
+_PLACED = re.compile(r"\{\w+\}")
 
 
 def _url(text: str) -> UrlTemplate:
     """Return a template that makes URLs which can be asked for. Raises ValueError."""
     template = UrlTemplate(text)
+    for name, value in parse_qsl(urlsplit(text).query):
+        if name.lower() in _CREDENTIALS and not _PLACED.search(value):
+            msg = f'{name}= holds a secret: say auth = {{type = "query", query = "{name}", key = {{env = "NAME"}}}}'
+            raise ValueError(msg)
     try:
         check_url(template.expand(dict.fromkeys(template.names, "x")))
     except (ValidationError, InvalidRequest, Denied) as exc:
@@ -107,7 +120,7 @@ class _SecretField(fields.Field[Secret]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> Secret:  # noqa: ARG002
         if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"env", "file"}:
-            _refuse('a secret does not stand here: say {env = "NAME"} or {file = "/path"}')
+            _refuse_secret()
         [(where, name)] = value.items()
         if not isinstance(name, str) or not name:
             _refuse(f"{where} must be a name")
@@ -123,11 +136,15 @@ def _positive(maximum: float | None = None) -> Seconds:
     return Seconds(validate=validate.Range(0, maximum, min_inclusive=False))
 
 
+class _Rate(Seconds):
+    what = "a number of requests a second"
+
+
 class LimitsSchema(StrictSchema):
     """`[hosts."example.com"]`, and a part of a source."""
 
     concurrency = _number(1, whole=True)
-    rate = _positive()
+    rate = _Rate(validate=validate.Range(0, min_inclusive=False))
     burst = _number(1, whole=True)
 
     @post_load
@@ -289,6 +306,8 @@ class _HeadersField(fields.Field[dict[str, Any]]):
             try:
                 loaded[name] = (text if isinstance(each, str) else secret).deserialize(each)
                 check_headers({name: each if isinstance(each, str) else "x"})
+                if isinstance(each, str) and name.lower() in _CREDENTIALS:
+                    _refuse_secret()
             except ValidationError as exc:
                 wrong[name] = exc.messages
         if wrong:
@@ -368,6 +387,10 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
     if data.get("method", "GET") in _SAFE and ("body" in data or "form" in data):
         wrong["method"] = ["a body goes with POST, PUT or PATCH"]
     return wrong
+
+
+def _refuse_secret() -> Any:
+    return _refuse('a secret does not stand here: say {env = "NAME"} or {file = "/path"}')
 
 
 def _refuse(reason: str, field: str = "_schema") -> Any:

@@ -79,32 +79,35 @@ class UrlTemplate(Template):
 
     def expand(self, params: Params) -> str:
         """Return the URL. Raises InvalidRequest for a value that would leave its path segment."""
-        written, segment, placed = "", "", False  # what is done, and the path segment that is being written
+        written, segment = "", ""  # what is done, and the path segment that is being written
+        placed: list[str] = []  # the parameters in that segment
         for part in self.parts:
             if isinstance(part, Place):
                 text = as_text(part.name, params[part.name])
                 if "?" not in written:
                     _check_in_path(part.name, text)
-                segment, placed = segment + quote(text, safe=""), True
+                segment += quote(text, safe="")
+                placed.append(part.name)
                 continue
             for literal in _PATH_END.split(part):
                 if _PATH_END.fullmatch(literal):
                     if placed and "?" not in written:
-                        self._check(segment)
-                    written, segment, placed = written + segment + literal, "", False
+                        _check_segment(segment, placed)
+                    written, segment, placed = written + segment + literal, "", []
                 else:
                     segment += literal
         if placed and "?" not in written:
-            self._check(segment)
+            _check_segment(segment, placed)
         return written + segment
 
-    def _check(self, segment: str) -> None:
-        """Look at a whole segment: values that are harmless each may make up what is not."""
-        decoded = _decoded(segment)
-        made = "path segment of dots" if decoded in (".", "..") else "slash" if _OUT_OF_PATH.search(decoded) else ""
-        if made:
-            msg = f"params: {', '.join(sorted(self.names))} would make a {made}"
-            raise InvalidRequest(msg)
+
+def _check_segment(segment: str, names: list[str]) -> None:
+    """Look at a whole segment: values that are harmless each may make up what is not."""
+    decoded = _decoded(segment)
+    made = "path segment of dots" if decoded in (".", "..") else "slash" if _OUT_OF_PATH.search(decoded) else ""
+    if made:
+        msg = f"params: {', '.join(sorted(names))} would make a {made}"
+        raise InvalidRequest(msg)
 
 
 def _check_in_path(name: str, text: str) -> None:

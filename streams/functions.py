@@ -7,9 +7,11 @@ import concurrent.futures
 import contextlib
 import importlib
 import inspect
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 from pebble import ThreadPool
@@ -21,7 +23,12 @@ from models.source import REQUIRED, Limits, Param, Source
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_after
+from streams.http.telling import told
 
+logger = logging.getLogger(__name__)
+
+LOG_EVERY = 60.0
+"""Seconds until a function's mistake is logged again."""
 JOIN_TIMEOUT = 1.0
 """Seconds that threads may take to end when the worker stops."""
 DEFAULT_THREADS = 8
@@ -67,11 +74,14 @@ class Caller:
     """Calls the functions of sources in threads, each source within its own limits, breaker and retries.
 
     A function that hangs keeps its thread and its place: the requests end by their deadlines, and no more than the
-    source's `concurrency` threads are ever lost to it. `max_bytes` caps what one returns. Opened with `async with`.
+    source's `concurrency` threads are ever lost to it. `max_bytes` caps what one returns; none of the
+    sources' `secrets` may be in it. Opened with `async with`.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, secrets: Collection[str] = ()) -> None:
         self._max_bytes = max_bytes
+        self._secrets = secrets
+        self._quiet_until: dict[str, float] = {}
         self._pools: dict[str, ThreadPool] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self.hosts: dict[str, Host] = {}
@@ -124,17 +134,40 @@ class Caller:
         done.add_done_callback(lambda ended: self._loop.call_soon_threadsafe(_leave, host, ticket, ended))
         value, raised = await asyncio.wrap_future(done)
         if raised is not None:
-            raise raised if isinstance(raised, AnswerError) else _translated(source, raised) from raised
+            self._log(source, raised)
+            error = self._silent(raised if isinstance(raised, AnswerError) else _translated(source, raised))
+            raise error from (None if error is raised else raised)
         return value
 
     def _response(self, source: Source, value: Any, attempts: int) -> Response:
         """Make a body of what a function returned: text of a string, bytes as they are, JSON of anything else."""
         body = _body(value)
+        if told(self._secrets, body.content):
+            msg = f"source {source.name} returned a secret of a source, which is not passed on"
+            raise InvalidDocument(msg)
         limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
         if len(body.content) > limit:
             msg = f"the function returned {len(body.content)} bytes; at most {limit} are taken"
             raise TooLarge(msg)
         return Response(None, body, {}, attempts)
+
+    def _silent(self, error: AnswerError) -> AnswerError:
+        """Return an error without its words if they tell a secret."""
+        if not told(self._secrets, str(error).encode()):
+            return error
+        silent = type(error)("the function failed, in words that tell a secret of a source")
+        silent.retryable = error.retryable
+        return silent
+
+    def _log(self, source: Source, raised: BaseException) -> None:
+        """Log a function's mistake, once a minute for each source: its traceback is nowhere else."""
+        now = time.monotonic()
+        if isinstance(raised, AnswerError | OSError) or now < self._quiet_until.get(source.name, 0.0):
+            return
+        self._quiet_until[source.name] = now + LOG_EVERY
+        frame = traceback.extract_tb(raised.__traceback__)[-1]
+        logger.warning("source %s: %s raised %s in %s:%s (told once a minute)", source.name, source.call,
+                       type(raised).__name__, frame.filename, frame.lineno)  # fmt: skip
 
     def _host(self, source: Source) -> Host:
         host = self.hosts.get(source.name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from models.source import Secret
+from models.source import Secret, Source
 from streams.toml_lines import Steps
 
 SECRET_COST = 1 << 12
@@ -24,6 +25,15 @@ def secrets_in(table: Any) -> Iterator[tuple[Steps, Secret]]:
                 [(kind, place)] = value.items()
                 if kind in ("env", "file") and isinstance(place, str) and place:
                     yield (part, name), Secret(kind, place)
+
+
+def secrets_of(source: Source) -> Iterator[str]:
+    """Yield the secrets of a source. Raises ValueError for one that cannot be read."""
+    parts = [part for part in (source.auth, source.tls) if part is not None]
+    fields = [getattr(part, field.name) for part in parts for field in dataclasses.fields(part)]
+    for value in (*source.secret_headers.values(), *fields):
+        if isinstance(value, Secret):
+            yield read_secret(value)
 
 
 def read_secret(secret: Secret) -> str:

@@ -189,7 +189,7 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         results_topic=env.str("MILLRACE_RESULTS_TOPIC", "results", validate=_topic),
         dead_letters_topic=env.str("MILLRACE_DEAD_LETTERS_TOPIC", "dead-letters", validate=_topic),
         plugins=tuple(name.strip() for name in plugins.split(",") if name.strip()),
-        sources=env.str("MILLRACE_SOURCES", ""),
+        sources=env.str("MILLRACE_SOURCES", "", validate=_file),
         cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=_validator(parse_tiers)),
         max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
         timeout=env.float("MILLRACE_TIMEOUT", DEFAULT_TIMEOUT, validate=positive),
@@ -232,6 +232,12 @@ def _servers(text: str) -> None:
 def _proxy(url: str) -> None:
     if url and not _PROXY.fullmatch(url):
         msg = "is no proxy: give http://host:port, or http://user:password@host:port"  # not quoted: it may be a secret
+        raise ValidationError(msg)
+
+
+def _file(path: str) -> None:
+    if path and not Path(path).is_file():
+        msg = f"{path!r} is no file"
         raise ValidationError(msg)
 
 

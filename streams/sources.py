@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from streams.http.tls import tls_context
 from streams.secrets import hardened, read_secret, secrets_in
 from streams.toml_lines import Steps, lines_of
 
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[1-9][0-9]{0,4})?")
 MAX_FILE_BYTES = 1 << 20
 """Bytes of a sources.toml."""
 
@@ -78,10 +80,16 @@ class _Reader:
         for name in members.keys() - {"sources", "hosts"}:
             self._tell((name,), "unknown table; known: sources, hosts")
         found = {name: self._source(name, table) for name, table in self._tables(members, "sources")}
-        hosts = {name.lower(): self._load(LimitsSchema(), ("hosts", name), table)
+        hosts = {self._host(name): self._load(LimitsSchema(), ("hosts", name), table)
                  for name, table in self._tables(members, "hosts")}  # fmt: skip
         return Sources({name: source for name, source in found.items() if source is not None},
                        {name: limits for name, limits in hosts.items() if limits is not None})  # fmt: skip
+
+    def _host(self, name: str) -> str:
+        """Return a host as requests name it: without a port that is a scheme's own."""
+        if not _HOST.fullmatch(name):
+            self._tell(("hosts", name), "is no host: give host, or host:port")
+        return name.lower().removesuffix(":80").removesuffix(":443")
 
     def _tables(self, members: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
         tables = members.get(name, {})

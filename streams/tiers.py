@@ -79,6 +79,12 @@ def parse_bytes(text: str) -> int:
 
 def _tier(url: str) -> Tier:
     parts = urlsplit(url)
+    if "@" in parts.netloc:
+        msg = f"{parts.scheme}://: a login is not taken"  # not quoted: it is a secret
+        raise ValueError(msg)
+    if "://" in parts.path:
+        msg = f"{url!r}: tiers are separated by spaces or commas"
+        raise ValueError(msg)
     if (
         parts.fragment
         or (parts.scheme == "memory" and (parts.netloc or parts.path))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.commands import DONE, FAILED, MISUSED, say
 from models import strictjson
-from models.errors import InvalidRequest, MillraceError
+from models.errors import AnswerError, MillraceError, PurgeError
 from models.result import read_result
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ WORKER_TIMEOUT = 10.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("action", choices=("stats", "get", "purge"))
-    parser.add_argument("request", nargs="?", help="get: the request, a JSON object as on the requests topic")
+    parser.add_argument("--request", metavar="JSON", help="get: the request, as on the requests topic")
     parser.add_argument("--url", help="get: the request {url: URL}; purge: every entry of this URL")
     parser.add_argument("--source", help="purge: every entry of this source")
     parser.add_argument("--all", action="store_true", help="purge: every entry of ours")
@@ -82,13 +82,16 @@ async def _get(settings: Settings, cache: Cache, options: argparse.Namespace) ->
     from streams.sources import load
 
     if (options.url is None) == (options.request is None):
-        say("millrace cache get: give a request, or --url URL")
+        say("millrace cache get: give --url URL, or --request JSON")
+        return MISUSED
+    if options.worker:
+        say("millrace cache get: looks into the tiers that workers share; a worker's memory is not shown")
         return MISUSED
     load_plugins(settings)
     text = options.request.encode() if options.request else strictjson.dumps({"url": options.url})
     try:
         key = know(requests.parse(text)[1], load(settings.sources)).key
-    except InvalidRequest as exc:
+    except AnswerError as exc:
         say(f"millrace cache get: {exc}")
         return MISUSED
     entry = await cache.find(key) if key is not None else None
@@ -120,7 +123,8 @@ async def _purge(settings: Settings, cache: Cache, options: argparse.Namespace) 
     code, removed = DONE, 0
     try:
         removed = await cache.purge(matching(options.url, options.source))
-    except MillraceError as exc:
+    except PurgeError as exc:
+        removed = exc.removed
         say(f"millrace cache: {exc}")
         code = FAILED
     for worker in options.worker:  # after the shared tiers, from which they would fill their memory again
@@ -130,6 +134,8 @@ async def _purge(settings: Settings, cache: Cache, options: argparse.Namespace) 
             say(f"millrace cache: {exc}")
             code = FAILED
     print(strictjson.dumps({"removed": removed}).decode() if options.json else f"{removed} entries removed")
+    if not removed and code == DONE:
+        say("nothing was kept under that name")
     if not options.worker:
         say("workers keep what they have in memory until it ends; name them with --worker to purge that too")
     return code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from agents.commands import DONE
+from agents.commands import DONE, say
 from models import strictjson
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def _sources(settings: Any, options: argparse.Namespace) -> int:
         msg = "MILLRACE_SOURCES: names no file; give one: millrace config --sources FILE"
         raise SettingsError(msg)
     load_plugins(settings)  # their schemas, checks and functions are what sources name
-    for source in load(path).by_name.values():
+    sources = load(path).by_name
+    say(f"{path}: {len(sources)} sources, nothing wrong")
+    for source in sources.values():
         told = _told(source)
         print(strictjson.dumps(told).decode() if options.json else "  ".join(f"{k}={_brief(told[k])}" for k in told))
     return DONE

@@ -11,7 +11,7 @@ from typing import Any
 from agents.commands import DONE, FAILED, say
 from models import request as requests
 from models import strictjson
-from models.errors import InvalidRequest
+from models.errors import AnswerError
 
 HELP = "put requests on the requests topic"
 
@@ -92,7 +92,7 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
             if not options.raw:
                 try:
                     requests.parse(line)
-                except InvalidRequest as exc:
+                except AnswerError as exc:  # no request, or one that is denied
                     invalid += 1
                     if invalid <= MAX_REPORTED:
                         say(f"line {number}: {exc}")

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
-from models.errors import MillraceError, SettingsError
+from models.errors import PurgeError, SettingsError
 from streams.cache.folder import KEY, MAX_ENTRY_BYTES, SWEEP_SHARE, Folder, Walked
 from streams.cache.threads import Refused, Threads
 from streams.tiers import MIB, FileTier
@@ -117,14 +117,14 @@ class FileCache(BaseCache):
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries whose key `matches`, which is called in a thread; returns how many.
 
-        Raises MillraceError if the disk kept some from being found or removed.
+        Raises PurgeError if the disk kept some from being found or removed.
         """
         wrong = self.counts["failures"] + self.counts["skipped"]
         removed = await self._walk(partial(self._folder.purge, matches), WALK_DEADLINE) or 0
         self.counts["purged"] += removed
         if self.counts["failures"] + self.counts["skipped"] > wrong:
             msg = f"the cache in {self.tier.path} fails: {removed} entries were removed, others may be left"
-            raise MillraceError(msg)
+            raise PurgeError(msg, removed)
         return removed
 
     # -- aiocache's interface
@@ -166,7 +166,7 @@ class FileCache(BaseCache):
     async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
         try:
             await self.purge(lambda key: key.startswith((namespace or "").encode()))
-        except MillraceError:
+        except PurgeError:
             return False
         return True
 

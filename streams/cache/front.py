@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from aiocache.base import BaseCache
 
+from models.errors import PurgeError
 from streams.cache.entry import Entry, decode_entry, encode_entry
 from streams.cache.memory import MemoryCache
 from streams.tiers import FileTier, MemcachedTier, MemoryTier, Tier
@@ -123,14 +124,21 @@ class Cache:
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries whose key matches from all tiers; returns how many removals there were.
 
-        Raises MillraceError if a tier cannot be searched.
+        Raises PurgeError naming the tiers that could not be searched, once all others are purged.
         """
-        removed = 0
+        removed, problems = 0, []
         for tier in self.lower:
-            removed += await tier.purge(matches)
+            try:
+                removed += await tier.purge(matches)
+            except PurgeError as exc:
+                removed += exc.removed
+                problems.append(str(exc))
         # Memory last: until the lower tiers were empty they might have filled it again.
         found = [key for key in self.memory.keys() if matches(key)]  # noqa: SIM118  a method of ours, no dict
-        return removed + sum(self.memory.drop(key) for key in found)
+        removed += sum(self.memory.drop(key) for key in found)
+        if problems:
+            raise PurgeError("\n".join(problems), removed)
+        return removed
 
     def _store(self, key: bytes, entry: Entry, written: bytes, tiers: Sequence[BaseCache]) -> None:
         """Write to tiers, if there is time and room; what is only dropped is always dropped."""

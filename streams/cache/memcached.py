@@ -14,7 +14,7 @@ from typing import Any
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
-from models.errors import MillraceError
+from models.errors import MillraceError, PurgeError
 from streams.cache.memcached_console import read_figures, remove
 from streams.cache.memcached_server import Away, Server
 from streams.tiers import DEFAULT_TTL, MIB, MemcachedTier
@@ -61,7 +61,7 @@ class MemcachedCache(BaseCache):
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries of ours whose key, without the prefix, matches; returns how many there were.
 
-        Raises MillraceError naming each server that could not be asked, after the others were.
+        Raises PurgeError naming each server that could not be asked, after the others were.
         """
         start = self._prefix + b":"
 
@@ -76,8 +76,7 @@ class MemcachedCache(BaseCache):
             except MillraceError as exc:
                 problems.append(f"memcached {server.name}: {exc}")
         if problems:
-            problems.append(f"{removed} entries were removed elsewhere")
-            raise MillraceError("\n".join(problems))
+            raise PurgeError("\n".join(problems), removed)
         return removed
 
     async def figures(self) -> list[dict[str, str | int]]:

@@ -129,22 +129,21 @@ class Token:
         try:
             token, life = _read_token(await self._post(self._auth.token_url, *self._form(), deadline))
         except AnswerError as error:
-            silent = self._without_secrets(error)
-            if not silent.hurried:
-                self._failure = self._clock() + FAILED_FOR, silent
-            raise silent from None
+            told_of = self._of_token(error)
+            if not told_of.hurried:
+                self._failure = self._clock() + FAILED_FOR, told_of
+            raise told_of from None
         self._former.append(self._token)
         self._token = token
         self._failure = None
         self._renew_at = asked + max(life - RENEW_BEFORE, life * 0.8)
 
-    def _without_secrets(self, error: AnswerError) -> AnswerError:
-        """Return an error of the token endpoint, without its words if they repeat a secret."""
-        if not self.told_in(str(error).encode()):
-            return error
-        silent = UpstreamError("the token endpoint refused, in words that repeat the credentials")
-        silent.retryable, silent.hurried, silent.attempts = error.retryable, error.hurried, error.attempts
-        return silent
+    def _of_token(self, error: AnswerError) -> AnswerError:
+        """Return an error of the token endpoint, told as that; its status is not that of what was asked for."""
+        words = "its words repeat the credentials" if self.told_in(str(error).encode()) else str(error)
+        ours = type(error)(f"no token: {words}")
+        ours.retryable, ours.hurried, ours.attempts = error.retryable, error.hurried, error.attempts
+        return ours
 
     def _form(self) -> tuple[Headers, str]:
         auth = self._auth
@@ -187,10 +186,7 @@ def _basic(username: str, password: str) -> str:
 
 def _again(error: AnswerError) -> AnswerError:
     """Return a remembered failure for another request: an error is not raised into two, which both note their tries."""
-    if isinstance(error, UpstreamError):
-        again: AnswerError = UpstreamError(str(error), error.status)
-    else:
-        again = type(error)(str(error))
+    again = type(error)(str(error))
     again.retryable, again.spent = error.retryable, True
     return again
 

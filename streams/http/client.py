@@ -271,9 +271,8 @@ def _authority(url: URL) -> str:
 
 def _tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
     """Whether what becomes a document, or words about one, has the credentials in it."""
-    if credentials.told_in(body.content) or credentials.told_in(
-        headers.get("Content-Type", "").encode(errors="replace")
-    ):
+    quoted = " ".join(headers.get(name, "") for name in ("Content-Type", "ETag", "Last-Modified"))
+    if credentials.told_in(body.content) or credentials.told_in(quoted.encode(errors="replace")):
         return True
     if body.charset is None or text_codec(body.charset) in (None, "utf-8", "ascii"):
         return False

@@ -74,11 +74,12 @@ async def test_send_work_and_tail(stage: Stage, upstream: Upstream, tmp_path: Pa
     one = "send", "--url", url, "--schema", "json", "--check", "is_prime:n", "--id", "one", "--key", "k"
     assert (await millrace(stage, *one))[0] == 0
     lines = tmp_path / "requests.jsonl"
-    lines.write_text(json.dumps({"id": "two", "url": url}) + "\n\n" + '{"url": 5}\n' + "nonsense\n")
+    denied = '{"url": "http://user:word@h/"}'  # no request's line keeps those after it from being sent
+    lines.write_text(f'{denied}\n\n{{"url": 5}}\nnonsense\n' + json.dumps({"id": "two", "url": url}) + "\n")
     code, _, err = await millrace(stage, "send", str(lines))
     assert code == 1
-    assert "line 3: url: must be a string" not in err  # empty lines are not counted out
-    assert "line 2: url" in err
+    assert "line 1: url: credentials" in err
+    assert "line 2: url" in err  # empty lines are not counted
     assert "line 3: not JSON" in err
     assert "1 sent" in err
     code, _, err = await millrace(stage, "send", stdin=json.dumps({"id": "three", "url": url}).encode())

@@ -92,8 +92,9 @@ def test_settings_are_printed_one_a_line_or_as_json(config, monkeypatch):
 
 def test_good_sources_are_listed(config, file):
     """A line each says what there is to tell of a source; of its credentials the kind."""
-    code, out, err = config("--sources", file(GOOD))
-    assert (code, err) == (DONE, "")
+    path = file(GOOD)
+    code, out, err = config("--sources", path)
+    assert (code, err) == (DONE, f"{path}: 2 sources, nothing wrong\n")
     assert out.splitlines() == [
         "source=a  method=POST  url=http://h/{n}?x={x}  params=n,x  schema=text  checks=sha256  auth=Bearer  ttl=5",
         "source=b  call=posixpath:basename  params=p  schema=json  checks=-  auth=none  ttl=60",

@@ -740,3 +740,18 @@ async def test_a_refresh_that_fails_where_no_failure_is_covered_has_a_rest_too(
         assert (await ask(enricher, asking(), clock))[0] == "stale"
         await settle(enricher)
     assert upstream.calls == 2
+
+
+@pytest.mark.parametrize("name", ["Authorization", "cookie"])
+async def test_an_answer_for_somebody_s_credentials_stays_in_the_worker(
+    upstream: Upstream, enricher: Enricher, name: str
+) -> None:
+    """RFC 9111, section 3.5: it is a hit for the same request again, and is written nowhere where others read."""
+    lower = LowerTier()
+    enricher._cache.lower = [lower]
+    upstream.answers.append(says("one"))
+    request = asking(headers={name: "secret"})
+    assert (await enricher.answer(request, {})).cache == b"miss"
+    assert (await enricher.answer(request, {})).cache == b"hit"
+    await settle(enricher)
+    assert lower.kept == {}

@@ -293,3 +293,25 @@ def test_what_can_never_work_is_refused(members):
 def test_every_problem_of_a_source_is_told_at_once():
     """A wrong value hides neither a missing URL nor what does not go together."""
     assert {line.partition(":")[0] for line in told({"timeout": -1, "ulr": URL})} == {"timeout", "ulr", "url"}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"headers": {"Authorization": "Bearer hunter2"}},
+        {"headers": {"x-api-key": "hunter2"}},
+        {"headers": {"Cookie": "session=hunter2"}},
+        {"url": "http://h/?api_key=hunter2"},
+        {"url": "http://h/?a=1&Access_Token=hunter2"},
+    ],
+)
+def test_a_secret_that_stands_in_the_file_is_refused(members):
+    """Where credentials go by their name, a literal one is refused and not repeated."""
+    [line] = told({"url": URL} | members)
+    assert "secret" in line
+    assert "hunter2" not in line
+
+
+def test_a_parameter_may_be_called_a_token():
+    """A place in the query is no literal: a page's token is the producer's to give."""
+    assert load(url="http://h/?token={token}").names == {"token"}

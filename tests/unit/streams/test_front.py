@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from models.errors import MillraceError, Unreachable
+from models.errors import MillraceError, PurgeError, Unreachable
 from streams.cache import front
 from streams.cache.entry import REVALIDATE_WITHIN, decode_entry, encode_entry, failed_entry, fresh_entry
 from streams.cache.file import FileCache
@@ -359,6 +359,16 @@ async def test_a_purge_takes_from_all_tiers_what_matches(cache, upper, lower):
     assert cache.peek(KEY) is None
     assert cache.peek(OTHER) is not None
     assert set(upper.kept) == set(lower.kept) == {OTHER}
+
+
+async def test_a_tier_that_cannot_be_purged_keeps_no_other_from_it(cache, upper, lower):
+    """Memory and the other tiers are purged all the same; the error says what failed and counts what was removed."""
+    cache.put(KEY, entry(1))
+    await settle(cache)
+    upper.broken = PurgeError("upper is away", 3)
+    with pytest.raises(PurgeError, match="upper is away") as caught:
+        await cache.purge(lambda _: True)
+    assert (caught.value.removed, cache.peek(KEY), lower.kept) == (5, None, {})
 
 
 async def test_memory_is_purged_last(cache, upper):

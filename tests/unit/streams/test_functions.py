@@ -290,3 +290,27 @@ async def test_closing_an_idle_caller_is_quick(source):
         begun = set(threading.enumerate()) - before
         assert begun
     await wait_for(lambda: not begun & set(threading.enumerate()))
+
+
+@pytest.mark.parametrize("way", ["raised", "returned"])
+async def test_no_secret_of_a_source_is_told_by_a_function(source, way):
+    """What a function raises or returns does not carry a source's secret into a result."""
+
+    def function():
+        if way == "raised":
+            raise RuntimeError("login with s3cret-key failed")
+        return {"config": "s3cret-key"}
+
+    async with Caller(1 << 20, {"s3cret-key"}) as opened:
+        error = await failure(opened, source(function))
+    assert "s3cret" not in str(error)
+    assert "secret of a source" in str(error)
+
+
+async def test_a_function_s_mistake_is_logged_once_a_minute(caller, source, caplog):
+    """Where it was raised is in the log, and nowhere else; a flood of them is one line."""
+    wrong = source(raising(ValueError("bad")))
+    for _ in range(3):
+        await failure(caller, wrong)
+    [record] = [each for each in caplog.records if each.name == "streams.functions"]
+    assert "raised ValueError in " in record.getMessage()

@@ -68,7 +68,7 @@ def test_every_worker_has_an_id_of_its_own(load):
         ("MILLRACE_TIMEOUT", "0.5", 0.5),
         ("MILLRACE_MAX_BYTES", "64KiB", 65536),
         ("MILLRACE_MAX_BYTES", "1", 1),
-        ("MILLRACE_SOURCES", "/etc/s.toml", "/etc/s.toml"),
+        ("MILLRACE_SOURCES", __file__, __file__),
         ("MILLRACE_PROXY", "", None),
         ("MILLRACE_PROXY", "http://proxy:3128", "http://proxy:3128"),
         ("MILLRACE_POOL_WORKERS", "3", 3),

@@ -266,3 +266,17 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, reason):
     with pytest.raises(SettingsError) as caught:
         load(str(tmp_path / name))
     assert str(caught.value) == f"MILLRACE_SOURCES: {str(tmp_path / name)!r} cannot be read: {reason}"
+
+
+def test_a_host_that_no_request_names_is_told():
+    """Limits of what is no host would hold for nobody."""
+    [told] = wrong("[hosts.'no host port']\nconcurrency = 3\n")
+    assert told == "line 1: hosts.no host port: is no host: give host, or host:port"
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("H.example", "h.example"), ("h:80", "h"), ("h:443", "h"), ("h:8080", "h:8080")]
+)
+def test_a_host_s_limits_are_found_by_how_requests_name_it(name, known):
+    """Case and a port that is the scheme's own make no other host."""
+    assert list(read(f"[hosts.'{name}']\nconcurrency = 3\n").hosts) == [known]
