@@ -24,8 +24,8 @@ ZIPF = 1.1
 """Exponent of the popularity of the URLs."""
 MISS_DELAY = 0.005
 """Seconds that the upstream takes for a miss."""
-FILLING = 1_500
-"""Requests a second with which a tier is filled."""
+FILLING = 200
+"""Requests with which a tier is filled at a time: fewer than the writes that may be under way."""
 SLOWER = 10
 """Stock Faust gets this fraction of the hits: its figure is per request, and its run would take minutes."""
 
@@ -69,8 +69,7 @@ async def measure_tier(servers: str, workload: str, count: int) -> Measured:
             cache = f"memcached://127.0.0.1:{stack.enter_context(memcached())}?timeout=1"
         _, load = misses([upstream.url], count)
         stage = Stage(servers, "millrace", f"memory://?entries=1&ttl=3600 {cache}")
-        # Filled at a pace that lets every write through: what is measured are hits.
-        return await stage.measure(load, load, pace=FILLING)
+        return await stage.measure(load, load, step=FILLING)
 
 
 def report(workload: str, worker: str, runs: list[Measured]) -> float:

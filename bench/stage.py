@@ -28,6 +28,8 @@ from streams.settings import Kafka
 PARTITIONS = 4
 MEMORY = "memory://?entries=100000&bytes=256MiB&ttl=3600"
 TICKS = os.sysconf("SC_CLK_TCK")
+SETTLE = 0.1
+"""Seconds after each step in which the worker writes to its cache what it answered."""
 LIMIT = 600.0
 """Seconds that one measurement may take."""
 
@@ -74,10 +76,10 @@ class Stage:
             "MILLRACE_LOG_LEVEL": "WARNING",
         }
 
-    async def measure(self, warm: list[bytes], load: list[bytes], pace: int = 0) -> Measured:
-        """Answer `warm` unmeasured, `pace` a second (0: at once), then `load`; verify that each of both has its result.
+    async def measure(self, warm: list[bytes], load: list[bytes], step: int = 0) -> Measured:
+        """Answer `warm` unmeasured, `step` by step (0: at once), then `load`; verify that each has its result.
 
-        With a pace, `load` must be answered from the cache.
+        With steps, `load` must be answered from the cache.
         """
         async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
             for name in self.names:
@@ -85,11 +87,11 @@ class Stage:
             await admin.settled(*self.names)
         process = subprocess.Popen(WORKERS[self.worker], env=self.environment)  # noqa: ASYNC220  it is what is measured
         try:
-            step = pace // 10 or len(warm)
-            for start in range(0, len(warm), step):
-                await self._produce(warm[start : start + step])
-                await asyncio.sleep(0.1 if pace else 0)
-            await self._await_results(len(warm))
+            for start in range(0, len(warm), step or len(warm)):
+                chunk = warm[start : start + (step or len(warm))]
+                await self._produce(chunk)
+                await self._await_results(start + len(chunk))
+                await asyncio.sleep(SETTLE if step else 0)
             rss_before = _rss(process.pid)
             process.send_signal(signal.SIGSTOP)
             await self._produce(load)
@@ -101,7 +103,7 @@ class Stage:
         finally:
             process.terminate()
             process.wait(30)
-        await self._verify(len({*warm, *load}), len(load) if pace else 0)
+        await self._verify(len({*warm, *load}), len(load) if step else 0)
         return Measured(self.worker, len(load), used / len(load) * 1e6, seconds, rss_before, rss_after)
 
     async def _produce(self, values: Iterable[bytes]) -> None:

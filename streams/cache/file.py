@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 READERS, WRITERS, WALKERS = 4, 2, 1
 """Threads that read; that write and delete; that sweep, purge and list."""
-MAX_READS, MAX_WRITES, MAX_WALKS = 1024, 256, 8
+MAX_READS, MAX_WRITES, MAX_WALKS = 1024, 1024, 8
 """Calls under way at once, for each; one more is skipped."""
 MAX_WRITE_BYTES = 64 * MIB
 """Bytes of values that wait to be written; one that would be more is skipped."""

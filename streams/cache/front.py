@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 MAX_LOOKUPS = 32
 """Looks into lower tiers under way: of a backlog's thousands, most wait here rather than in a tier, where waiting
 would look as if the tier were slow."""
-MAX_WRITES = 256
+MAX_WRITES = 1_024
 """Writes to lower tiers under way; beyond them an answer is kept in memory alone."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that writes under way may take to finish when the cache is closed."""
