@@ -155,7 +155,7 @@ async def test_a_restart_between_two_calls_is_not_noticed(clock):
 @on_both_loops
 async def test_a_server_that_hangs_costs_one_timeout_a_rest(clock, caplog):
     """However many ask a stopped server, they wait once, together; when it goes on no answer is another key's."""
-    async with Memcached() as memcached, opened(memcached, clock=clock) as cache:
+    async with Memcached() as memcached, opened(memcached, clock=clock, timeout=TIMEOUT) as cache:
         for number in range(64):
             await cache.set(key(number), value(number), ttl=60)
         for rest in (1, 2):

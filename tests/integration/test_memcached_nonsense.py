@@ -62,7 +62,7 @@ NONSENSE = {
 @pytest.mark.parametrize("said", NONSENSE.values(), ids=NONSENSE.keys())
 async def test_nonsense_is_a_miss(said, clock, caplog):
     """Whatever comes instead of an answer is none, ends that connection, and lets the server rest; all in time."""
-    async with Fake(lambda _: said) as fake, opened(fake, clock=clock) as cache:
+    async with Fake(lambda _: said) as fake, opened(fake, clock=clock, timeout=TIMEOUT) as cache:
         with within(TIMEOUT):
             assert await cache.get(key()) is None
         assert await cache.get(key()) is None
@@ -128,7 +128,7 @@ async def test_a_late_answer_goes_nowhere(how, clock):
             await late.wait()
         return found(name, name)
 
-    async with Fake(answer) as fake, opened(fake, clock=clock) as cache:
+    async with Fake(answer) as fake, opened(fake, clock=clock, timeout=TIMEOUT) as cache:
         assert await cache.get(key(0)) == key(0)
         call = asyncio.create_task(cache.get(key(1)))
         await until(lambda: len(fake.asked) == 2)
