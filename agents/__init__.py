@@ -1,7 +1,9 @@
 """What the service does.
 
 known       requests met before: validated once, recognised by their bytes
-enrich      one request → one answer: cache, fetch, load, check
+enrich      one request → one answer: from the cache, from a fetch under way, or from the upstream
+ask         asks the upstream: fetch or call, load, check
+api         what a worker tells of its cache and upstreams over HTTP
 answer      the agent: requests topic → results topic and dead letters
 letters     what goes with a dead letter and a result beside their JSON: headers
 worker      the app that `millrace worker` and `faust -A agents.worker worker` start

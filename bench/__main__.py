@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import random
+import shutil
 import tempfile
 from statistics import median
 
@@ -97,6 +98,9 @@ def main() -> None:
     with broker() as found:
         print(f"on {found.kind}, medians of {options.repeat} interleaved runs")
         for workload in options.workload or WORKLOADS:
+            if workload == "memcached" and shutil.which("memcached") is None:
+                print("memcached: is not on PATH, not measured")
+                continue
             count = options.hits if workload == "hit" else options.misses
             runs: dict[str, list[Measured]] = {worker: [] for worker in workers}
             rows = ["millrace"] if workload in TIERS else workers

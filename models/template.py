@@ -65,11 +65,9 @@ class UrlTemplate(Template):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        found = _ORIGIN.match(text)
-        if found is None:
+        if _ORIGIN.match(text) is None:
             msg = "must begin with http:// or https:// and a host, without parameters or credentials in them"
             raise ValueError(msg)
-        self.origin = found[0]
         if any(_decoded(segment) in (".", "..") for segment in text.partition("?")[0].split("/")):
             msg = "has a path segment of dots"
             raise ValueError(msg)

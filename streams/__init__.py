@@ -2,6 +2,12 @@
 
 settings   the one home of every setting, read once from the environment
 networks   networks and ports as an operator writes them
+tiers      cache tiers as an operator writes them
+plugins    the operator's own code, imported
+sources    sources.toml, read with every problem told by its line
+toml_lines where in a TOML text each key stands
+secrets    the secrets that sources name
+functions  sources that are a plugin's functions, called in threads
 app        the Faust app: opens and closes what the agents need, in order
 kafka/     transport, lease, publisher, topics, and a broker for demo and tests
 http/      the client that fetches

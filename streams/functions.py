@@ -22,7 +22,7 @@ from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, Unre
 from models.source import REQUIRED, Limits, Param, Source
 from streams.http.limits import Host
 from streams.http.response import Response
-from streams.http.retry import pause_after
+from streams.http.retry import pause_before_next
 from streams.http.telling import told
 
 logger = logging.getLogger(__name__)
@@ -112,13 +112,7 @@ class Caller:
             try:
                 return self._response(source, await self._once(source, params, deadline), attempt)
             except AnswerError as error:
-                error.attempts = attempt
-                pause = pause_after(attempt, error, source.retry)
-                if pause is None:
-                    raise
-                if deadline is not None and time.monotonic() + pause >= deadline:
-                    error.hurried = True
-                    raise
+                pause = pause_before_next(attempt, error, source.retry, deadline)
             await asyncio.sleep(pause)
             attempt += 1
 
@@ -142,13 +136,13 @@ class Caller:
     def _response(self, source: Source, value: Any, attempts: int) -> Response:
         """Make a body of what a function returned: text of a string, bytes as they are, JSON of anything else."""
         body = _body(value)
-        if told(self._secrets, body.content):
-            msg = f"source {source.name} returned a secret of a source, which is not passed on"
-            raise InvalidDocument(msg)
         limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
         if len(body.content) > limit:
             msg = f"the function returned {len(body.content)} bytes; at most {limit} are taken"
             raise TooLarge(msg)
+        if told(self._secrets, body.content):
+            msg = f"source {source.name} returned a secret of a source, which is not passed on"
+            raise InvalidDocument(msg)
         return Response(None, body, {}, attempts)
 
     def _silent(self, error: AnswerError) -> AnswerError:

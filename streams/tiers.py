@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from models.source import DEFAULT_TTL
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-DEFAULT_TTL = 60.0
-"""Seconds that an answer is fresh."""
 MEMCACHED_PORT = 11_211
 
 _SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")

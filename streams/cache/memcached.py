@@ -15,9 +15,10 @@ from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
 from models.errors import MillraceError, PurgeError
+from models.source import DEFAULT_TTL
 from streams.cache.memcached_console import read_figures, remove
 from streams.cache.memcached_server import Away, Server
-from streams.tiers import DEFAULT_TTL, MIB, MemcachedTier
+from streams.tiers import MIB, MemcachedTier
 
 KEY_LIMIT = 250
 """Bytes of a key that memcached takes."""

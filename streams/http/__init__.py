@@ -1,8 +1,15 @@
 """HTTP as a client.
 
+terms     on which terms an upstream is asked: its source's, or the worker's
+auth      a source's credentials, put on at the last moment
+telling   whether a text tells a secret
+tls       how connections to a source are secured
 guard     what may be reached: the SSRF guard
 retry     what is tried again, and when
-limits    what one host may cost and suffer: places, pauses, the circuit breaker
+limits    what one host may cost and suffer: places, requests a second, pauses
+breaker   the circuit breaker
 hop       what is sent to one address, and where a redirect leads
-client    one session for the process: fetches with a cap on decoded bytes, follows redirects, translates errors
+response  a whole answer of an upstream
+failures  what went wrong, in our words
+client    one session for the process: fetches with a cap on decoded bytes, follows redirects
 """

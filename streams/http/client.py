@@ -17,12 +17,7 @@ import aiohttp
 from yarl import URL
 
 from models.documents import Body, text_codec
-from models.errors import (
-    AnswerError,
-    InvalidDocument,
-    TooLarge,
-    UpstreamError,
-)
+from models.errors import AnswerError, InvalidDocument, TooLarge, UpstreamError
 from models.source import Limits, Retries, Sources
 from streams.http.auth import Credentials, Signed
 from streams.http.failures import blame, no_success, translate
@@ -30,7 +25,7 @@ from streams.http.guard import Guard, guard_of
 from streams.http.hop import Hop, parse, redirected, with_body
 from streams.http.limits import Hosts
 from streams.http.response import Response, media, without_validators
-from streams.http.retry import pause_after, repeatable
+from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.terms import CONNECT_TIMEOUT, Terms
 from streams.settings import DEFAULT_MAX_IN_FLIGHT, Settings
 
@@ -122,7 +117,7 @@ class Client:
         """
         terms = terms or self.terms
         headers, data = with_body(headers, body)
-        again = terms.repeatable or repeatable(method, headers)
+        retries = terms.retry if terms.repeatable or repeatable(method, headers) else ONCE
         if validators:
             headers = {**headers, **validators}
         hop = Hop(method, parse(url), headers, data, conditional=bool(validators))
@@ -131,13 +126,7 @@ class Client:
             try:
                 response = await self._follow(hop, deadline, terms)
             except AnswerError as error:
-                error.attempts = attempt
-                pause = pause_after(attempt, error, terms.retry) if again else None
-                if pause is None:
-                    raise
-                if deadline is not None and time.monotonic() + pause >= deadline:
-                    error.hurried = True
-                    raise
+                pause = pause_before_next(attempt, error, retries, deadline)
             else:
                 return response if attempt == 1 else response._replace(attempts=attempt)
             await asyncio.sleep(pause)

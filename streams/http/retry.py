@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,6 +15,8 @@ MAX_RETRY_AFTER = 300.0
 """Seconds of a Retry-After that are honoured; a longer one is taken for this long."""
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """Methods whose repetition changes nothing more (RFC 9110, section 9.2.2)."""
+ONCE = Retries(attempts=1)
+"""For a request that must not be sent twice."""
 IDEMPOTENCY_KEY = "Idempotency-Key"
 """The header by which an upstream knows a request that it has had before."""
 
@@ -28,6 +31,21 @@ def pause_after(attempt: int, error: AnswerError, retries: Retries) -> float | N
         return None
     bound = min(retries.longest_pause, retries.first_pause * 2 ** (attempt - 1))
     return random.uniform(0, bound)  # noqa: S311  jitter, no secret
+
+
+def pause_before_next(attempt: int, error: AnswerError, retries: Retries, deadline: float | None) -> float:
+    """Return the seconds to wait before the next try; raises `error`, which notes its tries, if there is to be none.
+
+    An error that only the `deadline` (monotonic seconds) keeps from another try is `hurried`.
+    """
+    error.attempts = attempt
+    pause = pause_after(attempt, error, retries)
+    if pause is None:
+        raise error
+    if deadline is not None and time.monotonic() + pause >= deadline:
+        error.hurried = True
+        raise error
+    return pause
 
 
 def repeatable(method: str, headers: Mapping[str, str]) -> bool:

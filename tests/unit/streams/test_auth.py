@@ -11,7 +11,6 @@ import json
 import socket
 import time
 import traceback
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from urllib.parse import parse_qsl, quote, quote_plus
@@ -28,7 +27,7 @@ from streams.http.guard import Guard
 from streams.http.terms import terms_of
 from streams.networks import parse_networks
 from streams.sources import parse
-from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at, served, spoken
+from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
 KEY = 'k3y/with+odd=chars&"'
 """A secret that reads differently in JSON, in a URL and in a form."""
@@ -76,29 +75,6 @@ def told(seen):
 @pytest.fixture(autouse=True)
 def secret(monkeypatch):
     monkeypatch.setenv("TEST_SECRET", KEY)
-
-
-@pytest.fixture
-async def opened():
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-async def serve(opened):
-    """Start servers, each on a port of its own."""
-    return partial(served, opened)
-
-
-@pytest.fixture
-async def speak(opened):
-    """Start servers that answer any request with bytes of one's own and hang up."""
-    return partial(spoken, opened)
-
-
-@pytest.fixture
-async def upstream(serve):
-    return await serve()
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ import socket
 import ssl
 import tracemalloc
 import zlib
-from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -63,13 +61,6 @@ class Upstream:
         self.answers[path] = {"status": status, "headers": {"Location": str(location)}}
 
 
-@pytest.fixture
-async def opened():
-    """Close what a test opens, last first."""
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
 async def served(stack, tls=None):
     """Start an upstream on a port of its own, which ends with the stack."""
     upstream = Upstream(URL())
@@ -80,12 +71,6 @@ async def served(stack, tls=None):
     port = runner.addresses[0][1]
     upstream.url = URL.build(scheme="https" if tls else "http", host="127.0.0.1", port=port)
     return upstream
-
-
-@pytest.fixture
-async def serve(opened):
-    """Start servers, each on a port of its own."""
-    return partial(served, opened)
 
 
 async def spoken(stack, answer):
@@ -105,17 +90,6 @@ async def spoken(stack, answer):
     stack.push_async_callback(server.wait_closed)
     stack.callback(server.close)
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{SECRET}"
-
-
-@pytest.fixture
-async def speak(opened):
-    """Start servers that answer any request with bytes of one's own and hang up."""
-    return partial(spoken, opened)
-
-
-@pytest.fixture
-async def upstream(serve):
-    return await serve()
 
 
 @pytest.fixture

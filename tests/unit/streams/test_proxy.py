@@ -8,7 +8,6 @@ import contextlib
 import json
 import socket
 import ssl
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,7 +22,7 @@ from streams.http.client import Client, client_of
 from streams.http.guard import Guard
 from streams.http.terms import terms_of
 from streams.settings import Settings
-from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at, served
+from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
 PATIENCE = 5.0
 """Seconds after which a test that hangs has failed."""
@@ -91,23 +90,6 @@ async def pump(reader, writer):
 @pytest.fixture(autouse=True)
 def secret(monkeypatch):
     monkeypatch.setenv("TEST_SECRET", KEY)
-
-
-@pytest.fixture
-async def opened():
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-async def serve(opened):
-    """Start servers, each on a port of its own."""
-    return partial(served, opened)
-
-
-@pytest.fixture
-async def upstream(serve):
-    return await serve()
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from contextlib import AsyncExitStack, ExitStack
-from functools import partial
+from contextlib import ExitStack
 
 import pytest
 from aiohttp import web
@@ -16,28 +15,11 @@ from models.source import Limits, Retries, Source
 from streams.http.breaker import MIN_REQUESTS
 from streams.http.client import Client
 from streams.http.terms import terms_of
-from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at, served
+from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
 PATIENCE = 5.0
 """Seconds after which a test that hangs has failed."""
 VALIDATORS = {"If-None-Match": '"1"', "If-Modified-Since": "Wed, 21 Oct 2015 07:28:00 GMT"}
-
-
-@pytest.fixture
-async def opened():
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-async def serve(opened):
-    """Start servers, each on a port of its own."""
-    return partial(served, opened)
-
-
-@pytest.fixture
-async def upstream(serve):
-    return await serve()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import ssl
-from contextlib import AsyncExitStack
 
 import pytest
 import trustme
@@ -56,12 +55,6 @@ def files(authority, other, tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_PASSWORD", PASSWORD)
     monkeypatch.setenv("TEST_WRONG", "n0t-it")
     return lambda name: str(tmp_path / f"{name}.pem")
-
-
-@pytest.fixture
-async def opened():
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture
