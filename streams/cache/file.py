@@ -100,10 +100,11 @@ class FileCache(BaseCache):
 
     async def _close(self, *_: Any, **__: Any) -> None:
         self._folder.closed = True
+        # Before the sweeper is cancelled: else nobody waits for its thread, which sweeps on in the next owner's way.
+        await asyncio.gather(*(threads.close() for threads in (self._reads, self._writes, self._walks)))
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait({self._sweeper})
-        await asyncio.gather(*(threads.close() for threads in (self._reads, self._writes, self._walks)))
 
     async def keys(self) -> list[bytes]:
         """Return the keys held, expired ones too until a sweep."""

@@ -416,7 +416,7 @@ async def test_a_sweep_removes_what_is_over_and_nothing_foreign(cache, clock):
 async def test_opening_sweeps(tier, clock):
     """What is over when a worker starts is removed, without waiting for a get."""
     async with FileCache(tier, clock=clock) as first:
-        await first.set(KEY, b"x", ttl=1)
+        assert await first.set(KEY, b"x", ttl=1)
     clock.now += 2
     async with FileCache(tier, clock=clock) as second:
         await swept(second)
@@ -797,6 +797,21 @@ async def test_closing_ends_a_walk_under_way(cache, monkeypatch):
         assert len(await again.keys()) == 9
 
 
+async def test_closing_waits_for_a_sweep_under_way(tier, hang):
+    """A sweep does not go on in its thread once the cache is closed: the folder may be another's by then."""
+    cache = FileCache(tier)
+    await cache.__aenter__()
+    await swept(cache)
+    hung = hang(cache, "sweep")
+    cache._sweeper = asyncio.create_task(cache._sweep())
+    await until(lambda: hung.calls)
+    closing = asyncio.ensure_future(cache.close())
+    done, _ = await asyncio.wait({closing}, timeout=0.05)
+    assert not done
+    hung.free.set()
+    await closing
+
+
 async def test_closing_does_not_wait_for_a_disk_that_hangs(tier, monkeypatch, hang):
     """Closing ends in time, and who waits for the disk then gets a miss."""
     monkeypatch.setattr(threads, "CLOSE_DEADLINE", 0.05)
@@ -810,7 +825,7 @@ async def test_closing_does_not_wait_for_a_disk_that_hangs(tier, monkeypatch, ha
     async with asyncio.timeout(1):
         await cache.close()
         assert await waiting == [None] * 9 + [False] * 9
-    assert counted(cache) == {"misses": 9, "skipped": 18}
+    assert counted(cache) == {"misses": 9, "skipped": 19}  # the sweep is given up as well
 
 
 async def test_closing_lets_writes_under_way_end(tier):
