@@ -3,8 +3,9 @@
 known       requests met before: validated once, recognised by their bytes
 enrich      one request → one answer: from the cache, from a fetch under way, or from the upstream
 ask         asks the upstream: fetch or call, load, check
-api         what a worker tells of its cache and upstreams over HTTP
+api         what a worker tells of its cache, upstreams and checks over HTTP
 answer      the agent: requests topic → results topic and dead letters
+places      how many requests may be begun, and how much work on checks
 letters     what goes with a dead letter and a result beside their JSON: headers
 worker      the app that `millrace worker` and `faust -A agents.worker worker` start
 commands/   the command line, one command a module

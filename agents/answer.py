@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -28,6 +29,7 @@ from agents.letters import (
     shrink_dead_letter,
     shrink_result,
 )
+from agents.places import Places
 from models.errors import AnswerError, InternalError
 from models.result import Answer, encode_answer, splice
 from models.source import Sources
@@ -39,10 +41,6 @@ from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MAX_UNDER_WAY = 4_096
-"""Requests that a worker has begun beyond what its cache answers; more are not taken until some are done. Many more
-than fetch at once, so that those who wait for a slow host leave room for others."""
-
 RequestRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
 
@@ -50,7 +48,12 @@ class Answerer:
     """Answers batches of requests; one for each worker."""
 
     def __init__(
-        self, settings: Settings, enricher: Enricher, publisher: Publisher, sources: Sources | None = None
+        self,
+        settings: Settings,
+        enricher: Enricher,
+        publisher: Publisher,
+        sources: Sources | None = None,
+        places: Places | None = None,
     ) -> None:
         self._results = settings.results_topic
         self._dead_letters = settings.dead_letters_topic
@@ -59,7 +62,7 @@ class Answerer:
         self._publisher = publisher
         self._book = Book(sources)
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
-        self._places = asyncio.Semaphore(MAX_UNDER_WAY)
+        self._places = places or Places()
         self.outcomes: Counter[str] = Counter()
         self.hits = 0
 
@@ -97,17 +100,19 @@ class Answerer:
         self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
     ) -> None:
         """Begin what the cache does not know as soon as there is a place; unbegin it if the lease ends first."""
-        await self._places.acquire()
+        leave = await self._places.take(known)
         if not lease.taking:
-            self._places.release()
+            leave()
             lease.unbegin()
             return
         task = asyncio.create_task(self._enrich(record, lease, received_at, request_id, known))
         lease.work.add(task)
-        task.add_done_callback(partial(self._ended, lease))  # also of a task that was cancelled before its first step
+        task.add_done_callback(
+            partial(self._ended, lease, leave)
+        )  # also of a task that was cancelled before its first step
 
-    def _ended(self, lease: Lease, task: asyncio.Task[None]) -> None:
-        self._places.release()
+    def _ended(self, lease: Lease, leave: Callable[[], None], task: asyncio.Task[None]) -> None:
+        leave()
         lease.work.discard(task)
 
     async def _enrich(

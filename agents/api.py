@@ -1,4 +1,4 @@
-"""What a worker tells of its cache and its upstreams over HTTP, and the purge of its cache."""
+"""What a worker tells of its cache, its upstreams and its checks over HTTP, and the purge of its cache."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from models import strictjson
 from models.errors import PurgeError
 from streams.cache.front import Cache
 from streams.http.client import Client
+from streams.pool import CheckPool
 
 
 class Api:
-    """`GET /api/cache`, `DELETE /api/cache?url=…|source=…|all=true`, `GET /api/hosts`; 503 until `serve` was called."""
+    """`GET /api/cache`, `DELETE /api/cache?url=…|source=…|all=true`, `GET /api/hosts`, `GET /api/pool`; 503 until
+    `serve` was called.
+    """
 
     def __init__(self) -> None:
         self._cache: Cache | None = None
         self._client: Client | None = None
+        self._pool: CheckPool | None = None
 
-    def serve(self, cache: Cache, client: Client) -> None:
+    def serve(self, cache: Cache, client: Client, pool: CheckPool) -> None:
         """Have something to tell from now on."""
-        self._cache, self._client = cache, client
+        self._cache, self._client, self._pool = cache, client, pool
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for the server."""
@@ -30,6 +34,7 @@ class Api:
             web.get("/api/cache", self._figures),
             web.delete("/api/cache", self._purge),
             web.get("/api/hosts", self._hosts),
+            web.get("/api/pool", self._checks),
         ]
 
     async def _figures(self, _: web.Request) -> web.Response:
@@ -37,6 +42,9 @@ class Api:
 
     async def _hosts(self, _: web.Request) -> web.Response:
         return _json(_there(self._client).hosts.figures())
+
+    async def _checks(self, _: web.Request) -> web.Response:
+        return _json(_there(self._pool).figures())
 
     async def _purge(self, request: web.Request) -> web.Response:
         query = request.query

@@ -14,6 +14,7 @@ from agents.answer import Answerer
 from agents.api import Api
 from agents.ask import Asker
 from agents.enrich import Enricher
+from agents.places import Places
 from models.source import CachePolicy, Sources
 from streams import settings as configuration
 from streams.app import App, settle_memory
@@ -49,6 +50,7 @@ class Worker:
         self.app = App(settings, id=settings.group)
         self.publisher: Publisher | None = None
         self.answerer: Answerer | None = None
+        self.pool: CheckPool | None = None
         self.server: Server | None = None
         self.api = Api()
         self.app.opens(self.open)
@@ -75,7 +77,8 @@ class Worker:
         self.publisher = await stack.enter_async_context(publisher)
         await self._learn_topics(self.publisher)
         enricher = await self._open_enricher(stack)
-        self.answerer = Answerer(settings, enricher, self.publisher, self.sources)
+        assert self.pool is not None
+        self.answerer = Answerer(settings, enricher, self.publisher, self.sources, Places(self.pool.admission))
         settle_memory()
 
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
@@ -84,12 +87,13 @@ class Worker:
         secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
         caller = await stack.enter_async_context(Caller(settings.max_bytes, secrets))
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
+        self.pool = pool
         tiers = parse_tiers(settings.cache)
         cache = await stack.enter_async_context(Cache(tiers))
         named = {name: terms_of(source, client.terms, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
         asker = Asker(client, caller, pool, named)
-        self.api.serve(cache, client)
+        self.api.serve(cache, client, pool)
         enricher = Enricher(asker, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
         return await stack.enter_async_context(enricher)
 
@@ -102,14 +106,15 @@ class Worker:
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
 
     def readiness(self) -> Mapping[str, str]:
-        """Say what `/readyz` needs: assigned, recovered, publishing."""
+        """Say what `/readyz` needs: assigned, recovered, publishing, checks."""
         failing = self.publisher.failing_since if self.publisher is not None else time.monotonic()
         publishing = "ok"
         if self.answerer is None:
             publishing = "starting"
         elif failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
             publishing = f"no acknowledgement from Kafka for {time.monotonic() - failing:.0f} s"
-        return {**self.app.readiness(), "publishing": publishing}
+        checks = "starting" if self.pool is None else self.pool.health()
+        return {**self.app.readiness(), "publishing": publishing, "checks": checks}
 
 
 def create(settings: Settings) -> Worker:

@@ -8,6 +8,7 @@ source      a named upstream: what a request for it becomes, and how long its an
 source_schema  the form of sources.toml
 template    text with named parameters, each escaped for its place
 documents   what an upstream's body becomes: `json`, `text`, `page` and registered schemas
-checks      the CPU checks and their registry; what a pool child runs
+checks      the CPU checks: what there are, what they may be asked, and running one
+child       what a child of the process pool runs
 result      what a consumer reads: an answer, encoded once and spliced per request
 """

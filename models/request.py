@@ -215,7 +215,9 @@ class _CheckSchema(StrictSchema):
 
     @post_load
     def _call(self, data: dict[str, Any], **_: Any) -> Call:
-        return Call(**data)
+        call = Call(**data)
+        checks.check_call(call)
+        return call
 
 
 class RequestSchema(StrictSchema):

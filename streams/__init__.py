@@ -12,6 +12,6 @@ app        the Faust app: opens and closes what the agents need, in order
 kafka/     transport, lease, publisher, topics, and a broker for demo and tests
 http/      the client that fetches
 cache/     where answers are kept, behind one front
-pool       the process pool that runs checks
+pool/      the processes that run checks
 web/       the worker's HTTP server
 """

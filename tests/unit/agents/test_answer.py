@@ -9,7 +9,7 @@ import time
 import pytest
 from aiokafka import ConsumerRecord
 
-from agents import answer as module
+from agents import places
 from agents.answer import Answerer
 from agents.enrich import Enriched
 from agents.letters import DLQ
@@ -117,7 +117,7 @@ async def answerer(enricher, publisher):
 @pytest.fixture
 async def narrow(enricher, publisher, monkeypatch):
     """An answerer with room for two requests beyond the cache."""
-    monkeypatch.setattr(module, "MAX_UNDER_WAY", 2)
+    monkeypatch.setattr(places, "MAX_UNDER_WAY", 2)
     return Answerer(Settings(), enricher, publisher)
 
 

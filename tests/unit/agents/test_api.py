@@ -17,6 +17,7 @@ from streams.cache.freshness import Freshness
 from streams.cache.front import Cache
 from streams.http.client import Client
 from streams.http.guard import Guard
+from streams.pool import CheckPool
 from streams.tiers import MemoryTier
 from streams.web.server import Server
 
@@ -41,7 +42,7 @@ async def serve(cache):
         async with Client(1000, Guard(), limits={"a.example": Limits(3)}) as client:
             client.hosts.of("a.example").hold(60)
             if ready:
-                api.serve(cache, client)
+                api.serve(cache, client, CheckPool(3))
         server = Server("127.0.0.1", 0, dict, api.routes(), token)
         await server.__aenter__()
         started.append(server)
@@ -65,6 +66,13 @@ async def ask(method, url, token=None):
     async with aiohttp.ClientSession() as session, session.request(method, url, headers=headers) as response:
         text = await response.text()
         return response.status, (await response.json() if response.content_type == "application/json" else text)
+
+
+async def test_the_pool_tells_its_figures(serve):
+    """GET /api/pool says how many processes there are, and what was counted."""
+    status, told = await ask("GET", await serve() + "/pool")
+    assert status == 200
+    assert (told["processes"], told["alive"], told["queued"], told["timeouts"]) == (3, 0, 0, 0)
 
 
 async def test_the_cache_tells_its_figures(serve, cache):

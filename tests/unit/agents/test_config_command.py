@@ -148,7 +148,7 @@ def test_a_plugin_s_names_are_known(config, file, monkeypatch, tmp_path):
     """Sources may name the checks of plugins, which are loaded first."""
     (tmp_path / "millrace_named.py").write_text("from models.checks import check\n@check\ndef named(value): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("models.checks._REGISTRY", dict(checks._REGISTRY))
+    monkeypatch.setattr("models.checks.registry._REGISTRY", dict(checks.registry._REGISTRY))
     path = file("[sources.a]\nurl = 'http://h/'\nchecks = ['named']\n")
     assert config("--sources", path)[0] == MISUSED
     monkeypatch.setenv("MILLRACE_PLUGINS", "millrace_named")

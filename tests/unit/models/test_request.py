@@ -337,7 +337,10 @@ def test_no_url_crashes_the_reader(url):
         ([None], "checks.0: must be a JSON object"),
         ([5], "checks.0: must be a JSON object"),
         ([["is_prime"]], "checks.0: must be a JSON object"),
-        (["is_prime", "nope"], "checks.1.name: no check 'nope'; known: is_prime, json_schema, sha256"),
+        (
+            ["is_prime", "nope"],
+            "checks.1.name: no check 'nope'; known: is_prime, json_schema, length, one_of, range, regex, sha256",
+        ),
         ([""], "checks.0.name: no check ''"),
         (["x" * 200], "checks.0.name: no check '" + "x" * 60 + "'; known"),
         ([{}], "checks.0.name: Missing data for required field"),

@@ -150,7 +150,10 @@ def test_what_is_asked_must_be_clear(members, message):
         ({"method": "POST", "body": {"a": ["{"]}}, "body: '{' at character 1 is no parameter: write {name}, or {{"),
         ({"method": "POST", "form": {}}, "form: Shorter than minimum length 1"),
         ({"schema": "nope"}, "schema: no schema 'nope'; known: json, page, text"),
-        ({"checks": ["nope"]}, "checks.0.name: no check 'nope'; known: is_prime, json_schema, sha256"),
+        (
+            {"checks": ["nope"]},
+            "checks.0.name: no check 'nope'; known: is_prime, json_schema, length, one_of, range, regex, sha256",
+        ),
         ({"success": [99]}, f"success: 99 {STATUS}"),
         ({"success": "6xx"}, f"success: '6xx' {STATUS}"),
         ({"success": [True]}, f"success: True {STATUS}"),

@@ -39,7 +39,7 @@ def plugin(tmp_path, monkeypatch):
     yield write
     for name in names:
         sys.modules.pop(name, None)
-        for registry in (checks._REGISTRY, documents._REGISTRY):
+        for registry in (checks.registry._REGISTRY, documents._REGISTRY):
             registry.pop(f"of_{name}", None)
 
 

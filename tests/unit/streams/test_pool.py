@@ -1,118 +1,377 @@
-"""The process pool: batches, and checks that misbehave for real."""
+"""The process pool: who runs what, and checks that misbehave for real."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
+import time
 
+import psutil
 import pytest
 
 from models import checks
-from streams import pool as module
-from streams.pool import CheckPool
+from models.errors import SettingsError
+from streams.pool import CheckPool, crew, seat, suspicion
+from streams.pool import pool as module
 
-PLUGIN = """
-import os, sys, time
-from models.checks import check
+PLUGIN = "tests.unit.streams.bad_checks"
+DEADLINE = 1.0
+GRACE = 1.0
+"""Seconds after its deadline within which a check must have failed."""
 
-@check
-def pool_pid(value): return os.getpid()
-@check
-def pool_spin(value):
-    while True: pass
-@check
-def pool_exit(value): os._exit(3)
-@check
-def pool_raise(value): raise LookupError("no such thing")
-@check
-def pool_unpicklable(value): return lambda: None
-@check
-def pool_huge(value): return "x" * 10_000_000
-@check
-def pool_nan(value): return float("nan")
-"""
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """A short deadline, and the plugin's checks known only to these tests."""
+    monkeypatch.setattr(module, "CHECK_TIMEOUT", DEADLINE)
+    monkeypatch.setattr(suspicion, "CHECK_TIMEOUT", DEADLINE)
+    monkeypatch.setattr(checks.registry, "_REGISTRY", dict(checks.registry._REGISTRY))
+    sys.modules.pop(PLUGIN, None)
+    __import__(PLUGIN)
+
+
+@pytest.fixture(params=[1, 2])
+async def pool(request):
+    async with CheckPool(request.param, [PLUGIN]) as opened:
+        yield opened
 
 
 @pytest.fixture
-async def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CheckPool]:
-    (tmp_path / "pool_plugin.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(module, "CHECK_TIMEOUT", 1.0)
-    before = dict(checks._REGISTRY)
-    async with CheckPool(1, ["pool_plugin"]) as opened:
+async def two():
+    async with CheckPool(2, [PLUGIN]) as opened:
         yield opened
-    checks._REGISTRY.clear()
-    checks._REGISTRY.update(before)
-    sys.modules.pop("pool_plugin", None)
 
 
-async def test_checks_asked_for_together_travel_together(pool: CheckPool) -> None:
-    """A hundred checks of one turn of the loop go out in two batches, and each gets its own verdict."""
-    futures = [pool.submit("is_prime", number, {}) for number in range(100)]
+async def until(condition, seconds=20):
+    """Wait for what other processes bring about."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def at_full_strength(pool):
+    await until(lambda: pool.figures()["alive"] == pool.figures()["processes"])
+
+
+def children():
+    return [each for each in psutil.Process().children() if "models.child" in " ".join(each.cmdline())]
+
+
+BAD = [
+    ("bad_spin", 7, "timeouts", "ran longer than 1 s"),
+    ("bad_stop", 7, "timeouts", "ran longer than 1 s"),
+    ("bad_exit", 7, "crashes", "ended its process: exit code 3"),
+    ("bad_segfault", 7, "crashes", "ended its process: killed by SIGSEGV"),
+    ("bad_close", 7, "crashes", "ended its process: exit code"),
+    ("bad_garbage", 7, "crashes", "ended its process: killed by SIGKILL"),
+    ("bad_eat", 7, "failed", "MemoryError"),
+    ("bad_raise", "l", "failed", "LookupError: no such thing"),
+    ("bad_raise", "s", "failed", "SystemExit: no such thing"),
+    ("bad_raise", "k", "failed", "KeyboardInterrupt: no such thing"),
+    ("bad_raise", "r", "failed", "RecursionError: no such thing"),
+    ("bad_return", "lambda", "failed", "TypeError"),
+    ("bad_return", "huge", "failed", "ValueError: returned more than 65536 bytes of JSON"),
+    ("bad_return", "nan", "failed", "ValueError"),
+    ("bad_return", "set", "failed", "TypeError"),
+    ("bad_print", 7, "failed", "PermissionError: printed 'hello': a check returns what it has to say"),
+    ("bad_fork", "run", "failed", "PermissionError: subprocess.Popen"),
+    ("bad_fork", "system", "failed", "PermissionError: os.system"),
+    ("bad_fork", "fork", "failed", "PermissionError: os.fork"),
+    ("bad_fork", "spawn", "failed", "PermissionError: os.posix_spawn"),
+    ("bad_fork", "context", "failed", "PermissionError: os.fork"),
+    ("bad_signal", "self", "failed", "PermissionError: os.kill"),
+    ("bad_signal", "parent", "failed", "PermissionError: os.kill"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "counted", "reason"), BAD)
+async def test_a_bad_check_fails_alone_and_in_time(pool, name, value, counted, reason):
+    """Whatever one check does, it fails within its deadline and a second, saying why; all others get their values, the
+    pool is back at full strength, and it was counted.
+    """
+    numbers = range(40)
+    await asyncio.gather(*(pool.submit("is_prime", number, {}) for number in numbers))
+    began = time.monotonic()
+    before = [pool.submit("is_prime", number, {}) for number in numbers]
+    bad = pool.submit(name, value, {})
+    after = [pool.submit("is_prime", number, {}) for number in numbers]
+    verdict = await bad
+    assert time.monotonic() - began < DEADLINE + GRACE
+    assert verdict.error.startswith(reason)
+    assert verdict.value is None
+    for futures in (before, after):
+        verdicts = await asyncio.gather(*futures)
+        assert [number for number, each in zip(numbers, verdicts, strict=True) if each.value] == [
+            2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37,
+        ]  # fmt: skip
+        assert not any(each.error for each in verdicts)
+    await at_full_strength(pool)
+    assert {kind: pool.counts[kind] for kind in ("timeouts", "crashes", "failed")} == dict.fromkeys(
+        ("timeouts", "crashes", "failed"), 0
+    ) | {counted: 1}
+
+
+async def test_bad_checks_under_load_harm_no_other(two):
+    """Hundreds of good checks among all kinds of bad ones, at random: every verdict is the right one."""
+    asked = [("is_prime", number, None) for number in range(500)] + [(name, value, why) for name, value, _, why in BAD]
+    random.Random(3).shuffle(asked)
+    verdicts = await asyncio.gather(*(two.submit(name, value, {}) for name, value, _ in asked))
+    for (name, value, reason), verdict in zip(asked, verdicts, strict=True):
+        if reason is None:
+            assert verdict.value is checks.is_prime(value), (name, value, verdict)
+        else:
+            assert verdict.error.startswith(reason), (name, value, verdict)
+    await at_full_strength(two)
+
+
+async def test_killed_children_cost_no_check(two):
+    """Children are killed with -9 again and again while they work: no verdict is lost or wrong."""
+    futures = [two.submit("bad_burn", number, {}) for number in range(300)]
+    kills = 0
+    while not all(future.done() for future in futures):
+        for child in children():
+            child.kill()
+            kills += 1
+            await asyncio.sleep(0.15)
     verdicts = await asyncio.gather(*futures)
-    assert [n for n, verdict in enumerate(verdicts) if verdict.value][:5] == [2, 3, 5, 7, 11]
-    assert pool.submissions == 2
+    assert kills > 5
+    assert [verdict.value for verdict in verdicts] == list(range(300))
+    await at_full_strength(two)
+    assert two.counts["ended"] == kills
+
+
+async def test_a_check_whose_process_is_killed_each_time_is_blamed(two, monkeypatch):
+    """What kills from outside may be the check's doing: so often, and no oftener, it is run again."""
+    monkeypatch.setattr(suspicion, "KILLED_BEFORE_BLAMED", 3)
+    spinning = two.submit("bad_burn", 1, {"seconds": 0.9})
+    for _ in range(3):
+        [seat_] = await _busy(two)
+        os.kill(seat_.child.pid, signal.SIGKILL)
+        await until(lambda seat_=seat_: seat_ not in two._crew.seats)
+    assert (await spinning).error == "ended its process: killed by SIGKILL"
+    assert two.counts["crashes"] == 1
+
+
+async def _busy(pool):
+    """Wait until a process runs something, and return those that do."""
+    found = []
+
+    def look():
+        found[:] = [each for each in pool._crew if each.given and each.child.running()[0]]
+        return bool(found)
+
+    await until(look)
+    return found
+
+
+async def test_what_waits_behind_a_slow_check_is_given_to_others(two):
+    """Quick checks that travelled with one that spins need not wait for its deadline."""
+    for _ in range(3):  # known to be quick, so that it travels with others
+        await asyncio.gather(*(two.submit("bad_burn", n, {"seconds": 0.0}) for n in range(100)))
+    began = time.monotonic()
+    slow = [two.submit("bad_burn", n, {"seconds": 0.9 if n == 3 else 0.0}) for n in range(128)]
+    quick = [future for n, future in enumerate(slow) if n != 3]
+    assert [verdict.value for verdict in await asyncio.gather(*quick)] == [n for n in range(128) if n != 3]
+    assert time.monotonic() - began < 0.8
+    assert (await slow[3]).value == 3
+    assert two.counts["repeated"] > 0
+
+
+async def test_quick_checks_travel_together_and_slow_or_unknown_ones_alone(two):
+    """A thousand known quick checks go out in some tens of batches; checks nobody knows, or slow ones, one by one."""
+    await asyncio.gather(*(two.submit("bad_burn", n, {"seconds": 0.0}) for n in range(50)))
+    before = two.counts["batches"]
+    await asyncio.gather(*(two.submit("bad_burn", n, {"seconds": 0.0}) for n in range(1000)))
+    assert two.counts["batches"] - before < 100
+    before = two.counts["batches"]
+    await asyncio.gather(*(two.submit("bad_size", "x", {}) for _ in range(2)))
+    assert two.counts["batches"] - before == 2
+    await asyncio.gather(*(two.submit("bad_burn", n, {"seconds": 0.02}) for n in range(30)))
+    before = two.counts["batches"]
+    await asyncio.gather(*(two.submit("bad_burn", n, {"seconds": 0.02}) for n in range(10)))
+    assert two.counts["batches"] - before == 10
+
+
+async def test_large_values_do_not_pile_up_in_one_batch(two):
+    """What travels together is bounded in bytes as well, and arrives whole."""
+    await asyncio.gather(*(two.submit("bad_size", "x", {}) for _ in range(50)))
+    before = two.counts["batches"]
+    verdicts = await asyncio.gather(*(two.submit("bad_size", "x" * 900_000, {}) for _ in range(20)))
+    assert [verdict.value for verdict in verdicts] == [900_000] * 20
+    assert two.counts["batches"] - before >= 10
+
+
+async def test_a_value_that_cannot_travel_fails_alone(two):
+    """What a plugin's schema made may be no plain value: its check is told, its neighbours run."""
+    bad, good = two.submit("sha256", lambda: None, {}), two.submit("bad_size", "xy", {})
+    assert "cannot be handed over" in (await bad).error
+    assert (await good).value == 2
+
+
+async def test_children_are_small_new_interpreters(two):
+    """A child has imported models and the plugins, and nothing of the service."""
+    began = time.monotonic()
+    async with CheckPool(1, [PLUGIN]) as one:
+        assert time.monotonic() - began < 5
+        modules = set((await one.submit("bad_modules", None, {})).value)
+    assert {"models.checks", PLUGIN} <= modules
+    assert not modules & {"agents", "streams", "aiohttp", "faust", "asyncio", "pytest"}
+    assert (await two.submit("bad_pid", None, {})).value != os.getpid()
+
+
+async def test_checks_of_requests_out_of_time_are_not_run(pool):
+    """A check whose waiter has gone is dropped from the queue."""
+    busy = [pool.submit("bad_burn", n, {"seconds": 0.3}) for n in range(3)]
+    await asyncio.sleep(0)
+    dropped = pool.submit("bad_pid", 7, {})
+    dropped.cancel()
+    await asyncio.gather(*busy)
+    assert (await pool.submit("is_prime", 7, {})).value is True
     assert pool.queued == 0
+    assert not pool.costs.seen("bad_pid")
 
 
-async def test_checks_run_in_another_process(pool: CheckPool) -> None:
-    """A check burns another process's CPU."""
-    assert (await pool.submit("pool_pid", None, {})).value != os.getpid()
+async def test_closing_cancels_what_waits_and_leaves_no_process():
+    """Whoever still waits for a check when the pool closes is told so; busy processes end at once, no zombie stays."""
+    async with CheckPool(2, [PLUGIN]) as opened:
+        waiting = [opened.submit("bad_spin", 7, {}) for _ in range(3)]
+        await _busy(opened)
+        pids = [each.child.pid for each in opened._crew]
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.9
+    for future in waiting:
+        with pytest.raises(asyncio.CancelledError):
+            await future
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_restarts_leak_nothing(two):
+    """After twenty processes that ended, as many file descriptors are open as after one."""
+    await two.submit("bad_exit", 7, {})
+    await at_full_strength(two)
+    before = psutil.Process().num_fds()
+    for _ in range(20):
+        await two.submit("bad_exit", 7, {})
+    await at_full_strength(two)
+    assert psutil.Process().num_fds() <= before
+    assert len(children()) == 2
+
+
+async def test_a_process_is_recycled(two, monkeypatch):
+    """After so many batches, another process takes its place, and no check notices."""
+    monkeypatch.setattr(seat, "RECYCLE_AFTER", 5)
+    monkeypatch.setattr(seat, "RECYCLE_AGE", 0.0)
+    first = {each.child.pid for each in two._crew}
+    for number in range(40):
+        assert (await two.submit("bad_burn", number, {"seconds": 0.0})).value == number
+    await at_full_strength(two)
+    assert two.counts["recycled"] > 1
+    assert not first & {each.child.pid for each in two._crew}
+    assert two.counts["ended"] == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("text", "reason"),
     [
-        ("pool_spin", "longer than 1 s"),
-        ("pool_exit", "ended with code 3"),
-        ("pool_raise", "LookupError: no such thing"),
-        ("pool_unpicklable", "TypeError"),
-        ("pool_huge", "bytes of JSON"),
-        ("pool_nan", "ValueError"),
-        ("no_such_check", "KeyError"),
+        ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import os; os._exit(1)", "its process ended at once"),
+        ("import time; time.sleep(60)", "it was not ready within 1 s"),
+        ("1 +", "SyntaxError"),
     ],
 )
-async def test_a_bad_check_fails_alone(pool: CheckPool, name: str, reason: str) -> None:
-    """Whatever one check of a batch does, the others get their values and the pool goes on."""
-    good, bad, other = (pool.submit(each, 7, {}) for each in ("is_prime", name, "sha256"))
-    assert (await good).value is True
-    assert (await other).error is None
-    verdict = await bad
-    assert verdict.error is not None
-    assert reason in verdict.error
-    assert (await pool.submit("is_prime", 8, {})).value is False
+async def test_a_plugin_that_children_cannot_import_stops_the_start(tmp_path, monkeypatch, text, reason):
+    """The worker does not start without its checks, and says why."""
+    monkeypatch.setattr(crew, "START_TIMEOUT", 1)
+    (tmp_path / "bad_plugin_for_pool.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match="the processes that run checks do not start: ") as caught:
+        await CheckPool(1, ["bad_plugin_for_pool"]).__aenter__()
+    assert reason in str(caught.value)
+    await until(lambda: not children())
 
 
-async def test_a_killed_child_costs_no_check(pool: CheckPool) -> None:
-    """Kill -9 of the child in mid-batch: its checks run again in a new one."""
-    child = (await pool.submit("pool_pid", None, {})).value
-    spinning = pool.submit("pool_spin", None, {})
-    others = [pool.submit("is_prime", number, {}) for number in range(30)]
-    await asyncio.sleep(0)
-    os.kill(child, signal.SIGKILL)
-    assert all([(await other).error is None for other in others])
-    assert (await spinning).error is not None
+async def test_when_no_process_starts_any_more_checks_fail_and_come_back(tmp_path, monkeypatch):
+    """With no process at all checks end with the reason, health tells it, and all is well once one starts again."""
+    for name in ("START_PAUSE", "LONGEST_START_PAUSE"):
+        monkeypatch.setattr(crew, name, 0.05)
+    plugin = tmp_path / "sometimes_bad_plugin.py"
+    plugin.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    async with CheckPool(1, ["sometimes_bad_plugin"]) as opened:
+        plugin.write_text("raise OSError('the disk is gone')")
+        os.kill(opened._crew.seats[0].child.pid, signal.SIGKILL)
+        await until(lambda: opened.health() != "ok")
+        assert "the disk is gone" in opened.health()
+        assert "the disk is gone" in (await opened.submit("is_prime", 7, {})).error
+        plugin.write_text("")
+        await until(lambda: opened.health() == "ok")
+        assert (await opened.submit("is_prime", 7, {})).value is True
 
 
-async def test_checks_of_requests_out_of_time_are_not_run(pool: CheckPool) -> None:
-    """A check whose waiter has gone is dropped from the queue."""
-    busy = pool.submit("pool_spin", None, {})
-    await asyncio.sleep(0)
-    dropped = pool.submit("is_prime", 7, {})
-    dropped.cancel()
-    kept = pool.submit("is_prime", 7, {})
-    assert (await busy).error is not None
-    assert (await kept).value is True
-    assert pool.queued == 0
+async def test_children_die_with_their_parent(tmp_path):
+    """A worker that is killed with -9 leaves no child behind, also not one in an endless loop."""
+    script = f"""
+import asyncio
+from streams.pool import CheckPool
+import {PLUGIN}
+
+async def main():
+    async with CheckPool(2, [{PLUGIN!r}]) as pool:
+        waiting = [pool.submit("bad_spin", 1, {{}}) for _ in range(2)]
+        while not all(each.given and each.child.running()[0] for each in pool._crew):
+            await asyncio.sleep(0.01)
+        print(*[each.child.pid for each in pool._crew], flush=True)
+        await asyncio.gather(*waiting)
+
+asyncio.run(main())
+"""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    pids = [int(pid) for pid in (await parent.stdout.readline()).split()]
+    assert len(pids) == 2
+    parent.kill()
+    await parent.wait()
+    await until(lambda: not any(_runs(pid) for pid in pids), 5)
 
 
-async def test_closing_cancels_what_waits(tmp_path: Path) -> None:
-    """Whoever still waits for a check when the pool closes is told so."""
-    async with CheckPool(1) as opened:
-        waiting = opened.submit("is_prime", 7, {})
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
+def _runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_suspects_leave_a_process_for_the_rest(two):
+    """While checks that spin wait for their turn one by one, others are answered at once."""
+    assert (await two.submit("bad_spin", 0, {})).error
+    spinning = [two.submit("bad_spin", n, {}) for n in range(3)]
+    for number in range(20):
+        began = time.monotonic()
+        assert (await two.submit("is_prime", number, {})).error is None
+        assert time.monotonic() - began < DEADLINE / 2
+    assert not any(future.done() for future in spinning[1:])
+    for future in spinning:
+        future.cancel()
+
+
+async def test_cheap_built_in_checks_come_to_run_in_the_worker(two, monkeypatch):
+    """First in the pool; once measured often enough to be cheaper than handing it over, here; dearer again, there."""
+    monkeypatch.setattr(type(two.costs), "hand_over", 1.0)
+    for number in range(40):
+        assert (await two.submit("range", number, {"low": 20})).value is (number >= 20)
+    inline = two.counts["inline"]
+    assert 20 <= inline <= 24
+    monkeypatch.setattr(type(two.costs), "hand_over", 0.0)
+    assert (await two.submit("range", 7, {"low": 20})).value is False
+    assert two.counts["inline"] == inline
+
+
+async def test_a_plugins_check_never_runs_in_the_worker_unless_it_says_so(two, monkeypatch):
+    """However cheap it is: it may end its process."""
+    monkeypatch.setattr(type(two.costs), "hand_over", 1.0)
+    pids = [(await two.submit("bad_pid", 1, {})).value for _ in range(40)]
+    assert os.getpid() not in pids
+    assert two.counts["inline"] == 0

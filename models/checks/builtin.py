@@ -1,0 +1,111 @@
+"""The built-in checks but `is_prime`, which has its own module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from models import strictjson
+from models.checks.registry import check
+
+MAX_PATTERN = 1_000
+"""Characters of a regular expression."""
+
+
+@check(inline=True)
+def sha256(value: Any) -> str:
+    """Return the SHA-256 digest, in hex, of a string's UTF-8, or of any other value's compact JSON, keys sorted."""
+    data = value.encode() if isinstance(value, str) else strictjson.canonical(value)
+    return hashlib.sha256(data).hexdigest()
+
+
+@check
+def json_schema(value: Any, schema: dict[str, Any] | bool) -> bool:  # noqa: FBT001  true and false are schemas too
+    """Whether a value fits a JSON Schema (draft 2020-12 unless `$schema` says otherwise).
+
+    Raises SchemaError for what is no schema, and Unresolvable for a `$ref` out of it: nothing is ever fetched.
+    """
+    return bool(_validator(strictjson.dumps(schema)).is_valid(value))
+
+
+@lru_cache(maxsize=32)
+def _validator(schema: bytes) -> Any:
+    import jsonschema  # noqa: PLC0415  40 ms that only the children which meet this check should pay
+    from referencing import Registry  # noqa: PLC0415
+
+    parsed = strictjson.loads(schema)
+    validator = jsonschema.validators.validator_for(parsed, default=jsonschema.Draft202012Validator)
+    validator.check_schema(parsed)
+    return validator(parsed, registry=Registry())  # an empty registry: a $ref never fetches
+
+
+def _has_bound(args: Mapping[str, Any]) -> None:
+    if args.get("low") is None and args.get("high") is None:
+        msg = "give low, high or both"
+        raise ValueError(msg)
+
+
+@check("range", inline=True, judge=_has_bound)
+def is_in_range(value: float, low: float | None = None, high: float | None = None, exclusive: bool = False) -> bool:  # noqa: FBT001, FBT002  a request's JSON boolean
+    """Whether a number is from `low` to `high`, both included unless `exclusive`. TypeError for what is no number."""
+    if exclusive:
+        return (low is None or low < value) and (high is None or value < high)
+    return (low is None or low <= value) and (high is None or value <= high)
+
+
+@check("one_of", inline=True)
+def is_one_of(value: Any, values: list[Any]) -> bool:
+    """Whether a value is among `values`, as JSON has it: 1 is 1.0, and neither is true."""
+    return any(_same(value, each) for each in values)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
+@check("length", inline=True, judge=_has_bound)
+def length_is_within(value: str | list[Any] | dict[str, Any], low: int | None = None, high: int | None = None) -> bool:
+    """Whether a string has from `low` to `high` characters, an array so many items, an object so many members."""
+    return (low is None or low <= len(value)) and (high is None or len(value) <= high)
+
+
+def _is_pattern(args: Mapping[str, Any]) -> None:
+    _pattern(args["pattern"], bool(args.get("ignore_case", False)))
+
+
+@check("regex", judge=_is_pattern)
+def matches(value: str, pattern: str, full: bool = False, ignore_case: bool = False) -> bool:  # noqa: FBT001, FBT002  a request's JSON booleans
+    """Whether a string contains, or with `full` is as a whole, what a regular expression describes.
+
+    In RE2's syntax, whose time is linear in the string whatever the pattern: no look-around, no back-references. A
+    pattern that is none, or has more than 1,000 characters, makes the request invalid.
+    """
+    found = _pattern(pattern, ignore_case)
+    return (found.fullmatch(value) if full else found.search(value)) is not None
+
+
+@lru_cache(maxsize=256)
+def _pattern(pattern: str, ignore_case: bool) -> Any:  # noqa: FBT001
+    import re2  # noqa: PLC0415  15 ms that only who meets this check should pay
+
+    if len(pattern) > MAX_PATTERN:
+        msg = f"a pattern of {len(pattern)} characters; at most {MAX_PATTERN} are taken"
+        raise ValueError(msg)
+    options = re2.Options()
+    options.log_errors = False
+    options.case_sensitive = not ignore_case
+    try:
+        return re2.compile(pattern, options)
+    except (re2.error, UnicodeEncodeError) as exc:
+        said = exc.args[0]
+        reason = said.decode(errors="replace") if isinstance(said, bytes) else str(exc)
+        msg = f"pattern: {reason} (the syntax is RE2's)"
+        raise ValueError(msg) from None

@@ -1,0 +1,125 @@
+"""What checks there are, and `@check`, which adds one."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from marshmallow import ValidationError
+
+from models.checks.arguments import Signature, signature_of
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Judge = Callable[[Mapping[str, Any]], None]
+"""Raises ValueError, saying why, for arguments that fit their hints and are wrong all the same."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A check to run: its name, the dotted path of the field it looks at (None: the whole document), its arguments."""
+
+    name: str
+    field: str | None = None
+    args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A registered check. `inline`: the worker may run it in its own process once that is known to be cheaper."""
+
+    name: str
+    function: Callable[..., Any]
+    inline: bool
+    signature: Signature
+    judge: Judge | None = None
+
+    def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
+        """Return what is wrong with the arguments given, by name; "" for what is wrong with all of them."""
+        wrong = self.signature.problems(given)
+        if not wrong and self.judge is not None:
+            try:
+                self.judge(given)
+            except ValueError as exc:
+                return {"": str(exc)}
+        return wrong
+
+
+_REGISTRY: dict[str, Check] = {}
+
+
+@overload
+def check(target: Function, /) -> Function: ...
+@overload
+def check(
+    target: str | None = None, /, *, inline: bool = False, judge: Judge | None = None
+) -> Callable[[Function], Function]: ...
+def check(
+    target: Callable[..., Any] | str | None = None, /, *, inline: bool = False, judge: Judge | None = None
+) -> Any:
+    """Register a function as a check, under its own name or the one given.
+
+    `inline` says that it is quick for any small value and can neither hang nor end its process; then the worker may run
+    it itself. `judge` refuses arguments that fit their hints and are wrong all the same. Raises ValueError for a name
+    that is taken or none, and for a function that no request could call.
+    """
+    if target is None or isinstance(target, str):
+        return lambda function: _register(target or function.__name__, function, inline, judge)
+    return _register(target.__name__, target, inline, judge)
+
+
+def _register(name: str, function: Function, inline: bool, judge: Judge | None) -> Function:  # noqa: FBT001
+    known = _REGISTRY.get(name)
+    if known is not None and not _is_same(known.function, function):
+        msg = f"the check name {name!r} is taken by {known.function.__module__}.{known.function.__qualname__}"
+        raise ValueError(msg)
+    where = f"check {name!r} ({function.__module__}.{function.__qualname__})"
+    if not _NAME.fullmatch(name):
+        msg = f"{where}: a name has letters, digits, '_', '.' and '-', 64 at most: use @check(\"name\")"
+        raise ValueError(msg)
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        msg = f"{where}: a check is a plain function, not one that is awaited or iterated"
+        raise ValueError(msg)
+    try:
+        signature = signature_of(function)
+    except (ValueError, TypeError) as exc:
+        msg = f"{where}: {exc}"
+        raise ValueError(msg) from None
+    _REGISTRY[name] = Check(name, function, inline, signature, judge)
+    return function
+
+
+def _is_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def names() -> list[str]:
+    """Return every check name a request may give."""
+    return sorted(_REGISTRY)
+
+
+def find(name: str) -> Check:
+    """Return a check. Raises KeyError if there is none of that name."""
+    return _REGISTRY[name]
+
+
+def check_known(name: str) -> None:
+    """Raise ValidationError, naming the known ones, if no check has this name."""
+    if name not in _REGISTRY:
+        msg = f"no check {name[:60]!r}; known: {', '.join(names())}"
+        raise ValidationError(msg)
+
+
+def check_call(call: Call) -> None:
+    """Raise ValidationError, naming the arguments that are wrong, if a check of a known name cannot be called so."""
+    found = _REGISTRY[call.name]
+    if not call.args and not found.signature.required and found.judge is None:
+        return
+    wrong = found.problems(call.args)
+    if wrong:
+        raise ValidationError({"args": wrong.get("", wrong)})

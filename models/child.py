@@ -1,0 +1,170 @@
+"""What a child of the process pool runs: calls in, verdicts out, over one socket, one after the other.
+
+It is started as a new interpreter, never forked, and imports `models` and the plugins alone. Around a running check
+some doors are shut: printing, opening processes and sending signals raise PermissionError, and memory is capped. That
+keeps mistakes from spreading; it is no sandbox for code that means harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import io
+import json
+import mmap
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+CALL = struct.Struct(">QI")
+"""Before each call: its number, and the bytes of what follows, a pickled (name, value, arguments)."""
+VERDICT = struct.Struct(">Qd?I")
+"""Before each verdict: the call's number, seconds, whether it failed, and the bytes of what follows: the value's JSON
+or the reason."""
+PREPARATION = 0
+"""The number of the first call, which is no check but says as JSON what to import, and of its verdict."""
+RUNNING, SINCE = struct.Struct("=Q"), struct.Struct("=d")
+RUNNING_AT, SINCE_AT = 0, 8
+"""Where the shared page says which call is running, and since when (monotonic seconds)."""
+RESTING, SENDING = 0, (1 << 64) - 1
+"""What stands in the place of a number while no call is running: there is none, or verdicts are being sent."""
+FLUSH_AFTER = 0.001
+"""Seconds that a verdict may wait for others to travel with."""
+RECEIVED = 1 << 18
+"""Bytes asked for at once."""
+
+_SHUT = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn",
+         "os.kill", "os.killpg", "pty.spawn")  # fmt: skip
+
+
+class Silence(io.TextIOBase):
+    """A standard output that refuses: whoever reads a result would never see what a check prints."""
+
+    def write(self, text: str) -> NoReturn:
+        """Raise PermissionError."""
+        msg = f"printed {text[:80]!r}: a check returns what it has to say, or logs it"
+        raise PermissionError(msg)
+
+
+class _Doors:
+    """Shut while a check runs."""
+
+    def __init__(self) -> None:
+        self.shut = False
+        sys.addaudithook(self._judge)
+
+    def _judge(self, event: str, _: tuple[Any, ...]) -> None:
+        if self.shut and event in _SHUT:
+            msg = f"{event}: a check opens no processes and sends no signals"
+            raise PermissionError(msg)
+
+
+def main(calls: int, page: int, life: int) -> None:
+    """Serve until the socket `calls` ends. `page` is a file descriptor of the shared page, `life` of a pipe that ends
+    with the parent.
+    """
+    _die_with(life)
+    with socket.socket(fileno=calls) as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        _serve(connection, mmap.mmap(page, mmap.PAGESIZE))
+
+
+def _die_with(pipe: int) -> None:
+    """Have the kernel end this process when the other end of the pipe closes, whatever a check is doing then."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _serve(connection: socket.socket, page: mmap.mmap) -> None:
+    received = _calls(connection)
+    preparation = next(received)
+    assert preparation is not None
+    try:
+        _prepare(**json.loads(preparation[1]))
+    except BaseException as exc:  # noqa: BLE001  a plugin is foreign code: whatever it raises is told
+        reason = f"{type(exc).__name__}: {exc}"[:2000].encode(errors="replace")
+        connection.sendall(VERDICT.pack(PREPARATION, 0.0, True, len(reason)) + reason)  # noqa: FBT003
+        return
+    connection.sendall(VERDICT.pack(PREPARATION, 0.0, False, 0))  # noqa: FBT003
+    _answer(connection, received, page)
+
+
+def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | None], page: mmap.mmap) -> None:
+    from models import checks, strictjson  # noqa: PLC0415  what fails to import is told, not printed
+
+    doors = _Doors()
+    sys.stdout = Silence()
+    written, flushed = bytearray(), time.monotonic()
+    for each in received:
+        now = time.monotonic()
+        if written and (each is None or now - flushed > FLUSH_AFTER):
+            _show(page, SENDING, now)
+            connection.sendall(written)
+            _show(page, RESTING, now)
+            written.clear()
+            flushed = now
+        if each is None:
+            continue
+        number, call = each
+        name, value, arguments = pickle.loads(call)  # noqa: S301  from our parent
+        _show(page, number, now)
+        doors.shut = True
+        verdict = checks.run(name, value, arguments)
+        doors.shut = False
+        failed = verdict.error is not None
+        said = (verdict.error or "").encode() if failed else strictjson.dumps(verdict.value)
+        written += VERDICT.pack(number, verdict.elapsed, failed, len(said)) + said
+
+
+def _show(page: mmap.mmap, number: int, now: float) -> None:
+    SINCE.pack_into(page, SINCE_AT, now)  # first: who reads the number must find its time
+    RUNNING.pack_into(page, RUNNING_AT, number)
+
+
+def _prepare(path: list[str], plugins: list[str], memory: int) -> None:
+    sys.path[:] = path
+    from models import checks  # noqa: PLC0415  the path is known only now
+
+    checks.prepare_child(plugins)
+    gc.collect()
+    gc.freeze()
+    _cap_memory(memory)
+
+
+def _cap_memory(room: int) -> None:
+    """Let checks take so many bytes beyond what this process has already. Only Linux holds anyone to it."""
+    import resource  # noqa: PLC0415  by now no plugin needs more
+
+    taken = 0
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        taken = int(file.read().split()[5]) * mmap.PAGESIZE
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + room, taken + room))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _calls(connection: socket.socket) -> Iterator[tuple[int, bytes] | None]:
+    """Yield the calls as they come, and None whenever the next one is to be waited for."""
+    held = bytearray()
+    while True:
+        start = 0
+        while len(held) - start >= CALL.size:
+            number, length = CALL.unpack_from(held, start)
+            end = start + CALL.size + length
+            if len(held) < end:
+                break
+            yield number, bytes(held[start + CALL.size : end])
+            start = end
+        del held[:start]
+        if start:
+            yield None
+        more = connection.recv(RECEIVED)
+        if not more:
+            return
+        held += more
