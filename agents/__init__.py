@@ -9,4 +9,5 @@ places      how many requests may be begun, and how much work on checks
 letters     what goes with a dead letter and a result beside their JSON: headers
 worker      the app that `millrace worker` and `faust -A agents.worker worker` start
 commands/   the command line, one command a module
+testing/    for those who write plugins and sources: a worker without its surroundings, to test them in
 """

@@ -3,7 +3,7 @@
 settings   the one home of every setting, read once from the environment
 networks   networks and ports as an operator writes them
 tiers      cache tiers as an operator writes them
-plugins    the operator's own code, imported
+plugins    the operator's own code: found, loaded, told
 sources    sources.toml, read with every problem told by its line
 toml_lines where in a TOML text each key stands
 secrets    the secrets that sources name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ class Shape:
 
     def problem(self, value: Any) -> str:
         """Say what is wrong with a value that does not fit."""
-        return f"{self.one}, not {kind(value)}"
+        return f"{self.one}, not {_described(value, self.one)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Signature:
     arguments: Mapping[str, Argument]
     others: bool
     required: frozenset[str]
+    untold: str | None = None
+    """The name that `others` leave out: the value's own."""
 
     def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
         """Return what is wrong with the arguments given, by name."""
@@ -53,11 +56,27 @@ class Signature:
         for name, value in given.items():
             argument = self.arguments.get(name)
             if argument is None:
-                if not self.others:
+                if not self.others or name == self.untold:
                     wrong[name] = f"no such argument; known: {', '.join(self.arguments) or 'none'}"
             elif not argument.shape.fits(value):
                 wrong[name] = f"must be {argument.shape.problem(value)}"
         return wrong
+
+
+MAX_SHOWN = 40
+"""Characters of a value that are shown in a message."""
+_MANY = {"null": "nulls", "a boolean": "booleans", "a number": "numbers", "a string": "strings",
+         "an array": "arrays", "an object": "objects"}  # fmt: skip
+
+
+def _described(value: Any, wanted: str) -> str:
+    """Name what a value is, as closely as tells it from what is wanted."""
+    name = kind(value)
+    if isinstance(value, list | dict):
+        inner = value.values() if isinstance(value, dict) else value
+        kinds = dict.fromkeys(_MANY[kind(each)] for each in inner) if f"{name} of " in wanted else ()
+        return f"{name} of {' and '.join(kinds)}" if kinds else name
+    return json.dumps(value, ensure_ascii=False)[:MAX_SHOWN] if "one of " in wanted else name
 
 
 ANYTHING = Shape("anything", "anything", lambda _: True)
@@ -93,6 +112,7 @@ def signature_of(function: Callable[..., Any]) -> Signature:
         arguments,
         others=any(each.kind is inspect.Parameter.VAR_KEYWORD for each in rest),
         required=frozenset(name for name, argument in arguments.items() if argument.required),
+        untold=first.name if first.kind in NAMED else None,
     )
 
 
@@ -102,12 +122,11 @@ def _argument(function: Callable[..., Any], parameter: inspect.Parameter) -> Arg
 
 
 def _shape(function: Callable[..., Any], parameter: inspect.Parameter) -> Shape:
-    hint = parameter.annotation
+    holder = SimpleNamespace(__annotations__={"it": parameter.annotation})
     try:
-        if isinstance(hint, str):
-            holder = SimpleNamespace(__annotations__={"it": hint})
-            hint = typing.get_type_hints(holder, getattr(function, "__globals__", {}))["it"]
-        return shape_of(hint)
+        # Names in hints are those of the module that wrote them, not of a decorator around the function.
+        known = getattr(inspect.unwrap(function), "__globals__", {})
+        return shape_of(typing.get_type_hints(holder, known)["it"])
     except Exception as exc:  # a hint is text of a plugin's: reading it may raise anything
         msg = f"the type hint of {parameter.name!r}, {parameter.annotation}, says nothing about JSON: {exc}"
         raise ValueError(msg) from exc
@@ -123,9 +142,9 @@ def shape_of(hint: Any) -> Shape:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _either([shape_of(part) for part in parts])
-    if origin is Literal:
-        said = ", ".join(map(repr, parts))
-        return Shape(f"one of {said}", f"of {said}", lambda value: any(_is(value, part) for part in parts))
+    if origin is Literal and all(part is None or isinstance(part, bool | int | float | str) for part in parts):
+        said = ", ".join(json.dumps(part, ensure_ascii=False) for part in parts)
+        return Shape(f"one of {said}", f"any of {said}", lambda value: any(_is(value, part) for part in parts))
     if (origin or hint) in (list, Sequence):
         return _array(shape_of(parts[0]) if parts else ANYTHING)
     if (origin or hint) in (dict, Mapping) and parts[:1] in ((), (str,)):

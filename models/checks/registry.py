@@ -17,6 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Judge = Callable[[Mapping[str, Any]], None]
 """Raises ValueError, saying why, for arguments that fit their hints and are wrong all the same."""
 
+_UNPLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -47,6 +48,8 @@ class Check:
                 self.judge(given)
             except ValueError as exc:
                 return {"": str(exc)}
+            except Exception as exc:  # noqa: BLE001  foreign code: whatever it raises, the request gets its answer
+                return {"": f"cannot be judged: {type(exc).__name__}"}
         return wrong
 
 
@@ -69,11 +72,15 @@ def check(
     that is taken or none, and for a function that no request could call.
     """
     if target is None or isinstance(target, str):
-        return lambda function: _register(target or function.__name__, function, inline, judge)
-    return _register(target.__name__, target, inline, judge)
+        return lambda function: _register(target, function, inline, judge)
+    return _register(None, target, inline, judge)
 
 
-def _register(name: str, function: Function, inline: bool, judge: Judge | None) -> Function:  # noqa: FBT001
+def _register(given: str | None, function: Function, inline: bool, judge: Judge | None) -> Function:  # noqa: FBT001
+    if not inspect.isroutine(function):
+        msg = f"check {given!r}: {str(function)[:200]} is no function: write a `def` that calls it"
+        raise ValueError(msg)
+    name = given or function.__name__
     known = _REGISTRY.get(name)
     if known is not None and not _is_same(known.function, function):
         msg = f"the check name {name!r} is taken by {known.function.__module__}.{known.function.__qualname__}"
@@ -82,8 +89,8 @@ def _register(name: str, function: Function, inline: bool, judge: Judge | None) 
     if not _NAME.fullmatch(name):
         msg = f"{where}: a name has letters, digits, '_', '.' and '-', 64 at most: use @check(\"name\")"
         raise ValueError(msg)
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        msg = f"{where}: a check is a plain function, not one that is awaited or iterated"
+    if any(is_kind(inspect.unwrap(function)) for is_kind in _UNPLAIN):
+        msg = f"{where}: a check is a plain function, not one that is awaited or iterated: return the answer"
         raise ValueError(msg)
     try:
         signature = signature_of(function)
@@ -95,7 +102,12 @@ def _register(name: str, function: Function, inline: bool, judge: Judge | None) 
 
 
 def _is_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+    """Whether two functions are one, imported twice. Two of the same name, lambdas say, differ in their code."""
+    return _identity(one) == _identity(other)
+
+
+def _identity(function: Callable[..., Any]) -> tuple[Any, ...]:
+    return function.__module__, function.__qualname__, getattr(inspect.unwrap(function), "__code__", None)
 
 
 def names() -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ MAX_VALUE_BYTES = 65_536
 """Bytes of JSON that one check may return."""
 MAX_REASON = 400
 """Characters of what is told of a failure."""
+
+_TEXT_OR_NUMBER = (str, int, float)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +46,42 @@ def select(document: Any, path: str | None) -> Any:
 
 
 def run(name: str, value: Any, args: Mapping[str, Any]) -> Verdict:
-    """Run one check; whatever it raises, `SystemExit` included, becomes the verdict's error."""
+    """Run one check; whatever it raises, `SystemExit` included, becomes the verdict's error.
+
+    The value is what JSON makes of the answer, wherever the check runs: of a tuple, a list.
+    """
     started = time.perf_counter()
     try:
-        found = registry.find(name)
-        if not found.signature.value.fits(value):
-            msg = f"takes {found.signature.value.problem(value)}"
-            raise TypeError(msg)  # noqa: TRY301  one place turns every failure into a verdict
-        answer = found.function(value, **args)
-        _check_answer(answer)
+        answer = _as_json(_ask(name, value, args))
     except BaseException as exc:  # noqa: BLE001  a check is foreign code
         return Verdict(error=_reason(exc), elapsed=time.perf_counter() - started)
     return Verdict(value=answer, elapsed=time.perf_counter() - started)
 
 
-def _check_answer(answer: Any) -> None:
-    """Raise ValueError or TypeError for what a result cannot carry."""
+def _ask(name: str, value: Any, args: Mapping[str, Any]) -> Any:
+    found = registry.find(name)
+    takes = found.signature.value
+    if not takes.fits(value):
+        msg = f"takes {takes.problem(value)}"
+        raise TypeError(msg)
+    try:
+        return found.function(value, **args)
+    except TypeError as exc:
+        wrong = found.signature.problems(args)
+        if not wrong:
+            raise
+        # Python's own words are of functions and parameters, which who asks knows nothing of.
+        raise TypeError("; ".join(f"args.{each}: {reason}" for each, reason in wrong.items())) from exc
+
+
+def _as_json(answer: Any) -> Any:
+    """Return an answer as a result carries it. Raises ValueError or TypeError if none can."""
     if answer is None or type(answer) is bool:
-        return
+        return answer
+    if inspect.iscoroutine(answer) or inspect.isgenerator(answer):
+        answer.close()  # or Python warns that it was never awaited
+        msg = f"returned a {type(answer).__name__}: a check returns its answer itself"
+        raise TypeError(msg)
     encoded = strictjson.dumps(answer)
     if strictjson.deeper_than(encoded, strictjson.MAX_DEPTH):
         msg = f"returned a value nested deeper than {strictjson.MAX_DEPTH} levels"
@@ -66,15 +89,24 @@ def _check_answer(answer: Any) -> None:
     if len(encoded) > MAX_VALUE_BYTES:
         msg = f"returned more than {MAX_VALUE_BYTES} bytes of JSON"
         raise ValueError(msg)
+    if type(answer) in _TEXT_OR_NUMBER:
+        return answer
+    try:
+        # The keys 1 and "1" are one in JSON: whoever reads such an object refuses it, the pool with the whole process.
+        return strictjson.loads(encoded)
+    except ValueError as exc:
+        msg = f"returned what JSON cannot carry: {exc}"
+        raise ValueError(msg) from None
 
 
 def _reason(exc: BaseException) -> str:
     try:
-        said = str(exc)
+        said = "".join(str(exc)[:MAX_REASON])  # plain text, whatever subclass of str it is
     except BaseException:  # noqa: BLE001  its text is foreign code too
         said = "(it cannot say why)"
     reason = f"{type(exc).__name__}: {said}" if said else type(exc).__name__
-    return " ".join(reason[:MAX_REASON].split()).encode(errors="backslashreplace").decode()[:MAX_REASON]
+    line = " ".join(_CONTROL.sub(" ", reason[:MAX_REASON]).split())
+    return line.encode(errors="backslashreplace").decode()[:MAX_REASON]
 
 
 def prepare_child(modules: Sequence[str]) -> None:

@@ -1,0 +1,96 @@
+"""Stand-ins for what a test has no use for: Kafka, processes, and pauses that are long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from models import checks
+from models.checks import Verdict
+from models.child import Silence
+from models.source import Source, Sources, replaced
+from streams.http.client import Client
+from streams.http.limits import Host, Hosts
+from streams.kafka.parcel import Parcel
+from streams.kafka.publisher import DEFAULT_LIMIT
+from streams.settings import CHECK_TIMEOUT
+
+
+class Publisher:
+    """Acknowledges at once what a topic of the usual size takes, and makes the rest smaller as a worker does."""
+
+    congested = False
+
+    def __init__(self, results: str) -> None:
+        self._results = results
+        self._awaited: dict[int, asyncio.Future[bytes]] = {}
+
+    def expect(self, offset: int) -> asyncio.Future[bytes]:
+        """Return what ends with the result of the request at an offset."""
+        future = self._awaited[offset] = asyncio.get_running_loop().create_future()
+        return future
+
+    def publish(self, topic: str, _: int, parcel: Parcel | None) -> None:
+        """Take a record."""
+        assert parcel is not None
+        offset, receipt = parcel.offset, parcel.receipt
+        while parcel is not None and parcel.size() > DEFAULT_LIMIT:
+            parcel = parcel.shrink(parcel)
+        if topic == self._results:
+            future = self._awaited.pop(offset)
+            if not future.done():
+                future.set_result((parcel.value if parcel is not None else None) or b"")
+        receipt.finish(offset)
+
+    async def pace(self) -> None:
+        """Hold nobody up."""
+
+
+class Pool:
+    """Runs checks here and now, each on values of its own as in another process, where printing raises.
+
+    One that takes longer than it may is told so when it ends; one that ends its process ends the test.
+    """
+
+    def submit(self, name: str, value: Any, arguments: Mapping[str, Any]) -> asyncio.Future[Verdict]:
+        """Run one check."""
+        done: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        value, arguments = pickle.loads(pickle.dumps((value, arguments)))  # noqa: S301  our own
+        with contextlib.redirect_stdout(Silence()):
+            verdict = checks.run(name, value, arguments)
+        if verdict.elapsed > CHECK_TIMEOUT:
+            verdict = Verdict(error=f"ran longer than {CHECK_TIMEOUT:g} s", elapsed=verdict.elapsed)
+        done.set_result(verdict)
+        return done
+
+
+class _Hosts(Hosts):
+    """Hosts whose pauses (Retry-After) are over at once, or refused as ever if they are past a deadline."""
+
+    def of(self, authority: str) -> Host:
+        """Return the host of an authority."""
+        if authority not in self._hosts:
+            self._hosts[authority] = _Host(authority, self._limits.get(authority))
+        return super().of(authority)
+
+
+class _Host(Host):
+    async def _wait_out_the_hold(self, deadline: float | None) -> None:
+        if deadline is not None and self._held_until >= deadline:
+            await super()._wait_out_the_hold(deadline)
+        self._held_until = 0.0
+
+
+def hurry(client: Client, sources: Sources) -> Sources:
+    """Have a client wait for nothing before another try; returns the sources with which it does not, either."""
+    client.hosts = _Hosts(sources.hosts)
+    client.terms = dataclasses.replace(client.terms, retry=_hurried(Source("", retry=client.terms.retry)).retry)
+    return Sources({name: _hurried(source) for name, source in sources.by_name.items()}, sources.hosts)
+
+
+def _hurried(source: Source) -> Source:
+    return replaced(source, retry=dataclasses.replace(source.retry, first_pause=0.0, longest_pause=0.0))

@@ -1,0 +1,207 @@
+"""A worker without its surroundings: from the bytes of a request to those of its result all is what a worker runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+from aiohttp import TCPConnector
+from aiokafka import ConsumerRecord
+
+from agents.answer import Answerer
+from agents.ask import Asker
+from agents.enrich import Enricher
+from agents.testing.doubles import Pool, Publisher, hurry
+from agents.testing.loop import Loop
+from agents.testing.upstream import Asked, Upstream
+from agents.testing.wire import Connector
+from models import strictjson
+from models.errors import SettingsError
+from models.result import ResultSchema, read_result
+from models.source import CachePolicy, Sources
+from streams.cache.front import Cache
+from streams.functions import Caller
+from streams.http.client import _session, client_of
+from streams.http.terms import terms_of
+from streams.kafka.lease import Lease
+from streams.kafka.transport import RecordBatch
+from streams.secrets import secrets_of
+from streams.settings import Settings
+from streams.sources import parse
+from streams.tiers import freshness_of, parse_tiers
+
+Request = Mapping[str, Any] | str | bytes | None
+"""A request: an object, its JSON, or whatever bytes may be on the topic; None is a tombstone."""
+Given = Sources | Path | str | None
+"""Sources: as parsed, or the file or the text of a sources.toml."""
+T = TypeVar("T")
+
+
+def answer(
+    request: Request,
+    upstream: Mapping[str, Any] | None = None,
+    *,
+    sources: Given = None,
+    settings: Settings | None = None,
+    key: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Answer one request and return its result. See `Harness` for what is given and raised."""
+    with Harness(upstream, sources=sources, settings=settings) as service:
+        return service.answer(request, key=key, headers=headers)
+
+
+async def answer_async(
+    request: Request,
+    upstream: Mapping[str, Any] | None = None,
+    *,
+    sources: Given = None,
+    settings: Settings | None = None,
+    key: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Do what `answer` does, where an event loop runs already."""
+    async with AsyncHarness(upstream, sources=sources, settings=settings) as service:
+        return await service.answer(request, key=key, headers=headers)
+
+
+class AsyncHarness:
+    """A worker for tests that are coroutines; opened with `async with`. See `Harness`."""
+
+    def __init__(
+        self, upstream: Mapping[str, Any] | None = None, *, sources: Given = None, settings: Settings | None = None
+    ) -> None:
+        self._upstream = Upstream(upstream or {})
+        self._settings = settings or Settings()
+        self._sources = _sources(sources)
+        self._offset = 0
+
+    async def __aenter__(self) -> Self:
+        settings = self._settings
+        async with AsyncExitStack() as opening:
+            self._publisher = Publisher(settings.results_topic)
+            self._lease = Lease(settings.group, settings.requests_topic, 0, position=0)
+            opening.callback(self._lease.revoke)
+            enricher = await self._open_enricher(opening)
+            self._answerer = Answerer(settings, enricher, cast("Any", self._publisher), self._sources)
+            self._stack = opening.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._stack.aclose()
+        if kind is None:
+            self._upstream.check()
+
+    @property
+    def asked(self) -> list[Asked]:
+        """Return what the upstream was asked, in order."""
+        return self._upstream.asked
+
+    async def answer(
+        self, request: Request, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Answer a request with this key and these headers and return its result."""
+        record = self._record(request, key, headers or {})
+        self._lease.deliver([record], record.offset + 1)
+        result = self._publisher.expect(record.offset)
+        await self._answerer.take(RecordBatch([record], self._lease, time.monotonic()))
+        value = await result
+        self._upstream.check()
+        read: dict[str, Any] = read_result(value)
+        wrong = ResultSchema().validate(read)
+        assert not wrong, f"this is no result, which is a bug of Millrace: {wrong}"
+        return read
+
+    def _record(self, request: Request, key: bytes | None, headers: Mapping[str, str]) -> ConsumerRecord[bytes, bytes]:
+        if isinstance(request, str):
+            value: bytes | None = request.encode()
+        else:
+            value = strictjson.dumps(request) if isinstance(request, Mapping) else request
+        offset, self._offset = self._offset, self._offset + 1
+        encoded = tuple((name, text.encode()) for name, text in headers.items())
+        return ConsumerRecord(
+            self._settings.requests_topic, 0, offset, int(time.time() * 1000), 0, key, value, None, -1,
+            -1 if value is None else len(value), encoded,
+        )  # fmt: skip
+
+    async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
+        """Put together what `agents/worker.py` does, with an upstream and a pool of our own."""
+        settings = self._settings
+        session = await stack.enter_async_context(_session(cast("TCPConnector", Connector(self._upstream))))
+        client = client_of(settings, self._sources)
+        client._direct = client._proxied = session
+        sources = self._sources = hurry(client, self._sources)
+        secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
+        caller = await stack.enter_async_context(Caller(settings.max_bytes, secrets))
+        tiers = parse_tiers(settings.cache)
+        cache = await stack.enter_async_context(Cache(tiers))
+        named = {name: terms_of(source, client.terms, client.post)
+                 for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
+        asker = Asker(client, caller, cast("Any", Pool()), named)
+        enricher = Enricher(asker, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
+        return await stack.enter_async_context(enricher)
+
+
+class Harness:
+    """A worker for tests: requests in, results out, over one cache; opened with `with`.
+
+    `upstream` says what is at which URL, see `agents.testing.upstream.Upstream`; `sources` is a sources.toml: its path,
+    its text, or Sources; `settings` are the defaults unless given, never the environment's. Plugins are the test's to
+    import. Real are time, threads of sources that are functions, and waits for a `rate`; pauses before another try are
+    left out, processes and their limits are not there.
+
+    Raises SettingsError for wrong sources, and AssertionError where an upstream is asked for what the test says nothing
+    of, whatever became of the request.
+    """
+
+    def __init__(
+        self, upstream: Mapping[str, Any] | None = None, *, sources: Given = None, settings: Settings | None = None
+    ) -> None:
+        self._harness = AsyncHarness(upstream, sources=sources, settings=settings)
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner(loop_factory=Loop)
+        try:
+            self._run(self._harness.__aenter__())
+        except BaseException:
+            self._runner.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            self._run(self._harness.__aexit__(kind, *rest))
+        finally:
+            self._runner.close()
+
+    @property
+    def asked(self) -> list[Asked]:
+        """Return what the upstream was asked, in order."""
+        return self._harness.asked
+
+    def answer(
+        self, request: Request, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Answer a request with this key and these headers and return its result."""
+        return self._run(self._harness.answer(request, key=key, headers=headers))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if asyncio._get_running_loop() is not None:
+            work.close()
+            msg = "an event loop runs here: use AsyncHarness or answer_async, and await them"
+            raise RuntimeError(msg)
+        return self._runner.run(work)
+
+
+def _sources(given: Given) -> Sources:
+    if given is None or isinstance(given, Sources):
+        return given or Sources()
+    name, content = (str(given), given.read_bytes()) if isinstance(given, Path) else ("sources", given.encode())
+    sources, wrong = parse(content)
+    if wrong:
+        raise SettingsError("\n".join(f"{name}: {problem}" for problem in wrong))
+    return sources
