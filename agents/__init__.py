@@ -5,6 +5,7 @@ enrich      one request → one answer: from the cache, from a fetch under way, 
 ask         asks the upstream: fetch or call, load, check
 api         what a worker tells of its cache, upstreams and checks over HTTP
 answer      the agent: requests topic → results topic and dead letters
+rows        what a row of each table means, and how partial rows make a whole one
 places      how many requests may be begun, and how much work on checks
 letters     what goes with a dead letter and a result beside their JSON: headers
 worker      the app that `millrace worker` and `faust -A agents.worker worker` start

@@ -13,5 +13,6 @@ kafka/     transport, lease, publisher, topics, and a broker for demo and tests
 http/      the client that fetches
 cache/     where answers are kept, behind one front
 pool/      the processes that run checks
+tables/    what the results add up to, backed by changelogs
 web/       the worker's HTTP server
 """

@@ -41,6 +41,12 @@ SHUTDOWN_DEADLINE = 25.0
 """Seconds after SIGTERM at which the process exits whatever is still open."""
 CHECK_TIMEOUT = 5.0
 """Seconds that one check may run."""
+ROLES = ("all", "answer", "tables")
+"""What a worker does: answer requests, keep the tables of results, or both."""
+DEFAULT_ANSWERS_AGE = 7 * 86_400.0
+"""Seconds after which an answer leaves its table."""
+DEFAULT_ANSWERS_ROWS = 100_000
+"""Answers that the table keeps of one results partition."""
 
 MAX_PORT = 65_535
 MASK = "********"
@@ -74,6 +80,11 @@ class Settings:
     requests_topic: str = "requests"
     results_topic: str = "results"
     dead_letters_topic: str = "dead-letters"
+    workers_topic: str = "millrace-workers"
+    role: str = "all"
+    store: str = "memory://"
+    answers_age: float = DEFAULT_ANSWERS_AGE
+    answers_rows: int = DEFAULT_ANSWERS_ROWS
     plugins: tuple[str, ...] = ()
     sources: str = ""
     cache: str = DEFAULT_CACHE
@@ -86,6 +97,7 @@ class Settings:
     pool_workers: int = 0
     web_host: str = "127.0.0.1"
     web_port: int = 6066
+    web_url: str = ""
     web_token: str | None = None
     log_level: str = "INFO"
     worker_id: str = ""
@@ -120,8 +132,8 @@ def load() -> Settings:
         problems += [f"{name}: {reason}" for name, reasons in found.items() for reason in reasons]
     if not problems:
         problems += _login_problems(settings.kafka)
-    if not problems and len(set(settings.topics())) < len(settings.topics()):
-        problems.append("MILLRACE_*_TOPIC: requests, results and dead letters need a topic each")
+    if not problems and len({*settings.topics(), settings.workers_topic}) <= len(settings.topics()):
+        problems.append("MILLRACE_*_TOPIC: requests, results, dead letters and workers need a topic each")
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
@@ -188,6 +200,11 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         requests_topic=env.str("MILLRACE_REQUESTS_TOPIC", "requests", validate=_topic),
         results_topic=env.str("MILLRACE_RESULTS_TOPIC", "results", validate=_topic),
         dead_letters_topic=env.str("MILLRACE_DEAD_LETTERS_TOPIC", "dead-letters", validate=_topic),
+        workers_topic=env.str("MILLRACE_WORKERS_TOPIC", "millrace-workers", validate=_topic),
+        role=env.str("MILLRACE_ROLE", "all", validate=validate.OneOf(ROLES)),
+        store=env.str("MILLRACE_STORE", "memory://", validate=_store),
+        answers_age=env.float("MILLRACE_ANSWERS_AGE", DEFAULT_ANSWERS_AGE, validate=positive),
+        answers_rows=env.int("MILLRACE_ANSWERS_ROWS", DEFAULT_ANSWERS_ROWS, validate=validate.Range(min=1)),
         plugins=tuple(name.strip() for name in plugins.split(",") if name.strip()),
         sources=env.str("MILLRACE_SOURCES", "", validate=_file),
         cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=_validator(parse_tiers)),
@@ -200,6 +217,7 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         pool_workers=env.int("MILLRACE_POOL_WORKERS", 0, validate=validate.Range(min=0)),
         web_host=env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)),
         web_port=env.int("MILLRACE_WEB_PORT", 6066, validate=validate.Range(0, 65535)),
+        web_url=env.str("MILLRACE_WEB_URL", "", validate=_url),
         web_token=env.str("MILLRACE_WEB_TOKEN", "") or None,
         log_level=env.str("MILLRACE_LOG_LEVEL", "INFO", validate=validate.OneOf(_LEVELS)),
         worker_id=env.str("MILLRACE_WORKER_ID", "") or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
@@ -232,6 +250,18 @@ def _servers(text: str) -> None:
 def _proxy(url: str) -> None:
     if url and not _PROXY.fullmatch(url):
         msg = "is no proxy: give http://host:port, or http://user:password@host:port"  # not quoted: it may be a secret
+        raise ValidationError(msg)
+
+
+def _store(url: str) -> None:
+    if url != "memory://" and not (url.startswith("rocksdb://") and len(url) > len("rocksdb://")):
+        msg = f"{url!r} is no store: memory:// or rocksdb://PATH"
+        raise ValidationError(msg)
+
+
+def _url(url: str) -> None:
+    if url and not re.fullmatch(r"https?://[^/?#@\s]+/?", url):
+        msg = f"{url!r} is no URL of a worker: http://host:port"
         raise ValidationError(msg)
 
 

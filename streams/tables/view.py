@@ -1,0 +1,77 @@
+"""What this worker holds of the tables: the partial rows of the partitions that it was given and has recovered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+Row: TypeAlias = dict[str, Any]
+"""Plain JSON values; the fields of each table are in agents/rows.py."""
+Decode: TypeAlias = Callable[[str, int, bytes, bytes, bool], Row]
+"""Makes a row of (table, partition, key, stored value, heads only)."""
+
+
+class Shelves(Protocol):
+    """The rows as they are stored, by results partition."""
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Return the partitions that are held and recovered."""
+        ...
+
+    def state(self) -> str:
+        """Return `ok`, or what the tables still wait for."""
+        ...
+
+    def get(self, table: str, partition: int, key: bytes) -> bytes | None:
+        """Return one stored row."""
+        ...
+
+    def scan(self, table: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the stored rows whose key begins with `prefix`; rows may change while it goes on."""
+        ...
+
+    def count(self, table: str, partition: int) -> int:
+        """Return how many rows there are, on disk perhaps by estimate."""
+        ...
+
+
+class Tables:
+    """See the module. All of it answers at once, from memory or the local disk."""
+
+    def __init__(self, names: Sequence[str], shelves: Shelves, decode: Decode) -> None:
+        self.names = names
+        self._shelves = shelves
+        self._decode = decode
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Return the results partitions held here and recovered."""
+        return self._shelves.held
+
+    @property
+    def recovered(self) -> bool:
+        """Whether every partition assigned has recovered."""
+        return self._shelves.state() == "ok"
+
+    def readiness(self) -> str:
+        """Return `ok`, or what is missing."""
+        return self._shelves.state()
+
+    def get(self, table: str, key: bytes) -> list[Row]:
+        """Return the partial rows of a key, at most one a partition; agents.rows.merge makes one of them."""
+        found = ((partition, self._shelves.get(table, partition, key)) for partition in sorted(self.partitions))
+        return [self._decode(table, partition, key, value, False) for partition, value in found if value is not None]  # noqa: FBT003
+
+    def scan(self, table: str, prefix: bytes = b"", *, heads: bool = False) -> Iterator[tuple[bytes, Row]]:
+        """Yield the partial rows whose key begins with `prefix`, in no order; cheap to abandon.
+
+        `heads` leaves out the `result` of answers, which is most of what they cost.
+        """
+        for partition in sorted(self.partitions):
+            for key, value in self._shelves.scan(table, partition, prefix):
+                yield key, self._decode(table, partition, key, value, heads)
+
+    def count(self, table: str) -> int:
+        """Return how many partial rows there are."""
+        return sum(self._shelves.count(table, partition) for partition in self.partitions)
