@@ -8,7 +8,8 @@ answer      the agent: requests topic → results topic and dead letters
 rows        what a row of each table means, and how partial rows make a whole one
 places      how many requests may be begun, and how much work on checks
 letters     what goes with a dead letter and a result beside their JSON: headers
-worker      the app that `millrace worker` and `faust -A agents.worker worker` start
+answering   the part of a worker that answers: its app and what the agent needs
+worker      the process that `millrace worker` and `faust -A agents.worker worker` start
 commands/   the command line, one command a module
 testing/    for those who write plugins and sources: a worker without its surroundings, to test them in
 """

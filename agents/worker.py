@@ -1,120 +1,47 @@
-"""The worker: `create` puts the answering app together; `app`, made from the environment on first use, is what
-`faust -A agents.worker worker` starts.
+"""The worker, one process: the parts that its role asks for, and what belongs to the process: its web server.
+
+`app`, made from the environment on first use, is what `faust -A agents.worker worker` starts: the answering part.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
-from agents.answer import Answerer
-from agents.api import Api
-from agents.ask import Asker
-from agents.enrich import Enricher
-from agents.places import Places
-from models.source import CachePolicy, Sources
+from agents.answering import Answering
+from models.source import Sources
 from streams import settings as configuration
-from streams.app import App, settle_memory
-from streams.cache.front import Cache
-from streams.functions import Caller
-from streams.http.client import client_of
-from streams.http.terms import terms_of
-from streams.kafka.publisher import Publisher
-from streams.kafka.topics import differences, require
+from streams.app import App
 from streams.plugins import load_plugins
-from streams.pool import CheckPool
-from streams.secrets import secrets_of
 from streams.settings import Settings
 from streams.sources import load as load_sources
-from streams.tiers import freshness_of, parse_tiers
 from streams.web.server import Server
-
-if TYPE_CHECKING:
-    from streams.kafka.transport import RecordBatch
-
-logger = logging.getLogger(__name__)
-
-PUBLISH_FAILING = 10.0
-"""Seconds without an acknowledgement, though there was something to acknowledge, after which a worker is not ready."""
 
 
 class Worker:
-    """What the answer agent needs, opened and closed with its app."""
+    """Opened before its apps start and closed after they have stopped: see streams.app.run."""
 
     def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
         self.settings = settings
-        self.sources = sources or Sources()
-        self.app = App(settings, id=settings.group)
-        self.publisher: Publisher | None = None
-        self.answerer: Answerer | None = None
-        self.pool: CheckPool | None = None
+        self.answering = Answering(settings, sources)
         self.server: Server | None = None
-        self.api = Api()
-        self.app.opens(self.open)
-        topic = self.app.topic(settings.requests_topic, key_type=bytes, value_type=bytes)
-        self.app.agent(topic, name="answer")(self.answer)
 
-    async def answer(self, stream: Any) -> None:
-        """The agent: hands each batch to the answerer. A fault in here ends the worker: its records are read again."""
-        batch: RecordBatch
-        async for batch in stream.noack():
-            assert self.answerer is not None
-            try:
-                await self.answerer.take(batch)
-            except Exception as exc:  # noqa: BLE001  Faust would restart the agent and go on behind the failed batch
-                await self.app.crash(exc)
-                return
+    @property
+    def apps(self) -> list[App]:
+        """Return the Faust apps of this worker's role."""
+        return [self.answering.app]
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Open server, publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
+        """Open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
-        server = Server(settings.web_host, settings.web_port, self.readiness, self.api.routes(), settings.web_token)
+        routes = self.answering.api.routes()
+        server = Server(settings.web_host, settings.web_port, self.readiness, routes, settings.web_token)
         self.server = await stack.enter_async_context(server)
-        publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
-        self.publisher = await stack.enter_async_context(publisher)
-        await self._learn_topics(self.publisher)
-        enricher = await self._open_enricher(stack)
-        assert self.pool is not None
-        self.answerer = Answerer(settings, enricher, self.publisher, self.sources, Places(self.pool.admission))
-        settle_memory()
-
-    async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
-        settings, sources = self.settings, self.sources
-        client = await stack.enter_async_context(client_of(settings, sources))
-        secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
-        caller = await stack.enter_async_context(Caller(settings.max_bytes, secrets))
-        pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
-        self.pool = pool
-        tiers = parse_tiers(settings.cache)
-        cache = await stack.enter_async_context(Cache(tiers))
-        named = {name: terms_of(source, client.terms, client.post)
-                 for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        asker = Asker(client, caller, pool, named)
-        self.api.serve(cache, client, pool)
-        enricher = Enricher(asker, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
-        return await stack.enter_async_context(enricher)
-
-    async def _learn_topics(self, publisher: Publisher) -> None:
-        settings = self.settings
-        found = await require(settings.kafka, *settings.topics())
-        for line in differences(settings, found):
-            logger.warning("%s", line)
-        for topic in (found[settings.results_topic], found[settings.dead_letters_topic]):
-            publisher.learn(topic.name, topic.partitions, topic.max_bytes)
 
     def readiness(self) -> Mapping[str, str]:
-        """Say what `/readyz` needs: assigned, recovered, publishing, checks."""
-        failing = self.publisher.failing_since if self.publisher is not None else time.monotonic()
-        publishing = "ok"
-        if self.answerer is None:
-            publishing = "starting"
-        elif failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
-            publishing = f"no acknowledgement from Kafka for {time.monotonic() - failing:.0f} s"
-        checks = "starting" if self.pool is None else self.pool.health()
-        return {**self.app.readiness(), "publishing": publishing, "checks": checks}
+        """Say what `/readyz` needs."""
+        return self.answering.readiness()
 
 
 def create(settings: Settings) -> Worker:
@@ -125,7 +52,9 @@ def create(settings: Settings) -> Worker:
 
 def __getattr__(name: str) -> App:
     if name == "app":
-        app = create(configuration.load()).app
+        worker = create(replace(configuration.load(), role="answer"))
+        app = worker.answering.app
+        app.opens(worker.open)
         globals()["app"] = app
         return app
     raise AttributeError(name)

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, cast
@@ -101,9 +101,7 @@ class App(faust.App):
 
     async def stop(self) -> None:
         """Stop within the deadline: after it the process ends, whatever is still open."""
-        last_resort = threading.Timer(defaults.SHUTDOWN_DEADLINE, _exit_now)
-        last_resort.daemon = True
-        last_resort.start()
+        last_resort = _exit_in_time()
         try:
             await super().stop()
         finally:
@@ -134,10 +132,11 @@ def _exit_now() -> None:
     os._exit(1)
 
 
-async def run(app: App) -> int:
+async def run(apps: Sequence[App], open_: Opener) -> int:
     """Run a worker until SIGTERM or SIGINT; returns its exit code: 0 stopped as told, 1 crashed.
 
-    Raises MillraceError when it cannot start.
+    `open_` opens what belongs to the process: before its apps start, closed after all of them have stopped. The first
+    app that crashes ends the process. Raises MillraceError when it cannot start.
     """
     loop = asyncio.get_running_loop()
     # Names are resolved in threads: the default of six on two cores is few when some names are slow to resolve.
@@ -145,27 +144,53 @@ async def run(app: App) -> int:
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    starting = asyncio.ensure_future(app.start())
-    stopping = asyncio.ensure_future(told.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    try:
-        if starting.done():
-            await starting
-            await asyncio.wait({stopping, asyncio.ensure_future(app.wait_until_stopped())},
-                               return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
-        else:
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-    finally:
-        logger.info("stopping")
-        await app.stop()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-    if app.crashed:
-        reason = app.crash_reason
-        if isinstance(reason, MillraceError):
-            raise reason
-        logger.error("crashed: %r", reason)
-        return 1
+    async with AsyncExitStack() as stack:
+        await open_(stack)
+        starting = asyncio.ensure_future(_start(apps))
+        stopping = asyncio.ensure_future(told.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if starting.done():
+                await starting
+                stopped = [asyncio.ensure_future(app.wait_until_stopped()) for app in apps]
+                await asyncio.wait({stopping, *stopped}, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+        finally:
+            logger.info("stopping")
+            last_resort = _exit_in_time()
+            await asyncio.gather(*(app.stop() for app in apps))
+    last_resort.cancel()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    for app in apps:
+        if app.crashed:
+            return _crashed(app.crash_reason)
     logger.info("stopped")
     return 0
+
+
+async def _start(apps: Sequence[App]) -> None:
+    """Start all of them side by side; the first one that cannot start is what is raised."""
+    starts = [asyncio.ensure_future(app.start()) for app in apps]
+    try:
+        await asyncio.gather(*starts)
+    finally:
+        for start in starts:
+            start.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
+
+
+def _exit_in_time() -> threading.Timer:
+    last_resort = threading.Timer(defaults.SHUTDOWN_DEADLINE, _exit_now)
+    last_resort.daemon = True
+    last_resort.start()
+    return last_resort
+
+
+def _crashed(reason: BaseException | None) -> int:
+    if isinstance(reason, MillraceError):
+        raise reason
+    logger.error("crashed: %r", reason)
+    return 1

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import threading
+from dataclasses import replace
 
 HELP = "run a worker"
 
@@ -15,22 +16,24 @@ EXIT_GRACE = 3.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--role", choices=("answer",), default="answer", help="what this worker does (default: answer)")
+    parser.add_argument("--role", choices=("all", "answer", "tables"), help="what this worker does (default: all)")
 
 
-def run(options: argparse.Namespace) -> int:  # noqa: ARG001  one role so far
+def run(options: argparse.Namespace) -> int:
     """Run it; returns 0 after an orderly stop, 1 after a crash."""
     import uvloop
 
     from agents.worker import create
     from streams import settings as configuration
-    from streams.app import run as run_app
+    from streams.app import run as run_worker
 
     settings = configuration.load()
+    settings = replace(settings, role=options.role or settings.role)
     setup_logging(settings.log_level)
 
     async def main() -> int:
-        return await run_app(create(settings).app)
+        worker = create(settings)
+        return await run_worker(worker.apps, worker.open)
 
     code = uvloop.run(main())
     # Python joins its threads at the end: one that waits for a disk that hangs must not keep the process.

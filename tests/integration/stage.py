@@ -114,6 +114,8 @@ class Stage:
             "MILLRACE_REQUESTS_TOPIC": self.requests,
             "MILLRACE_RESULTS_TOPIC": self.results,
             "MILLRACE_DEAD_LETTERS_TOPIC": self.dead_letters,
+            "MILLRACE_WORKERS_TOPIC": f"workers-{self.mark}",
+            "MILLRACE_ROLE": "answer",
             "MILLRACE_WEB_PORT": "0",
             "MILLRACE_POOL_WORKERS": "1",
             "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",

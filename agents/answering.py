@@ -1,0 +1,110 @@
+"""The part of a worker that answers: its Faust app, and what the answer agent needs, opened and closed with it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from agents.answer import Answerer
+from agents.api import Api
+from agents.ask import Asker
+from agents.enrich import Enricher
+from agents.places import Places
+from models.source import CachePolicy, Sources
+from streams.app import App, settle_memory
+from streams.cache.front import Cache
+from streams.functions import Caller
+from streams.http.client import Client, client_of
+from streams.http.terms import terms_of
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import differences, require
+from streams.pool import CheckPool
+from streams.secrets import secrets_of
+from streams.settings import Settings
+from streams.tiers import freshness_of, parse_tiers
+
+if TYPE_CHECKING:
+    from streams.kafka.transport import RecordBatch
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_FAILING = 10.0
+"""Seconds without an acknowledgement, though there was something to acknowledge, after which a worker is not ready."""
+
+
+class Answering:
+    """See the module."""
+
+    def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
+        self.settings = settings
+        self.sources = sources or Sources()
+        self.app = App(settings, id=settings.group)
+        self.publisher: Publisher | None = None
+        self.answerer: Answerer | None = None
+        self.pool: CheckPool | None = None
+        self.client: Client | None = None
+        self.cache: Cache | None = None
+        self.api = Api()
+        self.app.opens(self.open)
+        topic = self.app.topic(settings.requests_topic, key_type=bytes, value_type=bytes)
+        self.app.agent(topic, name="answer")(self.answer)
+
+    async def answer(self, stream: Any) -> None:
+        """The agent: hands each batch to the answerer. A fault in here ends the worker: its records are read again."""
+        batch: RecordBatch
+        async for batch in stream.noack():
+            assert self.answerer is not None
+            try:
+                await self.answerer.take(batch)
+            except Exception as exc:  # noqa: BLE001  Faust would restart the agent and go on behind the failed batch
+                await self.app.crash(exc)
+                return
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Open publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
+        settings = self.settings
+        publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
+        self.publisher = await stack.enter_async_context(publisher)
+        await self._learn_topics(self.publisher)
+        enricher = await self._open_enricher(stack)
+        assert self.pool is not None
+        self.answerer = Answerer(settings, enricher, self.publisher, self.sources, Places(self.pool.admission))
+        settle_memory()
+
+    async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
+        settings, sources = self.settings, self.sources
+        client = await stack.enter_async_context(client_of(settings, sources))
+        secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
+        caller = await stack.enter_async_context(Caller(settings.max_bytes, secrets))
+        pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
+        self.client, self.pool = client, pool
+        tiers = parse_tiers(settings.cache)
+        cache = self.cache = await stack.enter_async_context(Cache(tiers))
+        named = {name: terms_of(source, client.terms, client.post)
+                 for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
+        asker = Asker(client, caller, pool, named)
+        self.api.serve(cache, client, pool)
+        enricher = Enricher(asker, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
+        return await stack.enter_async_context(enricher)
+
+    async def _learn_topics(self, publisher: Publisher) -> None:
+        settings = self.settings
+        found = await require(settings.kafka, *settings.topics())
+        for line in differences(settings, found):
+            logger.warning("%s", line)
+        for topic in (found[settings.results_topic], found[settings.dead_letters_topic]):
+            publisher.learn(topic.name, topic.partitions, topic.max_bytes)
+
+    def readiness(self) -> Mapping[str, str]:
+        """Say what `/readyz` needs: assigned, recovered, publishing, checks."""
+        failing = self.publisher.failing_since if self.publisher is not None else time.monotonic()
+        publishing = "ok"
+        if self.answerer is None:
+            publishing = "starting"
+        elif failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
+            publishing = f"no acknowledgement from Kafka for {time.monotonic() - failing:.0f} s"
+        checks = "starting" if self.pool is None else self.pool.health()
+        return {**self.app.readiness(), "publishing": publishing, "checks": checks}
