@@ -38,6 +38,7 @@ from streams.kafka.parcel import Parcel
 from streams.kafka.publisher import Publisher
 from streams.kafka.transport import RecordBatch
 from streams.settings import Settings
+from streams.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Answerer:
                         self._deliver(record, lease, request_id, value, entry.error)
                     continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
-                self._refuse(record, lease, batch.received_at, blame(exc))
+                self._refuse(record, lease, batch.received_at, blame(exc, record))
                 continue
             await self._start(record, lease, batch.received_at, request_id, known)
             now = time.time()
@@ -118,13 +119,14 @@ class Answerer:
     async def _enrich(
         self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
     ) -> None:
+        logs.request_id.set(request_id[1:-1].decode())
         try:
             enriched = await self._enricher.answer(known, sent_along(record, known.request))
             age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
             value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)
             self._deliver(record, lease, request_id, value, enriched.error)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
-            self._refuse(record, lease, received_at, blame(exc))
+            self._refuse(record, lease, received_at, blame(exc, record))
 
     def _refuse(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
         """Answer what is no request."""
@@ -153,11 +155,12 @@ class Answerer:
         self._publisher.publish(self._results, record.partition, parcel)
 
 
-def blame(exc: Exception) -> AnswerError:
+def blame(exc: Exception, record: RequestRecord) -> AnswerError:
     """Return the error that a result will name: what a producer caused, or else a fault of ours, logged."""
     if isinstance(exc, AnswerError):
         return exc
-    logger.error("a request could not be answered", exc_info=exc)
+    logger.error("the request at %s-%d offset %d could not be answered", record.topic, record.partition, record.offset,
+                 exc_info=exc)  # fmt: skip
     return InternalError(f"{type(exc).__name__}: {exc}")
 
 

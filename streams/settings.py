@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from environs import Env, EnvValidationError, FileAwareEnv
 from marshmallow import ValidationError, validate
@@ -100,6 +101,7 @@ class Settings:
     web_url: str = ""
     web_token: str | None = None
     log_level: str = "INFO"
+    log_format: str = "console"
     worker_id: str = ""
 
     def topics(self) -> tuple[str, str, str]:
@@ -117,6 +119,7 @@ SECRETS = frozenset({"KAFKA_SASL_PASSWORD", "KAFKA_SSL_PASSWORD", "MILLRACE_PROX
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_FORMATS = ("console", "json")
 
 
 def load() -> Settings:
@@ -172,6 +175,17 @@ def names(settings: Settings) -> Iterator[tuple[str, Any]]:
             yield _shown(f"MILLRACE_{field.name.upper()}", getattr(settings, field.name))
 
 
+def secret_values(settings: Settings) -> Iterator[str]:
+    """Yield what must be told to nobody: the secrets' values, and of a proxy its password."""
+    for name in SECRETS - {"MILLRACE_PROXY"}:
+        kafka = name.startswith("KAFKA_")
+        field = name.removeprefix("KAFKA_" if kafka else "MILLRACE_").lower()
+        if value := getattr(settings.kafka if kafka else settings, field):
+            yield value
+    if settings.proxy and (password := urlsplit(settings.proxy).password):
+        yield password
+
+
 def _shown(name: str, value: Any) -> tuple[str, Any]:
     if name in SECRETS and value:
         return name, _LOGIN.sub(rf"\1{MASK}@", value) if name == "MILLRACE_PROXY" else MASK
@@ -220,6 +234,7 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         web_url=env.str("MILLRACE_WEB_URL", "", validate=_url),
         web_token=env.str("MILLRACE_WEB_TOKEN", "") or None,
         log_level=env.str("MILLRACE_LOG_LEVEL", "INFO", validate=validate.OneOf(_LEVELS)),
+        log_format=env.str("MILLRACE_LOG_FORMAT", "console", validate=validate.OneOf(_FORMATS)),
         worker_id=env.str("MILLRACE_WORKER_ID", "") or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
     )
 

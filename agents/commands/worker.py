@@ -7,6 +7,11 @@ import logging
 import os
 import threading
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+    from streams.telemetry.logs import Mask
 
 HELP = "run a worker"
 
@@ -26,13 +31,15 @@ def run(options: argparse.Namespace) -> int:
     from agents.worker import create
     from streams import settings as configuration
     from streams.app import run as run_worker
+    from streams.secrets import secrets_of
 
     settings = configuration.load()
     settings = replace(settings, role=options.role or settings.role)
-    setup_logging(settings.log_level)
+    mask = setup_logging(settings)
 
     async def main() -> int:
         worker = create(settings)
+        mask.add(secret for source in worker.answering.sources.by_name.values() for secret in secrets_of(source))
         return await run_worker(worker.apps, worker.open)
 
     code = uvloop.run(main())
@@ -43,10 +50,15 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def setup_logging(level: str) -> None:
+def setup_logging(settings: Settings) -> Mask:
     """Log to stderr, one line an event; the libraries only when something is wrong."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    from streams.settings import secret_values
+    from streams.telemetry import logs
+
+    level = settings.log_level
+    mask = logs.setup(level, settings.log_format, secret_values(settings))
     for name in ("faust", "mode", "aiokafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     # It calls an ERROR what it tries again; what it gives up on ends the worker, with the reason (`_watch_group`).
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
+    return mask
