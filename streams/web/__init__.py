@@ -1,5 +1,9 @@
 """The worker's own HTTP server.
 
-server    /livez and /readyz, and the routes it is given
-security  who may do what
+server      puts the others together and listens
+connection  one client's connection: how many, and how long each may keep us waiting
+security    who may do what, by which name, and what a browser may do with it
+problems    errors as problem details (RFC 9457)
+answers     JSON and CSV, with an ETag
+probes      /livez and /readyz
 """

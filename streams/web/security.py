@@ -1,13 +1,119 @@
-"""Who may do what over HTTP: everybody may look, only who has the token may change something."""
+"""Who may do what over HTTP: everybody who reaches the worker by a name of its own may look, only who has the token
+may change something, and a browser may do with an answer what the headers allow and no more.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from yarl import URL
+
+from models.errors import SettingsError
+from streams.web.problems import Problem
+
+HANDLING_LIMIT = 15.0
+"""Seconds that an answer may take to be made, unless its handler is marked `unhurried`."""
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+    "Server": "millrace",
+}
+"""On every answer, unless its handler has set one itself."""
+PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+"""Paths that answer by whatever name: kubelets and Prometheus ask by address."""
 
 _LOOKING = frozenset({"GET", "HEAD"})
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{0,5})?")
+
+
+def check_binding(host: str, token: str | None) -> None:
+    """Raise SettingsError for an address that others than this machine reach, if there is no token."""
+    if token or host == "localhost" or _is_loopback(host):
+        return
+    msg = (
+        f"MILLRACE_WEB_HOST: {host!r} can be reached by other machines, so MILLRACE_WEB_TOKEN is needed: "
+        "set it (or MILLRACE_WEB_TOKEN_FILE), or leave MILLRACE_WEB_HOST at 127.0.0.1"
+    )
+    raise SettingsError(msg)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped or address
+
+
+def _is_loopback(text: str) -> bool:
+    address = _address(text)
+    return address is not None and address.is_loopback
+
+
+def unhurried(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Mark a handler that bounds its own time: a stream, or one that was asked to wait."""
+    handler.unhurried = True  # type: ignore[attr-defined]  a function takes attributes
+    return handler
+
+
+async def harden(_: web.Request, response: web.StreamResponse) -> None:
+    """Put the headers on; a signal handler, so that streams, files and errors have them too."""
+    for name, content in HEADERS.items():
+        response.headers.setdefault(name, content)
+
+
+def named(bound: str, names: Iterable[str]) -> Middleware:
+    """Return a middleware that answers only who asks by one of these names (lower case), by a loopback name, or by
+    the address that the connection came to: a page of somebody else's whose name was turned to us (DNS rebinding)
+    asks by that name. Any other gets 421 (RFC 9110, section 15.5.20).
+    """
+    known = {"localhost", bound.lower(), *names}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in PROBES and not all(_is_ours(each, request) for each in _asked_for(request)):
+            detail = "this worker is not asked by that name: add it to MILLRACE_WEB_HOSTS if it should be"
+            raise Problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
+        return await handler(request)
+
+    def _is_ours(host: str, request: web.Request) -> bool:
+        found = _HOST.fullmatch(host)
+        if found is None:
+            return False
+        name = found[1].lower().removesuffix(".")
+        if name in known:
+            return True
+        address = _address(name)
+        if address is None:
+            return False
+        sockname = request.transport.get_extra_info("sockname") if request.transport is not None else None
+        return address.is_loopback or (sockname is not None and address == _address(sockname[0]))
+
+    return check
+
+
+def _asked_for(request: web.Request) -> list[str]:
+    """Return every name that a request gives for whom it asks: one Host, and the target's if it is a whole URL."""
+    hosts = request.headers.getall("Host", [""])
+    target: URL = request._message.url  # aiohttp offers the target's own host nowhere else
+    return [*hosts, target.raw_authority] if target.absolute else hosts
 
 
 def token_needed(token: str | None) -> Middleware:
@@ -17,11 +123,25 @@ def token_needed(token: str | None) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method not in _LOOKING:
             if not token:
-                return web.Response(status=403, text="MILLRACE_WEB_TOKEN is not set: nothing can be changed here\n")
-            given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {token}".encode()):
+                raise Problem(HTTPStatus.FORBIDDEN, "MILLRACE_WEB_TOKEN is not set: nothing can be changed here")
+            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+            right = hmac.compare_digest(given.encode(errors="surrogateescape"), token.encode())
+            if scheme.lower() != "bearer" or not right:
                 challenge = {"WWW-Authenticate": "Bearer"}
-                return web.Response(status=401, headers=challenge, text="the token is missing or wrong\n")
+                raise Problem(HTTPStatus.UNAUTHORIZED, "the token is missing or wrong", headers=challenge)
         return await handler(request)
 
     return check
+
+
+@web.middleware
+async def timely(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """End what takes too long, also a body that comes a byte at a time."""
+    if getattr(request.match_info.handler, "unhurried", False):
+        return await handler(request)
+    try:
+        async with asyncio.timeout(HANDLING_LIMIT):
+            return await handler(request)
+    except TimeoutError:
+        detail = f"no answer within {HANDLING_LIMIT:g} s"
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"}) from None

@@ -1,48 +1,60 @@
-"""The worker's HTTP server: `/livez` (the event loop turns), `/readyz` (assigned, recovered and publishing;
-`?verbose` says which of them is not), and the routes it is given.
-"""
+"""The worker's HTTP server: what stands before every handler, and the routes it is given."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from aiohttp import web
 
 from models.errors import SettingsError
-from streams.web.security import token_needed
+from streams.web.connection import IDLE_LIMIT, Runner
+from streams.web.probes import Probes, Readiness
+from streams.web.problems import problems
+from streams.web.security import check_binding, harden, named, timely, token_needed
 
 logger = logging.getLogger(__name__)
 
-Readiness = Callable[[], Mapping[str, str]]
-"""Returns, for each thing that readiness needs, `ok` or what is wrong with it."""
+MAX_BODY = (1 << 20) + 4096
+"""Bytes of a body: the largest request, and something for what stands around it."""
+LINGER = 2.0
+"""Seconds for which the rest of a body that nobody wants is read, so that the client sees the answer."""
+STOP_LIMIT = 1.0
+"""Seconds that answers under way may take once the worker stops."""
 
 
 class Server:
-    """Opened with `async with`; `port` is the real one afterwards, also when 0 was asked for."""
+    """Opened with `async with`; `port` is the real one afterwards, also when 0 was asked for.
+
+    `names` are those, beside loopback ones, by which the worker may be asked. Raises SettingsError for an address
+    that it must not or cannot listen on.
+    """
 
     def __init__(
         self,
         host: str,
         port: int,
         readiness: Readiness,
-        routes: Sequence[web.RouteDef] = (),
+        routes: Sequence[web.AbstractRouteDef] = (),
         token: str | None = None,
+        names: Iterable[str] = (),
     ) -> None:
+        check_binding(host, token)
         self._host = host
         self.port = port
-        self._readiness = readiness
-        self._routes = routes
+        self._routes = [*Probes(readiness).routes(), *routes]
         self._token = token
-        self._runner: web.AppRunner | None = None
+        self._names = names
+        self._runner: Runner | None = None
 
     async def __aenter__(self) -> Self:
-        app = web.Application(middlewares=[token_needed(self._token)])
-        app.router.add_get("/livez", self._livez)
-        app.router.add_get("/readyz", self._readyz)
+        before = [problems, named(self._host, self._names), token_needed(self._token), timely]
+        app = web.Application(middlewares=before, client_max_size=MAX_BODY)
+        app.on_response_prepare.append(harden)
         app.router.add_routes(self._routes)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        runner = Runner(app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_LIMIT,
+                        lingering_time=LINGER, shutdown_timeout=STOP_LIMIT)  # fmt: skip
         await runner.setup()
         site = web.TCPSite(runner, self._host, self.port)
         try:
@@ -59,13 +71,3 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
-
-    async def _livez(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def _readyz(self, request: web.Request) -> web.Response:
-        parts = self._readiness()
-        ready = all(state == "ok" for state in parts.values())
-        lines = [f"{name}: {state}" for name, state in parts.items()] if "verbose" in request.query else []
-        text = "\n".join([*lines, "ready" if ready else "not ready", ""])
-        return web.Response(text=text, status=200 if ready else 503)

@@ -1,0 +1,167 @@
+"""The figures of the first page. Rates come from what each worker has counted since it started, noted once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from agents.api.fleet import Fleet, total
+from agents.api.selection import Row
+from agents.api.tables import TableQuery
+from models.latency import Histogram
+from streams.web.problems import Problem
+
+logger = logging.getLogger(__name__)
+
+NOTE_EVERY = 1.0
+"""Seconds between two notes."""
+RATE_OVER = 10
+"""Seconds over which throughput is told."""
+SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+WINDOW = 60
+"""Seconds over which outcomes, quantiles and the cache's hit rate are told, and minutes that are listed."""
+HITS = frozenset({"hit", "stale", "revalidated"})
+"""Cache states of answers for which nothing was fetched anew."""
+
+
+class Overview:
+    """Opened with `async with`: takes its notes meanwhile."""
+
+    def __init__(self, fleet: Fleet, tables: TableQuery) -> None:
+        self._fleet = fleet
+        self._tables = tables
+        self._notes: deque[dict[str, Row]] = deque(maxlen=WINDOW + 1)
+        self._noting: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._noting = asyncio.create_task(self._note())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._noting is not None:
+            self._noting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._noting
+
+    async def _note(self) -> None:
+        while True:
+            self.note()
+            await asyncio.sleep(NOTE_EVERY)
+
+    def note(self) -> None:
+        """Note what every worker has counted so far."""
+        if self._fleet.heard is not None:
+            self._notes.append({
+                record["id"]: record for record in self._fleet.heard.all() if isinstance(record.get("answers"), dict)
+            })  # fmt: skip
+
+    async def tell(self) -> dict[str, Any]:
+        """Return the figures: None where something is not known. Raises Problem."""
+        records = self._fleet.records()
+        answering = [record for record in records if record["answering"]]
+        partitions = [each for each in self._fleet.partitions()["partitions"] if each["committed"] is not None]
+        minute = self._since(WINDOW)
+        cache = _added(each["cache"] for each in minute)
+        known = sum(cache.values())
+        told: dict[str, Any] = {
+            "at": _now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "workers": len(answering),
+            "silent": len(records) - len(answering),
+            "throughput": self._rate(),
+            "lag": total(partitions, "lag"),
+            "in_flight": sum(record.get("in_flight") or 0 for record in answering),
+            **quantiles(each["latency"] for each in minute),
+            "cache_hit_rate": sum(cache[state] for state in HITS) / known if known else None,
+            "outcomes": dict(_added(each["outcomes"] for each in minute)),
+        }
+        return told | await self._minutes()
+
+    def _since(self, seconds: int) -> list[Row]:
+        """Return, of each worker, what it has counted more than so many notes ago."""
+        if not self._notes:
+            return []
+        first = self._notes[max(0, len(self._notes) - 1 - seconds)]
+        return [_difference(record, self._before(name, first)) for name, record in self._notes[-1].items()]
+
+    def _before(self, name: str, first: Mapping[str, Row]) -> Row | None:
+        """Return a worker's record then; its first, if it was first heard later but had been running before."""
+        if name in first:
+            return first[name]
+        earliest = next(note[name] for note in self._notes if name in note)
+        return earliest if _age(earliest) > WINDOW else None
+
+    def _rate(self) -> float | None:
+        if not self._notes:
+            return None
+        latest = self._notes[-1]
+        first = self._notes[max(0, len(self._notes) - 1 - RATE_OVER)]
+        rates = []
+        for name, record in latest.items():
+            before = first.get(name)
+            counted = record["answers"]["total"] - (before["answers"]["total"] if before else 0)
+            lasted = _seconds(record["at"]) - _seconds(before["at"] if before else record["started_at"])
+            if record["silent_s"] <= RATE_OVER and lasted > 0:
+                rates.append(max(0, counted) / lasted)
+        return round(sum(rates), 1)
+
+    async def _minutes(self) -> dict[str, Any]:
+        """Return the last hour minute by minute; without it, and saying why, if the tables are not there."""
+        now = _now().replace(second=0, microsecond=0)
+        names = [(now - timedelta(minutes=ago)).strftime("%Y-%m-%dT%H:%MZ") for ago in reversed(range(WINDOW))]
+        try:
+            found = await self._tables.rows("outcomes", [name.encode() for name in names])
+        except Problem as exc:
+            return {"minutes": [], "partial": {"missing": [{"worker": None, "reason": exc.detail}]}}
+        minutes = [_minute(found["rows"][name.encode()]) for name in names if name.encode() in found["rows"]]
+        partial = {"partial": found["partial"]} if "partial" in found else {}
+        return {"minutes": minutes, **partial}
+
+
+def quantiles(latencies: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return p50, p95 and p99 in seconds of histograms added up, None without any."""
+    whole = Histogram()
+    for latency in latencies:
+        with suppress(ValueError, KeyError, TypeError):  # another version's buckets
+            whole.merge(Histogram.of(latency))
+    return {name: whole.quantile(share) for name, share in SHARES.items()}
+
+
+def _minute(row: Row) -> Row:
+    answers = row["answers"]
+    return {"minute": row["minute"], "total": sum(answers.values()), "outcomes": answers, **quantiles([row["latency"]])}
+
+
+def _difference(record: Row, before: Row | None) -> Row:
+    now, then = record["answers"], (before or {}).get("answers", {})
+    latency = now["latency"]
+    counts = then.get("latency", {}).get("counts") or [0] * len(latency["counts"])
+    return {
+        "outcomes": Counter(now["outcomes"]) - Counter(then.get("outcomes", {})),
+        "cache": Counter(now["cache"]) - Counter(then.get("cache", {})),
+        "latency": {"le": latency["le"], "sum": 0.0,
+                    "counts": [max(0, a - b) for a, b in zip(latency["counts"], counts, strict=True)]},
+    }  # fmt: skip
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    whole: Counter[str] = Counter()
+    for each in counts:
+        whole.update(each)
+    return whole
+
+
+def _age(record: Row) -> float:
+    return _seconds(record["at"]) - _seconds(record["started_at"])
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

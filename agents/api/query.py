@@ -1,0 +1,124 @@
+"""Every answer as a plain dict, for the API's routes and for the pages. What cannot be answered raises Problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+from agents.api.fleet import Fleet
+from agents.api.overview import Overview
+from agents.api.peers import Heard, Peers
+from agents.api.selection import DEFAULT_LIMIT, KEY, Row, select
+from agents.api.shelf import Found, Held
+from agents.api.tables import TABLES, Holdings, TableQuery, unknown
+from streams.cache.front import Cache
+from streams.http.client import Client
+from streams.pool import CheckPool
+from streams.web.problems import not_ready
+
+
+class Query:
+    """Opened with `async with`. Told step by step what there is: until then the answer is 503.
+
+    `worker` is this worker's id.
+    """
+
+    def __init__(self, worker: str = "") -> None:
+        self._holdings = Holdings(worker=worker)
+        self._fleet = Fleet()
+        self._tables = TableQuery(self._holdings)
+        self._overview = Overview(self._fleet, self._tables)
+        self._stack = AsyncExitStack()
+        self._cache: Cache | None = None
+        self._client: Client | None = None
+        self._pool: CheckPool | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._overview)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def hears(self, heard: Heard) -> None:
+        """Know from now on what all workers tell, and fetch from them what they hold."""
+        self._fleet.heard = heard
+        peers = Peers(heard, lambda: self._holdings.partitions)
+        self._holdings.peers = await self._stack.enter_async_context(peers)
+
+    def holds(self, held: Held, partitions: int) -> None:
+        """Have tables from now on; `partitions` is how many the results topic has."""
+        self._holdings.held, self._holdings.partitions = held, partitions
+
+    def answers_with(self, cache: Cache, client: Client, pool: CheckPool) -> None:
+        """Answer requests from now on, with these."""
+        self._cache, self._client, self._pool = cache, client, pool
+
+    @property
+    def worker(self) -> str:
+        """Return this worker's id."""
+        return self._holdings.worker
+
+    async def overview(self) -> dict[str, Any]:
+        """Return the figures of the first page."""
+        return await self._overview.tell()
+
+    async def tables(self) -> dict[str, Any]:
+        """Return every table with its rows' count."""
+        return await self._tables.all()
+
+    async def rows(
+        self, name: str, *, prefix: str | bytes = "", where: Iterable[tuple[str, str]] = (), sort: str = KEY,
+        limit: int = DEFAULT_LIMIT, cursor: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return a page of a table's rows, in order."""
+        if name not in TABLES:
+            unknown(name)
+        fields = TABLES[name][1]
+        selection = select(fields, prefix=prefix, where=where, sort=sort, limit=limit, cursor=cursor)
+        return await self._tables.page(name, selection)
+
+    async def held(self, name: str, partitions: frozenset[int], wanted: Mapping[str, Any]
+                   ) -> tuple[frozenset[int], Found]:  # fmt: skip
+        """Return what this worker itself holds: of these partitions, those that it has, and the rows."""
+        return await self._tables.held(name, partitions, wanted)
+
+    async def row(self, name: str, key: bytes) -> Row | None:
+        """Return the whole row of a key; None if there is none for sure."""
+        return await self._tables.row(name, key)
+
+    async def workers(self) -> dict[str, Any]:
+        """Return every worker heard of."""
+        return self._fleet.workers()
+
+    async def partitions(self) -> dict[str, Any]:
+        """Return every partition with its owner."""
+        return self._fleet.partitions()
+
+    async def sources(self) -> dict[str, Any]:
+        """Return the named sources."""
+        return self._fleet.sources()
+
+    async def hosts(self, **asked: Any) -> dict[str, Any]:
+        """Return a page of upstream hosts: each one's row, and what the workers tell of its breaker and limits."""
+        page = await self.rows("hosts", **asked)
+        told = self._fleet.hosts() if self._fleet.heard is not None else {}
+        return page | {"rows": [{**row, "workers": told.get(row["host"], [])} for row in page["rows"]]}
+
+    async def cache(self) -> dict[str, Any]:
+        """Return this worker's own cache, and under `workers` everybody's."""
+        if self._cache is None and self._fleet.heard is None:
+            raise not_ready("starting", 1)
+        own = await self._cache.figures() if self._cache is not None else {"tiers": [], "counts": {}}
+        return own | {"workers": self._fleet.caches() if self._fleet.heard is not None else []}
+
+    async def pool(self) -> dict[str, Any]:
+        """Return this worker's own check pool."""
+        if self._pool is None:
+            raise not_ready("starting, or this worker does not answer requests", 1)
+        return self._pool.figures()
+
+    async def errors(self, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
+        """Return the latest dead letters."""
+        raise not_ready(f"the {limit} latest dead letters are not read yet")

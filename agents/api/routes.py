@@ -1,0 +1,131 @@
+"""Which path answers what."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from agents.api.peers import ROWS, lines
+from agents.api.purge import Purge
+from agents.api.query import Query
+from agents.api.selection import MAX_LIMIT, asked, select, wrong
+from agents.api.tables import MAX_KEYS, TABLES, unpacked
+from streams.web.answers import answer
+from streams.web.problems import Problem
+
+MAX_PARTITIONS = 100_000
+"""Partitions are numbered below this."""
+
+
+class Api:
+    """The routes over one worker's answers."""
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self.purge = Purge()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes for the server."""
+        query = self.query
+        return [
+            web.get("/api/tables", self._plain(query.tables)),
+            web.get("/api/tables/{name}", self._table),
+            web.get("/api/tables/{name}/{key:.*}", self._row),
+            web.get("/api/held/{name}", self._held),
+            web.get("/api/overview", self._plain(query.overview)),
+            web.get("/api/workers", self._plain(query.workers)),
+            web.get("/api/partitions", self._plain(query.partitions)),
+            web.get("/api/sources", self._plain(query.sources)),
+            web.get("/api/cache", self._plain(query.cache)),
+            web.delete("/api/cache", self.purge.handle),
+            web.get("/api/pool", self._plain(query.pool)),
+            web.get("/api/hosts", self._hosts),
+            web.get("/api/errors", self._errors),
+        ]
+
+    def _plain(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            return answer(request, await ask())
+
+        return handle
+
+    async def _table(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        page = await self.query.rows(name, **_asked(request))
+        return answer(request, page, TABLES[name][1])
+
+    async def _hosts(self, request: web.Request) -> web.Response:
+        page = await self.query.hosts(**_asked(request))
+        return answer(request, page, (*TABLES["hosts"][1], "workers"))
+
+    async def _row(self, request: web.Request) -> web.Response:
+        name, key = request.match_info["name"], request.match_info["key"]
+        row = await self.query.row(name, _key(key, request.query.get("encoding")))
+        if row is None:
+            raise Problem(HTTPStatus.NOT_FOUND, f"no row of {name} has this key")
+        return answer(request, row)
+
+    async def _errors(self, request: web.Request) -> web.Response:
+        given = asked(request.query, [])
+        return answer(request, await self.query.errors(**{"limit": given["limit"]} if "limit" in given else {}))
+
+    async def _held(self, request: web.Request) -> web.Response:
+        """Answer another worker, from this one's own rows alone: a question goes no further."""
+        name = request.match_info["name"]
+        partitions, found = await self.query.held(name, _partitions(request), _wanted(request, name))
+        told = lines(self.query.worker, partitions, found.total, found.rows)
+        response = web.StreamResponse(headers={"Content-Type": ROWS})
+        await response.prepare(request)
+        waiting: list[bytes] = []
+        size = 0
+        for line in told:
+            waiting.append(line)
+            size += len(line)
+            if size > 1 << 16:
+                await response.write(b"".join(waiting))
+                waiting, size = [], 0
+        await response.write(b"".join(waiting))
+        await response.write_eof()
+        return response
+
+
+def _asked(request: web.Request) -> dict[str, Any]:
+    return asked(request.query, request.query.getall("where", []))
+
+
+def _key(text: str, encoding: str | None) -> bytes:
+    if encoding is None:
+        return text.encode(errors="surrogateescape")
+    if encoding != "base64":
+        raise wrong("encoding", "is base64, or left out")
+    try:
+        return unpacked(text)
+    except ValueError:
+        raise wrong("key", "is no base64") from None
+
+
+def _partitions(request: web.Request) -> frozenset[int]:
+    text = request.query.get("partitions", "")
+    given = [each for each in text.split(",") if each]
+    if len(given) > MAX_LIMIT or not all(each.isascii() and each.isdigit() and len(each) < 6 for each in given):
+        raise wrong("partitions", "are numbers with commas between them")
+    return frozenset(map(int, given))
+
+
+def _wanted(request: web.Request, name: str) -> dict[str, Any]:
+    try:
+        keys = [unpacked(each) for each in request.query.getall("key", [])]
+        prefix = unpacked(request.query.get("prefix", ""))
+    except ValueError:
+        raise wrong("key", "and prefix are base64 here") from None
+    if len(keys) > MAX_KEYS:
+        raise wrong("key", f"at most {MAX_KEYS} are taken")
+    if keys:
+        return {"key": keys}
+    if "limit" not in request.query:
+        return {"prefix": prefix}
+    fields = TABLES[name][1] if name in TABLES else ()
+    return {"selection": select(fields, **{**_asked(request), "prefix": prefix})}

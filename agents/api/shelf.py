@@ -1,0 +1,152 @@
+"""The rows that this worker itself holds. Whatever goes through many rows does so in slices of a few milliseconds,
+between which the loop does what else is to be done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from agents import rows
+from agents.api.selection import KEY, Place, Row, Selection
+
+SLICE = 0.002
+"""Seconds for which the loop is held at most."""
+LOOK_EVERY = 32
+"""Rows between two looks at the clock."""
+SPARE = 16
+"""Rows that are kept beyond a page, should some of it turn out to be outdated."""
+LATEST = "answers"
+"""The table whose rows are whole in each partition: of several with one key the latest counts."""
+
+Partitions = Collection[int] | None
+Item = TypeVar("Item")
+
+
+class Held(Protocol):
+    """What of the tables a worker holds: streams.tables.view.Tables."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The tables."""
+        ...
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """The results partitions held and recovered."""
+        ...
+
+    @property
+    def recovered(self) -> bool:
+        """Whether all that are assigned have recovered."""
+        ...
+
+    def get(self, table: str, key: bytes, partitions: Partitions = None) -> list[Row]:
+        """Return the partial rows of one key."""
+        ...
+
+    def scan(self, table: str, prefix: bytes = b"", *, heads: bool = False, partitions: Partitions = None
+             ) -> Iterator[tuple[bytes, Row]]:  # fmt: skip
+        """Yield partial rows; `heads` are without the result itself."""
+        ...
+
+    def keys(self, table: str, prefix: bytes = b"", partitions: Partitions = None) -> Iterator[bytes]:
+        """Yield the keys of partial rows."""
+        ...
+
+
+@dataclass(slots=True)
+class Found:
+    """Rows with their keys; `total` is how many there are beyond this page."""
+
+    rows: list[tuple[bytes, Row]] = field(default_factory=list)
+    total: int = 0
+
+
+async def sliced(items: Iterable[Item]) -> AsyncIterator[Item]:
+    """Yield items, and give the loop a turn whenever a slice is over."""
+    began = time.perf_counter()
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % LOOK_EVERY == 0 and time.perf_counter() - began > SLICE:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+
+
+class Page:
+    """Takes rows in any order and keeps those of one page, with some to spare."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._most = selection.limit + 1 + SPARE
+        self._kept: list[tuple[Place, Row]] = []
+        self.total = 0
+
+    def take(self, key: bytes, row: Row) -> None:
+        """Consider a row."""
+        if not self._selection.takes(row):
+            return
+        self.total += 1
+        place = self._selection.place(key, row)
+        if not self._selection.follows(place):
+            return
+        self._kept.append((place, row))
+        if len(self._kept) > self._most * 8:
+            self.rows()
+
+    def rows(self) -> list[tuple[Place, Row]]:
+        """Return the rows in order."""
+        self._kept.sort(key=lambda pair: pair[0], reverse=self._selection.descending)
+        del self._kept[self._most :]
+        return self._kept
+
+
+async def page_of(held: Held, table: str, selection: Selection, partitions: Partitions = None) -> Found:
+    """Return this worker's rows of one page, whole as far as it holds them, and with some to spare."""
+    page = Page(selection)
+    if selection.by_key:
+        keys = {key async for key in sliced(held.keys(table, selection.prefix, partitions))}
+        async for key in sliced(keys):
+            page.take(key, {})
+    elif table == LATEST:
+        async for key, row in sliced(held.scan(table, selection.prefix, heads=True, partitions=partitions)):
+            page.take(key, row)
+    else:
+        async for key, row in merged(table, sliced(held.scan(table, selection.prefix, partitions=partitions))):
+            page.take(key, row)
+        return Found([(place[3], row) for place, row in page.rows()], page.total)
+    found = Found(total=page.total)
+    async for place in sliced(dict.fromkeys(place for place, _ in page.rows())):
+        key = place[3]
+        parts = held.get(table, key, partitions)
+        row = rows.merge(table, parts) if parts else None
+        # One that stands elsewhere by now, or whose latest row is in another partition, is not of this page.
+        if row is not None and selection.takes(row) and selection.place(key, row) == place:
+            found.rows.append((key, row))
+    return found
+
+
+async def merged(table: str, parts: AsyncIterator[tuple[bytes, Row]]) -> AsyncIterator[tuple[bytes, Row]]:
+    """Yield whole rows, each made of all that came for its key."""
+    by_key: dict[bytes, list[Row]] = {}
+    async for key, row in parts:
+        by_key.setdefault(key, []).append(row)
+    async for key, found in sliced(by_key.items()):
+        yield key, rows.merge(table, found) if len(found) > 1 else found[0]
+
+
+async def parts_of(held: Held, table: str, prefix: bytes, partitions: Partitions = None) -> Found:
+    """Return every partial row whose key begins with `prefix`."""
+    found = [pair async for pair in sliced(held.scan(table, prefix, partitions=partitions))]
+    return Found(found, len(found))
+
+
+def keyed(table: str, key: bytes, row: Row) -> dict[str, Any]:
+    """Return a row as it is told in a list: with its key, and without the result itself."""
+    told = {name: value for name, value in row.items() if name != "result"}
+    if table == LATEST and KEY not in told and "key_base64" not in told:
+        told[KEY] = key.decode(errors="replace")
+    return told

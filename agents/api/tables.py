@@ -1,0 +1,201 @@
+"""Whole rows of the tables, put together of what this worker holds and what others tell."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+from agents import rows
+from agents.api.peers import Peers, Told
+from agents.api.selection import Row, Selection
+from agents.api.shelf import LATEST, Found, Held, Page, keyed, merged, page_of, parts_of, sliced
+from streams.web.problems import Problem, not_ready
+
+MAX_KEYS = 128
+"""Keys that are looked up at once."""
+
+TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "answers": (
+        "the latest result by key",
+        ("key", "key_base64", "keyed", "id", "outcome", "cache", "status", "url", "source", "host", "fetched_at", "at",
+         "elapsed_ms", "attempts", "error", "partition", "offset", "bytes", "truncated"),
+    ),
+    "hosts": (
+        "per upstream host: answers, cache, latency, last error",
+        ("host", "answers", "cache", "latency", "bytes", "last_error", "last_seen"),
+    ),
+    "outcomes": ("per minute of the last 24 hours", ("minute", "answers", "cache", "latency", "bytes")),
+    "checks": ("per check: runs, failures, time", ("name", "runs", "failures", "seconds", "slowest_ms", "last_seen")),
+}  # fmt: skip
+"""What each table is, and the fields of its rows."""
+
+
+@dataclass(slots=True)
+class Holdings:
+    """What this worker holds, and who may know the rest. None: it has not the role, or has not started."""
+
+    held: Held | None = None
+    peers: Peers | None = None
+    partitions: int = 0
+    worker: str = ""
+    served: bool = False
+    """Whether the tables were whole once: from then on what is missing is told as missing."""
+
+
+class TableQuery:
+    """Answers what is asked of the tables."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+
+    async def all(self) -> dict[str, Any]:
+        """Return every table with how many rows it has."""
+        told = []
+        missing: list[Row] = []
+        for name, (description, fields) in TABLES.items():
+            page = await self.page(name, Selection(limit=1))
+            told.append({"name": name, "rows": page["total"], "description": description, "fields": list(fields)})
+            missing = page.get("partial", {}).get("missing", missing)
+        return _partial({"tables": told}, missing)
+
+    async def page(self, table: str, selection: Selection) -> dict[str, Any]:
+        """Return the rows of one page. Raises Problem."""
+        held = self._ready(table)
+        page = Page(selection)
+        if table == LATEST:
+            told = await self._ask(table, _as_query(selection))
+            found = await page_of(held, table, selection)
+            total = told.total + found.total
+            latest = _latest([*found.rows, *told.rows])
+            for key, row in latest.items():
+                page.take(key, row)
+        else:
+            told = await self._ask(table, {"prefix": _packed(selection.prefix)})
+            if told.rows:
+                parts = await parts_of(held, table, selection.prefix)
+                async for key, row in merged(table, sliced([*parts.rows, *told.rows])):
+                    page.take(key, row)
+                total = page.total
+            else:
+                found = await page_of(held, table, selection)
+                total = found.total
+                for key, row in found.rows:
+                    page.take(key, row)
+        rows_found = page.rows()
+        chosen = rows_found[: selection.limit]
+        answer: dict[str, Any] = {"rows": [keyed(table, place[3], row) for place, row in chosen]}
+        if len(rows_found) > len(chosen):
+            answer["cursor"] = selection.cursor(chosen[-1][0])
+        return _partial(answer | {"total": total}, told.missing)
+
+    async def row(self, table: str, key: bytes) -> Row | None:
+        """Return the whole row of one key; None if there is none for sure. Raises Problem."""
+        found = await self.rows(table, [key])
+        row = found["rows"].get(key)
+        missing = found.get("partial", {}).get("missing", [])
+        if row is None and missing:
+            detail = f"not all of the table can be looked into: {missing[0]['reason']}"
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "2"}, partial=found["partial"])
+        return None if row is None else _partial(keyed(table, key, row) | _result(row), missing)
+
+    async def rows(self, table: str, keys: Sequence[bytes]) -> dict[str, Any]:
+        """Return whole rows by key, of those that are there."""
+        held = self._ready(table)
+        told = await self._ask(table, {"key": [_packed(key) for key in keys]})
+        parts: dict[bytes, list[Row]] = {}
+        for key in keys:
+            if found := held.get(table, key):
+                parts[key] = found
+        for key, row in told.rows:
+            parts.setdefault(key, []).append(row)
+        whole = {key: rows.merge(table, found) for key, found in parts.items()}
+        return _partial({"rows": whole}, told.missing)
+
+    async def held(self, table: str, partitions: frozenset[int], query: Mapping[str, Any]) -> tuple[frozenset[int], Found]:
+        """Return what this worker itself holds of these partitions, for another that puts it together."""
+        held = self._holdings.held
+        if table not in TABLES:
+            unknown(table)
+        if held is None or not held.partitions:
+            raise not_ready("the tables are not there yet")
+        given = partitions & held.partitions
+        if "key" in query:
+            pairs = [(key, row) for key in query["key"] for row in held.get(table, key, given)]
+            return given, Found(pairs, len(pairs))
+        if "selection" in query:
+            return given, await page_of(held, table, query["selection"], given)
+        return given, await parts_of(held, table, query["prefix"], given)
+
+    def _ready(self, table: str) -> Held:
+        if table not in TABLES:
+            unknown(table)
+        held = self._holdings.held
+        if held is None:
+            raise not_ready("the tables are not there yet, or this worker has not the role of tables")
+        return held
+
+    async def _ask(self, table: str, query: Mapping[str, Any]) -> Told:
+        """Ask others for what is not held here. Raises Problem while it is not yet known what is missing."""
+        holdings = self._holdings
+        held = holdings.held
+        assert held is not None
+        waiting = "no worker holds them" if held.recovered else "they are being recovered"
+        told = Told()
+        if not holdings.partitions or (holdings.peers is None and len(held.partitions) < holdings.partitions):
+            raise not_ready("the tables are not there yet")
+        if holdings.peers is not None and len(held.partitions) < holdings.partitions:
+            told = await holdings.peers.ask(table, query, held.partitions, waiting)
+        if not told.missing:
+            holdings.served = True
+        elif not holdings.served:
+            raise not_ready(f"the tables are not there yet: {told.missing[0]['reason']}")
+        return told
+
+
+def unknown(table: str) -> NoReturn:
+    """Raise Problem for a table that there is not."""
+    raise Problem(HTTPStatus.NOT_FOUND, f"no table {table[:60]!r}; there are: {', '.join(TABLES)}")
+
+
+def _result(row: Row) -> Row:
+    return {"result": row["result"]} if "result" in row else {}
+
+
+def _latest(found: Sequence[tuple[bytes, Row]]) -> dict[bytes, Row]:
+    latest: dict[bytes, Row] = {}
+    for key, row in found:
+        latest[key] = rows.merge(LATEST, [latest[key], row]) if key in latest else row
+    return latest
+
+
+def _partial(answer: dict[str, Any], missing: Sequence[Row]) -> dict[str, Any]:
+    return answer | {"partial": {"missing": list(missing)}} if missing else answer
+
+
+def _packed(key: bytes) -> str:
+    return base64.urlsafe_b64encode(key).decode()
+
+
+def unpacked(text: str) -> bytes:
+    """Return the bytes of a key in base64, of either alphabet. Raises ValueError."""
+    try:
+        plain = text.replace("-", "+").replace("_", "/")
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except binascii.Error as exc:
+        raise ValueError(str(exc)) from None
+
+
+def _as_query(selection: Selection) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "prefix": _packed(selection.prefix),
+        "where": [f"{field}:{text}" for field, text in selection.where],
+        "sort": selection.sort,
+        "limit": str(selection.limit),
+    }
+    if selection.after is not None:
+        asked["cursor"] = selection.cursor(selection.after)
+    return asked

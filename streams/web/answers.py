@@ -1,0 +1,85 @@
+"""What reads answer: JSON, or CSV of rows for who asks for it; with an ETag, and 304 for who has it already."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from models import strictjson
+from streams.web.problems import Problem
+
+CSV = "text/csv"
+JSON = "application/json"
+# What a spreadsheet takes for the beginning of a formula (OWASP, CSV Injection), and their wide forms.
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  the wide forms are meant
+
+
+def answer(request: web.Request, value: Mapping[str, Any], columns: Sequence[str] = ()) -> web.Response:
+    """Return a value as JSON; as CSV if that is asked for and there are columns: then its `rows` only."""
+    if columns and wants_csv(request):
+        return _tagged(request, _spreadsheet(value["rows"], columns), CSV, _beside(request, value))
+    return _tagged(request, strictjson.dumps(value) + b"\n", JSON, {})
+
+
+def wants_csv(request: web.Request) -> bool:
+    """Whether CSV is asked for: `?format=csv`, or an Accept that names it before JSON. Raises Problem."""
+    wanted = request.query.get("format")
+    if wanted not in (None, "csv", "json"):
+        raise Problem(HTTPStatus.BAD_REQUEST, "format: give csv or json", errors=_field("format", "is csv or json"))
+    if wanted is not None:
+        return wanted == "csv"
+    accepted = request.headers.get(hdrs.ACCEPT, "")
+    at = accepted.find(CSV)
+    return at >= 0 and not 0 <= accepted.find(JSON) < at
+
+
+def _field(name: str, message: str) -> list[dict[str, str]]:
+    return [{"field": name, "message": message}]
+
+
+def _tagged(request: web.Request, body: bytes, content_type: str, headers: Mapping[str, str]) -> web.Response:
+    tag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    known = request.if_none_match or ()
+    fresh = any(each.value in (tag, "*") for each in known)
+    response = (
+        web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        if fresh
+        else web.Response(body=body, content_type=content_type, headers=headers)
+    )
+    response.etag = tag
+    response.headers[hdrs.VARY] = hdrs.ACCEPT
+    return response
+
+
+def _beside(request: web.Request, value: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers for what a spreadsheet has no place for: where it goes on, and what is missing."""
+    headers = {hdrs.CONTENT_DISPOSITION: 'attachment; filename="millrace.csv"'}
+    if "cursor" in value:
+        following = request.rel_url.update_query(cursor=value["cursor"])
+        headers[hdrs.LINK] = f'<{following}>; rel="next"'
+    if "partial" in value:
+        headers["Millrace-Partial"] = strictjson.dumps(value["partial"]).decode().encode("ascii", "replace").decode()
+    return headers
+
+
+def _spreadsheet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+    written = io.StringIO()
+    writer = csv.writer(written, quoting=csv.QUOTE_ALL)
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+    return written.getvalue().encode(errors="replace")
+
+
+def _cell(value: Any) -> str | int | float:
+    if value is None:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    text = value if isinstance(value, str) else strictjson.dumps(value).decode()
+    return "'" + text if text.startswith(_FORMULA) else text
