@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from agents.answer import Answerer
-from agents.api import Api
 from agents.ask import Asker
 from agents.enrich import Enricher
 from agents.places import Places
@@ -47,7 +46,6 @@ class Answering:
         self.pool: CheckPool | None = None
         self.client: Client | None = None
         self.cache: Cache | None = None
-        self.api = Api()
         self.app.opens(self.open)
         topic = self.app.topic(settings.requests_topic, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="answer")(self.answer)
@@ -86,7 +84,6 @@ class Answering:
         named = {name: terms_of(source, client.terms, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
         asker = Asker(client, caller, pool, named)
-        self.api.serve(cache, client, pool)
         enricher = Enricher(asker, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
         return await stack.enter_async_context(enricher)
 

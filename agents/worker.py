@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from agents.answering import Answering
+from agents.api.query import Query
+from agents.api.routes import Api
 from models.source import Sources
 from streams import settings as configuration
 from streams.app import App
@@ -25,6 +27,7 @@ class Worker:
     def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
         self.settings = settings
         self.answering = Answering(settings, sources)
+        self.query = Query(settings.worker_id, self.answering)
         self.server: Server | None = None
 
     @property
@@ -35,8 +38,10 @@ class Worker:
     async def open(self, stack: AsyncExitStack) -> None:
         """Open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
-        routes = self.answering.api.routes()
-        server = Server(settings.web_host, settings.web_port, self.readiness, routes, settings.web_token)
+        query = await stack.enter_async_context(self.query)
+        routes = [*Api(query).routes()]  # and those of pages, which take the same query
+        server = Server(settings.web_host, settings.web_port, self.readiness, routes,
+                        token=settings.web_token, names=settings.web_names())  # fmt: skip
         self.server = await stack.enter_async_context(server)
 
     def readiness(self) -> Mapping[str, str]:

@@ -99,6 +99,7 @@ class Settings:
     web_host: str = "127.0.0.1"
     web_port: int = 6066
     web_url: str = ""
+    web_hosts: tuple[str, ...] = ()
     web_token: str | None = None
     log_level: str = "INFO"
     log_format: str = "console"
@@ -107,6 +108,11 @@ class Settings:
     def topics(self) -> tuple[str, str, str]:
         """Return the names of the three topics of the contract: requests, results, dead letters."""
         return self.requests_topic, self.results_topic, self.dead_letters_topic
+
+    def web_names(self) -> frozenset[str]:
+        """Return the names, beside those of this machine, by which the web server may be asked."""
+        own = {urlsplit(self.web_url).hostname or ""} if self.web_url else set()
+        return frozenset({name.lower() for name in self.web_hosts} | own)
 
     def processes(self) -> int:
         """Return how many pool children run: one a core unless set."""
@@ -207,7 +213,6 @@ def _kafka(env: Env) -> Kafka:
 
 def _settings(env: Env, kafka: Kafka) -> Settings:
     positive = validate.Range(min=0, min_inclusive=False)
-    plugins = env.str("MILLRACE_PLUGINS", "") or ""
     return Settings(
         kafka=kafka,
         group=env.str("MILLRACE_GROUP", "millrace", validate=validate.Length(1)),
@@ -219,7 +224,7 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         store=env.str("MILLRACE_STORE", "memory://", validate=_store),
         answers_age=env.float("MILLRACE_ANSWERS_AGE", DEFAULT_ANSWERS_AGE, validate=positive),
         answers_rows=env.int("MILLRACE_ANSWERS_ROWS", DEFAULT_ANSWERS_ROWS, validate=validate.Range(min=1)),
-        plugins=tuple(name.strip() for name in plugins.split(",") if name.strip()),
+        plugins=_split(env.str("MILLRACE_PLUGINS", "")),
         sources=env.str("MILLRACE_SOURCES", "", validate=_file),
         cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=_validator(parse_tiers)),
         max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
@@ -232,11 +237,16 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         web_host=env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)),
         web_port=env.int("MILLRACE_WEB_PORT", 6066, validate=validate.Range(0, 65535)),
         web_url=env.str("MILLRACE_WEB_URL", "", validate=_url),
+        web_hosts=_split(env.str("MILLRACE_WEB_HOSTS", "", validate=_hosts)),
         web_token=env.str("MILLRACE_WEB_TOKEN", "") or None,
         log_level=env.str("MILLRACE_LOG_LEVEL", "INFO", validate=validate.OneOf(_LEVELS)),
         log_format=env.str("MILLRACE_LOG_FORMAT", "console", validate=validate.OneOf(_FORMATS)),
         worker_id=env.str("MILLRACE_WORKER_ID", "") or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
     )
+
+
+def _split(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def _bytes(env: Env, name: str, default: int) -> int:
@@ -278,6 +288,13 @@ def _url(url: str) -> None:
     if url and not re.fullmatch(r"https?://[^/?#@\s]+/?", url):
         msg = f"{url!r} is no URL of a worker: http://host:port"
         raise ValidationError(msg)
+
+
+def _hosts(text: str) -> None:
+    for name in _split(text):
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", name):
+            msg = f"{name!r} is no host name: give names alone, without scheme and port, with commas between them"
+            raise ValidationError(msg)
 
 
 def _file(path: str) -> None:

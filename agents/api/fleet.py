@@ -37,7 +37,8 @@ class Fleet:
             for each in record.get("partitions") or ():
                 place = str(each.get("topic")), int(each.get("partition", -1))
                 told = {"topic": place[0], "partition": place[1], "owner": record["id"],
-                        "owner_answers": record["answering"], **{name: each.get(name) for name in PARTITION}}  # fmt: skip
+                        "owner_answers": record["answering"]}  # fmt: skip
+                told |= {name: each.get(name) for name in PARTITION}
                 if place not in owned or owned[place][0] < rank:
                     owned[place] = rank, told
         return {"partitions": [owned[place][1] for place in sorted(owned)]}

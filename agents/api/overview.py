@@ -100,7 +100,7 @@ class Overview:
             return None
         latest = self._notes[-1]
         first = self._notes[max(0, len(self._notes) - 1 - RATE_OVER)]
-        rates = []
+        rates: list[float] = []
         for name, record in latest.items():
             before = first.get(name)
             counted = record["answers"]["total"] - (before["answers"]["total"] if before else 0)

@@ -147,12 +147,12 @@ def held_url(base: object, table: str) -> URL:
     """Return where a worker tells its own rows. Raises NotTold for a base that is no plain URL of a worker."""
     try:
         url = URL(base) if isinstance(base, str) and len(base) <= MAX_URL else URL()
-        fine = url.scheme in ("http", "https") and url.host and url.user is None and url.password is None
-        if not fine or url.query_string or url.fragment:
-            raise ValueError
-        return url.with_path(url.path.rstrip("/") + f"/api/held/{table}")
     except ValueError:
-        raise NotTold("its record gives no URL of a worker") from None
+        url = URL()
+    plain = url.user is None and url.password is None and not url.query_string and not url.fragment
+    if url.scheme not in ("http", "https") or not url.host or not plain:
+        raise NotTold("its record gives no URL of a worker")
+    return url.with_path(url.path.rstrip("/") + f"/api/held/{table}")
 
 
 async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset[int]) -> Told:
@@ -180,7 +180,9 @@ async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset
     if not ended:
         raise NotTold("its answer broke off")
     if absent := wanted - given:
-        told.missing.append({"worker": worker, "partitions": sorted(absent), "reason": "it does not hold them any more"})
+        told.missing.append(
+            {"worker": worker, "partitions": sorted(absent), "reason": "it does not hold them any more"}
+        )
     return told
 
 

@@ -6,28 +6,20 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from agents.api.query import Query
 from agents.known import matching
 from models.errors import PurgeError
-from streams.cache.front import Cache
 from streams.web.answers import answer
-from streams.web.problems import Problem, not_ready
+from streams.web.problems import Problem
 
 
-class Purge:
-    """Answers 503 until it has a cache."""
-
-    def __init__(self) -> None:
-        self.cache: Cache | None = None
-
-    async def handle(self, request: web.Request) -> web.Response:
-        """Remove what is named from every tier."""
-        query = request.query
-        if len(query) != 1 or not query.keys() <= {"url", "source", "all"} or query.get("all", "true") != "true":
-            raise Problem(HTTPStatus.BAD_REQUEST, "give one of url=…, source=… and all=true")
-        if self.cache is None:
-            raise not_ready("starting", 1)
-        try:
-            removed = await self.cache.purge(matching(query.get("url"), query.get("source")))
-        except PurgeError as exc:
-            raise Problem(HTTPStatus.BAD_GATEWAY, str(exc), removed=exc.removed) from exc
-        return answer(request, {"removed": removed})
+async def purge(asked: Query, request: web.Request) -> web.Response:
+    """Remove what is named from every tier."""
+    query = request.query
+    if len(query) != 1 or not query.keys() <= {"url", "source", "all"} or query.get("all", "true") != "true":
+        raise Problem(HTTPStatus.BAD_REQUEST, "give one of url=…, source=… and all=true")
+    try:
+        removed = await asked.purged().purge(matching(query.get("url"), query.get("source")))
+    except PurgeError as exc:
+        raise Problem(HTTPStatus.BAD_GATEWAY, str(exc), removed=exc.removed) from exc
+    return answer(request, {"removed": removed})

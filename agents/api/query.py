@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from agents.api.fleet import Fleet
 from agents.api.overview import Overview
@@ -13,26 +13,30 @@ from agents.api.selection import DEFAULT_LIMIT, KEY, Row, select
 from agents.api.shelf import Found, Held
 from agents.api.tables import TABLES, Holdings, TableQuery, unknown
 from streams.cache.front import Cache
-from streams.http.client import Client
 from streams.pool import CheckPool
 from streams.web.problems import not_ready
+
+
+class Own(Protocol):
+    """What of a worker answers requests: agents.answering.Answering. None until it is there."""
+
+    cache: Cache | None
+    pool: CheckPool | None
 
 
 class Query:
     """Opened with `async with`. Told step by step what there is: until then the answer is 503.
 
-    `worker` is this worker's id.
+    `worker` is this worker's id, `own` the part of it that answers requests, if it has one.
     """
 
-    def __init__(self, worker: str = "") -> None:
+    def __init__(self, worker: str = "", own: Own | None = None) -> None:
+        self._own = own
         self._holdings = Holdings(worker=worker)
         self._fleet = Fleet()
         self._tables = TableQuery(self._holdings)
         self._overview = Overview(self._fleet, self._tables)
         self._stack = AsyncExitStack()
-        self._cache: Cache | None = None
-        self._client: Client | None = None
-        self._pool: CheckPool | None = None
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._overview)
@@ -50,10 +54,6 @@ class Query:
     def holds(self, held: Held, partitions: int) -> None:
         """Have tables from now on; `partitions` is how many the results topic has."""
         self._holdings.held, self._holdings.partitions = held, partitions
-
-    def answers_with(self, cache: Cache, client: Client, pool: CheckPool) -> None:
-        """Answer requests from now on, with these."""
-        self._cache, self._client, self._pool = cache, client, pool
 
     @property
     def worker(self) -> str:
@@ -108,16 +108,23 @@ class Query:
 
     async def cache(self) -> dict[str, Any]:
         """Return this worker's own cache, and under `workers` everybody's."""
-        if self._cache is None and self._fleet.heard is None:
+        cache = self._own.cache if self._own is not None else None
+        if cache is None and self._fleet.heard is None:
             raise not_ready("starting", 1)
-        own = await self._cache.figures() if self._cache is not None else {"tiers": [], "counts": {}}
+        own = await cache.figures() if cache is not None else {"tiers": [], "counts": {}}
         return own | {"workers": self._fleet.caches() if self._fleet.heard is not None else []}
+
+    def purged(self) -> Cache:
+        """Return this worker's own cache, to purge it."""
+        if self._own is None or self._own.cache is None:
+            raise not_ready("starting, or this worker does not answer requests", 1)
+        return self._own.cache
 
     async def pool(self) -> dict[str, Any]:
         """Return this worker's own check pool."""
-        if self._pool is None:
+        if self._own is None or self._own.pool is None:
             raise not_ready("starting, or this worker does not answer requests", 1)
-        return self._pool.figures()
+        return self._own.pool.figures()
 
     async def errors(self, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
         """Return the latest dead letters."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
 from agents.api.peers import ROWS, lines
-from agents.api.purge import Purge
+from agents.api.purge import purge
 from agents.api.query import Query
 from agents.api.selection import MAX_LIMIT, asked, select, wrong
 from agents.api.tables import MAX_KEYS, TABLES, unpacked
 from streams.web.answers import answer
 from streams.web.problems import Problem
 
-MAX_PARTITIONS = 100_000
-"""Partitions are numbered below this."""
+PARTITION_DIGITS = 6
+"""Digits of a partition's number."""
+CHUNK = 1 << 16
+"""Bytes of rows that are written at once."""
 
 
 class Api:
@@ -25,7 +28,6 @@ class Api:
 
     def __init__(self, query: Query) -> None:
         self.query = query
-        self.purge = Purge()
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for the server."""
@@ -40,7 +42,7 @@ class Api:
             web.get("/api/partitions", self._plain(query.partitions)),
             web.get("/api/sources", self._plain(query.sources)),
             web.get("/api/cache", self._plain(query.cache)),
-            web.delete("/api/cache", self.purge.handle),
+            web.delete("/api/cache", partial(purge, query)),
             web.get("/api/pool", self._plain(query.pool)),
             web.get("/api/hosts", self._hosts),
             web.get("/api/errors", self._errors),
@@ -72,7 +74,7 @@ class Api:
         given = asked(request.query, [])
         return answer(request, await self.query.errors(**{"limit": given["limit"]} if "limit" in given else {}))
 
-    async def _held(self, request: web.Request) -> web.Response:
+    async def _held(self, request: web.Request) -> web.StreamResponse:
         """Answer another worker, from this one's own rows alone: a question goes no further."""
         name = request.match_info["name"]
         partitions, found = await self.query.held(name, _partitions(request), _wanted(request, name))
@@ -84,7 +86,7 @@ class Api:
         for line in told:
             waiting.append(line)
             size += len(line)
-            if size > 1 << 16:
+            if size > CHUNK:
                 await response.write(b"".join(waiting))
                 waiting, size = [], 0
         await response.write(b"".join(waiting))
@@ -110,7 +112,9 @@ def _key(text: str, encoding: str | None) -> bytes:
 def _partitions(request: web.Request) -> frozenset[int]:
     text = request.query.get("partitions", "")
     given = [each for each in text.split(",") if each]
-    if len(given) > MAX_LIMIT or not all(each.isascii() and each.isdigit() and len(each) < 6 for each in given):
+    if len(given) > MAX_LIMIT or not all(
+        each.isascii() and each.isdigit() and len(each) <= PARTITION_DIGITS for each in given
+    ):
         raise wrong("partitions", "are numbers with commas between them")
     return frozenset(map(int, given))
 

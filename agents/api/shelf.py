@@ -122,10 +122,12 @@ async def page_of(held: Held, table: str, selection: Selection, partitions: Part
     async for place in sliced(dict.fromkeys(place for place, _ in page.rows())):
         key = place[3]
         parts = held.get(table, key, partitions)
-        row = rows.merge(table, parts) if parts else None
+        if not parts:
+            continue
+        whole = rows.merge(table, parts)
         # One that stands elsewhere by now, or whose latest row is in another partition, is not of this page.
-        if row is not None and selection.takes(row) and selection.place(key, row) == place:
-            found.rows.append((key, row))
+        if selection.takes(whole) and selection.place(key, whole) == place:
+            found.rows.append((key, whole))
     return found
 
 

@@ -99,7 +99,9 @@ class TableQuery:
         missing = found.get("partial", {}).get("missing", [])
         if row is None and missing:
             detail = f"not all of the table can be looked into: {missing[0]['reason']}"
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "2"}, partial=found["partial"])
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "2"}, partial=found["partial"]
+            )
         return None if row is None else _partial(keyed(table, key, row) | _result(row), missing)
 
     async def rows(self, table: str, keys: Sequence[bytes]) -> dict[str, Any]:
@@ -115,7 +117,9 @@ class TableQuery:
         whole = {key: rows.merge(table, found) for key, found in parts.items()}
         return _partial({"rows": whole}, told.missing)
 
-    async def held(self, table: str, partitions: frozenset[int], query: Mapping[str, Any]) -> tuple[frozenset[int], Found]:
+    async def held(
+        self, table: str, partitions: frozenset[int], query: Mapping[str, Any]
+    ) -> tuple[frozenset[int], Found]:
         """Return what this worker itself holds of these partitions, for another that puts it together."""
         held = self._holdings.held
         if table not in TABLES:

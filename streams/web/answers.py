@@ -59,7 +59,7 @@ def _tagged(request: web.Request, body: bytes, content_type: str, headers: Mappi
 
 def _beside(request: web.Request, value: Mapping[str, Any]) -> dict[str, str]:
     """Return the headers for what a spreadsheet has no place for: where it goes on, and what is missing."""
-    headers = {hdrs.CONTENT_DISPOSITION: 'attachment; filename="millrace.csv"'}
+    headers: dict[str, str] = {hdrs.CONTENT_DISPOSITION: 'attachment; filename="millrace.csv"'}
     if "cursor" in value:
         following = request.rel_url.update_query(cursor=value["cursor"])
         headers[hdrs.LINK] = f'<{following}>; rel="next"'

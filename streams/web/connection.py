@@ -53,7 +53,11 @@ class Connection(RequestHandler):
             return resp, True
 
     def handle_error(
-        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
         """Tell who does not speak HTTP so, in the form of every other error, and without an entry in the log."""
         if request.writer.output_size > 0:

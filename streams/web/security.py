@@ -69,7 +69,7 @@ def _is_loopback(text: str) -> bool:
 
 def unhurried(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Mark a handler that bounds its own time: a stream, or one that was asked to wait."""
-    handler.unhurried = True  # type: ignore[attr-defined]  a function takes attributes
+    vars(handler)["unhurried"] = True
     return handler
 
 

@@ -37,6 +37,7 @@ class Server:
         port: int,
         readiness: Readiness,
         routes: Sequence[web.AbstractRouteDef] = (),
+        *,
         token: str | None = None,
         names: Iterable[str] = (),
     ) -> None:
