@@ -23,8 +23,9 @@ from agents.known import Book, Known, salvage_id
 from agents.letters import (
     ResultHeaders,
     dead_letter_headers,
-    default_id,
+    host_of,
     read_id,
+    refused_id,
     sent_along,
     shrink_dead_letter,
     shrink_result,
@@ -88,7 +89,7 @@ class Answerer:
                     if entry.error is None:
                         self._publish(record, lease, request_id, value)
                     else:
-                        self._deliver(record, lease, request_id, value, entry.error)
+                        self._deliver(record, lease, request_id, value, entry.error, known=known)
                     continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
                 self._refuse(record, lease, batch.received_at, blame(exc, record))
@@ -124,28 +125,36 @@ class Answerer:
             enriched = await self._enricher.answer(known, sent_along(record, known.request))
             age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
             value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)
-            self._deliver(record, lease, request_id, value, enriched.error)
+            self._deliver(record, lease, request_id, value, enriched.error, known=known)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._refuse(record, lease, received_at, blame(exc, record))
 
     def _refuse(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
         """Answer what is no request."""
-        request_id = salvage_id(record.value) or default_id(record)
+        request_id = refused_id(record, salvage_id(record.value))
         shared = encode_answer(None, Answer.failed(error))
         value = splice(request_id, shared, None, None, time.monotonic() - received_at)
         self._deliver(record, lease, request_id, value, error)
 
     def _deliver(
-        self, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes, error: AnswerError | None
+        self,
+        record: RequestRecord,
+        lease: Lease,
+        request_id: bytes,
+        value: bytes,
+        error: AnswerError | None,
+        *,
+        known: Known | None = None,
     ) -> None:
         if error is None:
             self.outcomes["ok"] += 1
             self._publish(record, lease, request_id, value)
             return
         self.outcomes[error.outcome] += 1
+        host = None if known is None else host_of(known.request.url)
         letter = Parcel(
             _ThenResult(self, record, lease, request_id, value), record.offset, record.key, record.value,
-            dead_letter_headers(record, self._group, error), shrink_dead_letter,
+            dead_letter_headers(record, self._group, request_id, error, host), shrink_dead_letter,
         )  # fmt: skip
         self._publisher.publish(self._dead_letters, record.partition, letter)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from aiokafka import ConsumerRecord
 
 from models import strictjson
-from models.errors import AnswerError, TooLarge
+from models.errors import AnswerError, InvalidRequest, TooLarge
+from models.letter import COUNT, DLQ, FIRST, read_count
 from models.request import Request, check_id
 from models.result import read_result
 from streams.http.retry import IDEMPOTENCY_KEY, repeatable
@@ -16,14 +18,14 @@ from streams.kafka.parcel import Headers, Parcel
 
 RESULT_TYPE = b"millrace.result"
 """The CloudEvents type of a result."""
-DLQ = "__dlq.errors."
-"""Prefix of a dead letter's headers (KIP-1191)."""
 MAX_TRACESTATE = 512
 """Characters of a tracestate that are carried on (W3C Trace Context, section 3.3.1.5)."""
 
 # Version ff and ids of zeros only are invalid (W3C Trace Context, section 3.2.2).
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,%d}" % MAX_TRACESTATE)
+_FIRST = re.compile(rb"[A-Za-z0-9._-]{1,249}-[0-9]{1,10}-[0-9]{1,19}")
+_PORTS = {"http": 80, "https": 443}
 
 
 def read_id(record: ConsumerRecord[bytes, bytes], body_id: bytes | None) -> bytes:
@@ -39,18 +41,48 @@ def read_id(record: ConsumerRecord[bytes, bytes], body_id: bytes | None) -> byte
     return default_id(record)
 
 
+def refused_id(record: ConsumerRecord[bytes, bytes], salvaged: bytes | None) -> bytes:
+    """Return the id of what is no request: what could be salvaged of its own, else as of any other. Never fails."""
+    try:
+        return read_id(record, salvaged)
+    except InvalidRequest:
+        return default_id(record)
+
+
 def default_id(record: ConsumerRecord[bytes, bytes]) -> bytes:
     """Return the id of a request that gives none: stable over repeats, unique within the topic."""
-    return b'"%b-%d-%d"' % (record.topic.encode(), record.partition, record.offset)
+    return b'"%b"' % _place(record)
+
+
+def _place(record: ConsumerRecord[bytes, bytes]) -> bytes:
+    return b"%b-%d-%d" % (record.topic.encode(), record.partition, record.offset)
+
+
+def _first_place(record: ConsumerRecord[bytes, bytes]) -> bytes:
+    """Return where a request first came: a redriven one says so itself."""
+    first = next((content for name, content in record.headers if name == FIRST), None)
+    return first if first is not None and _FIRST.fullmatch(first) else _place(record)
+
+
+def host_of(url: str | None) -> str | None:
+    """Return host:port of a URL, None where there is none to tell."""
+    try:
+        parts = urlsplit(url or "")
+        port = parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    host = parts.hostname
+    return None if not host or not port else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def sent_along(record: ConsumerRecord[bytes, bytes], request: Request) -> Mapping[str, str]:
     """Return the headers that a record adds to its HTTP request: the W3C trace context that it carries, and for a
-    method that must not be repeated blindly, an Idempotency-Key that stays the same however often it is delivered.
+    method that must not be repeated blindly, an Idempotency-Key that stays the same however often it is delivered,
+    also when it is redriven.
     """
     headers = {name: content.decode() for name, content in _traced(record.headers)} if record.headers else {}
     if not repeatable(request.method, request.headers):
-        headers[IDEMPOTENCY_KEY] = f"{record.topic}-{record.partition}-{record.offset}"
+        headers[IDEMPOTENCY_KEY] = _first_place(record).decode()
     return headers
 
 
@@ -79,23 +111,37 @@ class ResultHeaders:
 
     def __call__(self, request_id: bytes, incoming: Sequence[tuple[str, bytes | None]]) -> Headers:
         """Return the headers for the result with this id (as JSON)."""
-        text = request_id[1:-1] if b"\\" not in request_id else strictjson.loads(request_id).encode()
+        text = _plain(request_id)
         if not incoming:
             return [*self._fixed, ("ce_id", text)]
         return [*self._fixed, ("ce_id", text), *_traced(incoming)]
 
 
-def dead_letter_headers(record: ConsumerRecord[bytes, bytes], group: str, error: AnswerError) -> Headers:
-    """Return the original headers with what went wrong and where (KIP-1191); older such headers give way."""
+def _plain(request_id: bytes) -> bytes:
+    text: bytes = request_id[1:-1] if b"\\" not in request_id else strictjson.loads(request_id).encode()
+    return text
+
+
+def dead_letter_headers(
+    record: ConsumerRecord[bytes, bytes], group: str, request_id: bytes, error: AnswerError, host: str | None = None
+) -> Headers:
+    """Return the original headers with what went wrong and where (KIP-1191); older such headers give way.
+
+    `request_id` is JSON; it, `host`, the first place and the record's timestamp are what redriving goes by.
+    """
     kept = [(name, content) for name, content in record.headers if not name.startswith(DLQ)]
-    count = next((content for name, content in record.headers if name == DLQ + "delivery.count"), None) or b"0"
+    count = next((content for name, content in record.headers if name == COUNT), None) or b"0"
     return [
         *kept,
         (DLQ + "topic", record.topic.encode()),
         (DLQ + "partition", b"%d" % record.partition),
         (DLQ + "offset", b"%d" % record.offset),
+        (DLQ + "timestamp", b"%d" % record.timestamp),
+        (FIRST, _first_place(record)),
         (DLQ + "group", group.encode()),
-        (DLQ + "delivery.count", b"%d" % (int(count) + 1 if count.isdigit() and len(count) < 10 else 1)),  # noqa: PLR2004  digits of a count worth trusting
+        (COUNT, b"%d" % (read_count(count.decode(errors="replace")) + 1)),
+        (DLQ + "id", _plain(request_id)),
+        *([(DLQ + "host", host.encode())] if host else []),
         (DLQ + "message", str(error).encode()),
         (DLQ + "outcome", error.outcome.encode()),
     ]

@@ -10,5 +10,6 @@ template    text with named parameters, each escaped for its place
 documents   what an upstream's body becomes: `json`, `text`, `page` and registered schemas
 checks      the CPU checks: what there are, what they may be asked, and running one
 child       what a child of the process pool runs
+letter      a dead letter: what its headers say, and the request that it becomes again
 result      what a consumer reads: an answer, encoded once and spliced per request
 """

@@ -8,6 +8,9 @@ lenient     reading records whose header names are not UTF-8
 parcel      one record on its way, and who wants to know that it arrived
 lane        what waits for one partition, shipped in order
 publisher   confirmed delivery of results in batches
+reader      what a topic holds now, read once, without a group
+letters     dead letters, read, and chosen for being redriven, each at most once
+redriver    writes the requests that they become
 topics      the contract's topics: create, verify, say what differs
 client      connection settings and Kafka's errors in our words
 broker      'give me a broker' for the demo and the tests

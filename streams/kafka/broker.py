@@ -212,9 +212,10 @@ class Apache:
         settings = _single_node(self._port, self._controller, listen="127.0.0.1", host="127.0.0.1")
         settings |= {"log.dirs": str(self._folder / "data"), **self._overrides}
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        # With `=`, because an identity may begin with a dash, which an option's value apart may not.
         identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = ["java", *JVM, "-cp", self._classpath, "kafka.tools.StorageTool", "format", "-t", identity,
-                "-c", str(self._properties)]  # fmt: skip
+        tool = ["java", *JVM, "-cp", self._classpath, "kafka.tools.StorageTool", "format",
+                f"--cluster-id={identity}", "-c", str(self._properties)]  # fmt: skip
         done = subprocess.run(tool, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             msg = f"Apache Kafka's storage could not be formatted: {(done.stdout + done.stderr).strip()[-500:]}"

@@ -12,8 +12,8 @@ from aiokafka import ConsumerRecord
 from agents import places
 from agents.answer import Answerer
 from agents.enrich import Enriched
-from agents.letters import DLQ
 from models.errors import InternalError, UpstreamError
+from models.letter import DLQ
 from models.request import Request
 from models.result import CACHE_STATES, Answer, ResultSchema, encode_answer, read_result
 from models.source import Source, Sources

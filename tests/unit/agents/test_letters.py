@@ -8,17 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.letters import (
-    DLQ,
     ResultHeaders,
     dead_letter_headers,
     default_id,
+    host_of,
     read_id,
+    refused_id,
     sent_along,
     shrink_dead_letter,
     shrink_result,
 )
 from models import strictjson
 from models.errors import Denied, InvalidRequest, TooLarge
+from models.letter import DLQ
 from models.request import Request
 from models.result import ResultSchema
 from streams.kafka.publisher import Parcel
@@ -73,6 +75,52 @@ def test_a_ce_id_that_is_no_id_is_an_invalid_request(content):
     """A header of the wrong length is refused by name."""
     with pytest.raises(InvalidRequest, match=r"^id: must have 1 to 128 characters"):
         read_id(record([("ce_id", content)]), None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "salvaged", "request_id"),
+    [
+        ([("ce_id", b"event")], None, b'"event"'),
+        ([("ce_id", b"event")], b'"own"', b'"own"'),
+        ([("ce_id", b"")], None, b'"requests-3-42"'),
+        ((), None, b'"requests-3-42"'),
+    ],
+)
+def test_what_is_no_request_has_an_id_all_the_same(headers, salvaged, request_id):
+    """Its own, the header's or its place: so a redriven one that is refused again keeps the id of its first result."""
+    assert refused_id(record(headers), salvaged) == request_id
+
+
+@pytest.mark.parametrize(
+    ("first", "key"),
+    [
+        (b"requests-1-7", "requests-1-7"),
+        (b"requests-1-7\r\nX: y", "requests-3-42"),
+        (b"", "requests-3-42"),
+        (None, "requests-3-42"),
+    ],
+)
+def test_a_redriven_post_keeps_the_idempotency_key_of_its_first_delivery(first, key):
+    """The upstream may have done it then; a header that names no place is not believed."""
+    post = Request(url="http://a/", method="POST")
+    assert sent_along(record([(DLQ + "first", first)]), post) == {"Idempotency-Key": key}
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://Example.com/x", "example.com:80"),
+        ("https://a.b:8443", "a.b:8443"),
+        ("https://[::1]/", "[::1]:443"),
+        ("http://a:99999/", None),
+        ("http://[", None),
+        (None, None),
+        ("nonsense", None),
+    ],
+)
+def test_a_host_is_told_with_its_port(url, host):
+    """So that letters of one upstream can be chosen, also where the URL leaves the port out."""
+    assert host_of(url) == host
 
 
 @pytest.mark.parametrize("headers", [(), [("CE_ID", b"x"), ("id", b"y")]])
@@ -155,15 +203,19 @@ def test_the_id_header_is_the_id_s_plain_text(text):
 
 def test_a_dead_letter_says_what_went_wrong_and_where():
     """The headers of KIP-1191 and the outcome follow the request's own."""
-    headers = dead_letter_headers(record([("a", b"1"), ("a", b"2")]), "g", Denied("no: ä"))
+    headers = dead_letter_headers(record([("a", b"1"), ("a", b"2")]), "g", b'"i"', Denied("no: ä"), "a:80")
     assert headers == [
         ("a", b"1"),
         ("a", b"2"),
         ("__dlq.errors.topic", b"requests"),
         ("__dlq.errors.partition", b"3"),
         ("__dlq.errors.offset", b"42"),
+        ("__dlq.errors.timestamp", b"0"),
+        ("__dlq.errors.first", b"requests-3-42"),
         ("__dlq.errors.group", b"g"),
         ("__dlq.errors.delivery.count", b"1"),
+        ("__dlq.errors.id", b"i"),
+        ("__dlq.errors.host", b"a:80"),
         ("__dlq.errors.message", "no: ä".encode()),
         ("__dlq.errors.outcome", b"denied"),
     ]
@@ -171,8 +223,8 @@ def test_a_dead_letter_says_what_went_wrong_and_where():
 
 def test_a_second_death_replaces_what_the_first_said():
     """A redriven request that fails again has one set of such headers, with its deliveries counted."""
-    first = dead_letter_headers(record([("a", b"1")]), "g", Denied("one"))
-    second = dead_letter_headers(record([*first, (DLQ + "value.bytes", b"9")], offset=50), "h", TooLarge("two"))
+    first = dead_letter_headers(record([("a", b"1")]), "g", b'"i"', Denied("one"))
+    second = dead_letter_headers(record([*first, (DLQ + "value.bytes", b"9")], offset=50), "h", b'"i"', TooLarge("two"))
     assert len(second) == len(first)
     assert len(dict(second)) == len(second)
     assert dict(second) == {
@@ -180,6 +232,9 @@ def test_a_second_death_replaces_what_the_first_said():
         DLQ + "topic": b"requests",
         DLQ + "partition": b"3",
         DLQ + "offset": b"50",
+        DLQ + "timestamp": b"0",
+        DLQ + "first": b"requests-3-42",
+        DLQ + "id": b"i",
         DLQ + "group": b"h",
         DLQ + "delivery.count": b"2",
         DLQ + "message": b"two",
@@ -190,7 +245,7 @@ def test_a_second_death_replaces_what_the_first_said():
 @pytest.mark.parametrize("count", [b"", b"-1", b"x", b"1.5", b"\xb2", "٣".encode(), b"9" * 10, b"9" * 5000])
 def test_a_delivery_count_that_is_none_starts_over(count):
     """A planted count that is no small number is not believed."""
-    headers = dict(dead_letter_headers(record([(DLQ + "delivery.count", count)]), "g", Denied("x")))
+    headers = dict(dead_letter_headers(record([(DLQ + "delivery.count", count)]), "g", b'"i"', Denied("x")))
     assert headers[DLQ + "delivery.count"] == b"1"
 
 
@@ -238,7 +293,7 @@ def test_a_result_without_value_is_shrunk_all_the_same():
 
 def test_a_dead_letter_too_large_loses_its_value_then_the_rest_and_is_given_up():
     """The value goes first, with its size told, then foreign headers and key, until nothing is left to leave out."""
-    headers = dead_letter_headers(record([("a", b"x" * 1000)]), "g", Denied("x"))
+    headers = dead_letter_headers(record([("a", b"x" * 1000)]), "g", b'"i"', Denied("x"))
     whole = parcel(b"v" * 5000, headers=headers, shrink=shrink_dead_letter)
     first = shrink_dead_letter(whole)
     assert (first.value, first.key) == (None, b"k")
@@ -251,7 +306,7 @@ def test_a_dead_letter_too_large_loses_its_value_then_the_rest_and_is_given_up()
 
 def test_a_tombstone_s_dead_letter_loses_its_key_or_foreign_headers():
     """A dead letter without value is shrunk as long as there is a key or a foreign header."""
-    ours = dead_letter_headers(record(), "g", Denied("x"))
+    ours = dead_letter_headers(record(), "g", b'"i"', Denied("x"))
     keyed = shrink_dead_letter(parcel(None, headers=ours))
     assert (keyed.key, keyed.headers) == (None, ours)
     assert shrink_dead_letter(parcel(None, key=None, headers=[("a", b"1"), *ours])).headers == ours
@@ -272,7 +327,7 @@ def test_null_headers_are_no_trace_and_no_id():
 
 def test_a_dead_letter_keeps_null_headers_and_counts_from_the_start():
     """The original headers go along as they are, null ones too, and a null count is none."""
-    headers = dead_letter_headers(record(NULLS), "g", Denied("x"))
+    headers = dead_letter_headers(record(NULLS), "g", b'"i"', Denied("x"))
     assert headers[:4] == NULLS[:3] + NULLS[4:]
     assert [content for name, content in headers if name == DLQ + "delivery.count"] == [b"1"]
 

@@ -1,0 +1,103 @@
+"""Writes the requests that dead letters become, each with its mark in the same transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, ProducerFenced
+
+from models.errors import BrokerError
+from models.letter import Letter
+from streams.kafka.client import connection, explain
+from streams.kafka.parcel import RECORD_OVERHEAD
+from streams.kafka.publisher import DEFAULT_LIMIT
+from streams.kafka.topics import Topic
+from streams.settings import Settings
+
+TRANSACTION_LETTERS = 100
+"""Letters of one transaction at most."""
+TRANSACTION_BYTES = 1 << 20
+"""Bytes of values of one transaction, beyond which it ends."""
+TRANSACTION_TIMEOUT = 10.0
+"""Seconds after which the broker undoes a transaction whose owner is gone: until then workers read no further."""
+PER_SECOND = 4
+"""Transactions a second, at a given rate, unless that would be less than a letter each."""
+START_TIMEOUT = 40.0
+"""Seconds for the former owner's transaction to be undone, and so for ours to begin."""
+
+
+class Redriver:
+    """Writes requests and their marks, some in one transaction, at a rate. `done` hears of what is committed.
+
+    Opened, it is the one who redrives for this group, and nobody else's transaction is open any more.
+    """
+
+    def __init__(
+        self, settings: Settings, requests: Topic, *, marks: str, rate: float, done: Callable[[list[Letter]], None]
+    ) -> None:
+        self._settings = settings
+        self._requests = requests
+        self._marks = marks
+        self._rate = rate
+        self._most = TRANSACTION_LETTERS if not rate else min(TRANSACTION_LETTERS, max(1, int(rate / PER_SECOND)))
+        self._done = done
+        self._waiting: list[Letter] = []
+        self._bytes = 0
+        self._next = 0.0
+        self._producer = AIOKafkaProducer(
+            **connection(settings.kafka),
+            transactional_id=marks,
+            transaction_timeout_ms=int(TRANSACTION_TIMEOUT * 1000),
+            max_request_size=(requests.max_bytes or DEFAULT_LIMIT) + RECORD_OVERHEAD,
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.wait_for(self._producer.start(), START_TIMEOUT)
+        except (KafkaError, OSError, TimeoutError) as exc:
+            await self._producer.stop()
+            raise explain(exc, self._settings.kafka) from exc
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def write(self, letter: Letter) -> None:
+        """Take a letter along in the present transaction; end that if it is full."""
+        self._waiting.append(letter)
+        self._bytes += len(letter.value or b"")
+        if len(self._waiting) >= self._most or self._bytes >= TRANSACTION_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits, in one transaction, once the rate allows it."""
+        letters, self._waiting, self._bytes = self._waiting, [], 0
+        if not letters:
+            return
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._next - loop.time())
+        if self._rate:
+            self._next = max(self._next, loop.time()) + len(letters) / self._rate
+        try:
+            await self._commit(letters)
+        except ProducerFenced as exc:
+            msg = "somebody else began to redrive: what is left is theirs; run it again if they chose others"
+            raise BrokerError(msg) from exc
+        except (KafkaError, OSError) as exc:
+            raise explain(exc, self._settings.kafka) from exc
+        self._done(letters)
+
+    async def _commit(self, letters: list[Letter]) -> None:
+        producer, requests = self._producer, self._requests
+        async with producer.transaction():
+            pending = []
+            for letter in letters:
+                partition = letter.origin_partition % requests.partitions
+                pending.append(await producer.send(
+                    requests.name, letter.value, letter.key, partition, headers=letter.request_headers()
+                ))  # fmt: skip
+                pending.append(await producer.send(self._marks, b"%d-%d" % letter.place, letter.mark, 0))
+            await asyncio.gather(*pending)
