@@ -66,6 +66,7 @@ class Answering:
         settings = self.settings
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
+        self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         await self._learn_topics(self.publisher)
         enricher = await self._open_enricher(stack)
         assert self.pool is not None

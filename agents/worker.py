@@ -18,6 +18,7 @@ from streams.app import App
 from streams.plugins import load_plugins
 from streams.settings import Settings
 from streams.sources import load as load_sources
+from streams.telemetry.loop import LoopWatch
 from streams.web.server import Server
 
 
@@ -29,6 +30,7 @@ class Worker:
         self.answering = Answering(settings, sources)
         self.query = Query(settings.worker_id, self.answering)
         self.server: Server | None = None
+        self.loop_watch: LoopWatch | None = None
 
     @property
     def apps(self) -> list[App]:
@@ -36,8 +38,9 @@ class Worker:
         return [self.answering.app]
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Open the web server. Raises SettingsError if its port cannot be had."""
+        """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
+        self.loop_watch = await stack.enter_async_context(LoopWatch())
         query = await stack.enter_async_context(self.query)
         routes = [*Api(query).routes()]  # and those of pages, which take the same query
         server = Server(settings.web_host, settings.web_port, self.readiness, routes,

@@ -3,6 +3,7 @@
 MillraceError
 ├── SettingsError          the configuration is wrong; the command ends with exit code 2
 ├── BrokerError            Kafka is not as the service needs it; exit code 1
+├── Stalled                the worker stands still by a fault of its own; it ends with exit code 1
 ├── PurgeError             not all of the cache could be purged; exit code 1
 └── AnswerError            becomes the `error` of a result
     ├── InvalidRequest     invalid_request
@@ -38,6 +39,10 @@ class SettingsError(MillraceError):
 
 class BrokerError(MillraceError):
     """Kafka cannot be reached or is not set up as the service needs it; the message says what to do."""
+
+
+class Stalled(MillraceError):
+    """The worker stands still by a fault of its own, and ends so that another may go on; the message says where."""
 
 
 class PurgeError(MillraceError):

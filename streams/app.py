@@ -20,10 +20,12 @@ from typing import Any, cast
 import faust
 from faust.app.base import BootStrategy
 
-from models.errors import MillraceError
+from models.errors import MillraceError, Stalled
 from streams import settings as defaults
+from streams.kafka.group import answers as group_answers
 from streams.kafka.transport import BatchTopic, Consumer, Transport
 from streams.settings import Settings
+from streams.telemetry.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class App(faust.App):
 
     def __init__(self, settings: Settings, *, id: str, **options: Any) -> None:  # noqa: A002  Faust's name for it
         self._openers: list[Opener] = []
+        self.reasons_to_wait: list[Callable[[], bool]] = []
+        self.watchdog: Watchdog | None = None
         super().__init__(
             id,
             broker=[f"kafka://{server.strip()}" for server in settings.kafka.bootstrap_servers.split(",")],
@@ -87,17 +91,36 @@ class App(faust.App):
             return {"assigned": "waiting for the group's assignment"}
         if len(self.holder.leases) != len(self.holder.assignment()):
             return {"assigned": "ok", "recovered": "reading the group's commits"}
-        return {"assigned": "ok", "recovered": "ok"}
+        committing = "starting" if self.watchdog is None else self.watchdog.state()
+        return {"assigned": "ok", "recovered": "ok", "committing": committing}
+
+    def held_up(self) -> bool:
+        """Whether Kafka takes no results: then it is no fault of ours that requests do not finish."""
+        return any(reason() for reason in self.reasons_to_wait)
+
+    def _stands_still(self, reason: str) -> None:
+        logger.critical("standing still: %s; ending, so that another worker goes on", reason)
+        self.crash_soon(Stalled(reason))
 
     async def on_first_start(self) -> None:
         """Do nothing: Faust would make a data directory, which only a store on disk needs."""
 
     async def on_start(self) -> None:
-        """Open what the agents need."""
+        """Open what the agents need, and watch that they get on."""
         await super().on_start()
         stack = await self.add_async_context(AsyncExitStack())
         for opener in self._openers:
             await opener(stack)
+        kafka, group = self.transport.settings.kafka, self.conf.id
+        self.watchdog = await stack.enter_async_context(
+            Watchdog(
+                lambda: self.holder.standings() if self.started and not self.should_stop else (),
+                heard=lambda: self.holder.heard,
+                broker_answers=lambda: group_answers(kafka, group),
+                held_up=self.held_up,
+                end=self._stands_still,
+            )
+        )
 
     async def stop(self) -> None:
         """Stop within the deadline: after it the process ends, whatever is still open."""

@@ -11,6 +11,7 @@ publisher   confirmed delivery of results in batches
 reader      what a topic holds now, read once, without a group
 letters     dead letters, read, and chosen for being redriven, each at most once
 redriver    writes the requests that they become
+group       asks the group's coordinator over a connection of its own
 topics      the contract's topics: create, verify, say what differs
 client      connection settings and Kafka's errors in our words
 broker      'give me a broker' for the demo and the tests

@@ -45,12 +45,13 @@ class Lease:
 
     `position` is the next offset that will be delivered; None until it is known. `begun` is raised by whoever
     starts work on a delivered record: a drain waits for what was begun, not for what was only delivered. `work`
-    holds the tasks started for it, which end with the lease. `committed` is what the broker last took.
+    holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
+    the broker last took, `finished` how many were finished, `end` where the log ended when last heard of.
     """
 
     __slots__ = (
-        "_delivered", "_drained", "_finished", "_last", "_memo", "_metadata", "_point", "_unfinished",
-        "alive", "begun", "committed", "draining", "group", "partition", "position", "recalled", "topic", "untrusted",
+        "_delivered", "_drained", "_last", "_memo", "_metadata", "_unfinished", "alive", "begun", "committed",
+        "draining", "end", "finished", "group", "partition", "point", "position", "recalled", "topic", "untrusted",
         "work",
     )  # fmt: skip
 
@@ -68,18 +69,19 @@ class Lease:
         self.work: set[asyncio.Task[Any]] = set()
         self.recalled = 0
         self.untrusted = 0
-        self._finished = 0
+        self.finished = 0
+        self.end: int | None = None
         self._delivered: deque[tuple[int, int]] = deque()
         self._unfinished: set[int] = set()
         self._drained: asyncio.Event | None = None
-        self._point = position
+        self.point = position
         self._metadata = metadata
         self._memo: Memo | None = None
         self._last: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         state = "revoked" if not self.alive else "draining" if self.draining else "held"
-        return f"<Lease {self.topic}-{self.partition} {state} at {self._point}, {len(self._unfinished)} unfinished>"
+        return f"<Lease {self.topic}-{self.partition} {state} at {self.point}, {len(self._unfinished)} unfinished>"
 
     @property
     def owner(self) -> str:
@@ -104,7 +106,13 @@ class Lease:
     @property
     def under_way(self) -> int:
         """Return how many records were begun and are not finished."""
-        return self.begun - self._finished
+        return self.begun - self.finished
+
+    @property
+    def lag(self) -> int | None:
+        """Return how many offsets there are from the group's commit to the end of the log, None as long as unknown."""
+        start = self.point if self.committed is None else self.committed.offset
+        return None if start is None or self.end is None else max(0, self.end - start)
 
     @property
     def oldest_unfinished(self) -> int | None:
@@ -119,7 +127,8 @@ class Lease:
         """
         if not self.alive:
             return ()
-        if self._metadata and (records or position != self._point):
+        self.end = self.end if end is None else end
+        if self._metadata and (records or position != self.point):
             self._memo = self._trusted_memo(records[0] if records else None, end)
         known = self._memo
         fresh = records if known is None else [record for record in records if record.offset not in known]
@@ -138,7 +147,7 @@ class Lease:
         """Note that the answer to the record at `offset` was delivered. Repeats and foreign offsets change nothing."""
         if self.alive and offset in self._unfinished:
             self._unfinished.discard(offset)
-            self._finished += 1
+            self.finished += 1
             if offset == self._delivered[0][0]:
                 self._advance()
             if self._drained is not None and self.under_way <= 0:
@@ -152,11 +161,11 @@ class Lease:
 
     def commit_point(self) -> CommitPoint | None:
         """Return what may be committed now; None as long as no position is known."""
-        if self._point is None or self._metadata:  # nothing was read yet: what the former owner wrote still holds
-            return None if self._point is None else CommitPoint(self._point, self._metadata)
+        if self.point is None or self._metadata:  # nothing was read yet: what the former owner wrote still holds
+            return None if self.point is None else CommitPoint(self.point, self._metadata)
         anchor = self._delivered[0] if self._delivered else self._last if self._memo is not None else None
         if anchor is None or (self._memo is None and len(self._delivered) == len(self._unfinished)):
-            return CommitPoint(self._point, "")
+            return CommitPoint(self.point, "")
         offset, timestamp = anchor
         return CommitPoint(offset, memo.encode(self.owner, offset, timestamp, self._finished_ranges(offset)))
 
@@ -188,7 +197,7 @@ class Lease:
         delivered, unfinished = self._delivered, self._unfinished
         while delivered and delivered[0][0] not in unfinished:
             delivered.popleft()
-        self._point = delivered[0][0] if delivered else self.position
+        self.point = delivered[0][0] if delivered else self.position
 
     def _finished_ranges(self, anchor: int) -> Iterator[tuple[int, int]]:
         """Yield half-open ranges of what is finished from the anchor on; a hole does not end a range.
@@ -214,10 +223,10 @@ class Lease:
     def _trusted_memo(self, first: Record | None, end: int | None) -> Memo | None:
         metadata, self._metadata = self._metadata, ""
         try:
-            found = memo.decode(self.owner, self._point or 0, metadata)
+            found = memo.decode(self.owner, self.point or 0, metadata)
             if found is None:
                 return None
-            if first is None or first.offset != self._point or first.timestamp != found.timestamp:
+            if first is None or first.offset != self.point or first.timestamp != found.timestamp:
                 msg = "the record at the commit point is another one"
                 raise UntrustedMemo(msg)  # noqa: TRY301  one place counts and reports
             if end is not None and found.end() > end:

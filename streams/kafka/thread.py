@@ -118,6 +118,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         partitions = [TopicPartition(*tp) for tp in tps]
         return cast("Mapping[TP, OffsetAndMetadata]", await coordinator.fetch_committed_offsets(partitions))
 
+    async def ends(self, tps: Iterable[TP]) -> Mapping[TP, int]:
+        """Return where the logs end."""
+        found = await self._ensure_consumer().end_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(*tp): end for tp, end in found.items()}
+
     async def seek_all(self, positions: Mapping[TP, int | None]) -> None:
         """Move reading of each partition that is still ours; None is the beginning."""
         consumer = self._ensure_consumer()

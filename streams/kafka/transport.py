@@ -15,6 +15,7 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -33,6 +34,7 @@ from streams.kafka.client import explain
 from streams.kafka.lease import Lease
 from streams.kafka.thread import ConsumerThread, Polled, UnreadableRecord
 from streams.settings import Settings
+from streams.telemetry.watchdog import Standing
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,10 @@ class Consumer(driver.Consumer):
         self._committing = asyncio.Lock()
         self.untrusted_memos = 0
         self.recalled = 0
+        self.rebalances = 0
+        self.commits = 0
+        self.commit_failures = 0
+        self.heard = time.monotonic()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
@@ -104,8 +110,27 @@ class Consumer(driver.Consumer):
             await self.sleep(GROUP_CHECK_EVERY)
             try:
                 await self._thread.call(self._thread.check_group())
+                self.heard = time.monotonic()
+                await self._learn_ends()
             except KafkaError as exc:
                 await self.app.crash(explain(exc, cast("Transport", self.transport).settings.kafka))
+
+    async def _learn_ends(self) -> None:
+        """Ask where the logs end of which nothing is polled now, because too much is uncommitted: their lag grows."""
+        full = {tp: lease for tp, lease in self.leases.items() if lease.uncommitted >= defaults.MAX_UNCOMMITTED}
+        if full:
+            with contextlib.suppress(TimeoutError, KafkaError):
+                ends = await asyncio.wait_for(self._thread.call(self._thread.ends(full)), COMMIT_TIMEOUT)
+                for tp, end in ends.items():
+                    full[tp].end = end
+
+    def standings(self) -> list[Standing]:
+        """Return how far each partition is, for the watchdog."""
+        return [
+            Standing(f"{tp.topic}-{tp.partition}", lease, lease.point,
+                     None if lease.committed is None else lease.committed.offset, lease.finished)
+            for tp, lease in self.leases.items() if lease.alive
+        ]  # fmt: skip
 
     # -- delivery
 
@@ -186,6 +211,8 @@ class Consumer(driver.Consumer):
             return
         positions = {tp: commits[tp].offset if tp in commits else None for tp in tps}
         await self._thread.call(self._thread.seek_all(positions))
+        self.rebalances += 1
+        logger.info("assigned: %s", ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(tps)) or "no partition")
         for lease in self.leases.values():
             lease.revoke()
         self.leases.clear()
@@ -256,7 +283,9 @@ class Consumer(driver.Consumer):
                 )
             except TimeoutError:
                 logger.warning("a commit took over %g s; the next one will carry it", COMMIT_TIMEOUT)
-                return False
+                done = False
+            self.commits += done
+            self.commit_failures += not done
             if done:
                 for lease, point in points.values():
                     lease.committed = point

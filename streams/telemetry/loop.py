@@ -1,0 +1,101 @@
+"""Whether the event loop turns: how late it is, and what it does when it does not turn at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+from models.latency import Histogram
+
+logger = logging.getLogger(__name__)
+
+BEAT = 0.1
+"""Seconds between two beats: ten a second cost some 50 µs."""
+RECENT = 50
+"""Beats of which the worst is told as the lag."""
+TICK = 0.5
+"""Seconds between two looks of the thread that watches."""
+STALLED = 2.0
+"""Seconds without a beat after which the log says what the loop does instead."""
+HOPELESS = 60.0
+"""Seconds without a beat after which the process ends: its group would wait for it for ever, since the heartbeats are
+another thread's."""
+
+
+class LoopWatch:
+    """Opened with `async with` on the loop that it watches. `exit_` ends the process.
+
+    It counts its own looks, not the time between them: a process that was stopped for an hour has not stalled. Code
+    that holds the interpreter's lock holds this thread, too; that is what a probe of `/livez` is for.
+    """
+
+    def __init__(self, exit_: Callable[[int], None] = os._exit) -> None:
+        self._exit = exit_
+        self._beats = 0
+        self._due = 0.0
+        self._closing = threading.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._recent: deque[float] = deque([0.0], maxlen=RECENT)
+        self.lags = Histogram()
+        self.stalls = 0
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._watched = threading.get_ident()
+        self._schedule()
+        self._thread = threading.Thread(target=self._watch, name="watch the loop", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def lag(self) -> float:
+        """Return the seconds by which the loop was late at worst, lately."""
+        return max(self._recent)
+
+    def _schedule(self) -> None:
+        self._due = self._loop.time() + BEAT
+        self._timer = self._loop.call_later(BEAT, self._beat)
+
+    def _beat(self) -> None:
+        lag = max(0.0, self._loop.time() - self._due)
+        self._beats += 1
+        self._recent.append(lag)
+        self.lags.add(lag)
+        self._schedule()
+
+    def _watch(self) -> None:
+        seen, looks = -1, 0
+        while not self._closing.wait(TICK):
+            if seen != self._beats:
+                if looks * TICK >= STALLED:
+                    logger.warning("the event loop turns again, after %.1f s", looks * TICK)
+                seen, looks = self._beats, 0
+                continue
+            looks += 1
+            if looks * TICK == STALLED:
+                self.stalls += 1
+                self._tell(logging.ERROR, "the event loop has not turned for %.0f s; it is here:", STALLED)
+            if looks * TICK >= HOPELESS:
+                self._tell(
+                    logging.CRITICAL, "the event loop has not turned for %.0f s: exiting; it was here:", HOPELESS
+                )
+                logging.shutdown()
+                self._exit(1)
+                return
+
+    def _tell(self, level: int, message: str, seconds: float) -> None:
+        frame = sys._current_frames().get(self._watched)
+        stack = "".join(traceback.format_stack(frame)).rstrip() if frame is not None else "(its thread has ended)"
+        logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (seconds,), None, sinfo=stack))

@@ -1,0 +1,175 @@
+"""Liveness is progress. A worker whose commit point stands still though it has finished work looks alive to everybody
+else: it must see that for itself, and end with the reason, so that another takes its place.
+
+What is a fault of ours, and what the broker's? A broker that does not answer, or takes no results, is none of ours:
+a restart would only repeat work. So before the end the broker is asked over a connection of its own, and if it does
+not answer there either, we wait. What no broker is to blame for is a request that never ends, though it is past any
+deadline that a request may have and what was begun after it is finished, and a thread that has stopped turning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple, Self
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks."""
+TOLD_AFTER = 15.0
+"""Seconds of standing still after which a worker is not ready."""
+COMMIT_DEADLINE = 60.0
+"""Seconds for which commits may fail, though there is something to commit, before the broker is asked why."""
+GRACE = 10.0
+"""Seconds that a commit has left once the broker has said that it is there."""
+ASK_AGAIN = 10.0
+"""Seconds until a broker that did not answer is asked again."""
+UNFINISHED_DEADLINE = 360.0
+"""Seconds that the oldest request may take once later ones are finished: more than any request may ask for (300)."""
+THREAD_DEADLINE = 60.0
+"""Seconds for which the consumer's thread may be silent."""
+
+
+class Standing(NamedTuple):
+    """How far one partition is: `point` may be committed, `committed` is, `finished` counts what was finished so far.
+
+    `hold` is the same object as long as the partition is held without a break.
+    """
+
+    name: str
+    hold: object
+    point: int | None
+    committed: int | None
+    finished: int
+
+
+class _Watched:
+    """One partition: since when which of its numbers has not moved (monotonic seconds), None if there is no reason."""
+
+    def __init__(self, first: Standing) -> None:
+        self.last = first
+        self.uncommitted: float | None = None
+        self.unfinished: float | None = None
+
+    def look(self, now: Standing, at: float) -> None:
+        """Compare with the last look."""
+        before, self.last = self.last, now
+        if now.point is None or now.point == now.committed:
+            self.uncommitted = None
+        elif now.committed != before.committed or self.uncommitted is None:
+            self.uncommitted = at
+        if now.point != before.point:
+            self.unfinished = None
+        elif now.finished != before.finished and self.unfinished is None:
+            self.unfinished = at
+
+
+class Watchdog:
+    """Opened with `async with`; looks once a second, for as long as it is open.
+
+    `standings` tells how far each partition is, `heard` the monotonic time at which the consumer's thread was last
+    heard of, `broker_answers` asks over a new connection, `held_up` says that Kafka takes no results. `end` is given
+    the reason, in a sentence.
+    """
+
+    def __init__(
+        self,
+        standings: Callable[[], Iterable[Standing]],
+        *,
+        heard: Callable[[], float],
+        broker_answers: Callable[[], Awaitable[bool]],
+        held_up: Callable[[], bool],
+        end: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._standings = standings
+        self._heard = heard
+        self._broker_answers = broker_answers
+        self._held_up = held_up
+        self._end = end
+        self._clock = clock
+        self._watched: dict[str, _Watched] = {}
+        self._ask_at = 0.0
+        self._answered_at: float | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="watchdog")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def state(self) -> str:
+        """Return `ok`, or since when which partition stands still, for `/readyz`."""
+        now = self._clock()
+        for each in self._watched.values():
+            if each.uncommitted is not None and now - each.uncommitted >= TOLD_AFTER:
+                return f"{each.last.name}: no commit for {now - each.uncommitted:.0f} s"
+            if self._is_stuck(each, now):
+                return f"{each.last.name}: offset {each.last.point} is not finished though later ones are"
+        return "ok"
+
+    async def _run(self) -> None:
+        while not self._ended:
+            await asyncio.sleep(LOOK_EVERY)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look once; ends the worker if it is to blame for standing still."""
+        now = self._clock()
+        found = list(self._standings())
+        self._watched = {each.name: self._same(each) for each in found}
+        for each in found:
+            self._watched[each.name].look(each, now)
+        if found and now - self._heard() >= THREAD_DEADLINE:
+            self._bite(f"the consumer's thread has not answered for {now - self._heard():.0f} s")
+            return
+        for watched in self._watched.values():
+            if self._is_stuck(watched, now):
+                self._bite(f"{watched.last.name}: offset {watched.last.point} unfinished {UNFINISHED_DEADLINE:.0f} s "
+                           "after later ones were finished: longer than any request may take")  # fmt: skip
+                return
+        await self._look_at_commits(now)
+
+    def _same(self, standing: Standing) -> _Watched:
+        watched = self._watched.get(standing.name)
+        return watched if watched is not None and watched.last.hold is standing.hold else _Watched(standing)
+
+    def _is_stuck(self, watched: _Watched, now: float) -> bool:
+        return (
+            watched.unfinished is not None and now - watched.unfinished >= UNFINISHED_DEADLINE and not self._held_up()
+        )
+
+    async def _look_at_commits(self, now: float) -> None:
+        waiting = [each for each in self._watched.values()
+                   if each.uncommitted is not None and now - each.uncommitted >= COMMIT_DEADLINE]  # fmt: skip
+        if not waiting:
+            self._answered_at = None
+            return
+        if self._answered_at is None:
+            if now >= self._ask_at:
+                await self._ask(waiting[0], now)
+        elif now - self._answered_at >= GRACE:
+            first = waiting[0]
+            self._bite(f"{first.last.name}: nothing could be committed for {now - (first.uncommitted or now):.0f} s "
+                       "though the broker answers")  # fmt: skip
+
+    async def _ask(self, waiting: _Watched, now: float) -> None:
+        if await self._broker_answers():
+            self._answered_at = self._clock()
+        else:
+            self._ask_at = self._clock() + ASK_AGAIN
+            logger.warning("%s: no commit for %.0f s; the broker does not answer over a new connection either: waiting",
+                           waiting.last.name, now - (waiting.uncommitted or now))  # fmt: skip
+
+    def _bite(self, reason: str) -> None:
+        if not self._ended:
+            self._ended = True
+            self._end(reason)

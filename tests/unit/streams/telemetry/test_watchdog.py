@@ -1,0 +1,197 @@
+"""The watchdog, on a clock of the test's own: what makes it bite, and what must not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from streams.telemetry.watchdog import (
+    ASK_AGAIN,
+    COMMIT_DEADLINE,
+    GRACE,
+    THREAD_DEADLINE,
+    TOLD_AFTER,
+    UNFINISHED_DEADLINE,
+    Standing,
+    Watchdog,
+)
+
+
+class Worker:
+    """A worker with one partition, whose numbers the test moves."""
+
+    def __init__(self):
+        self.now = self.heard = 1000.0
+        self.point = self.committed = self.finished = 0
+        self.hold = object()
+        self.assigned = self.answers = True
+        self.held_up = False
+        self.asked = 0
+        self.reasons = []
+        self.dog = Watchdog(
+            self.standings,
+            heard=lambda: self.heard,
+            broker_answers=self.ask,
+            held_up=lambda: self.held_up,
+            end=self.reasons.append,
+            clock=lambda: self.now,
+        )
+
+    def standings(self):
+        held = Standing("requests-3", self.hold, self.point, self.committed, self.finished)
+        return [held] if self.assigned else []
+
+    async def ask(self):
+        self.asked += 1
+        return self.answers
+
+    async def live(self, seconds, *, thread=True):
+        for _ in range(int(seconds)):
+            self.now += 1
+            self.heard = self.now if thread else self.heard
+            await self.dog.look()
+
+
+@pytest.fixture
+async def worker():
+    worker = Worker()
+    await worker.dog.look()
+    return worker
+
+
+async def test_an_idle_worker_is_left_alone(worker):
+    """Nothing to commit and nothing finished is no fault, however long it lasts."""
+    await worker.live(3600)
+    assert (worker.reasons, worker.asked, worker.dog.state()) == ([], 0, "ok")
+
+
+async def test_a_busy_worker_is_left_alone(worker):
+    """A point that moves and is committed a little later is how it should be."""
+    for _ in range(1000):
+        worker.committed = worker.point
+        worker.point += 10
+        worker.finished += 10
+        await worker.live(1)
+    assert (worker.reasons, worker.asked, worker.dog.state()) == ([], 0, "ok")
+
+
+async def test_commits_that_fail_though_the_broker_answers_end_the_worker(worker):
+    """After the deadline the broker is asked; it answers, and after the grace the worker ends with the reason."""
+    worker.point = worker.finished = 7
+    await worker.live(COMMIT_DEADLINE)
+    assert (worker.asked, worker.reasons) == (0, [])
+    await worker.live(2)
+    assert worker.asked == 1
+    await worker.live(GRACE - 2)
+    assert worker.reasons == []
+    await worker.live(2)
+    (reason,) = worker.reasons
+    assert reason.startswith("requests-3: nothing could be committed for 7")
+    await worker.live(100)
+    assert (len(worker.reasons), worker.asked) == (1, 1)
+
+
+async def test_a_broker_that_does_not_answer_is_waited_for(worker, caplog):
+    """However long it is away: ending would only make others repeat work. It is asked again and again."""
+    worker.point, worker.answers = 7, False
+    await worker.live(3600)
+    assert worker.reasons == []
+    assert (3600 - COMMIT_DEADLINE) / ASK_AGAIN * 0.8 < worker.asked < (3600 - COMMIT_DEADLINE) / ASK_AGAIN + 2
+    assert "does not answer over a new connection either" in caplog.text
+    worker.answers = True
+    await worker.live(ASK_AGAIN)
+    worker.committed = 7  # the next commit carries it
+    await worker.live(3600)
+    assert (worker.reasons, worker.dog.state()) == ([], "ok")
+
+
+async def test_each_standstill_has_its_own_grace(worker):
+    """An answer that the broker gave long ago does not shorten the grace of the next standstill."""
+    worker.point = 7
+    await worker.live(COMMIT_DEADLINE + 2)
+    worker.committed = 7
+    await worker.live(100)
+    worker.point = 9
+    await worker.live(COMMIT_DEADLINE + GRACE - 1)
+    assert (worker.asked, worker.reasons) == (2, [])
+
+
+async def test_commits_that_get_through_now_and_then_are_progress(worker):
+    """A commit point that moves slowly is slow, not stuck."""
+    for _ in range(20):
+        worker.point += 10
+        worker.committed = worker.point - 5
+        await worker.live(COMMIT_DEADLINE - 5)
+    assert (worker.asked, worker.reasons) == (0, [])
+
+
+async def test_a_request_that_never_ends_ends_the_worker(worker):
+    """Its offset holds up the point though what was begun later is finished: past any request's time, that is a bug."""
+    worker.point = worker.committed = 4
+    await worker.live(10)
+    worker.finished = 20
+    await worker.live(UNFINISHED_DEADLINE)
+    assert (worker.reasons, worker.dog.state()) == ([], "ok")
+    await worker.live(1)
+    (reason,) = worker.reasons
+    assert reason.startswith("requests-3: offset 4 unfinished 360 s after later ones were finished")
+    assert worker.dog.state() == "requests-3: offset 4 is not finished though later ones are"
+
+
+async def test_what_waits_for_its_turn_is_not_stuck(worker):
+    """Without anything finished since the point last moved there is nothing to conclude: work may not have begun."""
+    worker.finished = 5
+    worker.point = worker.committed = 4
+    await worker.live(10 * UNFINISHED_DEADLINE)
+    assert worker.reasons == []
+
+
+async def test_a_topic_that_takes_nothing_is_no_fault_of_ours(worker):
+    """As long as Kafka refuses results, requests cannot finish, whoever runs the worker."""
+    worker.point = worker.committed = 4
+    await worker.live(1)
+    worker.finished, worker.held_up = 20, True
+    await worker.live(10 * UNFINISHED_DEADLINE)
+    assert worker.reasons == []
+
+
+async def test_another_lease_begins_anew(worker):
+    """A partition that was given up and came back owes nothing of before."""
+    worker.point = 7
+    await worker.live(COMMIT_DEADLINE - 5)
+    worker.hold = object()
+    await worker.live(COMMIT_DEADLINE - 5)
+    assert worker.asked == 0
+    worker.assigned = False
+    await worker.live(5 * COMMIT_DEADLINE)
+    assert (worker.asked, worker.reasons, worker.dog.state()) == (0, [], "ok")
+
+
+async def test_a_silent_thread_ends_the_worker(worker):
+    """The consumer's thread is ours: when it does not turn, no broker is to blame."""
+    await worker.live(THREAD_DEADLINE - 1, thread=False)
+    assert worker.reasons == []
+    await worker.live(2, thread=False)
+    assert worker.reasons == ["the consumer's thread has not answered for 60 s"]
+
+
+async def test_readiness_says_so_earlier(worker):
+    """Long before the worker ends it is not ready, and says which partition stands still."""
+    worker.point = 7
+    await worker.live(TOLD_AFTER)
+    assert worker.dog.state() == "ok"
+    await worker.live(1)
+    assert worker.dog.state() == "requests-3: no commit for 15 s"
+
+
+async def test_it_looks_by_itself_until_it_is_closed(worker, monkeypatch):
+    """Open, it looks every so often; closed, no more."""
+    monkeypatch.setattr("streams.telemetry.watchdog.LOOK_EVERY", 0.001)
+    looked = asyncio.Event()
+    worker.dog._standings = lambda: looked.set() or []
+    async with worker.dog:
+        await asyncio.wait_for(looked.wait(), 5)
+    looked.clear()
+    await asyncio.sleep(0.02)
+    assert not looked.is_set()
