@@ -2,7 +2,10 @@
 
 known       requests met before: validated once, recognised by their bytes
 enrich      one request → one answer: from the cache, from a fetch under way, or from the upstream
-ask         asks the upstream: fetch or call, load, check
+ask         asks the upstream: fetch or call, load
+judge       runs the checks that have said nothing yet of a document
+keeper      what is put into the cache, and for how long it may be used
+enriched    what came of a request: an answer that is encoded but for what differs from request to request
 api         what a worker tells of its cache, upstreams and checks over HTTP
 answer      the agent: requests topic → results topic and dead letters
 rows        what a row of each table means, and how partial rows make a whole one

@@ -1,23 +1,19 @@
-"""Asks the upstream: fetch or call, load, check. What comes back is an answer that nobody has kept yet."""
+"""Asks the upstream: fetch or call, load. What comes back is an answer that nobody has kept yet."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from agents.known import Known
-from models import checks, documents
-from models.checks import Verdict
+from models import documents
 from models.errors import InvalidDocument
-from models.request import Request
 from models.result import Answer
 from streams.functions import Caller
 from streams.http.client import NOT_MODIFIED, Client
 from streams.http.response import Response
 from streams.http.terms import Terms
-from streams.pool import CheckPool
 
 Headers = Mapping[str, str]
 
@@ -40,10 +36,9 @@ class Asked(NamedTuple):
 class Asker:
     """Knows how each request is asked: `terms` are those of the sources, by name."""
 
-    def __init__(self, client: Client, caller: Caller, pool: CheckPool, terms: Mapping[str, Terms]) -> None:
+    def __init__(self, client: Client, caller: Caller, terms: Mapping[str, Terms]) -> None:
         self._client = client
         self._caller = caller
-        self._pool = pool
         self._terms = terms
 
     async def ask(self, known: Known, extra: Headers, deadline: float, validators: Headers) -> Asked:
@@ -71,8 +66,6 @@ class Asker:
             attempts=response.attempts,
             fetched_at=fetched_at,
         )
-        if request.checks:
-            answer.judge(request.checks, await self._judge(request, document))
         return Asked(answer, response.headers, response.attempts, fetched_at)
 
     def _fetch(
@@ -88,20 +81,3 @@ class Asker:
         return self._client.fetch(
             request.method, request.url, headers, request.body, deadline=deadline, terms=terms, validators=validators
         )
-
-    async def _judge(self, request: Request, document: object) -> list[Verdict]:
-        """Run the request's checks on the pool; one whose field is not there fails without going there."""
-        verdicts: list[Verdict | asyncio.Future[Verdict]] = []
-        for call in request.checks:
-            try:
-                value = checks.select(document, call.field)
-            except ValueError as exc:
-                verdicts.append(Verdict(error=str(exc)))
-            else:
-                verdicts.append(self._pool.submit(call.name, value, call.args))
-        try:
-            return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
-        finally:
-            for verdict in verdicts:  # out of time: what has not run need not
-                if not isinstance(verdict, Verdict):
-                    verdict.cancel()

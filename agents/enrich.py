@@ -8,21 +8,24 @@ about (revalidated) or fetched; and if that fails, it stands in for the failure 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import Self
 
-from multidict import CIMultiDict
-
-from agents.ask import Asked, Asker
+from agents.ask import Asker
+from agents.enriched import Enriched
+from agents.judge import Judge, at_hand
+from agents.keeper import Keeper
 from agents.known import Known
-from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, Unreachable, UpstreamError
-from models.result import Answer, encode_answer, restamp
+from models.errors import AnswerError, TimedOut
+from models.result import Answer, encode_answer
 from models.source import NEGATIVE_TTL, CachePolicy
-from streams.cache.entry import Entry, failed_entry, fresh_entry
+from streams.cache.entry import Entry
 from streams.cache.flights import Flights
-from streams.cache.freshness import Freshness, freshness, says_anything
 from streams.cache.front import Cache
+from streams.cache.verdicts import Verdicts
+from streams.pool import CheckPool
 
 HOT = 3
 """Hits in the last part of an answer's freshness that make it worth fetching anew before it ends."""
@@ -31,35 +34,23 @@ MAX_REFRESHES = 64
 MAX_COUNTED = 4_096
 """Answers near their end whose hits are counted."""
 
-_REPEATED = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
-"""Failures that the same request would meet again in a moment, whoever asks."""
-_GONE = (404, 410)
-_PRIVATE = frozenset({"authorization", "cookie"})
-"""Headers of a request whose answer stays in this process: it is for who has these credentials."""
-
-
-class Enriched(NamedTuple):
-    """An answer encoded for `splice`: how the cache was involved, and when it was fetched (None: it was not)."""
-
-    shared: bytes
-    cache: bytes
-    fetched_at: float | None
-    error: AnswerError | None
-
 
 class Enricher:
     """Knows how to answer; `timeout` is the deadline, in seconds, of a request that names none; `policy` how long
     answers are kept that have no source. Opened with `async with`, so that what runs behind an answer's back ends.
     """
 
-    def __init__(self, asker: Asker, cache: Cache, timeout: float, policy: CachePolicy | None = None) -> None:
+    def __init__(
+        self, asker: Asker, pool: CheckPool, cache: Cache, timeout: float, policy: CachePolicy | None = None
+    ) -> None:
         self._asker = asker
         self._cache = cache
         self._timeout = timeout
-        self._policy = policy or CachePolicy()
+        self._keeper = Keeper(cache, policy or CachePolicy())
+        self._judge = Judge(pool, self._keeper.keep_verdicts)
         self._flights: Flights[Enriched] = Flights()
         self._refreshes: dict[bytes, asyncio.Task[None]] = {}
-        self._late_hits: dict[bytes, int] = {}
+        self._late_hits: dict[bytes | None, int] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,7 +65,11 @@ class Enricher:
         """Return the cached answer that will do for this request at `now` (epoch seconds), without waiting."""
         if known.key is None or known.max_age == 0:
             return None
-        return self._that_will_do(self._cache.peek(known.key), known, now)
+        entry = self._that_will_do(self._cache.peek(known.key), known, now)
+        if entry is None or not known.checks:
+            return entry
+        judged = at_hand(known, Enriched.of(entry, b"hit"), now)
+        return None if judged is None else Entry(judged.shared, entry.fetched_at, entry.fresh_until, judged.error)
 
     def _that_will_do(self, entry: Entry | None, known: Known, now: float) -> Entry | None:
         if entry is None or (known.max_age is not None and now - entry.fetched_at > known.max_age):
@@ -91,13 +86,16 @@ class Enricher:
         try:
             async with asyncio.timeout(seconds):
                 if key is None:
-                    return await self._fetch(known, extra, b"bypass", deadline, None)
-                return await self._answer_once(key, known, extra, deadline)
+                    found = await self._fetch(known, extra, b"bypass", deadline, None)
+                else:
+                    found = await self._answer_once(key, known, extra, deadline)
+                return await self._judge.judge(known, found)
         except TimeoutError:
             answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
             failed = Enriched(encode_answer(known.request, answer), b"bypass" if key is None else b"miss", None,
                               answer.error)  # fmt: skip
-            return self._stand_in(known, rest=False) or failed
+            stale = self._stand_in(known, rest=False)
+            return (stale and at_hand(known, stale, time.time())) or failed
 
     # -- once for all who ask the same
 
@@ -135,7 +133,7 @@ class Enricher:
             return None
         now = time.time()
         if self._that_will_do(entry, known, now) is not None:
-            return Enriched(entry.shared, b"hit", entry.fetched_at, entry.error)
+            return Enriched.of(entry, b"hit")
         if entry.error is not None or now < entry.fresh_until or _too_old(entry.fetched_at, known, now):
             return None
         resting = now < entry.ask_after
@@ -143,7 +141,7 @@ class Enricher:
             return None
         if not resting:
             self._refresh(known)
-        return Enriched(entry.shared, b"stale", entry.fetched_at, None)
+        return Enriched.of(entry, b"stale")
 
     # -- to the upstream
 
@@ -154,78 +152,19 @@ class Enricher:
         held = None if held is None or held.error is not None else held
         try:
             asked = await self._asker.ask(known, extra, deadline, held.validators() if held else {})
+            self._late_hits.pop(known.key, None)
             if asked.answer is None and held is not None:
-                return self._still_holds(known, held, asked)
+                return self._keeper.keep_on(known, held, asked)
             assert asked.answer is not None
-            answer = asked.answer
-            shared = encode_answer(known.request, answer)
+            shared, verdicts = encode_answer(known.request, asked.answer), Verdicts()
         except AnswerError as error:
-            answer, asked = Answer.failed(error), None
             if error.retryable and (stale := self._stand_in(known, rest=not error.hurried)) is not None:
                 return stale
-            shared = encode_answer(known.request, answer)
-        self._keep(known, shared, answer, asked)
-        return Enriched(shared, cache, answer.fetched_at, answer.error)
-
-    def _keep(self, known: Known, shared: bytes, answer: Answer, asked: Asked | None) -> None:
-        """Put an answer into the cache for as long as it may be used; a failure for a moment."""
-        policy, error = self._policy_of(known), answer.error
-        if known.key is None:
-            return
-        if error is None and asked is not None:
-            self._put(known, shared, asked, freshness(asked.headers, policy, asked.fetched_at))
-        elif error is not None:
-            self._keep_failure(known.key, known, shared, error)
-
-    def _keep_failure(self, key: bytes, known: Known, shared: bytes, error: AnswerError) -> None:
-        """Remember a failure that others would meet, unless an answer is kept that may stand in for it."""
-        now, held = time.time(), self._cache.peek(key)
-        if error.retryable:
-            last = 0.0 if held is None else max(held.fresh_until, held.revalidate_until, held.usable_until)
-            if (held is not None and held.error is None and now < last) or known.max_age == 0:
-                return  # who wanted it new has not looked what else there is
-        elif not error.hurried:
-            self._cache.drop(key)  # what was kept is not what the upstream has any more
-        seconds = negative_ttl(error, self._policy_of(known))
-        if isinstance(error, _REPEATED) and not error.hurried and seconds > 0:
-            self._cache.put(key, failed_entry(shared, now, seconds, error))
-
-    def _put(self, known: Known, shared: bytes, asked: Asked, fresh: Freshness | None) -> None:
-        key, now = known.key, asked.fetched_at
-        assert key is not None
-        entry = fresh_entry(
-            shared,
-            now,
-            fresh or Freshness(0.0, 0.0, 0.0),
-            refresh_ahead=self._policy_of(known).refresh_ahead,
-            etag=asked.headers.get("ETag") or None,
-            last_modified=asked.headers.get("Last-Modified") or None,
-        )
-        self._late_hits.pop(key, None)
-        if fresh is None or entry.keep_until <= now:
-            self._cache.drop(key)
-        elif self._cache.lower and not _PRIVATE.isdisjoint(name.lower() for name in known.request.headers):
-            self._cache.put_in_memory(key, entry)  # RFC 9111, section 3.5
-        else:
-            self._cache.put(key, entry)
-
-    def _still_holds(self, known: Known, held: Entry, asked: Asked) -> Enriched:
-        """The upstream says that what is at hand is what it would send (RFC 9111, section 4.3.4)."""
-        policy = self._policy_of(known)
-        if says_anything(asked.headers):
-            fresh = freshness(asked.headers, policy, asked.fetched_at)
-        else:
-            fresh = Freshness(held.fresh_until - held.fetched_at, held.revalidate_until - held.fresh_until,
-                              held.usable_until - held.fresh_until)  # fmt: skip
-        shared = restamp(held.shared, asked.attempts, asked.fetched_at)
-        headers = CIMultiDict({"ETag": held.etag or "", "Last-Modified": held.last_modified or ""})
-        headers.update(asked.headers)
-        kept = asked._replace(headers=headers)
-        self._put(known, shared, kept, fresh)
-        return Enriched(shared, b"revalidated", asked.fetched_at, None)
-
-    def _policy_of(self, known: Known) -> CachePolicy:
-        return self._policy if known.source is None else known.source.cache
+            shared = encode_answer(known.request, Answer.failed(error))
+            self._keeper.keep_failure(known, shared, error)
+            return Enriched(shared, cache, None, error)
+        self._keeper.keep(known, shared, asked, verdicts)
+        return Enriched(shared, cache, asked.fetched_at, None, verdicts, asked.answer.document)
 
     # -- past its freshness, or near the end of it
 
@@ -245,7 +184,7 @@ class Enricher:
             self._cache.put_in_memory(known.key, entry._replace(ask_after=now + NEGATIVE_TTL))
         if now >= max(entry.usable_until, entry.fresh_until) or _too_old(entry.fetched_at, known, now):
             return None
-        return Enriched(entry.shared, b"stale", entry.fetched_at, None)
+        return Enriched.of(entry, b"stale")
 
     def _ending(self, known: Known, entry: Entry, now: float) -> Entry:
         """Count a hit near the end of an answer's freshness: one that has many is fetched anew before it ends."""
@@ -279,6 +218,10 @@ class Enricher:
             self._stand_in(known, rest=True)
         finally:
             self._flights.land(key, _for_all(landed))
+        if landed is not None and landed.cache in _FETCHED:
+            with contextlib.suppress(TimeoutError):  # whoever asks next begins them anew
+                async with asyncio.timeout(self._timeout):
+                    await self._judge.judge(known, landed)
 
 
 _FETCHED = (b"miss", b"revalidated")
@@ -287,12 +230,6 @@ _FETCHED = (b"miss", b"revalidated")
 def _for_all(landed: Enriched | None) -> Enriched | None:
     """Return what came of a flight, if it holds for whoever waits: a later deadline might have ended otherwise."""
     return None if landed is None or (landed.error is not None and landed.error.hurried) else landed
-
-
-def negative_ttl(error: AnswerError, policy: CachePolicy) -> float:
-    """Return the seconds that a failure is remembered: by its kind, as the source says."""
-    kind = "not_found" if isinstance(error, UpstreamError) and error.status in _GONE else error.outcome
-    return policy.negative_ttl.get(kind, NEGATIVE_TTL)
 
 
 def _too_old(fetched_at: float | None, known: Known, now: float) -> bool:

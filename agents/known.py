@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from models import request as requests
 from models import strictjson
+from models.checks import Call
 from models.errors import InvalidRequest
 from models.request import Request
 from models.source import Source, Sources
@@ -33,13 +34,14 @@ class Known(NamedTuple):
     """A valid request without its id, and `key`: what makes two requests the same entry of the cache.
 
     `key` is None for a method whose answers must not be kept. `max_age` is in seconds, None for no wish. For a source,
-    the request is what it becomes with its parameters in their places.
+    the request is what it becomes with its parameters in their places. `checks` has a `check_key` for each check.
     """
 
     request: Request
     key: bytes | None
     max_age: float | None
     source: Source | None = None
+    checks: tuple[str, ...] = ()
 
 
 class Book:
@@ -111,33 +113,38 @@ def know(request: Request, sources: Sources | None = None) -> Known:
     if request.source is not None:
         request, source = (sources or Sources()).expand(request)
     kept = request.method in CACHEABLE_METHODS or (source is not None and source.cache.methods_too)
-    return Known(request, entry_key(request, source) if kept else None, request.max_age, source)
+    key = entry_key(request, source) if kept else None
+    return Known(request, key, request.max_age, source, tuple(map(check_key, request.checks)))
 
 
 def entry_key(request: Request, source: Source | None = None) -> bytes:
-    """Return the key of all that an answer depends on: two requests with the same one get the same answer.
+    """Return the key of all that a document depends on: two requests with the same one get the same.
 
     It is `<source>-<target>-<digest>` in hex, so that entries can be found by source and URL. The digest covers the
-    method, schema, URL, source (its whole definition, credentials included), parameters, headers, body and checks.
-    Header names are compared without case (RFC 9110, section 5.1); deadline and max_age change nothing of the answer.
+    method, schema, URL, source (its whole definition, credentials included), parameters, headers and body. Header names
+    are compared without case (RFC 9110, section 5.1); deadline, max_age and checks change nothing of the document.
     None of the first four lines can hold a line break, and no URL begins with a quote: no two requests write the
     same text.
     """
     target = request.url or strictjson.quote(request.source or "").decode()
     identity = "" if source is None else source.identity
     plain = f"{identity}\n{request.method}\n{request.schema}\n{target}".encode()
-    details = request.params, request.headers, request.body, request.checks
-    if any(details) or request.body is not None:
+    if request.params or request.headers or request.body is not None:
         plain += b"\n" + strictjson.canonical(
             {
                 "params": request.params,
                 "headers": {name.lower(): value for name, value in request.headers.items()},
                 "body": request.body,
-                "checks": [[call.name, call.field, call.args] for call in request.checks],
             }
         )
     digest = hashlib.blake2b(plain, digest_size=20).hexdigest()
     return f"{source_tag(request.source)}-{target_tag(request.url)}-{digest}".encode()
+
+
+def check_key(call: Call) -> str:
+    """Return the key of all that a verdict on a document depends on: the check's name, its field and arguments."""
+    plain = strictjson.canonical([call.name, call.field, call.args])
+    return hashlib.blake2b(plain, digest_size=20).hexdigest()
 
 
 def source_tag(name: str | None) -> str:

@@ -4,8 +4,8 @@ how the cache was involved, how long it took) is spliced around the encoded part
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,9 +26,10 @@ CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 
 
 # What is kept of an `ok` result. By hand: marshmallow takes 140 µs for what is looked at on each hit of a lower tier.
-_SHARED = frozenset({"outcome", "request", "status", "document", "checks", "attempts", "fetched_at"})
+_SHARED = frozenset({"outcome", "request", "status", "document", "attempts", "fetched_at"})
 _ECHO = frozenset({"method", "url", "source"})
 _VERDICT = frozenset({"name", "field", "value", "elapsed_ms"})
+_OK, _ATTEMPTS = b'"outcome":"ok"', b',"attempts":'
 _TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
 
 
@@ -43,7 +44,6 @@ class Answer:
     status: int | None = None
     document: Any = None
     has_document: bool = False
-    checks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     attempts: int | None = None
     fetched_at: float | None = None
     error: AnswerError | None = None
@@ -52,22 +52,6 @@ class Answer:
     def failed(cls, error: AnswerError) -> Answer:
         """Make the answer for a request that ended in an error."""
         return cls(error.outcome, status=getattr(error, "status", None), attempts=error.attempts, error=error)
-
-    def judge(self, calls: tuple[Call, ...], verdicts: list[Verdict]) -> None:
-        """Add what the checks said; one that failed to say anything makes the outcome `check_error`."""
-        for call, verdict in zip(calls, verdicts, strict=True):
-            entry: dict[str, Any] = {"name": call.name}
-            if call.field is not None:
-                entry["field"] = call.field
-            if verdict.error is None:
-                entry["value"] = verdict.value
-            else:
-                entry["error"] = verdict.error
-                where = f" on {call.field!r}" if call.field else ""
-                self.error = self.error or CheckError(f"check {call.name}{where}: {verdict.error}")
-                self.outcome = CheckError.outcome
-            entry["elapsed_ms"] = round(verdict.elapsed * 1000, 3)
-            self.checks.append(entry)
 
 
 def encode_answer(request: Request | None, answer: Answer) -> bytes:
@@ -81,8 +65,6 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
         members["status"] = answer.status
     if answer.has_document:
         members["document"] = answer.document
-    if answer.checks:
-        members["checks"] = answer.checks
     if answer.attempts is not None:
         members["attempts"] = answer.attempts
     if answer.fetched_at is not None:
@@ -92,17 +74,51 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     return strictjson.dumps(members)[1:-1]
 
 
+def encode_verdict(call: Call, verdict: Verdict) -> bytes:
+    """Encode what one check said, or why it said nothing: an item of a result's `checks`."""
+    said: dict[str, Any] = {"name": call.name}
+    if call.field is not None:
+        said["field"] = call.field
+    said |= {"value": verdict.value} if verdict.error is None else {"error": verdict.error}
+    said["elapsed_ms"] = round(verdict.elapsed * 1000, 3)
+    return strictjson.dumps(said)
+
+
+def failure(call: Call, verdict: Verdict) -> CheckError | None:
+    """Return the error of a result with a check that said nothing, None for one that did."""
+    if verdict.error is None:
+        return None
+    where = f" on {call.field!r}" if call.field else ""
+    return CheckError(f"check {call.name}{where}: {verdict.error}")
+
+
+def with_checks(shared: bytes, verdicts: Iterable[bytes], error: CheckError | None) -> bytes:
+    """Return an `ok` answer's shared part with what the checks said; an `error` makes it a `check_error`.
+
+    Its last members are `attempts` and `fetched_at`, so what a document says cannot be taken for them.
+    """
+    end = shared.rindex(_ATTEMPTS)
+    judged = b'%b,"checks":[%b]%b' % (shared[:end], b",".join(verdicts), shared[end:])
+    if error is None:
+        return judged
+    return b'"outcome":"%b"%b,"error":%b' % (
+        error.outcome.encode(), judged[len(_OK):], strictjson.dumps(error.describe()),
+    )  # fmt: skip
+
+
 def restamp(shared: bytes, attempts: int, fetched_at: float) -> bytes:
     """Return an `ok` answer's shared part as of another time: the upstream says that it still holds.
 
-    `attempts` and `fetched_at` are its last members, so what a document says cannot be taken for them.
+    As for `with_checks`, a document cannot say what is taken for its last members.
     """
-    end = shared.rindex(b',"attempts":')
+    end = shared.rindex(_ATTEMPTS)
     return b'%b,"attempts":%d,"fetched_at":"%b"' % (shared[:end], attempts, _timestamp(fetched_at).encode())
 
 
 def is_shared(shared: bytes) -> bool:
-    """Whether bytes are the shared part of an `ok` result, which `splice` and `restamp` can make a whole one of."""
+    """Whether bytes are the shared part of an `ok` result, which `splice`, `with_checks` and `restamp` can make a whole
+    one of.
+    """
     try:
         members = read_result(b"{" + shared + b"}")
     except ValueError:
@@ -113,7 +129,7 @@ def is_shared(shared: bytes) -> bool:
         and members.keys() <= _SHARED
         and type(members.get("status", 0)) is int
         and _is_echo(members.get("request", {}))
-        and _are_verdicts(members.get("checks", []))
+        and shared.startswith(_OK)
         and _TAIL.search(shared) is not None
     )
 
@@ -122,14 +138,14 @@ def _is_echo(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() <= _ECHO and all(isinstance(each, str) for each in value.values())
 
 
-def _are_verdicts(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(each, dict)
-        and {"name", "value", "elapsed_ms"} <= each.keys() <= _VERDICT
-        and isinstance(each["name"], str)
-        and isinstance(each.get("field", ""), str)
-        and type(each["elapsed_ms"]) in (int, float)
-        for each in value
+def is_verdict(value: Any) -> bool:
+    """Whether a value is what `encode_verdict` makes of a check that did not fail."""
+    return (
+        isinstance(value, dict)
+        and {"name", "value", "elapsed_ms"} <= value.keys() <= _VERDICT
+        and isinstance(value["name"], str)
+        and isinstance(value.get("field", ""), str)
+        and type(value["elapsed_ms"]) in (int, float)
     )
 
 

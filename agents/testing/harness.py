@@ -141,8 +141,8 @@ class AsyncHarness:
         cache = await stack.enter_async_context(Cache(tiers))
         named = {name: terms_of(source, client.terms, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        asker = Asker(client, caller, cast("Any", Pool()), named)
-        enricher = Enricher(asker, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
+        asker = Asker(client, caller, named)
+        enricher = Enricher(asker, cast("Any", Pool()), cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
         return await stack.enter_async_context(enricher)
 
 

@@ -2,6 +2,7 @@
 
 front             one face to all tiers: memory first, behind it those that workers share
 entry             an answer as it is kept: until when it is what, and how it is written
+verdicts          what checks said of a document, beside its answer
 freshness         how long an answer may be used: Cache-Control and Expires within our limits
 flights           single-flight: who asks for what is being fetched waits for that fetch
 memory            LRU and TTL, bounded by entries and bytes, behind aiocache's interface; the hit path awaits nothing

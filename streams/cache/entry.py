@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from models import strictjson
 from models.errors import AnswerError
-from models.result import is_shared
+from models.result import RESULT_DEPTH, is_shared
 from streams.cache.freshness import Freshness
+from streams.cache.verdicts import Verdicts, read_verdicts
 
 REVALIDATE_WITHIN = 3600.0
 """Seconds past its last use that an answer with an ETag or Last-Modified is kept: asking whether it still holds is
@@ -19,7 +20,7 @@ MAX_SKEW = 60.0
 """Seconds that the clock of another worker may be ahead of ours."""
 LONGEST = 90 * 86_400.0
 """Seconds from now on that an entry can be of use at most: no source may say more."""
-VERSION = 1
+VERSION = 2
 """Of the form in which entries are written; one of another version is not read."""
 
 _TIMES = ("fetched_at", "refresh_at", "fresh_until", "revalidate_until", "usable_until")
@@ -27,11 +28,12 @@ _VALIDATORS = ("etag", "last_modified")
 
 
 class Entry(NamedTuple):
-    """An encoded answer, and until when it is what. Times are in seconds since the epoch.
+    """An encoded answer without checks, and until when it is what. Times are in seconds since the epoch.
 
     Before `refresh_at` it is a hit; before `fresh_until` as well, but may be fetched anew already; before
     `revalidate_until` it is served while it is fetched anew; before `usable_until` it stands in for a failure.
     `error`: it is a failure that is remembered. `ask_after`: fetching it anew has failed; not again before this.
+    `verdicts` of checks on its document are added as they come; a failure has none.
     """
 
     shared: bytes
@@ -44,6 +46,7 @@ class Entry(NamedTuple):
     etag: str | None = None
     last_modified: str | None = None
     ask_after: float = 0.0
+    verdicts: Verdicts | None = None
 
     @property
     def keep_until(self) -> float:
@@ -65,8 +68,9 @@ def fresh_entry(
     refresh_ahead: bool = True,
     etag: str | None = None,
     last_modified: str | None = None,
+    verdicts: Verdicts | None = None,
 ) -> Entry:
-    """Return the entry of an answer that was fetched `now`."""
+    """Return the entry of an answer that was fetched `now`, with what is known of its document by `verdicts`."""
     until = now + freshness.fresh
     return Entry(
         shared,
@@ -77,6 +81,7 @@ def fresh_entry(
         usable_until=until + freshness.if_error,
         etag=etag if _sendable(etag) else None,
         last_modified=last_modified if _sendable(last_modified) else None,
+        verdicts=Verdicts() if verdicts is None else verdicts,
     )
 
 
@@ -89,7 +94,8 @@ def encode_entry(key: bytes, entry: Entry) -> bytes:
     """Write an entry for a tier that others share: a line of JSON, and the answer's bytes."""
     head: dict[str, Any] = {"version": VERSION, "key": key.decode()}
     head |= {name: getattr(entry, name) for name in (*_TIMES, *_VALIDATORS)}
-    return strictjson.dumps(head) + b"\n" + entry.shared
+    verdicts = b"{}" if entry.verdicts is None else entry.verdicts.write()
+    return b'%b,"verdicts":%b}\n%b' % (strictjson.dumps(head)[:-1], verdicts, entry.shared)
 
 
 def decode_entry(key: bytes, written: bytes, now: float) -> Entry | None:
@@ -99,18 +105,19 @@ def decode_entry(key: bytes, written: bytes, now: float) -> Entry | None:
     """
     line, _, shared = written.partition(b"\n")
     try:
-        head = strictjson.loads(line)
+        head = strictjson.loads(line, max_depth=RESULT_DEPTH)
         times = [float(head[name]) for name in _TIMES]
         validators = [head[name] for name in _VALIDATORS]
         valid = head["version"] == VERSION and head["key"] == key.decode()
+        verdicts = read_verdicts(head["verdicts"])
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
     if not valid or not _possible(times, now):
         return None
     if not all(each is None or _sendable(each) for each in validators) or not is_shared(shared):
         return None
-    fetched_at, refresh_at, fresh_until, revalidate_until, usable_until = times
-    return Entry(shared, fetched_at, fresh_until, None, refresh_at, revalidate_until, usable_until, *validators)
+    known = dict(zip((*_TIMES, *_VALIDATORS), (*times, *validators), strict=True))
+    return Entry(shared, verdicts=verdicts, **known)
 
 
 def _possible(times: list[float], now: float) -> bool:

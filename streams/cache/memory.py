@@ -15,7 +15,7 @@ from aiocache.serializers import NullSerializer
 from streams.cache.entry import Entry
 from streams.tiers import MemoryTier
 
-ENTRY_OVERHEAD = 700
+ENTRY_OVERHEAD = 750
 """Bytes that an entry takes beside its value: key, tuple and the table's share, rounded up."""
 
 
@@ -136,5 +136,6 @@ class MemoryCache(BaseCache):
 
 def _size(value: Any) -> int:
     if isinstance(value, Entry):
-        return len(value.shared) + len(value.etag or "") + len(value.last_modified or "")
+        verdicts = 0 if value.verdicts is None else value.verdicts.size
+        return len(value.shared) + len(value.etag or "") + len(value.last_modified or "") + verdicts
     return len(value) if isinstance(value, bytes | str) else 0

@@ -11,7 +11,7 @@ from aiokafka import ConsumerRecord
 
 from agents import places
 from agents.answer import Answerer
-from agents.enrich import Enriched
+from agents.enriched import Enriched
 from models.errors import InternalError, UpstreamError
 from models.letter import DLQ
 from models.request import Request

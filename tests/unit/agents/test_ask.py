@@ -98,12 +98,12 @@ async def terms():
 @pytest.fixture
 async def asker(upstream, terms):
     async with Client(LIMIT, LOOPBACK, retry=QUICK) as client, Caller(LIMIT) as caller:
-        yield Asker(client, caller, Pool(), terms)
+        yield Asker(client, caller, terms)
 
 
 @pytest.fixture
 async def enricher(asker):
-    async with Cache((MemoryTier(),)) as cache, Enricher(asker, cache, 5.0, CachePolicy(ttl=60.0)) as enricher:
+    async with Cache((MemoryTier(),)) as cache, Enricher(asker, Pool(), cache, 5.0, CachePolicy(ttl=60.0)) as enricher:
         yield enricher
 
 

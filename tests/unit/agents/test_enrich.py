@@ -11,9 +11,9 @@ from marshmallow import Schema, post_load
 
 from agents.ask import Asker
 from agents.enrich import Enricher
+from agents.enriched import Enriched
 from agents.known import know
 from models import checks, documents, strictjson
-from models.checks import Call, Verdict
 from models.documents import Body
 from models.errors import (
     Denied,
@@ -29,6 +29,7 @@ from models.request import Request
 from models.source import NEGATIVE_TTL
 from streams.cache.entry import Entry
 from streams.cache.front import Cache
+from streams.cache.verdicts import Verdicts
 from streams.http.response import Response
 from streams.tiers import MemoryTier
 
@@ -115,7 +116,7 @@ async def enricher_of(cache, pool):
     async with AsyncExitStack() as stack:
 
         def make(client, timeout=PATIENCE):
-            enricher = Enricher(Asker(client, None, pool, {}), cache, timeout)
+            enricher = Enricher(Asker(client, None, {}), pool, cache, timeout)
             stack.push_async_exit(enricher)
             return enricher
 
@@ -160,7 +161,8 @@ async def test_a_miss_is_fetched_loaded_and_kept(enricher_of, cache):
     assert (members["outcome"], members["status"], members["document"], members["attempts"]) == ("ok", 200, {"n": 7}, 2)
     entry = enricher.peek(PLAIN, time.time())
     until = enriched.fetched_at + 60
-    assert entry == Entry(enriched.shared, enriched.fetched_at, until, None, until - 12, until, until + 300)
+    assert entry == Entry(enriched.shared, enriched.fetched_at, until, None, until - 12, until, until + 300,
+                          verdicts=Verdicts())  # fmt: skip
     assert (len(client.calls), len(cache.memory)) == (1, 1)
 
 
@@ -181,7 +183,7 @@ async def test_an_answer_that_came_between_look_and_fetch_is_a_hit(enricher_of, 
     client = FakeClient()
     entry = kept(age=12.5)
     cache.put(PLAIN.key, entry)
-    assert await enricher_of(client).answer(PLAIN, {}) == (entry.shared, b"hit", entry.fetched_at, None)
+    assert await enricher_of(client).answer(PLAIN, {}) == Enriched.of(entry, b"hit")
     assert client.calls == []
 
 
@@ -422,7 +424,7 @@ async def test_an_answer_past_its_freshness_stands_in_for_a_failure(enricher_of,
     cache.put(PLAIN.key, entry)
     client = FakeClient(error)
     assert enricher_of(client).peek(PLAIN, time.time()) is None
-    assert await enricher_of(client).answer(PLAIN, {}) == (entry.shared, b"stale", entry.fetched_at, None)
+    assert await enricher_of(client).answer(PLAIN, {}) == Enriched.of(entry, b"stale")
     assert (len(client.calls), cache.peek(PLAIN.key)) == (1, entry._replace(ask_after=time.time() + NEGATIVE_TTL))
 
 
@@ -541,56 +543,3 @@ async def test_a_plugin_s_document_that_json_cannot_say_is_invalid(enricher_of, 
     enriched = await enricher_of(FakeClient(b"{}")).answer(wanted(schema="odd"), {})
     assert said(enriched)["outcome"] == enriched.error.outcome == "invalid_document"
     assert said(enriched)["error"]["message"].startswith("schema odd: ")
-
-
-async def test_checks_run_on_the_fields_they_name(enricher_of, cache):
-    """Each check gets its field and arguments, the answers come in order, and are kept with the document."""
-    calls = (Call("is_prime", "a.0"), Call("sha256"), Call("json_schema", "a", {"schema": {"type": "array"}}))
-    enriched = await enricher_of(FakeClient(b'{"a":[7]}')).answer(wanted(checks=calls), {})
-    found = said(enriched)
-    assert [check["value"] for check in found["checks"]][::2] == [True, True]
-    assert [check["name"] for check in found["checks"]] == ["is_prime", "sha256", "json_schema"]
-    assert (found["outcome"], len(cache.memory)) == ("ok", 1)
-
-
-async def test_a_check_of_a_field_that_is_not_there_fails_alone(enricher_of, pool, cache):
-    """It is not sent to the pool; the others are, the document stays, and the result is not kept."""
-    calls = (Call("is_prime", "gone"), Call("is_prime", "n"))
-    enriched = await enricher_of(FakeClient(b'{"n":7}')).answer(wanted(checks=calls), {})
-    found = said(enriched)
-    assert found["outcome"] == enriched.error.outcome == "check_error"
-    assert found["checks"][0]["error"] == "the document has no field 'gone'"
-    assert found["checks"][1]["value"] is True
-    assert found["document"] == {"n": 7}
-    assert (len(pool.futures), len(cache.memory)) == (1, 0)
-
-
-async def test_a_check_that_crashed_makes_check_error(enricher_of, cache):
-    """A verdict without an answer is the result's error, and is tried again the next time."""
-    enriched = await enricher_of(FakeClient(b'"x"')).answer(wanted(checks=(Call("is_prime"),)), {})
-    assert said(enriched)["error"]["message"] == "check is_prime: TypeError: takes an integer, not a string"
-    assert (enriched.error.outcome, len(cache.memory)) == ("check_error", 0)
-
-
-async def test_a_check_that_takes_too_long_is_a_timeout(enricher_of, pool):
-    """The deadline holds for the checks too, and the pool is told that nobody waits."""
-    pool.stuck = True
-    enriched = await enricher_of(FakeClient(b"7")).answer(wanted(checks=(Call("is_prime"),) * 3, timeout=0.01), {})
-    assert isinstance(enriched.error, TimedOut)
-    assert [future.cancelled() for future in pool.futures] == [True] * 3
-
-
-async def test_verdicts_do_not_leak_between_requests(enricher_of, pool):
-    """Verdicts that are late answer the request that asked for them."""
-    pool.stuck = True
-    client = FakeClient(b"7", b"8")
-    enricher = enricher_of(client)
-    asking = [
-        asyncio.create_task(enricher.answer(wanted(url=URL + path, checks=(Call("is_prime"),)), {})) for path in "ab"
-    ]
-    await client.until(2)
-    await settle()
-    for future, value in zip(reversed(pool.futures), (False, True), strict=True):
-        future.set_result(Verdict(value))
-    found = [said(await task) for task in asking]
-    assert [(each["document"], each["checks"][0]["value"]) for each in found] == [(7, True), (8, False)]

@@ -13,7 +13,8 @@ from multidict import CIMultiDict
 
 from agents import enrich
 from agents.ask import Asker
-from agents.enrich import HOT, Enricher, negative_ttl
+from agents.enrich import HOT, Enricher
+from agents.keeper import negative_ttl
 from agents.known import Known, know
 from models.documents import Body
 from models.errors import (
@@ -122,7 +123,7 @@ def cache(clock: Clock) -> Cache:
 
 def enricher_over(upstream: Upstream, cache: Cache, timeout: float = 30, policy: CachePolicy | None = None) -> Enricher:
     terms = {"s": Terms(1_000), "t": Terms(1_000)}
-    return Enricher(Asker(upstream, None, None, terms), cache, timeout, policy)  # type: ignore[arg-type]
+    return Enricher(Asker(upstream, None, terms), None, cache, timeout, policy)  # type: ignore[arg-type]
 
 
 @pytest.fixture

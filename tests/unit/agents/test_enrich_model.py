@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from agents.ask import Asker
-from agents.enrich import Enriched, Enricher
+from agents.enrich import Enricher
+from agents.enriched import Enriched
 from agents.known import know
 from models import strictjson
 from models.documents import Body
@@ -29,17 +30,18 @@ from tests.unit.agents.freshness_model import FAILURES, Got, Model, Says, unchan
 
 
 class LowerTier:
-    """A dict that others share."""
+    """A dict that others share. Like any tier it forgets what is past its time to live."""
 
     def __init__(self) -> None:
-        self.kept: dict[bytes, bytes] = {}
+        self.kept: dict[bytes, tuple[bytes, float]] = {}
 
     async def get(self, key: bytes) -> bytes | None:
-        return self.kept.get(key)
+        value, until = self.kept.get(key, (None, 0.0))
+        return value if time.time() < until else None
 
     async def set(self, key: bytes, value: bytes, ttl: float) -> None:
         assert ttl > 0
-        self.kept[key] = value
+        self.kept[key] = value, time.time() + ttl
 
     async def delete(self, key: bytes) -> int:
         return int(self.kept.pop(key, None) is not None)
@@ -59,7 +61,7 @@ class World:
         self.cache.memory._clock = self.model.clock
         if self.tier is not None:
             self.cache.lower = [self.tier]
-        self.enricher = Enricher(Asker(self, None, None, {}), self.cache, 30.0, self.model.policy)  # type: ignore[arg-type]
+        self.enricher = Enricher(Asker(self, None, {}), None, self.cache, 30.0, self.model.policy)  # type: ignore[arg-type]
 
     async def fetch(self, *_: Any, validators: Mapping[str, str], **__: Any) -> Response:
         self.asked.append(dict(validators))

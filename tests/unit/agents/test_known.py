@@ -13,6 +13,7 @@ from agents.known import (
     MAX_KNOWN_BYTES,
     MAX_PLAIN_BYTES,
     Book,
+    check_key,
     cut_id,
     entry_key,
     know,
@@ -247,23 +248,22 @@ REQUESTS = st.builds(Request, **{name: st.sampled_from(pool) for name, pool in P
 
 
 def meaning(request):
-    """Say in full what an answer depends on, types and all."""
+    """Say in full what a document depends on, types and all."""
     headers = sorted((name.lower(), value) for name, value in request.headers.items())
-    calls = [(call.name, call.field, json.dumps(call.args)) for call in request.checks]
     body, params = json.dumps(request.body), json.dumps(dict(request.params), sort_keys=True)
-    return request.url, request.source, request.method, request.schema, headers, body, calls, params
+    return request.url, request.source, request.method, request.schema, headers, body, params
 
 
 @settings(deadline=None, max_examples=300)
 @given(REQUESTS, REQUESTS)
-def test_requests_share_an_entry_exactly_if_their_answers_are_the_same(one, other):
-    """The key is the same if and only if all that an answer depends on is."""
+def test_requests_share_an_entry_exactly_if_their_documents_are_the_same(one, other):
+    """The key is the same if and only if all that a document depends on is."""
     assert (entry_key(one) == entry_key(other)) is (meaning(one) == meaning(other))
 
 
-def test_each_thing_an_answer_depends_on_changes_the_key():
+def test_each_thing_a_document_depends_on_changes_the_key():
     """Changing any one field from the plain request to any other value of it makes another entry."""
-    for name in ("url", "method", "schema", "headers", "body", "checks", "params"):
+    for name in ("url", "method", "schema", "headers", "body", "params"):
         for one, other in itertools.combinations(POOLS[name], 2):
             first, second = PLAIN._replace(**{name: one}), PLAIN._replace(**{name: other})
             assert (entry_key(first) == entry_key(second)) is (meaning(first) == meaning(second)), (name, one, other)
@@ -275,11 +275,41 @@ def test_each_thing_an_answer_depends_on_changes_the_key():
         PLAIN._replace(timeout=3.0),
         PLAIN._replace(max_age=3.0),
         PLAIN._replace(max_age=0.0, timeout=1.0),
+        *(PLAIN._replace(checks=calls) for calls in POOLS["checks"]),
     ],
 )
-def test_deadline_and_age_are_no_part_of_the_key(same):
-    """How long one waits and how old an answer may be changes nothing of the answer."""
+def test_deadline_age_and_checks_are_no_part_of_the_key(same):
+    """How long one waits, how old an answer may be and what is asked of it change nothing of the document."""
     assert entry_key(same) == entry_key(PLAIN)
+
+
+CALLS = st.builds(
+    Call,
+    st.sampled_from(["x", "y", "x.f"]),
+    st.sampled_from([None, "f", "f.0", "null", ""]),
+    st.sampled_from([{}, {"a": 1}, {"a": 1.0}, {"a": True}, {"a": "1"}, {"b": 1}, {"a": [1]}, {"a": 1, "b": 2}]),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(CALLS, CALLS)
+def test_checks_share_a_verdict_exactly_if_they_ask_the_same(one, other):
+    """The key of a check is the same if and only if its name, field and arguments are, types and all."""
+    meant = [(call.name, call.field, json.dumps(call.args)) for call in (one, other)]
+    assert (check_key(one) == check_key(other)) is (meant[0] == meant[1])
+
+
+def test_the_order_of_arguments_is_no_part_of_a_check():
+    """JSON's objects have none."""
+    assert check_key(Call("x", None, {"a": {"c": 1, "d": 2}, "b": 2})) == check_key(
+        Call("x", None, {"b": 2, "a": {"d": 2, "c": 1}})
+    )
+
+
+def test_a_request_knows_its_checks_in_order():
+    """One key for each check, also for one that is named twice."""
+    calls = (Call("x"), Call("y", "f"), Call("x"))
+    assert know(PLAIN._replace(checks=calls)).checks == tuple(map(check_key, calls))
 
 
 def test_the_case_and_order_of_headers_are_no_part_of_the_key():
@@ -311,7 +341,7 @@ def test_a_source_is_never_taken_for_a_url():
 def test_only_answers_to_safe_methods_are_kept(method, kept):
     """A request that may change something has no entry in the cache."""
     request = PLAIN._replace(method=method, max_age=3.0)
-    assert know(request) == (request, entry_key(request) if kept else None, 3.0, None)
+    assert know(request) == (request, entry_key(request) if kept else None, 3.0, None, ())
 
 
 @pytest.mark.parametrize(

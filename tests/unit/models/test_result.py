@@ -18,10 +18,14 @@ from models.result import (
     Answer,
     ResultSchema,
     encode_answer,
+    encode_verdict,
+    failure,
     is_shared,
+    is_verdict,
     read_result,
     restamp,
     splice,
+    with_checks,
 )
 
 REQUEST = Request(url="http://example.org/")
@@ -29,6 +33,17 @@ REQUEST = Request(url="http://example.org/")
 
 def members(request, answer):
     return strictjson.loads(b"{" + encode_answer(request, answer) + b"}")
+
+
+def checked(answer, calls, verdicts):
+    """Encode an answer with what checks said of it, as the worker does."""
+    pairs = list(zip(calls, verdicts, strict=True))
+    error = next(filter(None, (failure(*pair) for pair in pairs)), None)
+    return with_checks(encode_answer(REQUEST, answer), [encode_verdict(*pair) for pair in pairs], error)
+
+
+def plain(document=None):
+    return Answer("ok", document=document, has_document=True, attempts=1, fetched_at=1.0)
 
 
 def test_an_ok_answer_says_what_applies_and_nothing_else():
@@ -87,40 +102,32 @@ def test_a_failed_answer_has_the_error_s_outcome_and_status(error, status):
 
 
 def test_checks_add_their_values_and_false_is_an_answer():
-    """Values are listed in order with name, field and time, and a false one leaves the outcome ok."""
-    answer = Answer("ok")
-    answer.judge((Call("is_prime", "a.b"), Call("sha256")), [Verdict(False, elapsed=0.0123456), Verdict("x")])
-    assert answer.outcome == "ok"
-    assert answer.error is None
-    assert members(REQUEST, answer)["checks"] == [
+    """Values are listed in order with name, field and time, and a false one leaves all else as it was."""
+    calls = Call("is_prime", "a.b"), Call("sha256")
+    found = read_result(b"{" + checked(plain(7), calls, [Verdict(False, elapsed=0.0123456), Verdict("x")]) + b"}")
+    assert found.pop("checks") == [
         {"name": "is_prime", "field": "a.b", "value": False, "elapsed_ms": 12.346},
         {"name": "sha256", "value": "x", "elapsed_ms": 0.0},
     ]
+    assert found == members(REQUEST, plain(7))
 
 
 def test_a_check_that_failed_makes_check_error_and_keeps_the_document():
-    """The first failure is the result's error, every failure is told with its check, and the document stays."""
-    answer = Answer("ok", document=[1], has_document=True)
+    """The first failure is the result's error, every failure is told with its check, and all else stays."""
     calls = (Call("sha256"), Call("is_prime", "n"), Call("json_schema"))
-    answer.judge(calls, [Verdict("x"), Verdict(error="boom"), Verdict(error="bang")])
-    said = members(REQUEST, answer)
-    assert said["outcome"] == "check_error"
-    assert said["error"] == CheckError("check is_prime on 'n': boom").describe()
-    assert [check.get("error") for check in said["checks"]] == [None, "boom", "bang"]
-    assert said["document"] == [1]
+    found = read_result(
+        b"{" + checked(plain([1]), calls, [Verdict("x"), Verdict(error="boom"), Verdict(error="bang")]) + b"}"
+    )
+    assert found.pop("outcome") == "check_error"
+    assert found.pop("error") == CheckError("check is_prime on 'n': boom").describe()
+    assert [check.get("error") for check in found.pop("checks")] == [None, "boom", "bang"]
+    assert {"outcome": "ok"} | found == members(REQUEST, plain([1]))
 
 
 def test_a_check_of_the_whole_document_is_named_without_a_field():
     """The error of a check without field does not speak of one."""
-    answer = Answer("ok")
-    answer.judge((Call("is_prime"),), [Verdict(error="boom")])
-    assert str(answer.error) == "check is_prime: boom"
-
-
-def test_every_check_has_its_verdict():
-    """A verdict too few is a fault of the service, not a check silently left out."""
-    with pytest.raises(ValueError, match="shorter"):
-        Answer("ok").judge((Call("is_prime"), Call("sha256")), [Verdict(True)])
+    assert str(failure(Call("is_prime"), Verdict(error="boom"))) == "check is_prime: boom"
+    assert failure(Call("is_prime"), Verdict(None)) is None
 
 
 @settings(deadline=None)
@@ -166,9 +173,8 @@ def test_a_reader_takes_every_outcome(outcome):
 
 def test_a_reader_takes_failed_checks_and_errors():
     """A result with everything that can go wrong in it is read by the schema."""
-    answer = Answer("ok", 200, document=None, has_document=True)
-    answer.judge((Call("is_prime", "n"), Call("sha256")), [Verdict(error="boom"), Verdict("x")])
-    value = splice(b'"a"', encode_answer(REQUEST, answer), b"miss", None, 0)
+    shared = checked(plain(), (Call("is_prime", "n"), Call("sha256")), [Verdict(error="boom"), Verdict("x")])
+    value = splice(b'"a"', shared, b"miss", None, 0)
     loaded = ResultSchema().load(strictjson.loads(value))
     assert loaded["error"]["type"] == "CheckError"
     assert loaded["document"] is None
@@ -196,9 +202,7 @@ def test_a_reader_refuses_what_is_no_result(change, field):
 
 def test_a_check_that_answers_null_is_read():
     """`value: null` is an answer of a check, and a reader takes it."""
-    answer = Answer("ok")
-    answer.judge((Call("sha256"),), [Verdict(None)])
-    value = splice(b'"a"', encode_answer(REQUEST, answer), b"miss", None, 0)
+    value = splice(b'"a"', checked(plain(), (Call("sha256"),), [Verdict(None)]), b"miss", None, 0)
     loaded = ResultSchema().load(read_result(value))
     assert loaded["checks"] == [{"name": "sha256", "value": None, "elapsed_ms": 0.0}]
 
@@ -212,9 +216,8 @@ def nested(levels):
 
 def test_a_document_and_a_value_as_deep_as_they_may_be_are_read():
     """A result holds what the contract allows one level further down, and can be read all the same."""
-    answer = Answer("ok", document=nested(64), has_document=True)
-    answer.judge((Call("echo"),), [Verdict(nested(64))])
-    loaded = read_result(splice(b'"a"', encode_answer(REQUEST, answer), b"miss", None, 0))
+    shared = checked(plain(nested(64)), (Call("echo"),), [Verdict(nested(64))])
+    loaded = read_result(splice(b'"a"', shared, b"miss", None, 0))
     assert loaded["document"] == loaded["checks"][0]["value"] == nested(64)
 
 
@@ -242,23 +245,51 @@ TRICKY = st.recursive(
 
 
 @settings(deadline=None)
-@given(TRICKY, st.booleans(), st.integers(1, 10**6 - 1), st.floats(0, 4e9))
-def test_an_answer_that_still_holds_is_as_if_fetched_now(document, checked, attempts, fetched_at):
-    """Whatever a document or a check's value holds that looks like the end of an answer, nothing else changes."""
+@given(TRICKY, st.integers(1, 10**6 - 1), st.floats(0, 4e9))
+def test_an_answer_that_still_holds_is_as_if_fetched_now(document, attempts, fetched_at):
+    """Whatever a document holds that looks like the end of an answer, nothing else changes."""
     old = Answer("ok", 200, document, has_document=True, attempts=1, fetched_at=1.0)
     new = Answer("ok", 200, document, has_document=True, attempts=attempts, fetched_at=fetched_at)
-    for answer in (old, new) if checked else ():
-        answer.judge((Call("sha256", "x"),), [Verdict(document)])
     assert restamp(encode_answer(REQUEST, old), attempts, fetched_at) == encode_answer(REQUEST, new)
 
 
 @settings(deadline=None)
-@given(TRICKY, st.booleans(), st.floats(0, 4e9))
-def test_every_ok_answer_of_ours_is_one(document, checked, fetched_at):
-    """What is encoded is recognised, also once its time is another."""
+@given(TRICKY, TRICKY, st.none() | st.text(max_size=5))
+def test_verdicts_come_between_document_and_end(document, value, reason):
+    """Whatever a document or a verdict holds, the result is the answer with the verdicts, and nothing else."""
+    found = read_result(b"{" + checked(plain(document), [Call("x", "f")], [Verdict(value, reason)]) + b"}")
+    verdict, error = found.pop("checks"), found.pop("error", None)
+    assert verdict == [{"name": "x", "field": "f", "elapsed_ms": 0.0}
+                       | ({"value": value} if reason is None else {"error": reason})]  # fmt: skip
+    assert (found.pop("outcome"), error is None) == (("ok", True) if reason is None else ("check_error", False))
+    assert {"outcome": "ok"} | found == members(REQUEST, plain(document))
+
+
+@given(TRICKY, st.none() | st.text(max_size=5))
+def test_every_verdict_of_ours_is_one(value, field):
+    """What is encoded is recognised, a failure is not."""
+    assert is_verdict(read_result(encode_verdict(Call("x", field), Verdict(value, elapsed=0.5))))
+    assert not is_verdict(read_result(encode_verdict(Call("x", field), Verdict(error="boom"))))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": 7}, {"name": ...}, {"field": 7}, {"field": None}, {"value": ...}, {"elapsed_ms": ...},
+     {"elapsed_ms": True}, {"elapsed_ms": "1"}, {"error": "boom"}, {"surprise": 1}],
+)  # fmt: skip
+def test_what_no_reader_takes_is_no_verdict(change):
+    """Members that are missing, odd or too many."""
+    changed = {"name": "x", "field": "f", "value": 1, "elapsed_ms": 0.1} | change
+    assert not is_verdict({name: value for name, value in changed.items() if value is not ...})
+    assert not is_verdict([changed])
+
+
+@settings(deadline=None)
+@given(TRICKY, st.floats(0, 4e9))
+def test_every_ok_answer_of_ours_is_one(document, fetched_at):
+    """What is encoded is recognised, also once its time is another; with checks it is none that is kept."""
     answer = Answer("ok", 200, document, has_document=True, attempts=1, fetched_at=fetched_at)
-    if checked:
-        answer.judge((Call("sha256", "x"), Call("sha256")), [Verdict(document), Verdict(None)])
+    assert not is_shared(checked(answer, (Call("sha256"),), [Verdict(None)]))
     shared = encode_answer(REQUEST._replace(source="s"), answer)
     assert is_shared(shared)
     assert is_shared(restamp(shared, 7, 1.0))

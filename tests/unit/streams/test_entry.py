@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import strictjson
-from models.errors import UpstreamError
+from models.checks import Call, Verdict
+from models.errors import CheckError, UpstreamError
 from models.request import Request
-from models.result import Answer, ResultSchema, encode_answer, read_result, restamp, splice
+from models.result import Answer, ResultSchema, encode_answer, encode_verdict, read_result, restamp, splice, with_checks
 from streams.cache.entry import (
     MAX_SKEW,
     REFRESH_SHARE,
@@ -25,6 +26,7 @@ from streams.cache.entry import (
     fresh_entry,
 )
 from streams.cache.freshness import Freshness
+from streams.cache.verdicts import Said, Verdicts
 
 NOW = 1_800_000_000.0
 KEY = b"00000000-4a6965d8262a22b0-6e6afc0a1b25d888fe66ebcb4e164395f168fc1e"
@@ -33,6 +35,7 @@ SHARED = encode_answer(
     Request(url="http://a/"), Answer("ok", 200, {"n": 7}, has_document=True, attempts=1, fetched_at=NOW)
 )
 ENTRY = fresh_entry(SHARED, NOW, Freshness(60.0, 30.0, 300.0), etag='"1"', last_modified="then")
+SAID = Said(encode_verdict(Call("is_prime", "n"), Verdict(True, elapsed=0.1)))
 TIMES = ("fetched_at", "refresh_at", "fresh_until", "revalidate_until", "usable_until")
 
 
@@ -86,6 +89,16 @@ DOCUMENTS = st.recursive(
 VALIDATORS = st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
 
 
+VERDICTS = st.dictionaries(
+    st.text("0123456789abcdef", max_size=40),
+    st.builds(
+        lambda field, value, elapsed: Said(encode_verdict(Call("x", field), Verdict(value, elapsed=elapsed))),
+        st.none() | st.text(max_size=5), DOCUMENTS, st.floats(0, 10),
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
 @settings(deadline=None)
 @given(
     DOCUMENTS,
@@ -94,16 +107,19 @@ VALIDATORS = st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=1
     st.booleans(),
     VALIDATORS,
     VALIDATORS,
+    VERDICTS,
 )
 def test_what_was_written_is_read(  # noqa: PLR0917  what an entry is made of
-    document, fetched_at, windows, ahead, etag, last_modified
+    document, fetched_at, windows, ahead, etag, last_modified, said
 ):
-    """Whatever the document holds, the entry comes back as it was, but for what one worker alone knows."""
+    """Whatever document and verdicts hold, the entry comes back as it was, but for what one worker alone knows."""
     answer = Answer("ok", 200, document, has_document=True, attempts=3, fetched_at=fetched_at)
     shared = encode_answer(Request(url="http://a/"), answer)
     entry = fresh_entry(shared, fetched_at, Freshness(*windows), refresh_ahead=ahead, etag=etag,
-                        last_modified=last_modified)  # fmt: skip
-    assert decode_entry(KEY, encode_entry(KEY, entry._replace(ask_after=9.0)), fetched_at) == entry
+                        last_modified=last_modified, verdicts=Verdicts(said))  # fmt: skip
+    failed = Said(b'{"name":"x","error":"boom","elapsed_ms":0.0}', CheckError("boom"), fetched_at + 5)
+    known = entry._replace(ask_after=9.0, verdicts=Verdicts({**said, "failed": failed}))
+    assert decode_entry(KEY, encode_entry(KEY, known), fetched_at) == entry
 
 
 def test_an_entry_goes_to_no_other_key():
@@ -112,6 +128,13 @@ def test_an_entry_goes_to_no_other_key():
     assert decode_entry(KEY, encode_entry(KEY, ENTRY), NOW) == ENTRY
     assert decode_entry(other, encode_entry(KEY, ENTRY), NOW) is None
     assert decode_entry(KEY, encode_entry(other, ENTRY), NOW) is None
+
+
+ODD_VERDICTS = (
+    ..., None, [], {"a": None}, {"a": [1]}, {"a": {"name": "x", "value": 1}},
+    {"a": {"name": "x", "error": "boom", "elapsed_ms": 1}}, {"a": {"name": "x", "value": 1, "elapsed_ms": 1, "id": 2}},
+    {"a": {"name": "x", "value": math.nan, "elapsed_ms": 1}}, {"a": {"name": "x", "value": 1, "elapsed_ms": math.inf}},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -131,12 +154,13 @@ def test_an_entry_goes_to_no_other_key():
         {"last_modified": "\x00"},
         {"last_modified": True},
         {"fetched_at": NOW + MAX_SKEW + 1},
+        *({"verdicts": verdicts} for verdicts in ODD_VERDICTS),
         *({name: value} for name in TIMES for value in (math.nan, math.inf, -math.inf, None, [], "soon", ...)),
     ],
     ids=str,
 )
 def test_a_head_that_is_none_is_not_read(changes):
-    """Another version or key, what cannot be a header, and times that are none."""
+    """Another version or key, what cannot be a header, times that are none, and verdicts that no result takes."""
     assert decode_entry(KEY, written(**changes), NOW) is None
 
 
@@ -194,7 +218,8 @@ def test_a_clock_that_is_a_little_ahead_is_believed():
         b'"outcome":"ok","document":"\xff"' + TAIL,
         b'"outcome":"ok","status":"200"' + TAIL,
         b'"outcome":"ok","request":[]' + TAIL,
-        b'"outcome":"ok","checks":{}' + TAIL,
+        b'"outcome":"ok","checks":[]' + TAIL,
+        b'"status":200,"outcome":"ok"' + TAIL,
         b'"outcome":"ok","error":{"type":"A","message":"b","retryable":true}' + TAIL,
         b'"outcome":"ok","document":1},{"outcome":"ok"' + TAIL,
         b'"outcome":"ok","document":{"a":1' + TAIL + b"}",
@@ -211,20 +236,21 @@ def test_an_answer_that_would_break_a_result_is_not_read(shared):
     assert decode_entry(KEY, written(shared), NOW) is None
 
 
-@pytest.mark.parametrize(
-    "member", [b'"checks":[1]', b'"checks":[{"name":1,"elapsed_ms":1}]', b'"request":{"url":1}', b'"request":{"x":1}']
-)
+@pytest.mark.parametrize("member", [b'"request":{"url":1}', b'"request":{"x":1}', b'"status":true', b'"status":2.5'])
 def test_an_answer_that_no_reader_takes_is_not_read(member):
     """What our own schema of results refuses does not go into a result."""
     assert decode_entry(KEY, written(b'"outcome":"ok",' + member + TAIL), NOW) is None
 
 
 def taken(entry):
-    """Assert that an entry makes one whole result, as it is and revalidated."""
-    for shared in (entry.shared, restamp(entry.shared, 2, NOW)):
+    """Assert that an entry makes one whole result, as it is, revalidated, and with each of its verdicts."""
+    assert entry.verdicts is not None
+    said = [each.encoded for each in entry.verdicts._kept.values()]
+    judged = [with_checks(entry.shared, [each, each], None) for each in said]
+    for shared in (entry.shared, restamp(entry.shared, 2, NOW), *judged):
         members = read_result(splice(b'"mine"', shared, b"hit", 1.0, 0.001))
         assert (members["id"], members["outcome"], members["cache"], members["age"]) == ("mine", "ok", "hit", 1.0)
-        assert members.keys() <= ResultSchema().fields.keys() - {"error"}
+        assert not ResultSchema().validate(members)
     assert all(map(math.isfinite, entry[1:3] + entry[4:7]))
 
 
@@ -241,7 +267,7 @@ def test_any_bytes_are_an_entry_or_none(content):
 @given(st.data())
 def test_a_damaged_entry_is_an_entry_or_none(data):
     """Bytes changed, cut out or put in anywhere: nothing is raised, and what is still read makes a whole result."""
-    content = bytearray(encode_entry(KEY, ENTRY))
+    content = bytearray(encode_entry(KEY, ENTRY._replace(verdicts=Verdicts({"a": SAID, "b": SAID}))))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(content)))
         piece = data.draw(st.binary(max_size=3) | st.sampled_from([b"9" * 30, b'"', b"}", b",", b"\n", b"e", TAIL]))

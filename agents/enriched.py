@@ -1,0 +1,35 @@
+"""What came of a request: an answer that is encoded but for what differs from request to request."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from models.errors import AnswerError
+from models.result import read_result
+from streams.cache.entry import Entry
+from streams.cache.verdicts import Verdicts
+
+_ABSENT: Any = object()
+
+
+class Enriched(NamedTuple):
+    """An answer encoded for `splice`: how the cache was involved, and when it was fetched (None: it was not).
+
+    `verdicts` are what checks have said of its document so far; `loaded` is that document, just after it was fetched.
+    """
+
+    shared: bytes
+    cache: bytes
+    fetched_at: float | None
+    error: AnswerError | None
+    verdicts: Verdicts | None = None
+    loaded: Any = _ABSENT
+
+    @classmethod
+    def of(cls, entry: Entry, cache: bytes) -> Enriched:
+        """Make one of what is kept."""
+        return cls(entry.shared, cache, entry.fetched_at, entry.error, entry.verdicts)
+
+    def document(self) -> Any:
+        """Return the document, decoded if need be."""
+        return read_result(b"{%b}" % self.shared)["document"] if self.loaded is _ABSENT else self.loaded

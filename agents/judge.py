@@ -1,0 +1,124 @@
+"""Checks on a document: only those that have said nothing of it yet, each once for all who want it at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agents.enriched import Enriched
+from agents.known import Known
+from models import checks
+from models.checks import Call, Verdict
+from models.result import encode_verdict, failure, with_checks
+from models.source import NEGATIVE_TTL
+from streams.cache.verdicts import Said, Verdicts
+from streams.pool import CheckPool
+
+
+class _Run:
+    """A check that runs, and how many wait for it: when none does any more, it need not."""
+
+    def __init__(self, call: Call, future: asyncio.Future[Verdict]) -> None:
+        self._call, self.future = call, future
+        self.waiting = 0
+        self._said: Said | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has said something."""
+        return self.future.done() and not self.future.cancelled()
+
+    def said(self) -> Said:
+        """Return what it said, the same for all. Raises CancelledError if the pool was closed first."""
+        if self._said is None:
+            verdict = self.future.result()
+            encoded, error = encode_verdict(self._call, verdict), failure(self._call, verdict)
+            self._said = Said(encoded) if error is None else Said(encoded, error, time.time() + NEGATIVE_TTL)
+        return self._said
+
+
+class Judge:
+    """`learned` is called when something new is known of a request's document."""
+
+    def __init__(self, pool: CheckPool, learned: Callable[[Known, Verdicts], None]) -> None:
+        self._pool = pool
+        self._learned = learned
+        # By the identity of the verdicts: whoever waits holds them.
+        self._running: dict[tuple[int, str], _Run] = {}
+
+    async def judge(self, known: Known, found: Enriched) -> Enriched:
+        """Return an answer with what the request's checks say of it; one that fails makes it a `check_error`."""
+        if found.error is not None or not known.checks:
+            return found
+        verdicts = Verdicts() if found.verdicts is None else found.verdicts
+        now = time.time()
+        said = {key: kept for key in known.checks if (kept := verdicts.find(key, now)) is not None}
+        missing = {key: call for key, call in zip(known.checks, known.request.checks, strict=True) if key not in said}
+        if missing:
+            said |= await self._ask(known, missing, found, verdicts)
+        return _judged(found, [said[key] for key in known.checks])
+
+    async def _ask(
+        self, known: Known, missing: Mapping[str, Call], found: Enriched, verdicts: Verdicts
+    ) -> dict[str, Said]:
+        """Run what nobody runs on this document yet, and wait for all; what has said something is kept in any case."""
+        runs: dict[str, _Run] = {}
+        try:
+            if any((id(verdicts), key) not in self._running for key in missing):
+                found = found._replace(loaded=found.document())
+            for key, call in missing.items():
+                runs[key] = self._join(verdicts, key, call, found)
+            if waiting := {run.future for run in runs.values() if not run.future.done()}:
+                await asyncio.wait(waiting)
+            return {key: run.said() for key, run in runs.items()}
+        finally:
+            news = [verdicts.keep(key, run.said()) for key, run in runs.items() if run.is_done]
+            for key, run in runs.items():
+                self._leave(verdicts, key, run)
+            if any(news):
+                self._learned(known, verdicts)
+
+    def _join(self, verdicts: Verdicts, key: str, call: Call, found: Enriched) -> _Run:
+        run = self._running.get((id(verdicts), key))
+        if run is None:
+            run = self._running[id(verdicts), key] = _Run(call, self._submit(call, found))
+        run.waiting += 1
+        return run
+
+    def _leave(self, verdicts: Verdicts, key: str, run: _Run) -> None:
+        run.waiting -= 1
+        if not run.waiting:
+            run.future.cancel()
+            del self._running[id(verdicts), key]
+
+    def _submit(self, call: Call, found: Enriched) -> asyncio.Future[Verdict]:
+        """Ask the pool; a check whose field is not there fails without going there."""
+        try:
+            value = checks.select(found.document(), call.field)
+        except ValueError as exc:
+            failed: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+            failed.set_result(Verdict(error=str(exc)))
+            return failed
+        return self._pool.submit(call.name, value, call.args)
+
+
+def at_hand(known: Known, found: Enriched, now: float) -> Enriched | None:
+    """Do what `judge` does if all is known at `now` (epoch seconds); else return None."""
+    if found.error is not None or not known.checks:
+        return found
+    if found.verdicts is None:
+        return None
+    said: list[Said] = []
+    for key in known.checks:
+        kept = found.verdicts.find(key, now)
+        if kept is None:
+            return None
+        said.append(kept)
+    return _judged(found, said)
+
+
+def _judged(found: Enriched, said: Sequence[Said]) -> Enriched:
+    error = next((each.error for each in said if each.error is not None), None)
+    shared = with_checks(found.shared, [each.encoded for each in said], error)
+    return Enriched(shared, found.cache, found.fetched_at, error)

@@ -1,0 +1,67 @@
+"""Verdicts beside a document: found while they hold, bounded, and counted in bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from models.checks import Call, Verdict
+from models.errors import CheckError
+from models.result import encode_verdict
+from streams.cache.verdicts import MAX_VERDICTS, VERDICT_OVERHEAD, Said, Verdicts, read_verdicts
+
+NOW = 1_800_000_000.0
+
+
+def said(value):
+    return Said(encode_verdict(Call("x"), Verdict(value)))
+
+
+FAILED = Said(b'{"name":"x","error":"boom","elapsed_ms":0.0}', CheckError("boom"), NOW + 5)
+
+
+def test_a_verdict_is_found_and_a_failure_for_a_while():
+    """What a check said lasts as long as its document; that it failed, until then and no longer."""
+    verdicts = Verdicts({"a": said(1), "b": FAILED})
+    assert (verdicts.find("a", math.inf), verdicts.find("c", NOW)) == (None, None)
+    assert verdicts.find("a", NOW + 1e9) == said(1)
+    assert (verdicts.find("b", NOW + 4.9), verdicts.find("b", NOW + 5)) == (FAILED, None)
+
+
+def test_keeping_says_what_is_news():
+    """The same again is none; another verdict under the same key takes its place."""
+    verdicts, first = Verdicts(), said(1)
+    assert verdicts.keep("a", first)
+    assert not verdicts.keep("a", first)
+    assert verdicts.keep("a", said(2))
+    assert verdicts.find("a", NOW) == said(2)
+    assert verdicts == Verdicts({"a": said(2)}) != Verdicts({"a": first})
+
+
+def test_verdicts_are_bounded_and_counted():
+    """The first kept are the first to go; the size is that of what is there."""
+    verdicts = Verdicts()
+    for number in range(MAX_VERDICTS + 3):
+        verdicts.keep(str(number), said("v" * number))
+        verdicts.keep(str(number), said("w" * number))
+    held = [number for number in range(MAX_VERDICTS + 3) if verdicts.find(str(number), NOW)]
+    assert held == list(range(3, MAX_VERDICTS + 3))
+    assert verdicts.size == sum(VERDICT_OVERHEAD + len(said("w" * number).encoded) for number in held)
+
+
+def test_only_what_lasts_is_written():
+    """Failures stay in this process; what is written is JSON on one line, and comes back."""
+    verdicts = Verdicts({"a": said("x\ny"), "b": FAILED, "c": said(None)})
+    written = verdicts.write()
+    assert b"\n" not in written
+    assert read_verdicts(json.loads(written)) == Verdicts({"a": said("x\ny"), "c": said(None)})
+    assert Verdicts().write() == b"{}"
+
+
+@pytest.mark.parametrize("written", [None, [], 7, {"a": 7}, {"a": {"name": "x", "value": math.nan, "elapsed_ms": 1}}])
+def test_what_is_none_is_refused(written):
+    """Whatever else lies there raises ValueError."""
+    with pytest.raises(ValueError, match=r"verdicts|JSON"):
+        read_verdicts(written)
