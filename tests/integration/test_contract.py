@@ -221,7 +221,7 @@ async def test_each_way_to_fail_has_its_outcome(stage: Stage) -> None:
                 ("ok", "/body?text=%3Ctitle%3EHi%3C/title%3E&type=text/html", {"schema": "page"}),
                 ("check_error", "/doc/1", {"checks": [{"name": "is_prime", "field": "missing"}]}),
                 ("check_error", "/doc/1", {"checks": ["is_prime"]}),
-                ("check_error", "/doc/1", {"checks": [{"name": "is_prime", "field": "n", "args": {"x": 1}}]}),
+                ("invalid_request", "/doc/1", {"checks": [{"name": "is_prime", "field": "n", "args": {"x": 1}}]}),
             ]
             values = [asked(upstream.url + path, n, **more) for n, (_, path, more) in enumerate(cases)]
             values.append(asked(f"http://127.0.0.1:{port}/", len(values)))
