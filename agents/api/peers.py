@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import Any, Protocol, Self
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from agents.api.selection import Row
@@ -190,7 +191,7 @@ async def _lines(response: aiohttp.ClientResponse) -> Any:
     try:
         async for line in response.content:
             yield line
-    except ValueError:  # a line longer than the stream's limit
+    except LineTooLong:
         raise NotTold("it tells a row larger than is taken") from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
@@ -58,19 +58,33 @@ class Tables:
         """Return `ok`, or what is missing."""
         return self._shelves.state()
 
-    def get(self, table: str, key: bytes) -> list[Row]:
-        """Return the partial rows of a key, at most one a partition; agents.rows.merge makes one of them."""
-        found = ((partition, self._shelves.get(table, partition, key)) for partition in sorted(self.partitions))
+    def get(self, table: str, key: bytes, partitions: Collection[int] | None = None) -> list[Row]:
+        """Return the partial rows of a key, at most one a partition; agents.rows.merge makes one of them.
+
+        `partitions` are those to look into, here and below; None is all that are held.
+        """
+        found = ((partition, self._shelves.get(table, partition, key)) for partition in self._among(partitions))
         return [self._decode(table, partition, key, value, False) for partition, value in found if value is not None]  # noqa: FBT003
 
-    def scan(self, table: str, prefix: bytes = b"", *, heads: bool = False) -> Iterator[tuple[bytes, Row]]:
+    def scan(
+        self, table: str, prefix: bytes = b"", *, heads: bool = False, partitions: Collection[int] | None = None
+    ) -> Iterator[tuple[bytes, Row]]:
         """Yield the partial rows whose key begins with `prefix`, in no order; cheap to abandon.
 
         `heads` leaves out the `result` of answers, which is most of what they cost.
         """
-        for partition in sorted(self.partitions):
+        for partition in self._among(partitions):
             for key, value in self._shelves.scan(table, partition, prefix):
                 yield key, self._decode(table, partition, key, value, heads)
+
+    def keys(self, table: str, prefix: bytes = b"", partitions: Collection[int] | None = None) -> Iterator[bytes]:
+        """Yield the keys of the partial rows, one for each partition that has it, without reading the rows."""
+        for partition in self._among(partitions):
+            for key, _ in self._shelves.scan(table, partition, prefix):
+                yield key
+
+    def _among(self, partitions: Collection[int] | None) -> list[int]:
+        return sorted(self.partitions if partitions is None else self.partitions.intersection(partitions))
 
     def count(self, table: str) -> int:
         """Return how many partial rows there are."""
