@@ -1,6 +1,8 @@
 """How bytes move. Knows no business rule; imports `models` and nothing of `agents`.
 
 settings   the one home of every setting, read once from the environment
+values     what the text of a setting may be
+reference  the reference of the settings, made of them
 networks   networks and ports as an operator writes them
 tiers      cache tiers as an operator writes them
 plugins    the operator's own code: found, loaded, told

@@ -8,18 +8,19 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from environs import Env, EnvValidationError, FileAwareEnv
-from marshmallow import ValidationError, validate
+from marshmallow import validate
 
 from models.errors import SettingsError
+from streams import values
 from streams.networks import parse_networks, parse_ports
-from streams.tiers import MIB, parse_bytes, parse_tiers
+from streams.tiers import MIB, parse_tiers
 
 DEFAULT_MAX_IN_FLIGHT = 256
 """Fetches that one worker has under way at once."""
@@ -49,7 +50,6 @@ DEFAULT_ANSWERS_AGE = 7 * 86_400.0
 DEFAULT_ANSWERS_ROWS = 100_000
 """Answers that the table keeps of one results partition."""
 
-MAX_PORT = 65_535
 MASK = "********"
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _LOGIN = re.compile(r"\A(https?://)[^@]*@")
@@ -62,14 +62,31 @@ class Kafka:
     """Where the broker is and how to log in to it."""
 
     bootstrap_servers: str = "localhost:9092"
+    """Brokers to begin with, `host:port`, with commas between them."""
     security_protocol: str = "PLAINTEXT"
+    """`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`: with TLS or without, with a login or without."""
     sasl_mechanism: str = "PLAIN"
+    """How to log in: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`."""
     sasl_username: str | None = None
+    """User to log in as, for `PLAIN` and `SCRAM-*`."""
     sasl_password: str | None = None
+    """Password of that user."""
+    sasl_oauthbearer_token_endpoint_url: str | None = None
+    """Where the token for `OAUTHBEARER` is asked for, by client credentials (RFC 6749, section 4.4)."""
+    sasl_oauthbearer_client_id: str | None = None
+    """Client that asks for the token."""
+    sasl_oauthbearer_client_secret: str | None = None
+    """Secret of that client."""
+    sasl_oauthbearer_scope: str | None = None
+    """Scope that the token is asked for with; none unless set."""
     ssl_cafile: str | None = None
+    """File of the authorities (PEM) by which brokers and token endpoint are judged; else the system's."""
     ssl_certfile: str | None = None
+    """File of the certificate (PEM) that is shown to the brokers, for mutual TLS."""
     ssl_keyfile: str | None = None
+    """File of that certificate's key (PEM)."""
     ssl_password: str | None = None
+    """Password of that key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +95,60 @@ class Settings:
 
     kafka: Kafka = Kafka()
     group: str = "millrace"
+    """Consumer group of the workers that answer; the tables' is this with `-tables`. A new one begins at the earliest
+    record."""
     requests_topic: str = "requests"
+    """Topic that requests come on."""
     results_topic: str = "results"
+    """Topic that results go to."""
     dead_letters_topic: str = "dead-letters"
+    """Topic that requests which were not answered `ok` go to, as they came."""
     workers_topic: str = "millrace-workers"
+    """Compacted topic of one partition on which workers tell of themselves."""
     role: str = "all"
+    """What a worker does: `answer` requests, keep the `tables`, or `all` of it."""
     store: str = "memory://"
+    """Where the tables are: `memory://`, or `rocksdb://PATH` (needs the extra `rocksdb`)."""
     answers_age: float = DEFAULT_ANSWERS_AGE
+    """Seconds after which an answer leaves its table."""
     answers_rows: int = DEFAULT_ANSWERS_ROWS
+    """Answers that the table keeps of one results partition; the oldest go first."""
     plugins: tuple[str, ...] = ()
+    """Modules to import for their checks and schemas, with commas between them."""
     sources: str = ""
+    """File of named sources (TOML); none unless set."""
     cache: str = DEFAULT_CACHE
+    """Tiers of the cache in order, with spaces between them: `memory://`, `file:///folder`, `memcached://host:port`."""
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
+    """Fetches that one worker has under way at once."""
     timeout: float = DEFAULT_TIMEOUT
+    """Seconds for a request that names no `timeout`: everything from taking it to its answer."""
     max_bytes: int = DEFAULT_MAX_BYTES
+    """Bytes of a decoded body, such as `8388608` or `8MiB`, that are read before the request ends `too_large`."""
     allow_networks: str = ""
+    """Networks that may be fetched from beyond the public internet, with commas between them: `10.1.0.0/16`."""
     allow_ports: str = ""
+    """Ports that may be fetched from beside 80 and 443, with commas between them: `8080,9000-9010`."""
     proxy: str | None = None
+    """Proxy that every fetch goes through, `http://user:password@host:port`; none unless set. Its login is secret."""
     pool_workers: int = 0
+    """Processes that run checks; 0: one a core."""
     web_host: str = "127.0.0.1"
+    """Address that the web server listens on. Any but loopback needs `MILLRACE_WEB_TOKEN`."""
     web_port: int = 6066
+    """Port that it listens on; 0: any that is free."""
     web_url: str = ""
+    """URL by which other workers reach this one; unless set, made of host and port."""
     web_hosts: tuple[str, ...] = ()
+    """Further names by which the web server may be asked, with commas between them; others are refused (421)."""
     web_token: str | None = None
+    """Token that changing something over HTTP needs; unset: nothing can be changed."""
     log_level: str = "INFO"
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
     log_format: str = "console"
+    """`console`, for people, or `json`, one object a line."""
     worker_id: str = ""
+    """Name of this worker, to Kafka and in tables and logs; unless set, made of host, process and chance."""
 
     def topics(self) -> tuple[str, str, str]:
         """Return the names of the three topics of the contract: requests, results, dead letters."""
@@ -119,11 +164,19 @@ class Settings:
         return self.pool_workers or len(os.sched_getaffinity(0))
 
 
-SECRETS = frozenset({"KAFKA_SASL_PASSWORD", "KAFKA_SSL_PASSWORD", "MILLRACE_PROXY", "MILLRACE_WEB_TOKEN"})
+SECRETS = frozenset({
+    "KAFKA_SASL_PASSWORD", "KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET", "KAFKA_SSL_PASSWORD", "MILLRACE_PROXY",
+    "MILLRACE_WEB_TOKEN",
+})  # fmt: skip
 """Settings that may come from a `_FILE` and are never printed; of a proxy, the login."""
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+_LOGINS = (
+    ("sasl_username", "sasl_password"),
+    ("sasl_oauthbearer_token_endpoint_url", "sasl_oauthbearer_client_id", "sasl_oauthbearer_client_secret"),
+)
+"""What must be given for a login: with a password, and for OAUTHBEARER."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _FORMATS = ("console", "json")
 
@@ -149,8 +202,11 @@ def load() -> Settings:
 
 
 def _login_problems(kafka: Kafka) -> list[str]:
-    if kafka.security_protocol.startswith("SASL") and None in (kafka.sasl_username, kafka.sasl_password):
-        return [f"KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD: both are needed for {kafka.sasl_mechanism}"]
+    if kafka.security_protocol.startswith("SASL"):
+        needed = _LOGINS[kafka.sasl_mechanism == "OAUTHBEARER"]
+        missing = [f"KAFKA_{name.upper()}" for name in needed if getattr(kafka, name) is None]
+        if missing:
+            return [f"{', '.join(missing)}: needed for {kafka.sasl_mechanism}"]
     if (kafka.ssl_keyfile is None) != (kafka.ssl_certfile is None):
         return ["KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: one is of no use without the other"]
     return []
@@ -199,15 +255,13 @@ def _shown(name: str, value: Any) -> tuple[str, Any]:
 
 
 def _kafka(env: Env) -> Kafka:
-    login = {
-        name: env.str(f"KAFKA_{name.upper()}", None)
-        for name in ("sasl_username", "sasl_password", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password")
-    }
+    given = {field.name: env.str(f"KAFKA_{field.name.upper()}", None) for field in fields(Kafka)[3:]}
+    token_url = env.str("KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", None, validate=values.endpoint)
     return Kafka(
-        bootstrap_servers=env.str("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092", validate=_servers),
+        bootstrap_servers=env.str("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092", validate=values.servers),
         security_protocol=env.str("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT", validate=validate.OneOf(_PROTOCOLS)),
         sasl_mechanism=env.str("KAFKA_SASL_MECHANISM", "PLAIN", validate=validate.OneOf(_MECHANISMS)),
-        **login,
+        **given | {"sasl_oauthbearer_token_endpoint_url": token_url},
     )
 
 
@@ -216,94 +270,30 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
     return Settings(
         kafka=kafka,
         group=env.str("MILLRACE_GROUP", "millrace", validate=validate.Length(1)),
-        requests_topic=env.str("MILLRACE_REQUESTS_TOPIC", "requests", validate=_topic),
-        results_topic=env.str("MILLRACE_RESULTS_TOPIC", "results", validate=_topic),
-        dead_letters_topic=env.str("MILLRACE_DEAD_LETTERS_TOPIC", "dead-letters", validate=_topic),
-        workers_topic=env.str("MILLRACE_WORKERS_TOPIC", "millrace-workers", validate=_topic),
+        requests_topic=env.str("MILLRACE_REQUESTS_TOPIC", "requests", validate=values.topic),
+        results_topic=env.str("MILLRACE_RESULTS_TOPIC", "results", validate=values.topic),
+        dead_letters_topic=env.str("MILLRACE_DEAD_LETTERS_TOPIC", "dead-letters", validate=values.topic),
+        workers_topic=env.str("MILLRACE_WORKERS_TOPIC", "millrace-workers", validate=values.topic),
         role=env.str("MILLRACE_ROLE", "all", validate=validate.OneOf(ROLES)),
-        store=env.str("MILLRACE_STORE", "memory://", validate=_store),
+        store=env.str("MILLRACE_STORE", "memory://", validate=values.store),
         answers_age=env.float("MILLRACE_ANSWERS_AGE", DEFAULT_ANSWERS_AGE, validate=positive),
         answers_rows=env.int("MILLRACE_ANSWERS_ROWS", DEFAULT_ANSWERS_ROWS, validate=validate.Range(min=1)),
-        plugins=_split(env.str("MILLRACE_PLUGINS", "")),
-        sources=env.str("MILLRACE_SOURCES", "", validate=_file),
-        cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=_validator(parse_tiers)),
+        plugins=values.split(env.str("MILLRACE_PLUGINS", "")),
+        sources=env.str("MILLRACE_SOURCES", "", validate=values.file),
+        cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=values.validator(parse_tiers)),
         max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
         timeout=env.float("MILLRACE_TIMEOUT", DEFAULT_TIMEOUT, validate=positive),
-        max_bytes=_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
-        allow_networks=env.str("MILLRACE_ALLOW_NETWORKS", "", validate=_validator(parse_networks)),
-        allow_ports=env.str("MILLRACE_ALLOW_PORTS", "", validate=_validator(parse_ports)),
-        proxy=env.str("MILLRACE_PROXY", "", validate=_proxy) or None,
+        max_bytes=values.read_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
+        allow_networks=env.str("MILLRACE_ALLOW_NETWORKS", "", validate=values.validator(parse_networks)),
+        allow_ports=env.str("MILLRACE_ALLOW_PORTS", "", validate=values.validator(parse_ports)),
+        proxy=env.str("MILLRACE_PROXY", "", validate=values.proxy) or None,
         pool_workers=env.int("MILLRACE_POOL_WORKERS", 0, validate=validate.Range(min=0)),
         web_host=env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)),
         web_port=env.int("MILLRACE_WEB_PORT", 6066, validate=validate.Range(0, 65535)),
-        web_url=env.str("MILLRACE_WEB_URL", "", validate=_url),
-        web_hosts=_split(env.str("MILLRACE_WEB_HOSTS", "", validate=_hosts)),
+        web_url=env.str("MILLRACE_WEB_URL", "", validate=values.url),
+        web_hosts=values.split(env.str("MILLRACE_WEB_HOSTS", "", validate=values.hosts)),
         web_token=env.str("MILLRACE_WEB_TOKEN", "") or None,
         log_level=env.str("MILLRACE_LOG_LEVEL", "INFO", validate=validate.OneOf(_LEVELS)),
         log_format=env.str("MILLRACE_LOG_FORMAT", "console", validate=validate.OneOf(_FORMATS)),
         worker_id=env.str("MILLRACE_WORKER_ID", "") or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
     )
-
-
-def _split(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _bytes(env: Env, name: str, default: int) -> int:
-    text = env.str(name, str(default), validate=_validator(parse_bytes))
-    return parse_bytes(text) if text else default
-
-
-def _validator(parse: Callable[[str], Any]) -> Callable[[str], None]:
-    def check(text: str) -> None:
-        try:
-            parse(text)
-        except ValueError as exc:
-            raise ValidationError(str(exc)) from None
-
-    return check
-
-
-def _servers(text: str) -> None:
-    for server in text.split(","):
-        host, _, port = server.strip().rpartition(":")
-        if not host or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
-            msg = f"{server.strip()!r} is no host:port"
-            raise ValidationError(msg)
-
-
-def _proxy(url: str) -> None:
-    if url and not _PROXY.fullmatch(url):
-        msg = "is no proxy: give http://host:port, or http://user:password@host:port"  # not quoted: it may be a secret
-        raise ValidationError(msg)
-
-
-def _store(url: str) -> None:
-    if url != "memory://" and not (url.startswith("rocksdb://") and len(url) > len("rocksdb://")):
-        msg = f"{url!r} is no store: memory:// or rocksdb://PATH"
-        raise ValidationError(msg)
-
-
-def _url(url: str) -> None:
-    if url and not re.fullmatch(r"https?://[^/?#@\s]+/?", url):
-        msg = f"{url!r} is no URL of a worker: http://host:port"
-        raise ValidationError(msg)
-
-
-def _hosts(text: str) -> None:
-    for name in _split(text):
-        if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", name):
-            msg = f"{name!r} is no host name: give names alone, without scheme and port, with commas between them"
-            raise ValidationError(msg)
-
-
-def _file(path: str) -> None:
-    if path and not Path(path).is_file():
-        msg = f"{path!r} is no file"
-        raise ValidationError(msg)
-
-
-def _topic(name: str) -> None:
-    if not _TOPIC.fullmatch(name) or name in (".", ".."):
-        msg = f"{name!r} is no topic name: 1 to 249 of letters, digits, '.', '_' and '-'"
-        raise ValidationError(msg)

@@ -17,6 +17,7 @@ HELP = "print the effective settings, or validate the sources"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--json", action="store_true", help="JSON: one object, or one a source")
+    parser.add_argument("--reference", action="store_true", help="print what every setting means, as Markdown")
     parser.add_argument("--sources", nargs="?", const="", metavar="FILE",
                         help="validate a file of sources (default: MILLRACE_SOURCES) and list them")  # fmt: skip
 
@@ -24,8 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print them; wrong ones end the command with 2."""
     from streams import settings as configuration
+    from streams.reference import reference, unknown
 
+    if options.reference:
+        print(reference(), end="")
+        return DONE
     settings = configuration.load()
+    for line in unknown():
+        say(f"millrace: {line}")
     if options.sources is not None:
         return _sources(settings, options)
     effective = dict(configuration.names(settings))

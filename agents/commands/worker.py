@@ -31,11 +31,14 @@ def run(options: argparse.Namespace) -> int:
     from agents.worker import create
     from streams import settings as configuration
     from streams.app import run as run_worker
+    from streams.reference import unknown
     from streams.secrets import secrets_of
 
     settings = configuration.load()
     settings = replace(settings, role=options.role or settings.role)
     mask = setup_logging(settings)
+    for line in unknown():
+        logging.getLogger(__name__).warning("%s", line)
 
     async def main() -> int:
         worker = create(settings)

@@ -17,9 +17,9 @@ GOOD = """\
 url = "http://h/{n}?x={x}"
 method = "POST"
 schema = "text"
-headers.X-Key = { env = "MILLRACE_TEST_TOKEN" }
+headers.X-Key = { env = "SOURCES_TEST_TOKEN" }
 checks = ["sha256"]
-auth = { type = "bearer", token = { env = "MILLRACE_TEST_TOKEN" } }
+auth = { type = "bearer", token = { env = "SOURCES_TEST_TOKEN" } }
 cache.ttl = 5
 [sources.b]
 call = "posixpath:basename"
@@ -34,7 +34,7 @@ url = "http://h/"
 auth = { type = "bearer", token = "hunter2" }
 [sources.c]
 url = "http://h/"
-auth = { type = "bearer", token = { env = "MILLRACE_TEST_TOKEN" } }
+auth = { type = "bearer", token = { env = "SOURCES_TEST_TOKEN" } }
 method = "nope"
 """
 TOLD = [
@@ -51,7 +51,7 @@ def _clean_environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("KAFKA_", "MILLRACE_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("MILLRACE_TEST_TOKEN", "hunter2")
+    monkeypatch.setenv("SOURCES_TEST_TOKEN", "hunter2")
 
 
 @pytest.fixture

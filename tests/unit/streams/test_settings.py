@@ -176,6 +176,7 @@ WRONG = [
 
 
 SECRET_VALUES = {
+    "KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET": "hunter5",
     "KAFKA_SASL_PASSWORD": "hunter2",
     "KAFKA_SSL_PASSWORD": "hunter2",
     "MILLRACE_PROXY": "http://user:hunter2@proxy:3128",
@@ -321,3 +322,12 @@ def test_topics_may_change_their_default_names(load):
 def test_the_ports_at_the_ends_of_the_range_are_taken(load, port):
     """A broker may be at any port that there is."""
     assert load(KAFKA_BOOTSTRAP_SERVERS=f"a:{port}").kafka.bootstrap_servers == f"a:{port}"
+
+
+def test_an_oauth_login_names_what_is_missing(load):
+    """A mechanism whose settings are not all there is refused at the start, by name."""
+    login = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
+    with pytest.raises(SettingsError, match="KAFKA_SASL_OAUTHBEARER_CLIENT_ID, KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET: "):
+        load(**login, KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL="https://h/token")
+    with pytest.raises(SettingsError, match="KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL: is no URL"):
+        load(**login, KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL="nonsense")

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from streams import reference
+from streams.settings import SECRETS, Kafka, Settings, names
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_every_setting_is_documented():
+    """A setting without a docstring under its field, or one that the reference leaves out, fails here."""
+    listed = [entry for kind, prefix in ((Kafka, "KAFKA"), (Settings, "MILLRACE"))
+              for entry in reference.entries(kind, prefix)]  # fmt: skip
+    assert [entry.name for entry in listed] == [name for name, _ in names(Settings())]
+    assert [entry.name for entry in listed if not entry.meaning.endswith(".")] == []
+    assert {entry.name for entry in listed if entry.secret} == SECRETS
+
+
+def test_the_documented_reference_is_the_one_of_now():
+    """docs/configuration.md is what `millrace config --reference` prints: it cannot lie."""
+    written = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    assert written == reference.reference(), "run: millrace config --reference > docs/configuration.md"
+
+
+def test_a_setting_without_a_docstring_is_named():
+    """The generator itself refuses it, so that it is not left out in silence."""
+
+    class Bare(Kafka):
+        """No field of its own has a docstring here."""
+
+    with pytest.raises(KeyError, match="bootstrap_servers"):
+        list(reference.entries(Bare, "KAFKA"))
+
+
+def test_an_unknown_name_is_noticed_with_what_may_be_meant(monkeypatch):
+    """A misspelt setting would else change nothing without a word; other programs' variables are not ours to judge."""
+    monkeypatch.setenv("MILLRACE_MAX_INFLIGHT", "5")
+    monkeypatch.setenv("MILLRACE_ZZZ", "5")
+    monkeypatch.setenv("KAFKA_SASL_PASWORD_FILE", os.devnull)
+    monkeypatch.setenv("KAFKA_HEAP_OPTS", "-Xmx1g")
+    monkeypatch.setenv("MILLRACE_WEB_TOKEN_FILE", os.devnull)
+    assert list(reference.unknown()) == [
+        "KAFKA_SASL_PASWORD_FILE is no setting: is KAFKA_SASL_PASSWORD meant?",
+        "MILLRACE_MAX_INFLIGHT is no setting: is MILLRACE_MAX_IN_FLIGHT meant?",
+        "MILLRACE_ZZZ is no setting, it changes nothing",
+    ]
