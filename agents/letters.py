@@ -80,13 +80,14 @@ def sent_along(record: ConsumerRecord[bytes, bytes], request: Request) -> Mappin
     method that must not be repeated blindly, an Idempotency-Key that stays the same however often it is delivered,
     also when it is redriven.
     """
-    headers = {name: content.decode() for name, content in _traced(record.headers)} if record.headers else {}
+    headers = {name: content.decode() for name, content in traced(record.headers)} if record.headers else {}
     if not repeatable(request.method, request.headers):
         headers[IDEMPOTENCY_KEY] = _first_place(record).decode()
     return headers
 
 
-def _traced(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+def traced(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+    """Return the W3C trace context among headers, as far as it is valid."""
     return [
         (name, content)
         for name, content in headers
@@ -114,7 +115,7 @@ class ResultHeaders:
         text = _plain(request_id)
         if not incoming:
             return [*self._fixed, ("ce_id", text)]
-        return [*self._fixed, ("ce_id", text), *_traced(incoming)]
+        return [*self._fixed, ("ce_id", text), *traced(incoming)]
 
 
 def _plain(request_id: bytes) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agents.answering import Answering
 from agents.api.query import Query
-from agents.api.routes import Api
+from agents.api.routes import open_api
 from models.source import Sources
 from streams import settings as configuration
 from streams.app import App
@@ -42,7 +42,8 @@ class Worker:
         settings = self.settings
         self.loop_watch = await stack.enter_async_context(LoopWatch())
         query = await stack.enter_async_context(self.query)
-        routes = [*Api(query).routes()]  # and those of pages, which take the same query
+        api = await stack.enter_async_context(open_api(settings, self.answering.sources, query))
+        routes = [*api.routes()]  # and those of pages, which take the same query
         server = Server(settings.web_host, settings.web_port, self.readiness, routes,
                         token=settings.web_token, names=settings.web_names())  # fmt: skip
         self.server = await stack.enter_async_context(server)

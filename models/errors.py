@@ -80,6 +80,8 @@ class InvalidRequest(AnswerError):
     """The message on the requests topic is not a request; the error names the field."""
 
     outcome = "invalid_request"
+    fields: tuple[tuple[str, str], ...] = ()
+    """Each field that is wrong, as a dotted path, and the reason; empty if it is not about fields."""
 
 
 class Denied(AnswerError):

@@ -14,7 +14,7 @@ from marshmallow import ValidationError, fields, post_load, validate
 from models import checks, documents, strictjson
 from models.checks import Call
 from models.errors import Denied, InvalidRequest
-from models.schema import Seconds, StrictSchema, Text, flatten, kind
+from models.schema import Seconds, StrictSchema, Text, flatten, kind, problems
 
 MAX_BYTES = 1 << 20
 """Bytes of a request: 1 MiB."""
@@ -109,7 +109,9 @@ def load(members: Any) -> tuple[str | None, Request]:
         schema = _schema_for(names) if names <= _SCHEMA.fields.keys() else _SCHEMA
         loaded: tuple[str | None, Request] = schema.load(members)
     except ValidationError as exc:
-        raise InvalidRequest("; ".join(flatten(exc.messages))) from None
+        refused = InvalidRequest("; ".join(flatten(exc.messages)))
+        refused.fields = tuple((".".join(path), reason) for path, reason in problems(exc.messages))
+        raise refused from None
     return loaded
 
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol, Self
 
 from agents.api.fleet import Fleet
+from agents.api.letters import Errors
 from agents.api.overview import Overview
 from agents.api.peers import Heard, Peers
 from agents.api.selection import DEFAULT_LIMIT, KEY, Row, select
@@ -32,6 +33,7 @@ class Query:
 
     def __init__(self, worker: str = "", own: Own | None = None) -> None:
         self._own = own
+        self.letters: Errors | None = None
         self._holdings = Holdings(worker=worker)
         self._fleet = Fleet()
         self._tables = TableQuery(self._holdings)
@@ -128,4 +130,6 @@ class Query:
 
     async def errors(self, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
         """Return the latest dead letters."""
-        raise not_ready(f"the {limit} latest dead letters are not read yet")
+        if self.letters is None:
+            raise not_ready("the dead letters are not there yet", 1)
+        return await self.letters.latest(limit)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
+from agents.api.intake import Intake
+from agents.api.letters import Errors
 from agents.api.peers import ROWS, lines
 from agents.api.purge import purge
 from agents.api.query import Query
 from agents.api.selection import MAX_LIMIT, asked, select, wrong
 from agents.api.tables import MAX_KEYS, TABLES, unpacked
+from models.source import Sources
+from streams.kafka.letters import Letters
+from streams.kafka.tail import Tail
+from streams.settings import Settings
 from streams.web.answers import answer
 from streams.web.problems import Problem
+from streams.web.security import unhurried
 
 PARTITION_DIGITS = 6
 """Digits of a partition's number."""
@@ -24,10 +32,14 @@ CHUNK = 1 << 16
 
 
 class Api:
-    """The routes over one worker's answers."""
+    """The routes over one worker's answers; `tail` is the results' end, for who wants to watch it."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, intake: Intake, errors: Errors, tail: Tail) -> None:
         self.query = query
+        self.tail = tail
+        self._intake = intake
+        self._letters = errors
+        query.letters = errors
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for the server."""
@@ -46,6 +58,8 @@ class Api:
             web.get("/api/pool", self._plain(query.pool)),
             web.get("/api/hosts", self._hosts),
             web.get("/api/errors", self._errors),
+            web.post("/api/redrive", unhurried(self._letters.redrive)),
+            web.post("/api/requests", unhurried(self._intake.handle)),
         ]
 
     def _plain(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -92,6 +106,17 @@ class Api:
         await response.write(b"".join(waiting))
         await response.write_eof()
         return response
+
+
+@asynccontextmanager
+async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncIterator[Api]:
+    """Open the API of one worker: it connects to Kafka when somebody asks for what needs it."""
+    async with (
+        Letters(settings) as letters,
+        Tail(settings.kafka, settings.results_topic) as tail,
+        Intake(settings, sources, tail) as intake,
+    ):
+        yield Api(query, intake, Errors(letters, settings.requests_topic), tail)
 
 
 def _asked(request: web.Request) -> dict[str, Any]:

@@ -8,6 +8,8 @@ lenient     reading records whose header names are not UTF-8
 parcel      one record on its way, and who wants to know that it arrived
 lane        what waits for one partition, shipped in order
 publisher   confirmed delivery of results in batches
+sender      single records, confirmed, for what a person sends
+tail        the end of the results, for those who wait for one and those who watch
 reader      what a topic holds now, read once, without a group
 letters     dead letters, read, and chosen for being redriven, each at most once
 redriver    writes the requests that they become

@@ -5,5 +5,6 @@ connection  one client's connection: how many, and how long each may keep us wai
 security    who may do what, by which name, and what a browser may do with it
 problems    errors as problem details (RFC 9457)
 answers     JSON and CSV, with an ETag
+bodies      what a client sends
 probes      /livez and /readyz
 """

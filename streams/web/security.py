@@ -67,10 +67,14 @@ def _is_loopback(text: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def unhurried(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[..., Awaitable[web.StreamResponse]]:
+def unhurried(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Handler:
     """Mark a handler that bounds its own time: a stream, or one that was asked to wait."""
-    vars(handler)["unhurried"] = True
-    return handler
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await handler(request)
+
+    vars(handle)["unhurried"] = True
+    return handle
 
 
 async def harden(_: web.Request, response: web.StreamResponse) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import aiohttp
 
 from agents.api.query import Query
-from agents.api.routes import Api
+from agents.api.routes import open_api
 from models.latency import Histogram
+from models.source import Sources
+from streams.settings import Kafka, Settings
 from streams.tables.view import Tables
 from streams.web.server import Server
 
@@ -75,11 +77,14 @@ class Member:
         self.tables = Tables(NAMES, self.shelves, decode)
         self.heard = Heard(name)
         self.query = Query(name)
+        self.settings = Settings(kafka=Kafka(bootstrap_servers="127.0.0.1:1"), worker_id=name)
+        self.sources = Sources()
         self.url = ""
 
     async def open(self, stack, partitions, token=TOKEN):
         await stack.enter_async_context(self.query)
-        server = Server("127.0.0.1", 0, dict, Api(self.query).routes(), token=token)
+        self.api = api = await stack.enter_async_context(open_api(self.settings, self.sources, self.query))
+        server = Server("127.0.0.1", 0, dict, api.routes(), token=token)
         await stack.enter_async_context(server)
         self.url = f"http://127.0.0.1:{server.port}"
         self.query.holds(self.tables, partitions)
@@ -103,6 +108,10 @@ class Fleet:
         self.partitions = partitions or sum(len(each) for each in held)
         self._stack = AsyncExitStack()
         self.servers = []
+
+    @property
+    def apis(self):
+        return [member.api for member in self.members]
 
     async def __aenter__(self):
         self.session = await self._stack.enter_async_context(aiohttp.ClientSession())
@@ -131,8 +140,19 @@ class Fleet:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.get(self.members[number].url + path, headers=named) as response:
             body = await response.read()
-            told = json.loads(body) if "json" in response.content_type and body else body
-            return response.status, told, response.headers
+            return response.status, _read(response, body), response.headers
+
+    async def post(self, path, body, number=0, *, token=TOKEN, **headers):
+        """Send something, with the token unless told otherwise."""
+        named = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.session.post(self.members[number].url + path, data=data, headers=named) as response:
+            return response.status, _read(response, await response.read()), response.headers
+
+
+def _read(response, body):
+    return json.loads(body) if "json" in response.content_type and body else body
 
 
 def answer_row(number, partition=0, **more):

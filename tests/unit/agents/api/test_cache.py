@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from agents.api.query import Query
-from agents.api.routes import Api
+from agents.api.routes import open_api
 from agents.known import know
 from models.request import Request
 from models.source import Source, Sources
@@ -19,6 +19,7 @@ from streams.cache.entry import fresh_entry
 from streams.cache.freshness import Freshness
 from streams.cache.front import Cache
 from streams.pool import CheckPool
+from streams.settings import Settings
 from streams.tiers import MemoryTier
 from streams.web.server import Server
 
@@ -48,7 +49,8 @@ async def serve(cache):
         async def start(token=TOKEN, *, ready=True):
             own = Own(cache, CheckPool(3)) if ready else Own(None, None)
             query = await stack.enter_async_context(Query("w1", own))
-            server = Server("127.0.0.1", 0, dict, Api(query).routes(), token=token)
+            api = await stack.enter_async_context(open_api(Settings(), SOURCES, query))
+            server = Server("127.0.0.1", 0, dict, api.routes(), token=token)
             await stack.enter_async_context(server)
             return f"http://127.0.0.1:{server.port}/api"
 

@@ -1,0 +1,166 @@
+"""Takes a request over HTTP: judges it as a worker would, puts it on the topic, and waits for its result if told to.
+
+The reader of the results stands at their end before the request is sent, so that no result is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import uuid
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Self
+from urllib.parse import quote
+
+from aiohttp import web
+
+from agents.api.selection import wrong
+from agents.api.tables import unpacked
+from agents.known import know
+from agents.letters import traced
+from models import request as requests
+from models import strictjson
+from models.errors import AnswerError, BrokerError, InvalidRequest
+from models.result import read_result
+from models.source import Sources
+from streams.kafka.sender import Sender
+from streams.kafka.tail import Tail
+from streams.settings import Settings
+from streams.web.bodies import read_json
+from streams.web.problems import Problem
+
+MAX_WAIT = 60.0
+"""Seconds that a client may wait for a result."""
+MAX_KEY = 4_096
+"""Characters of a key."""
+_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that is fit to be sent: its id, the record's value and key, and how long to wait for its result."""
+
+    id: str
+    value: bytes
+    key: bytes | None
+    wait: float
+
+
+class Intake:
+    """Opened with `async with`; connects to Kafka when the first request comes. `sources` are the worker's."""
+
+    def __init__(self, settings: Settings, sources: Sources, tail: Tail) -> None:
+        self._topic = settings.requests_topic
+        self._sources = sources
+        self._tail = tail
+        self._sender = Sender(settings.kafka, f"{settings.worker_id}-web")
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._sender)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer 202 with the id, or the result itself if it was waited for and came."""
+        asked = self._judge(await read_json(request), request.query)
+        carried = [(name.lower(), text.encode(errors="replace")) for name, text in request.headers.items()]
+        headers = [("content-type", b"application/json"), *traced(carried)]
+        try:
+            return await self._take(asked, headers)
+        except BrokerError as exc:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers={"Retry-After": "5"}, id=asked.id) from exc
+
+    async def _take(self, asked: Asked, headers: list[tuple[str, bytes]]) -> web.Response:
+        partition = await self._sender.partition_for(self._topic, asked.key)
+        if not asked.wait:
+            offset = await self._sender.send(self._topic, partition, asked.key, asked.value, headers)
+            return self._accepted(asked, partition, offset)
+        async with self._tail.expecting(asked.id, partition) as coming:
+            offset = await self._sender.send(self._topic, partition, asked.key, asked.value, headers)
+            try:
+                async with asyncio.timeout(asked.wait):
+                    result = await coming
+            except TimeoutError:
+                return self._accepted(asked, partition, offset)
+        try:
+            read_result(result)
+        except ValueError:  # somebody else wrote it there
+            return self._accepted(asked, partition, offset)
+        return web.Response(body=result + b"\n", content_type="application/json",
+                            headers={"Content-Location": _location(asked)})  # fmt: skip
+
+    def _accepted(self, asked: Asked, partition: int, offset: int) -> web.Response:
+        told = {"id": asked.id, "topic": self._topic, "partition": partition, "offset": offset}
+        return web.Response(status=HTTPStatus.ACCEPTED, body=strictjson.dumps(told) + b"\n",
+                            content_type="application/json", headers={"Location": _location(asked)})  # fmt: skip
+
+    def _judge(self, body: bytes, query: Mapping[str, str]) -> Asked:
+        """Return what is asked. Raises Problem, naming the fields."""
+        key, wait = _key(query), _wait(query.get("wait"))
+        if len(body) > requests.MAX_BYTES:
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has {requests.MAX_BYTES} bytes at most")
+        try:
+            members = strictjson.loads(body)
+        except ValueError as exc:
+            raise Problem(HTTPStatus.BAD_REQUEST, str(exc)) from None
+        try:
+            given, request = requests.load(members)
+            know(request, self._sources)
+        except AnswerError as exc:
+            raise _refused(exc) from None
+        if given is not None:
+            return Asked(given, body, key, wait)
+        made = uuid.uuid4().hex
+        return Asked(made, strictjson.dumps({"id": made, **members}), key, wait)
+
+
+def _refused(exc: AnswerError) -> Problem:
+    fields = exc.fields if isinstance(exc, InvalidRequest) and exc.fields else (_split(str(exc)),)
+    errors = [{"field": field, "message": reason} for field, reason in fields]
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(exc), errors=errors, outcome=exc.outcome)
+
+
+def _split(text: str) -> tuple[str, str]:
+    field, colon, reason = text.partition(": ")
+    return (field, reason) if colon and " " not in field else ("", text)
+
+
+def _key(query: Mapping[str, str]) -> bytes | None:
+    if "key" not in query:
+        return None
+    text, encoding = query["key"], query.get("encoding")
+    if len(text) > MAX_KEY:
+        raise wrong("key", f"at most {MAX_KEY} characters are taken")
+    if encoding not in (None, "base64"):
+        raise wrong("encoding", "is base64, or left out")
+    try:
+        return unpacked(text) if encoding else text.encode()
+    except ValueError:
+        raise wrong("key", "is no base64" if encoding else "is no text") from None
+
+
+def _wait(text: str | None) -> float:
+    if text is None:
+        return 0.0
+    whole = text.isascii() and len(text) <= _DIGITS and text.replace(".", "", 1).isdigit()
+    if not whole or float(text) > MAX_WAIT:
+        raise wrong("wait", f"is a number of seconds from 0 to {MAX_WAIT:g}")
+    return float(text)
+
+
+def _location(asked: Asked) -> str:
+    """Return where the answer will be found: by its key, or without one by its id."""
+    key = asked.id.encode() if asked.key is None else asked.key
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if text:
+        return "/api/tables/answers/" + quote(text, safe="")
+    return f"/api/tables/answers/{base64.urlsafe_b64encode(key).decode().rstrip('=')}?encoding=base64"
