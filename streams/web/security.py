@@ -32,7 +32,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
-    "Server": "millrace",
 }
 """On every answer, unless its handler has set one itself."""
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
@@ -81,6 +80,7 @@ async def harden(_: web.Request, response: web.StreamResponse) -> None:
     """Put the headers on; a signal handler, so that streams, files and errors have them too."""
     for name, content in HEADERS.items():
         response.headers.setdefault(name, content)
+    response.headers["Server"] = "millrace"  # aiohttp puts its and Python's version there
 
 
 def named(bound: str, names: Iterable[str]) -> Middleware:

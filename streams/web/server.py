@@ -16,8 +16,8 @@ from streams.web.security import check_binding, harden, named, timely, token_nee
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = (1 << 20) + 4096
-"""Bytes of a body: the largest request, and something for what stands around it."""
+MAX_BODY = 1 << 20
+"""Bytes of a body: those of the largest request."""
 LINGER = 2.0
 """Seconds for which the rest of a body that nobody wants is read, so that the client sees the answer."""
 STOP_LIMIT = 1.0
