@@ -191,8 +191,9 @@ async def test_without_a_token_nothing_can_be_changed():
 OURS = ["127.0.0.1", "127.0.0.1:6066", "localhost", "LOCALHOST:1", "localhost.", "[::1]", "[::1]:80", "127.9.9.9",
         "millrace.example", "Millrace.Example:443", "millrace.example."]  # fmt: skip
 THEIRS = ["evil.example", "millrace.example.evil.example", "evil.example:127", "127.0.0.1.evil.example", "192.0.2.1",
-          "0.0.0.0", "[::2]", "", "localhost:x", "localhost evil.example", "user@localhost", "localhost/", "local\thost",
-          "2130706433", "0x7f000001", "127.1", "loc\xe4lhost", "[::1", "localhost,evil.example", "[::ffff:192.0.2.1]"]  # fmt: skip
+          "0.0.0.0", "[::2]", "", "localhost:x", "localhost evil.example", "user@localhost", "localhost/",
+          "local\thost", "2130706433", "0x7f000001", "127.1", "loc\xe4lhost", "[::1", "localhost,evil.example",
+          "[::ffff:192.0.2.1]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OURS)
