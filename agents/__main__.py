@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from types import FrameType
+
+FIRST_PROCESS = 1
+"""The process id that a container's only program has."""
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of what SIGTERM ended, as shells have it."""
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if os.getpid() == FIRST_PROCESS:  # the kernel drops a SIGTERM that the first process has not asked for
+        signal.signal(signal.SIGTERM, _terminate)
     from agents.commands import run  # noqa: PLC0415  see the module
 
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(_: int, __: FrameType | None) -> None:
+    sys.exit(TERMINATED)
 
 
 if __name__ == "__main__":
