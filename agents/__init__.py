@@ -8,6 +8,10 @@ keeper      what is put into the cache, and for how long it may be used
 enriched    what came of a request: an answer that is encoded but for what differs from request to request
 api         what a worker tells of its cache, upstreams and checks over HTTP
 answer      the agent: requests topic → results topic and dead letters
+tabulating  the part of a worker that keeps the tables: its app and what the agent needs
+tabulate    the agent: results topic → tables
+tally       what the results of one partition add up to
+reading     reads a result record for the tables
 rows        what a row of each table means, and how partial rows make a whole one
 places      how many requests may be begun, and how much work on checks
 letters     what goes with a dead letter and a result beside their JSON: headers

@@ -10,9 +10,15 @@ Pure functions. Merging is associative and commutative, so partial rows may be m
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from functools import reduce
 from typing import Any, TypeAlias
+
+from models.latency import BOUNDS
 
 Row: TypeAlias = dict[str, Any]
 
@@ -80,4 +86,83 @@ _MERGERS: dict[str, Callable[[Row, Row], Row]] = {
     "hosts": _hosts,
     "outcomes": _outcomes,
     "checks": _checks,
+}
+
+
+def decode(table: str, partition: int, key: bytes, stored: bytes, heads: bool) -> Row:  # noqa: FBT001
+    """Make a row of what is stored under a key. What cannot be read, because others wrote it, says so."""
+    try:
+        if heads and table == "answers" and (cut := stored.find(_RESULT)) >= 0:
+            stored = stored[:cut] + b"}"
+        row = _decode(stored.decode())
+        return _DECODERS[table](partition, key, row)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {"unreadable": True, "partition": partition, **_key(key)}
+
+
+def _answer_row(partition: int, key: bytes, stored: Row) -> Row:
+    kept = {name: stored[name] for name in _ANSWER_FIELDS if name in stored}
+    return {**_key(key), **kept, "at": iso(stored["at"]), "partition": partition}
+
+
+def _host_row(partition: int, key: bytes, stored: Row) -> Row:  # noqa: ARG001
+    row = {"host": key.decode(), **_counted_row(stored), "last_seen": iso(stored["at"])}
+    if "last_error" in stored:
+        row["last_error"] = stored["last_error"] | {"at": iso(stored["last_error"]["at"])}
+    return row
+
+
+def _outcome_row(partition: int, key: bytes, stored: Row) -> Row:  # noqa: ARG001
+    return {"minute": key.decode(), **_counted_row(stored)}
+
+
+def _check_row(partition: int, key: bytes, stored: Row) -> Row:  # noqa: ARG001
+    return {
+        "name": key.decode(),
+        "runs": stored["runs"],
+        "failures": stored["failures"],
+        "seconds": stored["micros"] / 1e6,
+        "slowest_ms": stored["slowest"] / 1000,
+        "last_seen": iso(stored["at"]),
+    }
+
+
+def _counted_row(stored: Row) -> Row:
+    return {
+        "answers": stored["answers"],
+        "cache": stored["cache"],
+        "latency": {"le": list(BOUNDS), "counts": stored["counts"], "sum": stored["micros"] / 1e6},
+        "bytes": stored["bytes"],
+    }
+
+
+def _key(key: bytes) -> Row:
+    try:
+        return {"key": key.decode()}
+    except UnicodeDecodeError:
+        return {"key_base64": base64.b64encode(key).decode()}
+
+
+def iso(milliseconds: int) -> str:
+    """Write a Kafka timestamp as results write times."""
+    moment = datetime.fromtimestamp(milliseconds // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+_RESULT = b',"result":'
+_ANSWER_FIELDS = (
+    "keyed", "id", "outcome", "cache", "status", "url", "source", "host", "fetched_at", "elapsed_ms", "attempts",
+    "error", "offset", "bytes", "result", "truncated",
+)  # fmt: skip
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None).decode
+_DECODERS: dict[str, Callable[[int, bytes, Row], Row]] = {
+    "answers": _answer_row,
+    "hosts": _host_row,
+    "outcomes": _outcome_row,
+    "checks": _check_row,
 }

@@ -12,12 +12,14 @@ from dataclasses import replace
 from agents.answering import Answering
 from agents.api.query import Query
 from agents.api.routes import open_api
+from agents.tabulating import Tabulating
 from models.source import Sources
 from streams import settings as configuration
 from streams.app import App
 from streams.plugins import load_plugins
 from streams.settings import Settings
 from streams.sources import load as load_sources
+from streams.tables.workers import Workers
 from streams.telemetry.loop import LoopWatch
 from streams.web.server import Server
 
@@ -27,7 +29,9 @@ class Worker:
 
     def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
         self.settings = settings
-        self.answering = Answering(settings, sources)
+        self.sources = sources or Sources()
+        self.answering = Answering(settings, self.sources) if settings.role != "tables" else None
+        self.tabulating = Tabulating(settings, self._holds) if settings.role != "answer" else None
         self.query = Query(settings.worker_id, self.answering)
         self.server: Server | None = None
         self.loop_watch: LoopWatch | None = None
@@ -35,14 +39,16 @@ class Worker:
     @property
     def apps(self) -> list[App]:
         """Return the Faust apps of this worker's role."""
-        return [self.answering.app]
+        return [part.app for part in (self.answering, self.tabulating) if part is not None]
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
         self.loop_watch = await stack.enter_async_context(LoopWatch())
         query = await stack.enter_async_context(self.query)
-        api = await stack.enter_async_context(open_api(settings, self.answering.sources, query))
+        if self.tabulating is not None:
+            await query.hears(await stack.enter_async_context(Workers(settings)))
+        api = await stack.enter_async_context(open_api(settings, self.sources, query))
         routes = [*api.routes()]  # and those of pages, which take the same query
         server = Server(settings.web_host, settings.web_port, self.readiness, routes,
                         token=settings.web_token, names=settings.web_names())  # fmt: skip
@@ -50,7 +56,14 @@ class Worker:
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs."""
-        return self.answering.readiness()
+        parts = dict(self.answering.readiness()) if self.answering is not None else {}
+        if self.tabulating is not None:
+            parts["tables"] = self.tabulating.readiness()
+        return parts
+
+    def _holds(self, partitions: int) -> None:
+        assert self.tabulating is not None
+        self.query.holds(self.tabulating.tables, partitions)
 
 
 def create(settings: Settings) -> Worker:
@@ -62,7 +75,7 @@ def create(settings: Settings) -> Worker:
 def __getattr__(name: str) -> App:
     if name == "app":
         worker = create(replace(configuration.load(), role="answer"))
-        app = worker.answering.app
+        [app] = worker.apps
         app.opens(worker.open)
         globals()["app"] = app
         return app

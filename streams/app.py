@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import faust
 from faust.app.base import BootStrategy
+from faust.tables import manager, recovery
 
 from models.errors import MillraceError, Stalled
 from streams import settings as defaults
@@ -46,14 +47,47 @@ class _Boot(BootStrategy):
     enable_kafka_producer = False
 
 
+class Recovery(recovery.Recovery):
+    """Faust's step between an assignment and reading on, with our own recovery before it."""
+
+    async def _resume_streams(self, generation_id: int = 0) -> None:
+        if self.app.recover is not None:
+            await self._wait(self.app.recover())
+        await super()._resume_streams(generation_id)
+
+
+class TableManager(manager.TableManager):
+    """Knows no Faust tables: it is there for its recovery, which a new assignment or a stop ends at once."""
+
+    _recovery: Recovery | None
+
+    @property
+    def recovery(self) -> Recovery:
+        """Return it, made on first use."""
+        if self._recovery is None:
+            self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
+
+
 class App(faust.App):
-    """A Faust app over the batch transport. `id` is the consumer group."""
+    """A Faust app over the batch transport. `id` is the consumer group.
+
+    `recover` is awaited after each assignment, before anything is read from it.
+    """
 
     BootStrategy = _Boot
     mundane_level = "debug"
 
-    def __init__(self, settings: Settings, *, id: str, **options: Any) -> None:  # noqa: A002  Faust's name for it
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        id: str,  # noqa: A002  Faust's name for it
+        recover: Callable[[], Awaitable[None]] | None = None,
+        **options: Any,
+    ) -> None:
         self._openers: list[Opener] = []
+        self.recover = recover
         self.reasons_to_wait: list[Callable[[], bool]] = []
         self.watchdog: Watchdog | None = None
         super().__init__(
@@ -62,6 +96,7 @@ class App(faust.App):
             autodiscover=False,
             store="memory://",
             Topic=BatchTopic,
+            TableManager=TableManager,
             stream_buffer_maxsize=QUEUED_BATCHES,
             stream_recovery_delay=0.0,
             stream_wait_empty=True,

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
     async def main() -> int:
         worker = create(settings)
-        mask.add(secret for source in worker.answering.sources.by_name.values() for secret in secrets_of(source))
+        mask.add(secret for source in worker.sources.by_name.values() for secret in secrets_of(source))
         return await run_worker(worker.apps, worker.open)
 
     code = uvloop.run(main())

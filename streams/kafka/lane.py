@@ -43,7 +43,8 @@ class Shipper(Protocol):
     def settled(self, parcels: Sequence[Parcel]) -> None: ...  # noqa: D102
     def too_large(self, topic: str, parcel: Parcel) -> Parcel | None: ...  # noqa: D102
     async def new_batch(self) -> Any: ...  # noqa: D102
-    async def send(self, topic: str, partition: int, batch: Any) -> None: ...  # noqa: D102
+    async def send(self, topic: str, partition: int, batch: Any) -> int: ...  # noqa: D102
+    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[Parcel]) -> None: ...  # noqa: D102
 
 
 class Lane:
@@ -96,7 +97,7 @@ class Lane:
 
     async def _send(self, batch: Any, parcels: list[Parcel]) -> None:
         try:
-            await self._publisher.send(self._topic, self._partition, batch)
+            base = await self._publisher.send(self._topic, self._partition, batch)
         except _TOO_LARGE:
             self._cut(parcels)
         except KafkaError as exc:
@@ -107,6 +108,7 @@ class Lane:
             self._failures += 1
             await asyncio.sleep(min(RETRY_PAUSE * 2 ** (self._failures - 1), MAX_RETRY_PAUSE))
         else:
+            self._publisher.acknowledged(self._topic, self._partition, base, parcels)
             for parcel in parcels:
                 parcel.receipt.finish(parcel.offset)
             self._publisher.records += len(parcels)

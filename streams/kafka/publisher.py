@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
@@ -41,14 +41,26 @@ REQUEST_TIMEOUT = 30.0
 STOP_TIMEOUT = 5.0
 """Seconds that closing a producer may take."""
 
+Acknowledged: TypeAlias = Callable[[str, int, int, Sequence[Parcel]], None]
+"""Called with topic, partition, offset of the first record, and the records of a batch that arrived."""
+
 
 class Publisher:
-    """Opened with `async with`; see the module. `on_crash` is told of a fault of ours that ends a lane."""
+    """Opened with `async with`; see the module. `on_crash` is told of a fault of ours that ends a lane, and
+    `on_acknowledged` of each batch that arrived, before its records' receipts are.
+    """
 
-    def __init__(self, kafka: Kafka, client_id: str, on_crash: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        kafka: Kafka,
+        client_id: str,
+        on_crash: Callable[[BaseException], None],
+        on_acknowledged: Acknowledged | None = None,
+    ) -> None:
         self._kafka = kafka
         self._client_id = client_id
         self._on_crash = on_crash
+        self._on_acknowledged = on_acknowledged
         self._producer: AIOKafkaProducer | None = None
         self._reopening = asyncio.Lock()
         self._lanes: dict[tuple[str, int], Lane] = {}
@@ -122,6 +134,11 @@ class Publisher:
         """Pass on a fault of ours that ended a lane."""
         self._on_crash(reason)
 
+    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[Parcel]) -> None:
+        """Pass on that a batch arrived, and at which offset its first record is."""
+        if self._on_acknowledged is not None:
+            self._on_acknowledged(topic, partition, base, parcels)
+
     def _depart(self) -> None:
         if self._departure is not None:
             self._departure.cancel()
@@ -172,8 +189,10 @@ class Publisher:
         producer = self._producer or await self._reopen(None)
         return producer.create_batch()
 
-    async def send(self, topic: str, partition: int, batch: Any) -> None:
-        """Ship one batch and wait for its acknowledgement. Raises KafkaError; the producer is a new one then."""
+    async def send(self, topic: str, partition: int, batch: Any) -> int:
+        """Ship one batch and wait for its acknowledgement. Returns the offset of its first record, -1 if the broker
+        does not say: it had the batch already. Raises KafkaError; the producer is a new one then.
+        """
         producer = self._producer or await self._reopen(None)
         broken = self._broken
         try:
@@ -181,7 +200,7 @@ class Publisher:
             await asyncio.wait({acknowledged, broken}, return_when=asyncio.FIRST_COMPLETED)
             if not acknowledged.done():
                 raise ProducerClosed
-            acknowledged.result()
+            metadata = acknowledged.result()
         except KafkaError:
             self.failures += 1
             # An idempotent producer whose batch failed for good has a gap in its sequence numbers, and every
@@ -189,6 +208,7 @@ class Publisher:
             await self._reopen(producer)
             raise
         self.batches += 1
+        return int(metadata.offset)
 
     async def _reopen(self, broken: AIOKafkaProducer | None) -> AIOKafkaProducer:
         async with self._reopening:

@@ -10,6 +10,7 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`
              (in thread.py, with aiokafka's `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
+  Recovery   `_resume_streams`, `_wait`; TableManager `_recovery` (in streams/app.py)
 """
 
 from __future__ import annotations

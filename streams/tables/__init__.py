@@ -1,5 +1,10 @@
 """Tables: what the results add up to, kept by partition and backed by changelogs on Kafka.
 
-view      what this worker holds of the tables, for those who ask
-workers   the latest record of every worker, as each tells of itself once a second
+store       rows by table and partition, in memory
+stores      opens the store that the settings name
+shelves     what is held here: what Kafka has acknowledged, and over it what is on its way
+changelogs  the changelog topics: their names, and making them
+recovery    reads changelogs back
+view        what this worker holds, for those who ask
+workers     the latest record of every worker, as each tells of itself once a second
 """

@@ -51,6 +51,12 @@ PINNED = {
     "faust.app.base:App._on_partitions_assigned": "de932b7927db",
     "faust.app.base:App._on_rebalance_when_stopped": "1b172d9af8ff",
     "faust.tables.recovery:Recovery._resume_streams": "d986a6710c1a",
+    "faust.tables.recovery:Recovery._restart_recovery": "6bd8a8558a2d",
+    "faust.tables.recovery:Recovery._wait": "ec7429b70176",
+    "faust.tables.recovery:Recovery.on_rebalance": "aa4d997a1795",
+    "faust.tables.manager:TableManager.recovery": "f0bf5de78b4c",
+    "faust.tables.manager:TableManager.on_start": "365dd25fbc0e",
+    "faust.tables.manager:TableManager.on_rebalance": "2d2c23a07bf5",
     "mode.threads:ServiceThread": "327e312386fa",
     "aiokafka.consumer.fetcher:FetchResult": "d7db13f06de8",
     "aiokafka.consumer.fetcher:PartitionRecords": "94aa0da0dbec",
@@ -74,7 +80,7 @@ def digest(name: str) -> str:
     piece = importlib.import_module(module)
     for part in path.split("."):
         piece = getattr(piece, part)
-    piece = getattr(piece, "fun", piece)  # a mode task
+    piece = getattr(piece, "fget", getattr(piece, "fun", piece))  # a property, a mode task
     return hashlib.sha256(inspect.getsource(getattr(piece, "__wrapped__", piece)).encode()).hexdigest()[:12]
 
 

@@ -9,6 +9,7 @@ from collections import deque
 from typing import NamedTuple
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaTimeoutError,
@@ -21,6 +22,7 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import RecordMetadata
 
 from models.errors import BrokerError
 from streams.kafka import lane
@@ -29,6 +31,8 @@ from streams.kafka.parcel import Parcel
 from streams.kafka.publisher import BATCH_BYTES, DEFAULT_LIMIT, Publisher
 from streams.settings import Kafka
 
+ARRIVED = RecordMetadata("t", 0, TopicPartition("t", 0), 42, None, 0, 0)
+"""What aiokafka says of a batch that arrived: its first record's offset is 42."""
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""
 
@@ -80,13 +84,13 @@ class Cluster:
         elif len(data) > self.limit:
             future.set_exception(self.refusal())
         else:
-            future.set_result(None)
+            future.set_result(ARRIVED)
         return future
 
     def release(self, fault=None):
         """Acknowledge, or fail, the batch held longest."""
         future = self.held.popleft()
-        future.set_result(None) if fault is None else future.set_exception(fault)
+        future.set_result(ARRIVED) if fault is None else future.set_exception(fault)
 
     async def until(self, count):
         """Wait until that many batches were sent."""
@@ -397,7 +401,7 @@ async def test_an_acknowledgement_that_came_first_counts(publisher, cluster, des
     await cluster.until(2)
     cluster.holding = False
     failed, acknowledged = cluster.held
-    acknowledged.set_result(None)
+    acknowledged.set_result(ARRIVED)
     failed.set_exception(KafkaConnectionError())
     await desk.until(2)
     assert [sent.values for sent in cluster.sent] == [[b"here"], [b"there"], [b"here"]]

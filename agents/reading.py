@@ -1,0 +1,225 @@
+"""Reads a result record for the tables: what of it is counted, and how its row begins.
+
+The topic may hold anything: what is no result is counted as unreadable, and nothing it says ends the worker. What is
+the same for all who asked the same (models/result.py) is parsed once: it is recognised by its bytes, between the id
+before it and the members behind it, so that a result costs the same whatever the size of its document.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit
+
+from models.errors import OUTCOMES
+from models.result import CACHE_STATES, RESULT_DEPTH
+from models.strictjson import deeper_than
+
+MAX_ID = 512
+"""Bytes of an id, as JSON, that are kept; a longer one is no result of ours."""
+MAX_URL, MAX_MESSAGE, MAX_NAME = 2_048, 500, 200
+"""Characters of a URL, an error's message, a host's or a check's name that are kept in rows."""
+MAX_MS = 1e12
+"""Milliseconds beyond which a duration is nonsense."""
+MEMO_BYTES, MEMO_ENTRIES = 16 << 20, 20_000
+"""What is remembered of shared parts at most."""
+MEMO_LARGEST = 64 << 10
+"""Bytes of a shared part beyond which it is not remembered."""
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_ID = re.compile(rb'\{"id":("[ !#-\[\]-~]{1,500}"),')
+_TAIL = re.compile(
+    rb'(?:,"cache":"([a-z]{1,16})")?(?:,"age":[0-9]{1,12}\.[0-9])?,"elapsed_ms":([0-9]{1,12}\.[0-9])\}\Z'
+)
+_TAIL_BYTES = 80
+_STATES = {state.encode(): state for state in CACHE_STATES}
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Unreadable(ValueError):
+    """A record that is no result."""
+
+
+class Run(NamedTuple):
+    """One check of a result: `micros` is what it took, in microseconds."""
+
+    name: str
+    failed: bool
+    micros: int
+
+
+class Shared(NamedTuple):
+    """What results for the same request share. `head` is its part of an answer's row, encoded, with a comma before."""
+
+    outcome: str
+    host: str | None
+    error: dict[str, Any] | None
+    checks: tuple[Run, ...]
+    head: bytes
+
+
+class Reading(NamedTuple):
+    """One result. `id` is an encoded JSON string, `micros` the elapsed time in microseconds."""
+
+    id: bytes
+    shared: Shared
+    cache: str | None
+    micros: int
+
+
+class Reader:
+    """Reads results; remembers shared parts, within bounds."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Shared] = {}
+        self._bytes = 0
+
+    def read(self, value: bytes | None) -> Reading:
+        """Read one record's value. Raises Unreadable."""
+        if value is None:
+            msg = "a tombstone"
+            raise Unreadable(msg)
+        start = _ID.match(value)
+        tail = _TAIL.search(value, max(0, len(value) - _TAIL_BYTES))
+        if start is None or tail is None or start.end() > tail.start():
+            return _read_any(value)
+        middle = value[start.end() : tail.start()]
+        shared = self._known.get(middle)
+        if shared is None:
+            # Members that are whole between braces are whole here: then so is the result around them.
+            shared = _shared(_parse(b"{%b}" % middle))
+            self._remember(middle, shared)
+        cache = tail[1]
+        return Reading(
+            start[1], shared, None if cache is None else _STATES.get(cache), int(float(tail[2]) * 1000 + 0.5)
+        )
+
+    def _remember(self, middle: bytes, shared: Shared) -> None:
+        if len(middle) > MEMO_LARGEST:
+            return
+        self._bytes += len(middle)
+        if self._bytes > MEMO_BYTES or len(self._known) >= MEMO_ENTRIES:
+            self._known.clear()
+            self._bytes = len(middle)
+        self._known[middle] = shared
+
+
+def _parse(value: bytes) -> Mapping[str, Any]:
+    try:
+        if deeper_than(value, RESULT_DEPTH):
+            msg = "nested too deep"
+            raise Unreadable(msg)
+        result = _decode(value.decode())
+    except ValueError as exc:
+        raise Unreadable(str(exc)) from None
+    if not isinstance(result, dict):
+        msg = "no JSON object"
+        raise Unreadable(msg)
+    return result
+
+
+def _refuse(name: str) -> NoReturn:
+    msg = f"{name} is no JSON number"
+    raise Unreadable(msg)
+
+
+# Half the cost of strictjson, which looks for duplicate keys too: nothing hangs on them here.
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
+
+
+def _read_any(value: bytes) -> Reading:
+    """Read a result that is not written as we write them."""
+    result = _parse(value)
+    found = result.get("id")
+    encoded = _encode(found).encode() if isinstance(found, str) and found else b""
+    if not 0 < len(encoded) <= MAX_ID:
+        msg = "no id of a result"
+        raise Unreadable(msg)
+    cache = result.get("cache")
+    return Reading(
+        encoded, _shared(result), cache if cache in CACHE_STATES else None, _micros(result.get("elapsed_ms"))
+    )
+
+
+def _shared(result: Mapping[str, Any]) -> Shared:
+    outcome = result.get("outcome")
+    if not isinstance(outcome, str) or outcome not in OUTCOMES:
+        msg = "no outcome of a result"
+        raise Unreadable(msg)
+    request = result.get("request")
+    url = _text(request, "url", MAX_URL)
+    host = _host(url[: url.find("/", len("https://")) + 1] or url) if url else None
+    error = _error(result.get("error"))
+    members = {
+        "outcome": outcome,
+        "status": _whole(result.get("status")),
+        "url": url,
+        "source": _text(request, "source", MAX_NAME),
+        "host": host,
+        "fetched_at": _text(result, "fetched_at", MAX_NAME),
+        "attempts": _whole(result.get("attempts")),
+        "error": error,
+    }
+    members = {name: value for name, value in members.items() if value is not None}
+    head = _encode(members)
+    return Shared(outcome, host, error, _runs(result.get("checks")), b"," + head[1:-1].encode())
+
+
+def _text(owner: Any, name: str, most: int) -> str | None:
+    value = owner.get(name) if isinstance(owner, dict) else None
+    return value[:most] if isinstance(value, str) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int and abs(value) < 1 << 53 else None
+
+
+@lru_cache(maxsize=4096)
+def _host(url: str) -> str | None:
+    try:
+        url.encode()  # a lone surrogate is no key
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    if not host or len(host) > MAX_NAME or port is None:
+        return None
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _error(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, dict):
+        return None
+    return {
+        "type": _text(value, "type", MAX_NAME) or "",
+        "message": _text(value, "message", MAX_MESSAGE) or "",
+        "retryable": value.get("retryable") is True,
+    }
+
+
+def _runs(value: Any) -> tuple[Run, ...]:
+    checks = value if isinstance(value, list) else []
+    return tuple(
+        Run(check["name"], "error" in check, _micros(check.get("elapsed_ms")))
+        for check in checks
+        if isinstance(check, dict) and isinstance(check.get("name"), str) and _is_name(check["name"])
+    )
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return 0 < len(text.encode()) <= MAX_NAME
+    except UnicodeEncodeError:  # a lone surrogate is no key
+        return False
+
+
+def _micros(milliseconds: Any) -> int:
+    if type(milliseconds) in (int, float) and 0 <= milliseconds < MAX_MS:
+        return int(milliseconds * 1000 + 0.5)
+    return 0
+
+
+__all__ = ["Reader", "Reading", "Run", "Shared", "Unreadable"]

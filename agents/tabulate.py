@@ -1,0 +1,103 @@
+"""The agent: results → tables. One after the other, a batch at a time, each touched row once a batch.
+
+A batch's rows go to the changelogs; when Kafka has acknowledged them, its offsets are finished. The next batch is
+counted meanwhile: what is on its way lies over the store until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from agents.reading import Reader
+from agents.tally import OUTCOMES_AGE, Tally
+from streams.kafka.lease import Lease
+from streams.kafka.publisher import Publisher
+from streams.kafka.transport import RecordBatch
+from streams.settings import Settings
+from streams.tables.shelves import Bounds, Shelves
+
+logger = logging.getLogger(__name__)
+
+SLICE = 250
+"""Results counted in one go: some milliseconds, between which the loop is others'."""
+HOSTS = 10_000
+"""Hosts kept of one partition; those seen the longest ago go."""
+CHECKS = 1_000
+"""Checks kept of one partition."""
+MINUTES = 10_000
+"""Minutes kept of one partition, should their age not end them."""
+PRUNE_EVERY = 0.5
+"""Seconds between two looks at what is beyond its bounds."""
+
+
+def bounds_of(settings: Settings) -> dict[str, Bounds]:
+    """Return what each table keeps."""
+    return {
+        "answers": Bounds(settings.answers_rows, settings.answers_age),
+        "hosts": Bounds(HOSTS),
+        "outcomes": Bounds(MINUTES, OUTCOMES_AGE),
+        "checks": Bounds(CHECKS),
+    }
+
+
+class Tabulator:
+    """Counts batches of results; one for each worker."""
+
+    def __init__(self, settings: Settings, publisher: Publisher, shelves: Shelves) -> None:
+        self._answers_age = settings.answers_age
+        self._publisher = publisher
+        self._shelves = shelves
+        self._reader = Reader()
+        self._tallies: dict[int, tuple[Lease, Tally]] = {}
+        self.records = 0
+        self.unreadable = 0
+        self.pruned = 0
+
+    async def take(self, batch: RecordBatch) -> None:
+        """Count a batch and send its rows on their way; returns early if its lease takes no more work."""
+        lease, records = batch.lease, batch.records
+        await self._publisher.pace()
+        tally = self._tally(lease)
+        done = 0
+        while done < len(records) and lease.taking:
+            part = records[done : done + SLICE]
+            tally.take(part, time.time())
+            done += len(part)
+            lease.begun += len(part)
+            await asyncio.sleep(0)
+        if lease.alive:
+            self._shelves.ship(self._publisher, self._shelves.of(lease), list(tally.changes()), records[:done])
+        self.records += done
+        self._tell(lease, tally)
+
+    async def prune(self) -> None:
+        """Keep the tables within their bounds, for ever."""
+        while True:
+            await asyncio.sleep(PRUNE_EVERY)
+            if not self._publisher.congested:
+                self.pruned += self._shelves.prune(self._publisher)
+
+    def _tally(self, lease: Lease) -> Tally:
+        known = self._tallies.get(lease.partition)
+        if known is not None and known[0] is lease:
+            return known[1]
+        shelf = self._shelves.of(lease)
+        publisher, shelves = self._publisher, self._shelves
+
+        def fits(key: bytes, size: int) -> bool:
+            return shelves.fits(publisher, "answers", key, size)
+
+        tally = Tally(self._reader, shelf.get, fits, self._answers_age)
+        self._tallies[lease.partition] = lease, tally
+        return tally
+
+    def _tell(self, lease: Lease, tally: Tally) -> None:
+        """Count what was no result; say so in the log once a lease."""
+        if tally.unreadable:
+            if not self.unreadable:
+                logger.warning("%s-%d: records that are no results are left out, the first %s",
+                               lease.topic, lease.partition, tally.first_unreadable)  # fmt: skip
+            self.unreadable += tally.unreadable
+            tally.unreadable = 0

@@ -1,0 +1,113 @@
+"""The part of a worker that keeps the tables: its Faust app, a group of its own, and what its agent needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+from agents import rows
+from agents.tabulate import Tabulator, bounds_of
+from models.errors import BrokerError
+from streams.app import App, settle_memory
+from streams.kafka.publisher import Publisher
+from streams.settings import Settings
+from streams.tables.changelogs import changelogs, prepare
+from streams.tables.recovery import Recovery
+from streams.tables.shelves import Shelves
+from streams.tables.stores import open_store
+from streams.tables.view import Tables
+
+if TYPE_CHECKING:
+    from streams.kafka.transport import RecordBatch
+
+logger = logging.getLogger(__name__)
+
+
+class Tabulating:
+    """See the module. `tables` is what others read; `holds` is told how many partitions results have."""
+
+    def __init__(self, settings: Settings, holds: Callable[[int], None] = lambda _: None) -> None:
+        self.settings = settings
+        self._holds = holds
+        self.app = App(settings, id=f"{settings.group}-tables", recover=self.recover)
+        self.publisher: Publisher | None = None
+        self.tabulator: Tabulator | None = None
+        self.recovery: Recovery | None = None
+        self.topics = changelogs(settings)
+        self.shelves = Shelves(open_store(settings), self.topics, bounds_of(settings), self._leases)
+        self.tables = Tables(rows.TABLES, self.shelves, rows.decode)
+        self.app.opens(self.open)
+        topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
+        self.app.agent(topic, name="tabulate")(self.tabulate)
+
+    async def tabulate(self, stream: Any) -> None:
+        """The agent: hands each batch to the tabulator. A fault in here ends the worker: its records are read again."""
+        batch: RecordBatch
+        async for batch in stream.noack():
+            assert self.tabulator is not None
+            try:
+                await self.tabulator.take(batch)
+            except Exception as exc:  # noqa: BLE001  Faust would restart the agent and go on behind the failed batch
+                await self.app.crash(exc)
+                return
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Open store and publisher. Raises MillraceError for what is not as it must be."""
+        settings = self.settings
+        stack.callback(self.shelves.store.close)
+        self.shelves.store.open()
+        found = await prepare(settings)
+        name = f"{settings.worker_id}-tables"
+        publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.shelves.acknowledged)
+        self.publisher = await stack.enter_async_context(publisher)
+        for topic in found:
+            publisher.learn(topic.name, topic.partitions, topic.max_bytes)
+        self._holds(found[0].partitions)
+        self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
+        self.tabulator = Tabulator(settings, publisher, self.shelves)
+        pruning = asyncio.create_task(self.tabulator.prune(), name="prune tables")
+        pruning.add_done_callback(self._pruned)
+        stack.push_async_callback(_end, pruning)
+        settle_memory()
+
+    async def recover(self) -> None:
+        """Read back what the changelogs have of the partitions just assigned; forget those of others."""
+        shelves = self.shelves
+        partitions = {tp.partition for tp in self.app.holder.assignment()}
+        shelves.recovered &= partitions
+        for partition in shelves.store.partitions() - partitions:
+            shelves.store.drop(partition)
+        shelves.waiting_for = "recovering from the changelogs"
+        settings = self.settings
+        self.recovery = Recovery(settings.kafka, settings.worker_id, shelves.store, self.topics)
+        try:
+            await self.recovery.run(partitions)
+        except BrokerError as exc:
+            await self.app.crash(exc)
+            raise
+        shelves.recovered = partitions
+        shelves.waiting_for = ""
+
+    def readiness(self) -> str:
+        """Return `ok`, or what the tables wait for."""
+        for state in self.app.readiness().values():
+            if state != "ok":
+                return self.shelves.waiting_for or state
+        return self.tables.readiness()
+
+    def _leases(self) -> list[Any]:
+        consumer = self.app.consumer if self.app.started else None
+        return list(consumer.leases.values()) if consumer is not None else []
+
+    def _pruned(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.app.crash_soon(exc)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task

@@ -1,0 +1,156 @@
+"""Reads changelogs back: everything, or from where the store reaches, up to the end that they have now.
+
+Faust reads them one event at a time, 76 µs a row, through the group's own consumer; this reads them with a consumer
+that belongs to no group, a thousand rows at a time. It either comes to the end or says why not: rows that cannot be
+read are an error, and so is a broker that gives nothing for STALLED seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TypeVar
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from models.errors import BrokerError
+from streams.kafka.client import connection, explain
+from streams.settings import Kafka
+from streams.tables.store import Change, Store, mark
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+STALLED = 60.0
+"""Seconds without any progress after which recovery is given up."""
+RETRY_PAUSE = 0.5
+"""Seconds between tries while the broker is away."""
+POLL_RECORDS = 1_000
+"""Rows of one step: some milliseconds, between which the loop is others'."""
+POLL_MS = 500
+"""Milliseconds that a poll waits for rows."""
+FETCH_BYTES = 4 << 20
+"""Bytes of a partition that one fetch brings."""
+REQUEST_TIMEOUT_MS = 20_000
+
+
+class Recovery:
+    """One recovery: of some partitions of some changelogs into a store."""
+
+    def __init__(self, kafka: Kafka, client_id: str, store: Store, topics: Mapping[str, str]) -> None:
+        self._kafka = kafka
+        self._client_id = client_id
+        self._store = store
+        self._tables = {topic: table for table, topic in topics.items()}
+        self._moved = time.monotonic()
+        self._wanted: dict[TopicPartition, int] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self.rows = 0
+        self.foreign = 0
+
+    @property
+    def lag(self) -> int:
+        """Return how many changelog offsets are still to be read."""
+        return sum(end - self._positions.get(tp, 0) for tp, end in self._wanted.items())
+
+    async def run(self, partitions: Collection[int]) -> None:
+        """Read all there is. Raises BrokerError saying what kept it from coming to an end."""
+        if not partitions:
+            return
+        started = self._moved = time.monotonic()
+        consumer = await self._patiently(self._open)
+        try:
+            tps = [TopicPartition(topic, partition) for topic in self._tables for partition in sorted(partitions)]
+            consumer.assign(tps)
+            await self._patiently(lambda: self._begin(consumer, tps))
+            while self._wanted:
+                await self._patiently(lambda: self._step(consumer))
+        finally:
+            await consumer.stop()
+        taken = time.monotonic() - started
+        logger.info("tables recovered: %d rows of %d partitions in %.1f s", self.rows, len(partitions), taken)
+
+    async def _open(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            **connection(self._kafka),
+            client_id=self._client_id,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=FETCH_BYTES,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+        try:
+            await consumer.start()
+        except BaseException:
+            await consumer.stop()
+            raise
+        return consumer
+
+    async def _begin(self, consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> None:
+        """Find where each changelog ends, and seek where the store goes on."""
+        ends = await consumer.end_offsets(tps)
+        starts = await consumer.beginning_offsets(tps)
+        # What reaches beyond the end was of another log: the topic was made anew.
+        for partition in {
+            tp.partition for tp in tps if (self._store.reaches(self._tables[tp.topic], tp.partition) or 0) > ends[tp]
+        }:
+            logger.warning("partition %d: the store reaches beyond the changelog, which must be a new one", partition)
+            self._store.drop(partition)
+        for tp in tps:
+            table = self._tables[tp.topic]
+            reaches = self._store.reaches(table, tp.partition)
+            start = starts[tp] if reaches is None else max(reaches, starts[tp])
+            if start < ends[tp]:
+                consumer.seek(tp, start)
+                self._wanted[tp], self._positions[tp] = ends[tp], start
+            else:
+                consumer.pause(tp)
+                self._store.apply(table, tp.partition, (), ends[tp])
+
+    async def _step(self, consumer: AIOKafkaConsumer) -> None:
+        """Take what was fetched; a partition that came to its end is done."""
+        fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+        for tp, records in fetched.items():
+            self._apply(tp, records)
+        for tp in list(self._wanted):
+            position = await consumer.position(tp)
+            if position != self._positions[tp]:
+                self._positions[tp], self._moved = position, time.monotonic()
+            if position >= self._wanted[tp]:
+                del self._wanted[tp]
+                consumer.pause(tp)
+                # Also where the last offsets hold no row: reading goes on behind them next time.
+                self._store.apply(self._tables[tp.topic], tp.partition, (), position)
+        if self._wanted and time.monotonic() - self._moved > STALLED:
+            tp = next(iter(self._wanted))
+            msg = f"{tp.topic}-{tp.partition} cannot be read beyond offset {self._positions[tp]} of {self._wanted[tp]}"
+            raise BrokerError(msg)
+        await asyncio.sleep(0)
+
+    def _apply(self, tp: TopicPartition, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
+        if tp not in self._wanted:
+            return
+        changes: list[Change] = []
+        for record in records:
+            if record.key is None or (record.value is not None and mark(record.value) is None):
+                self.foreign += 1
+            else:
+                changes.append((record.key, record.value))
+        self.rows += len(changes)
+        self._store.apply(self._tables[tp.topic], tp.partition, changes, records[-1].offset + 1)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask until the broker answers; give up once nothing has moved for too long, or it never will."""
+        while True:
+            try:
+                return await ask()
+            except (KafkaError, OSError, TimeoutError) as exc:
+                if not getattr(exc, "retriable", True) or time.monotonic() - self._moved > STALLED:
+                    reason = explain(exc, self._kafka)
+                    msg = f"the tables' changelogs cannot be read: {reason}"
+                    raise BrokerError(msg) from exc
+                logger.warning("reading changelogs failed, trying again: %s: %s", type(exc).__name__, exc)
+                await asyncio.sleep(RETRY_PAUSE)

@@ -1,0 +1,227 @@
+"""The rows held here, by partition: what Kafka has acknowledged is in the store, and over it lies what is on its way.
+
+    changes ──► pending ──► changelog ──ack──► store, and when all of a batch is there: lease.finish(offsets)
+
+What was not acknowledged when its lease ends is forgotten: the store is never ahead of the changelog, so whoever
+holds the partition next, this worker or another, goes on from the same rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from aiokafka import ConsumerRecord
+
+from streams.kafka.lease import Lease
+from streams.kafka.parcel import RECORD_OVERHEAD, Parcel
+from streams.tables.store import Store, mark
+
+logger = logging.getLogger(__name__)
+
+LOOKS = 200
+"""The oldest rows of a table and partition that one pruning looks at for their age."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a table keeps: so many rows a partition, and rows of so many seconds; None is no bound."""
+
+    rows: int
+    age: float | None = None
+
+
+class Publishes(Protocol):
+    """What is needed of the publisher."""
+
+    limits: dict[str, int]
+
+    def publish(self, topic: str, partition: int, parcel: Parcel) -> None: ...  # noqa: D102
+
+
+class Cargo:
+    """The rows of one batch on their way to the changelogs: the receipt of each of their parcels."""
+
+    __slots__ = ("_left", "keys", "records", "shelf")
+
+    def __init__(self, shelf: Shelf, records: Sequence[ConsumerRecord[bytes, bytes]], left: int) -> None:
+        self.shelf = shelf
+        self.records = records
+        self.keys: list[tuple[str, bytes]] = []
+        self._left = left
+
+    @property
+    def alive(self) -> bool:
+        """Whether the lease still holds."""
+        return self.shelf.lease.alive
+
+    def finish(self, offset: int) -> None:  # noqa: ARG002  rows are counted, not named
+        """Count a row that arrived; with the last one the batch is finished."""
+        self._left -= 1
+        if self._left <= 0:
+            self.shelf.arrived(self)
+
+
+class Pending(NamedTuple):
+    """A row on its way."""
+
+    row: bytes | None
+    cargo: Cargo
+
+
+class Shelf:
+    """One partition's rows under one lease."""
+
+    def __init__(self, lease: Lease, store: Store, tables: Iterable[str]) -> None:
+        self.lease = lease
+        self.partition = lease.partition
+        self._store = store
+        self.pending: dict[str, dict[bytes, Pending]] = {table: {} for table in tables}
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """Return a row as it will be, once what is on its way has arrived."""
+        entry = self.pending[table].get(key)
+        return self._store.get(table, self.partition, key) if entry is None else entry.row
+
+    def arrived(self, cargo: Cargo) -> None:
+        """Take note that all rows of a batch are in the store, unless the lease ended before."""
+        for table, key in cargo.keys:
+            entry = self.pending[table].get(key)
+            if entry is not None and entry.cargo is cargo:
+                del self.pending[table][key]
+        for record in cargo.records:
+            self.lease.finish(record.offset)
+
+
+class Shelves:
+    """All that is held; `topics` names each table's changelog."""
+
+    def __init__(
+        self,
+        store: Store,
+        topics: Mapping[str, str],
+        bounds: Mapping[str, Bounds],
+        leases: Callable[[], Iterable[Lease]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.topics = topics
+        self._bounds = bounds
+        self._leases = leases
+        self._clock = clock
+        self._tables = {topic: table for table, topic in topics.items()}
+        self._shelves: dict[int, Shelf] = {}
+        self.recovered: set[int] = set()
+        self.waiting_for = "the group's assignment"
+        self.gaps = 0
+
+    # -- writing
+
+    def of(self, lease: Lease) -> Shelf:
+        """Return the shelf of a lease; a new lease begins with what the store has."""
+        shelf = self._shelves.get(lease.partition)
+        if shelf is None or shelf.lease is not lease:
+            shelf = self._shelves[lease.partition] = Shelf(lease, self.store, self.topics)
+        return shelf
+
+    def ship(
+        self,
+        publisher: Publishes,
+        shelf: Shelf,
+        changes: Sequence[tuple[str, bytes, bytes | None]],
+        records: Sequence[ConsumerRecord[bytes, bytes]] = (),
+    ) -> None:
+        """Send changed rows on their way. The records are finished once all of them have arrived."""
+        cargo = Cargo(shelf, records, len(changes))
+        if not changes:
+            shelf.arrived(cargo)
+        for table, key, row in changes:
+            shelf.pending[table][key] = Pending(row, cargo)
+            cargo.keys.append((table, key))
+            parcel = Parcel(cargo, 0, key, row, [], _unsendable)
+            publisher.publish(self.topics[table], shelf.partition, parcel)
+
+    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[Parcel]) -> None:
+        """Put into the store what Kafka has acknowledged, `base` being the first one's offset, -1 if unknown.
+
+        What a dead lease sent is left to whoever reads the changelog next.
+        """
+        if not all(parcel.receipt.alive for parcel in parcels):
+            return
+        table = self._tables[topic]
+        expected = self.store.reaches(table, partition)
+        if base >= 0 and base != (expected or 0):
+            self.gaps += 1
+            logger.warning("%s-%d: offsets %s to %d are not of this worker's writing", topic, partition, expected, base)
+        changes = [(parcel.key or b"", parcel.value) for parcel in parcels]
+        self.store.apply(table, partition, changes, base + len(parcels) if base >= 0 else None)
+
+    def fits(self, publisher: Publishes, table: str, key: bytes, size: int) -> bool:
+        """Whether a row of so many bytes can be sent under this key."""
+        return len(key) + size + RECORD_OVERHEAD <= publisher.limits[self.topics[table]]
+
+    # -- pruning
+
+    def prune(self, publisher: Publishes) -> int:
+        """Send tombstones for what is beyond the bounds, oldest first. Returns how many.
+
+        Only rows that lie wholly behind the commit go: no replay counts again what such a row had counted.
+        """
+        gone = 0
+        for lease in self._leases():
+            point = lease.committed
+            if not lease.taking or point is None or lease.partition not in self.recovered:
+                continue
+            shelf = self.of(lease)
+            for table, bounds in self._bounds.items():
+                changes = [(table, key, None) for key in self._excess(shelf, table, bounds, point.offset)]
+                self.ship(publisher, shelf, changes)
+                gone += len(changes)
+        return gone
+
+    def _excess(self, shelf: Shelf, table: str, bounds: Bounds, committed: int) -> Iterator[bytes]:
+        over = self.store.count(table, shelf.partition) - bounds.rows
+        oldest = None if bounds.age is None else (self._clock() - bounds.age) * 1000
+        for key, row in self.store.oldest(table, shelf.partition, max(over, 0) + LOOKS):
+            on_its_way = shelf.pending[table].get(key)
+            if on_its_way is not None:
+                over -= on_its_way.row is None
+                continue
+            found = mark(row)
+            if found is not None and found.offset >= committed:
+                continue
+            if over > 0 or (oldest is not None and found is not None and found.at < oldest):
+                over -= 1
+                yield key
+
+    # -- reading: see view.Shelves
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Return the partitions held here that have recovered."""
+        return frozenset(lease.partition for lease in self._leases() if lease.alive) & self.recovered
+
+    def state(self) -> str:
+        """Return `ok`, or what the tables still wait for."""
+        if self.waiting_for:
+            return self.waiting_for
+        return "ok" if all(lease.alive for lease in self._leases()) else "the group gives partitions anew"
+
+    def get(self, table: str, partition: int, key: bytes) -> bytes | None:
+        """Return one stored row."""
+        return self.store.get(table, partition, key)
+
+    def scan(self, table: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield stored rows."""
+        return self.store.scan(table, partition, prefix)
+
+    def count(self, table: str, partition: int) -> int:
+        """Return how many rows are stored."""
+        return self.store.count(table, partition)
+
+
+def _unsendable(parcel: Parcel) -> None:  # noqa: ARG001  a row that does not fit was made smaller before
+    return None

@@ -1,0 +1,146 @@
+"""Where rows are kept: by table and results partition, with the changelog offset that they reach up to.
+
+A row is bytes that begin with `{"offset":<results offset it counts up to>,"at":<ms>`; nothing else is read here.
+`MILLRACE_STORE` chooses: `memory://` is this module's, `rocksdb://PATH` that of rocks.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple, Protocol, TypeAlias
+
+Change: TypeAlias = tuple[bytes, bytes | None]
+"""A key and its row, None for a row that goes."""
+
+_MARK = re.compile(rb'\{"offset":([0-9]{1,18}),"at":([0-9]{1,15})[,}]')
+
+
+class Mark(NamedTuple):
+    """How a row begins: the results offset that it counts up to, and its latest result's timestamp in ms."""
+
+    offset: int
+    at: int
+
+
+def mark(row: bytes) -> Mark | None:
+    """Return a row's mark, None if these bytes are no row of ours."""
+    found = _MARK.match(row)
+    return None if found is None else Mark(int(found[1]), int(found[2]))
+
+
+class Store(Protocol):
+    """Rows by table and partition. Not thread-safe: it lives on the event loop."""
+
+    def partitions(self) -> set[int]:
+        """Return the partitions of which anything is kept."""
+        ...
+
+    def reaches(self, table: str, partition: int) -> int | None:
+        """Return the changelog offset to read on from, None if nothing is known."""
+        ...
+
+    def get(self, table: str, partition: int, key: bytes) -> bytes | None:
+        """Return one row."""
+        ...
+
+    def scan(self, table: str, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows whose key begins with `prefix`; they may change while it goes on."""
+        ...
+
+    def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
+        """Return the rows that were written the longest ago, at most so many."""
+        ...
+
+    def count(self, table: str, partition: int) -> int:
+        """Return how many rows there are."""
+        ...
+
+    def apply(self, table: str, partition: int, changes: Iterable[Change], reaches: int | None) -> None:
+        """Make changes, in the changelog's order, and note how far they reach, together.
+
+        A row that counts less far than the one that is there is an echo of a former owner, and changes nothing.
+        """
+        ...
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition."""
+        ...
+
+    def open(self) -> None:
+        """Take hold of what is kept outside of this process. Raises SettingsError saying what is in the way."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is held open."""
+        ...
+
+
+class MemoryStore:
+    """Rows in dictionaries, whose order is that of their last writing."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, int], dict[bytes, bytes]] = {}
+        self._reaches: dict[tuple[str, int], int] = {}
+
+    def partitions(self) -> set[int]:
+        """Return the partitions of which anything is kept."""
+        return {partition for _, partition in self._rows}
+
+    def reaches(self, table: str, partition: int) -> int | None:
+        """Return the changelog offset to read on from."""
+        return self._reaches.get((table, partition))
+
+    def get(self, table: str, partition: int, key: bytes) -> bytes | None:
+        """Return one row."""
+        rows = self._rows.get((table, partition))
+        return None if rows is None else rows.get(key)
+
+    def scan(self, table: str, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows; what came since it began is not among them."""
+        rows = self._rows.get((table, partition), {})
+        keys = [key for key in rows if key.startswith(prefix)] if prefix else list(rows)
+        for key in keys:
+            row = rows.get(key)
+            if row is not None:
+                yield key, row
+
+    def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
+        """Return the first of the dictionary."""
+        return list(islice(self._rows.get((table, partition), {}).items(), most))
+
+    def count(self, table: str, partition: int) -> int:
+        """Return how many rows there are."""
+        return len(self._rows.get((table, partition), ()))
+
+    def apply(self, table: str, partition: int, changes: Iterable[Change], reaches: int | None) -> None:
+        """Make changes; each row goes to the end of the order."""
+        place = table, partition
+        rows = self._rows.setdefault(place, {})
+        for key, row in changes:
+            old = rows.pop(key, None)
+            if row is not None:
+                rows[key] = old if old is not None and echoes(row, old) else row
+        if reaches is not None:
+            self._reaches[place] = reaches
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition."""
+        for place in [place for place in self._rows if place[1] == partition]:
+            del self._rows[place]
+            self._reaches.pop(place, None)
+
+    def open(self) -> None:
+        """Do nothing: it is there."""
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._rows.clear()
+        self._reaches.clear()
+
+
+def echoes(row: bytes, there: bytes) -> bool:
+    """Whether a row counts less far than the one that is there."""
+    new, old = mark(row), mark(there)
+    return old is not None and (new is None or new.offset < old.offset)
