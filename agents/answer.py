@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
 from aiokafka import ConsumerRecord
 
+from agents.account import NO_CACHE, Account
 from agents.enrich import Enricher
 from agents.known import Book, Known, salvage_id
 from agents.letters import (
@@ -65,11 +65,17 @@ class Answerer:
         self._book = Book(sources)
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         self._places = places or Places()
-        self.outcomes: Counter[str] = Counter()
-        self.hits = 0
+        self.account = Account()
 
     async def take(self, batch: RecordBatch) -> None:
         """Answer a batch: returns when all of it is answered or under way, or its lease takes no more work."""
+        hits: list[float] = []
+        try:
+            await self._take(batch, hits)
+        finally:
+            self.account.hits(hits)
+
+    async def _take(self, batch: RecordBatch, hits: list[float]) -> None:
         lease = batch.lease
         now = time.time()
         for record in batch.records:
@@ -83,13 +89,15 @@ class Answerer:
                 request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
                 entry = self._enricher.peek(known, now)
                 if entry is not None:
-                    self.hits += 1
                     age = max(0.0, now - entry.fetched_at)
-                    value = splice(request_id, entry.shared, b"hit", age, time.monotonic() - batch.received_at)
+                    elapsed = time.monotonic() - batch.received_at
+                    value = splice(request_id, entry.shared, b"hit", age, elapsed)
                     if entry.error is None:
                         self._publish(record, lease, request_id, value)
+                        hits.append(elapsed)
                     else:
                         self._deliver(record, lease, request_id, value, entry.error, known=known)
+                        self.account.add(entry.error.outcome, "hit", elapsed)
                     continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
                 self._refuse(record, lease, batch.received_at, blame(exc, record))
@@ -103,6 +111,7 @@ class Answerer:
     ) -> None:
         """Begin what the cache does not know as soon as there is a place; unbegin it if the lease ends first."""
         leave = await self._places.take(known)
+        self.account.queued.add(time.monotonic() - received_at)
         if not lease.taking:
             leave()
             lease.unbegin()
@@ -124,8 +133,11 @@ class Answerer:
         try:
             enriched = await self._enricher.answer(known, sent_along(record, known.request))
             age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
-            value = splice(request_id, enriched.shared, enriched.cache, age, time.monotonic() - received_at)
+            elapsed = time.monotonic() - received_at
+            value = splice(request_id, enriched.shared, enriched.cache, age, elapsed)
             self._deliver(record, lease, request_id, value, enriched.error, known=known)
+            outcome = "ok" if enriched.error is None else enriched.error.outcome
+            self.account.add(outcome, enriched.cache.decode(), elapsed)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._refuse(record, lease, received_at, blame(exc, record))
 
@@ -133,8 +145,10 @@ class Answerer:
         """Answer what is no request."""
         request_id = refused_id(record, salvage_id(record.value))
         shared = encode_answer(None, Answer.failed(error))
-        value = splice(request_id, shared, None, None, time.monotonic() - received_at)
+        elapsed = time.monotonic() - received_at
+        value = splice(request_id, shared, None, None, elapsed)
         self._deliver(record, lease, request_id, value, error)
+        self.account.add(error.outcome, NO_CACHE, elapsed)
 
     def _deliver(
         self,
@@ -147,10 +161,8 @@ class Answerer:
         known: Known | None = None,
     ) -> None:
         if error is None:
-            self.outcomes["ok"] += 1
             self._publish(record, lease, request_id, value)
             return
-        self.outcomes[error.outcome] += 1
         host = None if known is None else host_of(known.request.url)
         letter = Parcel(
             _ThenResult(self, record, lease, request_id, value), record.offset, record.key, record.value,

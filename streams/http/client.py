@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from models.documents import Body, text_codec
-from models.errors import AnswerError, InvalidDocument, TooLarge, UpstreamError
+from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, UpstreamError
 from models.source import Limits, Retries, Sources
 from streams.http.auth import Credentials, Signed
 from streams.http.failures import blame, no_success, translate
@@ -26,6 +26,7 @@ from streams.http.hop import Hop, parse, redirected, with_body
 from streams.http.limits import Hosts
 from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
+from streams.http.tally import Tally, result_of, status_class
 from streams.http.terms import CONNECT_TIMEOUT, Terms
 from streams.settings import DEFAULT_MAX_IN_FLIGHT, Settings
 
@@ -75,11 +76,12 @@ class Client:
         limits: Mapping[str, Limits] | None = None,
     ) -> None:
         self._guard = guard
+        self.max_in_flight = max_in_flight
         self._slots = asyncio.Semaphore(max_in_flight)
         self._stack = AsyncExitStack()
         self.terms = Terms(max_bytes, retry=retry or Retries(), proxy=proxy)
         self.hosts = Hosts(limits)
-        self.calls = 0
+        self.tally = Tally()
 
     async def __aenter__(self) -> Self:
         guard = self._guard
@@ -96,6 +98,16 @@ class Client:
         self, _: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    @property
+    def calls(self) -> int:
+        """Return how many requests were sent."""
+        return self.tally.exchanges.count
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many requests are under way, out of at most `max_in_flight`."""
+        return self.max_in_flight - self._slots._value
 
     async def fetch(
         self,
@@ -165,33 +177,37 @@ class Client:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
         host = self.hosts.of(_authority(hop.url))
         gate = terms.gate if hop.own else None
+        asked = time.monotonic()
         ticket = await host.enter(deadline, gate)
-        started: float | None = None
-        ok: bool | None = True
+        started, said, ok = None, "cancelled", None
         try:
             async with self._slots:
                 started = time.monotonic()
-                return await self._exchange(hop, signed, terms)
+                self.tally.waits.add(started - asked)
+                answer = await self._exchange(hop, signed, terms)
+            said, ok = status_class(answer.status), True
         except AnswerError as error:
-            ok = blame(error)
+            said, ok = result_of(error), blame(error)
             if isinstance(error, UpstreamError) and error.retry_after is not None:
                 host.hold(error.retry_after)
             raise
         except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             translated = translate(exc, hop.url)
-            ok = blame(translated)
+            said, ok = translated.outcome, blame(translated)
             raise translated from None  # what it quotes may be a secret: the address asked, the line that was no HTTP
         except asyncio.CancelledError:
             now = time.monotonic()
-            late = deadline is not None and now >= deadline
-            ok = False if late and started is not None and now - started >= SLOW else None
+            if deadline is not None and now >= deadline:
+                said, ok = TimedOut.outcome, False if started is not None and now - started >= SLOW else None
             raise
+        else:
+            return answer
         finally:
+            self.tally.add(terms.source, said, started)
             host.leave(ticket, ok=ok, gate=gate)
 
     async def _exchange(self, hop: Hop, signed: Signed, terms: Terms) -> Response | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""
-        self.calls += 1
         session = self._proxied if terms.proxy else self._direct
         options = _options(hop, terms)
         response = await session.request(

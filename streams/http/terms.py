@@ -28,7 +28,8 @@ class Terms:
     """`max_bytes` caps a decoded body. `gate`: limits of the source's own, instead of its host's.
 
     `timeout` and `tls` are None where the session's own hold, `proxy` where none is used. `repeatable`: a request of
-    any method may be sent again. `follows`: redirects are followed.
+    any method may be sent again. `follows`: redirects are followed. `source` is whose terms they are, None for those
+    of a plain URL.
     """
 
     max_bytes: int
@@ -41,6 +42,7 @@ class Terms:
     proxy: str | None = None
     repeatable: bool = False
     follows: bool = True
+    source: str | None = None
 
 
 def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes]]) -> Terms:
@@ -53,6 +55,7 @@ def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes
         max_bytes=min(source.max_bytes or default.max_bytes, default.max_bytes),
         tls=tls_context(source.tls) if source.tls else None,
         proxy=source.proxy or default.proxy,
+        source=source.name,
     )
     # A redirect would carry the client's secret elsewhere with the form.
     for_token = dataclasses.replace(terms, max_bytes=MAX_TOKEN_BYTES, repeatable=True, follows=False)

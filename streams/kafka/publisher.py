@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
 
 from models.errors import MillraceError
+from models.latency import Histogram
 from streams.kafka.client import connection, explain
 from streams.kafka.lane import BATCH_BYTES, RETRY_PAUSE, Lane
 from streams.kafka.parcel import Parcel
@@ -79,6 +80,7 @@ class Publisher:
         self.batches = 0
         self.records = 0
         self.failures = 0
+        self.shipping = Histogram()
 
     async def __aenter__(self) -> Self:
         self._producer = await self._open()
@@ -196,6 +198,7 @@ class Publisher:
         producer = self._producer or await self._reopen(None)
         broken = self._broken
         try:
+            began = self._loop.time()
             acknowledged = await producer.send_batch(batch, topic, partition=partition)
             await asyncio.wait({acknowledged, broken}, return_when=asyncio.FIRST_COMPLETED)
             if not acknowledged.done():
@@ -208,6 +211,7 @@ class Publisher:
             await self._reopen(producer)
             raise
         self.batches += 1
+        self.shipping.add(self._loop.time() - began)
         return int(metadata.offset)
 
     async def _reopen(self, broken: AIOKafkaProducer | None) -> AIOKafkaProducer:

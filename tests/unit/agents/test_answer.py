@@ -154,7 +154,7 @@ async def test_a_hit_is_answered_on_the_spot(answerer, enricher, publisher):
     assert (first["cache"], first["document"]) == ("hit", [1])
     assert first["age"] == pytest.approx(12.5, abs=0.2)
     assert ResultSchema().load(first)
-    assert (answerer.hits, batch.lease.work, enricher.traces, publisher.paced) == (2, set(), [], 1)
+    assert (answerer.account.answers["ok", "hit"], batch.lease.work, enricher.traces, publisher.paced) == (2, set(), [], 1)
     assert batch.lease.commit_point() == CommitPoint(7, "")
     publisher.acknowledge(0)
     publisher.acknowledge(1)
@@ -173,7 +173,7 @@ async def test_a_failure_that_is_kept_is_a_dead_letter_first_too(answerer, enric
     (result,) = publisher.results()
     assert (result["outcome"], result["cache"]) == ("upstream_error", "hit")
     publisher.acknowledge(1)
-    assert (batch.lease.unfinished, answerer.outcomes) == (0, {"upstream_error": 1})
+    assert (batch.lease.unfinished, dict(answerer.account.answers)) == (0, {("upstream_error", "hit"): 1})
 
 
 async def test_a_clock_that_was_set_back_makes_no_negative_age(answerer, enricher, publisher):
@@ -198,7 +198,7 @@ async def test_a_miss_is_fetched_and_its_offset_finished_once_delivered(answerer
     await asyncio.gather(*batch.lease.work)
     await asyncio.sleep(0)  # the task's own end is told in the loop's next turn
     assert (batch.lease.unfinished, batch.lease.under_way, batch.lease.work) == (0, 0, set())
-    assert answerer.outcomes == {"ok": 1}
+    assert answerer.account.figures()["outcomes"] == {"ok": 1}
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ async def test_what_is_no_request_is_a_dead_letter_first_and_then_a_result(
     assert ResultSchema().load(result)
     assert batch.lease.unfinished == 1
     publisher.acknowledge(1)
-    assert (batch.lease.unfinished, answerer.outcomes) == (0, {"invalid_request": 1})
+    assert (batch.lease.unfinished, dict(answerer.account.answers)) == (0, {("invalid_request", "none"): 1})
 
 
 async def test_a_failed_fetch_is_a_dead_letter_first_too(answerer, enricher, publisher):
