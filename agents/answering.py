@@ -44,7 +44,9 @@ class Answering:
         self.publisher: Publisher | None = None
         self.answerer: Answerer | None = None
         self.pool: CheckPool | None = None
+        self.enricher: Enricher | None = None
         self.client: Client | None = None
+        self.caller: Caller | None = None
         self.cache: Cache | None = None
         self.app.opens(self.open)
         topic = self.app.topic(settings.requests_topic, key_type=bytes, value_type=bytes)
@@ -68,7 +70,7 @@ class Answering:
         self.publisher = await stack.enter_async_context(publisher)
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         await self._learn_topics(self.publisher)
-        enricher = await self._open_enricher(stack)
+        enricher = self.enricher = await self._open_enricher(stack)
         assert self.pool is not None
         self.answerer = Answerer(settings, enricher, self.publisher, self.sources, Places(self.pool.admission))
         settle_memory()
@@ -79,7 +81,7 @@ class Answering:
         secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
         caller = await stack.enter_async_context(Caller(settings.max_bytes, secrets))
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
-        self.client, self.pool = client, pool
+        self.client, self.caller, self.pool = client, caller, pool
         tiers = parse_tiers(settings.cache)
         cache = self.cache = await stack.enter_async_context(Cache(tiers))
         named = {name: terms_of(source, client.terms, client.post)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from agents.known import Known
 from models import documents
 from models.errors import InvalidDocument
+from models.latency import Histogram
 from models.result import Answer
 from streams.functions import Caller
 from streams.http.client import NOT_MODIFIED, Client
@@ -34,12 +35,13 @@ class Asked(NamedTuple):
 
 
 class Asker:
-    """Knows how each request is asked: `terms` are those of the sources, by name."""
+    """Knows how each request is asked: `terms` are those of the sources, by name. `loading` is how long it took."""
 
     def __init__(self, client: Client, caller: Caller, terms: Mapping[str, Terms]) -> None:
         self._client = client
         self._caller = caller
         self._terms = terms
+        self.loading = Histogram()
 
     async def ask(self, known: Known, extra: Headers, deadline: float, validators: Headers) -> Asked:
         """Ask with `extra` headers, before `deadline` (monotonic seconds). Raises AnswerError.
@@ -53,11 +55,14 @@ class Asker:
         fetched_at = time.time()
         if response.status == NOT_MODIFIED and validators:
             return Asked(None, response.headers, response.attempts, fetched_at)
+        began = time.monotonic()
         try:
             document = documents.load(request.schema, response.body)
         except InvalidDocument as error:
             error.attempts = response.attempts
             raise
+        finally:
+            self.loading.add(time.monotonic() - began)
         answer = Answer(
             "ok",
             status=response.status,

@@ -19,6 +19,7 @@ from agents.judge import Judge, at_hand
 from agents.keeper import Keeper
 from agents.known import Known
 from models.errors import AnswerError, TimedOut
+from models.latency import Histogram
 from models.result import Answer, encode_answer
 from models.source import NEGATIVE_TTL, CachePolicy
 from streams.cache.entry import Entry
@@ -60,6 +61,11 @@ class Enricher:
         for task in refreshes:
             task.cancel()
         await asyncio.gather(*refreshes, return_exceptions=True)
+
+    @property
+    def stages(self) -> dict[str, Histogram]:
+        """Return how long documents took to load, and to be checked."""
+        return {"load": self._asker.loading, "checks": self._judge.checking}
 
     def peek(self, known: Known, now: float) -> Entry | None:
         """Return the cached answer that will do for this request at `now` (epoch seconds), without waiting."""

@@ -10,6 +10,7 @@ from agents.enriched import Enriched
 from agents.known import Known
 from models import checks
 from models.checks import Call, Verdict
+from models.latency import Histogram
 from models.result import encode_verdict, failure, with_checks
 from models.source import NEGATIVE_TTL
 from streams.cache.verdicts import Said, Verdicts
@@ -39,13 +40,16 @@ class _Run:
 
 
 class Judge:
-    """`learned` is called when something new is known of a request's document."""
+    """`learned` is called when something new is known of a request's document. `checking`: how long a document's
+    checks took that had to be run.
+    """
 
     def __init__(self, pool: CheckPool, learned: Callable[[Known, Verdicts], None]) -> None:
         self._pool = pool
         self._learned = learned
         # By the identity of the verdicts: whoever waits holds them.
         self._running: dict[tuple[int, str], _Run] = {}
+        self.checking = Histogram()
 
     async def judge(self, known: Known, found: Enriched) -> Enriched:
         """Return an answer with what the request's checks say of it; one that fails makes it a `check_error`."""
@@ -64,6 +68,7 @@ class Judge:
     ) -> dict[str, Said]:
         """Run what nobody runs on this document yet, and wait for all; what has said something is kept in any case."""
         runs: dict[str, _Run] = {}
+        began = time.monotonic()
         try:
             if any((id(verdicts), key) not in self._running for key in missing):
                 found = found._replace(loaded=found.document())
@@ -73,6 +78,7 @@ class Judge:
                 await asyncio.wait(waiting)
             return {key: run.said() for key, run in runs.items()}
         finally:
+            self.checking.add(time.monotonic() - began)
             news = [verdicts.keep(key, run.said()) for key, run in runs.items() if run.is_done]
             for key, run in runs.items():
                 self._leave(verdicts, key, run)

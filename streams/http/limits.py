@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from models.errors import Overloaded
 from models.source import Limits
@@ -151,6 +151,13 @@ class Hosts:
 
     def __len__(self) -> int:
         return len(self._hosts)
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self._hosts.values())
+
+    def get(self, authority: str) -> Host | None:
+        """Return a host if it was met already."""
+        return self._hosts.get(authority)
 
     def of(self, authority: str) -> Host:
         """Return the host of an authority such as `example.com:8080`."""

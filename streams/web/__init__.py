@@ -7,4 +7,5 @@ problems    errors as problem details (RFC 9457)
 answers     JSON and CSV, with an ETag
 bodies      what a client sends
 probes      /livez and /readyz
+metrics     /metrics, and how many requests of what kind were answered
 """

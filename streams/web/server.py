@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from models.errors import SettingsError
 from streams.web.connection import IDLE_LIMIT, Runner
+from streams.web.metrics import Requests, counted
 from streams.web.probes import Probes, Readiness
 from streams.web.problems import problems
 from streams.web.security import check_binding, harden, named, timely, token_needed
@@ -47,10 +49,11 @@ class Server:
         self._routes = [*Probes(readiness).routes(), *routes]
         self._token = token
         self._names = names
+        self.requests: Requests = Counter()
         self._runner: Runner | None = None
 
     async def __aenter__(self) -> Self:
-        before = [problems, named(self._host, self._names), token_needed(self._token), timely]
+        before = [counted(self.requests), problems, named(self._host, self._names), token_needed(self._token), timely]
         app = web.Application(middlewares=before, client_max_size=MAX_BODY)
         app.on_response_prepare.append(harden)
         app.router.add_routes(self._routes)
