@@ -40,10 +40,10 @@ class Scrape(dict[tuple[str, frozenset[tuple[str, str]]], float]):
 
 async def scrape(worker: Worker, accept: str = "") -> Scrape:
     """Read a worker's metrics."""
-    async with aiohttp.ClientSession() as session:
-        async with session.get(worker.url + "/metrics", headers={"Accept": accept}) as response:
-            assert response.status == 200
-            return Scrape(await response.text(), open_metrics="openmetrics" in response.headers["Content-Type"])
+    url, headers = worker.url + "/metrics", {"Accept": accept}
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        assert response.status == 200
+        return Scrape(await response.text(), open_metrics="openmetrics" in response.headers["Content-Type"])
 
 
 async def until_committed(worker: Worker) -> Scrape:
