@@ -15,8 +15,9 @@ reading     reads a result record for the tables
 rows        what a row of each table means, and how partial rows make a whole one
 places      how many requests may be begun, and how much work on checks
 letters     what goes with a dead letter and a result beside their JSON: headers
-tally       what was answered: by outcome and cache state, and how long it took
-metrics     the catalogue of metrics, and where each figure is read
+account     what was answered: by outcome and cache state, and how long it took
+metrics     the catalogue of metrics, and its page of documentation
+figures     where each figure of the metrics is read
 answering   the part of a worker that answers: its app and what the agent needs
 worker      the process that `millrace worker` and `faust -A agents.worker worker` start
 commands/   the command line, one command a module

@@ -12,7 +12,7 @@ from dataclasses import replace
 from agents.answering import Answering
 from agents.api.query import Query
 from agents.api.routes import open_api
-from agents.metrics import Figures
+from agents.figures import Process, exporter_of
 from agents.tabulating import Tabulating
 from models.source import Sources
 from streams import settings as configuration
@@ -47,17 +47,18 @@ class Worker:
         """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
         self.loop_watch = await stack.enter_async_context(LoopWatch())
-        figures = Figures(settings.role, self.answering, self.loop_watch, self.readiness)
+        process = Process(settings.role, self.loop_watch, self.readiness)
+        exporter = exporter_of(process, self.answering, self.tabulating)
         query = await stack.enter_async_context(self.query)
         if self.tabulating is not None:
             await query.hears(await stack.enter_async_context(Workers(settings)))
         api = await stack.enter_async_context(open_api(settings, self.sources, query))
         # and those of pages, which take the same query
-        routes = [*api.routes(), *metrics.routes(figures.exporter(self.apps))]
+        routes = [*api.routes(), *metrics.routes(exporter)]
         server = Server(settings.web_host, settings.web_port, self.readiness, routes,
                         token=settings.web_token, names=settings.web_names())  # fmt: skip
         self.server = await stack.enter_async_context(server)
-        figures.web = server.requests
+        process.web = server.requests
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents import metrics
+from agents.figures import origins
 from models.source import Source, Sources
 from models.template import UrlTemplate
 from streams.http.tally import MAX_SOURCES, OTHERS, PLAIN, Tally, status_class
@@ -52,4 +53,4 @@ def test_a_sources_host_is_the_one_that_its_breaker_is_known_by():
     urls.pop("c")
     sources = {name: Source(name, url=UrlTemplate(url)) for name, url in urls.items()}
     sources["f"] = Source("f", call="m:f")
-    assert metrics.origins(Sources(sources)) == {"a": "api.example.com", "b": "h:8080"}
+    assert origins(Sources(sources)) == {"a": "api.example.com", "b": "h:8080"}
