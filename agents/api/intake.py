@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -36,7 +37,7 @@ MAX_WAIT = 60.0
 """Seconds that a client may wait for a result."""
 MAX_KEY = 4_096
 """Characters of a key."""
-_DIGITS = 6
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +133,13 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _key(query: Mapping[str, str]) -> bytes | None:
-    if "key" not in query:
-        return None
-    text, encoding = query["key"], query.get("encoding")
-    if len(text) > MAX_KEY:
-        raise wrong("key", f"at most {MAX_KEY} characters are taken")
+    text, encoding = query.get("key"), query.get("encoding")
     if encoding not in (None, "base64"):
         raise wrong("encoding", "is base64, or left out")
+    if text is None:
+        return None
+    if len(text) > MAX_KEY:
+        raise wrong("key", f"at most {MAX_KEY} characters are taken")
     try:
         return unpacked(text) if encoding else text.encode()
     except ValueError:
@@ -148,8 +149,7 @@ def _key(query: Mapping[str, str]) -> bytes | None:
 def _wait(text: str | None) -> float:
     if text is None:
         return 0.0
-    whole = text.isascii() and len(text) <= _DIGITS and text.replace(".", "", 1).isdigit()
-    if not whole or float(text) > MAX_WAIT:
+    if not _NUMBER.fullmatch(text) or float(text) > MAX_WAIT:
         raise wrong("wait", f"is a number of seconds from 0 to {MAX_WAIT:g}")
     return float(text)
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from aiohttp import web
 
+from agents.api.asyncapi import asyncapi
 from agents.api.intake import Intake
 from agents.api.letters import Errors
+from agents.api.openapi import openapi
 from agents.api.peers import ROWS, lines
 from agents.api.purge import purge
 from agents.api.query import Query
@@ -22,6 +24,7 @@ from streams.kafka.letters import Letters
 from streams.kafka.tail import Tail
 from streams.settings import Settings
 from streams.web.answers import answer
+from streams.web.docs import Docs
 from streams.web.problems import Problem
 from streams.web.security import unhurried
 
@@ -34,8 +37,9 @@ CHUNK = 1 << 16
 class Api:
     """The routes over one worker's answers; `tail` is the results' end, for who wants to watch it."""
 
-    def __init__(self, query: Query, intake: Intake, errors: Errors, tail: Tail) -> None:
+    def __init__(self, query: Query, intake: Intake, errors: Errors, tail: Tail, docs: Docs) -> None:
         self.query = query
+        self._docs = docs
         self.tail = tail
         self._intake = intake
         self._letters = errors
@@ -60,6 +64,7 @@ class Api:
             web.get("/api/errors", self._errors),
             web.post("/api/redrive", unhurried(self._letters.redrive)),
             web.post("/api/requests", unhurried(self._intake.handle)),
+            *self._docs.routes(),
         ]
 
     def _plain(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -116,7 +121,8 @@ async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncI
         Tail(settings.kafka, settings.results_topic) as tail,
         Intake(settings, sources, tail) as intake,
     ):
-        yield Api(query, intake, Errors(letters, settings.requests_topic), tail)
+        docs = Docs({"/openapi.json": openapi(sources), "/asyncapi.json": asyncapi(settings, sources)})
+        yield Api(query, intake, Errors(letters, settings.requests_topic), tail, docs)
 
 
 def _asked(request: web.Request) -> dict[str, Any]:

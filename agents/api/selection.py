@@ -24,8 +24,10 @@ KEY = "key"
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1_000
 """Rows of a page."""
 MAX_CONDITIONS = 8
-MAX_TEXT = 4_096
-"""Characters of a prefix, condition or cursor."""
+MAX_TEXT = 1_024
+"""Characters of a prefix or condition."""
+MAX_CURSOR = 32_768
+"""Characters of a cursor: it has a key in it, and what the rows are ordered by."""
 _NUMBER, _TEXT, _OTHER = range(3)
 
 
@@ -126,9 +128,9 @@ def select(
 
 def asked(query: Mapping[str, str], where: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of `select` that a URL's query gives. Raises Problem (400) naming what is wrong."""
-    for name in ("prefix", "sort", "cursor"):
-        if len(query.get(name, "")) > MAX_TEXT:
-            raise wrong(name, f"at most {MAX_TEXT} characters are taken")
+    for name, most in (("prefix", MAX_TEXT), ("sort", MAX_TEXT), ("cursor", MAX_CURSOR)):
+        if len(query.get(name, "")) > most:
+            raise wrong(name, f"at most {most} characters are taken")
     found: dict[str, Any] = {name: query[name] for name in ("prefix", "sort", "cursor") if query.get(name)}
     if "limit" in query:
         text = query["limit"]

@@ -6,6 +6,7 @@ security    who may do what, by which name, and what a browser may do with it
 problems    errors as problem details (RFC 9457)
 answers     JSON and CSV, with an ETag
 bodies      what a client sends
+docs        Swagger UI over the API's document, from files of ours (static/swagger-ui: swagger-ui-dist, unmodified)
 probes      /livez and /readyz
 metrics     /metrics, and how many requests of what kind were answered
 """

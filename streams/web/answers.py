@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -23,8 +24,8 @@ _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  the wide forms are m
 def answer(request: web.Request, value: Mapping[str, Any], columns: Sequence[str] = ()) -> web.Response:
     """Return a value as JSON; as CSV if that is asked for and there are columns: then its `rows` only."""
     if columns and wants_csv(request):
-        return _tagged(request, _spreadsheet(value["rows"], columns), CSV, _beside(request, value))
-    return _tagged(request, strictjson.dumps(value) + b"\n", JSON, {})
+        return tagged(request, _spreadsheet(value["rows"], columns), CSV, _beside(request, value))
+    return tagged(request, strictjson.dumps(value) + b"\n", JSON)
 
 
 def wants_csv(request: web.Request) -> bool:
@@ -43,7 +44,10 @@ def _field(name: str, message: str) -> list[dict[str, str]]:
     return [{"field": name, "message": message}]
 
 
-def _tagged(request: web.Request, body: bytes, content_type: str, headers: Mapping[str, str]) -> web.Response:
+def tagged(
+    request: web.Request, body: bytes, content_type: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> web.Response:
+    """Return a body with its ETag, or 304 if that is what the client has."""
     tag = hashlib.blake2b(body, digest_size=12).hexdigest()
     known = request.if_none_match or ()
     fresh = any(each.value in (tag, "*") for each in known)

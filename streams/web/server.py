@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20
 """Bytes of a body: those of the largest request."""
+MAX_TARGET = 64 << 10
+"""Bytes of a request's first line: the cursor of a long key is long."""
 LINGER = 2.0
 """Seconds for which the rest of a body that nobody wants is read, so that the client sees the answer."""
 STOP_LIMIT = 1.0
@@ -58,7 +60,7 @@ class Server:
         app.on_response_prepare.append(harden)
         app.router.add_routes(self._routes)
         runner = Runner(app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_LIMIT,
-                        lingering_time=LINGER, shutdown_timeout=STOP_LIMIT)  # fmt: skip
+                        max_line_size=MAX_TARGET, lingering_time=LINGER, shutdown_timeout=STOP_LIMIT)  # fmt: skip
         await runner.setup()
         site = web.TCPSite(runner, self._host, self.port)
         try:

@@ -1,0 +1,128 @@
+"""The contract's requests and results as JSON Schema: what the models judge by functions, said in a schema's words."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.common import resolve_schema_cls
+from marshmallow import Schema, fields
+
+from models import checks, documents
+from models import request as requests
+from models.request import RequestSchema
+from models.result import ResultSchema
+from models.schema import Seconds, Text
+from models.source import REQUIRED, Param, Sources
+
+OPENAPI = "3.1.0"
+_ANY = Param()
+_ID = {"minLength": 1, "maxLength": requests.MAX_ID}
+_SHAPES: dict[str, dict[str, Any]] = {
+    "anything": {},
+    "a boolean": {"type": "boolean"},
+    "an integer": {"type": "integer"},
+    "a number": {"type": "number"},
+    "a string": {"type": "string"},
+    "null": {"type": "null"},
+    "an array": {"type": "array"},
+    "an object": {"type": "object"},
+}
+URL_PATTERN = r"^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}))?(/[!#-;=?-\[\]_a-z|~]*)?$"
+"""What most URLs are; others may do too."""
+_TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105  what a header's name is made of (RFC 9110)
+_VALUE = r"^([!-~]([ -~]*[!-~])?)?$"
+
+
+def specification(title: str, version: str, description: str) -> APISpec:
+    """Return an empty document that knows the fields of ours, with requests and results in it."""
+    plugin = MarshmallowPlugin(schema_name_resolver=_name)
+    info = {"description": description, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}}
+    spec = APISpec(title=title, version=version, openapi_version=OPENAPI, plugins=[plugin], info=info)
+    plugin.converter.field_mapping[Text] = ("string", None)
+    plugin.converter.field_mapping[Seconds] = ("number", None)
+    plugin.converter.add_attribute_function(_least)
+    spec.components.schema("Result", schema=ResultSchema)
+    return spec
+
+
+def _name(schema: Any) -> str:
+    return str(resolve_schema_cls(schema).__name__).strip("_").removesuffix("Schema")
+
+
+def _least(_: Any, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
+    return {"minimum": 0} if isinstance(field, Seconds) else {}
+
+
+def request_schema(sources: Sources) -> dict[str, Any]:
+    """Return the schema of a request, with the checks, schemas and sources that this worker has."""
+    common: dict[str, Any] = {
+        "id": {"type": "string", **_ID, "description": "the result has it too; made if there is none"},
+        "schema": {"type": "string", "enum": documents.names(), "description": "how to load the answer; default: json"},
+        "checks": {"type": "array", "maxItems": requests.MAX_CHECKS, "items": {"$ref": "#/components/schemas/Check"}},
+        "max_age": {"type": "number", "minimum": 0, "maximum": sys.float_info.max,
+                    "description": "seconds: the oldest cached answer accepted; 0 fetches now"},
+        "timeout": {"type": "number", "exclusiveMinimum": 0, "maximum": requests.MAX_TIMEOUT,
+                    "description": "seconds: the deadline of the whole request"},
+    }  # fmt: skip
+    by_url = {
+        "url": {"type": "string", "pattern": URL_PATTERN, "maxLength": requests.MAX_URL,
+                "examples": ["https://example.com/numbers/7"]},
+        "method": {"type": "string", "enum": list(requests._METHODS), "description": "default: GET"},
+        "headers": {"type": "object", "maxProperties": requests.MAX_HEADERS, "propertyNames": {"pattern": _TOKEN},
+                    "additionalProperties": {"type": "string", "pattern": _VALUE,
+                                             "maxLength": requests.MAX_HEADER_VALUE}},
+        "body": {"description": "JSON, or a string that is sent as text"},
+    }  # fmt: skip
+    kinds = [_object({**by_url, **common}, "url")]
+    for source in sources.by_name.values():
+        params = {name: {"type": ["string", "number", "boolean"]} for name in sorted(source.names)}
+        needed = [
+            name
+            for name in sorted(source.names)
+            if name not in source.params or source.params[name].default is REQUIRED
+        ]
+        given = {"source": {"const": source.name}, "params": _object(params, *needed)}
+        kinds.append(_object({**given, **common}, "source", *(["params"] if needed else [])))
+    return {"description": RequestSchema.__doc__, "oneOf": kinds} if len(kinds) > 1 else kinds[0]
+
+
+def check_schema() -> dict[str, Any]:
+    """Return the schema of one check of a request: a name, or an object."""
+    found = [checks.find(name) for name in checks.names()]
+    bare = [check.name for check in found if not check.problems({})]
+    kinds: list[dict[str, Any]] = [{"type": "string", "enum": bare}]
+    for check in found:
+        arguments = {name: _shape(each.shape.one) for name, each in check.signature.arguments.items()}
+        args = _object(arguments, *sorted(check.signature.required))
+        args["additionalProperties"] = check.signature.others
+        field = {"type": "string", "minLength": 1, "maxLength": 256, "description": "a dotted path; default: all of it"}
+        told = _object({"name": {"const": check.name}, "field": field, "args": args}, "name")
+        told["description"] = (check.function.__doc__ or "").strip().partition("\n")[0]
+        if check.name not in bare:
+            told["required"] = ["name", "args"]
+        kinds.append(told)
+    return {"oneOf": kinds}
+
+
+def _shape(words: str) -> dict[str, Any]:
+    """Return the schema of what a check's argument may be, as far as its words are plain."""
+    kinds = [_SHAPES.get(each.partition(" of ")[0]) for each in words.split(" or ")]
+    if None in kinds:
+        return {"description": words}
+    return {"description": words, **(kinds[0] or {})} if len(kinds) == 1 else {"description": words, "anyOf": kinds}
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**told, "required": list(required)} if required else told
+
+
+def schema_of(spec: APISpec, schema: type[Schema]) -> dict[str, str]:
+    """Return the reference to a schema in a document, which has it from now on."""
+    name = _name(schema)
+    if name not in spec.components.schemas:
+        spec.components.schema(name, schema=schema)
+    return {"$ref": f"#/components/schemas/{name}"}
