@@ -82,7 +82,9 @@ class Memcached:
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
+        """Wake the process, if there is one."""
+        if self._process is not None:
+            self._signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         """End the process at once and wait until it is gone."""
