@@ -19,6 +19,7 @@ account     what was answered: by outcome and cache state, and how long it took
 metrics     the catalogue of metrics, and its page of documentation
 figures     where each figure of the metrics is read
 answering   the part of a worker that answers: its app and what the agent needs
+presence    what a worker tells of itself once a second
 worker      the process that `millrace worker` and `faust -A agents.worker worker` start
 commands/   the command line, one command a module
 testing/    for those who write plugins and sources: a worker without its surroundings, to test them in

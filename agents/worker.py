@@ -13,6 +13,7 @@ from agents.answering import Answering
 from agents.api.query import Query
 from agents.api.routes import open_api
 from agents.figures import Process, exporter_of
+from agents.presence import Told
 from agents.tabulating import Tabulating
 from models.source import Sources
 from streams import settings as configuration
@@ -20,6 +21,7 @@ from streams.app import App
 from streams.plugins import load_plugins
 from streams.settings import Settings
 from streams.sources import load as load_sources
+from streams.tables.presence import Presence
 from streams.tables.workers import Workers
 from streams.telemetry.loop import LoopWatch
 from streams.web import metrics
@@ -37,6 +39,7 @@ class Worker:
         self.query = Query(settings.worker_id, self.answering)
         self.server: Server | None = None
         self.loop_watch: LoopWatch | None = None
+        self.presence: Presence | None = None
 
     @property
     def apps(self) -> list[App]:
@@ -59,6 +62,8 @@ class Worker:
                         token=settings.web_token, names=settings.web_names())  # fmt: skip
         self.server = await stack.enter_async_context(server)
         process.web = server.requests
+        told = Told(settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port)
+        self.presence = await stack.enter_async_context(Presence(settings, told.record))
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs."""

@@ -6,5 +6,6 @@ shelves     what is held here: what Kafka has acknowledged, and over it what is 
 changelogs  the changelog topics: their names, and making them
 recovery    reads changelogs back
 view        what this worker holds, for those who ask
+presence    a worker tells of itself
 workers     the latest record of every worker, as each tells of itself once a second
 """

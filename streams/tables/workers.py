@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self
 
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from models.errors import BrokerError
+from streams.kafka.client import connection
+from streams.kafka.topics import Admin
 from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 FORGET_AFTER = 600.0
 """Seconds of silence after which a worker is no longer told of."""
 SILENT_AFTER = 5.0
 """Seconds of silence after which a worker counts as not answering."""
+MOST = 1_000
+"""Workers that are told of at most."""
+RETRY_PAUSE = 2.0
+"""Seconds between tries while the topic cannot be read."""
+POLL_MS = 1_000
+MAX_ID = 250
+"""Characters of an id."""
 
 
 class Workers:
@@ -22,12 +41,19 @@ class Workers:
         self._settings = settings
         self._clock = clock
         self._heard: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self.failures = 0
+        self.unreadable = 0
 
     async def __aenter__(self) -> Self:
+        self._reading = asyncio.create_task(self._run(), name="read workers' records")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop reading."""
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reading
 
     def all(self) -> list[dict[str, Any]]:
         """Return each worker's latest record with `silent_s`, the seconds since it was heard, by id."""
@@ -37,3 +63,67 @@ class Workers:
             for _, (heard, record) in sorted(self._heard.items())
             if now - heard < FORGET_AFTER
         ]
+
+    async def _run(self) -> None:
+        said = False
+        while True:
+            try:
+                await self._read()
+            except (KafkaError, BrokerError, OSError, TimeoutError) as exc:
+                self.failures += 1
+                if not said:
+                    logger.warning("%s: what other workers tell cannot be read for now: %s",
+                                   self._settings.workers_topic, exc)  # fmt: skip
+                said = True
+            await asyncio.sleep(RETRY_PAUSE)
+
+    async def _read(self) -> None:
+        topic = self._settings.workers_topic
+        async with Admin(self._settings.kafka) as admin:
+            if topic not in await admin.describe(topic):
+                msg = f"no topic {topic!r}"
+                raise BrokerError(msg)
+        consumer = AIOKafkaConsumer(
+            **connection(self._settings.kafka),
+            client_id=f"{self._settings.worker_id}-workers",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        try:
+            await consumer.start()
+            tp = TopicPartition(topic, 0)
+            consumer.assign([tp])
+            # What is older is of workers that are forgotten: compaction lags behind.
+            begin = (await consumer.offsets_for_times({tp: int((self._clock() - FORGET_AFTER) * 1000)}))[tp]
+            end = (await consumer.end_offsets([tp]))[tp]
+            consumer.seek(tp, end if begin is None else begin.offset)
+            while True:
+                for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+                    for record in records:
+                        self.hear(record, live=record.offset >= end)
+        finally:
+            await consumer.stop()
+
+    def hear(self, record: ConsumerRecord[bytes, bytes], *, live: bool = True) -> None:
+        """Take one record; `live` if it was written just now, by whatever clock its writer has."""
+        try:
+            name = (record.key or b"").decode()
+            told = None if record.value is None else json.loads(record.value)
+        except (ValueError, RecursionError):
+            self.unreadable += 1
+            return
+        if told is None:
+            self._heard.pop(name, None)
+        elif not isinstance(told, dict) or not 0 < len(name) <= MAX_ID:
+            self.unreadable += 1
+        else:
+            now = self._clock()
+            self._heard[name] = (now if live else min(now, record.timestamp / 1000), told | {"id": name})
+            self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        if len(self._heard) > MOST:
+            for name in [name for name, (heard, _) in self._heard.items() if now - heard >= FORGET_AFTER]:
+                del self._heard[name]
+            while len(self._heard) > MOST:
+                del self._heard[min(self._heard, key=lambda name: self._heard[name][0])]
