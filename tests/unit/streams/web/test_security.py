@@ -279,7 +279,7 @@ NO_HTTP = [
     b"GET",
     b"GET / HTTP/9.9\r\nHost: a",
     b"GET / HTTP/1.1\r\nHost: localhost\r\n<script>: \x00",
-    b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost",
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost",
     b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 9000,
     b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(b"X%d: a" % n for n in range(200)),
     b"POST /thing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
