@@ -380,11 +380,11 @@ async def test_a_large_table_holds_nobody_up():
     async with Fleet({0}) as fleet:
         rows = {b"k%06d" % number: json.dumps(answer_row(number)).encode() for number in range(100_000)}
         fleet.members[0].shelves.rows["answers", 0] = rows
-        gaps, last = [], time.perf_counter()
+        gaps, last = [], time.thread_time()  # our own time: the machine may be busy with others
         asking = asyncio.ensure_future(fleet.members[0].query.rows("answers", sort="-offset"))
         while not asking.done():
             await asyncio.sleep(0)
-            now = time.perf_counter()
+            now = time.thread_time()
             gaps.append(now - last)
             last = now
         assert (await asking)["rows"][0]["id"] == "r99999"
