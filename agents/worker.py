@@ -36,7 +36,7 @@ class Worker:
         self.sources = sources or Sources()
         self.answering = Answering(settings, self.sources) if settings.role != "tables" else None
         self.tabulating = Tabulating(settings, self._holds) if settings.role != "answer" else None
-        self.query = Query(settings.worker_id, self.answering)
+        self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic)
         self.server: Server | None = None
         self.loop_watch: LoopWatch | None = None
         self.presence: Presence | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from agents.api.peers import SILENT_AFTER, Heard
@@ -69,10 +69,3 @@ class Fleet:
 
 def _answers(record: Mapping[str, Any]) -> bool:
     return bool(record["silent_s"] <= SILENT_AFTER)
-
-
-def total(records: Iterable[Mapping[str, Any]], name: str) -> int | None:
-    """Add up a figure over partitions; None if it is unknown of one of them, or there is none."""
-    values = [record.get(name) for record in records]
-    known = [value for value in values if value is not None]
-    return sum(known) if known and len(known) == len(values) else None

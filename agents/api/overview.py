@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from agents.api.fleet import Fleet, total
+from agents.api.fleet import Fleet
 from agents.api.selection import Row
 from agents.api.tables import TableQuery
 from models.latency import Histogram
@@ -30,10 +30,11 @@ HITS = frozenset({"hit", "stale", "revalidated"})
 
 
 class Overview:
-    """Opened with `async with`: takes its notes meanwhile."""
+    """Opened with `async with`: takes its notes meanwhile. `requests` is the topic whose lag is told."""
 
-    def __init__(self, fleet: Fleet, tables: TableQuery) -> None:
+    def __init__(self, fleet: Fleet, tables: TableQuery, requests: str) -> None:
         self._fleet = fleet
+        self._requests = requests
         self._tables = tables
         self._notes: deque[dict[str, Row]] = deque(maxlen=WINDOW + 1)
         self._noting: asyncio.Task[None] | None = None
@@ -64,7 +65,6 @@ class Overview:
         """Return the figures: None where something is not known. Raises Problem."""
         records = self._fleet.records()
         answering = [record for record in records if record["answering"]]
-        partitions = [each for each in self._fleet.partitions()["partitions"] if each["committed"] is not None]
         minute = self._since(WINDOW)
         cache = _added(each["cache"] for each in minute)
         known = sum(cache.values())
@@ -73,13 +73,20 @@ class Overview:
             "workers": len(answering),
             "silent": len(records) - len(answering),
             "throughput": self._rate(),
-            "lag": total(partitions, "lag"),
+            "lag": self._lag(),
             "in_flight": sum(record.get("in_flight") or 0 for record in answering),
             **quantiles(each["latency"] for each in minute),
             "cache_hit_rate": sum(cache[state] for state in HITS) / known if known else None,
             "outcomes": dict(_added(each["outcomes"] for each in minute)),
         }
         return told | await self._minutes()
+
+    def _lag(self) -> int | None:
+        """Return how many requests are not answered; None if that is unknown of one partition, or of all."""
+        partitions = [each for each in self._fleet.partitions()["partitions"] if each["topic"] == self._requests]
+        lags = [(0 if each["end"] == 0 else each["lag"]) if each["owner_answers"] else None for each in partitions]
+        known = [lag for lag in lags if lag is not None]
+        return sum(known) if known and len(known) == len(lags) else None
 
     def _since(self, seconds: int) -> list[Row]:
         """Return, of each worker, what it has counted more than so many notes ago."""

@@ -28,16 +28,17 @@ class Own(Protocol):
 class Query:
     """Opened with `async with`. Told step by step what there is: until then the answer is 503.
 
-    `worker` is this worker's id, `own` the part of it that answers requests, if it has one.
+    `worker` is this worker's id, `own` the part of it that answers requests, if it has one,
+    `requests` the topic of the requests.
     """
 
-    def __init__(self, worker: str = "", own: Own | None = None) -> None:
+    def __init__(self, worker: str = "", own: Own | None = None, *, requests: str = "requests") -> None:
         self._own = own
         self.letters: Errors | None = None
         self._holdings = Holdings(worker=worker)
         self._fleet = Fleet()
         self._tables = TableQuery(self._holdings)
-        self._overview = Overview(self._fleet, self._tables)
+        self._overview = Overview(self._fleet, self._tables, requests)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
