@@ -13,6 +13,7 @@ tabulate    the agent: results topic → tables
 tally       what the results of one partition add up to
 reading     reads a result record for the tables
 rows        what a row of each table means, and how partial rows make a whole one
+glance      one result as the pages that watch show it
 places      how many requests may be begun, and how much work on checks
 letters     what goes with a dead letter and a result beside their JSON: headers
 account     what was answered: by outcome and cache state, and how long it took
@@ -20,6 +21,7 @@ metrics     the catalogue of metrics, and its page of documentation
 figures     where each figure of the metrics is read
 answering   the part of a worker that answers: its app and what the agent needs
 presence    what a worker tells of itself once a second
+site        the web site of a worker: API, pages, events
 worker      the process that `millrace worker` and `faust -A agents.worker worker` start
 commands/   the command line, one command a module
 testing/    for those who write plugins and sources: a worker without its surroundings, to test them in

@@ -38,6 +38,15 @@ _BUCKETS = tuple(int(bound * 1_000_000) for bound in BOUNDS)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
+def answer_head(record: ConsumerRecord[bytes, bytes], reading: Reading, at: int) -> bytes:
+    """Return how the row of an answer is stored, but for the result itself: JSON without its closing brace."""
+    return b'{"offset":%d,"at":%d,"keyed":%b,"id":%b%b%b,"elapsed_ms":%.3f,"bytes":%d' % (
+        record.offset, at, b"false" if record.key is None else b"true", reading.id, reading.shared.head,
+        b"" if reading.cache is None else b',"cache":"%b"' % reading.cache.encode(),
+        reading.micros / 1000, len(record.value or b""),
+    )  # fmt: skip
+
+
 class Tally:
     """One for each held partition. `get` returns a row as stored; `fits` says whether an answer's row can be sent."""
 
@@ -100,13 +109,8 @@ class Tally:
         self._answers[key] = record, reading, at
 
     def _answer_row(self, key: bytes, record: ConsumerRecord[bytes, bytes], reading: Reading, at: int) -> bytes:
-        value = record.value or b""
-        head = b'{"offset":%d,"at":%d,"keyed":%b,"id":%b%b%b,"elapsed_ms":%.3f,"bytes":%d' % (
-            record.offset, at, b"false" if record.key is None else b"true", reading.id, reading.shared.head,
-            b"" if reading.cache is None else b',"cache":"%b"' % reading.cache.encode(),
-            reading.micros / 1000, len(value),
-        )  # fmt: skip
-        row = b'%b,"result":%b}' % (head, value)
+        head = answer_head(record, reading, at)
+        row = b'%b,"result":%b}' % (head, record.value or b"")
         return row if self._fits(key, len(row)) else head + b',"truncated":true}'
 
     @staticmethod

@@ -14,6 +14,7 @@ from agents.api.query import Query
 from agents.api.routes import open_api
 from agents.figures import Process, exporter_of
 from agents.presence import Told
+from agents.site import Site
 from agents.tabulating import Tabulating
 from models.source import Sources
 from streams import settings as configuration
@@ -56,14 +57,15 @@ class Worker:
         if self.tabulating is not None:
             await query.hears(await stack.enter_async_context(Workers(settings)))
         api = await stack.enter_async_context(open_api(settings, self.sources, query))
-        # and those of pages, which take the same query
-        routes = [*api.routes(), *metrics.routes(exporter)]
+        site = Site(settings, api)
+        routes = [*site.routes(), *metrics.routes(exporter)]
         server = Server(settings.web_host, settings.web_port, self.readiness, routes,
                         token=settings.web_token, names=settings.web_names())  # fmt: skip
         self.server = await stack.enter_async_context(server)
         process.web = server.requests
         told = Told(settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port)
         self.presence = await stack.enter_async_context(Presence(settings, told.record))
+        await stack.enter_async_context(site.events)
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs."""

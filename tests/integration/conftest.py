@@ -1,27 +1,13 @@
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from models.errors import BrokerError
 from streams.kafka.broker import Broker
-from streams.kafka.broker import broker as give_broker
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
 from tests.integration.stage import Stage, Upstream
-
-
-@pytest.fixture(scope="session")
-def broker() -> Iterator[Broker]:
-    """The best broker found, for the whole run. In CI it must be Kafka itself."""
-    try:
-        with give_broker(need_real=bool(os.environ.get("CI"))) as found:
-            print(f"broker: {found.kind}")
-            yield found
-    except BrokerError as exc:
-        pytest.fail(str(exc), pytrace=False)
 
 
 @pytest.fixture

@@ -1,0 +1,27 @@
+"""One result as the pages that watch show it: the row that the table `answers` will have of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from agents.reading import Reader, Unreadable
+from agents.rows import Row, decode
+from agents.tally import MAX_AT, answer_head
+
+
+class Glance:
+    """Called with a record of the results topic; None for one that is no result."""
+
+    def __init__(self) -> None:
+        self._reader = Reader()
+
+    def __call__(self, record: Any) -> Row | None:
+        """Make the row, without the result itself."""
+        try:
+            reading = self._reader.read(record.value)
+        except Unreadable:
+            return None
+        key = json.loads(reading.id).encode(errors="replace") if record.key is None else record.key
+        head = answer_head(record, reading, min(max(record.timestamp, 0), MAX_AT))
+        return decode("answers", record.partition, key, head + b"}", heads=True)

@@ -1,0 +1,58 @@
+"""The files under `static/`: read once, served with a digest in their address so that browsers keep them."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import web
+
+from streams.web.problems import Problem
+
+FOLDER = Path(__file__).parent / "static"
+KEEP = "public, max-age=31536000, immutable"
+"""For an address with the digest of what it names."""
+ASK = "no-cache"
+"""For an address without one, as the modules name each other: kept, but asked about by its ETag."""
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", "": "text/plain"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file's bytes, media type and digest."""
+
+    content: bytes
+    media_type: str
+    digest: str
+
+
+class Assets:
+    """Everything in the folder, by its path in it. Nothing else can be asked for."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._by_path = {path.relative_to(folder).as_posix(): _read(path)
+                         for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+
+    def address(self, path: str) -> str:
+        """Return the address of a file, with its digest. Raises KeyError for one that does not exist."""
+        return f"/static/{path}?v={self._by_path[path].digest}"
+
+    async def serve(self, request: web.Request) -> web.Response:
+        """Answer `/static/{path}`."""
+        asset = self._by_path.get(request.match_info["path"])
+        if asset is None:
+            raise Problem(HTTPStatus.NOT_FOUND, "there is no such file")
+        keep = KEEP if request.query.get("v") == asset.digest else ASK
+        headers = {"Cache-Control": keep, "ETag": f'"{asset.digest}"'}
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return web.Response(body=asset.content, headers=headers, content_type=asset.media_type, charset="utf-8")
+
+
+def _read(path: Path) -> Asset:
+    content = path.read_bytes()
+    media_type = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return Asset(content, media_type, hashlib.sha256(content).hexdigest()[:12])

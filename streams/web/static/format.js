@@ -1,0 +1,32 @@
+// Figures as wording.py writes them; what is not known is unknown, never 0.
+export const UNKNOWN = "unknown";
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+
+const three = (value) => {
+  if (value >= 100) return value.toFixed(0);
+  return String(Number(value.toFixed(value >= 10 ? 1 : 2)));
+};
+
+export function number(value) {
+  if (!known(value)) return UNKNOWN;
+  return value < 100 && !Number.isInteger(value) ? value.toFixed(1) : Math.round(value).toLocaleString("en-US");
+}
+
+export function duration(seconds) {
+  if (!known(seconds)) return UNKNOWN;
+  if (seconds < 1) return `${three(seconds * 1000)} ms`;
+  if (seconds < 60) return `${three(seconds)} s`;
+  return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
+}
+
+export function percent(share) {
+  if (!known(share)) return UNKNOWN;
+  const tenths = Math.floor(share * 1000 + 1e-9);
+  return share > 0 && tenths === 0 ? "<0.1 %" : `${tenths / 10} %`;
+}
+
+/** The time of day in UTC, as all times on the pages are. */
+export const clock = (date) => date.toISOString().slice(11, 19);
+
+export const BAD = new Set(["unreachable", "timeout", "upstream_error", "overloaded"]);
+export const tone = (outcome) => (outcome === "ok" ? "ok" : BAD.has(outcome) ? "bad" : "warn");

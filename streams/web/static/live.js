@@ -1,0 +1,80 @@
+// Answers as they come, newest first. What is shown is text, never markup.
+import { duration, number, tone } from "./format.js";
+import { stream } from "./stream.js";
+
+const MOST = 200; // rows kept
+const PAUSE = 250; // ms without a key before the filters are taken
+const form = document.getElementById("filter");
+const body = document.querySelector("#tail tbody");
+const state = document.getElementById("tail-state");
+let shown = 0, dropped = 0, passed = 0, waiting = 0;
+
+function cell(kind, ...content) {
+  const made = document.createElement("td");
+  if (kind) made.className = kind;
+  made.append(...content);
+  return made;
+}
+
+function element(name, properties) {
+  return Object.assign(document.createElement(name), properties);
+}
+
+function rowOf(row) {
+  const made = element("tr", { className: "arrived" });
+  const key = element("a", { className: "key", href: row.href, textContent: (row.key ?? row.key_base64 ?? row.id).slice(0, 60) || "empty key" });
+  key.dataset.row = "";
+  const what = String(row.error?.message ?? row.url ?? row.source ?? "–");
+  made.append(
+    cell("time", element("time", { dateTime: row.at, title: row.at, textContent: row.at.slice(11, 19) })),
+    cell("key", key),
+    cell("", element("span", { className: `outcome ${tone(row.outcome)}`, textContent: row.outcome })),
+    cell("", row.cache ?? "–"),
+    cell("count", String(row.status ?? "–")),
+    cell("ms", row.elapsed_ms === undefined ? "–" : duration(row.elapsed_ms / 1000)),
+    cell("code", element("code", { textContent: what })),
+  );
+  return made;
+}
+
+function tell() {
+  const parts = [`${number(shown)} answers since this page was opened`];
+  if (dropped) parts.push(`${number(dropped)} more came too fast to show`);
+  if (passed) parts.push(`${number(passed)} passed while paused`);
+  state.textContent = parts.join(", ");
+}
+
+stream.addEventListener("results", ({ data }) => {
+  dropped += data.dropped ?? 0;
+  if (stream.paused) passed += data.rows.length;
+  else {
+    shown += data.rows.length;
+    body.querySelector("tr.none")?.remove();
+    body.prepend(...data.rows.map(rowOf).reverse());
+    while (body.rows.length > MOST) body.lastElementChild.remove();
+  }
+  tell();
+});
+
+const terms = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+
+function connect() {
+  const asked = terms();
+  asked.set("tail", "1");
+  stream.connect(`?${asked}`);
+}
+
+async function filter() {
+  history.replaceState(null, "", `/live?${terms()}`);
+  shown = dropped = passed = 0;
+  connect();
+  const response = await fetch(location.href);
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  const rows = fresh.querySelector("#tail tbody");
+  if (rows) body.replaceChildren(...document.importNode(rows, true).childNodes);
+  tell();
+}
+
+form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
+form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, PAUSE); });
+connect();

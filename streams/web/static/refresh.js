@@ -1,0 +1,65 @@
+// Keeps the parts marked data-live like a fresh copy of the same page from the server.
+import { clock } from "./format.js";
+import { patch } from "./patch.js";
+
+const SHARE = 20; // a page asks again no sooner than this many times what its last answer took to make: it costs a worker little
+let under = null;
+let rested = 0;
+let taken = new Date();
+
+/** Ask for the page again, unless the last answer was too dear to ask so soon. */
+export function refreshSoon() {
+  if (under === null && performance.now() >= rested && document.visibilityState === "visible") return refresh();
+  return null;
+}
+
+/** Ask for the page at its present address now; what was under way before is given up. */
+export async function refresh() {
+  if (!document.querySelector("[data-live]")) return;
+  under?.abort();
+  const mine = new AbortController();
+  under = mine;
+  try {
+    const response = await fetch(location.href, { signal: mine.signal, headers: { Accept: "text/html" } });
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    const [, took] = /dur=([\d.]+)/.exec(response.headers.get("Server-Timing") ?? "dur=0");
+    rested = performance.now() + SHARE * Number(took);
+    if (under === mine) take(fresh);
+  } catch {
+    // Lost or given up: the stream says which.
+  } finally {
+    if (under === mine) under = null;
+  }
+}
+
+function take(fresh) {
+  const problem = fresh.querySelector("[data-problem]");
+  if (document.querySelector("[data-problem]") && !problem) {
+    location.reload(); // what was asked for is there now
+    return;
+  }
+  if (problem && !document.querySelector("[data-problem]")) {
+    stale(problem.textContent);
+    return;
+  }
+  document.getElementById("stale")?.remove();
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const found = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
+    const unless = part.dataset.liveUnless;
+    if (found && !(unless && part.querySelector(unless))) patch(part, found);
+  }
+  taken = new Date();
+  document.dispatchEvent(new Event("refreshed"));
+}
+
+/** Say that what is shown is no longer kept up to date, and why. */
+function stale(why) {
+  let notice = document.getElementById("stale");
+  if (!notice) {
+    notice = Object.assign(document.createElement("div"), { id: "stale", className: "notice warn" });
+    notice.setAttribute("role", "status");
+    document.querySelector("main h1").after(notice);
+  }
+  const text = `Shown as of ${clock(taken)} UTC: ${why.trim()}`;
+  if (notice.textContent !== text) notice.textContent = text;
+}

@@ -1,0 +1,95 @@
+// The form of one request: made into JSON, posted, and its answer shown.
+import { tree } from "./json.js";
+import { post, recall, trouble } from "./token.js";
+
+const WAIT = 10; // seconds that the answer is waited for
+const form = document.getElementById("send");
+const button = document.getElementById("send-button");
+const state = document.getElementById("send-state");
+const answer = document.getElementById("answer");
+const field = (name) => form.elements[name];
+
+recall(field("token"));
+field("source").addEventListener("change", byKind);
+byKind();
+
+function byKind() {
+  const named = field("source").value !== "";
+  form.querySelector("[data-for=url]").hidden = named;
+  form.querySelector("[data-for=source]").hidden = !named;
+}
+
+/** JSON from a field, or nothing when it is empty. Throws a sentence that names the field. */
+function json(name) {
+  const text = field(name).value.trim();
+  if (!text) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`${name} is no JSON: ${error.message}`);
+  }
+}
+
+function figure(name) {
+  const text = field(name).value.trim();
+  if (!text) return undefined;
+  if (!Number.isFinite(Number(text))) throw new Error(`${name} is no number`);
+  return Number(text);
+}
+
+function body() {
+  try { return json("body"); } catch { return field("body").value; }
+}
+
+function request() {
+  const source = field("source").value;
+  const asked = source ? { source, params: json("params") ?? {} } : { url: field("url").value.trim() };
+  if (!source && !asked.url) throw new Error("url: what is to be asked?");
+  if (!source && field("method").value !== "GET") asked.method = field("method").value;
+  if (field("schema").value !== "json") asked.schema = field("schema").value;
+  return Object.assign(asked, {
+    headers: json("headers"), body: body(), checks: json("checks"), max_age: figure("max_age"), timeout: figure("timeout"),
+  });
+}
+
+function show(value) {
+  answer.replaceChildren();
+  const made = document.createElement("div");
+  made.className = "tree";
+  made.append(tree(value));
+  answer.append(made);
+  answer.dataset.json = JSON.stringify(value, null, 2);
+  document.dispatchEvent(new Event("answered"));
+}
+
+async function send() {
+  const asked = request();
+  const terms = new URLSearchParams({ wait: String(WAIT) });
+  if (field("key").value) terms.set("key", field("key").value);
+  state.textContent = "Sent; waiting for the answer…";
+  const begun = performance.now();
+  const said = await post(`/api/requests?${terms}`, asked, field("token"));
+  const took = `${Math.round(performance.now() - begun)} ms`;
+  if (said.response.status === 200) {
+    state.textContent = `Answered after ${took}: ${said.said.outcome}`;
+    show(said.said);
+  } else if (said.response.status === 202) {
+    state.textContent = `Taken as ${said.said.id}; no answer within ${WAIT} s. It will be on the results topic, and in the table answers.`;
+    show(said.said);
+  } else {
+    state.textContent = `Not sent (${said.response.status}): ${trouble(said)}`;
+  }
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  button.disabled = true;
+  answer.replaceChildren();
+  try {
+    await send();
+  } catch (error) {
+    state.textContent = error instanceof TypeError ? "Not sent: no connection to the worker." : `Not sent: ${error.message}`;
+  } finally {
+    button.disabled = false;
+  }
+});

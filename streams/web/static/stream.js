@@ -1,0 +1,71 @@
+// The page's one stream of events, and whether it is there. Events: every message of the server by its name, and
+// `state` when the connection comes, is lost, or is paused.
+const QUIET = 5000; // ms without a word, of a stream that speaks every second, after which it counts as lost
+const AGAIN = 2000; // ms between tries
+
+class Stream extends EventTarget {
+  #source = null;
+  #heard = 0;
+  #query = "";
+  lostSince = null;
+  paused = false;
+  known = false; // whether anything was heard yet
+
+  get state() {
+    if (this.lostSince) return "lost";
+    return this.paused ? "paused" : "live";
+  }
+
+  connect(query = "") {
+    this.#query = query;
+    this.#open();
+    if (this.#heard === 0) setInterval(() => this.#watch(), 1000);
+    this.#heard = Date.now();
+  }
+
+  pause(paused) {
+    this.paused = paused;
+    this.#tell();
+  }
+
+  #open() {
+    this.#source?.close();
+    const source = new EventSource(`/events${this.#query}`);
+    this.#source = source;
+    source.onerror = () => this.#lost();
+    for (const name of ["overview", "alive", "results", "dropped"]) {
+      source.addEventListener(name, (event) => {
+        this.#heard = Date.now();
+        if (!this.known || this.lostSince !== null) this.#found();
+        this.dispatchEvent(new MessageEvent(name, { data: JSON.parse(event.data) }));
+      });
+    }
+  }
+
+  #watch() {
+    const silent = Date.now() - this.#heard > QUIET;
+    if (silent) this.#lost();
+    if (this.#source.readyState === EventSource.CLOSED || silent) {
+      this.#heard = Date.now() - QUIET + AGAIN;
+      this.#open();
+    }
+  }
+
+  #lost() {
+    if (this.lostSince !== null) return;
+    this.lostSince = new Date();
+    this.#tell();
+  }
+
+  #found() {
+    this.lostSince = null;
+    this.known = true;
+    this.#tell();
+  }
+
+  #tell() {
+    this.dispatchEvent(new Event("state"));
+  }
+}
+
+export const stream = new Stream();

@@ -1,0 +1,24 @@
+// The token: kept in this tab's session storage, sent as Authorization: Bearer, never in a cookie or an address.
+const NAME = "millrace-token";
+
+/** Fill a field with the token that was typed before. */
+export function recall(field) {
+  try { field.value = sessionStorage.getItem(NAME) ?? ""; } catch { /* typed anew each time */ }
+}
+
+/** POST a value with the token that is in the field; returns the response and what it says, read as JSON. */
+export async function post(path, value, field) {
+  const token = field.value.trim();
+  try { sessionStorage.setItem(NAME, token); } catch { /* for this once */ }
+  const headers = { "Content-Type": "application/json", Accept: "application/json" };
+  if (token) headers.Authorization = `Bearer ${token.replace(/[^\x21-\x7e]/g, "?")}`;
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(value) });
+  const text = await response.text();
+  try { return { response, said: JSON.parse(text) }; } catch { return { response, said: { detail: text } }; }
+}
+
+/** What went wrong, in words. */
+export function trouble({ response, said }) {
+  const fields = (said.errors ?? []).map((each) => `${each.field}: ${each.message}`);
+  return [said.detail ?? response.statusText, ...fields].join("; ");
+}

@@ -1,0 +1,140 @@
+"""How the pages write figures: with units, and `unknown` for what is not known, never 0."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+UNKNOWN = "unknown"
+_MINUTE = 60
+_HOUR = 3600
+_DAY = 86_400
+_SPANS = ((_MINUTE, "min", 1, "s", _HOUR), (_HOUR, "h", _MINUTE, "min", _DAY), (_DAY, "d", _HOUR, "h", 10 * _DAY))
+"""A unit in seconds and its name, the next smaller, and the seconds from which on the next larger takes over."""
+_STEP = 1024
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_WHOLE = 100
+"""From here on a figure is written without decimals."""
+_FINE = 10
+_EPSILON = 1e-9
+
+_TONES = {
+    "ok": "ok",
+    "unreachable": "bad",
+    "timeout": "bad",
+    "upstream_error": "bad",
+    "overloaded": "bad",
+}
+
+
+def tone(outcome: str) -> str:
+    """Return how an outcome looks: `ok`, `bad` (an upstream or we failed) or `warn` (the request or its answer did)."""
+    return _TONES.get(outcome, "warn")
+
+
+def number(value: Any) -> str:
+    """Write a count: 12,345; a rate under 100 with one decimal."""
+    if not isinstance(value, int | float):
+        return UNKNOWN
+    if isinstance(value, float) and value < _WHOLE and value != int(value):
+        return f"{value:.1f}"
+    return f"{value:,.0f}"
+
+
+def duration(seconds: Any) -> str:
+    """Write seconds: 0.4 ms, 12 ms, 1.24 s, 3 min 5 s, 2 h 4 min, 3 d 2 h."""
+    if not isinstance(seconds, int | float):
+        return UNKNOWN
+    if seconds < 1:
+        return f"{_three(seconds * 1000)} ms"
+    if seconds < _MINUTE:
+        return f"{_three(seconds)} s"
+    for unit, name, lower, lower_name, end in _SPANS:
+        if seconds < end:
+            whole, rest = divmod(int(seconds), unit)
+            return f"{whole} {name} {rest // lower} {lower_name}"
+    return f"{int(seconds // _DAY):,} d"
+
+
+def _three(value: float) -> str:
+    """Write a figure with as many decimals as three digits leave."""
+    if value >= _WHOLE:
+        return f"{value:.0f}"
+    return f"{round(value, 1 if value >= _FINE else 2):g}"
+
+
+def milliseconds(value: Any) -> str:
+    """Write a result's `elapsed_ms`."""
+    return duration(value / 1000) if isinstance(value, int | float) else UNKNOWN
+
+
+def age(seconds: Any) -> str:
+    """Write for how long, in whole seconds at least: `12 s`, `3 min 5 s`."""
+    if not isinstance(seconds, int | float):
+        return UNKNOWN
+    return f"{int(seconds)} s" if seconds < _MINUTE else duration(seconds)
+
+
+def size(value: Any) -> str:
+    """Write bytes: 512 B, 1.5 KiB, 3 MiB."""
+    if not isinstance(value, int | float):
+        return UNKNOWN
+    amount, unit = float(value), 0
+    while amount >= _STEP and unit < len(_UNITS) - 1:
+        amount, unit = amount / _STEP, unit + 1
+    return f"{_three(amount)} {_UNITS[unit]}" if unit else f"{int(value)} B"
+
+
+def percent(share: Any) -> str:
+    """Write a share of 1, rounded down, so that 100 % is all and 0 % is nothing: 93.4 %."""
+    if not isinstance(share, int | float):
+        return UNKNOWN
+    tenths = math.floor(share * 1000 + _EPSILON)
+    return "<0.1 %" if share > 0 and not tenths else f"{tenths / 10:g} %"
+
+
+def clock(iso: Any) -> str:
+    """Write an ISO time as the time of day, in UTC; with the date when that is not today."""
+    moment = _moment(iso)
+    if moment is None:
+        return UNKNOWN
+    form = "%H:%M:%S" if moment.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S"
+    return moment.strftime(form)
+
+
+def _moment(iso: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(iso)).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+def pretty(value: Any) -> str:
+    """Write JSON with indents, for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def inline(value: Any) -> str:
+    """Write a plain JSON value in one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def urlpath(text: str) -> str:
+    """Write text as one segment of a path."""
+    return quote(text, safe="")
+
+
+def nodes(value: Any, most: int) -> int:
+    """Count the values inside a JSON value, up to `most`."""
+    count, waiting = 0, [value]
+    while waiting and count < most:
+        here = waiting.pop()
+        count += 1
+        if isinstance(here, dict):
+            waiting += here.values()
+        elif isinstance(here, list):
+            waiting += here
+    return count

@@ -1,0 +1,183 @@
+"""What changes shows by itself, and what is not known, or no longer true, says so."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+
+import pytest
+from playwright.async_api import expect
+
+from streams.web.problems import not_ready
+from tests.browser.fake import answer
+from tests.browser.stand import PATHS, Stand, Tab
+
+WITHIN = 1_500
+"""Milliseconds that a test waits for what must show within a second."""
+
+
+async def shows(tab, selector, text, timeout=WITHIN):
+    """Wait until an element shows a text."""
+    await expect(tab.page.locator(selector).first).to_contain_text(text, timeout=timeout)
+
+
+async def test_figures_change_within_a_second(tab, stand):
+    """A figure that changes is on the page within a second and the time for a frame, whenever in the second it does."""
+    await tab.go("/")
+    waited = []
+    for number in range(1, 5):
+        stand.query.throughput = 2_000.0 + number
+        began = time.perf_counter()
+        await shows(tab, "[data-figure=throughput]", f"2,00{number}")
+        waited.append(time.perf_counter() - began)
+    assert max(waited) < 1.2
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("partitions", lambda query: setattr(query, "lag", None), "unknown"),
+        ("workers", lambda query: query.silent.update({"mill-b": 12.0}), "silent since 12 s"),
+        ("hosts", lambda query: query.hosts_told[0]["workers"][0].update(breaker="half-open"), "half-open"),
+        ("tables", lambda query: query.answers.pop(), "399"),
+        ("table", lambda query: query.answers.append(answer(777, datetime.now(UTC))), "item-00777"),
+        ("row", lambda query: query.answers[3].update(elapsed_ms=4321.0), "4.32 s"),
+        ("errors", lambda query: query.letters[0].update(message="another reason"), "another reason"),
+    ],
+)
+async def test_each_page_follows_what_changes(tab, stand, name, change, text):
+    """A page that is open shows what has changed within a second, without being loaded again."""
+    await tab.go(PATHS[name])
+    await tab.page.evaluate("window.sameDocument = true")
+    change(stand.query)
+    await shows(tab, "main", text)
+    assert await tab.page.evaluate("window.sameDocument") is True
+
+
+async def test_what_is_not_known_is_unknown_and_never_zero(tab, stand):
+    """A lag that nobody knows is told as unknown, on the page as it comes and in what follows."""
+    stand.query.lag = None
+    await tab.go("/")
+    assert await tab.texts("[data-figure=lag]") == ["unknown"]
+    stand.query.lag = 7
+    await shows(tab, "[data-figure=lag]", "7")
+    stand.query.lag = None
+    await shows(tab, "[data-figure=lag]", "unknown")
+    for path, column in (("/partitions", "Lag"), ("/workers", "Lag")):
+        await tab.go(path)
+        heads = await tab.texts("thead th")
+        cells = await tab.texts(f"tbody td:nth-child({heads.index(column) + 1})")
+        assert set(cells) == {"unknown"}
+
+
+async def test_a_silent_worker_is_named_with_since_when(tab, stand):
+    """A worker that falls silent is named on the overview, with for how long, and gone when it answers again."""
+    await tab.go("/")
+    stand.query.silent = {"mill-b": 12.0}
+    await shows(tab, "[data-live=notices]", "No answer from worker mill-b since 12 s")
+    await shows(tab, "[data-live=workers]", "1 of 2 answering")
+    stand.query.silent = {}
+    await expect(tab.page.locator("[data-live=notices]")).not_to_contain_text("No answer", timeout=WITHIN)
+
+
+async def test_partial_answers_say_what_is_missing(tab, stand):
+    """When a worker's rows are missing the page names it and the reason."""
+    stand.query.partial = {"partial": {"missing": [{"worker": "mill-b", "reason": "no answer within 3 s"}]}}
+    await tab.go("/tables/answers")
+    [notice] = await tab.texts(".notice")
+    assert notice == "Not everything is here. No answer from worker mill-b: no answer within 3 s."
+
+
+async def test_recovering_tables_say_so_and_come_by_themselves(tab, stand):
+    """Until the tables have recovered the page says that it is not ready; then it shows them without being asked."""
+    stand.query.problem = not_ready("the tables are recovering")
+    tab.expect("503")
+    response = await tab.go("/tables/answers")
+    assert response.status == 503
+    assert "the tables are recovering" in await tab.page.inner_text("main")
+    stand.query.problem = None
+    await shows(tab, "main", "item-00000", timeout=5_000)
+
+
+async def test_a_page_keeps_what_it_shows_while_the_tables_are_gone(tab, stand):
+    """A page whose tables go away keeps its rows, says as of when they are and why, and goes on when they are back."""
+    await tab.go("/tables/answers")
+    tab.expect("503")
+    stand.query.problem = not_ready("the tables are recovering")
+    await shows(tab, "#stale", "the tables are recovering")
+    assert "item-00000" in await tab.page.inner_text("main")
+    stand.query.problem = None
+    await tab.page.wait_for_selector("#stale", state="detached")
+
+
+async def test_a_lost_connection_says_so_and_since_when_and_comes_back(browser):
+    """When the worker goes, the page says that the connection is lost and since when; when it is back, it is live."""
+    async with Stand() as stand:
+        port = stand.port
+        async with Tab(browser, stand.url) as tab:
+            tab.expect("net::ERR")
+            await tab.go("/")
+            await stand.__aexit__()
+            await shows(tab, "#connection-text", "Connection lost at ", timeout=8_000)
+            assert await tab.page.get_attribute("#connection", "class") == "connection lost"
+            lost = await tab.page.inner_text("#connection-text")
+            again = Stand()
+            again.port = port
+            async with again:
+                await expect(tab.page.locator("#connection-text")).to_have_text("Live", timeout=8_000)
+        assert lost.endswith(" UTC, trying again")
+
+
+async def test_the_tail_shows_answers_as_they_come_and_pauses(tab, stand):
+    """Answers come to the top within a second; paused, they pass by and are counted; what was left out is told."""
+    await tab.go("/live")
+    stand.tail.push(answer(9_001, datetime.now(UTC)), answer(9_002, datetime.now(UTC)))
+    await shows(tab, "#tail tbody tr", "item-09002")
+    stand.tail.push(answer(9_003, datetime.now(UTC)), dropped=1_234)
+    await shows(tab, "#tail-state", "3 answers since this page was opened, 1,234 more came too fast to show")
+    await tab.page.click("#pause")
+    stand.tail.push(answer(9_004, datetime.now(UTC)))
+    await shows(tab, "#tail-state", "1 passed while paused")
+    assert "item-09004" not in await tab.page.inner_text("#tail")
+    await shows(tab, "#connection-text", "Paused")
+    await tab.page.keyboard.press("p")
+    stand.tail.push(answer(9_005, datetime.now(UTC)))
+    await shows(tab, "#tail tbody tr", "item-09005")
+    assert await tab.page.locator("#tail tbody tr").count() <= 200
+
+
+async def test_the_tail_is_filtered_by_outcome_key_and_host(tab, stand):
+    """Only what the filters let through is shown, and the address keeps them."""
+    now = datetime.now(UTC)
+    await tab.go("/live")
+    await tab.page.select_option("select[name=outcome]", "timeout")
+    await tab.page.fill("input[name=key]", "item-09")
+    await tab.page.fill("input[name=host]", "ledger")
+    await tab.page.wait_for_url("**/live?key=item-09&outcome=timeout&host=ledger")
+    await shows(tab, "#tail-state", "0 answers")
+    ledger = {"host": "ledger.example.com:8443", "outcome": "timeout"}
+    stand.tail.push(
+        answer(8_000, now, **ledger), answer(9_001, now, **ledger | {"host": "api.example.com:443"}),
+        answer(9_002, now, **ledger | {"outcome": "ok"}), answer(9_003, now, **ledger),
+    )  # fmt: skip
+    await shows(tab, "#tail tbody tr", "item-09003")
+    assert await tab.texts("#tail tbody a.key") == ["item-09003"]
+
+
+async def test_a_stream_of_events_is_as_the_standard_says(tab, stand):
+    """An unknown Last-Event-ID does no harm; `overview` comes at once with all its minutes, then with the last ones."""
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.get(
+        stand.url + "/events", headers={"Last-Event-ID": "\x7fnonsense"[1:] + "9" * 500}
+    ) as response:  # fmt: skip
+        assert response.content_type == "text/event-stream"
+        assert response.headers["X-Accel-Buffering"] == "no"
+        events = []
+        async for line in response.content:
+            if line.startswith(b"data: "):
+                events.append(json.loads(line[6:]))
+            if len(events) == 2:
+                break
+    assert [len(event["minutes"]) for event in events] == [60, 2]

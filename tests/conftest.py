@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from models.errors import BrokerError
+from streams.kafka.broker import Broker
+from streams.kafka.broker import broker as give_broker
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """The best broker found, for the whole run. In CI it must be Kafka itself."""
+    try:
+        with give_broker(need_real=bool(os.environ.get("CI"))) as found:
+            print(f"broker: {found.kind}")
+            yield found
+    except BrokerError as exc:
+        pytest.fail(str(exc), pytrace=False)
