@@ -1,4 +1,4 @@
-"""The files under `static/`: read once, served with a digest in their address so that browsers keep them."""
+"""The files of the pages, under `static/`: read once, with a digest in their address so that browsers keep them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from aiohttp import web
 from streams.web.problems import Problem
 
 FOLDER = Path(__file__).parent / "static"
+OURS = ("*.*", "uplot/*")
+"""Which of them are the pages'; the others are read by who serves them."""
 KEEP = "public, max-age=31536000, immutable"
 """For an address with the digest of what it names."""
 ASK = "no-cache"
@@ -34,7 +36,7 @@ class Assets:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._by_path = {path.relative_to(folder).as_posix(): _read(path)
-                         for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+                         for ours in OURS for path in sorted(folder.glob(ours))}  # fmt: skip
 
     def address(self, path: str) -> str:
         """Return the address of a file, with its digest. Raises KeyError for one that does not exist."""
