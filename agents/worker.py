@@ -24,6 +24,7 @@ from streams.settings import Settings
 from streams.sources import load as load_sources
 from streams.tables.presence import Presence
 from streams.tables.workers import Workers
+from streams.telemetry.announcer import Announcer
 from streams.telemetry.loop import LoopWatch
 from streams.web import metrics
 from streams.web.server import Server
@@ -66,6 +67,7 @@ class Worker:
         told = Told(settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port)
         self.presence = await stack.enter_async_context(Presence(settings, told.record))
         await stack.enter_async_context(site.events)
+        await stack.enter_async_context(Announcer(self.readiness, self._said))
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs."""
@@ -73,6 +75,10 @@ class Worker:
         if self.tabulating is not None:
             parts["tables"] = self.tabulating.readiness()
         return parts
+
+    def _said(self) -> str:
+        groups = ", ".join(f"{app.conf.id} has {len(app.holder.leases)} partitions" for app in self.apps)
+        return f"worker {self.settings.worker_id}, role {self.settings.role}; {groups}"
 
     def _holds(self, partitions: int) -> None:
         assert self.tabulating is not None

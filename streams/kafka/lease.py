@@ -109,6 +109,11 @@ class Lease:
         return self.begun - self.finished
 
     @property
+    def ahead(self) -> int:
+        """Return how many were finished beyond the point; 0 if a former owner's may be among them."""
+        return 0 if self.recalled else len(self._delivered) - len(self._unfinished)
+
+    @property
     def lag(self) -> int | None:
         """Return how many offsets there are from the group's commit to the end of the log, None as long as unknown."""
         start = self.point if self.committed is None else self.committed.offset

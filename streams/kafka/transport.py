@@ -129,7 +129,7 @@ class Consumer(driver.Consumer):
         """Return how far each partition is, for the watchdog."""
         return [
             Standing(f"{tp.topic}-{tp.partition}", lease, lease.point,
-                     None if lease.committed is None else lease.committed.offset, lease.finished)
+                     None if lease.committed is None else lease.committed.offset, lease.finished, lease.ahead)
             for tp, lease in self.leases.items() if lease.alive
         ]  # fmt: skip
 

@@ -34,7 +34,8 @@ THREAD_DEADLINE = 60.0
 
 
 class Standing(NamedTuple):
-    """How far one partition is: `point` may be committed, `committed` is, `finished` counts what was finished so far.
+    """How far one partition is: `point` may be committed, `committed` is, `finished` counts what was finished so far,
+    `ahead` what of it lies beyond the point, as far as known.
 
     `hold` is the same object as long as the partition is held without a break.
     """
@@ -44,6 +45,7 @@ class Standing(NamedTuple):
     point: int | None
     committed: int | None
     finished: int
+    ahead: int = 0
 
 
 class _Watched:
@@ -61,10 +63,10 @@ class _Watched:
             self.uncommitted = None
         elif now.committed != before.committed or self.uncommitted is None:
             self.uncommitted = at
-        if now.point != before.point:
-            self.unfinished = None
-        elif now.finished != before.finished and self.unfinished is None:
-            self.unfinished = at
+        moved = now.point != before.point
+        if moved or self.unfinished is None:
+            is_behind = now.ahead > 0 or (not moved and now.finished != before.finished)
+            self.unfinished = at if is_behind else None
 
 
 class Watchdog:

@@ -311,3 +311,27 @@ def test_records_without_timestamps_are_committed_by_position_alone() -> None:
     lease.finish(0)
     lease.finish(2)
     assert lease.commit_point() == CommitPoint(3, "")
+
+
+def test_the_end_of_the_log_and_the_commit_tell_the_lag() -> None:
+    """Lag counts from what is committed, or from the point before the first commit; without an end it is unknown."""
+    lease = Lease("g", "t", 0)
+    assert lease.lag is None
+    lease.deliver(records(0, 1, 2), 3, 10)
+    assert (lease.lag, lease.end) == (10, 10)
+    lease.finish(0)
+    lease.finish(2)
+    assert (lease.lag, lease.finished, lease.ahead) == (9, 2, 1)
+    lease.committed = CommitPoint(1, "")
+    lease.deliver((), 3)
+    assert (lease.lag, lease.end) == (9, 10)
+    lease.deliver((), 3, 20)
+    assert lease.lag == 19
+
+
+def test_what_a_former_owner_finished_is_not_ahead() -> None:
+    """Only what was begun in order tells that the point is behind; what a memo recalls does not."""
+    lease = held(*_point())
+    lease.deliver(records(0, 1, 2, 3), 4, 5)
+    assert lease.recalled > 0
+    assert lease.ahead == 0

@@ -23,7 +23,7 @@ class Worker:
 
     def __init__(self):
         self.now = self.heard = 1000.0
-        self.point = self.committed = self.finished = 0
+        self.point = self.committed = self.finished = self.ahead = 0
         self.hold = object()
         self.assigned = self.answers = True
         self.held_up = False
@@ -39,7 +39,7 @@ class Worker:
         )
 
     def standings(self):
-        held = Standing("requests-3", self.hold, self.point, self.committed, self.finished)
+        held = Standing("requests-3", self.hold, self.point, self.committed, self.finished, self.ahead)
         return [held] if self.assigned else []
 
     async def ask(self):
@@ -137,6 +137,26 @@ async def test_a_request_that_never_ends_ends_the_worker(worker):
     (reason,) = worker.reasons
     assert reason.startswith("requests-3: offset 4 unfinished 360 s after later ones were finished")
     assert worker.dog.state() == "requests-3: offset 4 is not finished though later ones are"
+
+
+async def test_all_that_happens_between_two_looks_counts(worker):
+    """The point moved and later ones were finished within a second: what is behind is known all the same."""
+    worker.point = worker.committed = 4
+    worker.finished, worker.ahead = 20, 16
+    await worker.live(UNFINISHED_DEADLINE)
+    assert worker.reasons == []
+    await worker.live(1)
+    assert len(worker.reasons) == 1
+
+
+async def test_a_point_that_moves_past_what_is_behind_is_progress(worker):
+    """Slow requests one after the other, each within its time, are no standstill."""
+    worker.ahead = 5
+    for _ in range(5):
+        worker.point += 1
+        worker.committed = worker.point
+        await worker.live(UNFINISHED_DEADLINE - 10)
+    assert worker.reasons == []
 
 
 async def test_what_waits_for_its_turn_is_not_stuck(worker):

@@ -1,0 +1,73 @@
+"""Says in the log when the process is ready, when it is no more, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Self
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.25
+"""Seconds between two looks."""
+SETTLED_AFTER = 2.0
+"""Seconds that a change must last to be worth a line; the first time it is told at once. A rebalance takes less."""
+
+STOPPING = "stopping"
+"""The state of a part that ends because the process does."""
+
+
+class Announcer:
+    """Opened with `async with`. `parts` returns `ok` of each part, or what is wrong; `describe` says what is ready."""
+
+    def __init__(
+        self,
+        parts: Callable[[], Mapping[str, str]],
+        describe: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._parts = parts
+        self._describe = describe
+        self._clock = clock
+        self._opened = clock()
+        self._ready: bool | None = None
+        self._changed: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="announce readiness")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_EVERY)
+
+    def look(self) -> None:
+        """Tell of a change that has lasted."""
+        parts = self._parts()
+        wrong = [f"{part}: {state}" for part, state in parts.items() if state != "ok"]
+        ready, now = not wrong, self._clock()
+        if STOPPING in parts.values():
+            return  # as it was told
+        if ready == bool(self._ready):
+            self._changed = None
+            return
+        self._changed = now if self._changed is None else self._changed
+        first = self._ready is None
+        if not first and now - self._changed < SETTLED_AFTER:
+            return
+        self._ready, self._changed = ready, None
+        if not ready:
+            logger.warning("not ready: %s", "; ".join(wrong))
+        elif first:
+            logger.info("ready after %.1f s: %s", now - self._opened, self._describe())
+        else:
+            logger.info("ready again: %s", self._describe())

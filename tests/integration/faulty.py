@@ -1,0 +1,56 @@
+"""A worker with a fault of ours and a watchdog of short deadlines: `python -m tests.integration.faulty FAULT`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+from agents.answer import Answerer
+from agents.commands import run
+from streams.kafka import group, transport
+from streams.kafka.thread import ConsumerThread
+from streams.telemetry import loop, watchdog
+
+
+def commits_hang() -> None:
+    """The consumer's commits never return, as if its connection to the coordinator had been forgotten."""
+
+    async def commit(*_: Any) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    ConsumerThread.commit_points = commit  # type: ignore[method-assign]
+
+
+def forgets() -> None:
+    """A request's answer is never delivered."""
+    enrich = Answerer._enrich
+
+    async def forget(self: Answerer, record: Any, *more: Any) -> None:
+        if b"forgotten" not in record.value:
+            await enrich(self, record, *more)
+
+    Answerer._enrich = forget  # type: ignore[method-assign]
+
+
+def stalls() -> None:
+    """The agent holds up the event loop."""
+
+    async def hang(*_: Any) -> None:
+        while True:
+            time.sleep(0.1)  # noqa: ASYNC251  that is the fault
+
+    Answerer.take = hang  # type: ignore[method-assign]
+
+
+FAULTS = {"commits-hang": commits_hang, "forgets": forgets, "stalls": stalls, "none": lambda: None}
+
+if __name__ == "__main__":
+    watchdog.TOLD_AFTER, watchdog.COMMIT_DEADLINE, watchdog.GRACE, watchdog.ASK_AGAIN = 1.0, 5.0, 2.0, 1.0
+    watchdog.UNFINISHED_DEADLINE = 5.0
+    transport.COMMIT_TIMEOUT = group.TIMEOUT = 2.0
+    loop.STALLED, loop.HOPELESS = 1.0, 4.0
+    FAULTS[sys.argv[1]]()
+    sys.exit(run(["worker"]))
