@@ -113,8 +113,8 @@ def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | No
         if each is None:
             continue
         number, call = each
-        name, value, arguments = pickle.loads(call)  # noqa: S301  from our parent
         _show(page, number, now)
+        name, value, arguments = pickle.loads(call)  # noqa: S301  from our parent
         doors.shut = True
         verdict = checks.run(name, value, arguments)
         doors.shut = False

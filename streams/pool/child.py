@@ -47,7 +47,7 @@ class Child(asyncio.Protocol):
     """Started by `start`; `gone` must be awaited in the end.
 
     `heard` is called with verdicts, and with when taking them apart began (`time.thread_time`); `ended` once, when the
-    process can say no more. `ready` ends with its first sign of life: "", or the reason why it cannot serve.
+    process can say no more.
     """
 
     def __init__(self, heard: Callable[[Sequence[Heard], float], None], ended: Callable[[], None]) -> None:
@@ -55,7 +55,8 @@ class Child(asyncio.Protocol):
         self._buffer = bytearray()
         self.closed = False
         self._last = RESTING, 0.0
-        self.ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport | None = None
+        self._ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.sign_of_life = self.started = time.monotonic()
         """When it last said something, or was given something to do while idle (monotonic seconds)."""
 
@@ -64,15 +65,14 @@ class Child(asyncio.Protocol):
         """Return the process id, which is its group's as well."""
         return self._process.pid
 
-    async def start(self, plugins: Sequence[str]) -> None:
-        """Start the process and tell it what to import. Raises OSError if there can be none."""
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
+    def start(self) -> None:
+        """Start the process; `gone` must be awaited from now on. Raises OSError if there can be none."""
+        self._ours, theirs = socket.socketpair()
         with _shared_page() as page, theirs:
             life, self._life = os.pipe()
             try:
                 self._page = mmap.mmap(page, mmap.PAGESIZE)
-                self._process = subprocess.Popen(  # noqa: ASYNC220, S603  1 ms; a new interpreter of ours
+                self._process = subprocess.Popen(  # noqa: S603  1 ms; a new interpreter of ours
                     [sys.executable, "-c", _BOOT, json.dumps(sys.path), *map(str, (theirs.fileno(), page, life))],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -81,17 +81,23 @@ class Child(asyncio.Protocol):
                 )
             except BaseException:
                 os.close(self._life)
-                ours.close()
+                self._ours.close()
                 raise
             finally:
                 os.close(life)
-        self._transport, _ = await loop.create_unix_connection(lambda: self, sock=ours)
+
+    async def prepare(self, plugins: Sequence[str]) -> str:
+        """Tell the process what to import; returns "" once it is ready, or the reason why it cannot serve."""
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_unix_connection(lambda: self, sock=self._ours)
         preparation = {"path": sys.path, "plugins": list(plugins), "memory": MEMORY}
         self.send([(PREPARATION, json.dumps(preparation).encode())])
+        return await self._ready
 
     def send(self, calls: Iterable[tuple[int, bytes]]) -> None:
         """Send numbered calls, encoded by `encode`."""
         self.sign_of_life = time.monotonic()
+        assert self._transport is not None
         self._transport.write(b"".join(CALL.pack(number, len(call)) + call for number, call in calls))
 
     def running(self) -> tuple[int, float]:
@@ -112,7 +118,10 @@ class Child(asyncio.Protocol):
 
     def close(self) -> None:
         """Tell the process that there is nothing more to do."""
-        self._transport.close()
+        if self._transport is not None:
+            self._transport.close()
+        else:
+            self._ours.close()
 
     async def gone(self, deadline: float) -> int:
         """Wait until the process has ended; returns its exit code, or minus the signal that ended it.
@@ -146,8 +155,8 @@ class Child(asyncio.Protocol):
             for number, elapsed, failed, said in self._verdicts():
                 if number != PREPARATION:
                     heard.append((number, _verdict(elapsed, said, failed=failed)))
-                elif not self.ready.done():
-                    self.ready.set_result(said.decode())
+                elif not self._ready.done():
+                    self._ready.set_result(said.decode())
         except ValueError:  # no JSON, no UTF-8, no length
             self.kill()
         if heard:
@@ -170,8 +179,8 @@ class Child(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         """One end is closed: nothing more is heard of the process."""
         self.closed = True
-        if not self.ready.done():
-            self.ready.set_result("its process ended at once")
+        if not self._ready.done():
+            self._ready.set_result("its process ended at once")
         self._ended()
 
 

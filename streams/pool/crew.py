@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
@@ -18,8 +19,8 @@ START_TIMEOUT = 30.0
 """Seconds that a process may take to start, import of the plugins included."""
 START_PAUSE, LONGEST_START_PAUSE = 0.1, 5.0
 """Seconds until the next try when a process does not start, doubled each time."""
-GIVE_UP_AFTER = 3
-"""Tries in a row after which checks are told that there is no process, if there is none."""
+GIVE_UP_AFTER = 5.0
+"""Seconds without any process, and with one that did not start, after which checks are told so."""
 STOP_TIMEOUT = 0.5
 """Seconds that a process may take to end by itself once its socket is closed."""
 
@@ -45,7 +46,9 @@ class Crew:
         self.seats: list[Seat] = []
         self._children: set[Child] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._failures, self._reason = 0, ""
+        self._reason = ""
+        """Why the last process that was to start did not; "" if it did."""
+        self._empty_since = 0.0
         self.closed = False
 
     def __iter__(self) -> Iterator[Seat]:
@@ -53,14 +56,17 @@ class Crew:
 
     async def open(self) -> None:
         """Start all. Raises SettingsError, saying why one does not start."""
-        started = await asyncio.gather(*(self._start() for _ in range(self.size)), return_exceptions=True)
-        for outcome in started:
-            if isinstance(outcome, BaseException):
-                await self.close()
-                if not isinstance(outcome, _UnstartedError | OSError):
-                    raise outcome
-                msg = f"the processes that run checks do not start: {outcome}"
-                raise SettingsError(msg)
+        try:
+            async with asyncio.TaskGroup() as starting:
+                for _ in range(self.size):
+                    starting.create_task(self._start())
+        except BaseException as exc:
+            await self.close()
+            first = exc.exceptions[0] if isinstance(exc, BaseExceptionGroup) else exc
+            if not isinstance(first, _UnstartedError | OSError):
+                raise
+            msg = f"the processes that run checks do not start: {first}"
+            raise SettingsError(msg) from None
 
     async def close(self) -> None:
         """End all: those that are busy at once, the others when they have seen that there is nothing more to do."""
@@ -82,7 +88,7 @@ class Crew:
 
     def health(self) -> str:
         """Return "ok", or why there is no process."""
-        hopeless = not self.seats and self._failures >= GIVE_UP_AFTER
+        hopeless = self._reason and not self.seats and time.monotonic() - self._empty_since > GIVE_UP_AFTER
         return f"no process runs checks: {self._reason}" if hopeless else "ok"
 
     def retire(self, seat: Seat) -> None:
@@ -92,14 +98,18 @@ class Crew:
             self._counts["recycled"] += 1
             self._spawn(self._replace())
         if not seat.given and seat in self.seats:
-            self.seats.remove(seat)
+            self._remove(seat)
             self._spawn(self._see_out(seat.child))
+
+    def _remove(self, seat: Seat) -> None:
+        self.seats.remove(seat)
+        self._empty_since = time.monotonic()  # counts only if it was the last
 
     def _ended(self, seat: Seat) -> None:
         """A process has closed its end of the socket."""
         if seat not in self.seats or self.closed:
             return
-        self.seats.remove(seat)
+        self._remove(seat)
         self._counts["ended"] += 1
         if not seat.retiring:
             self._spawn(self._replace())
@@ -117,13 +127,13 @@ class Crew:
                 await self._start()
             except (_UnstartedError, OSError) as exc:
                 self._counts["unstarted"] += 1
-                self._failures, self._reason = self._failures + 1, str(exc)
+                self._reason = str(exc)
                 logger.warning("a process that runs checks does not start: %s", exc)
                 self._changed()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_START_PAUSE)
             else:
-                self._failures = 0
+                self._reason = ""
                 return
 
     async def _see_out(self, child: Child) -> int:
@@ -136,11 +146,11 @@ class Crew:
         """Start a process and wait until it serves. Raises OSError, and _UnstartedError saying why it does not."""
         child = Child(lambda verdicts, began: self._heard(seat, verdicts, began), lambda: self._ended(seat))
         seat = Seat(child)
-        await child.start(self._plugins)
+        child.start()
         self._children.add(child)
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                reason = await child.ready
+                reason = await child.prepare(self._plugins)
         except TimeoutError:
             reason = f"it was not ready within {START_TIMEOUT:g} s"
         if reason or child.closed:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from models import checks
 from models.checks import Verdict
-from models.child import RESTING, SENDING
+from models.child import RESTING
 from streams.pool.admission import Admission
 from streams.pool.child import Heard, encode
 from streams.pool.costs import Costs, size_of
@@ -41,8 +41,6 @@ LATE = 0.2
 """Seconds after which what waits behind a running check, or in a process that does nothing, is given to others."""
 TICK = 0.05
 """Seconds between two looks at what runs."""
-MAX_TRIES = 16
-"""Times that a check is given to a process at most."""
 
 COUNTED = {
     "checks": "checks asked for",
@@ -158,8 +156,9 @@ class CheckPool:
             self._ticking = self._loop.call_later(TICK, self._tick)
 
     def _pump_suspects(self) -> None:
-        """Suspects go one by one, and leave a process for the rest if there is more than one."""
-        while self._suspects and sum(seat.suspect for seat in self._crew) < max(1, self._crew.size - 1):
+        """Suspects go one by one, and leave a process for the rest unless the pool is of one."""
+        left = min(1, self._crew.size - 1)
+        while self._suspects and sum(not seat.suspect for seat in self._crew) > left:
             seat = next((seat for seat in self._crew if seat.idle), None)
             if seat is None:
                 return
@@ -190,7 +189,7 @@ class CheckPool:
 
     def _send(self, seat: Seat, jobs: Sequence[Job]) -> None:
         """Encode and send; what does not fit any more goes back to the head of the queue."""
-        began, now = time.thread_time(), time.monotonic()
+        began = time.thread_time()
         calls: list[tuple[int, bytes]] = []
         room = TOGETHER_BYTES
         for place, job in enumerate(jobs):
@@ -205,8 +204,6 @@ class CheckPool:
             room -= len(call)
             number = next(self._numbers)
             seat.given[number] = job
-            job.began = job.began or now
-            job.tries += 1
             calls.append((number, call))
         if not calls:
             seat.suspect = False
@@ -258,9 +255,7 @@ class CheckPool:
     def _repeat(self, jobs: Iterable[Job]) -> None:
         """Put checks back at the head of their queue."""
         for job in reversed(list(jobs)):
-            if job.tries >= MAX_TRIES:
-                job.settle(Verdict(error=f"{job.tries} processes ended before they came to run it"))
-            elif not job.done.done():
+            if not job.done.done():
                 self.counts["repeated"] += 1
                 (self._suspects if job.name in self._suspicion else self._waiting).appendleft(job)
         self._pump_soon()
@@ -277,25 +272,20 @@ class CheckPool:
 
     def _lost(self, seat: Seat, code: int) -> None:
         """A process has ended: others do what it was given; the check that was running is blamed, or runs again."""
-        number, since = seat.child.running()
-        if number == SENDING:  # one of them has done it, before its verdict could be sent
-            for job in seat.given.values():
-                job.alone = True
-            number = next(iter(seat.given), SENDING) if len(seat.given) == 1 else SENDING
-        running = seat.given.pop(number) if number in seat.given else None
+        job, elapsed = seat.take_last()
         self._repeat(seat.given.values())
-        if running is None:
+        if job is None:
             logger.warning("a process that runs checks ended while it ran none: %s", said_of(code))
             return
-        running.deaths += 1
-        running.alone = True
-        elapsed = time.monotonic() - since
-        if seat.overran:
-            self._blame(running, "timeouts", f"ran longer than {CHECK_TIMEOUT:g} s", elapsed)
-        elif self._suspicion.is_guilty(running, code):
-            self._blame(running, "crashes", f"ended its process: {said_of(code)}", elapsed)
+        job.deaths += 1
+        job.alone = True
+        job.spent += elapsed or 0.0
+        if seat.overran and elapsed is not None:
+            self._blame(job, "timeouts", f"ran longer than {CHECK_TIMEOUT:g} s", elapsed)
+        elif self._suspicion.is_guilty(job, code, ran=elapsed is not None):
+            self._blame(job, "crashes", f"ended its process: {said_of(code)}", elapsed or 0.0)
         else:
-            self._repeat([running])
+            self._repeat([job])
 
     def _blame(self, job: Job, kind: str, reason: str, elapsed: float) -> None:
         self.counts[kind] += 1

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.checks import Verdict
+from models.child import RESTING
 from streams.pool.child import Child
 
 RECYCLE_AFTER = 1_000
@@ -17,20 +18,19 @@ RECYCLE_AGE = 60.0
 
 
 class Job:
-    """One check asked for. `size` is its class of sizes, None for one that is not small; `began` when it was first
-    given to a process (monotonic seconds), 0 before; `tries` how often it was; `deaths` how many processes have died
-    while they ran it; `alone`: it may have ended a process, and travels with no other.
+    """One check asked for. `size` is its class of sizes, None for one that is not small. `deaths` processes have ended
+    while they ran it, after `spent` seconds together. `alone`: it may have ended a process, and travels with no other.
     """
 
-    __slots__ = ("alone", "began", "call", "deaths", "done", "name", "size", "tries")
+    __slots__ = ("alone", "call", "deaths", "done", "name", "size", "spent")
 
     def __init__(self, name: str, value: Any, arguments: Mapping[str, Any], size: int | None) -> None:
         self.name = name
         self.call = name, value, arguments
         self.size = size
-        self.deaths = self.tries = 0
+        self.deaths = 0
+        self.spent = 0.0
         self.alone = False
-        self.began = 0.0
         self.done: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
 
     def settle(self, verdict: Verdict) -> None:
@@ -60,3 +60,16 @@ class Seat:
     def is_old(self) -> bool:
         """Whether it is time for another to take its place."""
         return self.batches >= RECYCLE_AFTER and time.monotonic() - self.child.started > RECYCLE_AGE
+
+    def take_last(self) -> tuple[Job | None, float | None]:
+        """Take out the check at which the process ended, and the seconds since it began; None if it had not yet.
+
+        If that cannot be told, as some were done but not answered, or not begun, all travel alone from now on.
+        """
+        number, since = self.child.running()
+        elapsed = None if number == RESTING else time.monotonic() - since
+        if number not in self.given:
+            for job in self.given.values():
+                job.alone = True
+            number = next(iter(self.given)) if len(self.given) == 1 else RESTING
+        return self.given.pop(number, None), elapsed

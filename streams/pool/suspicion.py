@@ -33,13 +33,16 @@ class Suspicion:
         """Keep a check apart for a while."""
         self._until[name] = time.monotonic() + SUSPECT_FOR
 
-    def is_guilty(self, job: Job, code: int) -> bool:
-        """Whether a check that was running when its process ended with this code need not be run again."""
-        if code != -signal.SIGKILL:
-            self.add(job.name)
-        if code >= 0 or time.monotonic() - job.began > CHECK_TIMEOUT:
-            return True
-        return job.deaths >= (KILLED_BEFORE_BLAMED if code == -signal.SIGKILL else DIED_BEFORE_BLAMED)
+    def is_guilty(self, job: Job, code: int, *, ran: bool) -> bool:
+        """Whether a check need not be run again, after its process has ended with this code while it `ran` or before.
+
+        Nor does it if another run, as long as what it has had, would end past its deadline; unless it was killed from
+        outside: then it has all its time again.
+        """
+        if code == -signal.SIGKILL or not ran:
+            return job.deaths >= KILLED_BEFORE_BLAMED or job.spent > CHECK_TIMEOUT
+        self.add(job.name)
+        return code >= 0 or job.deaths >= DIED_BEFORE_BLAMED or 2 * job.spent > CHECK_TIMEOUT
 
 
 def said_of(code: int) -> str:

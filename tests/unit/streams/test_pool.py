@@ -57,7 +57,8 @@ async def at_full_strength(pool):
 
 
 def children():
-    return [each for each in psutil.Process().children() if "models.child" in " ".join(each.cmdline())]
+    """Return the processes of pools that run, zombies too: nobody but a pool starts any here."""
+    return psutil.Process().children()
 
 
 BAD = [
@@ -128,19 +129,37 @@ async def test_bad_checks_under_load_harm_no_other(two):
 
 
 async def test_killed_children_cost_no_check(two):
-    """Children are killed with -9 again and again while they work: no verdict is lost or wrong."""
+    """Children are killed with -9 again and again while they work, but never so often at one check that this would be
+    blamed: no verdict is lost or wrong.
+    """
     futures = [two.submit("bad_burn", number, {}) for number in range(300)]
-    kills = 0
-    while not all(future.done() for future in futures):
-        for child in children():
-            child.kill()
-            kills += 1
-            await asyncio.sleep(0.15)
+    killed = set()
+    for done in range(20, 300, 20):
+        await until(lambda done=done: sum(future.done() for future in futures) >= done, 60)
+        for seat_ in two._crew:
+            deaths = max((job.deaths for job in seat_.given.values()), default=0)
+            if seat_.given and deaths < suspicion.KILLED_BEFORE_BLAMED - 1 and seat_.child.pid not in killed:
+                seat_.child.kill()
+                killed.add(seat_.child.pid)
+                break
     verdicts = await asyncio.gather(*futures)
-    assert kills > 5
+    assert len(killed) > 5
     assert [verdict.value for verdict in verdicts] == list(range(300))
     await at_full_strength(two)
-    assert two.counts["ended"] == kills
+    assert two.counts["ended"] == len(killed)
+
+
+async def test_children_killed_before_they_come_to_work_cost_no_check(two):
+    """Those that wait behind a check, or for a process to start, wait on however often processes are killed."""
+    await asyncio.gather(*(two.submit("bad_burn", number, {"seconds": 0.0}) for number in range(50)))
+    for _ in range(10):
+        waiting = [two.submit("bad_burn", number, {"seconds": 0.0}) for number in range(20)]
+        await asyncio.sleep(0)
+        for child in children():
+            child.kill()
+        assert [verdict.value for verdict in await asyncio.gather(*waiting)] == list(range(20))
+    await at_full_strength(two)
+    assert two.counts["crashes"] == 0
 
 
 async def test_a_check_whose_process_is_killed_each_time_is_blamed(two, monkeypatch):
@@ -167,16 +186,16 @@ async def _busy(pool):
     return found
 
 
-async def test_what_waits_behind_a_slow_check_is_given_to_others(two):
-    """Quick checks that travelled with one that spins need not wait for its deadline."""
+async def test_what_waits_behind_a_slow_check_is_given_to_others(two, monkeypatch):
+    """Quick checks that travelled with one that spins are done while that still spins."""
+    monkeypatch.setattr(module, "CHECK_TIMEOUT", 60.0)
     for _ in range(3):  # known to be quick, so that it travels with others
         await asyncio.gather(*(two.submit("bad_burn", n, {"seconds": 0.0}) for n in range(100)))
-    began = time.monotonic()
-    slow = [two.submit("bad_burn", n, {"seconds": 0.9 if n == 3 else 0.0}) for n in range(128)]
-    quick = [future for n, future in enumerate(slow) if n != 3]
-    assert [verdict.value for verdict in await asyncio.gather(*quick)] == [n for n in range(128) if n != 3]
-    assert time.monotonic() - began < 0.8
-    assert (await slow[3]).value == 3
+    asked = [two.submit("bad_burn", n, {"seconds": 60.0 if n == 3 else 0.0}) for n in range(128)]
+    quick = [future for n, future in enumerate(asked) if n != 3]
+    async with asyncio.timeout(20):
+        assert [verdict.value for verdict in await asyncio.gather(*quick)] == [n for n in range(128) if n != 3]
+    assert not asked[3].done()
     assert two.counts["repeated"] > 0
 
 
@@ -248,12 +267,27 @@ async def test_closing_cancels_what_waits_and_leaves_no_process():
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, 6, 20])
+async def test_closing_while_a_process_starts_leaves_none(turns):
+    """However far its start has got, it is ended and waited for: no process, no zombie, no open file is left."""
+    before = psutil.Process().num_fds()
+    async with CheckPool(1, [PLUGIN]) as opened:
+        [seat_] = opened._crew.seats
+        seat_.child.kill()
+        while seat_ in opened._crew.seats:  # each turn of the loop counts here
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    assert children() == []
+    assert psutil.Process().num_fds() <= before
+
+
 async def test_restarts_leak_nothing(two):
-    """After twenty processes that ended, as many file descriptors are open as after one."""
+    """After ten processes that ended, as many file descriptors are open as after one."""
     await two.submit("bad_exit", 7, {})
     await at_full_strength(two)
     before = psutil.Process().num_fds()
-    for _ in range(20):
+    for _ in range(10):
         await two.submit("bad_exit", 7, {})
     await at_full_strength(two)
     assert psutil.Process().num_fds() <= before
@@ -296,7 +330,7 @@ async def test_a_plugin_that_children_cannot_import_stops_the_start(tmp_path, mo
 
 async def test_when_no_process_starts_any_more_checks_fail_and_come_back(tmp_path, monkeypatch):
     """With no process at all checks end with the reason, health tells it, and all is well once one starts again."""
-    for name in ("START_PAUSE", "LONGEST_START_PAUSE"):
+    for name in ("START_PAUSE", "LONGEST_START_PAUSE", "GIVE_UP_AFTER"):
         monkeypatch.setattr(crew, name, 0.05)
     plugin = tmp_path / "sometimes_bad_plugin.py"
     plugin.write_text("")
@@ -344,17 +378,15 @@ def _runs(pid):
         return False
 
 
-async def test_suspects_leave_a_process_for_the_rest(two):
-    """While checks that spin wait for their turn one by one, others are answered at once."""
+async def test_suspects_leave_a_process_for_the_rest(two, monkeypatch):
+    """While checks that spin have a process, and others of the kind wait for it, the rest are answered."""
     assert (await two.submit("bad_spin", 0, {})).error
+    monkeypatch.setattr(module, "CHECK_TIMEOUT", 60.0)
     spinning = [two.submit("bad_spin", n, {}) for n in range(3)]
-    for number in range(20):
-        began = time.monotonic()
-        assert (await two.submit("is_prime", number, {})).error is None
-        assert time.monotonic() - began < DEADLINE / 2
-    assert not any(future.done() for future in spinning[1:])
-    for future in spinning:
-        future.cancel()
+    async with asyncio.timeout(20):
+        for number in range(20):
+            assert (await two.submit("is_prime", number, {})).error is None
+    assert not any(future.done() for future in spinning)
 
 
 async def test_cheap_built_in_checks_come_to_run_in_the_worker(two, monkeypatch):
