@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import mmap
 import os
 import pickle
@@ -53,7 +54,8 @@ class Child(asyncio.Protocol):
     def __init__(self, heard: Callable[[Sequence[Heard], float], None], ended: Callable[[], None]) -> None:
         self._heard, self._ended = heard, ended
         self._buffer = bytearray()
-        self.closed = False
+        self.closed = self.babbled = False
+        """Whether nothing more is heard of it, and whether it was ended because what was heard was no verdict."""
         self._last = RESTING, 0.0
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -109,7 +111,8 @@ class Child(asyncio.Protocol):
             return self._last
         number: int = RUNNING.unpack_from(self._page, RUNNING_AT)[0]
         since: float = SINCE.unpack_from(self._page, SINCE_AT)[0]
-        return number, since
+        credible = self.started <= since <= time.monotonic()  # a check can write there, not a number even
+        return number, since if credible else self.sign_of_life
 
     def kill(self) -> None:
         """End the process and all that it has started, at once."""
@@ -158,6 +161,7 @@ class Child(asyncio.Protocol):
                 elif not self._ready.done():
                     self._ready.set_result(said.decode())
         except ValueError:  # no JSON, no UTF-8, no length
+            self.babbled = True
             self.kill()
         if heard:
             self._heard(heard, began)
@@ -166,8 +170,8 @@ class Child(asyncio.Protocol):
         buffer, start = self._buffer, 0
         while len(buffer) - start >= VERDICT.size:
             number, elapsed, failed, length = VERDICT.unpack_from(buffer, start)
-            if length > MAX_SAID_BYTES:
-                msg = "no length of a verdict"
+            if length > MAX_SAID_BYTES or not 0.0 <= elapsed < math.inf:
+                msg = "no verdict"
                 raise ValueError(msg)
             end = start + VERDICT.size + length
             if len(buffer) < end:

@@ -282,6 +282,8 @@ class CheckPool:
         job.spent += elapsed or 0.0
         if seat.overran and elapsed is not None:
             self._blame(job, "timeouts", f"ran longer than {CHECK_TIMEOUT:g} s", elapsed)
+        elif seat.child.babbled:
+            self._blame(job, "crashes", "ended its process: wrote where only verdicts go", elapsed or 0.0)
         elif self._suspicion.is_guilty(job, code, ran=elapsed is not None):
             self._blame(job, "crashes", f"ended its process: {said_of(code)}", elapsed or 0.0)
         else:
