@@ -34,7 +34,7 @@ _ID = re.compile(rb'\{"id":("[ !#-\[\]-~]{1,500}"),')
 _TAIL = re.compile(
     rb'(?:,"cache":"([a-z]{1,16})")?(?:,"age":[0-9]{1,12}\.[0-9])?,"elapsed_ms":([0-9]{1,12}\.[0-9])\}\Z'
 )
-_TAIL_BYTES = 80
+_CACHE, _ELAPSED = b',"cache":"', b',"elapsed_ms":'
 _STATES = {state.encode(): state for state in CACHE_STATES}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -52,10 +52,11 @@ class Run(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What results for the same request share. `head` is its part of an answer's row, encoded, with a comma before."""
+    """What results for the same request share. `place` is its outcome and its host, `head` its part of an answer's
+    row, encoded, with a comma before.
+    """
 
-    outcome: str
-    host: str | None
+    place: tuple[str, str | None]
     error: dict[str, Any] | None
     checks: tuple[Run, ...]
     head: bytes
@@ -83,8 +84,9 @@ class Reader:
             msg = "a tombstone"
             raise Unreadable(msg)
         start = _ID.match(value)
-        tail = _TAIL.search(value, max(0, len(value) - _TAIL_BYTES))
-        if start is None or tail is None or start.end() > tail.start():
+        cut = value.rfind(_CACHE)
+        tail = _TAIL.match(value, cut if cut >= 0 else value.rfind(_ELAPSED))
+        if start is None or tail is None:
             return _read_any(value)
         middle = value[start.end() : tail.start()]
         shared = self._known.get(middle)
@@ -153,19 +155,23 @@ def _shared(result: Mapping[str, Any]) -> Shared:
     url = _text(request, "url", MAX_URL)
     host = _host(url[: url.find("/", len("https://")) + 1] or url) if url else None
     error = _error(result.get("error"))
-    members = {
-        "outcome": outcome,
-        "status": _whole(result.get("status")),
-        "url": url,
-        "source": _text(request, "source", MAX_NAME),
-        "host": host,
-        "fetched_at": _text(result, "fetched_at", MAX_NAME),
-        "attempts": _whole(result.get("attempts")),
-        "error": error,
-    }
-    members = {name: value for name, value in members.items() if value is not None}
+    members: dict[str, Any] = {"outcome": outcome}
+    if (status := _whole(result.get("status"))) is not None:
+        members["status"] = status
+    if url is not None:
+        members["url"] = url
+    if (source := _text(request, "source", MAX_NAME)) is not None:
+        members["source"] = source
+    if host is not None:
+        members["host"] = host
+    if (fetched_at := _text(result, "fetched_at", MAX_NAME)) is not None:
+        members["fetched_at"] = fetched_at
+    if (attempts := _whole(result.get("attempts"))) is not None:
+        members["attempts"] = attempts
+    if error is not None:
+        members["error"] = error
     head = _encode(members)
-    return Shared(outcome, host, error, _runs(result.get("checks")), b"," + head[1:-1].encode())
+    return Shared((outcome, host), error, _runs(result.get("checks")), b"," + head[1:-1].encode())
 
 
 def _text(owner: Any, name: str, most: int) -> str | None:
@@ -201,10 +207,11 @@ def _error(value: Any) -> dict[str, Any] | None:
 
 
 def _runs(value: Any) -> tuple[Run, ...]:
-    checks = value if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return ()
     return tuple(
         Run(check["name"], "error" in check, _micros(check.get("elapsed_ms")))
-        for check in checks
+        for check in value
         if isinstance(check, dict) and isinstance(check.get("name"), str) and _is_name(check["name"])
     )
 

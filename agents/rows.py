@@ -128,10 +128,14 @@ def _check_row(partition: int, key: bytes, stored: Row) -> Row:  # noqa: ARG001
 
 
 def _counted_row(stored: Row) -> Row:
+    answers, cache, counts = stored["answers"], stored["cache"], stored["counts"]
+    if len(counts) != len(BOUNDS) + 1 or sum(counts) != sum(answers.values()) or sum(cache.values()) < 0:
+        msg = "counts that do not fit each other"
+        raise ValueError(msg)
     return {
-        "answers": stored["answers"],
-        "cache": stored["cache"],
-        "latency": {"le": list(BOUNDS), "counts": stored["counts"], "sum": stored["micros"] / 1e6},
+        "answers": answers,
+        "cache": cache,
+        "latency": {"le": list(BOUNDS), "counts": counts, "sum": stored["micros"] / 1e6},
         "bytes": stored["bytes"],
     }
 

@@ -68,7 +68,9 @@ class Tabulator:
             lease.begun += len(part)
             await asyncio.sleep(0)
         if lease.alive:
-            self._shelves.ship(self._publisher, self._shelves.of(lease), list(tally.changes()), records[:done])
+            self._shelves.ship(
+                self._publisher, self._shelves.of(lease), list(tally.changes(time.time())), records[:done]
+            )
         self.records += done
         self._tell(lease, tally)
 

@@ -2,27 +2,30 @@
 
 A counted row (hosts, outcomes, checks) says up to which offset it counts; what lies at or below it is not counted
 again. So a batch that is read again, in part or whole, changes nothing. Latencies are whole microseconds: their sum is
-the same however the results were cut into batches.
+the same however the results were cut into batches. What is alike in a batch is counted once for all of it.
 """
 
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord
 
 from agents.reading import Reader, Reading, Unreadable
 from agents.rows import iso
 from models.latency import BOUNDS
-from streams.tables.store import mark
+from streams.tables.store import offset_of
 
 Row: TypeAlias = dict[str, Any]
 Get: TypeAlias = Callable[[str, bytes], bytes | None]
 Change: TypeAlias = tuple[str, bytes, bytes]
+Seen: TypeAlias = tuple[int, int, int, int]
+"""Of one result: its offset, timestamp in ms, microseconds and bytes."""
 
 OUTCOMES_AGE = 86_400.0
 """Seconds that minutes are kept."""
@@ -56,43 +59,45 @@ class Tally:
         self._fits = fits
         self._answers_age = answers_age
         self._answers: dict[bytes, tuple[ConsumerRecord[bytes, bytes], Reading, int]] = {}
-        self._hosts = _Counted("hosts", get, _counted)
-        self._outcomes = _Counted("outcomes", get, _counted)
-        self._checks = _Counted("checks", get, _check)
+        self._groups: dict[tuple[tuple[str, str | None], str | None, int], list[Seen]] = {}
+        self._hosts = _Counted("hosts", get, _new_counts)
+        self._outcomes = _Counted("outcomes", get, _new_counts)
+        self._checks = _Counted("checks", get, _new_check)
         self.unreadable = 0
         self.first_unreadable = ""
 
     def take(self, records: Sequence[ConsumerRecord[bytes, bytes]], now: float) -> None:
-        """Count records, in offset order; `now` is in seconds since the epoch."""
-        read = self._reader.read
+        """Take in records, in offset order; `now` is in seconds since the epoch."""
+        read, groups = self._reader.read, self._groups
         oldest_answer = (now - self._answers_age) * 1000
-        oldest_minute, latest_minute = (now - OUTCOMES_AGE) * 1000, (now + AHEAD) * 1000
         for record in records:
+            value = record.value
             try:
-                reading = read(record.value)
+                reading = read(value)
             except Unreadable as exc:
                 self.unreadable += 1
                 self.first_unreadable = self.first_unreadable or f"at offset {record.offset}: {exc}"
                 continue
+            assert value is not None
             at = min(max(record.timestamp, 0), MAX_AT)
             if at >= oldest_answer:
                 self._answer(record, reading, at)
-            shared = reading.shared
-            if oldest_minute <= at <= latest_minute:
-                self._count(self._outcomes, _minute(at // MINUTE_MS), record, reading, at)
-            if shared.host is not None:
-                row = self._count(self._hosts, shared.host.encode(), record, reading, at)
-                if row is not None and shared.error is not None:
-                    row["last_error"] = {"id": json.loads(reading.id), "outcome": shared.outcome,
-                                         "message": shared.error["message"], "at": at}  # fmt: skip
-            if shared.checks and reading.cache in RUN_NOW:
-                self._run(record.offset, reading, at)
+            _, shared, cache, micros = reading
+            alike = shared.place, cache, at // MINUTE_MS
+            seen = record.offset, at, micros, len(value)
+            if alike in groups:
+                groups[alike].append(seen)
+            else:
+                groups[alike] = [seen]
+            if shared.error is not None or shared.checks:
+                self._look_closer(record.offset, reading, at)
 
-    def changes(self) -> Iterator[Change]:
+    def changes(self, now: float) -> Iterator[Change]:
         """Yield each row that was touched since, once, as it is now; answers in the order of their offsets."""
         for key, (record, reading, at) in self._answers.items():
             yield "answers", key, self._answer_row(key, record, reading, at)
         self._answers.clear()
+        self._count(now)
         for counted in (self._hosts, self._outcomes, self._checks):
             yield from counted.changes()
 
@@ -100,11 +105,9 @@ class Tally:
         key = record.key
         if key is None:
             key = json.loads(reading.id).encode(errors="replace")
-        earlier = self._answers.pop(key, None)
-        if earlier is None:
+        if self._answers.pop(key, None) is None:
             stored = self._get("answers", key)
-            found = None if stored is None else mark(stored)
-            if found is not None and found.offset >= record.offset:
+            if stored is not None and offset_of(stored) >= record.offset:
                 return
         self._answers[key] = record, reading, at
 
@@ -113,33 +116,66 @@ class Tally:
         row = b'%b,"result":%b}' % (head, record.value or b"")
         return row if self._fits(key, len(row)) else head + b',"truncated":true}'
 
-    @staticmethod
-    def _count(
-        counted: _Counted, key: bytes, record: ConsumerRecord[bytes, bytes], reading: Reading, at: int
-    ) -> Row | None:
-        row = counted.touch(key, record.offset, at)
-        if row is None:
-            return None
-        answers, cache, outcome, state = row["answers"], row["cache"], reading.shared.outcome, reading.cache
-        answers[outcome] = answers.get(outcome, 0) + 1
-        if state is not None:
-            cache[state] = cache.get(state, 0) + 1
-        row["counts"][bisect_left(_BUCKETS, reading.micros)] += 1
-        row["micros"] += reading.micros
-        row["bytes"] += len(record.value or b"")
-        return row
-
-    def _run(self, offset: int, reading: Reading, at: int) -> None:
-        rows: dict[str, Row | None] = {}
-        for run in reading.shared.checks:  # one check may be there on several fields
-            if run.name not in rows:
-                rows[run.name] = self._checks.touch(run.name.encode(), offset, at)
-            row = rows[run.name]
+    def _look_closer(self, offset: int, reading: Reading, at: int) -> None:
+        """Note a host's last error, and count checks."""
+        shared = reading.shared
+        outcome, host = shared.place
+        if shared.error is not None and host is not None:
+            row = self._hosts.touch(host.encode(), offset, at)
             if row is not None:
-                row["runs"] += 1
-                row["failures"] += run.failed
-                row["micros"] += run.micros
-                row["slowest"] = max(row["slowest"], run.micros)
+                row["last_error"] = {
+                    "id": json.loads(reading.id), "outcome": outcome, "message": shared.error["message"], "at": at,
+                }  # fmt: skip
+        if reading.cache in RUN_NOW:
+            for run in shared.checks:
+                row = self._checks.touch(run.name.encode(), offset, at)
+                if row is not None:
+                    row["runs"] += 1
+                    row["failures"] += run.failed
+                    row["micros"] += run.micros
+                    row["slowest"] = max(row["slowest"], run.micros)
+
+    def _count(self, now: float) -> None:
+        oldest, latest = (now - OUTCOMES_AGE) * 1000, (now + AHEAD) * 1000
+        for ((outcome, host), cache, minute), seen in self._groups.items():
+            group = Group(outcome, cache, seen)
+            if oldest <= (minute + 1) * MINUTE_MS and minute * MINUTE_MS <= latest:
+                self._outcomes.count(_minute(minute), group)
+            if host is not None:
+                self._hosts.count(host.encode(), group)
+        self._groups.clear()
+
+
+class Group:
+    """Results of one outcome and cache state; what they add up to is reckoned once."""
+
+    def __init__(self, outcome: str, cache: str | None, seen: Sequence[Seen]) -> None:
+        self.outcome = outcome
+        self.cache = cache
+        self.seen = seen
+        self.at = max(map(itemgetter(1), seen))
+        micros = sorted(map(itemgetter(2), seen))
+        self.micros = sum(micros)
+        self.bytes = sum(map(itemgetter(3), seen))
+        if len(micros) == 1:
+            self.buckets = [(bisect_left(_BUCKETS, self.micros), 1)]
+        else:
+            ends = [0, *(bisect_right(micros, bound) for bound in _BUCKETS), len(micros)]
+            self.buckets = [(place, end - ends[place]) for place, end in enumerate(ends[1:]) if end > ends[place]]
+
+    def behind(self, offset: int) -> Group | None:
+        """Return what of it lies behind an offset."""
+        if self.seen[0][0] > offset:
+            return self
+        left = [each for each in self.seen if each[0] > offset]
+        return Group(self.outcome, self.cache, left) if left else None
+
+
+class _Live(NamedTuple):
+    """A row in work, and the offset up to which it counted before."""
+
+    row: Row
+    counted: int
 
 
 class _Counted:
@@ -149,27 +185,47 @@ class _Counted:
         self._table = table
         self._get = get
         self._new = new
-        self._rows: dict[bytes, Row] = {}
-        self._touched: set[bytes] = set()
+        self._live: dict[bytes, _Live] = {}
 
     def touch(self, key: bytes, offset: int, at: int) -> Row | None:
-        """Return the row to count a record in; None if it has counted that record already."""
-        row = self._rows.get(key)
-        if row is None:
-            row = self._rows[key] = self._read(key)
-        if offset <= row["offset"]:
+        """Return the row to count one record in; None if it has counted that record before."""
+        row, counted = self._row(key)
+        if offset <= counted:
             return None
-        row["offset"] = offset
+        row["offset"] = max(row["offset"], offset)
         row["at"] = max(row["at"], at)
-        self._touched.add(key)
         return row
+
+    def count(self, key: bytes, group: Group) -> None:
+        """Count those of a group that were not counted before."""
+        row, counted = self._row(key)
+        fresh = group.behind(counted)
+        if fresh is None:
+            return
+        row["offset"] = max(row["offset"], fresh.seen[-1][0])
+        row["at"] = max(row["at"], fresh.at)
+        answers, cache, counts = row["answers"], row["cache"], row["counts"]
+        answers[fresh.outcome] = answers.get(fresh.outcome, 0) + len(fresh.seen)
+        if fresh.cache is not None:
+            cache[fresh.cache] = cache.get(fresh.cache, 0) + len(fresh.seen)
+        for place, count in fresh.buckets:
+            counts[place] += count
+        row["micros"] += fresh.micros
+        row["bytes"] += fresh.bytes
 
     def changes(self) -> Iterator[Change]:
         """Yield what was touched."""
-        for key in self._touched:
-            yield self._table, key, _encode(self._rows[key]).encode()
-        self._touched.clear()
-        self._rows.clear()
+        for key, (row, counted) in self._live.items():
+            if row["offset"] > counted:
+                yield self._table, key, _encode(row).encode()
+        self._live.clear()
+
+    def _row(self, key: bytes) -> _Live:
+        live = self._live.get(key)
+        if live is None:
+            row = self._read(key)
+            live = self._live[key] = _Live(row, row["offset"])
+        return live
 
     def _read(self, key: bytes) -> Row:
         """Return what is stored, or a new row where there is none or none of ours."""
@@ -194,12 +250,12 @@ def _is_like(row: Any, new: Row) -> bool:
     )
 
 
-def _counted() -> Row:
+def _new_counts() -> Row:
     counts = [0] * (len(BOUNDS) + 1)
     return {"offset": -1, "at": 0, "answers": {}, "cache": {}, "counts": counts, "micros": 0, "bytes": 0}
 
 
-def _check() -> Row:
+def _new_check() -> Row:
     return {"offset": -1, "at": 0, "runs": 0, "failures": 0, "micros": 0, "slowest": 0}
 
 

@@ -34,7 +34,7 @@ LIMIT = 600.0
 """Seconds that one measurement may take."""
 
 WORKERS = {
-    "millrace": [sys.executable, "-m", "agents", "worker"],
+    "millrace": [sys.executable, "-m", "agents", "worker", "--role", "answer"],
     "by hand": [sys.executable, "-m", "bench.peers.by_hand"],
     "by hand, bare": [sys.executable, "-m", "bench.peers.by_hand"],
     "stock Faust": [sys.executable, "-m", "bench.peers.stock_faust", "worker", "-l", "error", "--without-web"],
@@ -95,10 +95,10 @@ class Stage:
             rss_before = _rss(process.pid)
             process.send_signal(signal.SIGSTOP)
             await self._produce(load)
-            cpu, started = _cpu(process.pid), time.perf_counter()
+            cpu, started = cpu_of(process.pid), time.perf_counter()
             process.send_signal(signal.SIGCONT)
             await self._await_results(len(warm) + len(load))
-            seconds, used = time.perf_counter() - started, _cpu(process.pid) - cpu
+            seconds, used = time.perf_counter() - started, cpu_of(process.pid) - cpu
             rss_after = _rss(process.pid)
         finally:
             process.terminate()
@@ -199,7 +199,7 @@ class Upstream:
         self._process.wait(10)
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
     with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from streams.kafka import memo
@@ -155,6 +155,16 @@ class Lease:
             self.finished += 1
             if offset == self._delivered[0][0]:
                 self._advance()
+            if self._drained is not None and self.under_way <= 0:
+                self._drained.set()
+
+    def finish_all(self, offsets: Iterable[int]) -> None:
+        """Finish many at once, at a fraction of what one by one would cost."""
+        if self.alive:
+            before = len(self._unfinished)
+            self._unfinished.difference_update(offsets)
+            self.finished += before - len(self._unfinished)
+            self._advance()
             if self._drained is not None and self.under_way <= 0:
                 self._drained.set()
 

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 from models.errors import BrokerError
 from streams.kafka.client import connection, explain
 from streams.settings import Kafka
-from streams.tables.store import Change, Store, mark
+from streams.tables.store import Store, mark, offset_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Recovery:
         self._positions: dict[TopicPartition, int] = {}
         self.rows = 0
         self.foreign = 0
+        self.echoes = 0
 
     @property
     def lag(self) -> int:
@@ -133,14 +134,25 @@ class Recovery:
     def _apply(self, tp: TopicPartition, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
         if tp not in self._wanted:
             return
-        changes: list[Change] = []
+        table = self._tables[tp.topic]
+        changes: dict[bytes, bytes | None] = {}
         for record in records:
-            if record.key is None or (record.value is not None and mark(record.value) is None):
+            key, row = record.key, record.value
+            if key is None:
                 self.foreign += 1
-            else:
-                changes.append((record.key, record.value))
-        self.rows += len(changes)
-        self._store.apply(self._tables[tp.topic], tp.partition, changes, records[-1].offset + 1)
+                continue
+            there = changes.pop(key) if key in changes else self._store.get(table, tp.partition, key)
+            if row is not None:
+                found = mark(row)
+                if found is None:
+                    self.foreign += 1
+                    row = there
+                elif there is not None and offset_of(there) > found.offset:
+                    self.echoes += 1  # written by a former owner after it had lost the partition
+                    row = there
+            changes[key] = row
+        self.rows += len(records)
+        self._store.apply(table, tp.partition, changes.items(), records[-1].offset + 1)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until the broker answers; give up once nothing has moved for too long, or it never will."""

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeAlias
 
 from aiokafka import ConsumerRecord
 
@@ -65,11 +65,8 @@ class Cargo:
             self.shelf.arrived(self)
 
 
-class Pending(NamedTuple):
-    """A row on its way."""
-
-    row: bytes | None
-    cargo: Cargo
+Pending: TypeAlias = tuple[bytes | None, Cargo]
+"""A row on its way, and with what it travels."""
 
 
 class Shelf:
@@ -84,16 +81,15 @@ class Shelf:
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return a row as it will be, once what is on its way has arrived."""
         entry = self.pending[table].get(key)
-        return self._store.get(table, self.partition, key) if entry is None else entry.row
+        return self._store.get(table, self.partition, key) if entry is None else entry[0]
 
     def arrived(self, cargo: Cargo) -> None:
         """Take note that all rows of a batch are in the store, unless the lease ended before."""
         for table, key in cargo.keys:
-            entry = self.pending[table].get(key)
-            if entry is not None and entry.cargo is cargo:
-                del self.pending[table][key]
-        for record in cargo.records:
-            self.lease.finish(record.offset)
+            pending = self.pending[table]
+            if pending[key][1] is cargo:
+                del pending[key]
+        self.lease.finish_all([record.offset for record in cargo.records])
 
 
 class Shelves:
@@ -138,18 +134,18 @@ class Shelves:
         cargo = Cargo(shelf, records, len(changes))
         if not changes:
             shelf.arrived(cargo)
+        cargo.keys = [(table, key) for table, key, _ in changes]
+        pending, topics, partition, publish = shelf.pending, self.topics, shelf.partition, publisher.publish
         for table, key, row in changes:
-            shelf.pending[table][key] = Pending(row, cargo)
-            cargo.keys.append((table, key))
-            parcel = Parcel(cargo, 0, key, row, [], _unsendable)
-            publisher.publish(self.topics[table], shelf.partition, parcel)
+            pending[table][key] = row, cargo
+            publish(topics[table], partition, Parcel(cargo, 0, key, row, [], _unsendable))
 
     def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[Parcel]) -> None:
         """Put into the store what Kafka has acknowledged, `base` being the first one's offset, -1 if unknown.
 
         What a dead lease sent is left to whoever reads the changelog next.
         """
-        if not all(parcel.receipt.alive for parcel in parcels):
+        if not parcels[-1].receipt.alive:  # a batch is of one lease: those of a dead one are not filled in any more
             return
         table = self._tables[topic]
         expected = self.store.reaches(table, partition)
@@ -188,7 +184,7 @@ class Shelves:
         for key, row in self.store.oldest(table, shelf.partition, max(over, 0) + LOOKS):
             on_its_way = shelf.pending[table].get(key)
             if on_its_way is not None:
-                over -= on_its_way.row is None
+                over -= on_its_way[0] is None
                 continue
             found = mark(row)
             if found is not None and found.offset >= committed:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 Change: TypeAlias = tuple[bytes, bytes | None]
 """A key and its row, None for a row that goes."""
 
+_OFFSET = len(b'{"offset":')
 _MARK = re.compile(rb'\{"offset":([0-9]{1,18}),"at":([0-9]{1,15})[,}]')
 
 
@@ -28,6 +29,11 @@ def mark(row: bytes) -> Mark | None:
     """Return a row's mark, None if these bytes are no row of ours."""
     found = _MARK.match(row)
     return None if found is None else Mark(int(found[1]), int(found[2]))
+
+
+def offset_of(row: bytes) -> int:
+    """Return the results offset of a row that is known to be ours."""
+    return int(row[_OFFSET : row.index(b",", _OFFSET)])
 
 
 class Store(Protocol):
@@ -58,10 +64,7 @@ class Store(Protocol):
         ...
 
     def apply(self, table: str, partition: int, changes: Iterable[Change], reaches: int | None) -> None:
-        """Make changes, in the changelog's order, and note how far they reach, together.
-
-        A row that counts less far than the one that is there is an echo of a former owner, and changes nothing.
-        """
+        """Make changes, in the changelog's order, and note how far they reach, together."""
         ...
 
     def drop(self, partition: int) -> None:
@@ -119,9 +122,9 @@ class MemoryStore:
         place = table, partition
         rows = self._rows.setdefault(place, {})
         for key, row in changes:
-            old = rows.pop(key, None)
+            rows.pop(key, None)
             if row is not None:
-                rows[key] = old if old is not None and echoes(row, old) else row
+                rows[key] = row
         if reaches is not None:
             self._reaches[place] = reaches
 
@@ -138,9 +141,3 @@ class MemoryStore:
         """Forget everything."""
         self._rows.clear()
         self._reaches.clear()
-
-
-def echoes(row: bytes, there: bytes) -> bool:
-    """Whether a row counts less far than the one that is there."""
-    new, old = mark(row), mark(there)
-    return old is not None and (new is None or new.offset < old.offset)
