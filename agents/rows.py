@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, TypeAlias
 
 from models.latency import BOUNDS
@@ -149,8 +149,12 @@ def _key(key: bytes) -> Row:
 
 def iso(milliseconds: int) -> str:
     """Write a Kafka timestamp as results write times."""
-    moment = datetime.fromtimestamp(milliseconds // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _finite(digits: str) -> float | None:

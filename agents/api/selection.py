@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -62,13 +62,20 @@ class Selection:
         """Whether a row meets every condition."""
         return all(_told(value_at(row, field)) == text for field, text in self.where)
 
-    def place(self, key: bytes, row: Row) -> Place:
-        """Return where a row stands; one without the field comes last, whichever way the order goes."""
-        if self.field == KEY:
-            return self.descending, 0, 0, key
-        value = value_at(row, self.field)
-        kind, comparable = _comparable(value)
-        return (value is None) != self.descending, kind, comparable, key
+    def placing(self) -> Callable[[bytes, Row], Place]:
+        """Return what says where a row stands; one without the field comes last, whichever way the order goes."""
+        field, descending = self.field, self.descending
+        if field == KEY:
+            return lambda key, _: (descending, 0, 0, key)
+
+        def place(key: bytes, row: Row) -> Place:
+            value = row.get(field)
+            if value is None:
+                value = value_at(row, field)
+            kind, comparable = _comparable(value)
+            return (value is None) is not descending, kind, comparable, key
+
+        return place
 
     def follows(self, place: Place) -> bool:
         """Whether a place comes after the page before."""

@@ -8,14 +8,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from itertools import islice
+from operator import itemgetter
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from agents import rows
 from agents.api.selection import KEY, Place, Row, Selection
 
 SLICE = 0.002
 """Seconds for which the loop is held at most."""
-LOOK_EVERY = 32
+HANDFUL = 64
 """Rows between two looks at the clock."""
 SPARE = 16
 """Rows that are kept beyond a page, should some of it turn out to be outdated."""
@@ -66,12 +68,13 @@ class Found:
     total: int = 0
 
 
-async def sliced(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """Yield items, and give the loop a turn whenever a slice is over."""
+async def sliced(items: Iterable[Item], handful: int = HANDFUL) -> AsyncIterator[list[Item]]:
+    """Yield items by the handful, and give the loop a turn whenever a slice is over."""
+    left = iter(items)
     began = time.perf_counter()
-    for number, item in enumerate(items, 1):
-        yield item
-        if number % LOOK_EVERY == 0 and time.perf_counter() - began > SLICE:
+    while taken := list(islice(left, handful)):
+        yield taken
+        if time.perf_counter() - began > SLICE:
             await asyncio.sleep(0)
             began = time.perf_counter()
 
@@ -81,68 +84,93 @@ class Page:
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
+        self._place = selection.placing()
+        self._descending = selection.descending
         self._most = selection.limit + 1 + SPARE
         self._kept: list[tuple[Place, Row]] = []
+        self._worst: Place | None = None
         self.total = 0
 
     def take(self, key: bytes, row: Row) -> None:
         """Consider a row."""
-        if not self._selection.takes(row):
+        if self._selection.where and not self._selection.takes(row):
             return
         self.total += 1
-        place = self._selection.place(key, row)
+        place = self._place(key, row)
+        if self._worst is not None and (place > self._worst) is not self._descending:
+            return
         if not self._selection.follows(place):
             return
         self._kept.append((place, row))
         if len(self._kept) > self._most * 8:
-            self.rows()
+            self._worst = self.rows()[-1][0]
+
+    def has(self, place: Place, key: bytes, row: Row) -> bool:
+        """Whether a row stands in this place."""
+        return self._selection.takes(row) and self._place(key, row) == place
 
     def rows(self) -> list[tuple[Place, Row]]:
         """Return the rows in order."""
-        self._kept.sort(key=lambda pair: pair[0], reverse=self._selection.descending)
+        self._kept.sort(key=_place_of, reverse=self._descending)
         del self._kept[self._most :]
         return self._kept
+
+
+_place_of = itemgetter(0)
 
 
 async def page_of(held: Held, table: str, selection: Selection, partitions: Partitions = None) -> Found:
     """Return this worker's rows of one page, whole as far as it holds them, and with some to spare."""
     page = Page(selection)
     if selection.by_key:
-        keys = {key async for key in sliced(held.keys(table, selection.prefix, partitions))}
-        async for key in sliced(keys):
-            page.take(key, {})
-    elif table == LATEST:
-        async for key, row in sliced(held.scan(table, selection.prefix, heads=True, partitions=partitions)):
+        keys: set[bytes] = set()
+        async for handful in sliced(held.keys(table, selection.prefix, partitions)):
+            keys.update(handful)
+        async for handful in sliced(keys):
+            for key in handful:
+                page.take(key, _NOTHING)
+        return await _looked_up(held, table, page, partitions)
+    parts = sliced(held.scan(table, selection.prefix, heads=True, partitions=partitions))
+    async for pairs in parts if table == LATEST else merged(table, parts):
+        for key, row in pairs:
             page.take(key, row)
-    else:
-        async for key, row in merged(table, sliced(held.scan(table, selection.prefix, partitions=partitions))):
-            page.take(key, row)
-        return Found([(place[3], row) for place, row in page.rows()], page.total)
+    if table == LATEST:
+        return await _looked_up(held, table, page, partitions)
+    return Found([(place[3], row) for place, row in page.rows()], page.total)
+
+
+async def _looked_up(held: Held, table: str, page: Page, partitions: Partitions) -> Found:
+    """Return the whole rows of the places of a page."""
     found = Found(total=page.total)
-    async for place in sliced(dict.fromkeys(place for place, _ in page.rows())):
+    async for [place] in sliced(dict.fromkeys(place for place, _ in page.rows()), 1):
         key = place[3]
-        parts = held.get(table, key, partitions)
-        if not parts:
-            continue
-        whole = rows.merge(table, parts)
-        # One that stands elsewhere by now, or whose latest row is in another partition, is not of this page.
-        if selection.takes(whole) and selection.place(key, whole) == place:
-            found.rows.append((key, whole))
+        if parts := held.get(table, key, partitions):
+            whole = rows.merge(table, parts)
+            # One that stands elsewhere by now, or whose latest row is in another partition, is not of this page.
+            if page.has(place, key, whole):
+                found.rows.append((key, whole))
     return found
 
 
-async def merged(table: str, parts: AsyncIterator[tuple[bytes, Row]]) -> AsyncIterator[tuple[bytes, Row]]:
-    """Yield whole rows, each made of all that came for its key."""
+Pairs: TypeAlias = list[tuple[bytes, Row]]
+_NOTHING: Row = {}
+
+
+async def merged(table: str, parts: AsyncIterator[Pairs]) -> AsyncIterator[Pairs]:
+    """Yield whole rows by the handful, each made of all that came for its key."""
     by_key: dict[bytes, list[Row]] = {}
-    async for key, row in parts:
-        by_key.setdefault(key, []).append(row)
-    async for key, found in sliced(by_key.items()):
-        yield key, rows.merge(table, found) if len(found) > 1 else found[0]
+    async for pairs in parts:
+        for key, row in pairs:
+            by_key.setdefault(key, []).append(row)
+    async for found in sliced(by_key.items()):
+        yield [(key, rows.merge(table, each) if len(each) > 1 else each[0]) for key, each in found]
 
 
 async def parts_of(held: Held, table: str, prefix: bytes, partitions: Partitions = None) -> Found:
     """Return every partial row whose key begins with `prefix`."""
-    found = [pair async for pair in sliced(held.scan(table, prefix, partitions=partitions))]
+    found: Pairs = []
+    async for pairs in sliced(held.scan(table, prefix, partitions=partitions)):
+        found += pairs
     return Found(found, len(found))
 
 

@@ -77,8 +77,9 @@ class TableQuery:
             told = await self._ask(table, {"prefix": _packed(selection.prefix)})
             if told.rows:
                 parts = await parts_of(held, table, selection.prefix)
-                async for key, row in merged(table, sliced([*parts.rows, *told.rows])):
-                    page.take(key, row)
+                async for pairs in merged(table, sliced([*parts.rows, *told.rows])):
+                    for key, row in pairs:
+                        page.take(key, row)
                 total = page.total
             else:
                 found = await page_of(held, table, selection)
