@@ -17,7 +17,7 @@ from streams.settings import Settings
 from streams.tables.changelogs import changelogs, prepare
 from streams.tables.recovery import Recovery
 from streams.tables.shelves import Shelves
-from streams.tables.stores import open_store
+from streams.tables.stores import make_store
 from streams.tables.view import Tables
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Tabulating:
         self.tabulator: Tabulator | None = None
         self.recovery: Recovery | None = None
         self.topics = changelogs(settings)
-        self.shelves = Shelves(open_store(settings), self.topics, bounds_of(settings), self._leases)
+        self.shelves = Shelves(make_store(settings), self.topics, bounds_of(settings), self._leases)
         self.tables = Tables(rows.TABLES, self.shelves, rows.decode)
         self.app.opens(self.open)
         topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)

@@ -1,7 +1,8 @@
 """Tables: what the results add up to, kept by partition and backed by changelogs on Kafka.
 
 store       rows by table and partition, in memory
-stores      opens the store that the settings name
+rocks       rows on disk, in RocksDB
+stores      makes the store that the settings name
 shelves     what is held here: what Kafka has acknowledged, and over it what is on its way
 changelogs  the changelog topics: their names, and making them
 recovery    reads changelogs back

@@ -86,9 +86,9 @@ class Shelf:
     def arrived(self, cargo: Cargo) -> None:
         """Take note that all rows of a batch are in the store, unless the lease ended before."""
         for table, key in cargo.keys:
-            pending = self.pending[table]
-            if pending[key][1] is cargo:
-                del pending[key]
+            entry = self.pending[table].get(key)  # a later batch, whose rows lie over these, may be there before
+            if entry is not None and entry[1] is cargo:
+                del self.pending[table][key]
         self.lease.finish_all([record.offset for record in cargo.records])
 
 

@@ -1,11 +1,16 @@
-"""Opens the store that `MILLRACE_STORE` names."""
+"""Makes the store that `MILLRACE_STORE` names."""
 
 from __future__ import annotations
 
 from streams.settings import Settings
+from streams.tables.changelogs import TABLES
+from streams.tables.rocks import RocksStore
 from streams.tables.store import MemoryStore, Store
 
 
-def open_store(settings: Settings) -> Store:  # noqa: ARG001
+def make_store(settings: Settings) -> Store:
     """Return the store, not opened yet."""
-    return MemoryStore()
+    _, _, path = settings.store.partition("rocksdb://")
+    if not path:
+        return MemoryStore()
+    return RocksStore(path, f"group {settings.group!r}, results {settings.results_topic!r}", TABLES)

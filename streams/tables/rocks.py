@@ -1,0 +1,189 @@
+"""Rows on disk, in one RocksDB for the worker: `MILLRACE_STORE=rocksdb://PATH`.
+
+Faust's own RocksDB store opens a database a partition, with 2 GiB of cache and 192 MiB of write buffers each, and
+keeps one value a key whatever its partition. Here what is written goes with the changelog offset it reaches up to,
+in one write: after any end, a kill included, recovery goes on from there.
+
+    r table partition key           → row
+    o table partition offset key    → nothing: the rows in the order of their last writing
+    m table partition               → how far the changelog is read, how many rows there are
+    i                               → whose folder it is
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.errors import SettingsError
+from streams.tables.store import Change, offset_of
+
+if TYPE_CHECKING:
+    from rocksdict import Rdict
+
+CACHE_BYTES = 64 << 20
+"""Memory for blocks that were read."""
+WRITE_BUFFER_BYTES = 16 << 20
+"""Memory of one write buffer."""
+WRITE_BUFFERS = 3
+"""Write buffers at most."""
+OPEN_FILES = 256
+LOG_FILES = 3
+"""Of RocksDB's own logs, the latest that are kept."""
+
+_PLACE = struct.Struct(">cBI")
+_ORDER = struct.Struct(">Q")
+_META = struct.Struct(">qQ")
+_OWNER = b"i"
+
+
+class RocksStore:
+    """See the module. `owner` says whose rows these are: a folder of another's is refused."""
+
+    def __init__(self, path: str, owner: str, tables: Iterable[str]) -> None:
+        self._path = Path(path)
+        self._owner = owner.encode()
+        self._numbers = {table: number for number, table in enumerate(tables)}
+        self._db: Rdict | None = None
+        self._meta: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def open(self) -> None:
+        """Open the database. Raises SettingsError saying what is in the way."""
+        try:
+            import rocksdict  # noqa: PLC0415  an extra
+        except ImportError:
+            msg = "MILLRACE_STORE: rocksdb:// needs the package rocksdict: install millrace[rocksdb]"
+            raise SettingsError(msg) from None
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            self._db = rocksdict.Rdict(str(self._path), _options(rocksdict))
+        except Exception as exc:
+            raise SettingsError(self._reason(exc)) from exc
+        found = self._db.get(_OWNER)
+        if found not in (None, self._owner):
+            self.close()
+            msg = (
+                f"MILLRACE_STORE: {self._path} has the tables of {found.decode(errors='replace')}; give another folder"
+            )
+            raise SettingsError(msg)
+        self._db.put(_OWNER, self._owner)
+        self._meta = dict(self._read_meta())
+
+    def close(self) -> None:
+        """Close the database: what is in memory is written."""
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+    def partitions(self) -> set[int]:
+        """Return the partitions of which anything is kept."""
+        return {partition for _, partition in self._meta}
+
+    def reaches(self, table: str, partition: int) -> int | None:
+        """Return the changelog offset to read on from."""
+        reaches, _ = self._meta.get((table, partition), (-1, 0))
+        return reaches if reaches >= 0 else None
+
+    def get(self, table: str, partition: int, key: bytes) -> bytes | None:
+        """Return one row."""
+        row: bytes | None = self._open_db().get(self._place(b"r", table, partition) + key)
+        return row
+
+    def scan(self, table: str, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows as they were when it began."""
+        place = self._place(b"r", table, partition)
+        for key, row in self._from(place + prefix):
+            yield key[len(place) :], row
+
+    def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
+        """Return the rows that were written the longest ago."""
+        start = len(self._place(b"o", table, partition)) + _ORDER.size
+        keys = (key[start:] for key, _ in self._from(self._place(b"o", table, partition)))
+        found = ((key, self.get(table, partition, key)) for key in islice(keys, most))
+        return [(key, row) for key, row in found if row is not None]
+
+    def count(self, table: str, partition: int) -> int:
+        """Return how many rows there are."""
+        return self._meta.get((table, partition), (-1, 0))[1]
+
+    def apply(self, table: str, partition: int, changes: Iterable[Change], reaches: int | None) -> None:
+        """Make changes and note how far they reach, in one write."""
+        from rocksdict import WriteBatch  # noqa: PLC0415  an extra, here for sure
+
+        db, batch = self._open_db(), WriteBatch(raw_mode=True)
+        before, count = self._meta.get((table, partition), (-1, 0))
+        rows, order = self._place(b"r", table, partition), self._place(b"o", table, partition)
+        written: dict[bytes, bytes | None] = {}  # what a batch holds cannot be read before it is written
+        for key, row in changes:
+            there = written[key] if key in written else db.get(rows + key)
+            if there is not None:
+                batch.delete(order + _ORDER.pack(offset_of(there)) + key)
+                count -= 1
+            if row is None:
+                batch.delete(rows + key)
+            else:
+                batch.put(rows + key, row)
+                batch.put(order + _ORDER.pack(offset_of(row)) + key, b"")
+                count += 1
+            written[key] = row
+        meta = before if reaches is None else reaches, count
+        batch.put(self._place(b"m", table, partition), _META.pack(*meta))
+        db.write(batch)
+        self._meta[table, partition] = meta
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition."""
+        from rocksdict import WriteBatch  # noqa: PLC0415  an extra, here for sure
+
+        batch = WriteBatch(raw_mode=True)
+        for table in self._numbers:
+            for kind in (b"r", b"o"):
+                place = self._place(kind, table, partition)
+                batch.delete_range(place, self._place(kind, table, partition + 1))
+            batch.delete(self._place(b"m", table, partition))
+            self._meta.pop((table, partition), None)
+        self._open_db().write(batch)
+
+    def _from(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in self._open_db().items(from_key=prefix):
+            if not key.startswith(prefix):
+                return
+            yield key, value
+
+    def _read_meta(self) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
+        tables = {number: table for table, number in self._numbers.items()}
+        for key, value in self._from(b"m"):
+            _, number, partition = _PLACE.unpack(key)
+            yield (tables[number], partition), _META.unpack(value)
+
+    def _place(self, kind: bytes, table: str, partition: int) -> bytes:
+        return _PLACE.pack(kind, self._numbers[table], partition)
+
+    def _open_db(self) -> Any:
+        assert self._db is not None, "opened before it is used"
+        return self._db
+
+    def _reason(self, exc: Exception) -> str:
+        if "lock hold" in str(exc) or "LOCK" in str(exc):
+            return f"MILLRACE_STORE: {self._path} is in use by another worker: each needs a folder of its own"
+        return f"MILLRACE_STORE: {self._path} cannot be opened: {exc}"
+
+
+def _options(rocksdict: Any) -> Any:
+    """Return options with bounded memory, whatever the number of partitions."""
+    blocks = rocksdict.BlockBasedOptions()
+    blocks.set_block_cache(rocksdict.Cache(CACHE_BYTES))
+    blocks.set_cache_index_and_filter_blocks(True)
+    blocks.set_bloom_filter(10, False)  # noqa: FBT003
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)  # noqa: FBT003
+    options.set_block_based_table_factory(blocks)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(WRITE_BUFFERS)
+    options.set_max_total_wal_size(WRITE_BUFFERS * WRITE_BUFFER_BYTES)
+    options.set_max_open_files(OPEN_FILES)
+    options.set_keep_log_file_num(LOG_FILES)
+    return options

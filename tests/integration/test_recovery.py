@@ -1,0 +1,148 @@
+"""Changelogs are read back from a real broker: all of them, only what is new, or with a reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterable
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from models.errors import BrokerError
+from streams.kafka.broker import Broker
+from streams.kafka.topics import Admin
+from streams.settings import Kafka
+from streams.tables import recovery as module
+from streams.tables.recovery import Recovery
+from streams.tables.rocks import RocksStore
+from streams.tables.store import MemoryStore, Store
+
+pytestmark = pytest.mark.kafka
+PARTITIONS = 3
+
+
+class Changelogs:
+    """Two changelogs of their own."""
+
+    def __init__(self, servers: str) -> None:
+        self.kafka = Kafka(bootstrap_servers=servers)
+        mark = uuid.uuid4().hex[:8]
+        self.topics = {"answers": f"answers-{mark}", "hosts": f"hosts-{mark}"}
+
+    async def __aenter__(self) -> Changelogs:
+        async with Admin(self.kafka) as admin:
+            for name in self.topics.values():
+                await admin.create(name, PARTITIONS, 1, **{"cleanup.policy": "compact"})
+            await admin.settled(*self.topics.values())
+        self.producer = AIOKafkaProducer(bootstrap_servers=self.kafka.bootstrap_servers)
+        await self.producer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.producer.stop()
+
+    async def put(self, table: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        sent = [await self.producer.send(self.topics[table], row, key=key, partition=partition) for key, row in rows]
+        await asyncio.gather(*sent)
+
+    async def recover(self, store: Store, *partitions: int) -> Recovery:
+        recovery = Recovery(self.kafka, "test", store, self.topics)
+        await recovery.run(partitions)
+        assert recovery.lag == 0
+        return recovery
+
+
+@pytest.fixture
+async def changelogs(kafka: Broker):
+    async with Changelogs(kafka.servers) as opened:
+        yield opened
+
+
+def row(offset: int, text: str = "") -> bytes:
+    return b'{"offset":%d,"at":%d,"text":"%b"}' % (offset, offset, text.encode())
+
+
+async def test_everything_is_read_back(changelogs: Changelogs) -> None:
+    """Rows of the partitions asked for come back, the latest of each key, without those that have gone."""
+    await changelogs.put("answers", 0, [(b"%d" % (n % 2000), row(n)) for n in range(3000)])
+    await changelogs.put("answers", 0, [(b"7", None), (b"8", None)])
+    await changelogs.put("answers", 1, [(b"other", row(1))])
+    await changelogs.put("hosts", 0, [(b"h", row(5))])
+    store = MemoryStore()
+    recovery = await changelogs.recover(store, 0, 2)
+    assert recovery.rows == 3003
+    assert store.count("answers", 0) == 1998
+    assert store.get("answers", 0, b"999") == row(2999)
+    assert store.get("hosts", 0, b"h") == row(5)
+    assert store.count("answers", 1) == 0
+    assert (store.reaches("answers", 0), store.reaches("answers", 2), store.reaches("hosts", 0)) == (3002, 0, 1)
+
+
+async def test_only_what_is_new_is_read(changelogs: Changelogs, tmp_path) -> None:
+    """A store that reaches somewhere is read on from there, also after it was closed and opened."""
+    store = RocksStore(str(tmp_path), "me", changelogs.topics)
+    store.open()
+    await changelogs.put("answers", 0, [(b"%d" % n, row(n)) for n in range(500)])
+    assert (await changelogs.recover(store, 0)).rows == 500
+    store.close()
+    await changelogs.put("answers", 0, [(b"%d" % n, row(n)) for n in range(490, 520)])
+    store.open()
+    assert (await changelogs.recover(store, 0)).rows == 30
+    assert store.count("answers", 0) == 520
+    store.close()
+
+
+async def test_strangers_and_echoes_change_nothing(changelogs: Changelogs) -> None:
+    """What is no row, and a row that counts less far than one before it, are left out and counted."""
+    await changelogs.put(
+        "hosts", 0, [(b"h", row(9, "new")), (b"h", row(3, "an echo")), (b"h", b"garbage"), (b"x", b"\xff")]
+    )
+    await changelogs.put("hosts", 0, [(b"gone", row(1)), (b"gone", None), (b"gone", row(2))])
+    store = MemoryStore()
+    recovery = await changelogs.recover(store, 0)
+    assert (recovery.echoes, recovery.foreign) == (1, 2)
+    assert sorted(store.scan("hosts", 0)) == [(b"gone", row(2)), (b"h", row(9, "new"))]
+
+
+async def test_a_store_that_reaches_beyond_the_log_begins_anew(changelogs: Changelogs) -> None:
+    """Rows of a changelog that was deleted and made again are not kept for those of the new one."""
+    store = MemoryStore()
+    store.apply("answers", 0, [(b"old", row(1))], 1000)
+    store.apply("hosts", 0, [(b"old", row(1))], 0)
+    await changelogs.put("answers", 0, [(b"new", row(1))])
+    await changelogs.recover(store, 0)
+    assert [key for key, _ in store.scan("answers", 0)] == [b"new"]
+    assert list(store.scan("hosts", 0)) == []
+
+
+async def test_a_topic_that_is_not_there_ends_with_a_reason(kafka: Broker, monkeypatch) -> None:
+    """A changelog that cannot be read is an error that names it, not an endless wait."""
+    monkeypatch.setattr(module, "STALLED", 2.0)
+    absent = Recovery(
+        Kafka(bootstrap_servers=kafka.servers), "test", MemoryStore(), {"answers": f"absent-{uuid.uuid4().hex}"}
+    )
+    started = time.monotonic()
+    with pytest.raises(BrokerError, match="changelogs cannot be read"):
+        async with asyncio.timeout(40):
+            await absent.run([0])
+    assert time.monotonic() - started < 40
+
+
+async def test_a_log_that_gives_nothing_ends_with_a_reason(changelogs: Changelogs, monkeypatch) -> None:
+    """When nothing comes though the log goes on, recovery ends and names partition and offset."""
+    await changelogs.put("answers", 0, [(b"k", row(1))])
+    monkeypatch.setattr(module, "STALLED", 1.0)
+
+    class Mute(module.AIOKafkaConsumer):
+        async def getmany(self, **_):
+            await asyncio.sleep(0.1)
+            return {}
+
+        async def position(self, _):
+            return 0
+
+    monkeypatch.setattr(module, "AIOKafkaConsumer", Mute)
+    with pytest.raises(BrokerError, match=r"cannot be read beyond offset 0 of 1"):
+        await changelogs.recover(MemoryStore(), 0)

@@ -1,0 +1,169 @@
+"""Both stores keep the same rows, whatever happens to them."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models.errors import SettingsError
+from streams.settings import Settings
+from streams.tables.changelogs import TABLES
+from streams.tables.rocks import RocksStore
+from streams.tables.store import Mark, MemoryStore, mark, offset_of
+from streams.tables.stores import make_store
+
+
+def row(offset, text="x"):
+    return b'{"offset":%d,"at":%d,"text":"%b"}' % (offset, offset * 10, text.encode())
+
+
+@contextlib.contextmanager
+def stores(path):
+    rocks = RocksStore(str(path), "me", TABLES)
+    rocks.open()
+    try:
+        yield MemoryStore(), rocks
+    finally:
+        rocks.close()
+
+
+def seen(store, partitions=(0, 1, 255, 256)):
+    return {
+        (table, partition): (
+            sorted(store.scan(table, partition)),
+            [key for key, _ in store.oldest(table, partition, 3)],
+            store.count(table, partition),
+            store.reaches(table, partition),
+        )
+        for table in TABLES
+        for partition in partitions
+    }
+
+
+keys = st.sampled_from([b"", b"a", b"ab", b"b", b"\xff", b"\xff\xff", b"\x00"])
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["answers", "hosts"]),
+        st.sampled_from([0, 1, 255]),
+        st.lists(st.tuples(keys, st.booleans()), max_size=4),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps)
+def test_memory_and_disk_keep_the_same(tmp_path_factory, steps):
+    """After any changes, rows, their order, their count and how far they reach are the same in both stores, and on
+    disk also after opening it again.
+    """
+    path = tmp_path_factory.mktemp("store")
+    offset = 0
+    with stores(path) as both:
+        for table, partition, made, dropped in steps:
+            changes = []
+            for key, there in made:
+                offset += 1
+                changes.append((key, row(offset) if there else None))
+            for store in both:
+                store.apply(table, partition, changes, offset)
+                if dropped:
+                    store.drop(partition)
+        memory, disk = both
+        assert seen(disk) == seen(memory)
+        assert disk.partitions() == memory.partitions()
+        for table in TABLES:
+            assert sorted(disk.scan(table, 0, b"a")) == sorted(memory.scan(table, 0, b"a"))
+            assert disk.get(table, 0, b"a") == memory.get(table, 0, b"a")
+    again = RocksStore(str(path), "me", TABLES)
+    again.open()
+    assert seen(again) == seen(memory)
+    again.close()
+
+
+def test_a_killed_process_leaves_rows_and_reach_that_fit(tmp_path):
+    """After kill -9 what the disk has reaches as far as it says."""
+    code = f"""
+import os, signal
+from streams.tables.rocks import RocksStore
+store = RocksStore({str(tmp_path)!r}, "me", ["answers"])
+store.open()
+for n in range(1000):
+    store.apply("answers", 0, [(b"%d" % n, b'{{"offset":%d,"at":1}}' % n)], n + 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    store = RocksStore(str(tmp_path), "me", ["answers"])
+    store.open()
+    assert store.count("answers", 0) == store.reaches("answers", 0) == len(list(store.scan("answers", 0))) == 1000
+    store.close()
+
+
+def test_a_folder_belongs_to_one_worker(tmp_path):
+    """A second worker on the same folder is refused, and told so."""
+    with stores(tmp_path):
+        other = RocksStore(str(tmp_path), "me", TABLES)
+        with pytest.raises(SettingsError, match="in use by another worker"):
+            other.open()
+
+
+def test_a_folder_of_another_installation_is_refused(tmp_path):
+    """The tables of another group are not taken for ours; the lock is given back."""
+    with stores(tmp_path):
+        pass
+    other = RocksStore(str(tmp_path), "someone else", TABLES)
+    with pytest.raises(SettingsError, match="has the tables of me"):
+        other.open()
+    with stores(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    """A path below a file is no folder: the setting is named."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"MILLRACE_STORE: .*cannot be opened"):
+        RocksStore(str(tmp_path / "file" / "store"), "me", TABLES).open()
+
+
+def test_without_rocksdict_the_extra_is_named(tmp_path, monkeypatch):
+    """Where the package is missing, the message says what to install."""
+    monkeypatch.setitem(sys.modules, "rocksdict", None)
+    with pytest.raises(SettingsError, match=r"install millrace\[rocksdb\]"):
+        RocksStore(str(tmp_path), "me", TABLES).open()
+
+
+def test_the_setting_chooses_the_store(tmp_path):
+    """memory:// and rocksdb://PATH make the store they name."""
+    assert isinstance(make_store(Settings()), MemoryStore)
+    assert isinstance(make_store(Settings(store=f"rocksdb://{tmp_path}")), RocksStore)
+
+
+def test_a_scan_survives_changes(tmp_path):
+    """Rows that come and go while a scan goes on do not disturb it."""
+    with stores(tmp_path) as both:
+        for store in both:
+            store.apply("answers", 0, [(b"%d" % n, row(n)) for n in range(100)], 100)
+            scan = store.scan("answers", 0)
+            first, _ = next(scan)
+            store.apply("answers", 0, [(b"%d" % n, None) for n in range(50, 99)] + [(b"new", row(200))], 200)
+            assert {first, *(key for key, _ in scan)} >= {b"%d" % n for n in range(50)} | {b"99"}
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"", b"{}", b'{"offset":-1,"at":2}', b'{"offset":1}', b'{"at":1,"offset":2,', b"\xff"]
+)
+def test_what_is_no_row_has_no_mark(nonsense):
+    """Bytes that do not begin as a row are recognised."""
+    assert mark(nonsense) is None
+
+
+def test_a_row_tells_its_offset():
+    """The offset is read from the row's beginning."""
+    assert mark(row(7)) == Mark(7, 70)
+    assert offset_of(row(7)) == 7
