@@ -19,6 +19,7 @@ letters     what goes with a dead letter and a result beside their JSON: headers
 account     what was answered: by outcome and cache state, and how long it took
 metrics     the catalogue of metrics, and its page of documentation
 figures     where each figure of the metrics is read
+traced      spans of requests
 answering   the part of a worker that answers: its app and what the agent needs
 presence    what a worker tells of itself once a second
 site        the web site of a worker: API, pages, events

@@ -12,8 +12,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiokafka import ConsumerRecord
 
@@ -35,13 +36,18 @@ from models.errors import AnswerError, InternalError
 from models.result import Answer, encode_answer, splice
 from models.source import Sources
 from streams.kafka.lease import Lease
-from streams.kafka.parcel import Parcel
+from streams.kafka.parcel import Headers, Parcel
 from streams.kafka.publisher import Publisher
 from streams.kafka.transport import RecordBatch
 from streams.settings import Settings
 from streams.telemetry import logs
 
+if TYPE_CHECKING:
+    from agents.traced import RequestSpans
+
 logger = logging.getLogger(__name__)
+
+_UNTRACED: AbstractContextManager[None] = nullcontext()
 
 RequestRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
@@ -56,6 +62,8 @@ class Answerer:
         publisher: Publisher,
         sources: Sources | None = None,
         places: Places | None = None,
+        *,
+        spans: RequestSpans | None = None,
     ) -> None:
         self._results = settings.results_topic
         self._dead_letters = settings.dead_letters_topic
@@ -66,6 +74,7 @@ class Answerer:
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         self._places = places or Places()
         self.account = Account()
+        self._spans = spans
 
     async def take(self, batch: RecordBatch) -> None:
         """Answer a batch: returns when all of it is answered or under way, or its lease takes no more work."""
@@ -92,11 +101,15 @@ class Answerer:
                     age = max(0.0, now - entry.fetched_at)
                     elapsed = time.monotonic() - batch.received_at
                     value = splice(request_id, entry.shared, b"hit", age, elapsed)
+                    trace = None
+                    if self._spans is not None and record.headers:
+                        outcome = "ok" if entry.error is None else entry.error.outcome
+                        trace = self._spans.answered(record, request_id, elapsed, outcome, "hit")
                     if entry.error is None:
-                        self._publish(record, lease, request_id, value)
+                        self._publish(record, lease, request_id, value, trace)
                         hits.append(elapsed)
                     else:
-                        self._deliver(record, lease, request_id, value, entry.error, known=known)
+                        self._deliver(record, lease, request_id, value, entry.error, known=known, trace=trace)
                         self.account.add(entry.error.outcome, "hit", elapsed)
                     continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
@@ -131,13 +144,17 @@ class Answerer:
     ) -> None:
         logs.request_id.set(request_id[1:-1].decode())
         try:
-            enriched = await self._enricher.answer(known, sent_along(record, known.request))
+            with _UNTRACED if self._spans is None else self._spans.request(record, request_id) as span:
+                enriched = await self._enricher.answer(known, sent_along(record, known.request))
+                outcome, cache = enriched.outcome, enriched.cache.decode()
+                if span is not None:
+                    span.ended(outcome, cache)
             age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
             elapsed = time.monotonic() - received_at
             value = splice(request_id, enriched.shared, enriched.cache, age, elapsed)
-            self._deliver(record, lease, request_id, value, enriched.error, known=known)
-            outcome = "ok" if enriched.error is None else enriched.error.outcome
-            self.account.add(outcome, enriched.cache.decode(), elapsed)
+            trace = None if span is None else span.headers
+            self._deliver(record, lease, request_id, value, enriched.error, known=known, trace=trace)
+            self.account.add(outcome, cache, elapsed)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._refuse(record, lease, received_at, blame(exc, record))
 
@@ -147,7 +164,10 @@ class Answerer:
         shared = encode_answer(None, Answer.failed(error))
         elapsed = time.monotonic() - received_at
         value = splice(request_id, shared, None, None, elapsed)
-        self._deliver(record, lease, request_id, value, error)
+        trace = None
+        if self._spans is not None:
+            trace = self._spans.answered(record, request_id, elapsed, error.outcome, NO_CACHE)
+        self._deliver(record, lease, request_id, value, error, trace=trace)
         self.account.add(error.outcome, NO_CACHE, elapsed)
 
     def _deliver(
@@ -159,19 +179,24 @@ class Answerer:
         error: AnswerError | None,
         *,
         known: Known | None = None,
+        trace: Headers | None = None,
     ) -> None:
+        """Publish a result, after its dead letter if it needs one. `trace` goes with it instead of the request's."""
         if error is None:
-            self._publish(record, lease, request_id, value)
+            self._publish(record, lease, request_id, value, trace)
             return
         host = None if known is None else host_of(known.request.url)
+        then = _ThenResult(lease, partial(self._publish, record, lease, request_id, value, trace))
         letter = Parcel(
-            _ThenResult(self, record, lease, request_id, value), record.offset, record.key, record.value,
+            then, record.offset, record.key, record.value,
             dead_letter_headers(record, self._group, request_id, error, host), shrink_dead_letter,
         )  # fmt: skip
         self._publisher.publish(self._dead_letters, record.partition, letter)
 
-    def _publish(self, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes) -> None:
-        headers = self._headers(request_id, record.headers)
+    def _publish(
+        self, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes, trace: Headers | None = None
+    ) -> None:
+        headers = self._headers(request_id, record.headers if trace is None else trace)
         parcel = Parcel(lease, record.offset, record.key, value, headers, shrink_result)
         self._publisher.publish(self._results, record.partition, parcel)
 
@@ -188,18 +213,15 @@ def blame(exc: Exception, record: RequestRecord) -> AnswerError:
 class _ThenResult:
     """The receipt of a dead letter: once it is acknowledged, the result follows."""
 
-    __slots__ = ("_answerer", "_arguments", "_lease")
+    __slots__ = ("_lease", "_publish")
 
-    def __init__(
-        self, answerer: Answerer, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes
-    ) -> None:
-        self._answerer = answerer
+    def __init__(self, lease: Lease, publish: Callable[[], None]) -> None:
         self._lease = lease
-        self._arguments = record, lease, request_id, value
+        self._publish = publish
 
     @property
     def alive(self) -> bool:
         return self._lease.alive
 
     def finish(self, offset: int) -> None:  # noqa: ARG002  the record knows its offset
-        self._answerer._publish(*self._arguments)
+        self._publish()

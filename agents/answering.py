@@ -23,9 +23,11 @@ from streams.kafka.topics import differences, require
 from streams.pool import CheckPool
 from streams.secrets import secrets_of
 from streams.settings import Settings
+from streams.telemetry.tracing import tracing
 from streams.tiers import freshness_of, parse_tiers
 
 if TYPE_CHECKING:
+    from agents.traced import RequestSpans
     from streams.kafka.transport import RecordBatch
 
 logger = logging.getLogger(__name__)
@@ -66,13 +68,16 @@ class Answering:
     async def open(self, stack: AsyncExitStack) -> None:
         """Open publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
         settings = self.settings
+        tracer = await stack.enter_async_context(tracing(settings.traces, settings.worker_id))
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         await self._learn_topics(self.publisher)
         enricher = self.enricher = await self._open_enricher(stack)
         assert self.pool is not None
-        self.answerer = Answerer(settings, enricher, self.publisher, self.sources, Places(self.pool.admission))
+        places = Places(self.pool.admission)
+        spans = None if tracer is None else self._trace(tracer)
+        self.answerer = Answerer(settings, enricher, self.publisher, self.sources, places, spans=spans)
         settle_memory()
 
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
@@ -89,6 +94,14 @@ class Answering:
         asker = Asker(client, caller, named)
         enricher = Enricher(asker, pool, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
         return await stack.enter_async_context(enricher)
+
+    def _trace(self, tracer: Any) -> RequestSpans:
+        from agents.traced import RequestSpans  # noqa: PLC0415  loads an extra
+        from streams.http.traced import HttpSpans  # noqa: PLC0415
+
+        assert self.client is not None
+        self.client.spans = HttpSpans(tracer)
+        return RequestSpans(tracer, self.settings.group)
 
     async def _learn_topics(self, publisher: Publisher) -> None:
         settings = self.settings

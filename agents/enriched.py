@@ -30,6 +30,11 @@ class Enriched(NamedTuple):
         """Make one of what is kept."""
         return cls(entry.shared, cache, entry.fetched_at, entry.error, entry.verdicts)
 
+    @property
+    def outcome(self) -> str:
+        """Return the result's outcome."""
+        return "ok" if self.error is None else self.error.outcome
+
     def document(self) -> Any:
         """Return the document, decoded if need be."""
         return read_result(b"{%b}" % self.shared)["document"] if self.loaded is _ABSENT else self.loaded

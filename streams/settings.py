@@ -147,6 +147,8 @@ class Settings:
     """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
     log_format: str = "console"
     """`console`, for people, or `json`, one object a line."""
+    traces: str = "auto"
+    """`auto`: traces are made where `OTEL_EXPORTER_OTLP_ENDPOINT` says where they go; `on`, `off`. Needs the extra."""
     worker_id: str = ""
     """Name of this worker, to Kafka and in tables and logs; unless set, made of host, process and chance."""
 
@@ -179,6 +181,7 @@ _LOGINS = (
 """What must be given for a login: with a password, and for OAUTHBEARER."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _FORMATS = ("console", "json")
+_TRACES = ("auto", "on", "off")
 
 
 def load() -> Settings:
@@ -294,6 +297,7 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         web_hosts=values.split(env.str("MILLRACE_WEB_HOSTS", "", validate=values.hosts)),
         web_token=env.str("MILLRACE_WEB_TOKEN", "") or None,
         log_level=env.str("MILLRACE_LOG_LEVEL", "INFO", validate=validate.OneOf(_LEVELS)),
+        traces=env.str("MILLRACE_TRACES", "auto", validate=validate.OneOf(_TRACES)),
         log_format=env.str("MILLRACE_LOG_FORMAT", "console", validate=validate.OneOf(_FORMATS)),
         worker_id=env.str("MILLRACE_WORKER_ID", "") or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
     )

@@ -6,6 +6,7 @@ telling   whether a text tells a secret
 tls       how connections to a source are secured
 guard     what may be reached: the SSRF guard
 retry     what is tried again, and when
+traced    spans of requests to upstreams
 tally     what was asked of upstreams, and how they did
 limits    what one host may cost and suffer: places, requests a second, pauses
 breaker   the circuit breaker

@@ -10,8 +10,9 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from itertools import count
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import aiohttp
 from yarl import URL
@@ -29,6 +30,9 @@ from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.tally import Tally, result_of, status_class
 from streams.http.terms import CONNECT_TIMEOUT, Terms
 from streams.settings import DEFAULT_MAX_IN_FLIGHT, Settings
+
+if TYPE_CHECKING:
+    from streams.http.traced import HttpSpans
 
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept for the next request."""
@@ -82,6 +86,7 @@ class Client:
         self.terms = Terms(max_bytes, retry=retry or Retries(), proxy=proxy)
         self.hosts = Hosts(limits)
         self.tally = Tally()
+        self.spans: HttpSpans | None = None
 
     async def __aenter__(self) -> Self:
         guard = self._guard
@@ -132,7 +137,8 @@ class Client:
         retries = terms.retry if terms.repeatable or repeatable(method, headers) else ONCE
         if validators:
             headers = {**headers, **validators}
-        hop = Hop(method, parse(url), headers, data, conditional=bool(validators))
+        sent = None if self.spans is None else count()
+        hop = Hop(method, parse(url), headers, data, conditional=bool(validators), sent=sent)
         attempt = 1
         while True:
             try:
@@ -184,7 +190,7 @@ class Client:
             async with self._slots:
                 started = time.monotonic()
                 self.tally.waits.add(started - asked)
-                answer = await self._exchange(hop, signed, terms)
+                answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms)
             said, ok = status_class(answer.status), True
         except AnswerError as error:
             said, ok = result_of(error), blame(error)
@@ -205,6 +211,15 @@ class Client:
         finally:
             self.tally.add(terms.source, said, started)
             host.leave(ticket, ok=ok, gate=gate)
+
+    async def _traced(self, hop: Hop, signed: Signed, terms: Terms) -> Response | _Redirect:
+        """Send one request within a span of its own, which the upstream is told of."""
+        assert self.spans is not None
+        assert hop.sent is not None
+        with self.spans.request(hop.method, hop.url, next(hop.sent)) as span:
+            answer = await self._exchange(hop, Signed(signed.url, {**signed.headers, **span.headers}), terms)
+            span.answered(answer.status or 0)
+            return answer
 
     async def _exchange(self, hop: Hop, signed: Signed, terms: Terms) -> Response | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""

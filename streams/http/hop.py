@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from yarl import URL
@@ -22,7 +22,8 @@ _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "c
 
 class Hop(NamedTuple):
     """What is sent to one address. `own`: it is where the request itself pointed, not elsewhere by a redirect;
-    `conditional`: a 304 is an answer, since what it speaks of is at hand.
+    `conditional`: a 304 is an answer, since what it speaks of is at hand. `sent` counts the requests sent for one
+    fetch, if there are traces.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Hop(NamedTuple):
     data: bytes | None
     own: bool = True
     conditional: bool = False
+    sent: Iterator[int] | None = None
 
 
 def parse(url: str) -> URL:
@@ -90,4 +92,4 @@ def redirected(hop: Hop, status: int, location: str, credentials: Credentials | 
             msg = f"{hop.url.host} redirected to another origin with the source's credentials"
             raise Denied(msg)
         headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
-    return Hop(method, target, headers, data, own)
+    return Hop(method, target, headers, data, own, sent=hop.sent)

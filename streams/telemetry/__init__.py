@@ -6,5 +6,6 @@ announcer says when the process is ready, and when it is no more
 metrics   a catalogue of metrics and what reads them, for Prometheus
 loop      how late the event loop is, and what it does when it does not turn
 watchdog  a worker that stands still by a fault of its own ends
+tracing   OpenTelemetry's tracer, if there are to be traces
 timed     a decorator that measures any function
 """
