@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from streams.kafka.broker import Broker
+from streams.kafka.topics import Admin
+from streams.settings import Kafka, Settings
+from streams.tables.workers import Workers
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked
 
 pytestmark = pytest.mark.kafka
@@ -210,3 +216,132 @@ async def test_one_process_answers_and_tabulates(stage: Stage, upstream: Upstrea
         assert "tables: ok" in await response.text()
     worker.terminate()
     assert await worker.ended() == 0
+
+
+def listening(stage: Stage) -> Workers:
+    """The records of this test's workers."""
+    return Workers(Settings(kafka=Kafka(bootstrap_servers=stage.servers), workers_topic=f"workers-{stage.mark}"))
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """Wait until a condition holds, and return what it returned."""
+    async with asyncio.timeout(PATIENCE):
+        while not (found := condition()):
+            await asyncio.sleep(0.05)
+    return found
+
+
+def told(workers: Workers) -> dict[str, dict[str, Any]]:
+    """What each worker told last of its tables."""
+    return {record["id"]: record["tables"] for record in workers.all()}
+
+
+def shared(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]] | None:
+    """Return what two workers tell, once each has two partitions and has recovered."""
+    return tables if [len(each["partitions"]) for each in tables.values() if each["recovered"]] == [2, 2] else None
+
+
+async def test_two_workers_share_the_tables_and_give_up_what_goes(kafka: Broker, stage: Stage) -> None:
+    """A second worker takes half of the partitions, whose rows the first forgets; when it goes, they come back."""
+    first = await tables_worker(stage, MILLRACE_WORKER_ID="one")
+    await put(stage, [result(number) for number in range(4000)])
+    await until_counted(stage)
+    whole = await stored(stage)
+    async with listening(stage) as workers:
+        await until(lambda: told(workers).get("one", {}).get("rows", {}).get("answers") == len(whole["answers"]))
+        second = await tables_worker(stage, MILLRACE_WORKER_ID="two")
+        putting = asyncio.create_task(put(stage, [result(number) for number in range(4000, 8000)]))
+        both = await until(lambda: shared(told(workers)))
+        assert set(both["one"]["partitions"]) | set(both["two"]["partitions"]) == {0, 1, 2, 3}
+        await putting
+        await until_counted(stage)
+        await assert_equal_to_replay(stage)
+        whole = await stored(stage)
+        for name, told_of in both.items():
+            mine = [place for place in whole["answers"] if place[0] in told_of["partitions"]]
+            await until(lambda name=name, mine=mine: told(workers)[name]["rows"]["answers"] == len(mine))
+        second.terminate()
+        assert await second.ended() == 0
+        await until(lambda: told(workers)["one"]["partitions"] == [0, 1, 2, 3])
+        await until(lambda: told(workers)["one"]["rows"]["answers"] == len(whole["answers"]))
+        await put(stage, [result(number) for number in range(8000, 9000)])
+        await until_counted(stage)
+        await assert_equal_to_replay(stage)
+        assert told(workers)["one"]["gaps"] == 0
+    first.terminate()
+    assert await first.ended() == 0
+
+
+async def test_tables_are_kept_within_their_bounds(kafka: Broker, stage: Stage) -> None:
+    """Answers beyond the bound go, the oldest first; one past its age, and a minute of yesterday, are not taken in."""
+    worker = await tables_worker(stage, MILLRACE_ANSWERS_ROWS="50", MILLRACE_ANSWERS_AGE="3600")
+    now = int(time.time() * 1000)
+    await stage.producer.send_and_wait(stage.results, result(1), key=b"old", partition=0, timestamp_ms=now - 3_700_000)
+    await stage.producer.send_and_wait(
+        stage.results, result(2), key=b"older", partition=0, timestamp_ms=now - 90_000_000
+    )
+    for number in range(200):
+        await stage.producer.send(stage.results, result(number), key=b"%d" % number, partition=0)
+    await stage.producer.flush()
+    await until_counted(stage)
+    async with asyncio.timeout(PATIENCE):
+        while len((tables := await stored(stage))["answers"]) > 50:
+            await asyncio.sleep(0.2)
+    assert {key for _, key in tables["answers"]} == {b"%d" % number for number in range(150, 200)}
+    assert sum(sum(row["answers"].values()) for row in tables["outcomes"].values()) == 201
+    assert sum(sum(row["answers"].values()) for row in tables["hosts"].values()) == 202
+    worker.terminate()
+    assert await worker.ended() == 0
+
+
+async def test_a_result_too_large_for_its_row_keeps_its_head(kafka: Broker, stage: Stage) -> None:
+    """A result that its topic just took, and whose row the changelog would refuse, is a row without the result."""
+    await tables_worker(stage)
+    empty = len(result(0, document=""))
+    await stage.producer.send_and_wait(stage.results, result(0, document=""), key=b"small")
+    big = AIOKafkaProducer(bootstrap_servers=stage.servers, max_request_size=2 << 20)
+    await big.start()
+    try:
+        await big.send_and_wait(stage.results, result(1, document="x" * (1_048_588 - empty - 200)), key=b"large")
+        await big.send_and_wait(stage.results, b'{"id":"x","outcome":"ok"}', key=b"k" * 1_048_480)
+    finally:
+        await big.stop()
+    await until_counted(stage)
+    rows = {key: row for (_, key), row in (await stored(stage))["answers"].items()}
+    assert set(rows) == {b"small", b"large"}, "under a key that is too large itself there is no row"
+    assert (rows[b"large"]["truncated"], rows[b"large"]["id"], "result" in rows[b"large"]) == (True, "r1", False)
+    assert "truncated" not in rows[b"small"]
+
+
+async def test_tables_on_disk_go_on_from_where_they_reach(kafka: Broker, stage: Stage, tmp_path: Path) -> None:
+    """With rocksdb:// a killed worker keeps its rows, reads the rest of the changelogs, and equals a replay."""
+    folder = {"MILLRACE_STORE": f"rocksdb://{tmp_path / 'tables'}"}
+    worker = await tables_worker(stage, **folder)
+    await put(stage, [result(number) for number in range(4000)])
+    await until_counted(stage)
+    second = await stage.start(MILLRACE_ROLE="tables", ready=False, **folder)
+    assert await second.ended() == 2
+    assert any("in use by another worker" in line for line in second.log)
+    putting = asyncio.create_task(put(stage, [result(number) for number in range(4000, 14_000)]))
+    await asyncio.sleep(0.3)  # into the run
+    worker.kill()
+    await worker.ended()
+    await putting
+    worker = await tables_worker(stage, **folder)
+    found = await worker.logged(r"tables recovered: (\d+) rows of (\d+) partitions")
+    rows = sum([len(await records(stage, f"{stage.group}-tables-{table}-changelog")) for table in TABLES])
+    assert int(found[1]) < rows / 2, "it read all of the changelogs"
+    await until_counted(stage)
+    await assert_equal_to_replay(stage)
+    worker.terminate()
+    assert await worker.ended() == 0
+
+
+async def test_changelogs_that_do_not_fit_are_refused(kafka: Broker, stage: Stage) -> None:
+    """A changelog with another number of partitions than the results have ends the worker with the reason."""
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        await admin.create(f"{stage.group}-tables-hosts-changelog", 2, 1)
+        await admin.settled(f"{stage.group}-tables-hosts-changelog")
+    worker = await stage.start(MILLRACE_ROLE="tables", ready=False)
+    assert await worker.ended() == 1
+    assert any("has 2 partitions" in line and "must be as many" in line for line in worker.log)
