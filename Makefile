@@ -48,6 +48,7 @@ format: setup ## Format the code
 bench: setup ## CPU a request and requests a second, against stock Faust and hand-written aiokafka
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.isolation
+	$(BIN)/python -m bench.checks
 	$(BIN)/python -m bench.tables
 
 clean: ## Remove what was made here

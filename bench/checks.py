@@ -1,7 +1,7 @@
 """What it costs to run checks in other processes: `python -m bench.checks`.
 
-heavy  12-digit primes by the textbook's trial division, about 10 ms each, against what as many processes do that run
-       the very same function in a loop and talk to nobody (the cores' ideal throughput)
+heavy  12-digit primes by the textbook's trial division, about 10 ms each (18 digits would take it 10 s), against what
+       as many processes do that run the very same function in a loop and talk to nobody: the cores' ideal throughput
 small  checks of about 20 µs each
 inline the built-in `range` on small numbers, which may run in the worker itself once it is known to be cheap
 
