@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from agents.api import schemas
+from agents.api import row_schemas, schemas
 from agents.api.described import check_schema, request_schema, schema_of, specification
 from agents.api.intake import MAX_KEY, MAX_WAIT
 from agents.api.letters import MAX_ERRORS
@@ -33,8 +33,8 @@ _PROBLEMS = {
 }
 _WRITING = (400, 401, 403, 408, 413, 415, 421, 422, 503)
 _READING = (400, 421, 503)
-_ROW = {"answers": schemas.AnswerRowSchema, "hosts": schemas.HostRowSchema, "outcomes": schemas.OutcomeRowSchema,
-        "checks": schemas.CheckRowSchema}  # fmt: skip
+_ROWS = (row_schemas.AnswerRowSchema, row_schemas.HostRowSchema, row_schemas.OutcomeRowSchema,
+         row_schemas.CheckRowSchema)  # fmt: skip
 
 
 class Document:
@@ -92,15 +92,17 @@ class Document:
         }
 
     def _tables(self) -> None:
-        rows = [schema_of(self.spec, each) for each in _ROW.values()]
+        rows = [schema_of(self.spec, each) for each in _ROWS]
         name = _in("path", "name", {"type": "string", "enum": list(TABLES)}, "the table", required=True)
         key = _in("path", "key", {"type": "string", "minLength": 1}, "the row's key; `/` in it as %2F", required=True)
-        partial = schema_of(self.spec, schemas.PartialSchema)
+        partial = schema_of(self.spec, row_schemas.PartialSchema)
         page = {"type": "object", "required": ["rows", "total"], "properties": {
             "rows": {"type": "array", "items": {"anyOf": rows}}, "total": {"type": "integer", "minimum": 0},
             "cursor": {"type": "string"}, "partial": partial}}  # fmt: skip
         self.spec.components.schema("Page", component=page)
-        self._path("/api/tables", get=self._read("tables", "The tables", schema_of(self.spec, schemas.TablesSchema)))
+        self._path(
+            "/api/tables", get=self._read("tables", "The tables", schema_of(self.spec, row_schemas.TablesSchema))
+        )
         page_of = {"$ref": "#/components/schemas/Page"}
         self._path("/api/tables/{name}", get=self._read(
             "rows", "A page of a table's rows", page_of, [name, *_selection()],
@@ -108,7 +110,7 @@ class Document:
         self._path("/api/tables/{name}/{key}", get=self._read(
             "row", "The whole row of a key; 404 only if there is none for sure", {"anyOf": rows},
             [name, key, _encoding()], problems=(400, 404, 421, 503)))  # fmt: skip
-        hosts = schema_of(self.spec, schemas.HostsSchema)
+        hosts = schema_of(self.spec, row_schemas.HostsSchema)
         self._path("/api/hosts", get=self._read(
             "hosts", "Upstream hosts, with their breakers and limits", hosts, _selection(), csv=True))  # fmt: skip
 

@@ -35,6 +35,8 @@ MAX_LINE = 2 << 20
 """Bytes of one row that is taken from another."""
 MAX_ANSWER = 64 << 20
 """Bytes of one answer that are taken from another."""
+TURN_EVERY = 64
+"""Rows between two turns of the loop."""
 SILENT_AFTER = 5.0
 """Seconds after its last record from which a worker is not asked."""
 ROWS = "application/x-ndjson"
@@ -161,6 +163,8 @@ async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset
     told, taken, head, ended = Told(), 0, None, False
     async for line in _lines(response):
         taken += len(line)
+        if len(told.rows) % TURN_EVERY == 0:
+            await asyncio.sleep(0)  # what has come already is read without waiting
         if taken > MAX_ANSWER:
             raise NotTold("it tells more than is taken")
         try:

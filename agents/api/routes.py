@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -107,6 +108,7 @@ class Api:
             size += len(line)
             if size > CHUNK:
                 await response.write(b"".join(waiting))
+                await asyncio.sleep(0)
                 waiting, size = [], 0
         await response.write(b"".join(waiting))
         await response.write_eof()

@@ -37,6 +37,7 @@ HEADERS = {
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that answer by whatever name: kubelets and Prometheus ask by address."""
 
+_EVERY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  bound, they are every address and the name of none
 _LOOKING = frozenset({"GET", "HEAD"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{0,5})?")
 
@@ -88,7 +89,7 @@ def named(bound: str, names: Iterable[str]) -> Middleware:
     the address that the connection came to: a page of somebody else's whose name was turned to us (DNS rebinding)
     asks by that name. Any other gets 421 (RFC 9110, section 15.5.20).
     """
-    known = {"localhost", bound.lower(), *names}
+    known = {name.strip("[]") for name in ("localhost", bound.lower(), *names)} - _EVERY
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -101,7 +102,7 @@ def named(bound: str, names: Iterable[str]) -> Middleware:
         found = _HOST.fullmatch(host)
         if found is None:
             return False
-        name = found[1].lower().removesuffix(".")
+        name = found[1].lower().removesuffix(".").strip("[]")
         if name in known:
             return True
         address = _address(name)

@@ -4,6 +4,7 @@ pretended is what Kafka would bring: rows and the workers' records.
 
 from __future__ import annotations
 
+import io
 import json
 from contextlib import AsyncExitStack
 from typing import Any
@@ -146,7 +147,7 @@ class Fleet:
         """Send something, with the token unless told otherwise."""
         named = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        data = body if isinstance(body, bytes | io.BytesIO) else json.dumps(body).encode()
         async with self.session.post(self.members[number].url + path, data=data, headers=named) as response:
             return response.status, _read(response, await response.read()), response.headers
 

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from models.errors import SettingsError
+from streams.settings import Settings
 from streams.web import connection
 from streams.web.answers import answer
 from streams.web.bodies import read_json
@@ -238,6 +239,15 @@ async def test_the_address_that_was_dialled_is_ours():
         top = b"GET /thing HTTP/1.1\r\nConnection: close\r\nHost: "
         assert (await raw(server, top + own.encode(), host=own))[0] == 200
         assert (await raw(server, top + b"192.0.2.1", host=own))[0] == 421
+        assert (await raw(server, top + b"0.0.0.0", host=own))[0] == 421
+
+
+async def test_addresses_may_be_names_too():
+    """MILLRACE_WEB_HOSTS, and the host of MILLRACE_WEB_URL, may be addresses, of either family."""
+    names = Settings(web_hosts=("192.0.2.7",), web_url="http://[2001:db8::1]:6066").web_names()
+    async with Server("127.0.0.1", 0, dict, ROUTES, names=names) as server:
+        for name, status in (("192.0.2.7:1", 200), ("[2001:db8::1]:6066", 200), ("[2001:db8::2]", 421)):
+            assert (await ask(server, name=name))[0] == status
 
 
 @pytest.mark.parametrize("path", ["/thing", "/nothing", "/fault", "/stream", "/livez"])
