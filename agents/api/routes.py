@@ -52,7 +52,7 @@ class Api:
         return [
             web.get("/api/tables", self._plain(query.tables)),
             web.get("/api/tables/{name}", self._table),
-            web.get("/api/tables/{name}/{key:.*}", self._row),
+            web.get(r"/api/tables/{name}/{key:[\s\S]*}", self._row),
             web.get("/api/held/{name}", self._held),
             web.get("/api/overview", self._plain(query.overview)),
             web.get("/api/workers", self._plain(query.workers)),

@@ -170,12 +170,13 @@ class Hosts:
         return host
 
     def figures(self) -> list[dict[str, str | float]]:
-        """Return of each host its breaker, requests in flight and waiting, and the pause it asked for."""
+        """Return of each host its breaker, requests in flight, their limit, who uses it, and the pause it asked for."""
         return [
             {
                 "host": host.name,
                 "breaker": host.breaker.state,
                 "in_flight": host.gate.in_flight,
+                "limit": host.gate.limits.concurrency,
                 "users": host.users,
                 "held_seconds": round(host.held, 1),
             }

@@ -39,7 +39,20 @@ TREE_NODES = 400
 """Values of a JSON document that are shown as a tree; a larger one is shown as text."""
 TEXT_CHARACTERS = 48 * 1024
 """Characters of a larger document that a page shows; the API has the whole."""
-WORDS = ("number", "duration", "milliseconds", "age", "size", "percent", "clock", "tone", "pretty", "inline", "urlpath")
+WORDS = (
+    "number",
+    "duration",
+    "milliseconds",
+    "age",
+    "size",
+    "percent",
+    "clock",
+    "tone",
+    "pretty",
+    "inline",
+    "urlpath",
+    "visible",
+)
 """Functions of wording.py that the templates use as filters."""
 _TITLES: Mapping[int, str] = {HTTPStatus.NOT_FOUND: "Not found", HTTPStatus.SERVICE_UNAVAILABLE: "Not ready yet"}
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -121,7 +134,7 @@ class Pages:
             "/": ("overview", self._overview),
             "/tables": ("tables", self._tables),
             "/tables/{name}": ("table", self._table),
-            "/tables/{name}/{key:.*}": ("row", self._row),
+            r"/tables/{name}/{key:[\s\S]*}": ("row", self._row),
             "/live": ("live", self._live),
             "/hosts": ("hosts", self._hosts),
             "/partitions": ("partitions", self._partitions),

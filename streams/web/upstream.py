@@ -14,13 +14,16 @@ _WORST = ("open", "half-open", "closed")
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """`breaker` is the worst of all workers, None if none tells; `with_it` is how many say so, of `workers`."""
+    """`breaker` is the worst of all workers, None if none tells; `with_it` is how many say so, of `workers`;
+    `limit` is how many requests may be in flight together.
+    """
 
     breaker: str | None
     with_it: int
     workers: int
     in_flight: int | None
     waiting: int | None
+    limit: int | None
     held_seconds: float
 
 
@@ -29,12 +32,14 @@ def upstream(row: Mapping[str, Any]) -> Upstream:
     told = [each for each in row.get("workers", ()) if each.get("breaker")]
     states = [str(each["breaker"]).replace("_", "-") for each in told]
     worst = min(states, key=lambda state: _WORST.index(state) if state in _WORST else 0, default=None)
+    in_flight, users = _sum(told, "in_flight"), _sum(told, "users")
     return Upstream(
         breaker=worst,
         with_it=states.count(worst) if worst is not None else 0,
         workers=len(told),
-        in_flight=_sum(told, "in_flight"),
-        waiting=_sum(told, "waiting"),
+        in_flight=in_flight,
+        waiting=None if in_flight is None or users is None else max(0, users - in_flight),
+        limit=_sum(told, "limit"),
         held_seconds=max((each.get("held_seconds") or 0.0 for each in told), default=0.0),
     )
 

@@ -122,6 +122,13 @@ def inline(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def visible(text: str) -> str:
+    """Write a key so that it can be seen: what does not print, or only makes room, in quotes and escaped."""
+    if text and text.isprintable() and text == text.strip():
+        return text
+    return '"' + "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text) + '"'
+
+
 def urlpath(text: str) -> str:
     """Write text as one segment of a path."""
     return quote(text, safe="")

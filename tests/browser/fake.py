@@ -177,8 +177,8 @@ def host(name: str, number: int, now: datetime) -> Row:
         "host": name, "answers": {"ok": 1_044_000 - failed, "timeout": failed}, "cache": {"hit": 900_000},
         "latency": latency(number), "bytes": 431_000_000, "last_seen": iso(now),
         "workers": [{"worker": "mill-a", "breaker": "open" if number == 2 else "closed", "in_flight": 3 * number,
-                     "waiting": number},
-                    {"worker": "mill-b", "breaker": "closed", "in_flight": 2, "waiting": 0}],
+                     "users": 4 * number, "limit": 32},
+                    {"worker": "mill-b", "breaker": "closed", "in_flight": 2, "users": 2, "limit": 32}],
     }  # fmt: skip
     if number in (1, 2):
         row["last_error"] = {"id": "requests-2-99121", "outcome": "timeout", "at": iso(now),

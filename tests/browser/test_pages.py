@@ -19,7 +19,7 @@ SEEN = {
     "row": ("item-00003", "requests-3-3", "112272535095293", "is_prime"),
     "hosts": ("api.example.com:443", "open", "on 1 of 2", "no answer from inventory.example.net:443"),
     "partitions": ("requests 0", "mill-a", "1,045,000"),
-    "workers": ("mill-a", "serves this page", "running", "182 MiB"),
+    "workers": ("mill-a", "serves this page", "running", "2 partitions", "182 MiB"),
     "errors": ("requests-0-99000", "the guard denies 10.1.2.3", "put back"),
     "send": ("URL", "source quotes", "Token"),
 }

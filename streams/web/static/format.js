@@ -30,3 +30,10 @@ export const clock = (date) => date.toISOString().slice(11, 19);
 
 export const BAD = new Set(["unreachable", "timeout", "upstream_error", "overloaded"]);
 export const tone = (outcome) => (outcome === "ok" ? "ok" : BAD.has(outcome) ? "bad" : "warn");
+
+/** A key so that it can be seen: what does not print, or only makes room, in quotes and escaped. */
+export function visible(text) {
+  if (text && text === text.trim() && !/[\p{C}\p{Zl}\p{Zp}]/u.test(text)) return text;
+  const escaped = (each) => `\\u${each.codePointAt(0).toString(16).padStart(4, "0")}`;
+  return `"${text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, escaped)}"`;
+}

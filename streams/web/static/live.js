@@ -1,5 +1,5 @@
 // Answers as they come, newest first. What is shown is text, never markup.
-import { duration, number, tone } from "./format.js";
+import { duration, number, tone, visible } from "./format.js";
 import { stream } from "./stream.js";
 
 const MOST = 200; // rows kept
@@ -7,7 +7,7 @@ const PAUSE = 250; // ms without a key before the filters are taken
 const form = document.getElementById("filter");
 const body = document.querySelector("#tail tbody");
 const state = document.getElementById("tail-state");
-let shown = 0, dropped = 0, passed = 0, waiting = 0;
+let shown = 0, dropped = 0, missed = 0, passed = 0, waiting = 0;
 
 function cell(kind, ...content) {
   const made = document.createElement("td");
@@ -22,7 +22,7 @@ function element(name, properties) {
 
 function rowOf(row) {
   const made = element("tr", { className: "arrived" });
-  const key = element("a", { className: "key", href: row.href, textContent: (row.key ?? row.key_base64 ?? row.id).slice(0, 60) || "empty key" });
+  const key = element("a", { className: "key", href: row.href, textContent: visible(row.key ?? row.key_base64 ?? row.id).slice(0, 60) });
   key.dataset.row = "";
   const what = String(row.error?.message ?? row.url ?? row.source ?? "–");
   made.append(
@@ -40,6 +40,7 @@ function rowOf(row) {
 function tell() {
   const parts = [`${number(shown)} answers since this page was opened`];
   if (dropped) parts.push(`${number(dropped)} more came too fast to show`);
+  if (missed) parts.push(`${number(missed)} handfuls were lost on the way here`);
   if (passed) parts.push(`${number(passed)} passed while paused`);
   state.textContent = parts.join(", ");
 }
@@ -56,6 +57,11 @@ stream.addEventListener("results", ({ data }) => {
   tell();
 });
 
+stream.addEventListener("dropped", ({ data }) => {
+  missed += data.events;
+  tell();
+});
+
 const terms = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
 
 function connect() {
@@ -66,7 +72,7 @@ function connect() {
 
 async function filter() {
   history.replaceState(null, "", `/live?${terms()}`);
-  shown = dropped = passed = 0;
+  shown = dropped = missed = passed = 0;
   connect();
   const response = await fetch(location.href);
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");

@@ -55,7 +55,7 @@ function options(element, write, scale, series) {
       { ...axis, grid: { show: false }, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toISOString().slice(11, 16)), space: 64, size: 28 },
       { ...axis, grid: { ...axis.grid, ...(scale.distr === 3 && { filter: tens }) }, values: (_, ticks) => ticks.map((tick) => (tick === null ? null : write(tick))), size: 64 },
     ],
-    scales: { y: scale },
+    scales: { x: { range: (_, first, last) => [first - 40, last + 40] }, y: scale },
     series: [{}, ...series],
     hooks: { setCursor: [readOut(element, write)] },
   };

@@ -1,0 +1,111 @@
+"""What changes something: sending a request and putting dead letters back, with the token and only with it."""
+
+from __future__ import annotations
+
+from playwright.async_api import expect
+
+from tests.browser.stand import TOKEN, Tab
+
+ANSWER = {"id": "made", "outcome": "ok", "status": 200, "document": {"n": 7, "html": "<img src=x onerror=trap()>"},
+          "elapsed_ms": 3.1}  # fmt: skip
+
+
+async def test_a_request_is_sent_and_its_answer_shown(tab, stand):
+    """The form's fields become the request's members, the token goes in the header alone, the answer is text."""
+    stand.answers["requests"] = 200, ANSWER
+    await tab.go("/send")
+    await tab.page.fill("input[name=url]", "https://api.example.com/v1/items/7")
+    await tab.page.select_option("select[name=schema]", "text")
+    await tab.page.fill("input[name=key]", "a key/1")
+    await tab.page.click("summary:has-text('More')")
+    await tab.page.fill("textarea[name=checks]", '["is_prime"]')
+    await tab.page.fill("input[name=max_age]", "0")
+    await tab.page.fill("input[name=token]", TOKEN)
+    await tab.page.click("#send-button")
+    await expect(tab.page.locator("#send-state")).to_contain_text("ok")
+    await expect(tab.page.locator("#answer")).to_contain_text('"html": "<img src=x onerror=trap()>"')
+    [(path, headers, body)] = stand.posted
+    assert path == "/api/requests?wait=10&key=a+key%2F1"
+    assert headers["Authorization"] == f"Bearer {TOKEN}"
+    url = "https://api.example.com/v1/items/7"
+    assert body == {"url": url, "schema": "text", "checks": ["is_prime"], "max_age": 0}
+    assert "Cookie" not in headers
+    assert TOKEN not in path
+    assert await tab.context.cookies() == []
+    kept = await tab.page.evaluate("[JSON.stringify(localStorage), JSON.stringify(sessionStorage)]")
+    assert [TOKEN in each for each in kept] == [False, True]
+    await tab.page.reload()
+    await expect(tab.page.locator("input[name=token]")).to_have_value(TOKEN)
+
+
+async def test_what_is_wrong_with_a_request_is_told(tab, stand):
+    """A field that is no JSON, a refused token, a refused request and no answer yet are each told in words."""
+    await tab.go("/send")
+    tab.expect("the server responded with a status of")
+    state = tab.page.locator("#send-state")
+    await tab.page.fill("input[name=url]", "https://api.example.com/")
+    await tab.page.click("summary:has-text('More')")
+    await tab.page.fill("textarea[name=checks]", "[")
+    await tab.page.click("#send-button")
+    await expect(state).to_contain_text("checks is no JSON")
+    await tab.page.fill("textarea[name=checks]", "")
+    await tab.page.fill("input[name=token]", "wrong")
+    await tab.page.click("#send-button")
+    await expect(state).to_have_text("Not sent (401): the token is missing or wrong")
+    assert stand.posted == []
+    await tab.page.fill("input[name=token]", TOKEN)
+    errors = [{"field": "url", "message": "not http or https"}]
+    stand.answers["requests"] = 422, {"detail": "no request", "errors": errors}
+    await tab.page.click("#send-button")
+    await expect(state).to_have_text("Not sent (422): no request; url: not http or https")
+    stand.answers["requests"] = 202, {"id": "made-1"}
+    await tab.page.click("#send-button")
+    await expect(state).to_contain_text("Taken as made-1; no answer within 10 s")
+
+
+async def test_chosen_letters_are_put_back(tab, stand):
+    """Letters are chosen by key or mouse and put back with the token; those put back or flawed cannot be chosen."""
+    stand.answers["redrive"] = 200, {"redriven": 1, "letters": [
+        {"partition": 0, "offset": 400, "redriven": True},
+        {"partition": 1, "offset": 399, "redriven": False, "reason": "it was put back already"},
+    ], "missing": []}  # fmt: skip
+    await tab.go("/errors")
+    boxes = tab.page.locator("#letters input[name=letter]")
+    await expect(boxes).to_have_count(21)
+    button = tab.page.locator("#redrive-button")
+    assert await button.is_disabled()
+    await tab.page.keyboard.press("j")
+    await tab.page.keyboard.press("Space")
+    await boxes.nth(1).check()
+    await expect(button).to_have_text("Put 2 back on requests")
+    await tab.page.fill("input[name=token]", TOKEN)
+    await button.click()
+    await expect(tab.page.locator("#redrive-state")).to_have_text("Put back: 1 of 2; it was put back already")
+    [(path, headers, body)] = stand.posted
+    assert (path, headers["Authorization"]) == ("/api/redrive", f"Bearer {TOKEN}")
+    assert body == {"letters": [{"partition": 0, "offset": 400}, {"partition": 1, "offset": 399}]}
+    await tab.page.check("#all")
+    await expect(button).to_have_text("Put 21 back on requests")
+
+
+async def test_a_choice_is_not_lost_to_a_refresh(tab, stand):
+    """While letters are chosen the list stands still: no refresh unticks a box or moves it under the pointer."""
+    await tab.go("/errors")
+    await tab.page.locator("#letters input[name=letter]").first.check()
+    async with tab.page.expect_response(lambda response: response.url.endswith("/errors")):
+        stand.query.letters.pop(0)
+    async with tab.page.expect_response(lambda response: response.url.endswith("/errors")):
+        pass
+    assert await tab.page.locator("#letters input[name=letter]").first.is_checked()
+    await tab.page.locator("#letters input[name=letter]").first.uncheck()
+    await expect(tab.page.locator("#letters tbody tr")).to_have_count(22)
+
+
+async def test_without_javascript_acting_pages_say_what_to_do(browser, stand):
+    """Without scripts nothing can be sent; the pages name the command that can."""
+    async with Tab(browser, stand.url, java_script_enabled=False) as tab:
+        await tab.go("/send")
+        assert "millrace send --url" in await tab.page.inner_text("main")
+        await tab.go("/errors")
+        assert "millrace redrive" in await tab.page.inner_text("main")
+        assert await tab.page.locator("#letters input:visible").count() == 0
