@@ -179,6 +179,7 @@ async def _worker(
         "MILLRACE_REQUESTS_TOPIC": topics[0],
         "MILLRACE_RESULTS_TOPIC": topics[1],
         "MILLRACE_DEAD_LETTERS_TOPIC": topics[2],
+        "MILLRACE_WORKERS_TOPIC": f"demo-{mark}-workers",
         "MILLRACE_WEB_PORT": str(port),
         "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
         "MILLRACE_ALLOW_PORTS": "1-65535",

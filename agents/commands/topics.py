@@ -27,7 +27,9 @@ def run(options: argparse.Namespace) -> int:
 
 async def _topics(settings: Any, options: argparse.Namespace) -> int:
     from streams.kafka.topics import DEFAULT_PARTITIONS, Admin, differences
+    from streams.tables.changelogs import changelogs
 
+    own = (*changelogs(settings).values(), settings.workers_topic)
     async with Admin(settings.kafka) as admin:
         found = await admin.describe(*settings.topics())
         if options.create:
@@ -37,12 +39,31 @@ async def _topics(settings: Any, options: argparse.Namespace) -> int:
                     await admin.create(name, partitions or DEFAULT_PARTITIONS, options.replication)
                     say(f"created {name}")
             found = await admin.settled(*settings.topics())
-    for topic in found.values():
+            await _create_own(admin, settings, found[settings.results_topic], options.replication)
+        ours = await admin.describe(*own)
+    for topic in (*found.values(), *ours.values()):
         size = topic.max_bytes if topic.max_bytes is not None else "?"
         print(f"{topic.name}\tpartitions={topic.partitions}\treplicas={topic.replication}\tmax.message.bytes={size}")
     for line in differences(settings, found):
         say(line)
+    for name in own:
+        if name not in ours:
+            say(f"topic {name!r} does not exist: a worker makes it, if the broker lets it")
     missing = len(settings.topics()) - len(found)
     if missing:
         say("create them with: millrace topics --create")
     return FAILED if missing else DONE
+
+
+async def _create_own(admin: Any, settings: Any, results: Any, replication: int) -> None:
+    """Make the tables' changelogs and the topic of the workers' records."""
+    from streams.tables.changelogs import changelogs, create
+    from streams.tables.presence import make_topic
+
+    own = (*changelogs(settings).values(), settings.workers_topic)
+    missing = [name for name in own if name not in await admin.describe(*own)]
+    await create(admin, results, [name for name in missing if name != settings.workers_topic], replication)
+    if settings.workers_topic in missing:
+        await make_topic(settings.kafka, settings.workers_topic, replication)
+    for name in await admin.settled(*missing) if missing else ():
+        say(f"created {name}")

@@ -57,14 +57,13 @@ async def prepare(settings: Settings) -> Sequence[Topic]:
     return [found[name] for name in names]
 
 
-async def create(admin: Admin, results: Topic, names: Sequence[str]) -> None:
+async def create(admin: Admin, results: Topic, names: Sequence[str], replication: int = -1) -> None:
     """Make changelogs for this results topic, as far as the broker lets us."""
     sizes = {} if results.max_bytes is None else {"max.message.bytes": str(results.max_bytes)}
     for name in names:
         try:
-            await admin.create(name, results.partitions, -1, **CONFIG, **sizes)
+            await admin.create(name, results.partitions, replication, **CONFIG, **sizes)
         except BrokerError as exc:
             logger.warning("%s", exc)
-            await admin.mention(name)  # a mock cluster has no other way
         else:
             logger.info("created topic %s", name)

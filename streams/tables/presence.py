@@ -124,15 +124,10 @@ class Presence:
                 await asyncio.wait_for(producer.stop(), FAREWELL_LIMIT)
 
 
-async def make_topic(kafka: Kafka, name: str) -> None:
+async def make_topic(kafka: Kafka, name: str, replication: int = -1) -> None:
     """Make the topic of the workers' records if it is not there. Raises BrokerError if it cannot be had."""
     async with Admin(kafka) as admin:
         if name in await admin.describe(name):
             return
-        try:
-            await admin.create(name, 1, -1, **CONFIG)
-        except BrokerError:
-            await admin.mention(name)  # a mock cluster has no other way
-        if not await admin.settled(name):
-            msg = f"no topic {name!r}, and the broker does not let us make it; create it with: millrace topics --create"
-            raise BrokerError(msg)
+        await admin.create(name, 1, replication, **CONFIG)
+        await admin.settled(name)

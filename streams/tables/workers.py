@@ -28,6 +28,8 @@ MOST = 1_000
 """Workers that are told of at most."""
 RETRY_PAUSE = 2.0
 """Seconds between tries while the topic cannot be read."""
+FAILURES_SAID = 3
+"""Failures after which the log says so: at a first start the topic is made a moment later."""
 POLL_MS = 1_000
 MAX_ID = 250
 """Characters of an id."""
@@ -65,16 +67,16 @@ class Workers:
         ]
 
     async def _run(self) -> None:
-        said = False
+        left = FAILURES_SAID
         while True:
             try:
                 await self._read()
             except (KafkaError, BrokerError, OSError, TimeoutError) as exc:
                 self.failures += 1
-                if not said:
+                left -= 1
+                if not left:
                     logger.warning("%s: what other workers tell cannot be read for now: %s",
                                    self._settings.workers_topic, exc)  # fmt: skip
-                said = True
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _read(self) -> None:

@@ -33,11 +33,11 @@ async def test_topics_are_created_and_verified(kafka: Broker) -> None:
     """`topics` says what is missing and ends with 1; `--create` makes it; then it verifies with 0."""
     async with Stage(kafka.servers) as stage:
         code, _, err = await millrace(stage, "topics")
-        assert (code, err.count("does not exist")) == (1, 3)
+        assert (code, err.count("does not exist")) == (1, 8)
         code, out, err = await millrace(stage, "topics", "--create", "--partitions", "3")
-        assert (code, out.count("partitions=3"), err.count("created")) == (0, 3, 3)
+        assert (code, out.count("partitions=3"), err.count("created")) == (0, 7, 8)
         code, out, _ = await millrace(stage, "topics")
-        assert (code, len(out.splitlines())) == (0, 3)
+        assert (code, len(out.splitlines())) == (0, 8)
         code, _, err = await millrace(stage, "topics", MILLRACE_RESULTS_TOPIC=f"other-{stage.mark}")
         assert (code, "topics --create" in err) == (1, True)
 
@@ -50,9 +50,9 @@ async def test_looking_for_topics_makes_none(kafka: Broker) -> None:
         stage = Stage(broker.servers)
         for _ in range(2):
             code, _, err = await millrace(stage, "topics")
-            assert (code, err.count("does not exist")) == (1, 3)
+            assert (code, err.count("does not exist")) == (1, 8)
         code, out, _ = await millrace(stage, "topics", "--create", "--partitions", "3")
-        assert (code, out.count("partitions=3")) == (0, 3)
+        assert (code, out.count("partitions=3"), out.count("partitions=1\t")) == (0, 7, 1)
 
 
 async def test_topics_say_what_differs(kafka: Broker) -> None:
