@@ -162,6 +162,8 @@ def _wanted(request: web.Request, name: str) -> dict[str, Any]:
         raise wrong("key", f"at most {MAX_KEYS} are taken")
     if keys:
         return {"key": keys}
+    if request.query.get("only") == "keys":
+        return {"only": "keys"}
     if "limit" not in request.query:
         return {"prefix": prefix}
     fields = TABLES[name][1] if name in TABLES else ()

@@ -123,12 +123,10 @@ async def page_of(held: Held, table: str, selection: Selection, partitions: Part
     """Return this worker's rows of one page, whole as far as it holds them, and with some to spare."""
     page = Page(selection)
     if selection.by_key:
-        keys: set[bytes] = set()
-        async for handful in sliced(held.keys(table, selection.prefix, partitions)):
-            keys.update(handful)
-        async for handful in sliced(keys):
-            for key in handful:
-                page.take(key, _NOTHING)
+        found = await keys_of(held, table, selection.prefix, partitions)
+        async for pairs in sliced(found.rows):
+            for key, row in pairs:
+                page.take(key, row)
         return await _looked_up(held, table, page, partitions)
     parts = sliced(held.scan(table, selection.prefix, heads=True, partitions=partitions))
     async for pairs in parts if table == LATEST else merged(table, parts):
@@ -172,6 +170,14 @@ async def parts_of(held: Held, table: str, prefix: bytes, partitions: Partitions
     async for pairs in sliced(held.scan(table, prefix, partitions=partitions)):
         found += pairs
     return Found(found, len(found))
+
+
+async def keys_of(held: Held, table: str, prefix: bytes = b"", partitions: Partitions = None) -> Found:
+    """Return every key that begins with `prefix`, once, with an empty row."""
+    keys: set[bytes] = set()
+    async for handful in sliced(held.keys(table, prefix, partitions)):
+        keys.update(handful)
+    return Found([(key, _NOTHING) for key in keys], len(keys))
 
 
 def keyed(table: str, key: bytes, row: Row) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,11 @@ from typing import Any, NoReturn
 from agents import rows
 from agents.api.peers import Peers, Told
 from agents.api.selection import Row, Selection
-from agents.api.shelf import LATEST, Found, Held, Page, keyed, merged, page_of, parts_of, sliced
+from agents.api.shelf import LATEST, Found, Held, Page, keyed, keys_of, merged, page_of, parts_of, sliced
 from streams.web.problems import Problem, not_ready
 
+MAX_SCANS = 2
+"""Tables that are gone through at once: whoever else asks waits, so that answering requests goes on."""
 MAX_KEYS = 128
 """Keys that are looked up at once."""
 
@@ -51,16 +54,27 @@ class TableQuery:
 
     def __init__(self, holdings: Holdings) -> None:
         self._holdings = holdings
+        self._scanning = asyncio.Semaphore(MAX_SCANS)
 
     async def all(self) -> dict[str, Any]:
         """Return every table with how many rows it has."""
-        told = []
-        missing: list[Row] = []
-        for name, (description, fields) in TABLES.items():
-            page = await self.page(name, Selection(limit=1))
-            told.append({"name": name, "rows": page["total"], "description": description, "fields": list(fields)})
-            missing = page.get("partial", {}).get("missing", missing)
-        return _partial({"tables": told}, missing)
+        counts = await asyncio.gather(*(self._count(name) for name in TABLES))
+        told = [
+            {"name": name, "rows": count, "description": description, "fields": list(fields)}
+            for (name, (description, fields)), (count, _) in zip(TABLES.items(), counts, strict=True)
+        ]
+        return _partial({"tables": told}, max((missing for _, missing in counts), key=len))
+
+    async def _count(self, table: str) -> tuple[int, Sequence[Row]]:
+        """Return how many rows there are, and what is missing."""
+        if table == LATEST:
+            page = await self.page(table, Selection(limit=1))
+            return page["total"], page.get("partial", {}).get("missing", ())
+        held = self._ready(table)
+        told = await self._ask(table, {"only": "keys"})
+        async with self._scanning:
+            found = await keys_of(held, table)
+        return len({key for key, _ in [*found.rows, *told.rows]}), told.missing
 
     async def page(self, table: str, selection: Selection) -> dict[str, Any]:
         """Return the rows of one page. Raises Problem."""
@@ -68,30 +82,35 @@ class TableQuery:
         page = Page(selection)
         if table == LATEST:
             told = await self._ask(table, _as_query(selection))
-            found = await page_of(held, table, selection)
+            async with self._scanning:
+                found = await page_of(held, table, selection)
             total = told.total + found.total
             latest = _latest([*found.rows, *told.rows])
             for key, row in latest.items():
                 page.take(key, row)
         else:
             told = await self._ask(table, {"prefix": _packed(selection.prefix)})
-            if told.rows:
-                parts = await parts_of(held, table, selection.prefix)
-                async for pairs in merged(table, sliced([*parts.rows, *told.rows])):
-                    for key, row in pairs:
-                        page.take(key, row)
-                total = page.total
-            else:
-                found = await page_of(held, table, selection)
-                total = found.total
-                for key, row in found.rows:
-                    page.take(key, row)
+            async with self._scanning:
+                total = await self._summed(held, table, selection, told, page)
         rows_found = page.rows()
         chosen = rows_found[: selection.limit]
         answer: dict[str, Any] = {"rows": [keyed(table, place[3], row) for place, row in chosen]}
         if len(rows_found) > len(chosen):
             answer["cursor"] = selection.cursor(chosen[-1][0])
         return _partial(answer | {"total": total}, told.missing)
+
+    async def _summed(self, held: Held, table: str, selection: Selection, told: Told, page: Page) -> int:
+        """Have a page take the rows that are sums over all partitions; returns how many there are."""
+        if not told.rows:
+            found = await page_of(held, table, selection)
+            for key, row in found.rows:
+                page.take(key, row)
+            return found.total
+        parts = await parts_of(held, table, selection.prefix)
+        async for pairs in merged(table, sliced([*parts.rows, *told.rows])):
+            for key, row in pairs:
+                page.take(key, row)
+        return page.total
 
     async def row(self, table: str, key: bytes) -> Row | None:
         """Return the whole row of one key; None if there is none for sure. Raises Problem."""
@@ -131,9 +150,12 @@ class TableQuery:
         if "key" in query:
             pairs = [(key, row) for key in query["key"] for row in held.get(table, key, given)]
             return given, Found(pairs, len(pairs))
-        if "selection" in query:
-            return given, await page_of(held, table, query["selection"], given)
-        return given, await parts_of(held, table, query["prefix"], given)
+        async with self._scanning:
+            if "selection" in query:
+                return given, await page_of(held, table, query["selection"], given)
+            if "only" in query:
+                return given, await keys_of(held, table, partitions=given)
+            return given, await parts_of(held, table, query["prefix"], given)
 
     def _ready(self, table: str) -> Held:
         if table not in TABLES:

@@ -160,6 +160,12 @@ async def test_a_worker_that_only_answers_says_what_it_has_not(stage):
         assert "role" in told["detail"]
 
 
+async def test_fausts_own_views_are_closed(two):
+    """Neither its tables nor its router, which would be open to everybody, are anywhere."""
+    for path in ("/table/", "/table/answers/", "/router/", "/router/answers/", "/graph/", "/stats/", "/_status"):
+        assert (await get(two[0], path))[0] == 404
+
+
 async def test_bound_elsewhere_it_needs_a_token(stage):
     """On an address that others reach, without a token, the process ends at once with the setting's name."""
     worker = await stage.start(ready=False, MILLRACE_WEB_HOST="0.0.0.0")

@@ -58,6 +58,18 @@ async def test_pages_have_every_row_once_in_order(two, sort):
     assert values == sorted(values, reverse=sort.startswith("-"))
 
 
+@pytest.mark.parametrize("sort", ["error", "-error"])
+async def test_what_has_no_value_comes_last(two, sort):
+    """Rows without the field that orders them come behind those that have it, whichever way the order goes."""
+    for number in (5, 15):
+        two.put(
+            "answers", number % 4, b"k%06d" % number, answer_row(number, number % 4, error={"message": str(number)})
+        )
+    rows = await pages(two, f"/api/tables/answers?sort={sort}.message&limit=9")
+    assert [row["id"] for row in rows[:2]] == (["r15", "r5"] if sort == "error" else ["r5", "r15"])
+    assert len(rows) == 40
+
+
 async def test_a_cursor_is_stable_under_changes(two):
     """Rows that come and go before the next page neither repeat a row nor skip one."""
     _, first, _ = await two.get("/api/tables/answers?limit=10")
@@ -173,9 +185,12 @@ async def test_a_partition_that_two_claim_is_counted_once():
 
 async def test_the_tables_are_listed_with_their_rows(two):
     """/api/tables names the tables, their fields, and how many rows all workers have together."""
+    for partition in range(4):
+        two.put("hosts", partition, b"a.example:80", counted("host", "a.example:80"))
+    two.put("hosts", 3, b"b.example:80", counted("host", "b.example:80"))
     _, told, _ = await two.get("/api/tables")
     assert {table["name"]: table["rows"] for table in told["tables"]} == {
-        "answers": 40, "hosts": 0, "outcomes": 0, "checks": 0}  # fmt: skip
+        "answers": 40, "hosts": 2, "outcomes": 0, "checks": 0}  # fmt: skip
     assert "key" in told["tables"][0]["fields"]
 
 
@@ -373,6 +388,27 @@ async def test_no_such_table(two):
     status, told, _ = await two.get("/api/tables/nope")
     assert status == 404
     assert "answers" in told["detail"]
+
+
+async def test_no_more_than_two_searches_run_at_once():
+    """However many ask: the others wait, so that the loop is left to those who answer requests."""
+    async with Fleet({0}) as fleet:
+        row = json.dumps(answer_row(0)).encode()
+        fleet.members[0].shelves.rows["answers", 0] = {b"%d" % number: row for number in range(3_000)}
+        scan, running, most = fleet.members[0].shelves.scan, 0, 0
+
+        def watched(*asked):
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            yield from scan(*asked)
+            running -= 1
+
+        fleet.members[0].shelves.scan = watched
+        query = fleet.members[0].query
+        found = await asyncio.gather(*(query.rows("answers", sort="-at") for _ in range(10)))
+    assert [each["total"] for each in found] == [3_000] * 10
+    assert most == 2
 
 
 async def test_a_large_table_holds_nobody_up():
