@@ -10,13 +10,17 @@ import asyncio
 import logging
 import time
 
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
 from agents.reading import Reader
 from agents.tally import OUTCOMES_AGE, Tally
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
 from streams.kafka.transport import RecordBatch
 from streams.settings import Settings
-from streams.tables.shelves import Bounds, Shelves
+from streams.tables.recovery import keys_between
+from streams.tables.shelves import Bounds, Gap, Shelves
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +32,8 @@ CHECKS = 1_000
 """Checks kept of one partition."""
 MINUTES = 10_000
 """Minutes kept of one partition, should their age not end them."""
-PRUNE_EVERY = 0.5
-"""Seconds between two looks at what is beyond its bounds."""
+TEND_EVERY = 0.5
+"""Seconds between two looks at what is beyond its bounds or to be mended."""
 
 
 def bounds_of(settings: Settings) -> dict[str, Bounds]:
@@ -46,7 +50,7 @@ class Tabulator:
     """Counts batches of results; one for each worker."""
 
     def __init__(self, settings: Settings, publisher: Publisher, shelves: Shelves) -> None:
-        self._answers_age = settings.answers_age
+        self._settings = settings
         self._publisher = publisher
         self._shelves = shelves
         self._reader = Reader()
@@ -74,24 +78,37 @@ class Tabulator:
         self.records += done
         self._tell(lease, tally)
 
-    async def prune(self) -> None:
-        """Keep the tables within their bounds, for ever."""
+    async def tend(self) -> None:
+        """Keep the tables within their bounds and their changelogs in order, for ever."""
         while True:
-            await asyncio.sleep(PRUNE_EVERY)
+            await asyncio.sleep(TEND_EVERY)
+            if self._shelves.unmended:
+                await self._mend(self._shelves.unmended[0])
             if not self._publisher.congested:
                 self.pruned += self._shelves.prune(self._publisher)
+
+    async def _mend(self, gap: Gap) -> None:
+        topic = TopicPartition(self._shelves.topics[gap.table], gap.partition)
+        try:
+            keys = await keys_between(self._settings.kafka, self._settings.worker_id, topic, gap.start, gap.end)
+        except (KafkaError, OSError, TimeoutError) as exc:
+            logger.warning("%s-%d: offsets %d to %d cannot be read, trying again: %s", *topic, gap.start, gap.end, exc)
+            return
+        self._shelves.unmended.remove(gap)
+        self._shelves.rewrite(self._publisher, gap, keys)
 
     def _tally(self, lease: Lease) -> Tally:
         known = self._tallies.get(lease.partition)
         if known is not None and known[0] is lease:
             return known[1]
+        self._shelves.forget_if_foreign(self._publisher, lease)
         shelf = self._shelves.of(lease)
         publisher, shelves = self._publisher, self._shelves
 
         def fits(key: bytes, size: int) -> bool:
             return shelves.fits(publisher, "answers", key, size)
 
-        tally = Tally(self._reader, shelf.get, fits, self._answers_age)
+        tally = Tally(self._reader, shelf.get, fits, self._settings.answers_age)
         self._tallies[lease.partition] = lease, tally
         return tally
 

@@ -68,9 +68,9 @@ class Tabulating:
         self._holds(found[0].partitions)
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         self.tabulator = Tabulator(settings, publisher, self.shelves)
-        pruning = asyncio.create_task(self.tabulator.prune(), name="prune tables")
-        pruning.add_done_callback(self._pruned)
-        stack.push_async_callback(_end, pruning)
+        tending = asyncio.create_task(self.tabulator.tend(), name="tend tables")
+        tending.add_done_callback(self._tended)
+        stack.push_async_callback(_end, tending)
         settle_memory()
 
     async def recover(self) -> None:
@@ -102,7 +102,7 @@ class Tabulating:
         consumer = self.app.consumer if self.app.started else None
         return list(consumer.leases.values()) if consumer is not None else []
 
-    def _pruned(self, task: asyncio.Task[None]) -> None:
+    def _tended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (exc := task.exception()) is not None:
             self.app.crash_soon(exc)
 

@@ -28,8 +28,8 @@ STALLED = 60.0
 """Seconds without any progress after which recovery is given up."""
 RETRY_PAUSE = 0.5
 """Seconds between tries while the broker is away."""
-POLL_RECORDS = 1_000
-"""Rows of one step: some milliseconds, between which the loop is others'."""
+POLL_RECORDS = 500
+"""Rows of one step: two milliseconds, between which the loop is others'."""
 POLL_MS = 500
 """Milliseconds that a poll waits for rows."""
 FETCH_BYTES = 4 << 20
@@ -75,20 +75,7 @@ class Recovery:
         logger.info("tables recovered: %d rows of %d partitions in %.1f s", self.rows, len(partitions), taken)
 
     async def _open(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            **connection(self._kafka),
-            client_id=self._client_id,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=FETCH_BYTES,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
-        )
-        try:
-            await consumer.start()
-        except BaseException:
-            await consumer.stop()
-            raise
-        return consumer
+        return await open_consumer(self._kafka, self._client_id)
 
     async def _begin(self, consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> None:
         """Find where each changelog ends, and seek where the store goes on."""
@@ -166,3 +153,36 @@ class Recovery:
                     raise BrokerError(msg) from exc
                 logger.warning("reading changelogs failed, trying again: %s: %s", type(exc).__name__, exc)
                 await asyncio.sleep(RETRY_PAUSE)
+
+
+async def open_consumer(kafka: Kafka, client_id: str) -> AIOKafkaConsumer:
+    """Return a started consumer of no group."""
+    consumer = AIOKafkaConsumer(
+        **connection(kafka),
+        client_id=client_id,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=FETCH_BYTES,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+    )
+    try:
+        await consumer.start()
+    except BaseException:
+        await consumer.stop()
+        raise
+    return consumer
+
+
+async def keys_between(kafka: Kafka, client_id: str, tp: TopicPartition, start: int, end: int) -> set[bytes]:
+    """Return the keys of the records at these offsets. Raises KafkaError."""
+    consumer = await open_consumer(kafka, client_id)
+    try:
+        consumer.assign([tp])
+        consumer.seek(tp, start)
+        keys: set[bytes] = set()
+        while await consumer.position(tp) < end:
+            for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+                keys |= {record.key for record in records if record.offset < end and record.key is not None}
+        return keys
+    finally:
+        await consumer.stop()

@@ -105,6 +105,14 @@ class RocksStore:
         found = ((key, self.get(table, partition, key)) for key in islice(keys, most))
         return [(key, row) for key, row in found if row is not None]
 
+    def newest(self, table: str, partition: int) -> bytes | None:
+        """Return the row that was written last."""
+        place = self._place(b"o", table, partition)
+        after = self._place(b"o", table, partition + 1)  # no key of a row is there: its offset would follow
+        for key in self._open_db().keys(backwards=True, from_key=after):
+            return self.get(table, partition, key[len(place) + _ORDER.size :]) if key.startswith(place) else None
+        return None
+
     def count(self, table: str, partition: int) -> int:
         """Return how many rows there are."""
         return self._meta.get((table, partition), (-1, 0))[1]

@@ -12,13 +12,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from aiokafka import ConsumerRecord
 
 from streams.kafka.lease import Lease
 from streams.kafka.parcel import RECORD_OVERHEAD, Parcel
-from streams.tables.store import Store, mark
+from streams.tables.store import Store, mark, offset_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,17 @@ class Bounds:
 
     rows: int
     age: float | None = None
+
+
+class Gap(NamedTuple):
+    """Offsets of a table's changelog, the end not included, that somebody else wrote while this worker held it: a
+    former owner that did not know it yet. Its rows count less far than ours, and stand behind them.
+    """
+
+    table: str
+    partition: int
+    start: int
+    end: int
 
 
 class Publishes(Protocol):
@@ -113,6 +124,7 @@ class Shelves:
         self.recovered: set[int] = set()
         self.waiting_for = "the group's assignment"
         self.gaps = 0
+        self.unmended: list[Gap] = []
 
     # -- writing
 
@@ -149,15 +161,43 @@ class Shelves:
             return
         table = self._tables[topic]
         expected = self.store.reaches(table, partition)
-        if base >= 0 and base != (expected or 0):
+        if base > (expected or 0):
+            logger.warning("%s-%d: offsets %s to %d are not of this worker's writing: its rows are written again",
+                           topic, partition, expected, base)  # fmt: skip
             self.gaps += 1
-            logger.warning("%s-%d: offsets %s to %d are not of this worker's writing", topic, partition, expected, base)
+            self.unmended.append(Gap(table, partition, expected or 0, base))
         changes = [(parcel.key or b"", parcel.value) for parcel in parcels]
         self.store.apply(table, partition, changes, base + len(parcels) if base >= 0 else None)
 
     def fits(self, publisher: Publishes, table: str, key: bytes, size: int) -> bool:
         """Whether a row of so many bytes can be sent under this key."""
         return len(key) + size + RECORD_OVERHEAD <= publisher.limits[self.topics[table]]
+
+    # -- mending
+
+    def rewrite(self, publisher: Publishes, gap: Gap, keys: Iterable[bytes]) -> None:
+        """Write our rows of these keys again, behind what a stranger wrote."""
+        for lease in self._leases():
+            if lease.partition == gap.partition and lease.taking and gap.partition in self.recovered:
+                shelf = self.of(lease)
+                self.ship(publisher, shelf, [(gap.table, key, shelf.get(gap.table, key)) for key in keys])
+
+    def forget_if_foreign(self, publisher: Publishes, lease: Lease) -> bool:
+        """Begin a partition anew if its rows count further than its log goes: they are of a topic that was deleted.
+
+        Counting on would skip every result of the new one up to there.
+        """
+        shelf = self.of(lease)
+        newest = (self.store.newest(table, lease.partition) for table in self.topics)
+        reach = max((offset_of(row) for row in newest if row is not None), default=-1)
+        if lease.end is None or reach < lease.end:
+            return False
+        logger.warning("%s-%d ends at offset %d, the tables count up to %d: it is another topic of that name, and they "
+                       "begin anew", lease.topic, lease.partition, lease.end, reach)  # fmt: skip
+        for table in self.topics:
+            rows = self.store.scan(table, lease.partition)
+            self.ship(publisher, shelf, [(table, key, None) for key, _ in rows])
+        return True
 
     # -- pruning
 

@@ -59,6 +59,10 @@ class Store(Protocol):
         """Return the rows that were written the longest ago, at most so many."""
         ...
 
+    def newest(self, table: str, partition: int) -> bytes | None:
+        """Return the row that was written last."""
+        ...
+
     def count(self, table: str, partition: int) -> int:
         """Return how many rows there are."""
         ...
@@ -112,6 +116,10 @@ class MemoryStore:
     def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
         """Return the first of the dictionary."""
         return list(islice(self._rows.get((table, partition), {}).items(), most))
+
+    def newest(self, table: str, partition: int) -> bytes | None:
+        """Return the last of the dictionary."""
+        return next(reversed(self._rows.get((table, partition), {}).values()), None)
 
     def count(self, table: str, partition: int) -> int:
         """Return how many rows there are."""

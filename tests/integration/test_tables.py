@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
@@ -345,3 +346,53 @@ async def test_changelogs_that_do_not_fit_are_refused(kafka: Broker, stage: Stag
     worker = await stage.start(MILLRACE_ROLE="tables", ready=False)
     assert await worker.ended() == 1
     assert any("has 2 partitions" in line and "must be as many" in line for line in worker.log)
+
+
+async def test_what_a_former_owner_writes_late_is_written_over(kafka: Broker, stage: Stage) -> None:
+    """An old row that arrives in a changelog behind a newer one is noticed, and ours is written again behind it."""
+    worker = await tables_worker(stage, MILLRACE_WORKER_ID="one")
+    await put(stage, [result(number) for number in range(500)])
+    await until_counted(stage)
+    topic = f"{stage.group}-tables-hosts-changelog"
+    (partition, host), row = next(iter((await stored(stage))["hosts"].items()))
+    stale = json.dumps(row | {"offset": row["offset"] - 1, "bytes": 0}, separators=(",", ":")).encode()
+    await stage.producer.send_and_wait(topic, stale, key=host, partition=partition)
+    await stage.producer.send_and_wait(topic, b'"of nobody"', key=b"stranger", partition=partition)
+    assert (await stored_raw(stage, topic))[partition, host] == stale
+    await stage.producer.send_and_wait(stage.results, result(1), key=b"k", partition=partition)
+    async with asyncio.timeout(PATIENCE):
+        while (await stored_raw(stage, topic)).get((partition, b"stranger")) is not None:
+            await asyncio.sleep(0.2)
+    await until_counted(stage)
+    await assert_equal_to_replay(stage)
+    async with listening(stage) as workers:
+        await until(lambda: told(workers).get("one", {}).get("gaps") == 1)
+    assert sum("not of this worker's writing" in line for line in worker.log) == 1
+
+
+async def stored_raw(stage: Stage, topic: str) -> dict[tuple[int, bytes], bytes | None]:
+    """The latest value of each key of a changelog."""
+    return {(record.partition, record.key): record.value for record in await records(stage, topic)}
+
+
+async def test_results_made_anew_are_counted_anew(kafka: Broker, stage: Stage) -> None:
+    """When the results topic was deleted and made again, the tables are those of the new one."""
+    worker = await tables_worker(stage)
+    await put(stage, [result(number) for number in range(2000)])
+    await until_counted(stage)
+    worker.terminate()
+    assert await worker.ended() == 0
+    admin = AIOKafkaAdminClient(bootstrap_servers=stage.servers)
+    await admin.start()
+    await admin.delete_topics([stage.results])
+    await admin.close()
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as again, asyncio.timeout(PATIENCE):
+        while stage.results in await again.describe(stage.results):
+            await asyncio.sleep(0.1)
+        await again.create(stage.results, stage.partitions, 1)
+        await again.settled(stage.results)
+    async with Stage(stage.servers, mark=stage.mark) as fresh:  # a producer that does not remember the old one
+        await put(fresh, [result(number) for number in range(100, 300)])
+        await tables_worker(fresh)
+        await until_counted(fresh)
+        await assert_equal_to_replay(fresh)

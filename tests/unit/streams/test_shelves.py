@@ -149,6 +149,22 @@ def test_a_strangers_rows_are_noticed():
     scene.publisher.acknowledge(scene.shelves, base=5)
     assert scene.shelves.gaps == 1
     assert scene.shelves.store.reaches("a", 0) == 6
+    [gap] = scene.shelves.unmended
+    assert gap == ("a", 0, 1, 5)
+    scene.shelves.rewrite(scene.publisher, gap, [b"k", b"theirs"])
+    assert [(parcel.key, parcel.value) for _, _, parcel in scene.publisher.sent] == [(b"k", row(2)), (b"theirs", None)]
+
+
+def test_rows_of_a_topic_that_was_deleted_are_not_counted_on():
+    """Rows that count further than their log goes are tombstoned; those that do not stay."""
+    scene = filled(3, Bounds(10), committed=3)
+    scene.lease.end = 3
+    assert not scene.shelves.forget_if_foreign(scene.publisher, scene.lease)
+    scene.lease.end = 2
+    assert scene.shelves.forget_if_foreign(scene.publisher, scene.lease)
+    assert scene.shelf.get("a", b"0") is None
+    scene.publisher.acknowledge(scene.shelves)
+    assert scene.shelves.count("a", 0) == 0
 
 
 def test_an_unknown_offset_moves_nothing():

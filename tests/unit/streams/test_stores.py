@@ -37,6 +37,7 @@ def seen(store, partitions=(0, 1, 255, 256)):
         (table, partition): (
             sorted(store.scan(table, partition)),
             [key for key, _ in store.oldest(table, partition, 3)],
+            store.newest(table, partition),
             store.count(table, partition),
             store.reaches(table, partition),
         )
