@@ -1,7 +1,7 @@
 """Spans of requests, by OpenTelemetry's conventions for messaging: children of the trace that the producer sent, and
 linked to it. Imported only when there are traces.
 
-An answer from the cache has a span only if its producer's trace is sampled. A hit costs some 12 µs and a span five
+An answer from the cache has a span only if its producer's trace is sampled. A hit costs some 10 µs and a span several
 times that, so a worker that traced all of them would do little else; who follows one request through all services has
 said so in its `traceparent`.
 """

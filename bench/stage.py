@@ -35,6 +35,7 @@ LIMIT = 600.0
 
 WORKERS = {
     "millrace": [sys.executable, "-m", "agents", "worker", "--role", "answer"],
+    "millrace, traced": [sys.executable, "-m", "agents", "worker", "--role", "answer"],
     "by hand": [sys.executable, "-m", "bench.peers.by_hand"],
     "by hand, bare": [sys.executable, "-m", "bench.peers.by_hand"],
     "stock Faust": [sys.executable, "-m", "bench.peers.stock_faust", "worker", "-l", "error", "--without-web"],
@@ -64,6 +65,8 @@ class Stage:
         self.names = self.requests, self.results, letters
         self.environment = os.environ | {
             "BARE": "1" if worker.endswith("bare") else "",
+            "MILLRACE_TRACES": "on" if worker.endswith("traced") else "off",
+            "OTEL_TRACES_EXPORTER": "none",  # what a worker pays for spans, without the thread that sends them
             "KAFKA_BOOTSTRAP_SERVERS": servers,
             "MILLRACE_GROUP": f"bench-{mark}",
             "MILLRACE_REQUESTS_TOPIC": self.requests,

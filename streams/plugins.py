@@ -16,6 +16,7 @@ from models import checks, documents
 from models.errors import SettingsError
 from models.plugins import Plugin, PluginError, load
 from streams.settings import Settings
+from streams.telemetry.timed import timed
 
 GROUPS = {"millrace.checks": "check", "millrace.schemas": "schema"}
 """The groups of entry points, and what an object named there is."""
@@ -66,6 +67,7 @@ class Loaded(NamedTuple):
         return tuple(each.plugin.spec for each in self.named)
 
 
+@timed(name="load_plugins")
 def load_plugins(settings: Settings) -> tuple[str, ...]:
     """Load every plugin and return what the pool's processes are to load. Raises SettingsError naming all bad ones."""
     loaded = try_plugins(settings)

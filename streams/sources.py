@@ -19,6 +19,7 @@ from models.source_schema import CALL, LimitsSchema, SourceSchema
 from streams.functions import function_of, signature_of
 from streams.http.tls import tls_context
 from streams.secrets import hardened, read_secret, secrets_in
+from streams.telemetry.timed import timed
 from streams.toml_lines import Steps, lines_of
 
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[1-9][0-9]{0,4})?")
@@ -37,6 +38,7 @@ class Problem(NamedTuple):
         return f"line {self.line}: {self.where}: {self.reason}" if self.where else f"line {self.line}: {self.reason}"
 
 
+@timed(name="load_sources")
 def load(path: str) -> Sources:
     """Read a file of sources; no path, no sources. Raises SettingsError with every problem, one a line."""
     if not path:

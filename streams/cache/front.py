@@ -16,6 +16,7 @@ from aiocache.base import BaseCache
 from models.errors import PurgeError
 from streams.cache.entry import Entry, decode_entry, encode_entry
 from streams.cache.memory import MemoryCache
+from streams.telemetry.timed import timed
 from streams.tiers import FileTier, MemcachedTier, MemoryTier, Tier
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class Cache:
             counts[tier.NAME] = dict(tier.counts)
         return {"tiers": tiers, "counts": counts}
 
+    @timed(name="purge")
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries whose key matches from all tiers; returns how many removals there were.
 

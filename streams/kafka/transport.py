@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import faust
@@ -32,9 +32,10 @@ from mode import Service
 
 from streams import settings as defaults
 from streams.kafka.client import explain
-from streams.kafka.lease import Lease
+from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.thread import ConsumerThread, Polled, UnreadableRecord
 from streams.settings import Settings
+from streams.telemetry.timed import timed
 from streams.telemetry.watchdog import Standing
 
 logger = logging.getLogger(__name__)
@@ -278,10 +279,7 @@ class Consumer(driver.Consumer):
             if not points:
                 return False
             try:
-                done = await asyncio.wait_for(
-                    self._thread.call(self._thread.commit_points({tp: point for tp, (_, point) in points.items()})),
-                    COMMIT_TIMEOUT,
-                )
+                done = await self._commit({tp: point for tp, (_, point) in points.items()})
             except TimeoutError:
                 logger.warning("a commit took over %g s; the next one will carry it", COMMIT_TIMEOUT)
                 done = False
@@ -291,6 +289,10 @@ class Consumer(driver.Consumer):
                 for lease, point in points.values():
                     lease.committed = point
             return done
+
+    @timed(name="commit")
+    async def _commit(self, points: Mapping[TP, CommitPoint]) -> bool:
+        return await asyncio.wait_for(self._thread.call(self._thread.commit_points(points)), COMMIT_TIMEOUT)
 
 
 class Transport(driver.Transport):

@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.answer import Answerer
 from agents.commands import run
+from streams import settings
 from streams.kafka import group, transport
 from streams.kafka.thread import ConsumerThread
 from streams.telemetry import loop, watchdog
@@ -45,7 +46,12 @@ def stalls() -> None:
     Answerer.take = hang  # type: ignore[method-assign]
 
 
-FAULTS = {"commits-hang": commits_hang, "forgets": forgets, "stalls": stalls, "none": lambda: None}
+def full() -> None:
+    """No fault: a partition is full after a few records."""
+    settings.MAX_UNCOMMITTED = 10
+
+
+FAULTS = {"full": full, "commits-hang": commits_hang, "forgets": forgets, "stalls": stalls, "none": lambda: None}
 
 if __name__ == "__main__":
     watchdog.TOLD_AFTER, watchdog.COMMIT_DEADLINE, watchdog.GRACE, watchdog.ASK_AGAIN = 1.0, 5.0, 2.0, 1.0

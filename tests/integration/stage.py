@@ -164,7 +164,7 @@ class Stage:
     async def until_ready(self, worker: Worker) -> None:
         import aiohttp
 
-        worker.url = (await worker.logged(r"web on (http://\S+)"))[1]
+        worker.url = (await worker.logged(r"web on (http://[^\s\"]+)"))[1]
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
             while True:
                 try:

@@ -14,7 +14,8 @@ from agents import metrics
 from models.errors import OUTCOMES
 from models.latency import BOUNDS
 from models.result import CACHE_STATES
-from tests.integration.stage import PATIENCE, Stage, Upstream, Worker
+from streams.kafka.broker import Broker
+from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked
 
 OPEN = "application/openmetrics-text; version=1.0.0"
 
@@ -136,3 +137,21 @@ async def test_metrics_are_true(stage: Stage, upstream: Upstream, tmp_path: Path
     async with aiohttp.ClientSession() as session, session.get(worker.url + "/no/such/page"):
         pass
     assert (await scrape(worker)).of("millrace_web_requests_total", route="unknown", status="4xx") == 1
+
+
+async def test_lag_is_true_also_when_nothing_more_is_taken(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """A partition that is full is not polled, but its lag is told all the same: that is when it matters."""
+    worker = await stage.start("-m", "tests.integration.faulty", "full")
+    await stage.send((asked(f"{upstream.url}/doc/1?delay=60", n) for n in range(20)), key=lambda _: b"k")
+    async with asyncio.timeout(PATIENCE):
+        while (await scrape(worker)).of("millrace_unfinished") < 10:
+            await asyncio.sleep(0.1)
+    await stage.send((asked(f"{upstream.url}/doc/1?delay=60", n) for n in range(20, 120)), key=lambda _: b"k")
+    async with asyncio.timeout(PATIENCE):
+        while (found := await scrape(worker)).of("millrace_lag") < 120:
+            await asyncio.sleep(0.1)
+    assert found.of("millrace_lag") == 120
+    assert found.of("millrace_unfinished") <= 20
+    assert found.of("millrace_oldest_unfinished_seconds") > 0
+    worker.kill()
+    await worker.ended()
