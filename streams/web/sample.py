@@ -15,12 +15,13 @@ from streams.web.columns import address
 from streams.web.encoding import encode
 from streams.web.problems import Problem, not_ready
 
-MOST = 50
+MOST = 20
 """Rows in one event; what passed beside is told as a number."""
 MAX_CHOICES = 32
 """Different choices of filters that are watched at once."""
 MAX_TEXT = 512
 """Characters of a filter."""
+_SHOWN = ("key", "key_base64", "at", "outcome", "cache", "status", "elapsed_ms", "url", "source", "host", "error")
 _HEAD = 1_024
 """Bytes from a result's beginning within which its outcome stands: behind the id, which may be escaped."""
 
@@ -106,4 +107,4 @@ class Sampler:
 
 def _shown(row: Row) -> Row:
     """Return what the page shows of a row, with the address of the whole."""
-    return {name: value for name, value in row.items() if name != "result"} | {"href": address("answers", row)}
+    return {name: row[name] for name in _SHOWN if name in row} | {"href": address("answers", row)}

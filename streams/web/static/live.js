@@ -22,7 +22,7 @@ function element(name, properties) {
 
 function rowOf(row) {
   const made = element("tr", { className: "arrived" });
-  const key = element("a", { className: "key", href: row.href, textContent: visible(row.key ?? row.key_base64 ?? row.id).slice(0, 60) });
+  const key = element("a", { className: "key", href: row.href, textContent: visible(row.key ?? row.key_base64 ?? "").slice(0, 60) });
   key.dataset.row = "";
   const what = String(row.error?.message ?? row.url ?? row.source ?? "–");
   made.append(
