@@ -194,9 +194,8 @@ async def test_ten_thousand_rows_are_searched_within_a_tenth_of_a_second(tab, mi
     await mill.stage.send(values, key=lambda number: b"row-%05d" % number)
     await tab.go("/tables/answers")
     await expect(tab.page.locator(".sum")).to_contain_text(re.compile(r"^1\d,\d{3} rows"), timeout=SOON)
-    for terms, most, limit in (
-        ("prefix=row-0999", 10, SEARCHED), ("prefix=row-&sort=key", 50, SEARCHED), ("prefix=row-&outcome=ok", 50, LOOKED),
-    ):  # fmt: skip
+    few, all_of_them, filtered = "prefix=row-0999", "prefix=row-&sort=key", "prefix=row-&outcome=ok"
+    for terms, most, limit in ((few, 10, SEARCHED), (all_of_them, 50, SEARCHED), (filtered, 50, LOOKED)):
         took = []
         for _ in range(5):
             response = await tab.context.request.get(f"/tables/answers?{terms}")
