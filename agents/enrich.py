@@ -72,10 +72,10 @@ class Enricher:
         if known.key is None or known.max_age == 0:
             return None
         entry = self._that_will_do(self._cache.peek(known.key), known, now)
-        if entry is None or not known.checks:
+        if entry is None or not known.checks or entry.error is not None:
             return entry
-        judged = at_hand(known, Enriched.of(entry, b"hit"), now)
-        return None if judged is None else Entry(judged.shared, entry.fetched_at, entry.fresh_until, judged.error)
+        told = None if entry.verdicts is None else entry.verdicts.told(known.checks, now)
+        return None if told is None else entry.judged(*told)
 
     def _that_will_do(self, entry: Entry | None, known: Known, now: float) -> Entry | None:
         if entry is None or (known.max_age is not None and now - entry.fetched_at > known.max_age):

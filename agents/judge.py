@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from agents.enriched import Enriched
 from agents.known import Known
@@ -13,7 +13,7 @@ from models.checks import Call, Verdict
 from models.latency import Histogram
 from models.result import encode_verdict, failure, with_checks
 from models.source import NEGATIVE_TTL
-from streams.cache.verdicts import Said, Verdicts
+from streams.cache.verdicts import Said, Told, Verdicts, join
 from streams.pool import CheckPool
 
 
@@ -61,7 +61,7 @@ class Judge:
         missing = {key: call for key, call in zip(known.checks, known.request.checks, strict=True) if key not in said}
         if missing:
             said |= await self._ask(known, missing, found, verdicts)
-        return _judged(found, [said[key] for key in known.checks])
+        return _judged(found, join([said[key] for key in known.checks]))
 
     async def _ask(
         self, known: Known, missing: Mapping[str, Call], found: Enriched, verdicts: Verdicts
@@ -113,18 +113,9 @@ def at_hand(known: Known, found: Enriched, now: float) -> Enriched | None:
     """Do what `judge` does if all is known at `now` (epoch seconds); else return None."""
     if found.error is not None or not known.checks:
         return found
-    if found.verdicts is None:
-        return None
-    said: list[Said] = []
-    for key in known.checks:
-        kept = found.verdicts.find(key, now)
-        if kept is None:
-            return None
-        said.append(kept)
-    return _judged(found, said)
+    told = None if found.verdicts is None else found.verdicts.told(known.checks, now)
+    return None if told is None else _judged(found, told)
 
 
-def _judged(found: Enriched, said: Sequence[Said]) -> Enriched:
-    error = next((each.error for each in said if each.error is not None), None)
-    shared = with_checks(found.shared, [each.encoded for each in said], error)
-    return Enriched(shared, found.cache, found.fetched_at, error)
+def _judged(found: Enriched, told: Told) -> Enriched:
+    return Enriched(with_checks(found.shared, *told), found.cache, found.fetched_at, told[1])

@@ -14,11 +14,15 @@ from bench.stage import WORKERS, Measured, Stage, Upstream, memcached
 from bench.upstream import HOSTS
 from streams.kafka.broker import broker
 
-WORKLOADS = ("hit", "miss", "miss-1", "file", "memcached")
-"""`hit`: Zipf over 1,000 URLs, all cached. `miss`: every URL another, over 8 hosts. `miss-1`: all of one host, of which
+WORKLOADS = ("hit", "checked", "miss", "miss-1", "file", "memcached")
+"""`hit`: Zipf over 1,000 URLs, all cached. `checked`: the same with two checks each, run before; the others have none.
+`miss`: every URL another, over 8 hosts. `miss-1`: all of one host, of which
 Millrace asks for 32 at a time and the others for 256. `file`, `memcached`: every URL another, all of them in that tier
 and none in memory; the others have no such tier."""
 TIERS = ("file", "memcached")
+ALONE = ("checked", *TIERS)
+"""What there is nothing to compare with."""
+CHECKS = b',"checks":["sha256",{"name":"length","args":{"high":9}}]'
 SEED = 20_261_122
 URLS = 1_000
 ZIPF = 1.1
@@ -31,13 +35,15 @@ SLOWER = 10
 """Stock Faust gets this fraction of the hits: its figure is per request, and its run would take minutes."""
 
 
-def hits(url: str, count: int) -> tuple[list[bytes], list[bytes]]:
-    """Return the warming requests, one a URL, and `count` requests drawn by Zipf, each with an id of its own."""
+def hits(url: str, count: int, more: bytes = b"") -> tuple[list[bytes], list[bytes]]:
+    """Return the warming requests, one a URL, and `count` requests drawn by Zipf, each with an id of its own; all with
+    `more` members.
+    """
     draw = random.Random(SEED)
     weights = [1 / (rank + 1) ** ZIPF for rank in range(URLS)]
-    warm = [b'{"id":"w%d","url":"%b/%d"}' % (n, url.encode(), n) for n in range(URLS)]
+    warm = [b'{"id":"w%d","url":"%b/%d"%b}' % (n, url.encode(), n, more) for n in range(URLS)]
     drawn = draw.choices(range(URLS), weights, k=count)
-    return warm, [b'{"id":"h%d","url":"%b/%d"}' % (n, url.encode(), rank) for n, rank in enumerate(drawn)]
+    return warm, [b'{"id":"h%d","url":"%b/%d"%b}' % (n, url.encode(), rank, more) for n, rank in enumerate(drawn)]
 
 
 def misses(urls: list[str], count: int) -> tuple[list[bytes], list[bytes]]:
@@ -51,9 +57,11 @@ async def measure(servers: str, workload: str, count: int, worker: str) -> Measu
     """Measure one worker once."""
     if workload in TIERS:
         return await measure_tier(servers, workload, count)
-    with Upstream(0.0 if workload == "hit" else MISS_DELAY) as upstream:
-        if workload == "hit":
-            warm, load = hits(upstream.url, count // SLOWER if worker == "stock Faust" else count)
+    hit = workload in ("hit", "checked")
+    with Upstream(0.0 if hit else MISS_DELAY) as upstream:
+        if hit:
+            more = CHECKS if workload == "checked" else b""
+            warm, load = hits(upstream.url, count // SLOWER if worker == "stock Faust" else count, more)
         else:
             hosts = HOSTS if workload == "miss" else 1
             warm, load = misses([upstream.host(number + 1) for number in range(hosts)], count)
@@ -101,9 +109,9 @@ def main() -> None:
             if workload == "memcached" and shutil.which("memcached") is None:
                 print("memcached: is not on PATH, not measured")
                 continue
-            count = options.hits if workload == "hit" else options.misses
+            count = options.hits if workload in ("hit", "checked") else options.misses
             runs: dict[str, list[Measured]] = {worker: [] for worker in workers}
-            rows = ["millrace"] if workload in TIERS else workers
+            rows = ["millrace"] if workload in ALONE else workers
             for worker in rows * options.repeat:
                 runs[worker].append(asyncio.run(measure(found.servers, workload, count, worker)))
             cpu = {worker: report(workload, worker, runs[worker]) for worker in rows}

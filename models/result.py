@@ -5,7 +5,6 @@ how the cache was involved, how long it took) is spliced around the encoded part
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -92,13 +91,13 @@ def failure(call: Call, verdict: Verdict) -> CheckError | None:
     return CheckError(f"check {call.name}{where}: {verdict.error}")
 
 
-def with_checks(shared: bytes, verdicts: Iterable[bytes], error: CheckError | None) -> bytes:
-    """Return an `ok` answer's shared part with what the checks said; an `error` makes it a `check_error`.
+def with_checks(shared: bytes, verdicts: bytes, error: CheckError | None) -> bytes:
+    """Return an `ok` answer's shared part with what checks said, items of JSON; an `error` makes it a `check_error`.
 
     Its last members are `attempts` and `fetched_at`, so what a document says cannot be taken for them.
     """
     end = shared.rindex(_ATTEMPTS)
-    judged = b'%b,"checks":[%b]%b' % (shared[:end], b",".join(verdicts), shared[end:])
+    judged = b'%b,"checks":[%b]%b' % (shared[:end], verdicts, shared[end:])
     if error is None:
         return judged
     return b'"outcome":"%b"%b,"error":%b' % (

@@ -6,8 +6,8 @@ import math
 from typing import Any, NamedTuple
 
 from models import strictjson
-from models.errors import AnswerError
-from models.result import RESULT_DEPTH, is_shared
+from models.errors import AnswerError, CheckError
+from models.result import RESULT_DEPTH, is_shared, with_checks
 from streams.cache.freshness import Freshness
 from streams.cache.verdicts import Verdicts, read_verdicts
 
@@ -53,6 +53,10 @@ class Entry(NamedTuple):
         """Return when it is of no use any more."""
         last = max(self.fresh_until, self.revalidate_until, self.usable_until)
         return last + REVALIDATE_WITHIN if self.etag or self.last_modified else last
+
+    def judged(self, verdicts: bytes, error: CheckError | None) -> Entry:
+        """Return it as a hit for who asked for checks: with what they said."""
+        return Entry(with_checks(self.shared, verdicts, error), self.fetched_at, self.fresh_until, error)
 
     def validators(self) -> dict[str, str]:
         """Return the headers that ask whether it still holds (RFC 9110, section 13.1); none if it has no validator."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models import strictjson
@@ -27,13 +27,25 @@ class Said(NamedTuple):
     until: float = math.inf
 
 
+Told = tuple[bytes, CheckError | None]
+"""What several checks said, joined, and the error of the first that failed."""
+
+
+def join(said: Sequence[Said]) -> Told:
+    """Return what a result is told of some verdicts."""
+    error = next((each.error for each in said if each.error is not None), None)
+    return b",".join([each.encoded for each in said]), error
+
+
 class Verdicts:
     """Of one document, by `agents.known.check_key`; the first kept are the first to go."""
 
-    __slots__ = ("_kept", "size")
+    __slots__ = ("_kept", "_last", "size")
 
     def __init__(self, kept: Mapping[str, Said] | None = None) -> None:
         self._kept: dict[str, Said] = {}
+        self._last: tuple[tuple[str, ...], Told] | None = None
+        """What was told last, if it is not to change: many ask the same."""
         self.size = 0
         """Bytes that they take in memory, about."""
         for key, said in (kept or {}).items():
@@ -49,26 +61,44 @@ class Verdicts:
         said = self._kept.get(key)
         return None if said is None or now >= said.until else said
 
+    def told(self, keys: tuple[str, ...], now: float) -> Told | None:
+        """Return what all these checks said, in their order; None unless all is known at `now` (epoch seconds)."""
+        if self._last is not None and self._last[0] == keys:
+            return self._last[1]
+        said = [self._kept.get(key) for key in keys]
+        known = [each for each in said if each is not None and now < each.until]
+        if len(known) < len(keys):
+            return None
+        told = join(known)
+        if told[1] is None:
+            self._last = keys, told
+        return told
+
     def keep(self, key: str, said: Said) -> bool:
         """Keep what a check said; returns whether that is news."""
         if self._kept.get(key) is said:
             return False
+        self._last = None
         self._drop(key)
         while len(self._kept) >= MAX_VERDICTS:
             self._drop(next(iter(self._kept)))
         self._kept[key] = said
-        self.size += VERDICT_OVERHEAD + len(said.encoded)
+        self.size += _size(said)
         return True
 
     def _drop(self, key: str) -> None:
         dropped = self._kept.pop(key, None)
         if dropped is not None:
-            self.size -= VERDICT_OVERHEAD + len(dropped.encoded)
+            self.size -= _size(dropped)
 
     def write(self) -> bytes:
         """Return those that last, as JSON, for a tier that others share; failures are for this process alone."""
         members = (b'"%b":%b' % (key.encode(), said.encoded) for key, said in self._kept.items() if said.error is None)
         return b"{%b}" % b",".join(members)
+
+
+def _size(said: Said) -> int:
+    return VERDICT_OVERHEAD + 2 * len(said.encoded)  # once more in what was told last
 
 
 def read_verdicts(written: Any) -> Verdicts:

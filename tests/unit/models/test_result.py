@@ -39,7 +39,7 @@ def checked(answer, calls, verdicts):
     """Encode an answer with what checks said of it, as the worker does."""
     pairs = list(zip(calls, verdicts, strict=True))
     error = next(filter(None, (failure(*pair) for pair in pairs)), None)
-    return with_checks(encode_answer(REQUEST, answer), [encode_verdict(*pair) for pair in pairs], error)
+    return with_checks(encode_answer(REQUEST, answer), b",".join(encode_verdict(*pair) for pair in pairs), error)
 
 
 def plain(document=None):

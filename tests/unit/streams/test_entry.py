@@ -246,7 +246,7 @@ def taken(entry):
     """Assert that an entry makes one whole result, as it is, revalidated, and with each of its verdicts."""
     assert entry.verdicts is not None
     said = [each.encoded for each in entry.verdicts._kept.values()]
-    judged = [with_checks(entry.shared, [each, each], None) for each in said]
+    judged = [with_checks(entry.shared, b"%b,%b" % (each, each), None) for each in said]
     for shared in (entry.shared, restamp(entry.shared, 2, NOW), *judged):
         members = read_result(splice(b'"mine"', shared, b"hit", 1.0, 0.001))
         assert (members["id"], members["outcome"], members["cache"], members["age"]) == ("mine", "ok", "hit", 1.0)

@@ -48,7 +48,23 @@ def test_verdicts_are_bounded_and_counted():
         verdicts.keep(str(number), said("w" * number))
     held = [number for number in range(MAX_VERDICTS + 3) if verdicts.find(str(number), NOW)]
     assert held == list(range(3, MAX_VERDICTS + 3))
-    assert verdicts.size == sum(VERDICT_OVERHEAD + len(said("w" * number).encoded) for number in held)
+    assert verdicts.size == sum(VERDICT_OVERHEAD + 2 * len(said("w" * number).encoded) for number in held)
+
+
+def test_what_all_of_some_checks_said_is_told_in_their_order():
+    """Only if all is known; the first failure is the error; the same again, until something changes, is the same."""
+    one, two = said(1), said(2)
+    verdicts = Verdicts({"a": one, "b": two, "f": FAILED})
+    assert verdicts.told((), NOW) == (b"", None)
+    for keys, expected in (("ab", [one, two]), ("ba", [two, one]), ("aba", [one, two, one]), ("ab", [one, two])):
+        for _ in range(2):
+            assert verdicts.told(tuple(keys), NOW) == (b",".join(each.encoded for each in expected), None)
+    assert verdicts.told(("a", "x"), NOW) is None
+    assert verdicts.told(("a", "f"), NOW) == (b"%b,%b" % (one.encoded, FAILED.encoded), FAILED.error)
+    assert verdicts.told(("a", "f"), NOW + 5) is None
+    assert verdicts.told(("a", "b"), NOW + 5) == (b"%b,%b" % (one.encoded, two.encoded), None)
+    verdicts.keep("b", one)
+    assert verdicts.told(("a", "b"), NOW) == (b"%b,%b" % (one.encoded, one.encoded), None)
 
 
 def test_only_what_lasts_is_written():
