@@ -19,7 +19,7 @@ from streams.functions import Caller
 from streams.http.client import Client, client_of
 from streams.http.terms import terms_of
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import differences, require
+from streams.kafka.topics import Topic, differences, require
 from streams.pool import CheckPool
 from streams.secrets import secrets_of
 from streams.settings import Settings
@@ -69,10 +69,12 @@ class Answering:
         """Open publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
         settings = self.settings
         tracer = await stack.enter_async_context(tracing(settings.traces, settings.worker_id))
+        topics = await self._find_topics()
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
-        await self._learn_topics(self.publisher)
+        for topic in topics:
+            publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         enricher = self.enricher = await self._open_enricher(stack)
         assert self.pool is not None
         places = Places(self.pool.admission)
@@ -103,13 +105,14 @@ class Answering:
         self.client.spans = HttpSpans(tracer)
         return RequestSpans(tracer, self.settings.group)
 
-    async def _learn_topics(self, publisher: Publisher) -> None:
+    async def _find_topics(self) -> list[Topic]:
+        """Return the topics that are written. Raises BrokerError for one that is not there or not to be used by us."""
         settings = self.settings
-        found = await require(settings.kafka, *settings.topics())
+        requests, *ours = settings.topics()
+        found = await require(settings.kafka, read=[requests], write=ours, groups=[settings.group])
         for line in differences(settings, found):
             logger.warning("%s", line)
-        for topic in (found[settings.results_topic], found[settings.dead_letters_topic]):
-            publisher.learn(topic.name, topic.partitions, topic.max_bytes)
+        return [found[name] for name in ours]
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs: assigned, recovered, publishing, checks."""

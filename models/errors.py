@@ -3,6 +3,7 @@
 MillraceError
 ├── SettingsError          the configuration is wrong; the command ends with exit code 2
 ├── BrokerError            Kafka is not as the service needs it; exit code 1
+│   └── AccessError        Kafka refuses the login, the certificate or an access: trying again does not help
 ├── Stalled                the worker stands still by a fault of its own; it ends with exit code 1
 ├── PurgeError             not all of the cache could be purged; exit code 1
 └── AnswerError            becomes the `error` of a result
@@ -43,6 +44,10 @@ class BrokerError(MillraceError):
 
 class Stalled(MillraceError):
     """The worker stands still by a fault of its own, and ends so that another may go on; the message says where."""
+
+
+class AccessError(BrokerError):
+    """Kafka refuses the login, the certificate or an access; the message says which, and what to do."""
 
 
 class PurgeError(MillraceError):

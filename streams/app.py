@@ -165,6 +165,12 @@ class App(faust.App):
         finally:
             last_resort.cancel()
 
+    async def crash(self, reason: BaseException) -> None:
+        """End the worker because of a fault. Faust would restart the agents that this cancels, and wait for them."""
+        for agent in self.agents.values():
+            agent._crash(reason)
+        await super().crash(reason)
+
     def crash_soon(self, reason: BaseException) -> None:
         """End the worker because of a fault outside its own tasks."""
         self._crashing = asyncio.ensure_future(self.crash(reason))

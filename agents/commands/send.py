@@ -78,7 +78,7 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
     except OSError as exc:
         say(f"millrace send: {exc}")
         return FAILED
-    await require(settings.kafka, settings.requests_topic)
+    await require(settings.kafka, write=[settings.requests_topic])
     producer = AIOKafkaProducer(**connection(settings.kafka), acks="all", enable_idempotence=True, linger_ms=5)
     sent = invalid = 0
     key = options.key.encode() if options.key else None

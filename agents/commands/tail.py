@@ -48,7 +48,7 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
     from streams.kafka.client import connection, explain
     from streams.kafka.topics import require
 
-    await require(settings.kafka, settings.results_topic)
+    await require(settings.kafka, read=[settings.results_topic])
     consumer = AIOKafkaConsumer(
         settings.results_topic,
         **connection(settings.kafka),

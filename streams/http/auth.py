@@ -127,7 +127,7 @@ class Token:
             raise _again(self._failure[1])
         asked = self._clock()
         try:
-            token, life = _read_token(await self._post(self._auth.token_url, *self._form(), deadline))
+            token, life = read_token(await self._post(self._auth.token_url, *self._form(), deadline))
         except AnswerError as error:
             told_of = self._of_token(error)
             if not told_of.hurried:
@@ -151,7 +151,7 @@ class Token:
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         if auth.place == "header":
             # RFC 6749, section 2.3.1: id and secret are form-encoded before they become a Basic login.
-            headers["Authorization"] = _basic(quote_plus(auth.client_id), quote_plus(self._secret))
+            headers["Authorization"] = basic(quote_plus(auth.client_id), quote_plus(self._secret))
         else:
             form |= {"client_id": auth.client_id, "client_secret": self._secret}
         return headers, urlencode({name: value for name, value in form.items() if value is not None})
@@ -167,7 +167,7 @@ def credentials_of(source: Source, post: Post) -> Credentials | None:
             return Token(auth, post, Fixed(headers, {}, secrets))
         case Basic(username=username, password=password):
             secret = read_secret(password)
-            headers["Authorization"] = _basic(username, secret)
+            headers["Authorization"] = basic(username, secret)
             secrets += [secret, headers["Authorization"].removeprefix("Basic ")]
         case Bearer(token=token):
             secret = read_secret(token)
@@ -180,7 +180,8 @@ def credentials_of(source: Source, post: Post) -> Credentials | None:
     return Fixed(headers, query, secrets) if secrets else None
 
 
-def _basic(username: str, password: str) -> str:
+def basic(username: str, password: str) -> str:
+    """Return an Authorization header with a login (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
@@ -191,8 +192,11 @@ def _again(error: AnswerError) -> AnswerError:
     return again
 
 
-def _read_token(body: bytes) -> tuple[str, float]:
-    """Return token and seconds of life from a token endpoint's answer (RFC 6749, section 5.1); never quote it."""
+def read_token(body: bytes) -> tuple[str, float]:
+    """Return token and seconds of life from a token endpoint's answer (RFC 6749, section 5.1); never quote it.
+
+    Raises UpstreamError for what is none.
+    """
     try:
         members = strictjson.loads(body)
         token, kind = members["access_token"], members.get("token_type", "bearer")

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -148,11 +148,20 @@ def _jars_there() -> bool:
 
 
 class Apache:
-    """A single-node Apache Kafka of our own in a temporary folder; may be stopped and started again in between."""
+    """A single-node Apache Kafka of our own in a temporary folder; may be stopped and started again in between.
 
-    def __init__(self, **overrides: str) -> None:
+    `listeners` are further ones by name, each with its security protocol; afterwards `listening` says where they are.
+    `scram` are users with their passwords, for both SCRAM mechanisms. Other settings of the broker are `overrides`.
+    """
+
+    def __init__(
+        self, listeners: Mapping[str, str] | None = None, scram: Mapping[str, str] | None = None, **overrides: str
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="millrace-kafka-"))
         self._port, self._controller = free_port(), free_port()
+        self._protocols = dict(listeners or {})
+        self._scram = dict(scram or {})
+        self.listening = {name: f"127.0.0.1:{free_port()}" for name in self._protocols}
         self._overrides = overrides
         self._process: subprocess.Popen[bytes] | None = None
         self.servers = f"127.0.0.1:{self._port}"
@@ -210,12 +219,20 @@ class Apache:
 
     def _format(self) -> None:
         settings = _single_node(self._port, self._controller, listen="127.0.0.1", host="127.0.0.1")
+        for name, place in self.listening.items():
+            settings["listeners"] += f",{name}://{place}"
+            settings["advertised.listeners"] += f",{name}://{place}"
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | self._protocols
+        settings["listener.security.protocol.map"] = ",".join(f"{name}:{each}" for name, each in protocols.items())
         settings |= {"log.dirs": str(self._folder / "data"), **self._overrides}
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         # With `=`, because an identity may begin with a dash, which an option's value apart may not.
         identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = ["java", *JVM, "-cp", self._classpath, "kafka.tools.StorageTool", "format",
                 f"--cluster-id={identity}", "-c", str(self._properties)]  # fmt: skip
+        for user, password in self._scram.items():
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                tool += ["--add-scram", f"{mechanism}=[name={user},password={password}]"]
         done = subprocess.run(tool, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             msg = f"Apache Kafka's storage could not be formatted: {(done.stdout + done.stderr).strip()[-500:]}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from collections.abc import Mapping
 from typing import Any, cast
 
 from aiokafka import TopicPartition, errors
 from aiokafka.helpers import create_ssl_context
 
-from models.errors import BrokerError, SettingsError
+from models.errors import AccessError, BrokerError, SettingsError
+from streams.kafka.token import Provider, TokenError
 from streams.settings import Kafka
 
 CONNECT_HINT = "is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
@@ -21,11 +24,11 @@ def connection(kafka: Kafka) -> dict[str, Any]:
         "security_protocol": kafka.security_protocol,
     }
     if kafka.security_protocol.startswith("SASL"):
-        arguments |= {
-            "sasl_mechanism": kafka.sasl_mechanism,
-            "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": kafka.sasl_password,
-        }
+        arguments["sasl_mechanism"] = kafka.sasl_mechanism
+        if kafka.sasl_mechanism == "OAUTHBEARER":
+            arguments["sasl_oauth_token_provider"] = Provider(kafka)
+        else:
+            arguments |= {"sasl_plain_username": kafka.sasl_username, "sasl_plain_password": kafka.sasl_password}
     if kafka.security_protocol.endswith("SSL"):
         arguments["ssl_context"] = _ssl_context(kafka)
     return arguments
@@ -47,17 +50,98 @@ def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
         raise SettingsError(msg) from exc
 
 
-def explain(exc: Exception, kafka: Kafka) -> BrokerError:
-    """Translate what aiokafka raised while connecting into one sentence that says what to do."""
-    where = f"Kafka at {kafka.bootstrap_servers}"
+def places(kafka: Kafka) -> list[tuple[str, int]]:
+    """Return host and port of each bootstrap server."""
+    pairs = (server.strip().rpartition(":") for server in kafka.bootstrap_servers.split(","))
+    return [(host.strip("[]"), int(port)) for host, _, port in pairs]
+
+
+def explain(exc: Exception, kafka: Kafka, place: str | None = None) -> BrokerError:
+    """Translate what aiokafka raised into one sentence that says what to do.
+
+    An AccessError is one that trying again does not mend.
+    """
+    if isinstance(exc, BrokerError):
+        return exc
+    kind: type[BrokerError] = AccessError
     match exc:
-        case errors.TopicAuthorizationFailedError() | errors.GroupAuthorizationFailedError():
-            return BrokerError(f"{where} refuses access: {exc}; grant the missing ACL")
+        case ssl.SSLError():
+            said = _of_tls(exc)
+        case TokenError():
+            said = f"wants a login, and there is none: {exc}; check KAFKA_SASL_OAUTHBEARER_*"
         case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
-            return BrokerError(f"{where} refuses the login: check KAFKA_SASL_* ({exc})")
+            said = f"refuses the login{_login(kafka)}: check KAFKA_SASL_* ({_words(exc)})"
+        case errors.UnsupportedSaslMechanismError():
+            said = f"does not take KAFKA_SASL_MECHANISM={kafka.sasl_mechanism}"
+        case errors.IllegalSaslStateError():
+            said = "takes no login there: check KAFKA_SECURITY_PROTOCOL and the port"
+        case errors.BrokerResponseError() if type(exc) in _ACLS:
+            what, operations = _ACLS[type(exc)]
+            said = f"refuses access to {f'{what} {_words(exc)}'.strip()}: grant{_to(kafka)} {operations}"
+        case _:
+            kind, said = BrokerError, _of_network(exc, kafka)
+    return kind(f"Kafka at {place or kafka.bootstrap_servers} {said}")
+
+
+def _of_network(exc: Exception, kafka: Kafka) -> str:
+    match exc:
+        case socket.gaierror():
+            return f"cannot be reached: its name does not resolve; {CONNECT_HINT}"
+        case errors.KafkaConnectionError() if "closed" in str(exc):
+            return f"closes the connection: {_WANTS[kafka.security_protocol]}"
+        case ConnectionResetError() if kafka.security_protocol.endswith("SSL"):
+            return f"closes the connection: {_WANTS[kafka.security_protocol]}"
+        case errors.KafkaTimeoutError() | errors.RequestTimedOutError():
+            return f"does not answer in time: {CONNECT_HINT}"
         case errors.KafkaConnectionError() | errors.NodeNotReadyError() | OSError() | TimeoutError():
-            return BrokerError(f"{where} cannot be reached: {CONNECT_HINT}")
-    return BrokerError(f"{where}: {type(exc).__name__}: {exc}")
+            return f"cannot be reached: {CONNECT_HINT}"
+    return f"fails: {type(exc).__name__}: {exc}"
 
 
-__all__ = ["TopicPartition", "connection", "explain"]
+_ACLS: Mapping[type[Exception], tuple[str, str]] = {
+    errors.TopicAuthorizationFailedError: ("topic", "Read on it, or Write if it is to be written"),
+    errors.GroupAuthorizationFailedError: ("group", "Read on it"),
+    errors.ClusterAuthorizationFailedError: ("cluster", "IdempotentWrite on it, or Write on a topic"),
+    errors.TransactionalIdAuthorizationFailed: ("transactional id", "Write and Describe on it"),
+}
+"""What is granted on what where an access is refused; docs/security.md lists all that is needed."""
+
+_WANTS: Mapping[str, str] = {
+    "PLAINTEXT": "it may want TLS or a login there; check KAFKA_SECURITY_PROTOCOL and the port",
+    "SSL": "it may want a client's certificate (KAFKA_SSL_CERTFILE), a login, or no TLS (KAFKA_SECURITY_PROTOCOL)",
+    "SASL_PLAINTEXT": "it may want TLS there, or no login; check KAFKA_SECURITY_PROTOCOL and the port",
+    "SASL_SSL": "it may want a client's certificate (KAFKA_SSL_CERTFILE), or no TLS (KAFKA_SECURITY_PROTOCOL)",
+}
+"""What a broker that hangs up may want, by the protocol that was spoken to it."""
+
+
+def _of_tls(exc: ssl.SSLError) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"has a certificate that is not trusted: {exc.verify_message.rstrip('.')}; check KAFKA_SSL_CAFILE"
+    reason = (getattr(exc, "reason", None) or str(exc)).replace("_", " ").lower()
+    if "alert" in reason:
+        return (
+            f"refuses our certificate or has none to go by ({reason}): check KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE"
+        )
+    return f"does not speak TLS there ({reason}): check KAFKA_SECURITY_PROTOCOL and the port"
+
+
+def _words(exc: Exception) -> str:
+    """Return what an error names, without its number and name."""
+    named = exc.args[0] if exc.args else ""
+    return ", ".join(sorted(map(repr, named))) if isinstance(named, set | frozenset | list | tuple) else str(named)
+
+
+def _login(kafka: Kafka) -> str:
+    if not kafka.security_protocol.startswith("SASL"):
+        return ""
+    who = kafka.sasl_oauthbearer_client_id if kafka.sasl_mechanism == "OAUTHBEARER" else kafka.sasl_username
+    return f" of {who!r} by {kafka.sasl_mechanism}"
+
+
+def _to(kafka: Kafka) -> str:
+    named = kafka.security_protocol.startswith("SASL") and kafka.sasl_mechanism != "OAUTHBEARER"
+    return f" User:{kafka.sasl_username}" if named else ""
+
+
+__all__ = ["TopicPartition", "connection", "explain", "places"]

@@ -66,7 +66,7 @@ class Letters:
     async def latest(self, limit: int) -> list[Letter]:
         """Return the newest letters, newest first."""
         topic = self._settings.dead_letters_topic
-        partitions = (await require(self._settings.kafka, topic))[topic].partitions
+        partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
         newest: list[Letter] = []
         async with self._busy, Reader(self._settings.kafka) as reader:
             await self._learn_marks(reader)
@@ -93,7 +93,7 @@ class Letters:
         BrokerError also when somebody else begins to redrive: what this one had not finished is left to them.
         """
         settings = self._settings
-        found = await require(settings.kafka, settings.requests_topic, settings.dead_letters_topic)
+        found = await require(settings.kafka, read=[settings.dead_letters_topic], write=[settings.requests_topic])
         requests, letters = found[settings.requests_topic], found[settings.dead_letters_topic]
         report = Report(missing=sorted(choice.places))
         taken: set[bytes] = set()

@@ -18,9 +18,10 @@ from typing import Any, Self, TypeAlias
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
 
-from models.errors import MillraceError
+from models.errors import AccessError, MillraceError
 from models.latency import Histogram
 from streams.kafka.client import connection, explain
+from streams.kafka.door import reason
 from streams.kafka.lane import BATCH_BYTES, RETRY_PAUSE, Lane
 from streams.kafka.parcel import Parcel
 from streams.settings import Kafka
@@ -39,6 +40,8 @@ BACKLOG_BYTES = 64 << 20
 """Bytes of values waiting for acknowledgement beyond which `pace` holds its caller up."""
 REQUEST_TIMEOUT = 30.0
 """Seconds that Kafka may take to acknowledge one batch before it is asked again."""
+REFUSED_FOR = 10.0
+"""Seconds for which a login that worked may be refused, as by a broker that is starting; then the worker ends."""
 STOP_TIMEOUT = 5.0
 """Seconds that closing a producer may take."""
 
@@ -204,8 +207,12 @@ class Publisher:
             if not acknowledged.done():
                 raise ProducerClosed
             metadata = acknowledged.result()
-        except KafkaError:
+        except KafkaError as exc:
             self.failures += 1
+            refusal = explain(exc, self._kafka)
+            if isinstance(refusal, AccessError):  # no ACL comes back by sending again: the worker ends
+                self._on_crash(refusal)
+                await asyncio.Event().wait()
             # An idempotent producer whose batch failed for good has a gap in its sequence numbers, and every
             # batch after it is refused: only a new producer id helps.
             await self._reopen(producer)
@@ -221,10 +228,13 @@ class Publisher:
             await self._close()  # its flush still delivers what other lanes have in flight
             self._broken.set_result(None)
             self._broken = self._loop.create_future()
+            deadline = self._loop.time() + REFUSED_FOR
             while True:
                 try:
                     self._producer = await self._open()
                 except MillraceError as exc:
+                    if isinstance(exc, AccessError) and self._loop.time() > deadline:
+                        self._on_crash(exc)
                     logger.warning("cannot publish, trying again: %s", exc)
                     await asyncio.sleep(RETRY_PAUSE)
                 else:
@@ -244,7 +254,7 @@ class Publisher:
             await producer.start()
         except (KafkaError, OSError) as exc:
             await producer.stop()
-            raise explain(exc, self._kafka) from exc
+            raise await reason(exc, self._kafka) from exc
         return producer
 
     async def _close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Self, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from models.errors import BrokerError
 from streams.kafka import lenient
 from streams.kafka.client import connection, explain
+from streams.kafka.door import reason
 from streams.settings import Kafka
 
 POLL_TIMEOUT = 0.2
@@ -44,7 +45,7 @@ class Reader:
             await self._consumer.start()
         except (KafkaError, OSError) as exc:
             await self._consumer.stop()
-            raise explain(exc, self._kafka) from exc
+            raise await reason(exc, self._kafka) from exc
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -68,6 +69,8 @@ class Reader:
     async def read(self, spans: Mapping[TopicPartition, Span]) -> AsyncGenerator[Record, None]:
         """Yield the records in these spans, in order within a partition."""
         open_ = {tp: span for tp, span in spans.items() if span[0] < span[1]}
+        if not open_:  # aiokafka does not come back from an assignment of nothing
+            return
         at = {tp: start for tp, (start, _) in open_.items()}
         if not open_:
             return  # a consumer that is assigned nothing does not stop for 40 s
@@ -76,14 +79,7 @@ class Reader:
         moved = time.monotonic()
         while open_:
             with self._explained():
-                try:
-                    polled = await self._consumer.getmany(
-                        *open_, timeout_ms=int(POLL_TIMEOUT * 1000), max_records=MAX_POLL_RECORDS
-                    )
-                except UnicodeDecodeError:  # a header name that is not UTF-8: what was fetched with it is lost
-                    lenient.begin()
-                    self._seek(at)
-                    continue
+                polled = await self._poll(at)
                 positions = {tp: await self._consumer.position(tp) for tp in open_}
             for tp, records in polled.items():
                 for record in records:
@@ -98,6 +94,15 @@ class Reader:
             for tp in [tp for tp, (_, end) in open_.items() if at[tp] >= end]:
                 del open_[tp], at[tp]
                 self._consumer.pause(tp)
+
+    async def _poll(self, at: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, Sequence[Record]]:
+        timeout = int(POLL_TIMEOUT * 1000)
+        try:
+            return await self._consumer.getmany(*at, timeout_ms=timeout, max_records=MAX_POLL_RECORDS)
+        except UnicodeDecodeError:  # a header name that is not UTF-8: what was fetched with it is lost
+            lenient.begin()
+            self._seek(at)
+            return {}
 
     def _seek(self, at: Mapping[TopicPartition, int]) -> None:
         for tp, offset in at.items():

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from models.errors import BrokerError
 from models.letter import Letter
 from streams.kafka.client import connection, explain
+from streams.kafka.door import reason
 from streams.kafka.parcel import RECORD_OVERHEAD
 from streams.kafka.publisher import DEFAULT_LIMIT
 from streams.kafka.topics import Topic
@@ -59,7 +60,7 @@ class Redriver:
             await asyncio.wait_for(self._producer.start(), START_TIMEOUT)
         except (KafkaError, OSError, TimeoutError) as exc:
             await self._producer.stop()
-            raise explain(exc, self._settings.kafka) from exc
+            raise await reason(exc, self._settings.kafka) from exc
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 import aiokafka
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    OffsetMetadataTooLargeError,
+)
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -79,8 +85,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         )
 
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on this thread's loop; called from the agents' loop."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.thread_loop))
+        """Run a coroutine on this thread's loop; called from the agents' loop.
+
+        Raises ConsumerStoppedError once the thread has ended, as it does at once when the worker crashes.
+        """
+        try:
+            running = asyncio.run_coroutine_threadsafe(coroutine, self.thread_loop)
+        except RuntimeError as exc:
+            coroutine.close()
+            raise ConsumerStoppedError from exc
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise ConsumerStoppedError from exc  # it was cancelled there, not we here
 
     async def poll(self, tps: set[TP], timeout: float) -> dict[TP, Polled]:
         """Return what was fetched for these partitions, and how far reading got even where nothing was.

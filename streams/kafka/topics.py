@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +13,8 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from models.errors import BrokerError
 from streams.kafka.client import connection, explain
+from streams.kafka.cluster import require_access
+from streams.kafka.door import reason
 from streams.settings import Kafka, Settings
 
 DEFAULT_PARTITIONS = 8
@@ -48,7 +51,7 @@ class Admin:
             await self._client.start()
         except (KafkaError, OSError, TimeoutError) as exc:
             await self._client.close()
-            raise explain(exc, self._kafka) from exc
+            raise await reason(exc, self._kafka) from exc
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -122,8 +125,15 @@ class Admin:
         }
 
 
-async def require(kafka: Kafka, *names: str) -> dict[str, Topic]:
-    """Return topics that must be there. Raises BrokerError naming those that are not, and what to do."""
+async def require(
+    kafka: Kafka, *others: str, read: Collection[str] = (), write: Collection[str] = (), groups: Collection[str] = ()
+) -> dict[str, Topic]:
+    """Return topics that must be there, some of them to be read and written by us, as members of these groups.
+
+    Raises BrokerError naming those that are not, or what we may not do with them, and what to do about it.
+    """
+    names = [*others, *read, *write]
+    await require_access(kafka, read=read, write=write, groups=groups)
     async with Admin(kafka) as admin:
         found = await admin.describe(*names)
     missing = [repr(name) for name in names if name not in found]

@@ -30,6 +30,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, EventT
 from mode import Service
 
+from models.errors import AccessError
 from streams import settings as defaults
 from streams.kafka.client import explain
 from streams.kafka.lease import CommitPoint, Lease
@@ -114,6 +115,8 @@ class Consumer(driver.Consumer):
                 await self._thread.call(self._thread.check_group())
                 self.heard = time.monotonic()
                 await self._learn_ends()
+            except ConsumerStoppedError:
+                return
             except KafkaError as exc:
                 await self.app.crash(explain(exc, cast("Transport", self.transport).settings.kafka))
 
@@ -166,7 +169,7 @@ class Consumer(driver.Consumer):
             return
         except KafkaError as exc:
             if not exc.retriable:
-                raise
+                raise explain(exc, cast("Transport", self.transport).settings.kafka) from exc
             logger.warning("fetching failed, trying again: %s: %s", type(exc).__name__, exc)
             await asyncio.sleep(RETRY_PAUSE)
             return
@@ -249,11 +252,13 @@ class Consumer(driver.Consumer):
         Called on every rebalance (assignment is eager) and when the worker stops, perhaps both at once.
         """
         leases = list(self.leases.values())
-        drained = await asyncio.gather(*(lease.drain(defaults.DRAIN_DEADLINE) for lease in leases))
+        # What Kafka refuses to take is not finished by waiting.
+        deadline = 0.0 if isinstance(self.app.crash_reason, AccessError) else defaults.DRAIN_DEADLINE
+        drained = await asyncio.gather(*(lease.drain(deadline) for lease in leases))
         late = [lease for lease, done in zip(leases, drained, strict=True) if not done]
         if late:
             logger.warning("%g s were not enough to finish %s: they will be answered by the next owner",
-                           defaults.DRAIN_DEADLINE, late)  # fmt: skip
+                           deadline, late)  # fmt: skip
         await self.force_commit()
         for lease in leases:
             self.recalled += lease.recalled
@@ -280,6 +285,8 @@ class Consumer(driver.Consumer):
                 return False
             try:
                 done = await self._commit({tp: point for tp, (_, point) in points.items()})
+            except ConsumerStoppedError:
+                return False
             except TimeoutError:
                 logger.warning("a commit took over %g s; the next one will carry it", COMMIT_TIMEOUT)
                 done = False

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import socket
 import ssl
 
 import pytest
 from aiokafka import errors
 
-from models.errors import BrokerError, SettingsError
-from streams.kafka.client import connection, explain
+from models.errors import AccessError, BrokerError, SettingsError
+from streams.kafka.client import connection, explain, places
+from streams.kafka.token import TokenError
 from streams.settings import Kafka
 
 LOGIN = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "user", "sasl_password": "hunter2"}
@@ -53,37 +55,65 @@ def test_certificates_that_cannot_be_loaded_are_a_settings_error(tmp_path, name,
 
 
 HERE = Kafka("a:1,b:2")
+AWAY = "cannot be reached: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
 
 
 @pytest.mark.parametrize(
     ("exc", "sentence"),
     [
-        (errors.KafkaConnectionError("x"), "cannot be reached: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"),
-        (errors.NodeNotReadyError("x"), "cannot be reached: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"),
-        (ConnectionRefusedError(), "cannot be reached: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"),
-        (TimeoutError(), "cannot be reached: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"),
-        (errors.SaslAuthenticationFailed("bad"), "refuses the login: check KAFKA_SASL_*"),
-        (errors.AuthenticationFailedError("bad"), "refuses the login: check KAFKA_SASL_*"),
-        (errors.TopicAuthorizationFailedError("t"), "refuses access: "),
-        (errors.GroupAuthorizationFailedError("g"), "refuses access: "),
+        (errors.KafkaConnectionError("x"), AWAY),
+        (errors.NodeNotReadyError("x"), AWAY),
+        (ConnectionRefusedError(), AWAY),
+        (ConnectionResetError(), AWAY),
+        (TimeoutError(), AWAY),
+        (socket.gaierror("x"), "cannot be reached: its name does not resolve; is it running"),
+        (errors.KafkaTimeoutError("x"), "does not answer in time: is it running"),
+        (errors.KafkaConnectionError("Connection at a:1 closed"), "closes the connection: it may want TLS or a login"),
+        (errors.UnsupportedVersionError("too old"), "fails: UnsupportedVersionError: [Error 35] UnsupportedVersionErr"),
     ],
 )
-def test_each_error_of_connecting_says_what_to_do(exc, sentence):
-    """Whoever cannot connect is told where to and what to look at."""
+def test_what_may_mend_itself_says_what_to_look_at(exc, sentence):
+    """Whoever cannot connect is told where to and what to look at; trying again may help."""
     said = explain(exc, HERE)
     assert type(said) is BrokerError
     assert str(said).startswith(f"Kafka at a:1,b:2 {sentence}")
 
 
-def test_a_missing_acl_is_named_with_what_it_is_for():
-    """The topic or group that may not be used is in the message, with what to grant."""
-    said = str(explain(errors.TopicAuthorizationFailedError("requests"), HERE))
-    assert "requests" in said
-    assert said.endswith("; grant the missing ACL")
+SASL = Kafka("a:1", "SASL_SSL", sasl_username="bob", sasl_password="hunter2")
+OAUTH = Kafka("a:1", "SASL_SSL", "OAUTHBEARER", sasl_oauthbearer_client_id="app")
 
 
-def test_any_other_error_of_kafka_is_passed_on_by_name():
-    """What has no sentence of its own keeps its name and text."""
-    said = explain(errors.UnsupportedVersionError("too old"), HERE)
-    assert str(said).startswith("Kafka at a:1,b:2: UnsupportedVersionError: ")
-    assert "too old" in str(said)
+@pytest.mark.parametrize(
+    ("exc", "kafka", "sentence"),
+    [
+        (errors.SaslAuthenticationFailed("bad"), SASL, "refuses the login of 'bob' by PLAIN: check KAFKA_SASL_* (bad)"),
+        (errors.AuthenticationFailedError("bad"), OAUTH, "refuses the login of 'app' by OAUTHBEARER: check "),
+        (errors.UnsupportedSaslMechanismError(), SASL, "does not take KAFKA_SASL_MECHANISM=PLAIN"),
+        (errors.IllegalSaslStateError(), SASL, "takes no login there: check KAFKA_SECURITY_PROTOCOL and the port"),
+        (TokenError("no token from u: it answered 401: invalid_client"), OAUTH,
+         "wants a login, and there is none: no token from u: it answered 401: invalid_client; check KAFKA_SASL_OAUTH"),
+        (errors.TopicAuthorizationFailedError("t"), SASL, "refuses access to topic t: grant User:bob Read on it"),
+        (errors.TopicAuthorizationFailedError({"t"}), OAUTH, "refuses access to topic 't': grant Read on it, or Write"),
+        (errors.GroupAuthorizationFailedError("g"), SASL, "refuses access to group g: grant User:bob Read on it"),
+        (errors.ClusterAuthorizationFailedError(), SASL, "refuses access to cluster: grant User:bob Idem"),
+        (errors.TransactionalIdAuthorizationFailed("x"), SASL, "refuses access to transactional id x: grant User:bob "),
+        (ssl.SSLError(1, "wrong version number"), SASL, "does not speak TLS there"),
+    ],
+)  # fmt: skip
+def test_what_does_not_mend_itself_is_an_access_error(exc, kafka, sentence):
+    """A refused login, certificate or access says whose, which and what to do, and is known as final."""
+    said = explain(exc, kafka)
+    assert type(said) is AccessError
+    assert str(said).startswith(f"Kafka at a:1 {sentence}")
+    assert "hunter2" not in str(said)
+
+
+def test_an_explained_error_stays_what_it_is():
+    """What was explained where it happened is not explained again."""
+    error = AccessError("x")
+    assert explain(error, HERE) is error
+
+
+def test_places_are_hosts_and_ports():
+    """The bootstrap servers, one by one, IPv6 without its brackets."""
+    assert places(Kafka("a:1, [::1]:2")) == [("a", 1), ("::1", 2)]

@@ -1,0 +1,193 @@
+"""What a broker says of its cluster, of topics and of what we may do with them (KIP-430), which aiokafka cannot ask."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+from aiokafka.errors import CoordinatorNotAvailableError, GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from aiokafka.protocol.admin import DescribeGroupsResponse_v3
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
+
+from models.errors import AccessError
+from streams.kafka.door import Door
+from streams.settings import Kafka
+
+READ, WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS, IDEMPOTENT_WRITE = 3, 4, 5, 8, 10, 12
+"""Kafka's numbers of operations (org.apache.kafka.common.acl.AclOperation)."""
+OPERATIONS = {READ: "Read", WRITE: "Write", CREATE: "Create", DESCRIBE: "Describe",
+              DESCRIBE_CONFIGS: "DescribeConfigs", IDEMPOTENT_WRITE: "IdempotentWrite"}  # fmt: skip
+UNKNOWN = -(1 << 31)
+"""What a broker tells that does not say which operations are granted."""
+MAX_OPERATIONS = 31
+
+
+class Broker(NamedTuple):
+    """A broker as it tells clients to reach it."""
+
+    id: int
+    host: str
+    port: int
+
+
+class Partition(NamedTuple):
+    """A partition: its leader (-1: none), and how many replicas it has, and has in sync."""
+
+    number: int
+    leader: int
+    replicas: int
+    in_sync: int
+
+
+class Topic(NamedTuple):
+    """A topic; `granted` is None where the broker does not say, `visible` whether we may know of it at all."""
+
+    name: str
+    exists: bool
+    visible: bool
+    partitions: tuple[Partition, ...]
+    granted: frozenset[int] | None
+
+
+class Cluster(NamedTuple):
+    """Brokers, the topics that were asked for, and what we may do with the cluster as such."""
+
+    brokers: tuple[Broker, ...]
+    topics: dict[str, Topic]
+    granted: frozenset[int] | None
+
+
+class _MetadataResponse(Response):
+    API_KEY, API_VERSION = 3, 8
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("brokers", Array(("node_id", Int32), ("host", String("utf-8")), ("port", Int32), ("rack", String("utf-8")))),
+        ("cluster_id", String("utf-8")),
+        ("controller_id", Int32),
+        ("topics", Array(
+            ("error_code", Int16), ("name", String("utf-8")), ("is_internal", Boolean),
+            ("partitions", Array(
+                ("error_code", Int16), ("partition", Int32), ("leader", Int32), ("leader_epoch", Int32),
+                ("replicas", Array(Int32)), ("isr", Array(Int32)), ("offline_replicas", Array(Int32)),
+            )),
+            ("authorized_operations", Int32),
+        )),
+        ("authorized_operations", Int32),
+    )  # fmt: skip
+
+
+class _MetadataStruct(RequestStruct):
+    API_KEY, API_VERSION = 3, 8
+    RESPONSE_TYPE = _MetadataResponse
+    SCHEMA = Schema(
+        ("topics", Array(String("utf-8"))), ("allow_auto_topic_creation", Boolean),
+        ("cluster_operations", Boolean), ("topic_operations", Boolean),
+    )  # fmt: skip
+
+
+class _MetadataRequest(Request[_MetadataStruct]):
+    API_KEY = 3
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def build(self, struct: type[_MetadataStruct]) -> _MetadataStruct:
+        return struct(self._topics, False, True, True)  # noqa: FBT003  in the order of the schema
+
+
+class _GroupsStruct(RequestStruct):
+    API_KEY, API_VERSION = 15, 3
+    RESPONSE_TYPE = DescribeGroupsResponse_v3  # aiokafka's own request reads it as version 2
+    SCHEMA = Schema(("groups", Array(String("utf-8"))), ("operations", Boolean))
+
+
+class _GroupsRequest(Request[_GroupsStruct]):
+    API_KEY = 15
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+
+    def build(self, struct: type[_GroupsStruct]) -> _GroupsStruct:
+        return struct([self._group], True)  # noqa: FBT003  in the order of the schema
+
+
+async def survey(door: Door, topics: Collection[str]) -> Cluster | None:
+    """Return brokers and these topics, none of which is made by asking; None if the broker is too old to say."""
+    if not _takes(door, _MetadataStruct):
+        return None
+    answer = await door.ask(_MetadataRequest(sorted(topics)))
+    return Cluster(
+        tuple(Broker(*each[:3]) for each in answer.brokers),
+        {each[1]: _topic(*each) for each in answer.topics},
+        _operations(answer.authorized_operations),
+    )
+
+
+def _topic(error: int, name: str, _: bool, partitions: Any, operations: int) -> Topic:  # noqa: FBT001  the schema's
+    found = tuple(Partition(each[1], each[2], len(each[4]), len(each[5])) for each in partitions)
+    return Topic(name, not error, error != TopicAuthorizationFailedError.errno, found, _operations(operations))
+
+
+async def granted_on_group(kafka: Kafka, door: Door, group: str) -> frozenset[int] | None:
+    """Return what we may do with a group, None if nobody says."""
+    if not _takes(door, _GroupsStruct):
+        return None
+    place = await door.ask(FindCoordinatorRequest(group, 0))
+    if place.error_code == GroupAuthorizationFailedError.errno:
+        return frozenset()
+    if place.error_code == CoordinatorNotAvailableError.errno:  # the first group of a cluster
+        return None
+    async with Door(kafka, (place.host, place.port)) as coordinator:
+        [answer] = (await coordinator.ask(_GroupsRequest(group))).groups
+    return frozenset() if answer[0] == GroupAuthorizationFailedError.errno else _operations(answer[-1])
+
+
+def _takes(door: Door, struct: type[RequestStruct]) -> bool:
+    first, last = door.versions.get(struct.API_KEY, (0, -1))
+    return bool(first <= struct.API_VERSION <= last)
+
+
+def _operations(bits: int) -> frozenset[int] | None:
+    return None if bits == UNKNOWN else frozenset(n for n in range(MAX_OPERATIONS) if bits >> n & 1)
+
+
+async def require_access(
+    kafka: Kafka, *, read: Collection[str] = (), write: Collection[str] = (), groups: Collection[str] = ()
+) -> None:
+    """See that we may read and write these topics and belong to these groups. Raises AccessError naming all that is
+    missing; what the broker does not say is taken to be granted.
+    """
+    async with Door(kafka) as door:
+        cluster = await survey(door, {*read, *write})
+        missing = [] if cluster is None else list(_missing(cluster, read, write))
+        for group in groups:
+            granted = await granted_on_group(kafka, door, group)
+            if granted is not None and READ not in granted:
+                missing.append(f"Read on group {group!r}")
+    if missing:
+        raise AccessError(refusal(kafka, missing))
+
+
+def refusal(kafka: Kafka, missing: Collection[str]) -> str:
+    """Say which ACLs are missing, and to whom to grant them."""
+    who = principal(kafka)
+    return f"Kafka at {kafka.bootstrap_servers} refuses access: grant{f' {who}' if who else ''} {', '.join(missing)}"
+
+
+def principal(kafka: Kafka) -> str | None:
+    """Return whom the broker takes us for, where that is plain."""
+    if not kafka.security_protocol.startswith("SASL"):
+        return "User:ANONYMOUS" if kafka.security_protocol == "PLAINTEXT" else None
+    return None if kafka.sasl_mechanism == "OAUTHBEARER" else f"User:{kafka.sasl_username}"
+
+
+def _missing(cluster: Cluster, read: Collection[str], write: Collection[str]) -> Iterator[str]:
+    for operation, names in ((READ, read), (WRITE, write)):
+        for name in names:
+            topic = cluster.topics.get(name)
+            if topic is None or (topic.visible and not topic.exists):
+                continue  # that is told as what it is
+            if not topic.visible or (topic.granted is not None and operation not in topic.granted):
+                yield f"{OPERATIONS[operation]} on topic {name!r}"

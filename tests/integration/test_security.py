@@ -1,0 +1,189 @@
+"""On a Kafka that is secured: every way in works, and whoever is not let in is told why at once.
+
+One broker for all of it, with a listener of each kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from confluent_kafka.admin import ResourceType
+
+from models.errors import AccessError, BrokerError
+from streams.kafka.broker import Broker
+from streams.kafka.topics import Admin
+from streams.settings import Kafka
+from tests.integration.secured import DESCRIBE, READ, SESSION_MS, WRITE, Secured, TokenEndpoint, everything
+from tests.integration.secured import secured as make_secured
+from tests.integration.stage import Stage, Upstream
+from tests.integration.test_commands import millrace
+
+pytestmark = pytest.mark.kafka
+QUICK = 15.0
+"""Seconds in which a process must have ended that is not let in, on a busy machine; it takes 1."""
+TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
+COMMANDS = (["worker"], ["send", "--url", "http://h/"], ["tail", "-n", "1"], ["topics"], ["redrive", "--all"])
+
+
+@pytest.fixture(scope="module")
+def secured(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """The secured broker of this module."""
+    if broker.apache is None:
+        pytest.skip("needs a broker of its own")
+    folder = tmp_path_factory.mktemp("tls")
+    with make_secured(folder, ["worker", "nobody", "part"]) as apache:
+        yield Secured(apache, folder)
+
+
+@pytest.fixture
+async def stage(secured: Secured) -> AsyncIterator[Stage]:
+    """Topics of one test's own, with ACLs for the user `worker`."""
+    async with Stage(secured.apache.servers) as opened:
+        async with Admin(Kafka(bootstrap_servers=opened.servers)) as admin:
+            for name in (opened.requests, opened.results, opened.dead_letters):
+                await admin.create(name, opened.partitions, 1)
+            await admin.create(f"workers-{opened.mark}", 1, 1, **{"cleanup.policy": "compact"})
+            await admin.settled(opened.requests, opened.results, opened.dead_letters)
+        needs = everything(opened.group, opened.requests, opened.results, opened.dead_letters)
+        await asyncio.to_thread(
+            secured.grant, "worker", *needs, (TOPIC, opened.results, READ), (TOPIC, opened.requests, WRITE),
+            (GROUP, f"{opened.group}-tables", READ), (TOPIC, f"workers-{opened.mark}", READ),
+            (TOPIC, f"workers-{opened.mark}", WRITE), (TOPIC, opened.dead_letters, READ),
+        )  # fmt: skip
+        opened.settings["MILLRACE_ROLE"] = "answer"
+        opened.settings["MILLRACE_WORKERS_TOPIC"] = f"workers-{opened.mark}"
+        yield opened
+
+
+@pytest.fixture
+async def tokens() -> AsyncIterator[TokenEndpoint]:
+    async with TokenEndpoint() as opened:
+        yield opened
+
+
+COMMANDS_TOO = ("SASLTLS OAUTHBEARER", "MTLS")
+"""Where `tail` reads as well: the connection is the same for every command."""
+WAYS = ("SASL PLAIN", "SASLTLS PLAIN", "SASL SCRAM-SHA-256", "SASLTLS SCRAM-SHA-512", "SASLTLS OAUTHBEARER", "MTLS")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_every_way_in_works(
+    secured: Secured, stage: Stage, upstream: Upstream, tokens: TokenEndpoint, way: str
+) -> None:
+    """Worker, send and tail get in by each protocol and mechanism, and the request is answered."""
+    settings = tokens.way(secured, "SASLTLS") if way.endswith("OAUTHBEARER") else secured.way(way)
+    stage.settings |= settings
+    sending = ("send", "--url", f"{upstream.url}/doc/7", "--id", "one")
+    worker, (code, _, err) = await asyncio.gather(stage.start(), millrace(stage, *sending))
+    assert (code, "1 sent" in err) == (0, True), err
+    await stage.results_of({"one"})
+    assert worker.process.returncode is None
+    if way in COMMANDS_TOO:
+        code, out, err = await millrace(stage, "tail", "--from-beginning", "-n", "1")
+        assert (code, out.startswith("one  ok")) == (0, True), err
+
+
+async def told(stage: Stage, *command: str, **settings: str) -> str:
+    """Run a command that is not let in; return the one line that it says, having ended with 1 at once."""
+    started = time.monotonic()
+    code, out, err = await millrace(stage, *command, **settings)
+    lines = [line for line in err.splitlines() if line.startswith("millrace: ")]
+    assert (code, out, len(lines)) == (1, "", 1), err
+    assert "Traceback" not in err
+    if command[0] != "worker":
+        assert err.splitlines() == lines, err
+    assert time.monotonic() - started < QUICK
+    return lines[0]
+
+
+async def test_whoever_is_not_let_in_is_told_why(secured: Secured, stage: Stage, tokens: TokenEndpoint) -> None:
+    """Wrong password, user, CA, protocol, token or no certificate: one line each that says what to look at."""
+    tls = secured.way("MTLS") | {"KAFKA_BOOTSTRAP_SERVERS": secured.apache.listening["TLS"]}
+    bare = {name: value for name, value in secured.way("MTLS").items() if name.startswith(("KAFKA_B", "KAFKA_SEC"))}
+    login = secured.way("SASL PLAIN")
+    wrong = [
+        (login | {"KAFKA_SASL_PASSWORD": "wrong"}, "refuses the login of 'worker' by PLAIN: check KAFKA_SASL_*"),
+        (secured.way("SASL SCRAM-SHA-256", "stranger"), "refuses the login of 'stranger' by SCRAM-SHA-256"),
+        (tls | {"KAFKA_SSL_CAFILE": str(secured.folder / "other-ca.pem")}, "not trusted: "),
+        (bare | {"KAFKA_SSL_CAFILE": str(secured.folder / "ca.pem")}, "may want a client's certificate"),
+        (tls | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "may want TLS or a login"),
+        (
+            login | {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
+            "it may want a client's certificate (KAFKA_SSL_CERTFILE), or no TLS",
+        ),
+        (tokens.way(secured, secret="wrong"), "it answered 401: invalid_client; check KAFKA_SASL_OAUTHBEARER_*"),
+        (tokens.way(secured, client="garbage"), "refuses the login of 'garbage' by OAUTHBEARER"),
+        (tokens.way(secured) | {"KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL": "http://127.0.0.1:1/"}, "no token from "),
+    ]
+    for settings, sentence in wrong:
+        with pytest.raises(AccessError if "may" not in sentence else BrokerError, match=re.escape(sentence)):
+            async with Admin(Kafka(**{name.removeprefix("KAFKA_").lower(): text for name, text in settings.items()})):
+                pass
+    assert tokens.asked["worker"] <= 2  # a refusal is remembered for a while
+    for said in await asyncio.gather(*(told(stage, *command, **wrong[0][0]) for command in COMMANDS)):
+        assert "refuses the login" in said
+
+
+async def test_what_may_not_be_done_is_named(secured: Secured, stage: Stage) -> None:
+    """A user without the ACLs is told which to grant, by every command; one that lacks some, just those."""
+    settings = secured.way("SASL SCRAM-SHA-512", "nobody")
+    said = await told(stage, "worker", **settings)
+    for each in (f"grant User:nobody Read on topic '{stage.requests}'", f"Write on topic '{stage.results}'",
+                 f"Write on topic '{stage.dead_letters}'", f"Read on group '{stage.group}'"):  # fmt: skip
+        assert each in said
+    assert f"grant User:nobody Write on topic '{stage.requests}'" in await told(stage, *COMMANDS[1], **settings)
+    assert f"grant User:nobody Read on topic '{stage.results}'" in await told(stage, *COMMANDS[2], **settings)
+    part = secured.way("SASL PLAIN", "part")
+    needs = everything(stage.group, stage.requests, stage.results, stage.dead_letters)
+    await asyncio.to_thread(secured.grant, "part", *needs[:1], *needs[2:], (TOPIC, stage.requests, WRITE))
+    assert (await told(stage, "worker", **part)).endswith(f"grant User:part Read on group '{stage.group}'")
+    redrive = "redrive", "--all"
+    assert f"grant User:part Read on topic '{stage.dead_letters}'" in await told(stage, *redrive, **part)
+    await asyncio.to_thread(secured.grant, "part", (TOPIC, stage.dead_letters, READ))
+    marks = f"{stage.group}-redriven"
+    assert f"{marks!r} could not be created" in await told(stage, *redrive, **part)
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        await admin.create(marks, 1, 1, **{"cleanup.policy": "compact"})
+        await admin.settled(marks)
+    await asyncio.to_thread(secured.grant, "part", (TOPIC, marks, READ), (TOPIC, marks, WRITE))
+    assert f"transactional id {marks}" in await told(stage, *redrive, **part)
+    await asyncio.to_thread(
+        secured.grant, "part", (ResourceType.TRANSACTIONAL_ID, marks, WRITE),
+        (ResourceType.TRANSACTIONAL_ID, marks, DESCRIBE),
+    )  # fmt: skip
+    assert (await millrace(stage, *redrive, **part))[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["results", "requests"])
+async def test_what_is_taken_away_ends_a_worker(secured: Secured, stage: Stage, upstream: Upstream, kind: str) -> None:
+    """An ACL that is revoked under a running worker ends it with 1 and the reason, not with a storm of tries."""
+    stage.settings |= secured.way("SASL PLAIN")
+    worker, topic = await stage.start(), getattr(stage, kind)
+    await asyncio.to_thread(secured.revoke, "worker", TOPIC, topic)
+    await stage.send([json.dumps({"url": f"{upstream.url}/doc/1"}).encode()])
+    started = time.monotonic()
+    assert await worker.ended() == 1
+    assert time.monotonic() - started < QUICK
+    assert any("millrace: Kafka at" in line and f"refuses access to topic {topic}" in line for line in worker.log)
+    assert sum("not acknowledged" in line for line in worker.log) == 0  # not sent again
+
+
+async def test_a_token_is_renewed_before_it_ends(secured: Secured, stage: Stage, upstream: Upstream) -> None:
+    """Past the end of token and session, twice, every request is answered, once, and few tokens were asked for."""
+    async with TokenEndpoint(life=SESSION_MS // 1000) as tokens:
+        stage.settings |= tokens.way(secured)
+        worker = await stage.start()
+        started, sent = time.monotonic(), 0
+        while time.monotonic() - started < 2.5 * SESSION_MS / 1000:
+            await stage.send([json.dumps({"id": f"t{sent}", "url": f"{upstream.url}/doc/{sent}"}).encode()])
+            sent += 1
+            await asyncio.sleep(0.2)
+        seen = await stage.results_of({f"t{n}" for n in range(sent)})
+        assert len(seen) == sent
+        assert worker.process.returncode is None
+        assert 2 <= tokens.asked["worker"] <= 20

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+from aiokafka import conn
+from aiokafka.errors import SaslAuthenticationFailed
+
+from streams.kafka.token import Provider, TokenError, Tokens
+from streams.settings import Kafka
+
+
+class Endpoint:
+    """A token endpoint on loopback that answers what a test wants."""
+
+    def __init__(self):
+        self.answer, self.status, self.asked = {"access_token": "t1", "expires_in": 100}, 200, []
+
+    async def __aenter__(self):
+        app = web.Application()
+        app.router.add_post("/token", self._token)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.kafka = Kafka(
+            sasl_oauthbearer_token_endpoint_url=f"http://127.0.0.1:{self._runner.addresses[0][1]}/token",
+            sasl_oauthbearer_client_id="a:b", sasl_oauthbearer_client_secret="hunter2", sasl_oauthbearer_scope="kafka",
+        )  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_):
+        await self._runner.cleanup()
+
+    async def _token(self, request):
+        self.asked.append((request.headers["Authorization"], dict(await request.post())))
+        return web.json_response(self.answer, status=self.status)
+
+
+@pytest.fixture
+async def endpoint():
+    async with Endpoint() as opened:
+        yield opened
+
+
+async def test_a_token_is_asked_for_once_and_renewed_before_it_ends(endpoint, monkeypatch):
+    """One token serves every connection until shortly before its end; id and secret are form-encoded in the login."""
+    now = 1000.0
+    monkeypatch.setattr("streams.kafka.token.time.monotonic", lambda: now)
+    tokens = Tokens(endpoint.kafka)
+    assert [await tokens.get() for _ in range(3)] == ["t1"] * 3
+    assert endpoint.asked == [("Basic YSUzQWI6aHVudGVyMg==", {"grant_type": "client_credentials", "scope": "kafka"})]
+    now += 75
+    assert await tokens.get() == "t1"
+    endpoint.answer = {"access_token": "t2", "expires_in": 100}
+    now += 10
+    assert await tokens.get() == "t2"
+
+
+async def test_all_connections_of_a_process_share_it(endpoint):
+    """Every client has a provider of its own; the token behind them is one."""
+    assert [await Provider(endpoint.kafka).token() for _ in range(3)] == ["t1"] * 3
+    assert len(endpoint.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "reason"),
+    [
+        (401, {"error": "invalid_client", "error_description": "hunter2"}, "it answered 401: invalid_client"),
+        (500, [], "it answered 500: no reason given"),
+        (400, {"error": "a\nb"}, "it answered 400: unreadable"),
+        (200, {"token": "t"}, "the token endpoint's answer is no bearer token"),
+    ],
+)
+async def test_why_there_is_no_token_is_told_and_remembered(endpoint, status, answer, reason):
+    """The error code is told, other words and our secret are not; who tries again at once does not ask again."""
+    endpoint.status, endpoint.answer = status, answer
+    tokens = Tokens(endpoint.kafka)
+    for _ in range(3):
+        with pytest.raises(TokenError) as caught:
+            await tokens.get()
+        assert str(caught.value) == f"no token from {endpoint.kafka.sasl_oauthbearer_token_endpoint_url}: {reason}"
+    assert len(endpoint.asked) == 1
+
+
+async def test_a_refused_token_is_heeded(endpoint):
+    """Aiokafka itself takes the broker's refusal, which is text, for success."""
+    authenticator = conn.OAuthAuthenticator(sasl_oauth_token_provider=Provider(endpoint.kafka))
+    sent, expects = await authenticator.step(None)
+    assert (sent, expects) == (b"n,,\x01auth=Bearer t1\x01\x01", True)
+    with pytest.raises(SaslAuthenticationFailed, match="invalid_token"):
+        await authenticator.step(b'{"status":"invalid_token"}')
+    assert await authenticator.step(b"") is None
