@@ -98,11 +98,14 @@ class Reader:
     async def _poll(self, at: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, Sequence[Record]]:
         timeout = int(POLL_TIMEOUT * 1000)
         try:
-            return await self._consumer.getmany(*at, timeout_ms=timeout, max_records=MAX_POLL_RECORDS)
+            polled: Mapping[TopicPartition, Sequence[Record]] = await self._consumer.getmany(
+                *at, timeout_ms=timeout, max_records=MAX_POLL_RECORDS
+            )
         except UnicodeDecodeError:  # a header name that is not UTF-8: what was fetched with it is lost
             lenient.begin()
             self._seek(at)
             return {}
+        return polled
 
     def _seek(self, at: Mapping[TopicPartition, int]) -> None:
         for tp, offset in at.items():
