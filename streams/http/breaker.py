@@ -37,6 +37,11 @@ class Breaker:
             return "closed"
         return "open" if self._clock() - self._opened < OPEN_FOR else "half-open"
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether requests pass and are counted."""
+        return self._opened is None
+
     def would_admit(self) -> bool:
         """Whether a request may pass now."""
         return self._opened is None or not (self._probing or self._clock() - self._opened < OPEN_FOR)

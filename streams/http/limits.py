@@ -5,13 +5,16 @@ a circuit breaker. A host that is slow or dead keeps its own requests waiting or
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from models.errors import Overloaded
 from models.source import Limits
-from streams.http.breaker import Breaker
+from streams.http.breaker import OPEN_FOR, Breaker
+
+logger = logging.getLogger(__name__)
 
 MAX_HOSTS = 10_000
 """Hosts remembered; idle ones beyond are forgotten, the least recently used first."""
@@ -129,8 +132,13 @@ class Host:
         (gate or self.gate).leave()
         if ok is None:
             self.breaker.withdraw(ticket)
-        else:
-            self.breaker.record(ticket, ok=ok)
+            return
+        was_closed = self.breaker.is_closed
+        self.breaker.record(ticket, ok=ok)
+        if was_closed and not self.breaker.is_closed:
+            logger.warning("%s fails too often: one request every %g s until it is back", self.name, OPEN_FOR)
+        elif not was_closed and self.breaker.is_closed:
+            logger.info("%s is back", self.name)
 
     async def _wait_out_the_hold(self, deadline: float | None) -> None:
         while wait := self.held:

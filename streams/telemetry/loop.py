@@ -76,15 +76,16 @@ class LoopWatch:
         self._schedule()
 
     def _watch(self) -> None:
-        seen, looks = -1, 0
+        seen, looks, told = -1, 0, False
         while not self._closing.wait(TICK):
             if seen != self._beats:
-                if looks * TICK >= STALLED:
+                if told:
                     logger.warning("the event loop turns again, after %.1f s", looks * TICK)
-                seen, looks = self._beats, 0
+                seen, looks, told = self._beats, 0, False
                 continue
             looks += 1
-            if looks * TICK == STALLED:
+            if looks * TICK >= STALLED and not told:
+                told = True
                 self.stalls += 1
                 self._tell(logging.ERROR, "the event loop has not turned for %.0f s; it is here:", STALLED)
             if looks * TICK >= HOPELESS:

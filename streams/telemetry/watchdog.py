@@ -23,7 +23,7 @@ TOLD_AFTER = 15.0
 """Seconds of standing still after which a worker is not ready."""
 COMMIT_DEADLINE = 60.0
 """Seconds for which commits may fail, though there is something to commit, before the broker is asked why."""
-GRACE = 10.0
+GRACE = 20.0
 """Seconds that a commit has left once the broker has said that it is there."""
 ASK_AGAIN = 10.0
 """Seconds until a broker that did not answer is asked again."""
@@ -56,8 +56,8 @@ class _Watched:
         self.uncommitted: float | None = None
         self.unfinished: float | None = None
 
-    def look(self, now: Standing, at: float) -> None:
-        """Compare with the last look."""
+    def look(self, now: Standing, at: float, *, held_up: bool) -> None:
+        """Compare with the last look; as long as Kafka takes no results, no time passes for what waits for it."""
         before, self.last = self.last, now
         if now.point is None or now.point == now.committed:
             self.uncommitted = None
@@ -67,6 +67,8 @@ class _Watched:
         if moved or self.unfinished is None:
             is_behind = now.ahead > 0 or (not moved and now.finished != before.finished)
             self.unfinished = at if is_behind else None
+        elif held_up:
+            self.unfinished = at
 
 
 class Watchdog:
@@ -114,7 +116,7 @@ class Watchdog:
         for each in self._watched.values():
             if each.uncommitted is not None and now - each.uncommitted >= TOLD_AFTER:
                 return f"{each.last.name}: no commit for {now - each.uncommitted:.0f} s"
-            if self._is_stuck(each, now):
+            if _is_stuck(each, now):
                 return f"{each.last.name}: offset {each.last.point} is not finished though later ones are"
         return "ok"
 
@@ -128,13 +130,14 @@ class Watchdog:
         now = self._clock()
         found = list(self._standings())
         self._watched = {each.name: self._same(each) for each in found}
+        held_up = self._held_up()
         for each in found:
-            self._watched[each.name].look(each, now)
+            self._watched[each.name].look(each, now, held_up=held_up)
         if found and now - self._heard() >= THREAD_DEADLINE:
             self._bite(f"the consumer's thread has not answered for {now - self._heard():.0f} s")
             return
         for watched in self._watched.values():
-            if self._is_stuck(watched, now):
+            if _is_stuck(watched, now):
                 self._bite(f"{watched.last.name}: offset {watched.last.point} unfinished {UNFINISHED_DEADLINE:.0f} s "
                            "after later ones were finished: longer than any request may take")  # fmt: skip
                 return
@@ -143,11 +146,6 @@ class Watchdog:
     def _same(self, standing: Standing) -> _Watched:
         watched = self._watched.get(standing.name)
         return watched if watched is not None and watched.last.hold is standing.hold else _Watched(standing)
-
-    def _is_stuck(self, watched: _Watched, now: float) -> bool:
-        return (
-            watched.unfinished is not None and now - watched.unfinished >= UNFINISHED_DEADLINE and not self._held_up()
-        )
 
     async def _look_at_commits(self, now: float) -> None:
         waiting = [each for each in self._watched.values()
@@ -175,3 +173,7 @@ class Watchdog:
         if not self._ended:
             self._ended = True
             self._end(reason)
+
+
+def _is_stuck(watched: _Watched, now: float) -> bool:
+    return watched.unfinished is not None and now - watched.unfinished >= UNFINISHED_DEADLINE

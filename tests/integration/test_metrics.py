@@ -139,6 +139,18 @@ async def test_metrics_are_true(stage: Stage, upstream: Upstream, tmp_path: Path
     assert (await scrape(worker)).of("millrace_web_requests_total", route="unknown", status="4xx") == 1
 
 
+async def test_a_worker_of_one_role_tells_what_it_has(kafka: Broker, stage: Stage) -> None:
+    """A worker that keeps tables alone names all metrics and has samples of its own part only."""
+    worker = await stage.start(MILLRACE_ROLE="tables")
+    found = await scrape(worker)
+    assert {kind.name for kind in metrics.CATALOGUE} <= found.families
+    assert found.values("group") == {f"{stage.group}-tables"}
+    assert found.values("part") == {"tables"}
+    assert found.values("table") >= {"answers", "hosts", "outcomes", "checks"}
+    assert found.of("millrace_info", role="tables") == 1
+    assert not found.values("stage")
+
+
 async def test_lag_is_true_also_when_nothing_more_is_taken(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
     """A partition that is full is not polled, but its lag is told all the same: that is when it matters."""
     worker = await stage.start("-m", "tests.integration.faulty", "full")

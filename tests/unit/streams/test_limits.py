@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import random
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from models.errors import Overloaded
 from models.source import Limits
 from streams.http import limits
-from streams.http.breaker import MIN_REQUESTS
+from streams.http.breaker import MIN_REQUESTS, OPEN_FOR
 from streams.http.limits import Gate, Host, Hosts
 
 real_sleep = asyncio.sleep
@@ -114,6 +115,17 @@ async def test_an_open_breaker_refuses_at_once() -> None:
             await host.enter(None)
         assert not caught.value.hurried
     assert (host.users, host.gate.in_flight) == (0, 0)
+
+
+async def test_a_breaker_that_opens_and_closes_is_told_of(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """One line when a host's breaker opens, none as long as it fails on, one when the host is back."""
+    caplog.set_level(logging.INFO)
+    host = Host("h:81", clock=clock)
+    await break_down(host)
+    for ok in (False, False, True, True):
+        clock.now += OPEN_FOR
+        host.leave(await host.enter(None), ok=ok)
+    assert [record.getMessage()[:21] for record in caplog.records] == ["h:81 fails too often:", "h:81 is back"]
 
 
 async def test_a_pause_past_the_deadline_is_refused_at_once() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -216,6 +217,15 @@ def test_a_secret_may_come_from_a_file(load, tmp_path, name, value):
     loaded = load(**{f"{name}_FILE": file})
     where, _, field = name.partition("_")
     assert getattr(loaded.kafka if where == "KAFKA" else loaded, field.lower()) == value
+
+
+@pytest.mark.parametrize(("name", "value"), SECRET_VALUES.items())
+def test_what_the_log_must_not_tell_is_known(load, name, value):
+    """Every secret's value is among those that the log masks; of a proxy it is the password."""
+    loaded = load(**{name: value})
+    [secret] = settings.secret_values(loaded)
+    assert secret == (urlsplit(value).password if name == "MILLRACE_PROXY" else value)
+    assert list(settings.secret_values(Settings())) == []
 
 
 def test_a_file_that_is_not_there_is_told_by_name(load, tmp_path):
