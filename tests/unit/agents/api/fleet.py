@@ -153,7 +153,7 @@ class Fleet:
 
 
 def _read(response, body):
-    return json.loads(body) if "json" in response.content_type and body else body
+    return json.loads(body) if response.content_type.endswith(("/json", "+json")) and body else body
 
 
 def answer_row(number, partition=0, **more):

@@ -12,6 +12,7 @@ import pytest
 from agents.api.query import Query
 from agents.api.routes import open_api
 from agents.known import know
+from models.errors import PurgeError
 from models.request import Request
 from models.source import Source, Sources
 from models.template import UrlTemplate
@@ -122,6 +123,18 @@ async def test_a_worker_without_a_token_cannot_be_changed(serve, cache):
     status, told = await ask("DELETE", await serve(None) + "/cache?all=true", "Bearer ")
     assert (status, len(cache.memory)) == (403, 3)
     assert "MILLRACE_WEB_TOKEN" in told["detail"]
+
+
+async def test_a_tier_that_cannot_be_purged_is_said(serve, cache, monkeypatch):
+    """502 with what was removed all the same."""
+
+    async def fail(_):
+        msg = "memcached a:11211 cannot be reached"
+        raise PurgeError(msg, 2)
+
+    monkeypatch.setattr(cache, "purge", fail)
+    status, told = await ask("DELETE", await serve() + "/cache?all=true", f"Bearer {TOKEN}")
+    assert (status, told["removed"], told["detail"]) == (502, 2, "memcached a:11211 cannot be reached")
 
 
 async def test_a_worker_that_is_starting_says_so(serve):
