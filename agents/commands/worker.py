@@ -60,8 +60,16 @@ def setup_logging(settings: Settings) -> Mask:
 
     level = settings.log_level
     mask = logs.setup(level, settings.log_format, secret_values(settings))
+    if level != "DEBUG":
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_event)
     for name in ("faust", "mode", "aiokafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     # It calls an ERROR what it tries again; what it gives up on ends the worker, with the reason (`_watch_group`).
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
     return mask
+
+
+def _is_event(record: logging.LogRecord) -> bool:
+    """Say whether a line is more than a service of Faust's, which we extend, saying that it starts or stops."""
+    return record.levelno >= logging.WARNING or not str(record.msg).startswith("[^")
