@@ -15,7 +15,20 @@ from collections.abc import Sequence
 
 from models.errors import MillraceError, SettingsError
 
-COMMANDS = ("worker", "send", "tail", "topics", "redrive", "fetch", "check", "plugins", "cache", "config", "demo")
+COMMANDS = (
+    "worker",
+    "send",
+    "tail",
+    "topics",
+    "redrive",
+    "fetch",
+    "check",
+    "plugins",
+    "cache",
+    "config",
+    "doctor",
+    "demo",
+)
 """The commands in the order of the help; each is a module here with `HELP`, `add_arguments` and `run`."""
 
 DONE, FAILED, MISUSED = 0, 1, 2

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from agents.commands import DONE, FAILED, say
+from agents.commands import DONE, FAILED, MISUSED, say
 from models import request as requests
 from models import strictjson
 from models.errors import AnswerError
@@ -34,10 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Send; returns 1 if a line is no valid request (the valid ones are sent all the same)."""
+    """Send; returns 1 if a line is no valid request (the valid ones are sent all the same), 2 for wrong usage."""
     from streams import settings as configuration
     from streams.plugins import load_plugins
 
+    given = [name for name in ("schema", "check", "id") if getattr(options, name)]
+    if options.url and options.file is not None:
+        say("millrace send: give a file or --url, not both")
+        return MISUSED
+    if given and not options.url:
+        say(f"millrace send: {', '.join(f'--{name}' for name in given)}: only with --url; a line says its own")
+        return MISUSED
     settings = configuration.load()
     load_plugins(settings)  # their checks and schemas are names that a request may give
     return asyncio.run(_send(settings, options))

@@ -85,6 +85,9 @@ async def test_send_work_and_tail(stage: Stage, upstream: Upstream, tmp_path: Pa
     code, _, err = await millrace(stage, "send", stdin=json.dumps({"id": "three", "url": url}).encode())
     assert (code, "1 sent" in err) == (0, True)
     assert (await millrace(stage, "send", "--raw", stdin=b"not json"))[0] == 0
+    for wrong in ((str(lines), "--url", url), (str(lines), "--schema", "json"), ("--id", "x"), ("--check", "is_prime")):
+        code, _, err = await millrace(stage, "send", *wrong)
+        assert (code, err.startswith("millrace send: ")) == (2, True)
     tail = "tail", "--from-beginning", "--json", "-n", "4"
     code, out, _ = await millrace(stage, *tail)
     assert code == 0

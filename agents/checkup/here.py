@@ -1,0 +1,192 @@
+"""Is all well on this machine: settings, plugins, sources, cache tiers, pool, web port, limits?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from agents.checkup.finding import Finding, ok, problem, warning
+from models.errors import AnswerError, MillraceError
+from models.source import Sources
+from streams.http.client import client_of
+from streams.http.guard import guard_of, literal, why
+from streams.plugins import try_plugins
+from streams.pool import CheckPool
+from streams.reference import unknown
+from streams.secrets import secrets_of
+from streams.settings import Settings
+from streams.sources import load
+from streams.tiers import MIB, FileTier, MemcachedTier, parse_tiers
+from streams.web.server import Server
+
+PRIME = 112_272_535_095_293
+"""What the pool is asked about."""
+POOL_TIMEOUT = 30.0
+"""Seconds for the pool to start and answer."""
+MIN_SPACE = 256 * MIB
+"""Bytes that a cache's disk should have free."""
+MIN_FILES = 4096
+"""Open files that a worker should be allowed: a socket a fetch, and Kafka's, the pool's and the web's."""
+SKEW = 2.0
+"""Seconds by which an upstream's Date may differ from our clock: it tells whole seconds."""
+
+
+def settings_known() -> Iterator[Finding]:
+    """Name what is set and is no setting."""
+    lines = list(unknown())
+    for line in lines:
+        yield warning("settings", line)
+    if not lines:
+        yield ok("settings", "every name is known")
+
+
+def plugins(settings: Settings) -> Iterator[Finding]:
+    """Load the plugins, as a worker does."""
+    loaded = try_plugins(settings)
+    for refused in loaded.refused:
+        yield problem("plugins", str(refused), "see: millrace plugins")
+    if not loaded.refused:
+        yield ok("plugins", f"{len(loaded.specs)} loaded" if loaded.specs else "none named")
+
+
+async def sources(settings: Settings) -> AsyncIterator[Finding]:
+    """Read the sources, their secrets, and resolve their hosts; sends nothing."""
+    try:
+        found = load(settings.sources)
+    except MillraceError as exc:
+        for line in str(exc).splitlines():
+            yield problem("sources", line, "see: millrace config --sources")
+        return
+    if not found.by_name:
+        yield ok("sources", "none named")
+    for finding in [*_secrets(found), *await _hosts(settings, found)]:
+        yield finding
+
+
+def _secrets(found: Sources) -> Iterator[Finding]:
+    for source in found.by_name.values():
+        try:
+            secrets = len(list(secrets_of(source)))
+        except ValueError as exc:
+            yield problem(f"source {source.name}", str(exc), "set it, or mount the file")
+        else:
+            yield ok(f"source {source.name}", f"valid, {secrets} secrets there" if secrets else "valid")
+
+
+async def _hosts(settings: Settings, found: Sources) -> list[Finding]:
+    if settings.proxy:
+        return []  # names are the proxy's to resolve
+    urls = {source.url.text for source in found.by_name.values() if source.url is not None}
+    hosts = sorted({(urlsplit(url).hostname or "", urlsplit(url).port or 443) for url in urls})
+    return [await _host(settings, host, port) for host, port in hosts]
+
+
+async def _host(settings: Settings, host: str, port: int) -> Finding:
+    subject = f"host {host}"
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        return problem(subject, f"does not resolve: {exc.strerror or exc}", "see the name, and this machine's DNS")
+    guard = guard_of(settings)
+    for info in infos:
+        address = literal(str(info[4][0]))
+        network = None if address is None else guard.denied(address)
+        if network is not None:
+            advice = f"allow it if it is meant: MILLRACE_ALLOW_NETWORKS={address}"
+            return problem(subject, f"resolves to {address}, which is denied: {why(network)}", advice)
+    return ok(subject, f"resolves to {infos[0][4][0]}")
+
+
+async def cache(settings: Settings) -> AsyncIterator[Finding]:
+    """See that folders can be written and have space, and that memcached answers."""
+    for tier in parse_tiers(settings.cache):
+        if isinstance(tier, FileTier):
+            yield _folder(tier)
+        elif isinstance(tier, MemcachedTier):
+            for host, port in tier.servers:
+                yield await _memcached(host, port)
+
+
+def _folder(tier: FileTier) -> Finding:
+    subject = f"cache {tier.path}"
+    there = next(folder for folder in (tier.path, *tier.path.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return problem(subject, "cannot be written", f"let user {os.getuid()} write to {there}")
+    free = shutil.disk_usage(there).free
+    seen = f"can be written, {free // MIB:,} MiB free"
+    return ok(subject, seen) if free >= MIN_SPACE else warning(subject, seen, "make space: it holds what was fetched")
+
+
+async def _memcached(host: str, port: int) -> Finding:
+    subject = f"memcached {host}:{port}"
+    writer = None
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"version\r\n")
+            answer = await reader.readline()
+    except (OSError, TimeoutError) as exc:
+        return warning(subject, f"does not answer: {exc or type(exc).__name__}", "workers do without it, more slowly")
+    finally:
+        if writer is not None:
+            writer.close()
+    if not answer.startswith(b"VERSION "):
+        return problem(subject, "what answers there is no memcached", "see MILLRACE_CACHE")
+    return ok(subject, f"answers, version {answer[8:].decode(errors='replace').strip()}")
+
+
+async def pool(settings: Settings) -> Finding:
+    """Start one process and have it check a prime, with the plugins that a worker's would load."""
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(POOL_TIMEOUT), CheckPool(1, settings.plugins) as opened:
+            verdict = await opened.submit("is_prime", PRIME, {})
+    except (MillraceError, TimeoutError, OSError) as exc:
+        return problem("pool", f"does not start: {exc or type(exc).__name__}", "see the plugins, and free memory")
+    if verdict.value is not True:
+        return problem("pool", f"is_prime({PRIME}) is {verdict.value!r}: {verdict.error}", "report this")
+    return ok("pool", f"started and checked a prime in {time.monotonic() - started:.1f} s")
+
+
+async def web(settings: Settings) -> Finding:
+    """Listen where a worker would."""
+    subject = f"web {settings.web_host}:{settings.web_port}"
+    try:
+        async with Server(settings.web_host, settings.web_port, dict, token=settings.web_token):
+            return ok(subject, "free")
+    except MillraceError as exc:
+        return problem(subject, str(exc), "if a worker runs here already, that is it; else set MILLRACE_WEB_PORT")
+
+
+def limits() -> Finding:
+    """See how many files may be open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < MIN_FILES:
+        return warning("open files", f"{files} allowed", f"ulimit -n {MIN_FILES}, or LimitNOFILE of the unit")
+    return ok("open files", f"{files} allowed")
+
+
+async def upstream(settings: Settings, url: str) -> AsyncIterator[Finding]:
+    """Fetch a URL as a worker would, and compare its clock with ours."""
+    subject = f"upstream {url}"
+    try:
+        async with asyncio.timeout(settings.timeout), client_of(settings) as client:
+            response = await client.fetch("GET", url, {}, deadline=time.monotonic() + settings.timeout)
+    except (AnswerError, TimeoutError) as exc:
+        yield problem(subject, f"{type(exc).__name__}: {exc}", "see MILLRACE_ALLOW_NETWORKS, _PORTS and _PROXY")
+        return
+    yield ok(subject, f"answered with {len(response.body.content)} bytes")
+    date = response.headers.get("Date")
+    if date is not None:
+        skew = time.time() - parsedate_to_datetime(date).timestamp()
+        if abs(skew) > SKEW:
+            yield warning("clock", f"{skew:+.0f} s from that upstream's", "see NTP: freshness goes by the clock")
+        else:
+            yield ok("clock", "agrees with that upstream's")

@@ -1,0 +1,85 @@
+"""Look whether a worker would work here: Kafka, topics, ACLs, clock, sources, cache, pool, plugins, web port, settings.
+
+Each line is ok, a warning or a problem, and says what to do. Nothing is written and nothing is sent to an upstream,
+unless --ask names one. Returns 1 if there is a problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from agents.commands import DONE, FAILED, say
+from models import strictjson
+from models.errors import MillraceError
+
+if TYPE_CHECKING:
+    from agents.checkup.finding import Finding
+
+HELP = "look whether a worker would work here, and say what to do"
+
+COLOURS = {"ok": "32", "warning": "33", "problem": "31;1"}
+"""Of each state on a terminal: green, yellow, bold red."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--ask", action="append", default=[], metavar="URL", help="fetch this too (may be repeated)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look at everything; returns 1 if something keeps a worker from its work."""
+    from streams import settings as configuration
+
+    return asyncio.run(_doctor(configuration.load(), options))
+
+
+async def _doctor(settings: Any, options: argparse.Namespace) -> int:
+    counts = {"warning": 0, "problem": 0}
+    async for finding in _findings(settings, options):
+        if finding.state in counts:
+            counts[finding.state] += 1
+        print(_json(finding) if options.json else _line(finding), flush=True)
+    say(f"{counts['problem']} problems, {counts['warning']} warnings")
+    return FAILED if counts["problem"] else DONE
+
+
+async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator[Finding]:
+    from agents.checkup import here
+    from agents.checkup.finding import problem
+    from agents.checkup.kafka import kafka
+
+    for finding in [*here.settings_known(), *here.plugins(settings), here.limits()]:
+        yield finding
+    try:
+        async for finding in kafka(settings):
+            yield finding
+    except MillraceError as exc:
+        yield problem("kafka", str(exc))
+    for several in (
+        here.sources(settings),
+        here.cache(settings),
+        *(here.upstream(settings, url) for url in options.ask),
+    ):
+        async for finding in several:
+            yield finding
+    yield await here.pool(settings)
+    yield await here.web(settings)
+
+
+def _line(finding: Finding) -> str:
+    state = f"{finding.state:8}"
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        state = f"\033[{COLOURS[finding.state]}m{state}\033[0m"
+    line = f"{state} {finding.subject}: {finding.seen}" + (f"\n         → {finding.advice}" if finding.advice else "")
+    return "".join(char if char.isprintable() or char in "\n\033" else "�" for char in line)
+
+
+def _json(finding: Finding) -> str:
+    members = {name: value for name, value in finding._asdict().items() if value}
+    return strictjson.dumps(members).decode()
