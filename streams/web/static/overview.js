@@ -2,7 +2,8 @@
 import { duration, number, percent, UNKNOWN } from "./format.js";
 import { stream } from "./stream.js";
 
-const HOUR = 60; // minutes that a chart shows
+const HOUR = 60; // minutes that a chart shows at most
+const QUARTER = 15; // and at least
 const SPOKEN_EVERY = 30_000; // ms between two readings of the figures to a screen reader
 const WRITE = { throughput: number, lag: number, in_flight: number, p50: duration, p95: duration, p99: duration, cache_hit_rate: percent };
 const minutes = new Map();
@@ -29,7 +30,9 @@ stream.addEventListener("overview", ({ data }) => {
 function columns(now) {
   const newest = Math.floor(now / 60) * 60;
   for (const at of minutes.keys()) if (at <= newest - HOUR * 60) minutes.delete(at);
-  const times = Array.from({ length: HOUR }, (_, index) => newest - (HOUR - 1 - index) * 60);
+  const oldest = Math.min(newest, ...minutes.keys());
+  const shown = Math.min(HOUR, Math.max(QUARTER, (newest - oldest) / 60 + 1));
+  const times = Array.from({ length: shown }, (_, index) => newest - (shown - 1 - index) * 60);
   const of = (read, absent) => times.map((at) => (minutes.has(at) ? read(minutes.get(at)) ?? absent : absent));
   return {
     answers: [times, of((each) => each.total, 0), of((each) => each.outcomes.ok ?? 0, 0)],
