@@ -90,20 +90,22 @@ async def _get(settings: Settings, cache: Cache, options: argparse.Namespace) ->
     load_plugins(settings)
     text = options.request.encode() if options.request else strictjson.dumps({"url": options.url})
     try:
-        key = know(requests.parse(text)[1], load(settings.sources)).key
+        known = know(requests.parse(text)[1], load(settings.sources))
     except AnswerError as exc:
         say(f"millrace cache get: {exc}")
         return MISUSED
-    entry = await cache.find(key) if key is not None else None
+    entry = await cache.find(known.key) if known.key is not None else None
     if entry is None:
         say("nothing is kept for it in the tiers that workers share")
         return FAILED
-    print(_shown(entry, time.time(), as_json=options.json))
+    print(_shown(entry, known.checks, time.time(), as_json=options.json))
     return DONE
 
 
-def _shown(entry: Entry, now: float, *, as_json: bool) -> str:
-    answer = read_result(b"{" + entry.shared + b"}")
+def _shown(entry: Entry, checks: tuple[str, ...], now: float, *, as_json: bool) -> str:
+    """Say what is kept, with what the checks said if that is known."""
+    verdicts = entry.verdicts.told(checks, now) if checks and entry.verdicts is not None else None
+    answer = read_result(b"{%b}" % (entry.shared if verdicts is None else entry.judged(*verdicts).shared))
     state = "fresh" if now < entry.fresh_until else "stale"
     told = {"state": state, "age": round(now - entry.fetched_at, 1), "kept": round(entry.keep_until - now, 1)}
     if as_json:

@@ -167,7 +167,7 @@ async def test_the_cache_can_be_looked_into_and_purged(stage: Stage, tmp_path: P
         code, out, _ = await millrace(stage, "cache", "get", "--url", url, "--json")
         assert (code, json.loads(out)["answer"]["document"]) == (0, {"n": 7})
         code, out, _ = await millrace(stage, "cache", "get", "--request", json.dumps(letters))
-        assert (code, '"subject":"ann"' in out) == (0, True)
+        assert (code, '"subject":"ann"' in out, '"checks":[{"name":"sha256"' in out) == (0, True, True)
         assert (await millrace(stage, "cache", "get", "--url", url + "0"))[0] == 1
         assert (await millrace(stage, "cache", "get", "--request", "{"))[0] == 2
 

@@ -381,7 +381,7 @@ STEP = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(STEP, min_size=1, max_size=4), min_size=1, max_size=8))
 def test_whatever_is_asked_when_verdicts_are_those_of_the_document(steps):
     """Requests for changing documents with any checks, some at the same time, over a memory and a shared tier: each
