@@ -15,7 +15,7 @@ from streams.app import App, settle_memory
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings
 from streams.tables.changelogs import changelogs, prepare
-from streams.tables.recovery import Recovery
+from streams.tables.recovery import PAUSE, Recovery
 from streams.tables.shelves import Shelves
 from streams.tables.stores import make_store
 from streams.tables.view import Tables
@@ -82,7 +82,8 @@ class Tabulating:
             shelves.store.drop(partition)
         shelves.waiting_for = "recovering from the changelogs"
         settings = self.settings
-        self.recovery = Recovery(settings.kafka, settings.worker_id, shelves.store, self.topics)
+        pause = PAUSE if settings.role == "all" else 0.0
+        self.recovery = Recovery(settings.kafka, settings.worker_id, shelves.store, self.topics, pause=pause)
         try:
             await self.recovery.run(partitions)
         except BrokerError as exc:

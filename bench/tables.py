@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from bench.stage import LIMIT, PARTITIONS, Stage, cpu_of
+from bench.stage import LIMIT, PARTITIONS, Stage, Upstream, cpu_of
 from streams.kafka.broker import broker
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
@@ -41,6 +41,10 @@ WORKLOADS = {
 }
 """Distinct documents and keys (None: every one another), and the cache state that results name."""
 HOSTS = 20
+RATE = 200
+"""Requests a second that are answered meanwhile, at most."""
+AFTER = 5.0
+"""Seconds for which they are answered after it."""
 SEED = 20_261_127
 
 
@@ -90,11 +94,7 @@ class Tables(Stage):
     async def recover(self, rows: int) -> float:
         """Return the seconds that a worker takes to recover so many rows of answers."""
         await self.create()
-        changelog = f"{self.group}-answers-changelog"
-        async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
-            await admin.create(changelog, PARTITIONS, -1, **CONFIG)
-            await admin.settled(changelog)
-        await self.produce(changelog, ((b"key-%d" % n, row(n)) for n in range(rows)))
+        await self.fill(rows)
         process = subprocess.Popen(WORKER, env=self.environment, stderr=subprocess.PIPE, text=True)  # noqa: ASYNC220
         try:
             assert process.stderr is not None
@@ -108,6 +108,55 @@ class Tables(Stage):
             process.communicate(timeout=30)
         msg = "the worker ended before it had recovered"
         raise AssertionError(msg)
+
+    async def answer_meanwhile(self, rows: int) -> tuple[list[float], list[float]]:
+        """Return the latencies, in ms, of requests answered from the cache while so many rows recover, and after it."""
+        await self.create()
+        await self.fill(rows)
+        command = [*WORKER[:-1], "all"]
+        process = subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE)  # noqa: ASYNC220
+        with Upstream(0.0) as upstream:
+            try:
+                recovered = asyncio.create_task(asyncio.to_thread(_recovered_at, process))
+                return await self._latencies(upstream.url, recovered)
+            finally:
+                process.terminate()
+                process.communicate(timeout=30)
+
+    async def _latencies(self, url: str, recovered: asyncio.Task[float]) -> tuple[list[float], list[float]]:
+        consumer = AIOKafkaConsumer(self.results, bootstrap_servers=self.servers, auto_offset_reset="earliest")
+        producer = AIOKafkaProducer(bootstrap_servers=self.servers)
+        await consumer.start()
+        await producer.start()
+        seen: list[tuple[int, int]] = []
+        asked: dict[bytes, int] = {}
+        try:
+            await producer.send_and_wait(self.requests, b'{"url":"%b/0"}' % url.encode())
+            await consumer.getone()  # it answers; recovery goes on
+            begun, number = time.time() * 1000, 0
+            until = float("inf")
+            while time.time() < until:
+                sent = await producer.send(self.requests, b'{"url":"%b/0"}' % url.encode(), key=b"%d" % number)
+                sent.add_done_callback(lambda sent, key=b"%d" % number: asked.update({key: sent.result().timestamp}))
+                number += 1
+                for records in (await consumer.getmany(timeout_ms=int(1000 / RATE))).values():
+                    seen += [(record.key, record.timestamp) for record in records]
+                if until == float("inf") and recovered.done():
+                    until = time.time() + AFTER
+        finally:
+            await producer.stop()
+            await consumer.stop()
+        end = recovered.result() * 1000
+        pairs = [(asked[key], at - asked[key]) for key, at in seen if key in asked and asked[key] > begun]
+        return sorted(took for at, took in pairs if at < end), sorted(took for at, took in pairs if at >= end)
+
+    async def fill(self, rows: int) -> None:
+        """Put so many rows on the changelog of answers."""
+        changelog = f"{self.group}-answers-changelog"
+        async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
+            await admin.create(changelog, PARTITIONS, -1, **CONFIG)
+            await admin.settled(changelog)
+        await self.produce(changelog, ((b"key-%d" % n, row(n)) for n in range(rows)))
 
     async def counted(self, count: int) -> None:
         """Wait until the group has committed so many results."""
@@ -144,9 +193,18 @@ class Tables(Stage):
 def row(number: int) -> bytes:
     """Return a row of answers as it is on the changelog."""
     result = RESULT % (number, number % HOSTS, number, number, b"hit")
-    return b'{"offset":%d,"at":%d,"keyed":true,"id":"r%d","outcome":"ok","bytes":%d,"result":%b}' % (
-        number // PARTITIONS, int(time.time() * 1000), number, len(result), result,
+    return b'{"offset":0,"at":%d,"keyed":true,"id":"r%d","outcome":"ok","bytes":%d,"result":%b}' % (
+        int(time.time() * 1000), number, len(result), result,
     )  # fmt: skip
+
+
+def _recovered_at(process: subprocess.Popen[bytes]) -> float:
+    """Return when a worker said that its tables have recovered."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"tables recovered" in line:
+            return time.time()
+    return 0.0
 
 
 async def run(servers: str, count: int, rows: int) -> None:
@@ -154,7 +212,13 @@ async def run(servers: str, count: int, rows: int) -> None:
     for name, (documents, keys, cache) in WORKLOADS.items():
         cpu, rate = await Tables(servers).count(results(documents, keys, cache, count), count)
         print(f"{name:24}{cpu:>10.1f}{rate:>12,.0f}", flush=True)
-    print(f"recovery of {rows:,} rows: {await Tables(servers).recover(rows):.1f} s")
+    print(f"recovery of {rows:,} rows: {await Tables(servers).recover(rows):.1f} s", flush=True)
+    for when, took in zip(
+        ("while they recover", "after it"), await Tables(servers).answer_meanwhile(rows), strict=True
+    ):
+        if took:
+            p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
+            print(f"hits answered {when}: p50 {p50:.0f} ms, p99 {p99:.0f} ms of {len(took)}")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Reads changelogs back: everything, or from where the store reaches, up to the end that they have now.
 
 Faust reads them one event at a time, 76 µs a row, through the group's own consumer; this reads them with a consumer
-that belongs to no group, a thousand rows at a time. It either comes to the end or says why not: rows that cannot be
+that belongs to no group, some hundred rows at a time. It either comes to the end or says why not: rows that cannot be
 read are an error, and so is a broker that gives nothing for STALLED seconds.
 """
 
@@ -28,8 +28,10 @@ STALLED = 60.0
 """Seconds without any progress after which recovery is given up."""
 RETRY_PAUSE = 0.5
 """Seconds between tries while the broker is away."""
-POLL_RECORDS = 500
-"""Rows of one step: two milliseconds, between which the loop is others'."""
+POLL_RECORDS = 250
+"""Rows of one step: a millisecond."""
+PAUSE = 0.001
+"""Seconds between two steps where the loop is others' too: answering goes on meanwhile."""
 POLL_MS = 500
 """Milliseconds that a poll waits for rows."""
 FETCH_BYTES = 4 << 20
@@ -38,11 +40,14 @@ REQUEST_TIMEOUT_MS = 20_000
 
 
 class Recovery:
-    """One recovery: of some partitions of some changelogs into a store."""
+    """One recovery: of some partitions of some changelogs into a store, with `pause` seconds between two steps."""
 
-    def __init__(self, kafka: Kafka, client_id: str, store: Store, topics: Mapping[str, str]) -> None:
+    def __init__(
+        self, kafka: Kafka, client_id: str, store: Store, topics: Mapping[str, str], *, pause: float = 0.0
+    ) -> None:
         self._kafka = kafka
         self._client_id = client_id
+        self._pause = pause
         self._store = store
         self._tables = {topic: table for table, topic in topics.items()}
         self._moved = time.monotonic()
@@ -116,7 +121,7 @@ class Recovery:
             tp = next(iter(self._wanted))
             msg = f"{tp.topic}-{tp.partition} cannot be read beyond offset {self._positions[tp]} of {self._wanted[tp]}"
             raise BrokerError(msg)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self._pause)
 
     def _apply(self, tp: TopicPartition, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
         if tp not in self._wanted:
