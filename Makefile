@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast coverage lint format bench clean
+.PHONY: help setup demo test test-fast test-containers image coverage lint format bench clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,13 @@ test: setup ## All tests, on the best broker found
 
 test-fast: setup ## The unit tests: seconds, no broker
 	$(BIN)/python -m pytest tests/unit
+
+test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
+	$(BIN)/python -m pytest -m containers tests/containers
+
+image: ## The image, with version and revision on it
+	docker build --tag millrace --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) .
 
 coverage: setup ## All tests with branch coverage, workers in processes of their own included
 	$(BIN)/python -m coverage erase

@@ -94,11 +94,14 @@ def docker_has_image() -> bool:
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
     # testcontainers' own KafkaContainer starts Confluent's images only; Apache's is told all by its environment.
+    from testcontainers.core.config import testcontainers_config  # noqa: PLC0415
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
 
     port, controller = free_port(), CONTAINER_CONTROLLER_PORT
-    container = DockerContainer(IMAGE).with_bind_ports(port, port)
+    testcontainers_config.ryuk_disabled = True  # a reaper is an image of its own to pull; what starts here ends here
+    container = DockerContainer(IMAGE)
+    container.ports[port] = ("127.0.0.1", port)  # with_bind_ports knows no address: any machine could come in
     for name, value in {
         **_single_node(port, controller, listen="0.0.0.0", host="localhost"),  # noqa: S104  inside the container
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
