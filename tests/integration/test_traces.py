@@ -16,12 +16,12 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SENT = [("traceparent", f"00-{TRACE}-{PARENT}-01".encode())]
 
 
-class Collector:
+class Collector(Upstream):
     """A real HTTP server that takes what OTLP exporters send."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.spans: list[Any] = []
-        self.app = web.Application()
         self.app.router.add_post("/v1/traces", self._take)
 
     async def _take(self, request: web.Request) -> web.Response:
@@ -30,16 +30,6 @@ class Collector:
             self.service = {each.key: each.value.string_value for each in resource.resource.attributes}
             self.spans += [span for scope in resource.scope_spans for span in scope.spans]
         return web.Response(content_type="application/x-protobuf")
-
-    async def __aenter__(self) -> Collector:
-        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = "http://127.0.0.1:%d" % self._runner.addresses[0][1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
 
     async def until(self, count: int) -> list[Any]:
         """Wait until so many spans have come."""
