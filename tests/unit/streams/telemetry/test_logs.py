@@ -148,13 +148,16 @@ def test_warnings_are_lines_too(log):
 
 
 def test_a_flood_is_cut_and_its_size_told_at_the_end(log):
-    """The same line a thousand times is written BURST times; how many were left out is told when the log closes."""
+    """The same line a thousand times is written BURST times; how many were left out is told when the log
+    closes, and is about no request.
+    """
     log.start("console")
-    logs.request_id.set(None)
+    token = logs.request_id.set("a1")
     for number in range(1000):
         logger.warning("failed: %d", number)
     logger.warning("another kind")
     assert len(log.lines()) == BURST + 1
     for handler in list(logging.getLogger().handlers):
         handler.close()
+    logs.request_id.reset(token)
     assert log.lines()[-1].endswith(f"{1000 - BURST} more lines like this were left out: failed: %d")
