@@ -65,6 +65,7 @@ class FakeQuery:
         self.letters = [letter(number, now) for number in range(23)]
         self.hosts_told = [host(name, number, now) for number, name in enumerate(HOSTS)]
         self.silent: dict[str, float] = {}
+        self.recovering: dict[str, int] = {}
         self.lag: int | None = 42
         self.throughput = 1_284.0
         self.problem: Problem | None = None
@@ -134,7 +135,8 @@ class FakeQuery:
              "started_at": iso(now - timedelta(hours=5 + number)), "at": iso(now), "state": "running",
              "partitions": [{"topic": "requests", "partition": each, "lag": None if self.lag is None else self.lag // 4}
                             for each in (number * 2, number * 2 + 1)],
-             "tables": {"partitions": [number * 2, number * 2 + 1], "recovered": True, "lag": 0},
+             "tables": {"partitions": [number * 2, number * 2 + 1], "recovered": name not in self.recovering,
+                        "lag": self.recovering.get(name, 0)},
              "answers": {"total": 4_182_000 + number}, "in_flight": 18 + number, "rss": 182 * 2**20,
              "loop_lag_s": 0.0021, "silent_s": self.silent.get(name, 0.4), "answering": name not in self.silent}
             for number, name in enumerate(("mill-a", "mill-b"))

@@ -38,6 +38,19 @@ async def test_a_request_is_sent_and_its_answer_shown(tab, stand):
     await expect(tab.page.locator("input[name=token]")).to_have_value(TOKEN)
 
 
+async def test_a_source_is_asked_with_its_parameters(tab, stand):
+    """Choosing a source takes parameters in the place of a URL."""
+    stand.answers["requests"] = 200, ANSWER
+    await tab.go("/send")
+    await tab.page.select_option("select[name=source]", "quotes")
+    assert await tab.page.locator("input[name=url]").is_hidden()
+    await tab.page.fill("textarea[name=params]", '{"symbol": "ACME"}')
+    await tab.page.fill("input[name=token]", TOKEN)
+    await tab.page.click("#send-button")
+    await expect(tab.page.locator("#send-state")).to_contain_text("ok")
+    assert [body for _, _, body in stand.posted] == [{"source": "quotes", "params": {"symbol": "ACME"}}]
+
+
 async def test_what_is_wrong_with_a_request_is_told(tab, stand):
     """A field that is no JSON, a refused token, a refused request and no answer yet are each told in words."""
     await tab.go("/send")

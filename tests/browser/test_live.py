@@ -81,6 +81,29 @@ async def test_a_silent_worker_is_named_with_since_when(tab, stand):
     await expect(tab.page.locator("[data-live=notices]")).not_to_contain_text("No answer", timeout=WITHIN)
 
 
+async def test_a_worker_whose_tables_recover_is_named(tab, stand):
+    """A worker that still reads its tables is named, with how much is left, on the overview and among the workers."""
+    stand.query.recovering = {"mill-b": 12_345}
+    await tab.go("/")
+    said = "Tables are recovering on worker mill-b: 12,345 rows to read"
+    assert said in await tab.page.inner_text("[data-live=notices]")
+    await tab.go("/workers")
+    assert said in await tab.page.inner_text("main")
+    stand.query.recovering = {}
+    await expect(tab.page.locator("main")).not_to_contain_text("recovering", timeout=WITHIN)
+
+
+async def test_rows_that_cannot_be_read_are_shown_as_that(tab, stand):
+    """A row that somebody else wrote into a table, which nobody can read, spoils no page."""
+    unreadable = {"unreadable": True, "partition": 0, "key": "whose"}
+    stand.query.answers[3:] = [dict(unreadable)]
+    stand.query.hosts_told.append(dict(unreadable))
+    for path in ("/live", "/tables/answers?sort=partition", "/tables/hosts", "/hosts", "/tables/answers/whose"):
+        response = await tab.go(path)
+        assert response.status == 200, path
+        assert "whose" in await tab.page.inner_text("main"), path
+
+
 async def test_partial_answers_say_what_is_missing(tab, stand):
     """When a worker's rows are missing the page names it and the reason."""
     stand.query.partial = {"partial": {"missing": [{"worker": "mill-b", "reason": "no answer within 3 s"}]}}
