@@ -118,8 +118,11 @@ def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | No
         doors.shut = True
         verdict = checks.run(name, value, arguments)
         doors.shut = False
-        failed = verdict.error is not None
-        said = (verdict.error or "").encode() if failed else strictjson.dumps(verdict.value)
+        failed, value = verdict.error is not None, verdict.value
+        if failed:
+            said = (verdict.error or "").encode()
+        else:
+            said = b"%d" % value if type(value) is int else strictjson.dumps(value)  # a quarter of the time
         written += VERDICT.pack(number, verdict.elapsed, failed, len(said)) + said
 
 

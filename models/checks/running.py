@@ -19,6 +19,7 @@ MAX_REASON = 400
 """Characters of what is told of a failure."""
 
 _TEXT_OR_NUMBER = (str, int, float)
+_SMALL = 1 << 63
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -76,8 +77,8 @@ def _ask(name: str, value: Any, args: Mapping[str, Any]) -> Any:
 
 def _as_json(answer: Any) -> Any:
     """Return an answer as a result carries it. Raises ValueError or TypeError if none can."""
-    if answer is None or type(answer) is bool:
-        return answer
+    if answer is None or type(answer) is bool or (type(answer) is int and -_SMALL < answer < _SMALL):
+        return answer  # most answers: encoding one takes longer than it did
     if inspect.iscoroutine(answer) or inspect.isgenerator(answer):
         answer.close()  # or Python warns that it was never awaited
         msg = f"returned a {type(answer).__name__}: a check returns its answer itself"

@@ -221,6 +221,16 @@ async def test_quick_checks_travel_together_and_slow_or_unknown_ones_alone(two, 
         expected["bad_burn"] = 0.02
 
 
+async def test_values_come_back_as_they_were(two):
+    """Small numbers take a short cut; they, and all else that JSON has, come back the same, type and all."""
+    values = [0, 7, -1, 10**18, 10**19 - 1, 10**19, (1 << 63) - 1, 1 << 63, -(1 << 63), 10**100, True, False, None,
+              0.0, 1.0, -1.5e300, "", "7", "ä", "true", [], [1, [None]], {}, {"a": {"b": 1.0}}]  # fmt: skip
+    verdicts = await asyncio.gather(*(two.submit("bad_burn", value, {"seconds": 0.0}) for value in values))
+    assert [(type(each.value), each.value, each.error) for each in verdicts] == [
+        (type(value), value, None) for value in values
+    ]
+
+
 async def test_large_values_do_not_pile_up_in_one_batch(two):
     """What travels together is bounded in bytes as well, and arrives whole."""
     await asyncio.gather(*(two.submit("bad_size", "x", {}) for _ in range(50)))
