@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast test-containers image coverage lint format bench clean
+.PHONY: help setup demo test test-fast test-containers image coverage lint format bench clean licences audit
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,12 +35,21 @@ image: ## The image, with version and revision on it
 
 coverage: setup ## All tests with branch coverage, workers in processes of their own included
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage run -m pytest --junitxml=reports/junit.xml
 	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage xml --quiet -o reports/coverage.xml
 	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)
 
 # The gate stands where the code stands, and never below 95.
 COVERAGE := 96
+
+licences: setup ## Under which licences the packages are that come along; fails for one not agreed to
+	@$(BIN)/python -m tests.licences
+
+audit: setup ## Known vulnerabilities of what uv.lock pins; needs a service, and says so where it cannot be reached
+	@mkdir -p reports
+	@$(UV) export --frozen --quiet --no-dev --all-extras --no-emit-project --format requirements-txt -o reports/pinned.txt
+	@$(BIN)/python -m tests.audit reports/pinned.txt
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -59,4 +68,4 @@ bench: setup ## CPU a request and requests a second, against stock Faust and han
 	$(BIN)/python -m bench.tables
 
 clean: ## Remove what was made here
-	rm -rf $(VENV) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf $(VENV) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist reports
