@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.source import Source
 from streams.kafka.lease import Lease
-from streams.settings import Settings
+from streams.settings import ANYWHERE, Settings
 
 if TYPE_CHECKING:
     from agents.answering import Answering
@@ -30,7 +30,6 @@ FIGURES_LIMIT = 0.5
 """Seconds that a cache on the network may take to tell its figures."""
 FIGURES_EVERY = 5.0
 """Seconds between two looks at them."""
-ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  what is recognised, not bound
 
 
 class Told:

@@ -22,6 +22,8 @@ from streams import values
 from streams.networks import parse_networks, parse_ports
 from streams.tiers import MIB, parse_tiers
 
+ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  what is recognised, not bound
+"""Addresses that, bound, are all of a machine's, and the name of none."""
 DEFAULT_MAX_IN_FLIGHT = 256
 """Fetches that one worker has under way at once."""
 DEFAULT_TIMEOUT = 30.0
@@ -157,9 +159,13 @@ class Settings:
         return self.requests_topic, self.results_topic, self.dead_letters_topic
 
     def web_names(self) -> frozenset[str]:
-        """Return the names, beside those of this machine, by which the web server may be asked."""
-        own = {urlsplit(self.web_url).hostname or ""} if self.web_url else set()
-        return frozenset({name.lower() for name in self.web_hosts} | own)
+        """Return the names, beside loopback ones, by which the web server may be asked: among them those by which
+        other workers ask it, because its record says so.
+        """
+        names = {urlsplit(self.web_url).hostname or ""} if self.web_url else set()
+        if self.web_host in ANYWHERE:
+            names.add(socket.gethostname())
+        return frozenset(name.lower() for name in {*self.web_hosts, *names})
 
     def processes(self) -> int:
         """Return how many pool children run: one a core unless set."""

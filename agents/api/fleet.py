@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agents.api.peers import SILENT_AFTER, Heard
+from agents.api.peers import Heard
 from agents.api.selection import Row
+from streams.tables.workers import SILENT_AFTER
 from streams.web.problems import not_ready
 
 PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfinished_s")

@@ -24,6 +24,7 @@ from yarl import URL
 
 from agents.api.selection import Row
 from models import strictjson
+from streams.tables.workers import SILENT_AFTER
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ MAX_ANSWER = 64 << 20
 """Bytes of one answer that are taken from another."""
 TURN_EVERY = 64
 """Rows between two turns of the loop."""
-SILENT_AFTER = 5.0
-"""Seconds after its last record from which a worker is not asked."""
 ROWS = "application/x-ndjson"
 """What a worker tells another: a head, a line a row, and an end that says how many there were."""
 MAX_URL = 2_048

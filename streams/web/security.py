@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from models.errors import SettingsError
+from streams.settings import ANYWHERE
 from streams.web.problems import Problem
 
 HANDLING_LIMIT = 15.0
@@ -37,7 +38,6 @@ HEADERS = {
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that answer by whatever name: kubelets and Prometheus ask by address."""
 
-_EVERY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  bound, they are every address and the name of none
 _LOOKING = frozenset({"GET", "HEAD"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{0,5})?")
 
@@ -89,7 +89,7 @@ def named(bound: str, names: Iterable[str]) -> Middleware:
     the address that the connection came to: a page of somebody else's whose name was turned to us (DNS rebinding)
     asks by that name. Any other gets 421 (RFC 9110, section 15.5.20).
     """
-    known = {name.strip("[]") for name in ("localhost", bound.lower(), *names)} - _EVERY
+    known = {name.strip("[]") for name in ("localhost", bound.lower(), *names)} - ANYWHERE
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -79,6 +79,16 @@ async def test_any_worker_answers_for_all(stage, upstream, two):
     assert told["p50"] is not None
 
 
+async def test_bound_everywhere_they_find_each_other(stage, upstream):
+    """On every address and without a URL of its own a worker is asked by the others by its machine's name."""
+    workers = [await stage.start(MILLRACE_ROLE="all", MILLRACE_WEB_HOST="0.0.0.0", MILLRACE_WEB_TOKEN="t")
+               for _ in range(2)]  # fmt: skip
+    await stage.send([asked(f"{upstream.url}/doc/{number}", number) for number in range(COUNT)])
+    for worker in workers:
+        worker.url = worker.url.replace("0.0.0.0", "127.0.0.1")
+        await until(worker, "/api/tables/answers?limit=100", whole(COUNT))
+
+
 async def test_one_killed_the_other_says_so_and_goes_on(two):
     """After a kill -9 what was the dead one's is told as missing, by name; once it has moved, all is there again."""
     for worker in two:

@@ -242,6 +242,13 @@ async def test_the_address_that_was_dialled_is_ours():
         assert (await raw(server, top + b"0.0.0.0", host=own))[0] == 421
 
 
+async def test_bound_everywhere_the_machines_name_is_ours():
+    """It is what the worker's record says when no MILLRACE_WEB_URL is set, and so what other workers ask by."""
+    names = Settings(web_host="0.0.0.0").web_names()
+    async with Server("0.0.0.0", 0, dict, ROUTES, token=TOKEN, names=names) as server:
+        assert (await ask(server, name=f"{socket.gethostname()}:1"))[0] == 200
+
+
 async def test_addresses_may_be_names_too():
     """MILLRACE_WEB_HOSTS, and the host of MILLRACE_WEB_URL, may be addresses, of either family."""
     names = Settings(web_hosts=("192.0.2.7",), web_url="http://[2001:db8::1]:6066").web_names()
