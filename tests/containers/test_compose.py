@@ -21,6 +21,7 @@ from streams.kafka.broker import free_port
 from tests.containers.container import PATIENCE, inspected, until
 from tests.containers.engine import Engine
 from tests.containers.images import ROOT
+from tests.unit.deploy.test_alerts import dashboard_queries
 
 pytestmark = pytest.mark.containers
 
@@ -195,7 +196,7 @@ async def test_a_killed_worker_is_missed_by_nobody_and_comes_back(
 
 
 async def test_prometheus_reads_the_workers(system: System, browser: aiohttp.ClientSession) -> None:
-    """Prometheus takes our configuration and reads both workers' metrics."""
+    """Prometheus takes our configuration and rules, reads both workers, and can answer what the dashboard asks."""
     async with asyncio.timeout(PATIENCE):
         while True:
             async with browser.get(f"{system.prometheus}/api/v1/targets") as response:
@@ -203,6 +204,16 @@ async def test_prometheus_reads_the_workers(system: System, browser: aiohttp.Cli
             if [each["health"] for each in targets] == ["up", "up"]:
                 break
             await asyncio.sleep(0.5)
+    async with browser.get(f"{system.prometheus}/api/v1/rules") as response:
+        assert (await response.json())["data"]["groups"]
+    answered = 0
+    for query in dashboard_queries():
+        asked = {"query": query.replace("$worker", ".*").replace("$__rate_interval", "1m")}
+        async with browser.get(f"{system.prometheus}/api/v1/query", params=asked) as response:
+            found = await response.json()
+            assert found["status"] == "success" or query.startswith("label_values("), f"{query}: {found}"
+            answered += bool(found.get("data", {}).get("result"))
+    assert answered > 20  # some ask for what does not happen here
     async with browser.get(f"{system.grafana}/api/health") as response:
         assert (await response.json())["dashboards"] == ["millrace"]
 
