@@ -10,17 +10,14 @@ import asyncio
 import logging
 import time
 
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
-
 from agents.reading import Reader
 from agents.tally import OUTCOMES_AGE, Tally
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
 from streams.kafka.transport import RecordBatch
 from streams.settings import Settings
-from streams.tables.recovery import keys_between
-from streams.tables.shelves import Bounds, Gap, Shelves
+from streams.tables.mending import Mending
+from streams.tables.shelves import Bounds, Shelves
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +46,11 @@ def bounds_of(settings: Settings) -> dict[str, Bounds]:
 class Tabulator:
     """Counts batches of results; one for each worker."""
 
-    def __init__(self, settings: Settings, publisher: Publisher, shelves: Shelves) -> None:
+    def __init__(self, settings: Settings, publisher: Publisher, shelves: Shelves, mending: Mending) -> None:
         self._settings = settings
         self._publisher = publisher
         self._shelves = shelves
+        self._mending = mending
         self._reader = Reader()
         self._tallies: dict[int, tuple[Lease, Tally]] = {}
         self.records = 0
@@ -82,20 +80,9 @@ class Tabulator:
         """Keep the tables within their bounds and their changelogs in order, for ever."""
         while True:
             await asyncio.sleep(TEND_EVERY)
-            if self._shelves.unmended:
-                await self._mend(self._shelves.unmended[0])
+            await self._mending.mend(self._publisher)
             if not self._publisher.congested:
                 self.pruned += self._shelves.prune(self._publisher)
-
-    async def _mend(self, gap: Gap) -> None:
-        topic = TopicPartition(self._shelves.topics[gap.table], gap.partition)
-        try:
-            keys = await keys_between(self._settings.kafka, self._settings.worker_id, topic, gap.start, gap.end)
-        except (KafkaError, OSError, TimeoutError) as exc:
-            logger.warning("%s-%d: offsets %d to %d cannot be read, trying again: %s", *topic, gap.start, gap.end, exc)
-            return
-        self._shelves.unmended.remove(gap)
-        self._shelves.rewrite(self._publisher, gap, keys)
 
     def _tally(self, lease: Lease) -> Tally:
         known = self._tallies.get(lease.partition)

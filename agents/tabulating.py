@@ -15,6 +15,7 @@ from streams.app import App, settle_memory
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings
 from streams.tables.changelogs import changelogs, prepare
+from streams.tables.mending import Mending
 from streams.tables.recovery import PAUSE, Recovery
 from streams.tables.shelves import Shelves
 from streams.tables.stores import make_store
@@ -38,6 +39,7 @@ class Tabulating:
         self.recovery: Recovery | None = None
         self.topics = changelogs(settings)
         self.shelves = Shelves(make_store(settings), self.topics, bounds_of(settings), self._leases)
+        self.mending = Mending(settings, self.shelves)
         self.tables = Tables(rows.TABLES, self.shelves, rows.decode)
         self.app.opens(self.open)
         topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
@@ -67,7 +69,7 @@ class Tabulating:
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         self._holds(found[0].partitions)
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
-        self.tabulator = Tabulator(settings, publisher, self.shelves)
+        self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
         tending = asyncio.create_task(self.tabulator.tend(), name="tend tables")
         tending.add_done_callback(self._tended)
         stack.push_async_callback(_end, tending)
@@ -80,6 +82,7 @@ class Tabulating:
         shelves.recovered &= partitions
         for partition in shelves.store.partitions() - partitions:
             shelves.store.drop(partition)
+        self.mending.begin_anew(partitions)
         shelves.waiting_for = "recovering from the changelogs"
         settings = self.settings
         pause = PAUSE if settings.role == "all" else 0.0
@@ -89,6 +92,7 @@ class Tabulating:
         except BrokerError as exc:
             await self.app.crash(exc)
             raise
+        self.mending.note(self.recovery.overwritten)
         shelves.recovered = partitions
         shelves.waiting_for = ""
 

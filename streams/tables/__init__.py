@@ -6,6 +6,7 @@ stores      makes the store that the settings name
 shelves     what is held here: what Kafka has acknowledged, and over it what is on its way
 changelogs  the changelog topics: their names, and making them
 recovery    reads changelogs back
+mending     writes rows again that a former owner wrote over
 view        what this worker holds, for those who ask
 presence    a worker tells of itself
 workers     the latest record of every worker, as each tells of itself once a second

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
@@ -19,11 +19,13 @@ from aiokafka.errors import KafkaError
 from models.errors import BrokerError
 from streams.kafka.client import connection, explain
 from streams.settings import Kafka
-from streams.tables.store import Store, mark, offset_of
+from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Place: TypeAlias = tuple[str, int]
+"""A table and a partition."""
 STALLED = 60.0
 """Seconds without any progress after which recovery is given up."""
 RETRY_PAUSE = 0.5
@@ -37,6 +39,8 @@ POLL_MS = 500
 FETCH_BYTES = 4 << 20
 """Bytes of a partition that one fetch brings."""
 REQUEST_TIMEOUT_MS = 20_000
+MAX_DIGITS = 18
+"""Of an offset."""
 
 
 class Recovery:
@@ -56,6 +60,7 @@ class Recovery:
         self.rows = 0
         self.foreign = 0
         self.echoes = 0
+        self.overwritten: dict[Place, set[bytes]] = {}
 
     @property
     def lag(self) -> int:
@@ -126,25 +131,37 @@ class Recovery:
     def _apply(self, tp: TopicPartition, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
         if tp not in self._wanted:
             return
-        table = self._tables[tp.topic]
+        place = self._tables[tp.topic], tp.partition
         changes: dict[bytes, bytes | None] = {}
         for record in records:
-            key, row = record.key, record.value
+            key = record.key
             if key is None:
                 self.foreign += 1
                 continue
-            there = changes.pop(key) if key in changes else self._store.get(table, tp.partition, key)
-            if row is not None:
-                found = mark(row)
-                if found is None:
-                    self.foreign += 1
-                    row = there
-                elif there is not None and offset_of(there) > found.offset:
-                    self.echoes += 1  # written by a former owner after it had lost the partition
-                    row = there
-            changes[key] = row
+            there = changes.pop(key) if key in changes else self._store.get(*place, key)
+            if self._is_ours(record, there):
+                changes[key] = record.value
+                if place in self.overwritten:
+                    self.overwritten[place].discard(key)
+            else:
+                changes[key] = there
+                self.overwritten.setdefault(place, set()).add(key)
         self.rows += len(records)
-        self._store.apply(table, tp.partition, changes.items(), records[-1].offset + 1)
+        self._store.apply(*place, changes.items(), records[-1].offset + 1)
+
+    def _is_ours(self, record: ConsumerRecord[bytes, bytes], there: bytes | None) -> bool:
+        """Whether a record goes on from the row that is there: what others wrote, and echoes, do not."""
+        if record.value is None:
+            offset = _tombstone_offset(record.headers)
+        elif (found := mark(record.value)) is not None:
+            offset = found.offset
+        else:
+            self.foreign += 1
+            return False
+        if offset is not None and there is not None and offset_of(there) > offset:
+            self.echoes += 1  # written by a former owner after it had lost the partition
+            return False
+        return True
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until the broker answers; give up once nothing has moved for too long, or it never will."""
@@ -158,6 +175,14 @@ class Recovery:
                     raise BrokerError(msg) from exc
                 logger.warning("reading changelogs failed, trying again: %s: %s", type(exc).__name__, exc)
                 await asyncio.sleep(RETRY_PAUSE)
+
+
+def _tombstone_offset(headers: Iterable[tuple[str, bytes | None]]) -> int | None:
+    """Return up to where the row counted that a tombstone ends; None if it does not say."""
+    for name, text in headers:
+        if name == OFFSET_HEADER and text and text.isdigit() and len(text) <= MAX_DIGITS:
+            return int(text)
+    return None
 
 
 async def open_consumer(kafka: Kafka, client_id: str) -> AIOKafkaConsumer:
@@ -178,16 +203,20 @@ async def open_consumer(kafka: Kafka, client_id: str) -> AIOKafkaConsumer:
     return consumer
 
 
-async def keys_between(kafka: Kafka, client_id: str, tp: TopicPartition, start: int, end: int) -> set[bytes]:
-    """Return the keys of the records at these offsets. Raises KafkaError."""
+async def rows_between(
+    kafka: Kafka, client_id: str, tp: TopicPartition, start: int, end: int
+) -> dict[bytes, bytes | None]:
+    """Return the records at these offsets, the latest of each key. Raises KafkaError."""
     consumer = await open_consumer(kafka, client_id)
     try:
         consumer.assign([tp])
         consumer.seek(tp, start)
-        keys: set[bytes] = set()
+        rows: dict[bytes, bytes | None] = {}
         while await consumer.position(tp) < end:
             for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
-                keys |= {record.key for record in records if record.offset < end and record.key is not None}
-        return keys
+                rows |= {
+                    record.key: record.value for record in records if record.offset < end and record.key is not None
+                }
+        return rows
     finally:
         await consumer.stop()

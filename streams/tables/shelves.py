@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 from aiokafka import ConsumerRecord
 
 from streams.kafka.lease import Lease
-from streams.kafka.parcel import RECORD_OVERHEAD, Parcel
-from streams.tables.store import Store, mark, offset_of
+from streams.kafka.parcel import RECORD_OVERHEAD, Headers, Parcel
+from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +56,18 @@ class Publishes(Protocol):
 class Cargo:
     """The rows of one batch on their way to the changelogs: the receipt of each of their parcels."""
 
-    __slots__ = ("_left", "keys", "records", "shelf")
+    __slots__ = ("_left", "keys", "records", "shelf", "then")
 
-    def __init__(self, shelf: Shelf, records: Sequence[ConsumerRecord[bytes, bytes]], left: int) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        records: Sequence[ConsumerRecord[bytes, bytes]],
+        left: int,
+        then: Callable[[], None] | None,
+    ) -> None:
         self.shelf = shelf
         self.records = records
+        self.then = then
         self.keys: list[tuple[str, bytes]] = []
         self._left = left
 
@@ -101,6 +108,8 @@ class Shelf:
             if entry is not None and entry[1] is cargo:
                 del self.pending[table][key]
         self.lease.finish_all([record.offset for record in cargo.records])
+        if cargo.then is not None and cargo.alive:
+            cargo.then()
 
 
 class Shelves:
@@ -141,16 +150,23 @@ class Shelves:
         shelf: Shelf,
         changes: Sequence[tuple[str, bytes, bytes | None]],
         records: Sequence[ConsumerRecord[bytes, bytes]] = (),
+        then: Callable[[], None] | None = None,
     ) -> None:
-        """Send changed rows on their way. The records are finished once all of them have arrived."""
-        cargo = Cargo(shelf, records, len(changes))
+        """Send changed rows on their way. Once all have arrived, the records are finished, and `then` is called.
+
+        A tombstone says up to where the row counted that it ends: so an echo of it is known for one.
+        """
+        cargo = Cargo(shelf, records, len(changes), then)
         if not changes:
             shelf.arrived(cargo)
         cargo.keys = [(table, key) for table, key, _ in changes]
         pending, topics, partition, publish = shelf.pending, self.topics, shelf.partition, publisher.publish
         for table, key, row in changes:
+            headers: Headers = []
+            if row is None and (there := shelf.get(table, key)) is not None:
+                headers = [(OFFSET_HEADER, b"%d" % offset_of(there))]
             pending[table][key] = row, cargo
-            publish(topics[table], partition, Parcel(cargo, 0, key, row, [], _unsendable))
+            publish(topics[table], partition, Parcel(cargo, 0, key, row, headers, _unsendable))
 
     def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[Parcel]) -> None:
         """Put into the store what Kafka has acknowledged, `base` being the first one's offset, -1 if unknown.
@@ -162,8 +178,7 @@ class Shelves:
         table = self._tables[topic]
         expected = self.store.reaches(table, partition)
         if base > (expected or 0):
-            logger.warning("%s-%d: offsets %s to %d are not of this worker's writing: its rows are written again",
-                           topic, partition, expected, base)  # fmt: skip
+            logger.warning("%s-%d: offsets %s to %d are not of this worker's writing", topic, partition, expected, base)
             self.gaps += 1
             self.unmended.append(Gap(table, partition, expected or 0, base))
         changes = [(parcel.key or b"", parcel.value) for parcel in parcels]
@@ -173,14 +188,12 @@ class Shelves:
         """Whether a row of so many bytes can be sent under this key."""
         return len(key) + size + RECORD_OVERHEAD <= publisher.limits[self.topics[table]]
 
-    # -- mending
-
-    def rewrite(self, publisher: Publishes, gap: Gap, keys: Iterable[bytes]) -> None:
-        """Write our rows of these keys again, behind what a stranger wrote."""
+    def in_possession(self, partition: int) -> Shelf | None:
+        """Return the shelf of a partition that is held, recovered, and not being given up."""
         for lease in self._leases():
-            if lease.partition == gap.partition and lease.taking and gap.partition in self.recovered:
-                shelf = self.of(lease)
-                self.ship(publisher, shelf, [(gap.table, key, shelf.get(gap.table, key)) for key in keys])
+            if lease.partition == partition and lease.taking and partition in self.recovered:
+                return self.of(lease)
+        return None
 
     def forget_if_foreign(self, publisher: Publishes, lease: Lease) -> bool:
         """Begin a partition anew if its rows count further than its log goes: they are of a topic that was deleted.

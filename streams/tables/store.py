@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 Change: TypeAlias = tuple[bytes, bytes | None]
 """A key and its row, None for a row that goes."""
 
+OFFSET_HEADER = "offset"
+"""Of a tombstone on a changelog: the results offset that the row counted up to."""
+
 _OFFSET = len(b'{"offset":')
 _MARK = re.compile(rb'\{"offset":([0-9]{1,18}),"at":([0-9]{1,15})[,}]')
 

@@ -47,6 +47,10 @@ class Changelogs:
         sent = [await self.producer.send(self.topics[table], row, key=key, partition=partition) for key, row in rows]
         await asyncio.gather(*sent)
 
+    async def tombstone(self, table: str, partition: int, key: bytes, *offset: bytes | None) -> None:
+        headers = [("offset", text) for text in offset]
+        await self.producer.send_and_wait(self.topics[table], None, key=key, partition=partition, headers=headers)
+
     async def recover(self, store: Store, *partitions: int) -> Recovery:
         recovery = Recovery(self.kafka, "test", store, self.topics)
         await recovery.run(partitions)
@@ -100,10 +104,17 @@ async def test_strangers_and_echoes_change_nothing(changelogs: Changelogs) -> No
         "hosts", 0, [(b"h", row(9, "new")), (b"h", row(3, "an echo")), (b"h", b"garbage"), (b"x", b"\xff")]
     )
     await changelogs.put("hosts", 0, [(b"gone", row(1)), (b"gone", None), (b"gone", row(2))])
+    await changelogs.put("hosts", 0, [(b"kept", row(5)), (b"mended", row(5)), (b"mended", row(4)), (b"mended", row(6))])
+    await changelogs.tombstone("hosts", 0, b"kept", b"4")
+    await changelogs.put("hosts", 0, [(b"ended", row(5)), (b"odd", row(5))])
+    await changelogs.tombstone("hosts", 0, b"ended", b"5")
+    await changelogs.tombstone("hosts", 0, b"odd", None, b"x", b"9" * 5000)
     store = MemoryStore()
     recovery = await changelogs.recover(store, 0)
-    assert (recovery.echoes, recovery.foreign) == (1, 2)
-    assert sorted(store.scan("hosts", 0)) == [(b"gone", row(2)), (b"h", row(9, "new"))]
+    assert (recovery.echoes, recovery.foreign) == (3, 2)
+    left = {b"gone": row(2), b"h": row(9, "new"), b"kept": row(5), b"mended": row(6)}
+    assert dict(store.scan("hosts", 0)) == left
+    assert recovery.overwritten == {("hosts", 0): {b"h", b"x", b"kept"}}, "whose latest record is not ours"
 
 
 async def test_a_store_that_reaches_beyond_the_log_begins_anew(changelogs: Changelogs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -348,6 +349,20 @@ async def test_changelogs_that_do_not_fit_are_refused(kafka: Broker, stage: Stag
     assert any("has 2 partitions" in line and "must be as many" in line for line in worker.log)
 
 
+async def equals_a_replay_soon(stage: Stage) -> None:
+    """Wait until what was written over has been written again, and the tables are what the results add up to."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            await assert_equal_to_replay(stage)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.5)
+        else:
+            return
+
+
 async def test_what_a_former_owner_writes_late_is_written_over(kafka: Broker, stage: Stage) -> None:
     """An old row that arrives in a changelog behind a newer one is noticed, and ours is written again behind it."""
     worker = await tables_worker(stage, MILLRACE_WORKER_ID="one")
@@ -364,7 +379,7 @@ async def test_what_a_former_owner_writes_late_is_written_over(kafka: Broker, st
         while (await stored_raw(stage, topic)).get((partition, b"stranger")) is not None:
             await asyncio.sleep(0.2)
     await until_counted(stage)
-    await assert_equal_to_replay(stage)
+    await equals_a_replay_soon(stage)
     async with listening(stage) as workers:
         await until(lambda: told(workers).get("one", {}).get("gaps") == 1)
     assert sum("not of this worker's writing" in line for line in worker.log) == 1
@@ -396,3 +411,31 @@ async def test_results_made_anew_are_counted_anew(kafka: Broker, stage: Stage) -
         await tables_worker(fresh)
         await until_counted(fresh)
         await assert_equal_to_replay(fresh)
+
+
+async def test_a_frozen_owner_comes_back_and_spoils_nothing(kafka: Broker, stage: Stage) -> None:
+    """A worker frozen in mid-run past its session comes back when another has its partitions: all equals a replay."""
+    first = await tables_worker(stage)
+    putting = asyncio.create_task(put(stage, [result(number) for number in range(COUNT)]))
+    async with asyncio.timeout(PATIENCE):
+        while await stage.count(f"{stage.group}-tables-answers-changelog") < COUNT // 20:
+            await asyncio.sleep(0.01)
+    first.process.send_signal(signal.SIGSTOP)
+    try:
+        await putting
+        second = await tables_worker(stage)  # ready once the group has given up on the first
+        await put(stage, [result(number) for number in range(2000)])
+        await until_counted(stage)
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+    await put(stage, [result(number) for number in range(3000)])
+    await stage.until_ready(first)
+    await until_counted(stage)
+    await equals_a_replay_soon(stage)
+    second.kill()
+    await second.ended()
+    await put(stage, [result(number) for number in range(4000)])
+    await until_counted(stage)
+    await equals_a_replay_soon(stage)
+    first.terminate()
+    assert await first.ended() == 0

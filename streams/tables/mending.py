@@ -1,0 +1,88 @@
+"""Writes our rows again where a changelog's latest record of a key is not ours.
+
+A former owner that does not know yet that it lost a partition may still write to it: a process that was frozen, or a
+batch that was under way. Its rows count less far than the holder's, and stand behind them; compaction would keep
+them. The holder notices by a gap in the offsets of what it writes itself, and whoever recovers by a row that counts
+less far than one before it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from streams.settings import Settings
+from streams.tables.recovery import Place, rows_between
+from streams.tables.shelves import Gap, Publishes, Shelf, Shelves
+from streams.tables.store import mark
+
+logger = logging.getLogger(__name__)
+
+
+class Mending:
+    """What is to be written again. `mend` is called now and then, `begin_anew` before each recovery."""
+
+    def __init__(self, settings: Settings, shelves: Shelves) -> None:
+        self._settings = settings
+        self._shelves = shelves
+        self._overwritten: dict[Place, set[bytes]] = {}
+        self.rewritten = 0
+
+    def begin_anew(self, partitions: Collection[int]) -> None:
+        """Forget what was noted: of a partition where something was still to be mended, all is read again."""
+        for _, partition in self._overwritten:
+            if partition in partitions:
+                self._shelves.store.drop(partition)
+        self._overwritten.clear()
+        self._shelves.unmended.clear()
+
+    def note(self, overwritten: Mapping[Place, Iterable[bytes]]) -> None:
+        """Take note of keys whose latest record is not ours."""
+        for place, keys in overwritten.items():
+            self._overwritten.setdefault(place, set()).update(keys)
+
+    async def mend(self, publisher: Publishes) -> None:
+        """Look into gaps, and write what is ours again."""
+        for gap in list(self._shelves.unmended):
+            await self._look(gap)
+        for (table, partition), keys in list(self._overwritten.items()):
+            shelf = self._shelves.in_possession(partition)
+            if shelf is not None:
+                self._rewrite(publisher, shelf, table, frozenset(keys))
+
+    async def _look(self, gap: Gap) -> None:
+        settings = self._settings
+        topic = TopicPartition(self._shelves.topics[gap.table], gap.partition)
+        try:
+            rows = await rows_between(settings.kafka, settings.worker_id, topic, gap.start, gap.end)
+        except (KafkaError, OSError, TimeoutError) as exc:
+            logger.warning("%s-%d: offsets %d to %d cannot be read, trying again: %s", *topic, gap.start, gap.end, exc)
+            return
+        if gap not in self._shelves.unmended:
+            return  # a recovery came in between
+        self._shelves.unmended.remove(gap)
+        shelf = self._shelves.in_possession(gap.partition)
+        if shelf is None:
+            return
+        marks = [found for row in rows.values() if row is not None and (found := mark(row)) is not None]
+        if any(found.offset >= (shelf.lease.position or 0) for found in marks):
+            logger.warning("%s-%d is another worker's now: it counts further than this one has read", *topic)
+            return
+        self.note({(gap.table, gap.partition): rows})
+
+    def _rewrite(self, publisher: Publishes, shelf: Shelf, table: str, keys: frozenset[bytes]) -> None:
+        place = table, shelf.partition
+
+        def arrived() -> None:
+            self.rewritten += len(keys)
+            left = self._overwritten.get(place, set()) - keys
+            if left:
+                self._overwritten[place] = left
+            else:
+                self._overwritten.pop(place, None)
+
+        logger.warning("%s: %d rows of partition %d are written again", table, len(keys), shelf.partition)
+        self._shelves.ship(publisher, shelf, [(table, key, shelf.get(table, key)) for key in keys], then=arrived)

@@ -1,0 +1,99 @@
+"""Rows whose latest record on the changelog is a former owner's are written again, by the holder alone."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+
+from streams.kafka.lease import CommitPoint
+from streams.settings import Settings
+from streams.tables import mending as module
+from streams.tables.mending import Mending
+from streams.tables.shelves import Bounds, Gap
+from tests.unit.streams.test_shelves import filled, row
+
+PLACE = "a", 0
+
+
+class Scene:
+    """Three rows that are held and acknowledged, and a changelog between 3 and 5 that somebody else wrote."""
+
+    def __init__(self, monkeypatch):
+        self.scene = filled(3, Bounds(10), committed=3)
+        self.shelves, self.publisher = self.scene.shelves, self.scene.publisher
+        self.mending = Mending(Settings(), self.shelves)
+        self.theirs = {}
+        monkeypatch.setattr(module, "rows_between", self._rows_between)
+
+    async def _rows_between(self, *_):
+        if isinstance(self.theirs, Exception):
+            raise self.theirs
+        return self.theirs
+
+    async def mend(self):
+        await self.mending.mend(self.publisher)
+        return sorted((parcel.key, parcel.value) for _, _, parcel in self.publisher.sent)
+
+
+@pytest.fixture
+def scene(monkeypatch):
+    return Scene(monkeypatch)
+
+
+async def test_what_was_written_over_is_written_again_until_it_has_arrived(scene):
+    """Our row, or a tombstone where we have none, goes out again and again until Kafka has it; then no more."""
+    scene.mending.note({PLACE: [b"1", b"nobody's"]})
+    again = [(b"1", row(1)), (b"nobody's", None)]
+    assert await scene.mend() == again
+    assert len(await scene.mend()) == 4, "it has not arrived yet"
+    scene.publisher.acknowledge(scene.shelves)
+    assert await scene.mend() == []
+    assert scene.mending.rewritten == 4
+
+
+async def test_a_gap_is_looked_into(scene):
+    """Keys that a stranger wrote in a gap are written again."""
+    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.theirs = {b"2": row(0), b"x": b"garbage", b"y": None}
+    assert await scene.mend() == [(b"2", row(2)), (b"x", None), (b"y", None)]
+    assert scene.shelves.unmended == []
+
+
+async def test_a_holder_that_others_are_ahead_of_writes_nothing(scene):
+    """Rows that count what we have not read yet are the new owner's: we are the one who does not know yet."""
+    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.theirs = {b"2": row(scene.scene.lease.position)}
+    assert await scene.mend() == []
+    assert await scene.mend() == []
+
+
+async def test_a_gap_that_cannot_be_read_is_tried_again(scene):
+    """While the broker is away the gap is kept."""
+    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.theirs = KafkaConnectionError()
+    assert await scene.mend() == []
+    scene.theirs = {b"2": row(0)}
+    assert await scene.mend() == [(b"2", row(2))]
+
+
+async def test_a_partition_that_is_not_held_is_not_mended(scene):
+    """After the lease has ended nothing is written; whoever recovers sees for himself."""
+    scene.mending.note({PLACE: [b"1"]})
+    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.scene.lease.revoke()
+    assert await scene.mend() == []
+
+
+async def test_what_was_not_mended_is_read_again(scene):
+    """A recovery begins from nothing where something was still to be mended, and elsewhere from what is there."""
+    scene.mending.note({PLACE: [b"1"]})
+    scene.mending.begin_anew({0})
+    assert scene.shelves.store.count("a", 0) == 0
+    assert await scene.mend() == []
+
+
+async def test_a_recovery_without_anything_to_mend_keeps_the_rows(scene):
+    """Nothing noted, nothing dropped."""
+    scene.scene.lease.committed = CommitPoint(3, "")
+    scene.mending.begin_anew({0})
+    assert scene.shelves.store.count("a", 0) == 3
