@@ -29,7 +29,7 @@ CHECKS = 1_000
 """Checks kept of one partition."""
 MINUTES = 10_000
 """Minutes kept of one partition, should their age not end them."""
-TEND_EVERY = 0.5
+TEND_EVERY = 0.25
 """Seconds between two looks at what is beyond its bounds or to be mended."""
 
 
@@ -82,7 +82,9 @@ class Tabulator:
             await asyncio.sleep(TEND_EVERY)
             await self._mending.mend(self._publisher)
             if not self._publisher.congested:
-                self.pruned += self._shelves.prune(self._publisher)
+                for gone in self._shelves.prune(self._publisher):
+                    self.pruned += gone
+                    await asyncio.sleep(0)
 
     def _tally(self, lease: Lease) -> Tally:
         known = self._tallies.get(lease.partition)

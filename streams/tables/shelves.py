@@ -26,6 +26,10 @@ LOOKS = 200
 """The oldest rows of a table and partition that one pruning looks at for their age."""
 
 
+AT_ONCE = 5_000
+"""Rows beyond their number that go at once, of one table and partition: some milliseconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a table keeps: so many rows a partition, and rows of so many seconds; None is no bound."""
@@ -214,27 +218,24 @@ class Shelves:
 
     # -- pruning
 
-    def prune(self, publisher: Publishes) -> int:
-        """Send tombstones for what is beyond the bounds, oldest first. Returns how many.
+    def prune(self, publisher: Publishes) -> Iterator[int]:
+        """Send tombstones for what is beyond the bounds, oldest first. Yields how many, table by table.
 
         Only rows that lie wholly behind the commit go: no replay counts again what such a row had counted.
         """
-        gone = 0
-        for lease in self._leases():
-            point = lease.committed
-            if not lease.taking or point is None or lease.partition not in self.recovered:
-                continue
-            shelf = self.of(lease)
+        for partition in [lease.partition for lease in self._leases()]:
             for table, bounds in self._bounds.items():
-                changes = [(table, key, None) for key in self._excess(shelf, table, bounds, point.offset)]
-                self.ship(publisher, shelf, changes)
-                gone += len(changes)
-        return gone
+                shelf = self.in_possession(partition)
+                if shelf is not None and shelf.lease.committed is not None:
+                    excess = self._excess(shelf, table, bounds, shelf.lease.committed.offset)
+                    changes = [(table, key, None) for key in excess]
+                    self.ship(publisher, shelf, changes)
+                    yield len(changes)
 
     def _excess(self, shelf: Shelf, table: str, bounds: Bounds, committed: int) -> Iterator[bytes]:
         over = self.store.count(table, shelf.partition) - bounds.rows
         oldest = None if bounds.age is None else (self._clock() - bounds.age) * 1000
-        for key, row in self.store.oldest(table, shelf.partition, max(over, 0) + LOOKS):
+        for key, row in self.store.oldest(table, shelf.partition, min(max(over, 0), AT_ONCE) + LOOKS):
             on_its_way = shelf.pending[table].get(key)
             if on_its_way is not None:
                 over -= on_its_way[0] is None

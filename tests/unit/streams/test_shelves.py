@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from streams.kafka.lease import CommitPoint, Lease
-from streams.tables.shelves import LOOKS, Bounds, Shelves
+from streams.tables.shelves import AT_ONCE, LOOKS, Bounds, Shelves
 from streams.tables.store import MemoryStore, mark
 from streams.tables.view import Tables
 
@@ -183,7 +183,7 @@ def filled(count, bounds, committed, at=NOW):
 
 def pruned(scene):
     before = len(scene.publisher.sent)
-    assert scene.shelves.prune(scene.publisher) == len(scene.publisher.sent) - before
+    assert sum(scene.shelves.prune(scene.publisher)) == len(scene.publisher.sent) - before
     return [parcel.key for _, _, parcel in scene.publisher.sent if parcel.value is None]
 
 
@@ -191,10 +191,10 @@ def test_the_oldest_rows_beyond_the_bound_go():
     """Of twelve rows where ten are kept, the two written the longest ago get tombstones, once."""
     scene = filled(12, Bounds(10), committed=12)
     assert pruned(scene) == [b"0", b"1"]
-    assert scene.shelves.prune(scene.publisher) == 0, "they are on their way"
+    assert sum(scene.shelves.prune(scene.publisher)) == 0, "they are on their way"
     scene.publisher.acknowledge(scene.shelves)
     assert scene.shelves.count("a", 0) == 10
-    assert scene.shelves.prune(scene.publisher) == 0
+    assert sum(scene.shelves.prune(scene.publisher)) == 0
 
 
 def test_nothing_that_a_replay_could_count_again_goes():
@@ -222,6 +222,12 @@ def test_a_pruning_looks_at_a_few_rows_only():
     assert len(pruned(scene)) == LOOKS
 
 
+def test_of_many_rows_too_many_some_go_at_once():
+    """A bound that was lowered by much is reached step by step: the loop is not held up."""
+    scene = filled(AT_ONCE + LOOKS + 100, Bounds(10), committed=100_000)
+    assert len(pruned(scene)) == AT_ONCE + LOOKS
+
+
 @pytest.mark.parametrize("state", ["revoked", "draining", "not recovered", "not committed"])
 def test_only_partitions_in_full_possession_are_pruned(state):
     """A partition that is being given up, or not there yet, is not pruned."""
@@ -233,7 +239,7 @@ def test_only_partitions_in_full_possession_are_pruned(state):
         scene.shelves.recovered = set()
     if state == "not committed":
         scene.lease.committed = None
-    assert scene.shelves.prune(scene.publisher) == 0
+    assert sum(scene.shelves.prune(scene.publisher)) == 0
 
 
 def test_the_view_has_what_is_held_and_recovered():

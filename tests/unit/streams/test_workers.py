@@ -1,0 +1,68 @@
+"""What workers tell is kept by worker, with the time since it was heard, and forgotten in time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from aiokafka import ConsumerRecord
+
+from streams.settings import Settings
+from streams.tables.workers import FORGET_AFTER, MOST, Workers
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def record(key, value, at=Clock.now):
+    value = None if value is None else json.dumps(value).encode()
+    return ConsumerRecord("workers", 0, 0, int(at * 1000), 0, key, value, None, 0, 0, ())
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def workers(clock):
+    return Workers(Settings(worker_id="me"), clock=clock)
+
+
+def test_silence_is_counted_from_when_a_record_was_heard(workers, clock):
+    """A record heard live counts from now whatever its writer's clock says; one of the past from its timestamp."""
+    workers.hear(record(b"live", {"role": "all"}, at=clock.now - 300))
+    workers.hear(record(b"past", {}, at=clock.now - 60), live=False)
+    workers.hear(record(b"future", {}, at=clock.now + 60), live=False)
+    clock.now += 2
+    assert [(each["id"], each["silent_s"]) for each in workers.all()] == [("future", 2), ("live", 2), ("past", 62)]
+
+
+def test_the_key_says_whose_record_it_is(workers):
+    """A record that claims another id goes under its key."""
+    workers.hear(record(b"one", {"id": "two"}))
+    assert [each["id"] for each in workers.all()] == ["one"]
+
+
+def test_a_tombstone_and_long_silence_end_a_worker(workers, clock):
+    """One that stopped in order is gone at once, one that was killed after ten minutes."""
+    workers.hear(record(b"stopped", {}))
+    workers.hear(record(b"killed", {}))
+    workers.hear(record(b"stopped", None))
+    assert [each["id"] for each in workers.all()] == ["killed"]
+    clock.now += FORGET_AFTER
+    assert workers.all() == []
+
+
+def test_the_number_of_workers_is_bounded(workers, clock):
+    """Whatever is written to the topic, so many are kept at most: the latest heard."""
+    for number in range(MOST + 50):
+        clock.now += 0.001
+        workers.hear(record(b"%05d" % number, {}))
+    kept = workers.all()
+    assert len(kept) == MOST
+    assert kept[0]["id"] == "00050"
