@@ -28,7 +28,9 @@ def run(options: argparse.Namespace) -> int:
     """Run it; returns 0 after an orderly stop, 1 after a crash."""
     import uvloop
 
+    from agents.commands import FAILED, MISUSED
     from agents.worker import create
+    from models.errors import MillraceError, SettingsError
     from streams import settings as configuration
     from streams.app import run as run_worker
     from streams.reference import unknown
@@ -45,7 +47,13 @@ def run(options: argparse.Namespace) -> int:
         mask.add(secret for source in worker.sources.by_name.values() for secret in secrets_of(source))
         return await run_worker(worker.apps, worker.open)
 
-    code = uvloop.run(main())
+    try:
+        code = uvloop.run(main())
+    except MillraceError as exc:
+        if settings.log_format != "json":
+            raise  # it is told to whoever sits there
+        logging.getLogger(__name__).critical("%s", exc)
+        code = MISUSED if isinstance(exc, SettingsError) else FAILED
     # Python joins its threads at the end: one that waits for a disk that hangs must not keep the process.
     last_resort = threading.Timer(EXIT_GRACE, os._exit, (code,))
     last_resort.daemon = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from streams.kafka.broker import Broker
 from tests.integration.stage import Stage, Upstream, asked
 
 
@@ -46,3 +47,15 @@ async def test_a_workers_log_is_json_and_says_what_matters(stage: Stage, upstrea
     assert any("more lines like this were left out: trying" in message for message in messages)
     assert "hunter22" not in "".join(worker.log)
     assert "user:word" not in "".join(worker.log)
+
+
+async def test_why_a_worker_cannot_start_is_json_too(kafka: Broker, stage: Stage) -> None:
+    """The reason of its end is a critical line like the others, with the exit code that it always has."""
+    for settings, code, reason in (
+        ({"MILLRACE_REQUESTS_TOPIC": "missing"}, 1, "no topic 'missing'"),
+        ({"MILLRACE_TRACES": "on", "OTEL_TRACES_EXPORTER": "jaeger"}, 2, "OTEL_TRACES_EXPORTER: 'jaeger'"),
+    ):
+        worker = await stage.start(ready=False, MILLRACE_LOG_FORMAT="json", **settings)
+        assert await worker.ended() == code
+        lines = [json.loads(line) for line in worker.log]
+        assert [line["message"].startswith(reason) for line in lines if line["level"] == "critical"] == [True]

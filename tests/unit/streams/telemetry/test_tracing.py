@@ -67,6 +67,18 @@ async def test_what_cannot_be_had_is_named(monkeypatch, name, value):
             pass
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("console", "ConsoleSpanExporter"), ("otlp", "OTLPSpanExporter"), ("none", "NoneType")]
+)
+def test_the_standard_variable_names_the_exporter(monkeypatch, name, kind):
+    """OTEL_TRACES_EXPORTER says where spans go: over OTLP, to stdout, or nowhere."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", name)
+    exporter = module._make_exporter()
+    assert type(exporter).__name__ == kind
+    if exporter is not None:
+        exporter.shutdown()
+
+
 async def test_without_the_extra_it_says_what_to_install(monkeypatch):
     """Traces that are wanted but not installed end the start with the command that helps."""
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
