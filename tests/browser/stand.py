@@ -128,6 +128,14 @@ class Tab:
         return [f"{each['id']}: {node['html']} {node['failureSummary']}" for each in found["violations"]
                 for node in each["nodes"]]  # fmt: skip
 
+    async def beyond(self) -> list[str]:
+        """Return the elements that reach beyond the right edge of the screen, but for what can be scrolled there."""
+        return await self.page.evaluate(
+            """() => [...document.querySelectorAll("body *")]
+              .filter((each) => each.getBoundingClientRect().right > innerWidth + 1 && !each.closest(".scroll > *"))
+              .map((each) => `${each.tagName} ${each.className}`)"""
+        )
+
     async def shot(self, name: str) -> None:
         """Keep a picture."""
         SHOTS.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,10 @@
 import { clock } from "./format.js";
 import { patch } from "./patch.js";
 
-const SHARE = 20; // a page asks again no sooner than this many times what its last answer took to make: it costs a worker little
+// A page asks again no sooner than this many times what its last answer took to make, so that it costs a worker little,
+// but after so many milliseconds at the latest: a busy worker takes long without working much.
+const SHARE = 20;
+const LATEST = 5000;
 let under = null;
 let rested = 0;
 let taken = new Date();
@@ -23,7 +26,7 @@ export async function refresh() {
     const response = await fetch(location.href, { signal: mine.signal, headers: { Accept: "text/html" } });
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const [, took] = /dur=([\d.]+)/.exec(response.headers.get("Server-Timing") ?? "dur=0");
-    rested = performance.now() + SHARE * Number(took);
+    rested = performance.now() + Math.min(LATEST, SHARE * Number(took));
     if (under === mine) take(fresh);
   } catch {
     // Lost or given up: the stream says which.
