@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RETRY_PAUSE = 5.0
+"""Seconds between two tries of a recovery that came to no end."""
+
 
 class Tabulating:
     """See the module. `tables` is what others read; `holds` is told how many partitions results have."""
@@ -76,7 +79,11 @@ class Tabulating:
         settle_memory()
 
     async def recover(self) -> None:
-        """Read back what the changelogs have of the partitions just assigned; forget those of others."""
+        """Read back what the changelogs have of the partitions just assigned; forget those of others.
+
+        If that cannot be done, the log and `/readyz` say why. A worker of the tables alone ends; one that answers, too,
+        goes on answering, and tries again: answering never waits for tables.
+        """
         shelves = self.shelves
         partitions = {tp.partition for tp in self.app.holder.assignment()}
         shelves.recovered &= partitions
@@ -84,17 +91,29 @@ class Tabulating:
             shelves.store.drop(partition)
         self.mending.begin_anew(partitions)
         shelves.waiting_for = "recovering from the changelogs"
-        settings = self.settings
-        pause = PAUSE if settings.role == "all" else 0.0
-        self.recovery = Recovery(settings.kafka, settings.worker_id, shelves.store, self.topics, pause=pause)
-        try:
-            await self.recovery.run(partitions)
-        except BrokerError as exc:
-            await self.app.crash(exc)
-            raise
-        self.mending.note(self.recovery.overwritten)
+        while True:
+            try:
+                await self._read_back(partitions)
+            except BrokerError as exc:
+                if self.settings.role != "all":
+                    await self.app.crash(exc)
+                    raise
+                logger.exception("the tables cannot recover, trying again")
+                shelves.waiting_for = f"not recovered: {exc}"
+                await asyncio.sleep(RETRY_PAUSE)
+            else:
+                break
         shelves.recovered = partitions
         shelves.waiting_for = ""
+
+    async def _read_back(self, partitions: set[int]) -> None:
+        settings = self.settings
+        pause = PAUSE if settings.role == "all" else 0.0
+        self.recovery = Recovery(settings.kafka, settings.worker_id, self.shelves.store, self.topics, pause=pause)
+        try:
+            await self.recovery.run(partitions)
+        finally:  # also of what was read before the next rebalance, or a fault
+            self.mending.note(self.recovery.overwritten)
 
     def readiness(self) -> str:
         """Return `ok`, or what the tables wait for."""

@@ -43,7 +43,10 @@ async def prepare(settings: Settings) -> Sequence[Topic]:
     for name in names:
         topic = found.get(name)
         if topic is None:
-            msg = f"no topic {name!r}, and the broker does not let us make it; create it with: millrace topics --create"
+            msg = (
+                f"no topic {name!r}, and the broker does not let us make it; create it with: millrace topics --create; "
+                "or answer without tables: --role answer"
+            )
             raise BrokerError(msg)
         if topic.partitions != results.partitions:
             msg = (

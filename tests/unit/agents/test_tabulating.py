@@ -1,0 +1,100 @@
+"""The part that keeps the tables recovers, or says why it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from faust.types import TP
+
+from agents import tabulating as module
+from agents.tabulating import Tabulating
+from models.errors import BrokerError
+from streams.settings import Settings
+
+
+class Reads:
+    """Stands for recoveries: each fails with what is there for it, or reads a row that an echo lies over."""
+
+    def __init__(self, faults=()):
+        self.faults = list(faults)
+        self.runs = []
+
+    def __call__(self, *_, pause):
+        self.runs.append(pause)
+        return SimpleNamespace(overwritten={("hosts", 1): {b"h"}}, run=self.run, lag=0)
+
+    async def run(self, _):
+        if self.faults:
+            raise self.faults.pop(0)
+
+
+@pytest.fixture
+async def part(monkeypatch, request):
+    part = Tabulating(Settings(role=request.param))
+    part.crashes = []
+
+    async def crash(reason):
+        part.crashes.append(reason)
+
+    monkeypatch.setattr(part.app, "crash", crash)
+    assigned = {TP("results", 1), TP("results", 3)}
+    monkeypatch.setattr(type(part.app), "holder", SimpleNamespace(assignment=lambda: assigned, leases={}))
+    monkeypatch.setattr(module, "RETRY_PAUSE", 0.01)
+    return part
+
+
+def reading(monkeypatch, *faults):
+    reads = Reads(faults)
+    monkeypatch.setattr(module, "Recovery", reads)
+    return reads
+
+
+@pytest.mark.parametrize("part", ["all"], indirect=True)
+async def test_a_worker_that_answers_tries_again_and_says_why(part, monkeypatch):
+    """A changelog that cannot be read ends nobody who answers: readiness has the reason, until it can be read."""
+    reads = reading(monkeypatch, BrokerError("hosts-1 cannot be read"), BrokerError("hosts-1 cannot be read"))
+    recovering = asyncio.create_task(part.recover())
+    while len(reads.runs) < 2:
+        await asyncio.sleep(0)
+    assert "hosts-1 cannot be read" in part.shelves.waiting_for
+    await recovering
+    assert (part.crashes, part.shelves.waiting_for, part.shelves.recovered) == ([], "", {1, 3})
+    assert all(reads.runs), "it leaves the loop to answering"
+
+
+@pytest.mark.parametrize("part", ["tables"], indirect=True)
+async def test_a_worker_of_the_tables_alone_ends_with_the_reason(part, monkeypatch):
+    """Whoever watches the process sees it end, and why."""
+    reads = reading(monkeypatch, BrokerError("hosts-1 cannot be read"))
+    with pytest.raises(BrokerError, match="hosts-1"):
+        await part.recover()
+    assert [str(reason) for reason in part.crashes] == ["hosts-1 cannot be read"]
+    assert part.shelves.recovered == set()
+    assert reads.runs == [0.0]
+
+
+@pytest.mark.parametrize("part", ["all"], indirect=True)
+async def test_what_is_another_s_is_forgotten(part, monkeypatch):
+    """Rows of partitions that went to others are dropped before the rest is read back; those that stayed are kept."""
+    reading(monkeypatch)
+    for partition in (1, 2):
+        part.shelves.store.apply("hosts", partition, [(b"h", b'{"offset":1,"at":1}')], 1)
+    part.shelves.recovered = {1, 2}
+    await part.recover()
+    assert part.shelves.store.partitions() == {1}
+    assert part.shelves.recovered == {1, 3}
+
+
+@pytest.mark.parametrize("part", ["all"], indirect=True)
+async def test_a_recovery_that_was_cut_off_is_begun_anew(part, monkeypatch):
+    """What a recovery met before a rebalance cut it off is not lost: its partition is read from the beginning."""
+    reading(monkeypatch, asyncio.CancelledError())
+    part.shelves.store.apply("hosts", 1, [(b"h", b'{"offset":1,"at":1}')], 1)
+    with pytest.raises(asyncio.CancelledError):
+        await part.recover()
+    assert part.shelves.recovered == set()
+    reading(monkeypatch)
+    await part.recover()
+    assert part.shelves.store.reaches("hosts", 1) is None
