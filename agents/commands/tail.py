@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from typing import Any
 
-from agents.commands import DONE
+from agents.commands import DONE, say
 from models import strictjson
 from models.errors import OUTCOMES
 from models.result import ResultSchema, read_result
 
 HELP = "follow the results"
 
+WATCH_EVERY = 2.0
+"""Seconds between two looks at whether the broker is there."""
 WIDTH = 100
 """Characters of a document that a line for people shows."""
 
@@ -23,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outcome", choices=OUTCOMES, action="append", help="only these outcomes (may be repeated)")
     parser.add_argument("--key", help="only results with this key")
     parser.add_argument("--from-beginning", action="store_true", help="from the earliest result on, not from now on")
+    parser.add_argument("--give-up", type=float, metavar="SECONDS",
+                        help="end with 1 if the broker is away for so long (default: wait for it)")  # fmt: skip
     parser.add_argument("-n", "--count", type=_count, metavar="N", help="stop after N results")
     parser.add_argument("--json", action="store_true", help="the results as they are, one JSON object a line")
 
@@ -45,7 +50,7 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
     from aiokafka import AIOKafkaConsumer
     from aiokafka.errors import KafkaError
 
-    from streams.kafka.client import connection, explain
+    from streams.kafka.client import connection, explain, stop
     from streams.kafka.topics import require
 
     await require(settings.kafka, read=[settings.results_topic])
@@ -55,28 +60,66 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
         auto_offset_reset="earliest" if options.from_beginning else "latest",
         isolation_level="read_committed",
     )
-    key = options.key.encode() if options.key else None
-    shown = 0
     try:
         await consumer.start()
-        async for record in consumer:
-            if key is not None and record.key != key:
-                continue
-            line = _shown(record.value, options)
-            if line is None:
-                continue
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
-            shown += 1
-            if options.count is not None and shown >= options.count:
-                return DONE
+        following = {asyncio.create_task(_follow(consumer, options)),
+                     asyncio.create_task(_watch(settings.kafka, options.give_up))}  # fmt: skip
+        done, pending = await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for task in done:
+            task.result()
     except (KafkaError, OSError) as exc:
         if isinstance(exc, BrokenPipeError):
             raise
         raise explain(exc, settings.kafka) from exc
     finally:
-        await consumer.stop()
+        await stop(consumer)
     return DONE
+
+
+async def _follow(consumer: Any, options: argparse.Namespace) -> None:
+    """Print what was asked for, until --count."""
+    key = options.key.encode() if options.key else None
+    shown = 0
+    async for record in consumer:
+        line = _shown(record.value, options) if key is None or record.key == key else None
+        if line is None:
+            continue
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+        shown += 1
+        if options.count is not None and shown >= options.count:
+            return
+
+
+async def _watch(kafka: Any, give_up: float | None) -> None:
+    """Say once that the broker is away, and once that it is back: the consumer itself tries for ever without a word.
+
+    Raises BrokerError when it refuses us, or has been away for `give_up` seconds.
+    """
+    from models.errors import AccessError, BrokerError
+    from streams.kafka.door import Door
+
+    away: float | None = None
+    while True:
+        await asyncio.sleep(WATCH_EVERY)
+        try:
+            async with Door(kafka):
+                pass
+        except AccessError:
+            raise
+        except BrokerError as exc:
+            if away is None:
+                away = time.monotonic()
+                say(f"millrace tail: {exc}; waiting for it")
+            if give_up is not None and time.monotonic() - away >= give_up:
+                raise
+        else:
+            if away is not None:
+                say("millrace tail: Kafka is there again")
+            away = None
 
 
 def _shown(value: bytes | None, options: argparse.Namespace) -> str | None:

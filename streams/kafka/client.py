@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Mapping
 from typing import Any, cast
 
-from aiokafka import TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.helpers import create_ssl_context
 
 from models.errors import AccessError, BrokerError, SettingsError
@@ -48,6 +50,12 @@ def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
     except (OSError, ValueError) as exc:
         msg = f"KAFKA_SSL_*: the certificates cannot be loaded: {exc}"
         raise SettingsError(msg) from exc
+
+
+async def stop(consumer: AIOKafkaConsumer) -> None:
+    """Close a consumer. aiokafka lets the cancellation of its own fetches out while the broker is away."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await consumer.stop()
 
 
 def places(kafka: Kafka) -> list[tuple[str, int]]:
@@ -144,4 +152,4 @@ def _to(kafka: Kafka) -> str:
     return f" User:{kafka.sasl_username}" if named else ""
 
 
-__all__ = ["TopicPartition", "connection", "explain", "places"]
+__all__ = ["TopicPartition", "connection", "explain", "places", "stop"]

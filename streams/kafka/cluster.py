@@ -22,6 +22,8 @@ OPERATIONS = {READ: "Read", WRITE: "Write", CREATE: "Create", DESCRIBE: "Describ
 UNKNOWN = -(1 << 31)
 """What a broker tells that does not say which operations are granted."""
 MAX_OPERATIONS = 31
+MAX_STRING = (1 << 15) - 1
+"""Bytes of a string on the wire."""
 
 
 class Broker(NamedTuple):
@@ -132,7 +134,7 @@ def _topic(error: int, name: str, _: bool, partitions: Any, operations: int) -> 
 
 async def granted_on_group(kafka: Kafka, door: Door, group: str) -> frozenset[int] | None:
     """Return what we may do with a group, None if nobody says."""
-    if not _takes(door, _GroupsStruct):
+    if not _takes(door, _GroupsStruct) or len(group.encode()) > MAX_STRING:
         return None
     place = await door.ask(FindCoordinatorRequest(group, 0))
     if place.error_code == GroupAuthorizationFailedError.errno:

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError
 from streams.kafka import lenient
-from streams.kafka.client import connection, explain
+from streams.kafka.client import connection, explain, stop
 from streams.kafka.door import reason
 from streams.settings import Kafka
 
@@ -49,7 +49,7 @@ class Reader:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        await stop(self._consumer)
 
     async def spans(self, topic: str, partitions: int, since: float | None = None) -> dict[TopicPartition, Span]:
         """Return what each partition holds now, or of that what came at `since` (seconds since the epoch) and after.

@@ -172,6 +172,40 @@ async def test_a_worker_that_cannot_start_says_why(stage: Stage, kafka: Broker) 
         assert (code, "cannot be reached" in err, "Traceback" in err) == (1, True, False), err
 
 
+async def test_tail_waits_for_a_broker_that_goes_away(kafka: Broker, upstream: Upstream) -> None:
+    """It says once that the broker is away and once that it is back, and goes on; with --give-up it ends with 1."""
+    if kafka.apache is None:
+        pytest.skip("needs a broker of the test's own")
+    with Apache() as broker:
+        async with Stage(broker.servers) as stage:
+            await stage.create_topics()
+
+            async def tail(*options: str) -> asyncio.subprocess.Process:
+                return await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "agents", "tail", *options, env=stage.environment,
+                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                )  # fmt: skip
+
+            waiting = await tail("--from-beginning", "-n", "2", "--json")
+            giving_up = await tail("--from-beginning", "--give-up", "1")
+            await (await stage.producer.send(stage.results, b'{"id": "a", "outcome": "ok"}', partition=0))
+            assert waiting.stdout is not None
+            assert waiting.stderr is not None
+            assert giving_up.stdout is not None
+            async with asyncio.timeout(PATIENCE):
+                for each in (waiting, giving_up):
+                    assert b'"a"' in await each.stdout.readline()
+                await asyncio.to_thread(broker.stop)
+                assert b"cannot be reached" in await waiting.stderr.readline()
+                _, err = await giving_up.communicate()
+                assert (giving_up.returncode, b"millrace: Kafka at" in err, len(err.splitlines())) == (1, True, 2), err
+                await asyncio.to_thread(broker.start)
+                assert b"there again" in await waiting.stderr.readline()
+                await (await stage.producer.send(stage.results, b'{"id": "b", "outcome": "ok"}', partition=0))
+                out, err = await waiting.communicate()
+            assert (waiting.returncode, b'"b"' in out, err) == (0, True, b"")
+
+
 async def test_a_member_that_the_group_refuses_ends_with_the_reason(kafka: Broker, stage: Stage) -> None:
     """Aiokafka gives up joining in the background; the worker notices, says why and ends."""
     code, _, err = await millrace(stage, "worker", MILLRACE_GROUP="g" * 40_000)
