@@ -71,8 +71,16 @@ def test_alerts_ask_for_what_is_exported(rule):
 
 def test_dashboards_ask_for_what_is_exported():
     """Every query of the Grafana dashboards is of metrics and labels that workers export."""
-    for query in dashboard_queries():
+    queries = dashboard_queries()
+    assert len(queries) > 10
+    for query in queries:
         assert_exported(query)
+
+
+def test_the_runbook_knows_every_alert_and_no_other():
+    """Whoever is woken by an alert finds its name in the runbook; what it names there is."""
+    told = set(re.findall(r"\bMillrace[A-Z]\w+", (ROOT / "docs/runbook.md").read_text()))
+    assert told == {rule["alert"] for rule in rules()}
 
 
 def promtool(*arguments: str) -> None:
