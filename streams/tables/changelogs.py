@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from models.errors import BrokerError
+from streams.kafka.cluster import require_access
 from streams.kafka.topics import Admin, Topic
 from streams.settings import Settings
 
@@ -57,6 +58,8 @@ async def prepare(settings: Settings) -> Sequence[Topic]:
         if topic.cleanup is not None and topic.cleanup != "compact":
             logger.warning("topic %r has cleanup.policy=%s: rows that Kafka deletes are missing after a restart",
                            name, topic.cleanup)  # fmt: skip
+    group = f"{settings.group}-tables"
+    await require_access(settings.kafka, read=[results.name, *names], write=names, groups=[group])
     return [found[name] for name in names]
 
 
