@@ -73,11 +73,12 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
 
 
 def _line(finding: Finding) -> str:
+    text = f"{finding.subject}: {finding.seen}" + (f"\n         → {finding.advice}" if finding.advice else "")
+    clean = "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
     state = f"{finding.state:8}"
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         state = f"\033[{COLOURS[finding.state]}m{state}\033[0m"
-    line = f"{state} {finding.subject}: {finding.seen}" + (f"\n         → {finding.advice}" if finding.advice else "")
-    return "".join(char if char.isprintable() or char in "\n\033" else "�" for char in line)
+    return f"{state} {clean}"
 
 
 def _json(finding: Finding) -> str:

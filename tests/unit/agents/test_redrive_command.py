@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from agents.checkup.finding import ok, problem
+from agents.commands import MISUSED, doctor, redrive, run
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-11-22T14:00Z", datetime(2026, 11, 22, 14, tzinfo=UTC).timestamp()),
+        ("2026-11-22T14:00+01:00", datetime(2026, 11, 22, 13, tzinfo=UTC).timestamp()),
+    ],
+)
+def test_a_moment_is_a_date(text, moment):
+    """A date with its zone is that moment."""
+    assert redrive._moment(text) == moment
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("5m", 300), ("2h", 7200), ("7d", 604_800)])
+def test_a_moment_may_be_so_long_ago(text, seconds):
+    """A number with a unit is that long before now."""
+    assert abs(time.time() - seconds - redrive._moment(text)) < 5
+
+
+@pytest.mark.parametrize("read", [redrive._moment, redrive._place, redrive._positive, redrive._rate])
+@pytest.mark.parametrize("text", ["", "x", "1:", "-1", "inf", "nan", "2026-99-99"])
+def test_what_is_none_is_refused_with_an_example(read, text):
+    """Each kind of option says what it takes."""
+    with pytest.raises(argparse.ArgumentTypeError, match="is no "):
+        read(text)
+
+
+@pytest.mark.parametrize("options", [[], ["--all", "--outcome", "timeout"], ["--limit", "3"], ["--dry-run"]])
+def test_a_choice_must_be_made(options, capsys):
+    """Neither nothing nor everything by mistake: either a choice, or --all."""
+    assert run(["redrive", *options]) == MISUSED
+    assert "choose by --outcome" in capsys.readouterr().err
+
+
+def test_a_finding_is_a_line_and_its_advice_another():
+    """State, what and how it is; what to do is below; what a terminal would obey is not passed on."""
+    assert doctor._line(ok("a", "fine")) == "ok       a: fine"
+    assert doctor._line(problem("a", "b\x1bc", "do it")) == "problem  a: b�c\n         → do it"
+    assert doctor._json(ok("a", "fine")) == '{"subject":"a","state":"ok","seen":"fine"}'

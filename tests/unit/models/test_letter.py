@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+
+from models.letter import Choice, Letter, read_count, read_letter
+
+SAID = {
+    "topic": b"requests", "partition": b"3", "offset": b"42", "timestamp": b"1500", "first": b"requests-0-7",
+    "group": b"g", "delivery.count": b"2", "id": b"a", "host": b"h:80", "message": b"no", "outcome": b"timeout",
+}  # fmt: skip
+
+
+def letter(*own: tuple[str, bytes | None], at: int = 2_000, **said: bytes | None) -> Letter:
+    """Read a letter with these headers of its own, and what a worker says, changed."""
+    headers = [*own, *(("__dlq.errors." + name, content) for name, content in (SAID | said).items())]
+    return read_letter((1, 9), at, b"k", b"v", headers)
+
+
+def test_a_letter_says_what_went_wrong_and_where():
+    """Place, time and every header of a worker's letter are read; its mark is the request's own place and time."""
+    read = letter(("mine", b"1"))
+    assert read[:5] == (1, 9, 2.0, b"k", b"v")
+    assert (read.request_id, read.outcome, read.message, read.host) == ("a", "timeout", "no", "h:80")
+    assert (read.topic, read.origin_partition, read.origin_offset, read.requested_at) == ("requests", 3, 42, 1.5)
+    assert (read.attempts, read.left_out, read.redriven, read.place) == (2, None, False, (1, 9))
+    assert read.mark == b"requests-3-42-1500"
+    assert read.flaw("requests") is None
+
+
+def test_it_becomes_a_request_with_its_id_count_and_first_place():
+    """Its own headers stay, null ones too; what was said of its failure goes, but what must go on."""
+    headers = letter(("mine", b"1"), ("null", None), ("ce_id", b"old"), ("ce_type", b"t")).request_headers()
+    assert headers == [
+        ("mine", b"1"), ("null", None), ("ce_type", b"t"), ("__dlq.errors.first", b"requests-0-7"),
+        ("__dlq.errors.delivery.count", b"2"), ("ce_id", b"a"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "flaw"),
+    [
+        ({"topic": None}, "no headers of a dead letter"),
+        ({"offset": b"x"}, "no headers of a dead letter"),
+        ({"partition": b"9" * 30}, "no headers of a dead letter"),
+        ({"id": None}, "no headers of a dead letter"),
+        ({"topic": b"other"}, "came from topic 'other', not 'requests'"),
+        ({"value.bytes": b"2000"}, "its value of 2000 bytes was left out"),
+        ({"id": b"x" * 129}, "over 128 characters"),
+    ],
+)
+def test_why_one_cannot_be_redriven_is_said(said, flaw):
+    """What others wrote to the topic, another installation's, one without value, an id that could not be kept."""
+    assert flaw in (letter(**said).flaw("requests") or "")
+
+
+def test_what_is_no_letter_is_read_all_the_same():
+    """Others may write to the topic too: nothing of it is believed, nothing raises."""
+    read = read_letter(
+        (0, 0), 0, None, None, [("a", b"\xff"), ("__dlq.errors.id", b"\xff"), ("__dlq.errors.topic", None)]
+    )
+    assert (read.topic, read.request_id, read.attempts) == (None, "�", 0)
+
+
+@pytest.mark.parametrize(("text", "count"), [("7", 7), (None, 0), ("-1", 0), ("٣", 0), ("9" * 10, 0), ("", 0)])
+def test_only_a_small_number_is_a_count(text, count):
+    """A planted count is not believed."""
+    assert read_count(text) == count
+
+
+@pytest.mark.parametrize(
+    ("choice", "taken"),
+    [
+        (Choice(), True),
+        (Choice(outcomes=frozenset({"timeout", "denied"})), True),
+        (Choice(outcomes=frozenset({"denied"})), False),
+        (Choice(hosts=frozenset({"h"})), True),
+        (Choice(hosts=frozenset({"h:80"})), True),
+        (Choice(hosts=frozenset({"h:81"})), False),
+        (Choice(ids=frozenset({"a"})), True),
+        (Choice(ids=frozenset({"b"})), False),
+        (Choice(places=frozenset({(1, 9)})), True),
+        (Choice(places=frozenset({(9, 1)})), False),
+        (Choice(since=2.0), True),
+        (Choice(since=2.1), False),
+        (Choice(until=2.0), False),
+        (Choice(until=2.1), True),
+        (Choice(outcomes=frozenset({"timeout"}), ids=frozenset({"b"})), False),
+    ],
+)
+def test_a_choice_takes_what_matches_all_of_it(choice, taken):
+    """Each kind that is given must match, by any of its values; times from `since` to before `until`."""
+    assert choice.takes(letter()) is taken
+
+
+def test_a_letter_without_host_is_chosen_by_no_host():
+    """What was no request has no host, and an empty one matches nothing."""
+    assert not Choice(hosts=frozenset({"h"})).takes(letter(host=None))
+    assert Choice(outcomes=frozenset({"timeout"})).takes(letter(host=None))
