@@ -3,11 +3,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from models.errors import BrokerError
 from streams.kafka.broker import Broker
 from streams.kafka.broker import broker as give_broker
+
+hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no slow code
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
