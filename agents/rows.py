@@ -28,12 +28,15 @@ MICRO = 6
 
 
 def merge(table: str, rows: Iterable[Row]) -> Row:
-    """Make one row of the partial rows of one key. Raises ValueError for no rows, KeyError for an unknown table."""
+    """Make one row of the partial rows of one key; those that cannot be read count only if there is no other.
+
+    Raises ValueError for no rows, KeyError for an unknown table.
+    """
     parts = list(rows)
     if not parts:
         msg = "nothing to merge"
         raise ValueError(msg)
-    return reduce(_MERGERS[table], parts)
+    return reduce(_MERGERS[table], [row for row in parts if "unreadable" not in row] or parts[:1])
 
 
 def _answers(one: Row, other: Row) -> Row:

@@ -13,6 +13,8 @@ from streams.web.problems import not_ready
 PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfinished_s")
 """What is told of a partition beside its topic, number and owner."""
 
+_LISTS = ("partitions", "hosts", "sources")
+
 
 class Fleet:
     """What all workers tell of themselves. `heard` is None until it is known, and in a role that does not listen."""
@@ -24,7 +26,7 @@ class Fleet:
         """Return every worker's latest record, `answering` or not. Raises Problem."""
         if self.heard is None:
             raise not_ready("the workers' records are not there yet, or this worker has not the role of tables")
-        return [{**record, "answering": _answers(record)} for record in self.heard.all()]
+        return [{**_plain(record), "answering": _answers(record)} for record in self.heard.all()]
 
     def workers(self) -> dict[str, Any]:
         """Return the workers."""
@@ -36,7 +38,9 @@ class Fleet:
         for record in self.records():
             rank = (record["answering"], -record["silent_s"])
             for each in record.get("partitions") or ():
-                place = str(each.get("topic")), int(each.get("partition", -1))
+                place = str(each.get("topic")), each.get("partition")
+                if type(place[1]) is not int:
+                    continue
                 told = {"topic": place[0], "partition": place[1], "owner": record["id"],
                         "owner_answers": record["answering"]}  # fmt: skip
                 told |= {name: each.get(name) for name in PARTITION}
@@ -55,7 +59,8 @@ class Fleet:
 
     def caches(self) -> list[Row]:
         """Return each worker's cache."""
-        return [{"worker": record["id"], **record["cache"]} for record in self.records() if record.get("cache")]
+        told = ((record["id"], record.get("cache")) for record in self.records())
+        return [{"worker": name, **cache} for name, cache in told if isinstance(cache, dict)]
 
     def hosts(self) -> dict[str, list[Row]]:
         """Return by host what each worker tells of its breaker and limits."""
@@ -66,6 +71,13 @@ class Fleet:
                     told = {name: value for name, value in host.items() if name != "host"}
                     found.setdefault(str(host.get("host")), []).append({"worker": record["id"], **told})
         return found
+
+
+def _plain(record: Row) -> Row:
+    """Return a record whose lists are lists of objects: whoever may write to the topic may write anything."""
+    told = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
+            for name in _LISTS if name in record}  # fmt: skip
+    return {**record, **told}
 
 
 def _answers(record: Mapping[str, Any]) -> bool:

@@ -57,14 +57,13 @@ class Overview:
     def note(self) -> None:
         """Note what every worker has counted so far."""
         if self._fleet.heard is not None:
-            self._notes.append({
-                record["id"]: record for record in self._fleet.heard.all() if isinstance(record.get("answers"), dict)
-            })  # fmt: skip
+            self._notes.append({record["id"]: record for record in self._fleet.heard.all() if _counts(record)})
 
     async def tell(self) -> dict[str, Any]:
         """Return the figures: None where something is not known. Raises Problem."""
         records = self._fleet.records()
         answering = [record for record in records if record["answering"]]
+        in_flight = [record.get("in_flight") for record in answering]
         minute = self._since(WINDOW)
         cache = _added(each["cache"] for each in minute)
         known = sum(cache.values())
@@ -74,7 +73,7 @@ class Overview:
             "silent": len(records) - len(answering),
             "throughput": self._rate(),
             "lag": self._lag(),
-            "in_flight": sum(record.get("in_flight") or 0 for record in answering),
+            "in_flight": sum(each for each in in_flight if type(each) is int),
             **quantiles(each["latency"] for each in minute),
             "cache_hit_rate": sum(cache[state] for state in HITS) / known if known else None,
             "outcomes": dict(_added(each["outcomes"] for each in minute)),
@@ -85,7 +84,7 @@ class Overview:
         """Return how many requests are not answered; None if that is unknown of one partition, or of all."""
         partitions = [each for each in self._fleet.partitions()["partitions"] if each["topic"] == self._requests]
         lags = [(0 if each["end"] == 0 else each["lag"]) if each["owner_answers"] else None for each in partitions]
-        known = [lag for lag in lags if lag is not None]
+        known = [lag for lag in lags if type(lag) is int]
         return sum(known) if known and len(known) == len(lags) else None
 
     def _since(self, seconds: int) -> list[Row]:
@@ -124,7 +123,8 @@ class Overview:
             found = await self._tables.rows("outcomes", [name.encode() for name in names])
         except Problem as exc:
             return {"minutes": [], "partial": {"missing": [{"worker": None, "reason": exc.detail}]}}
-        minutes = [_minute(found["rows"][name.encode()]) for name in names if name.encode() in found["rows"]]
+        rows = [found["rows"].get(name.encode(), {}) for name in names]
+        minutes = [_minute(row) for row in rows if isinstance(row.get("answers"), dict) and "latency" in row]
         partial = {"partial": found["partial"]} if "partial" in found else {}
         return {"minutes": minutes, **partial}
 
@@ -138,9 +138,22 @@ def quantiles(latencies: Iterable[Mapping[str, Any]]) -> dict[str, float | None]
     return {name: whole.quantile(share) for name, share in SHARES.items()}
 
 
+def _counts(record: Row) -> bool:
+    """Whether a record tells what its worker has answered, as workers do."""
+    try:
+        _age(record)
+        answers = record["answers"]
+        figures = [answers["total"], *answers["outcomes"].values(), *answers["cache"].values()]
+        return all(type(each) is int for each in [*figures, *answers["latency"]["counts"]])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
 def _minute(row: Row) -> Row:
     answers = row["answers"]
-    return {"minute": row["minute"], "total": sum(answers.values()), "outcomes": answers, **quantiles([row["latency"]])}
+    total = sum(each for each in answers.values() if type(each) is int)
+    told = {"minute": row.get("minute"), "total": total, "outcomes": answers}
+    return {**told, **quantiles([row["latency"]])}
 
 
 def _difference(record: Row, before: Row | None) -> Row:
@@ -150,8 +163,8 @@ def _difference(record: Row, before: Row | None) -> Row:
     return {
         "outcomes": Counter(now["outcomes"]) - Counter(then.get("outcomes", {})),
         "cache": Counter(now["cache"]) - Counter(then.get("cache", {})),
-        "latency": {"le": latency["le"], "sum": 0.0,
-                    "counts": [max(0, a - b) for a, b in zip(latency["counts"], counts, strict=True)]},
+        "latency": {"le": latency.get("le"), "sum": 0.0,
+                    "counts": [max(0, a - b) for a, b in zip(latency["counts"], counts, strict=False)]},
     }  # fmt: skip
 
 

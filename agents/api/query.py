@@ -107,7 +107,7 @@ class Query:
         """Return a page of upstream hosts: each one's row, and what the workers tell of its breaker and limits."""
         page = await self.rows("hosts", **asked)
         told = self._fleet.hosts() if self._fleet.heard is not None else {}
-        return page | {"rows": [{**row, "workers": told.get(row["host"], [])} for row in page["rows"]]}
+        return page | {"rows": [{**row, "workers": told.get(row.get("host", ""), [])} for row in page["rows"]]}
 
     async def cache(self) -> dict[str, Any]:
         """Return this worker's own cache, and under `workers` everybody's."""

@@ -143,10 +143,10 @@ async def _looked_up(held: Held, table: str, page: Page, partitions: Partitions)
     async for [place] in sliced(dict.fromkeys(place for place, _ in page.rows()), 1):
         key = place[3]
         if parts := held.get(table, key, partitions):
-            whole = rows.merge(table, parts)
+            row = whole(table, parts)
             # One that stands elsewhere by now, or whose latest row is in another partition, is not of this page.
-            if page.has(place, key, whole):
-                found.rows.append((key, whole))
+            if page.has(place, key, row):
+                found.rows.append((key, row))
     return found
 
 
@@ -161,7 +161,17 @@ async def merged(table: str, parts: AsyncIterator[Pairs]) -> AsyncIterator[Pairs
         for key, row in pairs:
             by_key.setdefault(key, []).append(row)
     async for found in sliced(by_key.items()):
-        yield [(key, rows.merge(table, each) if len(each) > 1 else each[0]) for key, each in found]
+        yield [(key, whole(table, each)) for key, each in found]
+
+
+def whole(table: str, parts: Sequence[Row]) -> Row:
+    """Return one row made of partial ones. What another worker tells may be of another version, or nonsense."""
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return rows.merge(table, parts)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {"unreadable": True}
 
 
 async def parts_of(held: Held, table: str, prefix: bytes, partitions: Partitions = None) -> Found:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
-from agents import rows
 from agents.api.peers import Peers, Told
 from agents.api.selection import Row, Selection
-from agents.api.shelf import LATEST, Found, Held, Page, keyed, keys_of, merged, page_of, parts_of, sliced
+from agents.api.shelf import LATEST, Found, Held, Page, keyed, keys_of, merged, page_of, parts_of, sliced, whole
 from streams.web.problems import Problem, not_ready
 
 MAX_SCANS = 2
@@ -134,8 +133,7 @@ class TableQuery:
                 parts[key] = found
         for key, row in told.rows:
             parts.setdefault(key, []).append(row)
-        whole = {key: rows.merge(table, found) for key, found in parts.items()}
-        return _partial({"rows": whole}, told.missing)
+        return _partial({"rows": {key: whole(table, found) for key, found in parts.items()}}, told.missing)
 
     async def held(
         self, table: str, partitions: frozenset[int], query: Mapping[str, Any]
@@ -195,7 +193,7 @@ def _result(row: Row) -> Row:
 def _latest(found: Sequence[tuple[bytes, Row]]) -> dict[bytes, Row]:
     latest: dict[bytes, Row] = {}
     for key, row in found:
-        latest[key] = rows.merge(LATEST, [latest[key], row]) if key in latest else row
+        latest[key] = whole(LATEST, [latest[key], row]) if key in latest else row
     return latest
 
 

@@ -80,3 +80,31 @@ async def test_before_anything_is_known_it_is_said(ask):
             await getattr(query, ask)()
     assert raised.value.status == 503
     assert raised.value.headers["Retry-After"]
+
+
+NONSENSE = [
+    {"partitions": 5, "hosts": {"a": 1}, "sources": "x", "cache": [1], "tables": 7, "answers": [], "in_flight": "many"},
+    {"partitions": [1, None, {}, {"partition": "0"}], "hosts": [None, {}], "sources": [[]], "answers": {"total": "9"}},
+    {
+        "at": 7,
+        "started_at": None,
+        "url": 8,
+        "answers": {"total": 1, "outcomes": {"ok": "1"}, "cache": {}, "latency": {}},
+    },
+    {
+        "answers": {"total": 1, "outcomes": {}, "cache": {}, "latency": {"counts": [1]}},
+        "partitions": [{"partition": 1}],
+    },
+]
+
+
+@pytest.mark.parametrize("record", NONSENSE)
+async def test_a_record_of_nobodys_breaks_nothing(record):
+    """Whatever somebody wrote to the workers' topic: no answer becomes a fault by it."""
+    async with Fleet({0}, {1}) as fleet:
+        fleet.tell(w1=record)
+        fleet.members[0].query._holdings.served = True
+        for path in ("workers", "partitions", "sources", "cache", "hosts", "overview", "tables", "tables/answers"):
+            fleet.members[0].query._overview.note()
+            status, told, _ = await fleet.get("/api/" + path)
+            assert status == 200, (path, told)

@@ -309,6 +309,36 @@ async def test_a_worker_is_asked_by_get_and_without_the_token():
     assert seen[0] == ("GET", set())
 
 
+NONSENSE_ROWS = [
+    {},
+    {"unreadable": True},
+    {"host": 7},
+    {"answers": [], "latency": None, "minute": {}},
+    {"at": [1], "partition": 0},
+]
+
+
+@pytest.mark.parametrize("row", NONSENSE_ROWS)
+@pytest.mark.parametrize("table", ["answers", "hosts", "outcomes", "checks"])
+async def test_rows_of_nobodys_break_nothing(two, table, row):
+    """A row that cannot be read, or that a worker of another version tells, hides no other and is no fault."""
+    good = counted("host", "x") | answer_row(1, 3) | {
+        "minute": "2026-11-22T14:00Z", "name": "x", "runs": 1, "failures": 0, "seconds": 0.1, "slowest_ms": 1.0,
+    }  # fmt: skip
+    for partition in (0, 2):
+        two.put(table, partition, b"x", row)
+    two.put(table, 3, b"x", good)
+    two.put(table, 1, b"y", row)
+    for number in (0, 1):
+        for query in ("", "?sort=-key&limit=1", "/x", "/y"):
+            assert (await two.get(f"/api/tables/{table}{query}", number))[0] == 200
+        assert (await two.get("/api/tables/hosts?sort=-last_seen", number))[0] == 200
+        assert (await two.get("/api/hosts", number))[0] == 200
+        assert (await two.get("/api/overview", number))[0] == 200
+    if "unreadable" in row:
+        assert (await two.get(f"/api/tables/{table}/x"))[1]["bytes" if table != "checks" else "runs"] is not None
+
+
 async def test_a_worker_that_hangs_costs_three_seconds_at_most(monkeypatch):
     """One that never answers is given up, and named."""
     monkeypatch.setattr("agents.api.peers.ASK_LIMIT", 0.2)
