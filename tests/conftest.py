@@ -10,7 +10,8 @@ from models.errors import BrokerError
 from streams.kafka.broker import Broker
 from streams.kafka.broker import broker as give_broker
 
-hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no slow code
+# A busy machine is no slow code.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
 
 
