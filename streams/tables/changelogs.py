@@ -32,6 +32,8 @@ def changelogs(settings: Settings) -> dict[str, str]:
 async def prepare(settings: Settings) -> Sequence[Topic]:
     """Return the changelogs, made if they were missing. Raises BrokerError saying what to do about what cannot be."""
     names = list(changelogs(settings).values())
+    group = f"{settings.group}-tables"
+    await require_access(settings.kafka, read=[settings.results_topic], groups=[group])
     async with Admin(settings.kafka) as admin:
         found = await admin.describe(settings.results_topic, *names)
         results = found.get(settings.results_topic)
@@ -41,6 +43,7 @@ async def prepare(settings: Settings) -> Sequence[Topic]:
         if not all(name in found for name in names):
             await create(admin, results, [name for name in names if name not in found])
             found = await admin.settled(*names)
+    await require_access(settings.kafka, read=names, write=names)
     for name in names:
         topic = found.get(name)
         if topic is None:
@@ -58,8 +61,6 @@ async def prepare(settings: Settings) -> Sequence[Topic]:
         if topic.cleanup is not None and topic.cleanup != "compact":
             logger.warning("topic %r has cleanup.policy=%s: rows that Kafka deletes are missing after a restart",
                            name, topic.cleanup)  # fmt: skip
-    group = f"{settings.group}-tables"
-    await require_access(settings.kafka, read=[results.name, *names], write=names, groups=[group])
     return [found[name] for name in names]
 
 

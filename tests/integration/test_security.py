@@ -36,7 +36,7 @@ def secured(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     if broker.apache is None:
         pytest.skip("needs a broker of its own")
     folder = tmp_path_factory.mktemp("tls")
-    with make_secured(folder, ["worker", "nobody", "part"]) as apache:
+    with make_secured(folder, ["worker", "nobody", "part", "tables"]) as apache:
         yield Secured(apache, folder)
 
 
@@ -162,6 +162,30 @@ async def test_what_may_not_be_done_is_named(secured: Secured, stage: Stage) -> 
         (ResourceType.TRANSACTIONAL_ID, marks, DESCRIBE),
     )  # fmt: skip
     assert (await millrace(stage, *redrive, **part))[0] == 0
+
+
+async def test_the_tables_name_what_they_may_not_do(secured: Secured, stage: Stage) -> None:
+    """A worker of the tables is told which ACLs it lacks, step by step, and then it runs."""
+    tables = secured.way("SASL PLAIN", "tables") | {"MILLRACE_ROLE": "tables"}
+    said = await told(stage, "worker", **tables)
+    assert f"Read on topic '{stage.results}'" in said
+    assert f"Read on group '{stage.group}-tables'" in said
+    needs = (TOPIC, stage.results, READ), (GROUP, f"{stage.group}-tables", READ)
+    await asyncio.to_thread(secured.grant, "tables", *needs)
+    names = [f"{stage.group}-tables-{table}-changelog" for table in ("answers", "hosts", "outcomes", "checks")]
+    said = await told(stage, "worker", **tables)
+    assert "millrace topics --create" in said or all(f"topic {name!r}" in said for name in names)
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        for name in names:
+            await admin.create(name, stage.partitions, 1, **{"cleanup.policy": "compact"})
+        await admin.settled(*names)
+    said = await told(stage, "worker", **tables)
+    assert all(f"topic {name!r}" in said for name in names)
+    acls = [(TOPIC, name, operation) for name in names for operation in (READ, WRITE)]
+    await asyncio.to_thread(secured.grant, "tables", *acls)
+    worker = await stage.start(**tables)  # without the right to tell of itself
+    worker.terminate()
+    assert await worker.ended() == 0
 
 
 @pytest.mark.parametrize("kind", ["results", "requests"])
