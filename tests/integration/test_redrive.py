@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from models.letter import Choice
 from streams.kafka.broker import Broker
@@ -19,6 +20,7 @@ from streams.settings import Kafka as KafkaSettings
 from streams.settings import Settings
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
 from tests.integration.test_commands import millrace
+from tests.integration.test_contract import NotUtf8
 
 pytestmark = pytest.mark.kafka
 DLQ = "__dlq.errors."
@@ -137,6 +139,18 @@ async def test_what_cannot_be_redriven_is_said(kafka: Broker, stage: Stage) -> N
     for said in ("2 redriven", "value of 2000000 bytes was left out", "came from topic 'another'",
                  "no headers of a dead letter", "over 128 characters", "1 not redriven: redriven before"):  # fmt: skip
         assert said in err, err
+
+
+async def test_a_letter_that_aiokafka_cannot_read_holds_up_none(kafka: Broker, stage: Stage) -> None:
+    """A header name that is no UTF-8 ends aiokafka's parser in mid-batch: all letters are redriven all the same."""
+    await dead(stage, 4)
+    batch = stage.producer.create_batch()
+    batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, 0, 1 << 20)
+    batch.append(timestamp=None, key=None, value=b"x", headers=[(NotUtf8("x"), b"1")])
+    await (await stage.producer.send_batch(batch, stage.dead_letters, partition=1))
+    await dead(stage, 4, prefix="e", timestamp=b"1764221265124")
+    code, _, err = await millrace(stage, "redrive", "--all")
+    assert (code, "8 redriven" in err, "1 not redriven: it has no headers" in err) == (0, True, True), err
 
 
 async def test_killed_in_the_middle_it_goes_on_where_it_was(kafka: Broker, stage: Stage) -> None:

@@ -24,7 +24,7 @@ from tests.integration.stage import Stage, Upstream
 from tests.integration.test_commands import millrace
 
 pytestmark = pytest.mark.kafka
-QUICK = 15.0
+QUICK = 30.0
 """Seconds in which a process must have ended that is not let in, on a busy machine; it takes 1."""
 TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
 COMMANDS = (["worker"], ["send", "--url", "http://h/"], ["tail", "-n", "1"], ["topics"], ["redrive", "--all"])
