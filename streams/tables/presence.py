@@ -30,6 +30,8 @@ RETRY_PAUSE = 5.0
 """Seconds between tries while the topic cannot be had."""
 FAREWELL_LIMIT = 2.0
 """Seconds that the tombstone may take."""
+CANCEL_AGAIN = 1.0
+"""Seconds until a telling that did not heed the stop is told again."""
 CONFIG = {
     "cleanup.policy": "compact,delete",
     "retention.ms": str(86_400_000),
@@ -59,9 +61,10 @@ class Presence:
 
     async def __aexit__(self, *_: object) -> None:
         if self._telling is not None:
-            self._telling.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._telling
+            # Python 3.11's wait_for loses a cancellation that comes as what it waits for is done.
+            while not self._telling.done():
+                self._telling.cancel()
+                await asyncio.wait({self._telling}, timeout=CANCEL_AGAIN)
         if self._producer is not None and self.told:
             with suppress(KafkaError, TimeoutError):
                 await asyncio.wait_for(self._send(None), FAREWELL_LIMIT)
