@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two at a time, a file to a process, each with a broker of its own: most of the time is waiting.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
 .PHONY: help setup demo test test-fast test-containers image coverage lint format bench clean licences audit
@@ -21,10 +23,10 @@ demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
 	@$(BIN)/python -m agents demo
 
 test: setup ## All tests, on the best broker found
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: setup ## The unit tests: seconds, no broker
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
 	$(BIN)/python -m pytest -m containers tests/containers
@@ -35,7 +37,7 @@ image: ## The image, with version and revision on it
 
 coverage: setup ## All tests with branch coverage, workers in processes of their own included
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest --junitxml=reports/junit.xml
+	$(BIN)/python -m coverage run -m pytest $(SIDE_BY_SIDE) --junitxml=reports/junit.xml
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage xml --quiet -o reports/coverage.xml
 	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)
@@ -66,6 +68,7 @@ bench: setup ## CPU a request and requests a second, against stock Faust and han
 	$(BIN)/python -m bench.isolation
 	$(BIN)/python -m bench.checks
 	$(BIN)/python -m bench.tables
+	$(BIN)/python -m bench.live
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist reports

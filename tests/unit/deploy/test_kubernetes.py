@@ -89,6 +89,17 @@ def test_selectors_pick_the_pods(workload):
     assert workload["spec"].get("serviceName", "millrace") in names
 
 
+def test_pages_are_those_of_workers_with_tables():
+    """Where some workers only answer, the Service of the pages picks the others: the overlay's patch fits their labels."""
+    found = yaml.safe_load((FOLDER / "overlays" / "large" / KUSTOMIZE).read_text())
+    [patch] = [each for each in found["patches"] if each.get("target", {}).get("kind") == "Service"]
+    [change] = yaml.safe_load(patch["patch"])
+    key = change["path"].removeprefix("/spec/selector/").replace("~1", "/")
+    picked = [each for _, each in SERVED if each["spec"]["template"]["metadata"]["labels"].get(key) == change["value"]]
+    arguments = [each["spec"]["template"]["spec"]["containers"][0]["args"] for each in picked]
+    assert arguments == [["worker", "--role", "tables"]]
+
+
 def test_workloads_do_not_pick_each_others_pods():
     """No two workloads have the same selector."""
     selectors = [workload["spec"]["selector"]["matchLabels"] for _, workload in SERVED]
