@@ -19,6 +19,7 @@ from agents.api.peers import ROWS, lines
 from agents.api.purge import purge
 from agents.api.query import Query
 from agents.api.selection import MAX_LIMIT, asked, select, wrong
+from agents.api.shelf import LATEST
 from agents.api.tables import MAX_KEYS, TABLES, unpacked
 from models.source import Sources
 from streams.kafka.letters import Letters
@@ -164,7 +165,10 @@ def _wanted(request: web.Request, name: str) -> dict[str, Any]:
         return {"key": keys}
     if request.query.get("only") == "keys":
         return {"only": "keys"}
-    if "limit" not in request.query:
+    if "limit" not in request.query and name != LATEST:  # whose rows are many and large: they go by the page
         return {"prefix": prefix}
     fields = TABLES[name][1] if name in TABLES else ()
-    return {"selection": select(fields, **{**_asked(request), "prefix": prefix})}
+    given = _asked(request)
+    if "limit" not in given:
+        raise wrong("limit", "is needed, or key, or only=keys")
+    return {"selection": select(fields, **{**given, "prefix": prefix})}

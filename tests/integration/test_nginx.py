@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp import web
+from yarl import URL
 
 from streams.kafka.broker import free_port
 from tests.integration.nginx import PATIENCE, Nginx
@@ -128,10 +129,11 @@ async def test_workers_learn_who_asked(nginx: Nginx, backend: Backend, browser: 
     assert [backend.headers[name] for name in names] == ["millrace.example", "127.0.0.1", "http"]
 
 
-async def test_metrics_stay_inside(nginx: Nginx, backend: Backend, browser: aiohttp.ClientSession) -> None:
-    """Nobody outside reads /metrics, nor sends a body that is larger than any request."""
-    async with browser.get(nginx.url + "/metrics") as response:
-        assert response.status == 404
+async def test_what_is_for_others_stays_inside(nginx: Nginx, backend: Backend, browser: aiohttp.ClientSession) -> None:
+    """Nobody outside reads /metrics or what workers tell each other, nor sends a body larger than any request."""
+    for path in ("/metrics", "/api/held/answers?partitions=0&only=keys", "/api//held/answers", "/api/%68eld/answers"):
+        async with browser.get(URL(nginx.url + path, encoded=True)) as response:
+            assert response.status == 404
     async with browser.post(nginx.url + "/api/requests", data=io.BytesIO(bytes(2 << 20 | 1))) as response:
         assert response.status == 413
     assert not backend.asked
