@@ -41,6 +41,8 @@ TURN_EVERY = 64
 ROWS = "application/x-ndjson"
 """What a worker tells another: a head, a line a row, and an end that says how many there were."""
 MAX_URL = 2_048
+GIVEN_UP = "it does not hold them any more"
+"""Why partitions are missing that a worker held a moment ago."""
 
 
 class Heard(Protocol):
@@ -184,9 +186,7 @@ async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset
     if not ended:
         raise NotTold("its answer broke off")
     if absent := wanted - given:
-        told.missing.append(
-            {"worker": worker, "partitions": sorted(absent), "reason": "it does not hold them any more"}
-        )
+        told.missing.append({"worker": worker, "partitions": sorted(absent), "reason": GIVEN_UP})
     return told
 
 

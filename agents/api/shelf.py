@@ -83,7 +83,7 @@ class Page:
     """Takes rows in any order and keeps those of one page, with some to spare."""
 
     def __init__(self, selection: Selection) -> None:
-        self._selection = selection
+        self.selection = selection
         self._place = selection.placing()
         self._descending = selection.descending
         self._most = selection.limit + 1 + SPARE
@@ -93,13 +93,13 @@ class Page:
 
     def take(self, key: bytes, row: Row) -> None:
         """Consider a row."""
-        if self._selection.where and not self._selection.takes(row):
+        if self.selection.where and not self.selection.takes(row):
             return
         self.total += 1
         place = self._place(key, row)
         if self._worst is not None and (place > self._worst) is not self._descending:
             return
-        if not self._selection.follows(place):
+        if not self.selection.follows(place):
             return
         self._kept.append((place, row))
         if len(self._kept) > self._most * 8:
@@ -107,7 +107,7 @@ class Page:
 
     def has(self, place: Place, key: bytes, row: Row) -> bool:
         """Whether a row stands in this place."""
-        return self._selection.takes(row) and self._place(key, row) == place
+        return self.selection.takes(row) and self._place(key, row) == place
 
     def rows(self) -> list[tuple[Place, Row]]:
         """Return the rows in order."""

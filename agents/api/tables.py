@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
-from agents.api.peers import Peers, Told
+from agents.api.peers import GIVEN_UP, Peers, Told
 from agents.api.selection import Row, Selection
 from agents.api.shelf import LATEST, Found, Held, Page, keyed, keys_of, merged, page_of, parts_of, sliced, whole
 from streams.web.problems import Problem, not_ready
@@ -69,47 +69,34 @@ class TableQuery:
         if table == LATEST:
             page = await self.page(table, Selection(limit=1))
             return page["total"], page.get("partial", {}).get("missing", ())
-        held = self._ready(table)
-        told = await self._ask(table, {"only": "keys"})
+        held, mine = self._ready(table)
+        told = await self._ask(table, {"only": "keys"}, mine)
         async with self._scanning:
-            found = await keys_of(held, table)
-        return len({key for key, _ in [*found.rows, *told.rows]}), told.missing
+            found = await keys_of(held, table, partitions=mine)
+        return len({key for key, _ in [*found.rows, *told.rows]}), self._missing(told, mine)
 
     async def page(self, table: str, selection: Selection) -> dict[str, Any]:
         """Return the rows of one page. Raises Problem."""
-        held = self._ready(table)
+        held, mine = self._ready(table)
         page = Page(selection)
         if table == LATEST:
-            told = await self._ask(table, _as_query(selection))
+            told = await self._ask(table, _as_query(selection), mine)
             async with self._scanning:
-                found = await page_of(held, table, selection)
+                found = await page_of(held, table, selection, mine)
             total = told.total + found.total
             latest = _latest([*found.rows, *told.rows])
             for key, row in latest.items():
                 page.take(key, row)
         else:
-            told = await self._ask(table, {"prefix": _packed(selection.prefix)})
+            told = await self._ask(table, {"prefix": _packed(selection.prefix)}, mine)
             async with self._scanning:
-                total = await self._summed(held, table, selection, told, page)
+                total = await _summed(held, table, mine, told, page)
         rows_found = page.rows()
         chosen = rows_found[: selection.limit]
         answer: dict[str, Any] = {"rows": [keyed(table, place[3], row) for place, row in chosen]}
         if len(rows_found) > len(chosen):
             answer["cursor"] = selection.cursor(chosen[-1][0])
-        return _partial(answer | {"total": total}, told.missing)
-
-    async def _summed(self, held: Held, table: str, selection: Selection, told: Told, page: Page) -> int:
-        """Have a page take the rows that are sums over all partitions; returns how many there are."""
-        if not told.rows:
-            found = await page_of(held, table, selection)
-            for key, row in found.rows:
-                page.take(key, row)
-            return found.total
-        parts = await parts_of(held, table, selection.prefix)
-        async for pairs in merged(table, sliced([*parts.rows, *told.rows])):
-            for key, row in pairs:
-                page.take(key, row)
-        return page.total
+        return _partial(answer | {"total": total}, self._missing(told, mine))
 
     async def row(self, table: str, key: bytes) -> Row | None:
         """Return the whole row of one key; None if there is none for sure. Raises Problem."""
@@ -125,15 +112,15 @@ class TableQuery:
 
     async def rows(self, table: str, keys: Sequence[bytes]) -> dict[str, Any]:
         """Return whole rows by key, of those that are there."""
-        held = self._ready(table)
-        told = await self._ask(table, {"key": [_packed(key) for key in keys]})
+        held, mine = self._ready(table)
+        told = await self._ask(table, {"key": [_packed(key) for key in keys]}, mine)
         parts: dict[bytes, list[Row]] = {}
         for key in keys:
-            if found := held.get(table, key):
+            if found := held.get(table, key, mine):
                 parts[key] = found
         for key, row in told.rows:
             parts.setdefault(key, []).append(row)
-        return _partial({"rows": {key: whole(table, found) for key, found in parts.items()}}, told.missing)
+        return _partial({"rows": {key: whole(table, found) for key, found in parts.items()}}, self._missing(told, mine))
 
     async def held(
         self, table: str, partitions: frozenset[int], query: Mapping[str, Any]
@@ -150,35 +137,61 @@ class TableQuery:
             return given, Found(pairs, len(pairs))
         async with self._scanning:
             if "selection" in query:
-                return given, await page_of(held, table, query["selection"], given)
-            if "only" in query:
-                return given, await keys_of(held, table, partitions=given)
-            return given, await parts_of(held, table, query["prefix"], given)
+                found = await page_of(held, table, query["selection"], given)
+            elif "only" in query:
+                found = await keys_of(held, table, partitions=given)
+            else:
+                found = await parts_of(held, table, query["prefix"], given)
+        return given & held.partitions, found
 
-    def _ready(self, table: str) -> Held:
+    def _ready(self, table: str) -> tuple[Held, frozenset[int]]:
+        """Return the tables, and which partitions are held now: one question is about these throughout, however
+        long others take to answer. One that comes meanwhile is theirs, one that goes is missing.
+        """
         if table not in TABLES:
             unknown(table)
         held = self._holdings.held
         if held is None:
             raise not_ready("the tables are not there yet, or this worker has not the role of tables")
-        return held
+        return held, held.partitions
 
-    async def _ask(self, table: str, query: Mapping[str, Any]) -> Told:
-        """Ask others for what is not held here. Raises Problem while it is not yet known what is missing."""
+    def _missing(self, told: Told, mine: frozenset[int]) -> list[Row]:
+        """Return what others did not tell, and what of `mine` went while they were asked."""
+        held = self._holdings.held
+        lost = mine - held.partitions if held is not None else mine
+        own = {"worker": self._holdings.worker, "partitions": sorted(lost), "reason": GIVEN_UP}
+        return [*told.missing, own] if lost else told.missing
+
+    async def _ask(self, table: str, query: Mapping[str, Any], mine: frozenset[int]) -> Told:
+        """Ask others for what is not `mine`. Raises Problem while it is not yet known what is missing."""
         holdings = self._holdings
         held = holdings.held
         assert held is not None
         waiting = "no worker holds them" if held.recovered else "they are being recovered"
         told = Told()
-        if not holdings.partitions or (holdings.peers is None and len(held.partitions) < holdings.partitions):
+        if not holdings.partitions or (holdings.peers is None and len(mine) < holdings.partitions):
             raise not_ready("the tables are not there yet")
-        if holdings.peers is not None and len(held.partitions) < holdings.partitions:
-            told = await holdings.peers.ask(table, query, held.partitions, waiting)
+        if holdings.peers is not None and len(mine) < holdings.partitions:
+            told = await holdings.peers.ask(table, query, mine, waiting)
         if not told.missing:
             holdings.served = True
         elif not holdings.served:
             raise not_ready(f"the tables are not there yet: {told.missing[0]['reason']}")
         return told
+
+
+async def _summed(held: Held, table: str, mine: frozenset[int], told: Told, page: Page) -> int:
+    """Have a page take the rows that are sums over all partitions; returns how many there are."""
+    if not told.rows:
+        found = await page_of(held, table, page.selection, mine)
+        for key, row in found.rows:
+            page.take(key, row)
+        return found.total
+    parts = await parts_of(held, table, page.selection.prefix, mine)
+    async for pairs in merged(table, sliced([*parts.rows, *told.rows])):
+        for key, row in pairs:
+            page.take(key, row)
+    return page.total
 
 
 def unknown(table: str) -> NoReturn:

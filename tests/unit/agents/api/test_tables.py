@@ -183,6 +183,74 @@ async def test_a_partition_that_two_claim_is_counted_once():
             assert told["answers"] == {"ok": 3}
 
 
+class Moving:
+    """The other workers, and what happens while they are asked."""
+
+    def __init__(self, member, then):
+        self._peers, self._then = member.query._holdings.peers, then
+        member.query._holdings.peers = self
+
+    async def ask(self, table, query, held, waiting):
+        told = await self._peers.ask(table, query, held, waiting)
+        self._then()
+        return told
+
+
+@pytest.fixture
+async def moving():
+    """Two workers; partition 1, whose rows both have stored, moves while the second one's are asked for."""
+    async with Fleet({0, 1}, {2}) as fleet:
+        for table, row in (("hosts", counted("host", "x")), ("answers", answer_row(1, 1, key="x"))):
+            for member in fleet.members:
+                member.shelves.put(table, 1, b"x", row)
+        await fleet.get("/api/tables")
+        yield fleet
+
+
+ASKED = ["hosts", "hosts/x", "hosts?sort=-answers.ok", "answers", "answers/x", "answers?sort=-at", ""]
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_a_partition_that_goes_meanwhile_is_missing(moving, path):
+    """Lost while others are asked for theirs: it is told as missing, and that a row is not there is not."""
+    first = moving.members[0]
+    Moving(first, lambda: setattr(first.shelves, "held", frozenset({0})))
+    status, told, _ = await moving.get("/api/tables/" + path if path else "/api/tables")
+    assert status == (503 if "/" in path else 200)
+    assert told["partial"]["missing"] == [
+        {"worker": "w0", "partitions": [1], "reason": "it does not hold them any more"}
+    ]
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_a_partition_that_comes_meanwhile_is_not_counted_twice(moving, path):
+    """Gained while the former owner is asked for it: its rows are those that the owner told, once."""
+    first, second = moving.members
+    first.shelves.held, second.shelves.held = frozenset({0}), frozenset({1, 2})
+    moving.tell()
+    Moving(first, lambda: setattr(first.shelves, "held", frozenset({0, 1})))
+    status, told, _ = await moving.get("/api/tables/" + path if path else "/api/tables")
+    assert (status, "partial" in told) == (200, False)
+    if path.startswith("hosts"):
+        assert [row["answers"] for row in told.get("rows", [told])] == [{"ok": 1}]
+    if path.startswith("answers") and "/" not in path:
+        assert ([row["key"] for row in told["rows"]], told["total"]) == (["x"], 1)
+
+
+async def test_another_is_told_what_goes_meanwhile(moving):
+    """A worker that loses a partition while it goes through it does not say that it told it."""
+    first = moving.members[0]
+    scan = first.shelves.scan
+
+    def lost(*asked):
+        first.shelves.held = frozenset({0})
+        yield from scan(*asked)
+
+    first.shelves.scan = lost
+    partitions, _ = await first.query.held("hosts", frozenset({0, 1}), {"prefix": b""})
+    assert partitions == {0}
+
+
 async def test_the_tables_are_listed_with_their_rows(two):
     """/api/tables names the tables, their fields, and how many rows all workers have together."""
     for partition in range(4):
