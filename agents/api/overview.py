@@ -37,6 +37,7 @@ class Overview:
         self._requests = requests
         self._tables = tables
         self._notes: deque[dict[str, Row]] = deque(maxlen=WINDOW + 1)
+        self._claimed: deque[frozenset[int]] = deque(maxlen=WINDOW + 1)
         self._noting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -58,12 +59,13 @@ class Overview:
         """Note what every worker has counted so far."""
         if self._fleet.heard is not None:
             self._notes.append({record["id"]: record for record in self._fleet.heard.all() if _counts(record)})
+            self._claimed.append(frozenset(each["partition"] for each in self._claims()))
 
     async def tell(self) -> dict[str, Any]:
         """Return the figures: None where something is not known. Raises Problem."""
         records = self._fleet.records()
         answering = [record for record in records if record["answering"]]
-        in_flight = [record.get("in_flight") for record in answering]
+        in_flight = [each for record in answering if type(each := record.get("in_flight")) is int]
         minute = self._since(WINDOW)
         cache = _added(each["cache"] for each in minute)
         known = sum(cache.values())
@@ -73,7 +75,7 @@ class Overview:
             "silent": len(records) - len(answering),
             "throughput": self._rate(),
             "lag": self._lag(),
-            "in_flight": sum(each for each in in_flight if type(each) is int),
+            "in_flight": sum(in_flight) if in_flight else None,
             **quantiles(each["latency"] for each in minute),
             "cache_hit_rate": sum(cache[state] for state in HITS) / known if known else None,
             "outcomes": dict(_added(each["outcomes"] for each in minute)),
@@ -81,24 +83,31 @@ class Overview:
         return told | await self._minutes()
 
     def _lag(self) -> int | None:
-        """Return how many requests are not answered; None if that is unknown of one partition, or of all."""
-        partitions = [each for each in self._fleet.partitions()["partitions"] if each["topic"] == self._requests]
+        """Return how many requests are not answered; None if that is unknown of one partition, or of all. One that
+        somebody had within the last minute and nobody has now is unknown: it changes hands.
+        """
+        partitions = self._claims()
+        if frozenset().union(*self._claimed) - {each["partition"] for each in partitions}:
+            return None
         lags = [(0 if each["end"] == 0 else each["lag"]) if each["owner_answers"] else None for each in partitions]
         known = [lag for lag in lags if type(lag) is int]
         return sum(known) if known and len(known) == len(lags) else None
+
+    def _claims(self) -> list[Row]:
+        return [each for each in self._fleet.partitions()["partitions"] if each["topic"] == self._requests]
 
     def _since(self, seconds: int) -> list[Row]:
         """Return, of each worker, what it has counted more than so many notes ago."""
         if not self._notes:
             return []
         first = self._notes[max(0, len(self._notes) - 1 - seconds)]
-        return [_difference(record, self._before(name, first)) for name, record in self._notes[-1].items()]
+        return [_difference(record, self._before(record, first)) for record in self._notes[-1].values()]
 
-    def _before(self, name: str, first: Mapping[str, Row]) -> Row | None:
+    def _before(self, record: Row, first: Mapping[str, Row]) -> Row | None:
         """Return a worker's record then; its first, if it was first heard later but had been running before."""
-        if name in first:
-            return first[name]
-        earliest = next(note[name] for note in self._notes if name in note)
+        if (then := _of_same_run(record, first)) is not None:
+            return then
+        earliest = next(then for note in self._notes if (then := _of_same_run(record, note)) is not None)
         return earliest if _age(earliest) > WINDOW else None
 
     def _rate(self) -> float | None:
@@ -107,8 +116,8 @@ class Overview:
         latest = self._notes[-1]
         first = self._notes[max(0, len(self._notes) - 1 - RATE_OVER)]
         rates: list[float] = []
-        for name, record in latest.items():
-            before = first.get(name)
+        for record in latest.values():
+            before = _of_same_run(record, first)
             counted = record["answers"]["total"] - (before["answers"]["total"] if before else 0)
             lasted = _seconds(record["at"]) - _seconds(before["at"] if before else record["started_at"])
             if record["silent_s"] <= RATE_OVER and lasted > 0:
@@ -154,6 +163,12 @@ def _minute(row: Row) -> Row:
     total = sum(each for each in answers.values() if type(each) is int)
     told = {"minute": row.get("minute"), "total": total, "outcomes": answers}
     return {**told, **quantiles([row["latency"]])}
+
+
+def _of_same_run(record: Row, note: Mapping[str, Row]) -> Row | None:
+    """Return what a worker's record was in a note, None if it has been started since: it counts from 0 again."""
+    then = note.get(record["id"])
+    return then if then is not None and then["started_at"] == record["started_at"] else None
 
 
 def _difference(record: Row, before: Row | None) -> Row:

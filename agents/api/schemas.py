@@ -140,7 +140,7 @@ class OverviewSchema(Open):
     silent = count()
     throughput = fields.Float(required=True, allow_none=True)
     lag = fields.Integer(required=True, allow_none=True)
-    in_flight = fields.Integer(required=True)
+    in_flight = fields.Integer(required=True, allow_none=True)
     p50 = fields.Float(allow_none=True)
     p95 = fields.Float(allow_none=True)
     p99 = fields.Float(allow_none=True)

@@ -79,11 +79,26 @@ async def test_the_last_minute_alone_counts(clock):
     assert 1 < overview["p95"] < 2.5
 
 
+async def test_a_worker_that_started_again_counts_from_nothing(clock):
+    """Under its old name, with less counted or more: what was told before the start is not of it."""
+    clock.note(0, w0={"answers": answers(50)})
+    for second, total in ((1, 30), (2, 90)):
+        began = {"started_at": stamp(0.5), "at": stamp(second)}
+        clock.note(second, w0={"answers": answers(total, hits=total), **began})
+        overview = await told(clock)
+        assert overview["outcomes"] == {"ok": total}
+        assert overview["cache_hit_rate"] == 1
+        assert overview["throughput"] == total / (second - 0.5)
+
+
 async def test_what_is_not_known_is_null(clock):
-    """Without one answer there are no quantiles and no hit rate; without a partition no lag: none of it is 0."""
-    clock.note(0, w0={"answers": answers(0)})
+    """Without one answer there are no quantiles and no hit rate; without a partition no lag, and with nobody who tells
+    what is in flight none of that: nothing of it is 0.
+    """
+    clock.note(0, w0={"answers": answers(0)}, w1={"answers": answers(0), "in_flight": 5, "silent_s": 9.0})
     overview = await told(clock)
-    assert (overview["p50"], overview["p99"], overview["cache_hit_rate"], overview["lag"]) == (None,) * 4
+    names = ("p50", "p99", "cache_hit_rate", "lag", "in_flight")
+    assert [overview[name] for name in names] == [None] * len(names)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +114,17 @@ async def test_the_lag_is_of_all_requests_or_unknown(clock, partitions, lag):
             for number, each in enumerate(partitions)]  # fmt: skip
     clock.note(0, w0={"answers": answers(0), "partitions": held})
     assert (await told(clock))["lag"] == lag
+
+
+async def test_a_partition_that_changes_hands_makes_the_lag_unknown(clock):
+    """What somebody had and nobody has is unknown, until somebody has it again, or for a minute at most."""
+    held = [{"topic": "requests", "partition": number, "committed": 1, **HELD} for number in (0, 1)]
+    lags = []
+    for second, claimed in [(0, held), (1, held[:1]), (2, held), *((3 + each, held[:1]) for each in range(62))]:
+        clock.note(second, w0={"answers": answers(0), "partitions": claimed})
+        lags.append((await told(clock))["lag"])
+    assert lags[:4] == [4, None, 4, None]
+    assert lags[-3:] == [None, 2, 2]
 
 
 async def test_a_silent_worker_makes_the_lag_unknown(clock):
