@@ -1,4 +1,6 @@
-"""Put requests on the requests topic: JSON lines from a file or stdin, or one request from the options."""
+"""Put requests on the requests topic: JSON lines from a file or stdin, or one request from the options, whose id is
+then printed: its own, or topic-partition-offset.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +19,29 @@ HELP = "put requests on the requests topic"
 
 MAX_REPORTED = 20
 """Invalid lines that are named one by one."""
+MEMBERS = ("param", "schema", "check", "max_age", "timeout", "id", "json")
+"""Options that are about one request."""
 IN_FLIGHT = 1_000
 """Requests whose delivery is awaited together."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("file", nargs="?", default=None, help="JSON lines, one request each; - or nothing reads stdin")
-    parser.add_argument("--url", help="send one request for this URL instead")
-    parser.add_argument("--schema", help="how to load the answer (with --url)")
-    parser.add_argument("--check", action="append", default=[], metavar="NAME[:FIELD]",
-                        help="a check to run (with --url; may be repeated)")  # fmt: skip
-    parser.add_argument("--id", help="the request's id (with --url)")
-    parser.add_argument("--key", help="the record's key, for every request sent")
-    parser.add_argument("--raw", action="store_true", help="send lines as they are, without validating them")
+    add = parser.add_argument
+    add("file", nargs="?", default=None, help="JSON lines, one request each; - or nothing reads stdin")
+    add("--url", help="send one request for this URL instead")
+    add("--source", metavar="NAME", help="send one request for this named source instead")
+    add("--param", action="append", default=[], metavar="NAME=VALUE",
+        help="a parameter of the source; JSON, or else a string (with --source; may be repeated)")  # fmt: skip
+    add("--schema", help="how to load the answer (one request)")
+    add("--check", action="append", default=[], metavar="NAME[:FIELD]",
+        help="a check to run (one request; may be repeated)")  # fmt: skip
+    add("--max-age", type=float, metavar="SECONDS", help="the oldest cached answer taken (one request)")
+    add("--timeout", type=float, metavar="SECONDS", help="the request's deadline (one request)")
+    add("--id", help="the request's id (one request)")
+    add("--key", help="the record's key, for every request sent")
+    add("--raw", action="store_true", help="send lines as they are, without validating them")
+    add("--json", action="store_true", help="print id, partition and offset as JSON (one request)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,39 +49,63 @@ def run(options: argparse.Namespace) -> int:
     from streams import settings as configuration
     from streams.plugins import load_plugins
 
-    given = [name for name in ("schema", "check", "id") if getattr(options, name)]
-    if options.url and options.file is not None:
-        say("millrace send: give a file or --url, not both")
-        return MISUSED
-    if given and not options.url:
-        say(f"millrace send: {', '.join(f'--{name}' for name in given)}: only with --url; a line says its own")
+    if (misuse := _misuse(options)) is not None:
+        say(f"millrace send: {misuse}")
         return MISUSED
     settings = configuration.load()
     load_plugins(settings)  # their checks and schemas are names that a request may give
     return asyncio.run(_send(settings, options))
 
 
+def _misuse(options: argparse.Namespace) -> str | None:
+    """Say what of the options cannot be meant."""
+    values = {name: getattr(options, name) for name in MEMBERS}
+    given = [name for name, value in values.items() if value or (value == 0 and value is not False)]
+    if sum(each is not None for each in (options.file, options.url, options.source)) > 1:
+        return "give one of a file, --url and --source"
+    if given and options.url is None and options.source is None:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        return f"{names}: only with --url or --source; a line says its own"
+    if options.param and options.source is None:
+        return "--param: only with --source"
+    wrong = next((each for each in options.param if "=" not in each), None)
+    return None if wrong is None else f"--param: {wrong!r} is no NAME=VALUE"
+
+
 def _one(options: argparse.Namespace) -> bytes:
-    members: dict[str, Any] = {"url": options.url}
-    if options.id:
-        members["id"] = options.id
-    if options.schema:
-        members["schema"] = options.schema
-    if options.check:
-        pairs = (text.partition(":") for text in options.check)
-        members["checks"] = [{"name": name, "field": field} if field else name for name, _, field in pairs]
-    return strictjson.dumps(members)
+    """Return the request that the options say, without what they leave out."""
+    pairs = (text.partition(":") for text in options.check)
+    said: dict[str, Any] = {
+        "id": options.id,
+        "url": options.url,
+        "source": options.source,
+        "params": {name: _value(text) for name, _, text in (each.partition("=") for each in options.param)} or None,
+        "schema": options.schema,
+        "checks": [{"name": name, "field": field} if field else name for name, _, field in pairs] or None,
+        "max_age": options.max_age,
+        "timeout": options.timeout,
+    }
+    return strictjson.dumps({name: value for name, value in said.items() if value is not None})
+
+
+def _value(text: str) -> Any:
+    """Return the JSON that a parameter is, or its text: also for a number written otherwise, such as 1.10."""
+    try:
+        value = strictjson.loads(text.encode())
+    except ValueError:
+        return text
+    return value if isinstance(value, dict | list) or strictjson.dumps(value) == text.encode() else text
 
 
 def _lines(options: argparse.Namespace) -> Iterable[bytes]:
-    if options.url:
+    if options.url is not None or options.source is not None:
         return [_one(options)]
     if options.file in (None, "-"):
         if sys.stdin.isatty():
             say("reading requests from the terminal, one JSON object a line; end with Ctrl-D")
-        return (line.strip() for line in sys.stdin.buffer if line.strip())
+        return (line.strip() for line in sys.stdin.buffer)
     with open(options.file, "rb") as file:  # noqa: PTH123  a path typed by the user
-        return [line.strip() for line in file if line.strip()]
+        return [line.strip() for line in file]
 
 
 async def _send(settings: Any, options: argparse.Namespace) -> int:
@@ -96,6 +131,8 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
         # Whoever writes to stdin may pause: what was read so far goes out meanwhile.
         while (item := await asyncio.to_thread(next, numbered, None)) is not None:
             number, line = item
+            if not line:
+                continue
             if not options.raw:
                 try:
                     requests.parse(line)
@@ -109,10 +146,19 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
             if len(pending) >= IN_FLIGHT:
                 await asyncio.gather(*pending)
                 pending.clear()
-        await asyncio.gather(*pending)
+        places = await asyncio.gather(*pending)
     except (KafkaError, OSError) as exc:
         raise explain(exc, settings.kafka) from exc
     finally:
         await producer.stop()
+    if sent and (options.url is not None or options.source is not None):
+        print(_sent(options, *places))
     say(f"{sent} sent to {settings.requests_topic}" + (f", {invalid} invalid and not sent" if invalid else ""))
     return FAILED if invalid else DONE
+
+
+def _sent(options: argparse.Namespace, place: Any) -> str:
+    """Return how the one request is known from now on."""
+    request_id = options.id or f"{place.topic}-{place.partition}-{place.offset}"
+    told = {"id": request_id, "partition": place.partition, "offset": place.offset}
+    return strictjson.dumps(told).decode() if options.json else request_id

@@ -72,20 +72,26 @@ async def test_send_work_and_tail(stage: Stage, upstream: Upstream, tmp_path: Pa
     await stage.start()
     url = f"{upstream.url}/doc/7"
     one = "send", "--url", url, "--schema", "json", "--check", "is_prime:n", "--id", "one", "--key", "k"
-    assert (await millrace(stage, *one))[0] == 0
+    code, out, err = await millrace(stage, *one)
+    assert (code, out, err) == (0, "one\n", f"1 sent to {stage.requests}\n")
     lines = tmp_path / "requests.jsonl"
     denied = '{"url": "http://user:word@h/"}'  # no request's line keeps those after it from being sent
     lines.write_text(f'{denied}\n\n{{"url": 5}}\nnonsense\n' + json.dumps({"id": "two", "url": url}) + "\n")
     code, _, err = await millrace(stage, "send", str(lines))
     assert code == 1
     assert "line 1: url: credentials" in err
-    assert "line 2: url" in err  # empty lines are not counted
-    assert "line 3: not JSON" in err
+    assert "line 3: url" in err  # as an editor counts them, empty ones too
+    assert "line 4: not JSON" in err
     assert "1 sent" in err
     code, _, err = await millrace(stage, "send", stdin=json.dumps({"id": "three", "url": url}).encode())
     assert (code, "1 sent" in err) == (0, True)
     assert (await millrace(stage, "send", "--raw", stdin=b"not json"))[0] == 0
-    for wrong in ((str(lines), "--url", url), (str(lines), "--schema", "json"), ("--id", "x"), ("--check", "is_prime")):
+    code, out, _ = await millrace(stage, "send", "--url", url, "--json", "--max-age", "0", "--timeout", "9.5")
+    place = json.loads(out)
+    assert (code, place["id"]) == (0, f"{stage.requests}-{place['partition']}-{place['offset']}")
+    for wrong in ((str(lines), "--url", url), (str(lines), "--schema", "json"), ("--id", "x"), ("--check", "is_prime"),
+                  ("--url", url, "--param", "n=1"), ("--source", "s", "--param", "n"),
+                  ("--source", "s", "--url", url)):  # fmt: skip
         code, _, err = await millrace(stage, "send", *wrong)
         assert (code, err.startswith("millrace send: ")) == (2, True)
     tail = "tail", "--from-beginning", "--json", "-n", "4"
