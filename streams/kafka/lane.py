@@ -19,6 +19,7 @@ from aiokafka.errors import (
 )
 
 from streams.kafka.parcel import Parcel
+from streams.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,7 @@ class Lane:
 
     async def stop(self) -> None:
         """End a batch under way, if there is one, and wait for that."""
-        if self._shipping is not None:
-            self._shipping.cancel()
-            await asyncio.gather(self._shipping, return_exceptions=True)
+        await end_tasks(self._shipping)
 
     def _shipped(self, task: asyncio.Task[None]) -> None:
         self._shipping = None
@@ -87,6 +86,8 @@ class Lane:
             self._publisher.crashed(exc)
         elif self._waiting:
             self._publisher.arrived(now=self._bytes >= BATCH_BYTES)
+        else:  # also if nobody waits any more for what had failed
+            self.failing_since, self._failures = None, 0
 
     async def _ship(self) -> None:
         self._bytes = 0

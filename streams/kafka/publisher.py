@@ -73,6 +73,7 @@ class Publisher:
         self._broken: asyncio.Future[None] = self._loop.create_future()
         self._departure: asyncio.TimerHandle | None = None
         self._hurried = False
+        self._closed = False
         self.limits: dict[str, int] = {}
         self.dropped = 0
         self._ebb = asyncio.Event()
@@ -90,10 +91,10 @@ class Publisher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closed = True  # a lane that has just arrived must not depart again
         if self._departure is not None:
             self._departure.cancel()
-        for lane in self._lanes.values():
-            await lane.stop()
+        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()))
         await self._close()
 
     def learn(self, topic: str, partitions: int, limit: int | None = None) -> None:
@@ -129,6 +130,8 @@ class Publisher:
 
     def arrived(self, *, now: bool) -> None:
         """Have the lanes depart together, soon or now: aiokafka sends what is there at once in one request a broker."""
+        if self._closed:
+            return
         if now and not self._hurried:
             self._hurried = True
             self._loop.call_soon(self._depart)
@@ -148,6 +151,8 @@ class Publisher:
         if self._departure is not None:
             self._departure.cancel()
         self._departure, self._hurried = None, False
+        if self._closed:
+            return
         for lane in self._lanes.values():
             lane.depart()
 
@@ -255,6 +260,9 @@ class Publisher:
         except (KafkaError, OSError) as exc:
             await producer.stop()
             raise await reason(exc, self._kafka) from exc
+        except BaseException:  # it is told to stop
+            await producer.stop()
+            raise
         return producer
 
     async def _close(self) -> None:
@@ -265,3 +273,6 @@ class Publisher:
             except (TimeoutError, KafkaError) as exc:
                 logger.warning("closing the producer failed: %r", exc)
                 await producer.client.close()
+            except asyncio.CancelledError:
+                await producer.client.close()
+                raise

@@ -364,6 +364,27 @@ async def test_the_time_of_the_first_failure_is_known_until_one_succeeds(publish
     assert publisher.failing_since is None
 
 
+async def test_a_lane_that_nobody_waits_for_is_not_failing(publisher, cluster, desk):
+    """With the lease gone that waited for a failed batch, nothing fails any more: it would never be ready again."""
+    cluster.holding = True
+    publish(publisher, desk, [0])
+    await cluster.until(1)
+    desk.alive = False
+    cluster.release(KafkaConnectionError())
+    await a_few_turns()
+    assert (len(cluster.sent), publisher.failing_since) == (1, None)
+
+
+async def test_a_lane_whose_record_fits_in_no_form_after_a_failure_is_not_failing(publisher, cluster, desk):
+    """A record given up leaves an empty lane, which waits for no acknowledgement."""
+    cluster.limit = 1000
+    cluster.faults.append(KafkaConnectionError())
+    publisher.publish("t", 0, parcel(desk, 0, b"x" * 3000))
+    await desk.until(1)
+    await a_few_turns()
+    assert (publisher.dropped, publisher.failing_since) == (1, None)
+
+
 async def test_a_broker_that_is_away_is_tried_until_it_is_back(publisher, cluster, desk, caplog):
     """A new producer that cannot be opened is tried again and again, and said so."""
     cluster.unreachable = 3
@@ -636,6 +657,21 @@ async def test_closing_ends_what_is_under_way_and_stops_the_producer(cluster, de
     assert (desk.finished, len(cluster.sent), crashes) == ([], 1, [])
 
 
+async def test_a_lane_that_arrives_while_closing_departs_no_more(cluster, desk, crashes):
+    """Its batch was acknowledged as the publisher closed: what waits behind it opens no producer that nobody closes."""
+    async with Publisher(Kafka(), "test", crashes.append) as publisher:
+        publisher.learn("t", 2)
+        cluster.holding = True
+        publish(publisher, desk, [0])
+        publisher.publish("t", 1, parcel(desk, 1))
+        await cluster.until(2)
+        publish(publisher, desk, [2])
+        cluster.release()
+        await desk.until(1)
+    await a_few_turns()
+    assert (len(cluster.sent), [producer.stopped for producer in cluster.producers], crashes) == (2, [True], [])
+
+
 async def test_closing_before_the_lanes_depart_sends_nothing(cluster, desk, crashes, monkeypatch):
     """What only waited for company when the publisher closed stays unsent, to be answered again."""
     monkeypatch.setattr(module, "LINGER", 0.001)
@@ -663,6 +699,10 @@ async def test_a_producer_that_does_not_stop_is_left_behind(cluster, caplog, mon
     assert [producer.client.closed for producer in cluster.producers] == [True]
 
 
+HANGS = TimeoutError("never")
+"""The fault of a broker that neither answers nor refuses."""
+
+
 class Aiokafka:
     """Stands for aiokafka's producer class: keeps its arguments, starts or does not."""
 
@@ -675,7 +715,9 @@ class Aiokafka:
         self.made.append(self)
 
     async def start(self):
-        if self.fault is not None:
+        if self.fault is HANGS:
+            await asyncio.Event().wait()
+        elif self.fault is not None:
             raise self.fault
 
     async def stop(self):
@@ -707,4 +749,15 @@ async def test_a_broker_that_is_not_there_at_the_start_is_told(aiokafka, fault):
     aiokafka.fault = fault
     with pytest.raises(BrokerError, match="Kafka at localhost:9092 cannot be reached"):
         await Publisher(Kafka(), "me", print).__aenter__()
+    assert [producer.stopped for producer in aiokafka.made] == [True]
+
+
+async def test_a_producer_whose_start_is_cancelled_is_closed(aiokafka):
+    """A stop while Kafka is away leaves no connection open."""
+    aiokafka.fault = HANGS
+    opening = asyncio.create_task(Publisher(Kafka(), "me", print).__aenter__())
+    await a_few_turns()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
     assert [producer.stopped for producer in aiokafka.made] == [True]
