@@ -27,6 +27,7 @@ from streams.cache.flights import Flights
 from streams.cache.front import Cache
 from streams.cache.verdicts import Verdicts
 from streams.pool import CheckPool
+from streams.tasks import end_tasks
 
 HOT = 3
 """Hits in the last part of an answer's freshness that make it worth fetching anew before it ends."""
@@ -57,10 +58,7 @@ class Enricher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        refreshes = list(self._refreshes.values())
-        for task in refreshes:
-            task.cancel()
-        await asyncio.gather(*refreshes, return_exceptions=True)
+        await end_tasks(*self._refreshes.values())
 
     @property
     def stages(self) -> dict[str, Histogram]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from agents import rows
@@ -20,6 +20,7 @@ from streams.tables.recovery import PAUSE, Recovery
 from streams.tables.shelves import Shelves
 from streams.tables.stores import make_store
 from streams.tables.view import Tables
+from streams.tasks import end_tasks
 
 if TYPE_CHECKING:
     from streams.kafka.transport import RecordBatch
@@ -75,7 +76,7 @@ class Tabulating:
         self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
         tending = asyncio.create_task(self.tabulator.tend(), name="tend tables")
         tending.add_done_callback(self._tended)
-        stack.push_async_callback(_end, tending)
+        stack.push_async_callback(end_tasks, tending)
         settle_memory()
 
     async def recover(self) -> None:
@@ -129,9 +130,3 @@ class Tabulating:
     def _tended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (exc := task.exception()) is not None:
             self.app.crash_soon(exc)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError, Exception):
-        await task

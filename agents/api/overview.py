@@ -14,6 +14,7 @@ from agents.api.fleet import Fleet
 from agents.api.selection import Row
 from agents.api.tables import TableQuery
 from models.latency import Histogram
+from streams.tasks import end_tasks
 from streams.web.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -45,10 +46,7 @@ class Overview:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._noting is not None:
-            self._noting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._noting
+        await end_tasks(self._noting)
 
     async def _note(self) -> None:
         while True:

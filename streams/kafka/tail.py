@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -22,6 +22,7 @@ from models.errors import BrokerError, MillraceError
 from streams.kafka.client import connection, explain
 from streams.kafka.topics import require
 from streams.settings import Kafka
+from streams.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +64,7 @@ class Tail:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reading
+        await end_tasks(self._reading)
 
     @property
     def reading(self) -> bool:

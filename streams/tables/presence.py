@@ -19,6 +19,7 @@ from models.errors import BrokerError
 from streams.kafka.client import connection
 from streams.kafka.topics import Admin
 from streams.settings import Kafka, Settings
+from streams.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ RETRY_PAUSE = 5.0
 """Seconds between tries while the topic cannot be had."""
 FAREWELL_LIMIT = 2.0
 """Seconds that the tombstone may take."""
-CANCEL_AGAIN = 1.0
-"""Seconds until a telling that did not heed the stop is told again."""
 CONFIG = {
     "cleanup.policy": "compact,delete",
     "retention.ms": str(86_400_000),
@@ -60,11 +59,7 @@ class Presence:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._telling is not None:
-            # Python 3.11's wait_for loses a cancellation that comes as what it waits for is done.
-            while not self._telling.done():
-                self._telling.cancel()
-                await asyncio.wait({self._telling}, timeout=CANCEL_AGAIN)
+        await end_tasks(self._telling)
         if self._producer is not None and self.told:
             with suppress(KafkaError, TimeoutError):
                 await asyncio.wait_for(self._send(None), FAREWELL_LIMIT)

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -17,6 +16,7 @@ from models.errors import BrokerError
 from streams.kafka.client import connection
 from streams.kafka.topics import Admin
 from streams.settings import Settings
+from streams.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,7 @@ class Workers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reading
+        await end_tasks(self._reading)
 
     def all(self) -> list[dict[str, Any]]:
         """Return each worker's latest record with `silent_s`, the seconds since it was heard, by id."""

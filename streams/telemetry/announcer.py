@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
+from streams.tasks import end_tasks
+
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.25
@@ -41,9 +43,7 @@ class Announcer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_tasks(self._task)
 
     async def _run(self) -> None:
         while True:

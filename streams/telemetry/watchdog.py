@@ -15,6 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple, Self
 
+from streams.tasks import end_tasks
+
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
@@ -106,9 +108,7 @@ class Watchdog:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_tasks(self._task)
 
     def state(self) -> str:
         """Return `ok`, or since when which partition stands still, for `/readyz`."""
