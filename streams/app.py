@@ -13,7 +13,6 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 GC_THRESHOLDS = (50_000, 20, 100)
 """Allocations, and collections of the younger generation, between two looks at each generation."""
-RESOLVER_THREADS = 32
 QUEUED_BATCHES = 4
 """Batches that may wait for an agent; beyond, no more are taken from Kafka."""
 
@@ -160,6 +158,7 @@ class App(faust.App):
     async def stop(self) -> None:
         """Stop within the deadline: after it the process ends, whatever is still open."""
         last_resort = _exit_in_time()
+        last_resort.start()
         try:
             await super().stop()
         finally:
@@ -202,37 +201,59 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
     `open_` opens what belongs to the process: before its apps start, closed after all of them have stopped. The first
     app that crashes ends the process. Raises MillraceError when it cannot start.
     """
-    loop = asyncio.get_running_loop()
-    # Names are resolved in threads: the default of six on two cores is few when some names are slow to resolve.
-    loop.set_default_executor(ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve"))
     told = asyncio.Event()
+    last_resort = _exit_in_time()
+
+    def end() -> None:
+        if not told.is_set():
+            told.set()
+            last_resort.start()
+
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    async with AsyncExitStack() as stack:
-        await open_(stack)
-        starting = asyncio.ensure_future(_start(apps))
-        stopping = asyncio.ensure_future(told.wait())
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        try:
-            if starting.done():
-                await starting
-                stopped = [asyncio.ensure_future(app.wait_until_stopped()) for app in apps]
-                await asyncio.wait({stopping, *stopped}, return_when=asyncio.FIRST_COMPLETED)
-            else:
-                starting.cancel()
-                await asyncio.gather(starting, return_exceptions=True)
-        finally:
-            logger.info("stopping")
-            last_resort = _exit_in_time()
-            await asyncio.gather(*(app.stop() for app in apps))
-    last_resort.cancel()
+        loop.add_signal_handler(number, end)
+    try:
+        async with AsyncExitStack() as stack:
+            try:
+                await open_(stack)
+                stack.push_async_callback(_stop, apps)
+                crashed = await _serve(apps, told)
+            finally:
+                end()
+    finally:
+        last_resort.cancel()
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
-    for app in apps:
-        if app.crashed:
-            return _crashed(app.crash_reason)
+    if crashed is not None:
+        return _crashed(crashed.crash_reason)
     logger.info("stopped")
     return 0
+
+
+async def _serve(apps: Sequence[App], told: asyncio.Event) -> App | None:
+    """Start the apps and wait; returns the one that crashed, None if told to stop before any did.
+
+    What crashes later does so because of the stop: a start that is cut short, a connection that ends too early.
+    """
+    starting = asyncio.ensure_future(_start(apps))
+    stopping = asyncio.ensure_future(told.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        await starting
+        stopped = [asyncio.ensure_future(app.wait_until_stopped()) for app in apps]
+        await asyncio.wait({stopping, *stopped}, return_when=asyncio.FIRST_COMPLETED)
+    crashed = next((app for app in apps if app.crashed), None)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    return crashed
+
+
+async def _stop(apps: Sequence[App]) -> None:
+    """Stop all of them side by side; one that fails at it keeps no other from it."""
+    logger.info("stopping")
+    for failure in await asyncio.gather(*(app.stop() for app in apps), return_exceptions=True):
+        if failure is not None:
+            logger.error("stopping failed: %r", failure)
 
 
 async def _start(apps: Sequence[App]) -> None:
@@ -247,9 +268,9 @@ async def _start(apps: Sequence[App]) -> None:
 
 
 def _exit_in_time() -> threading.Timer:
+    """Return what ends the process, once started, unless it is cancelled within the deadline."""
     last_resort = threading.Timer(defaults.SHUTDOWN_DEADLINE, _exit_now)
     last_resort.daemon = True
-    last_resort.start()
     return last_resort
 
 
