@@ -89,9 +89,10 @@ class Client:
         self.spans: HttpSpans | None = None
 
     async def __aenter__(self) -> Self:
-        guard = self._guard
+        resolver = self._guard.resolver()
+        self._stack.push_async_callback(resolver.close)
         self._direct = await self._stack.enter_async_context(
-            _session(aiohttp.TCPConnector(resolver=guard.resolver(), socket_factory=guard.socket, **_CONNECTING))
+            _session(aiohttp.TCPConnector(resolver=resolver, socket_factory=self._guard.socket, **_CONNECTING))
         )
         # Through a proxy, every address dialled is the proxy's, which the operator named.
         self._proxied = await self._stack.enter_async_context(

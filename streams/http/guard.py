@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
 from models.errors import Denied
+from streams.http.resolver import Resolver
 from streams.networks import Network, PortRange, parse_networks, parse_ports
 from streams.settings import Settings
 
@@ -114,7 +114,7 @@ class Guard:
 class _Resolver(AbstractResolver):
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._resolver = DefaultResolver()
+        self._resolver = Resolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
