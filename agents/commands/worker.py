@@ -33,13 +33,14 @@ def run(options: argparse.Namespace) -> int:
     from models.errors import MillraceError, SettingsError
     from streams import settings as configuration
     from streams.app import run as run_worker
+    from streams.kafka.client import caution
     from streams.reference import unknown
     from streams.secrets import secrets_of
 
     settings = configuration.load()
     settings = replace(settings, role=options.role or settings.role)
     mask = setup_logging(settings)
-    for line in unknown():
+    for line in filter(None, (*unknown(), caution(settings.kafka))):
         logging.getLogger(__name__).warning("%s", line)
 
     async def main() -> int:
@@ -75,7 +76,13 @@ def setup_logging(settings: Settings) -> Mask:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     # It calls an ERROR what it tries again; what it gives up on ends the worker, with the reason (`_watch_group`).
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
+    logging.getLogger("aiokafka.conn").addFilter(_is_unsaid)
     return mask
+
+
+def _is_unsaid(record: logging.LogRecord) -> bool:
+    """Say whether a line is more than what `caution` has said already: aiokafka says that at each connection."""
+    return not str(record.msg).startswith("Sending username and password in the clear")
 
 
 def _is_event(record: logging.LogRecord) -> bool:

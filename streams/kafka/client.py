@@ -36,6 +36,16 @@ def connection(kafka: Kafka) -> dict[str, Any]:
     return arguments
 
 
+def caution(kafka: Kafka) -> str | None:
+    """Say what of the connection everybody on the way can read and should not; None if there is nothing."""
+    if kafka.security_protocol == "SASL_PLAINTEXT" and not kafka.sasl_mechanism.startswith("SCRAM"):
+        return (
+            f"KAFKA_SECURITY_PROTOCOL=SASL_PLAINTEXT sends the login of {kafka.sasl_mechanism} in the clear: "
+            "use SASL_SSL, or SCRAM"
+        )
+    return None
+
+
 def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
     try:
         return cast(
@@ -152,4 +162,4 @@ def _to(kafka: Kafka) -> str:
     return f" User:{kafka.sasl_username}" if named else ""
 
 
-__all__ = ["TopicPartition", "connection", "explain", "places", "stop"]
+__all__ = ["TopicPartition", "caution", "connection", "explain", "places", "stop"]

@@ -75,7 +75,9 @@ WAYS = ("SASL PLAIN", "SASLTLS PLAIN", "SASL SCRAM-SHA-256", "SASLTLS SCRAM-SHA-
 async def test_every_way_in_works(
     secured: Secured, stage: Stage, upstream: Upstream, tokens: TokenEndpoint, way: str
 ) -> None:
-    """Worker, send and tail get in by each protocol and mechanism, and the request is answered."""
+    """Worker, send and tail get in by each protocol and mechanism, and the request is answered. A password that
+    travels in the clear is said once, not at each connection.
+    """
     settings = tokens.way(secured, "SASLTLS") if way.endswith("OAUTHBEARER") else secured.way(way)
     stage.settings |= settings
     sending = ("send", "--url", f"{upstream.url}/doc/7", "--id", "one")
@@ -83,6 +85,8 @@ async def test_every_way_in_works(
     assert (code, "1 sent" in err) == (0, True), err
     await stage.results_of({"one"})
     assert worker.process.returncode is None
+    cautions = [line for line in worker.log if "in the clear" in line]
+    assert ["KAFKA_SECURITY_PROTOCOL" in line for line in cautions] == [True] * (way == "SASL PLAIN")
     if way in COMMANDS_TOO:
         code, out, err = await millrace(stage, "tail", "--from-beginning", "-n", "1")
         assert (code, out.startswith("one  ok")) == (0, True), err

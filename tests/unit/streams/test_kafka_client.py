@@ -7,7 +7,7 @@ import pytest
 from aiokafka import errors
 
 from models.errors import AccessError, BrokerError, SettingsError
-from streams.kafka.client import connection, explain, places
+from streams.kafka.client import caution, connection, explain, places
 from streams.kafka.token import TokenError
 from streams.settings import Kafka
 
@@ -30,6 +30,18 @@ def test_a_login_is_passed_on_where_the_protocol_has_one(protocol):
     assert arguments["sasl_mechanism"] == "SCRAM-SHA-512"
     assert (arguments["sasl_plain_username"], arguments["sasl_plain_password"]) == ("user", "hunter2")
     assert ("ssl_context" in arguments) is (protocol == "SASL_SSL")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mechanism", "readable"),
+    [("SASL_PLAINTEXT", "PLAIN", True), ("SASL_PLAINTEXT", "OAUTHBEARER", True),
+     ("SASL_PLAINTEXT", "SCRAM-SHA-256", False), ("SASL_SSL", "PLAIN", False), ("PLAINTEXT", "PLAIN", False)],
+)  # fmt: skip
+def test_a_login_that_others_can_read_is_cautioned_of(protocol, mechanism, readable):
+    """A password or token without TLS; SCRAM sends neither."""
+    said = caution(Kafka("a:1", protocol, mechanism, sasl_username="user", sasl_password="hunter2"))
+    assert (said is not None) is readable
+    assert said is None or ("KAFKA_SECURITY_PROTOCOL" in said and "hunter2" not in said)
 
 
 def test_tls_checks_certificate_and_host():
