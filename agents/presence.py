@@ -105,7 +105,7 @@ def partition(lease: Lease) -> dict[str, Any]:
         "partition": lease.partition,
         "committed": committed,
         "end": lease.end,
-        "lag": None if committed is None or lease.end is None else max(0, lease.end - committed),
+        "lag": lease.lag,
         "in_flight": lease.under_way,
         "unfinished": lease.unfinished,
         "oldest_unfinished_s": None if oldest is None else round(max(0.0, time.time() - oldest / 1000), 1),
