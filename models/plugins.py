@@ -113,7 +113,8 @@ def _forget_the_unimported() -> None:
 
 def _reason(exc: BaseException, module: str) -> str:
     try:
-        said = " ".join(str(exc).split())[:MAX_REASON]
+        text = exc.msg if isinstance(exc, SyntaxError) else str(exc)  # its place is told below
+        said = " ".join(text.split())[:MAX_REASON]
     except BaseException:  # noqa: BLE001  its text is foreign code too
         said = "(it cannot say why)"
     reason = f"{type(exc).__name__}: {said}" if said else type(exc).__name__

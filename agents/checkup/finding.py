@@ -16,6 +16,11 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are, in words."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def ok(subject: str, seen: str) -> Finding:
     """Return that something is as it must be."""
     return Finding(subject, OK, seen)

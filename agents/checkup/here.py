@@ -12,7 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from agents.checkup.finding import Finding, ok, problem, warning
+import aiohttp
+from yarl import URL
+
+from agents.checkup.finding import Finding, counted, ok, problem, warning
 from models.errors import AnswerError, MillraceError
 from models.source import Sources
 from streams.http.client import client_of
@@ -34,6 +37,8 @@ MIN_SPACE = 256 * MIB
 """Bytes that a cache's disk should have free."""
 MIN_FILES = 4096
 """Open files that a worker should be allowed: a socket a fetch, and Kafka's, the pool's and the web's."""
+WEB_TIMEOUT = 2.0
+"""Seconds that what listens on the web port may take to say what it is."""
 SKEW = 2.0
 """Seconds by which an upstream's Date may differ from our clock: it tells whole seconds."""
 
@@ -66,7 +71,7 @@ async def sources(settings: Settings) -> AsyncIterator[Finding]:
         return
     if not found.by_name:
         yield ok("sources", "none named")
-    for finding in [*_secrets(found), *await _hosts(settings, found)]:
+    for finding in [*_secrets(found), *_ports(settings, found), *await _hosts(settings, found)]:
         yield finding
 
 
@@ -77,15 +82,29 @@ def _secrets(found: Sources) -> Iterator[Finding]:
         except ValueError as exc:
             yield problem(f"source {source.name}", str(exc), "set it, or mount the file")
         else:
-            yield ok(f"source {source.name}", f"valid, {secrets} secrets there" if secrets else "valid")
+            yield ok(f"source {source.name}", f"valid, {counted(secrets, 'secret')} there" if secrets else "valid")
+
+
+def _places(found: Sources) -> list[tuple[str, int]]:
+    """Return host and port of every source that has a URL."""
+    urls = [urlsplit(source.url.text) for source in found.by_name.values() if source.url is not None]
+    return sorted({(url.hostname or "", url.port or (80 if url.scheme == "http" else 443)) for url in urls})
+
+
+def _ports(settings: Settings, found: Sources) -> Iterator[Finding]:
+    guard = guard_of(settings)
+    denied = [(host, port) for host, port in _places(found) if not guard.opens(port)]
+    ports = ",".join(dict.fromkeys([*filter(None, [settings.allow_ports]), *(str(port) for _, port in denied)]))
+    for host, port in denied:
+        seen = f"port {port} is denied: it is not 80 or 443, nor in MILLRACE_ALLOW_PORTS"
+        yield problem(f"host {host}:{port}", seen, f"allow it if it is meant: MILLRACE_ALLOW_PORTS={ports}")
 
 
 async def _hosts(settings: Settings, found: Sources) -> list[Finding]:
     if settings.proxy:
         return []  # names are the proxy's to resolve
-    urls = {source.url.text for source in found.by_name.values() if source.url is not None}
-    hosts = sorted({(urlsplit(url).hostname or "", urlsplit(url).port or 443) for url in urls})
-    return [await _host(settings, host, port) for host, port in hosts]
+    hosts = dict(_places(found))
+    return [await _host(settings, host, port) for host, port in hosts.items()]
 
 
 async def _host(settings: Settings, host: str, port: int) -> Finding:
@@ -99,7 +118,8 @@ async def _host(settings: Settings, host: str, port: int) -> Finding:
         address = literal(str(info[4][0]))
         network = None if address is None else guard.denied(address)
         if network is not None:
-            advice = f"allow it if it is meant: MILLRACE_ALLOW_NETWORKS={address}"
+            networks = ",".join([*filter(None, [settings.allow_networks]), str(address)])
+            advice = f"allow it if it is meant: MILLRACE_ALLOW_NETWORKS={networks}"
             return problem(subject, f"resolves to {address}, which is denied: {why(network)}", advice)
     return ok(subject, f"resolves to {infos[0][4][0]}")
 
@@ -156,13 +176,32 @@ async def pool(settings: Settings) -> Finding:
 
 
 async def web(settings: Settings) -> Finding:
-    """Listen where a worker would."""
-    subject = f"web {settings.web_host}:{settings.web_port}"
+    """Listen where a worker would; a worker that does so already is as good."""
+    host, port = settings.web_host, settings.web_port
+    subject = f"web {host}:{port}"
     try:
-        async with Server(settings.web_host, settings.web_port, dict, token=settings.web_token):
+        server = Server(host, port, dict, token=settings.web_token)
+    except MillraceError as exc:
+        return problem(subject, str(exc))
+    try:
+        async with server:
             return ok(subject, "free")
     except MillraceError as exc:
-        return problem(subject, str(exc), "if a worker runs here already, that is it; else set MILLRACE_WEB_PORT")
+        if await _worker_answers(host, port):
+            return ok(subject, "a worker answers here; another one needs a MILLRACE_WEB_PORT of its own")
+        return problem(subject, str(exc), "something else listens there: set MILLRACE_WEB_PORT")
+
+
+async def _worker_answers(host: str, port: int) -> bool:
+    timeout = aiohttp.ClientTimeout(total=WEB_TIMEOUT)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(URL.build(scheme="http", host=host, port=port, path="/livez")) as response,
+        ):
+            return response.ok and response.headers.get("Server") == "millrace"
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False
 
 
 def limits() -> Finding:

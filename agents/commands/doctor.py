@@ -40,12 +40,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _doctor(settings: Any, options: argparse.Namespace) -> int:
+    from agents.checkup.finding import counted
+
     counts = {"warning": 0, "problem": 0}
     async for finding in _findings(settings, options):
         if finding.state in counts:
             counts[finding.state] += 1
         print(_json(finding) if options.json else _line(finding), flush=True)
-    say(f"{counts['problem']} problems, {counts['warning']} warnings")
+    say(", ".join(counted(counts[state], state) for state in ("problem", "warning")))
     return FAILED if counts["problem"] else DONE
 
 
@@ -54,7 +56,8 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
     from agents.checkup.finding import problem
     from agents.checkup.kafka import kafka
 
-    for finding in [*here.settings_known(), *here.plugins(settings), here.limits()]:
+    plugins = list(here.plugins(settings))
+    for finding in [*here.settings_known(), *plugins, here.limits()]:
         yield finding
     try:
         async for finding in kafka(settings):
@@ -68,7 +71,8 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
     ):
         async for finding in several:
             yield finding
-    yield await here.pool(settings)
+    if all(finding.state == "ok" for finding in plugins):  # else its processes fail for the reason just told
+        yield await here.pool(settings)
     yield await here.web(settings)
 
 

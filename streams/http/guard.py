@@ -79,7 +79,7 @@ class Guard:
         if url.user is not None or url.password is not None:
             _deny("credentials in a URL are not taken")
         port = url.port or 0
-        if not any(low <= port <= high for low, high in (*USUAL_PORTS, *self.ports)):
+        if not self.opens(port):
             _deny(f"port {port} is not 80 or 443, nor in MILLRACE_ALLOW_PORTS")
         host = (url.host or "").removesuffix(".")
         if not host or "%" in host:
@@ -87,6 +87,10 @@ class Guard:
         address = literal(host)
         if address is not None and (network := self.denied(address)) is not None:
             _deny(why(network))
+
+    def opens(self, port: int) -> bool:
+        """Whether this port may be reached."""
+        return any(low <= port <= high for low, high in (*USUAL_PORTS, *self.ports))
 
     def denied(self, address: Address) -> Network | None:
         """Return the network for which an address is denied, None if it may be reached."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.checkup.finding import counted
 from streams.kafka.broker import Broker, free_port
 from tests.integration.stage import Stage, Upstream
 from tests.integration.test_commands import millrace
@@ -23,7 +24,7 @@ async def look(stage: Stage, *options: str, **settings: str) -> tuple[int, dict[
     for line in out.splitlines():
         finding = json.loads(line)
         found[finding["state"]].append(finding)
-    assert err == f"{len(found['problem'])} problems, {len(found['warning'])} warnings\n"
+    assert err == f"{counted(len(found['problem']), 'problem')}, {counted(len(found['warning']), 'warning')}\n"
     return code, found
 
 

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from agents.checkup import here
+from agents.checkup.finding import counted
+from agents.commands import FAILED, run
+from streams.settings import Settings
+from streams.web.server import Server
+
+
+async def _silent(reader, writer):
+    writer.write(b"HTTP/1.1 200 OK\r\nServer: other\r\nContent-Length: 3\r\n\r\nok\n")
+    await writer.drain()
+    writer.close()
+
+
+async def test_the_web_port_of_a_running_worker_is_well():
+    """What answers there as ours does is a worker; whatever else listens is a problem; nobody is well, too."""
+    async with Server("127.0.0.1", 0, dict) as server:
+        found = await here.web(Settings(web_port=server.port))
+        assert (found.state, "a worker answers here" in found.seen) == ("ok", True)
+    assert (await here.web(Settings(web_port=server.port))).seen == "free"
+    other = await asyncio.start_server(_silent, "127.0.0.1", 0)
+    async with other:
+        found = await here.web(Settings(web_port=other.sockets[0].getsockname()[1]))
+    assert (found.state, "cannot listen" in found.seen) == ("problem", True)
+    found = await here.web(Settings(web_host="0.0.0.0", web_port=0, web_token=None))
+    assert (found.state, "MILLRACE_WEB_TOKEN is needed" in found.seen) == ("problem", True)
+
+
+async def test_a_port_that_the_guard_would_deny_is_named(tmp_path):
+    """Each such source's is a problem, with what to set: all that are needed, and what is open already."""
+    file = tmp_path / "sources.toml"
+    file.write_text("".join(f'[sources.{name}]\nurl = "http://127.0.0.1{port}/{{n}}"\n'
+                            for name, port in (("a", ""), ("b", ":8081"), ("c", ":9090"), ("d", ":9500"))))  # fmt: skip
+    settings = Settings(sources=str(file), allow_networks="127.0.0.0/8", allow_ports="9000-9100")
+    problems = [each async for each in here.sources(settings) if each.state == "problem"]
+    assert [each.subject for each in problems] == ["host 127.0.0.1:8081", "host 127.0.0.1:9500"]
+    assert {each.advice.partition("PORTS=")[2] for each in problems} == {"9000-9100,8081,9500"}
+
+
+def test_a_bad_plugin_is_one_problem(tmp_path, monkeypatch, capsys):
+    """Its file and line are named once, and the pool that would fail over it is not tried."""
+    (tmp_path / "crooked_plugin.py").write_text("\ndef f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", f"127.0.0.1:{nobody.getsockname()[1]}")
+        monkeypatch.setenv("MILLRACE_WEB_PORT", "0")
+        monkeypatch.setenv("MILLRACE_PLUGINS", "crooked_plugin")
+        assert run(["doctor"]) == FAILED
+    out, err = capsys.readouterr()
+    assert (out.count("crooked_plugin.py"), out.count("line 2"), "\nok       pool" in out) == (1, 1, False)
+    assert ("problem  pool" in out, err) == (False, "2 problems, 0 warnings\n")
+    assert counted(1, "problem") == "1 problem"
