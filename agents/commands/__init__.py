@@ -73,3 +73,8 @@ def run(arguments: Sequence[str]) -> int:
 def say(text: str) -> None:
     """Talk to the person: on stderr, so that stdout stays data."""
     print(text, file=sys.stderr, flush=True)
+
+
+def clipped(text: str, width: int) -> str:
+    """Return a text in so many characters: what is left out is seen to be."""
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"

@@ -11,7 +11,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from agents.commands import DONE, FAILED, MISUSED, say
+from agents.commands import DONE, FAILED, MISUSED, clipped, say
 from models import strictjson
 from models.errors import OUTCOMES
 from models.letter import Choice, Letter, Place
@@ -108,7 +108,11 @@ async def _redrive(settings: Any, choice: Choice, options: argparse.Namespace) -
         report = await letters.redrive(
             choice, rate=options.rate, limit=options.limit, dry_run=options.dry_run, told=told
         )
-    say(f"{report.redriven} {would}")
+    if report.redriven or report.refused or report.missing:
+        say(f"{report.redriven} {would}")
+    else:
+        topic = settings.dead_letters_topic
+        say(f"no dead letter in {topic}" if options.all else f"no dead letter matches {_chosen(options)} in {topic}")
     for reason, count in report.refused.most_common():
         say(f"{count} not redriven: {reason}")
     for partition, offset in report.missing:
@@ -117,10 +121,22 @@ async def _redrive(settings: Any, choice: Choice, options: argparse.Namespace) -
     return FAILED if report.missing or (named and (report.refused or not report.redriven)) else DONE
 
 
+def _chosen(options: argparse.Namespace) -> str:
+    """Return the choice as it was given; times as the moments that they are."""
+    given = [(name, value) for name in ("outcome", "host", "id") for value in getattr(options, name)]
+    given += [("letter", f"{partition}:{offset}") for partition, offset in options.letter]
+    moments = ((name, getattr(options, name)) for name in ("since", "until"))
+    given += [(name, _time(moment)) for name, moment in moments if moment is not None]
+    return " ".join(f"--{name} {value}" for name, value in given)
+
+
+def _time(moment: float) -> str:
+    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
+
+
 def _line(letter: Letter, verdict: str) -> str:
-    at = datetime.fromtimestamp(letter.at).astimezone().isoformat(timespec="seconds")
-    parts = [f"{letter.partition}:{letter.offset}", at, letter.request_id or "-", letter.outcome or "-",
-             letter.host or "-", f"attempt {letter.attempts}", verdict, letter.message[:WIDTH]]  # fmt: skip
+    parts = [f"{letter.partition}:{letter.offset}", _time(letter.at), letter.request_id or "-", letter.outcome or "-",
+             letter.host or "-", f"delivery {letter.attempts}", verdict, clipped(letter.message, WIDTH)]  # fmt: skip
     return "".join(char if char.isprintable() else "�" for char in "  ".join(parts))
 
 

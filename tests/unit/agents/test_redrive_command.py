@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from agents.checkup.finding import ok, problem
-from agents.commands import MISUSED, doctor, redrive, run
+from agents.commands import DONE, MISUSED, doctor, redrive, run
+from models.letter import DLQ, read_letter
+from streams.kafka.letters import Letters, Report
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,34 @@ def test_a_choice_must_be_made(options, capsys):
     """Neither nothing nor everything by mistake: either a choice, or --all."""
     assert run(["redrive", *options]) == MISUSED
     assert "choose by --outcome" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--all"], "no dead letter in dead-letters\n"),
+        (["--outcome", "timeout", "--host", "h:80", "--host", "i", "--until", "2026-11-22T14:00Z"],
+         "no dead letter matches --outcome timeout --host h:80 --host i --until 2026-11-2"),
+    ],
+)  # fmt: skip
+def test_nothing_found_is_said_with_the_choice(options, told, monkeypatch, capsys):
+    """Whoever mistyped a host sees it: nothing was there to be redriven."""
+
+    async def none(*_, **__):
+        return Report()
+
+    monkeypatch.setattr(Letters, "redrive", none)
+    assert run(["redrive", *options]) == DONE
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_letter_is_a_line_and_what_does_not_fit_is_seen_to_be_left_out():
+    """The number is that of the delivery; a long message ends with an ellipsis."""
+    headers = [(DLQ + "delivery.count", b"3"), (DLQ + "message", b"word " * 40)]
+    line = redrive._line(read_letter((1, 2), 0, None, b"{}", headers), "redriven")
+    assert "  delivery 3  redriven  word word" in line
+    assert line.endswith("word…")
+    assert len(line.rpartition("  ")[2]) <= redrive.WIDTH
 
 
 def test_a_finding_is_a_line_and_its_advice_another():
