@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from models.errors import OUTCOMES
+from models.request import MAX_CHECKS
 from models.result import CACHE_STATES, RESULT_DEPTH
 from models.strictjson import deeper_than
 
@@ -211,7 +212,7 @@ def _runs(value: Any) -> tuple[Run, ...]:
         return ()
     return tuple(
         Run(check["name"], "error" in check, _micros(check.get("elapsed_ms")))
-        for check in value
+        for check in value[:MAX_CHECKS]
         if isinstance(check, dict) and isinstance(check.get("name"), str) and _is_name(check["name"])
     )
 

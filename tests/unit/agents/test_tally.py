@@ -195,6 +195,13 @@ HOSTILE = [
 ]
 
 
+def test_no_more_checks_are_counted_than_a_request_has():
+    """Of a result that somebody else wrote, with a hundred thousand checks, the first sixty-four make rows."""
+    shelf = Shelf()
+    shelf.take([record(0, result(0, checks=[{"name": f"c{n}"} for n in range(1_000)]))])
+    assert len([key for table, key in shelf.rows if table == "checks"]) == 64
+
+
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("key", [b"", None, b"\xff", b"k"])
 def test_hostile_results_are_counted_and_hurt_nobody(value, key):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -114,6 +115,18 @@ def test_nesting_beyond_the_interpreter_s_stack_is_refused_too():
 def test_brackets_side_by_side_or_in_strings_are_no_depth(text):
     """Only brackets that nest count: many shallow ones, or some inside strings with escapes, are taken."""
     assert strictjson.loads(text.encode()) == json.loads(text)
+
+
+def test_measuring_depth_takes_few_steps():
+    """However many strings and brackets there are, no Python runs for each: the event loop waits for it."""
+    data = json.dumps([{"a": ['\\"', {}]}] * 1_000).encode()
+    steps = []
+    sys.setprofile(lambda *event: steps.append(event[1]))
+    try:
+        assert not strictjson.deeper_than(data, 4)
+    finally:
+        sys.setprofile(None)
+    assert len(steps) < 50
 
 
 @pytest.mark.parametrize(
