@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
+
+from aiokafka import ConsumerRecord
 
 from agents.reading import Reader
 from agents.tally import OUTCOMES_AGE, Tally
@@ -21,8 +24,8 @@ from streams.tables.shelves import Bounds, Shelves
 
 logger = logging.getLogger(__name__)
 
-SLICE = 250
-"""Results counted in one go: some milliseconds, between which the loop is others'."""
+SLICE, SLICE_BYTES = 250, 256 << 10
+"""Results counted in one go, and bytes of them: some milliseconds, between which the loop is others'."""
 HOSTS = 10_000
 """Hosts kept of one partition; those seen the longest ago go."""
 CHECKS = 1_000
@@ -61,10 +64,16 @@ class Tabulator:
         """Count a batch and send its rows on their way; returns early if its lease takes no more work."""
         lease, records = batch.lease, batch.records
         await self._publisher.pace()
+        if lease.taking and not self._knows(lease):
+            for _ in self._shelves.forget_if_foreign(self._publisher, lease, records[0].offset):
+                await asyncio.sleep(0)
+                await self._publisher.pace()
+        if not lease.taking:  # and the partition may be another lease's by now
+            return
         tally = self._tally(lease)
         done = 0
         while done < len(records) and lease.taking:
-            part = records[done : done + SLICE]
+            part = records[done : done + _some(records, done)]
             tally.take(part, time.time())
             done += len(part)
             lease.begun += len(part)
@@ -86,11 +95,13 @@ class Tabulator:
                     self.pruned += gone
                     await asyncio.sleep(0)
 
-    def _tally(self, lease: Lease) -> Tally:
+    def _knows(self, lease: Lease) -> bool:
         known = self._tallies.get(lease.partition)
-        if known is not None and known[0] is lease:
-            return known[1]
-        self._shelves.forget_if_foreign(self._publisher, lease)
+        return known is not None and known[0] is lease
+
+    def _tally(self, lease: Lease) -> Tally:
+        if self._knows(lease):
+            return self._tallies[lease.partition][1]
         shelf = self._shelves.of(lease)
         publisher, shelves = self._publisher, self._shelves
 
@@ -109,3 +120,13 @@ class Tabulator:
                                lease.topic, lease.partition, tally.first_unreadable)  # fmt: skip
             self.unreadable += tally.unreadable
             tally.unreadable = 0
+
+
+def _some(records: Sequence[ConsumerRecord[bytes, bytes]], start: int) -> int:
+    """Return how many records from `start` on are counted in one go: one at least."""
+    size = 0
+    for count, record in enumerate(records[start : start + SLICE]):
+        size += len(record.value or b"")
+        if size > SLICE_BYTES:
+            return max(count, 1)
+    return SLICE

@@ -46,13 +46,14 @@ class Lease:
     `position` is the next offset that will be delivered; None until it is known. `begun` is raised by whoever
     starts work on a delivered record: a drain waits for what was begun, not for what was only delivered. `work`
     holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
-    the broker last took, `finished` how many were finished, `end` where the log ended when last heard of.
+    the broker last took, `resumed` where that was when the lease began, `finished` how many were finished, `end`
+    where the log ended when last heard of.
     """
 
     __slots__ = (
         "_delivered", "_drained", "_last", "_memo", "_metadata", "_unfinished", "alive", "begun", "committed",
-        "draining", "end", "finished", "group", "partition", "point", "position", "recalled", "topic", "untrusted",
-        "work",
+        "draining", "end", "finished", "group", "partition", "point", "position", "recalled", "resumed", "topic",
+        "untrusted", "work",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class Lease:
         self.alive = True
         self.draining = False
         self.begun = 0
+        self.resumed = position
         self.committed = None if position is None else CommitPoint(position, metadata)
         self.work: set[asyncio.Task[Any]] = set()
         self.recalled = 0

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Protocol, TypeAlias
 
 from aiokafka import ConsumerRecord
@@ -28,6 +29,8 @@ LOOKS = 200
 
 AT_ONCE = 5_000
 """Rows beyond their number that go at once, of one table and partition: some milliseconds."""
+SLICE = 1_000
+"""Rows that go at once where all of them go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,22 +202,26 @@ class Shelves:
                 return self.of(lease)
         return None
 
-    def forget_if_foreign(self, publisher: Publishes, lease: Lease) -> bool:
-        """Begin a partition anew if its rows count further than its log goes: they are of a topic that was deleted.
+    def forget_if_foreign(self, publisher: Publishes, lease: Lease, first: int) -> Iterator[None]:
+        """Begin a partition anew if its rows are of a topic that was deleted: they count further than its log goes,
+        and reading, at offset `first`, began before the group's commit, or there was none. Yields between slices.
 
-        Counting on would skip every result of the new one up to there.
+        Counting on would skip every result of the new one up to there. A log that only lost its end, or whose end is
+        known late, is read on from the commit: its rows stay.
         """
-        shelf = self.of(lease)
-        newest = (self.store.newest(table, lease.partition) for table in self.topics)
-        reach = max((offset_of(row) for row in newest if row is not None), default=-1)
-        if lease.end is None or reach < lease.end:
-            return False
+        newest = {table: self.store.newest(table, lease.partition) for table in self.topics}
+        reaches = {table: -1 if row is None else offset_of(row) for table, row in newest.items()}
+        reach = max(reaches.values())
+        if lease.end is None or reach < lease.end or (lease.resumed is not None and first >= lease.resumed):
+            return
         logger.warning("%s-%d ends at offset %d, the tables count up to %d: it is another topic of that name, and they "
                        "begin anew", lease.topic, lease.partition, lease.end, reach)  # fmt: skip
-        for table in self.topics:
+        shelf = self.of(lease)
+        for table in sorted(reaches, key=reaches.__getitem__):  # should this be cut off, the next lease sees it, too
             rows = self.store.scan(table, lease.partition)
-            self.ship(publisher, shelf, [(table, key, None) for key, _ in rows])
-        return True
+            while lease.taking and (gone := [(table, key, None) for key, _ in islice(rows, SLICE)]):
+                self.ship(publisher, shelf, gone)
+                yield
 
     # -- pruning
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from streams.kafka.lease import CommitPoint, Lease
-from streams.tables.shelves import AT_ONCE, LOOKS, Bounds, Shelves
+from streams.tables.shelves import AT_ONCE, LOOKS, SLICE, Bounds, Shelves
 from streams.tables.store import MemoryStore, mark
 from streams.tables.view import Tables
 
@@ -155,10 +155,10 @@ def test_a_strangers_rows_are_noticed():
 def test_rows_of_a_topic_that_was_deleted_are_not_counted_on():
     """Rows that count further than their log goes are tombstoned; those that do not stay."""
     scene = filled(3, Bounds(10), committed=3)
-    scene.lease.end = 3
-    assert not scene.shelves.forget_if_foreign(scene.publisher, scene.lease)
+    scene.lease.resumed, scene.lease.end = 3, 3
+    assert not forgotten(scene, 0)
     scene.lease.end = 2
-    assert scene.shelves.forget_if_foreign(scene.publisher, scene.lease)
+    assert forgotten(scene, 0)
     assert scene.shelf.get("a", b"0") is None
     scene.publisher.acknowledge(scene.shelves)
     assert scene.shelves.count("a", 0) == 0
@@ -166,6 +166,37 @@ def test_rows_of_a_topic_that_was_deleted_are_not_counted_on():
 
 def test_an_unknown_offset_moves_nothing():
     """A broker that had the batch already does not say where: it is read once more at the next recovery."""
+def test_a_log_that_lost_its_end_keeps_its_rows():
+    """Where reading goes on from the commit, it is the same log: it lost its end, or its end is known late."""
+    scene = filled(3, Bounds(10), committed=0)
+    scene.lease.resumed, scene.lease.end = 2, 2
+    assert not forgotten(scene, 2)
+    scene.lease.resumed = None
+    assert forgotten(scene, 2), "a group without a commit reads another log"
+
+
+def test_a_partition_begins_anew_in_slices():
+    """However many rows go, the loop is others' in between; a lease that ends meanwhile sends no more."""
+    scene = filled(2 * SLICE + 1, Bounds(10), committed=0)
+    scene.lease.resumed, scene.lease.end = 2 * SLICE, 1
+    slices = scene.shelves.forget_if_foreign(scene.publisher, scene.lease, 0)
+    next(slices)
+    assert len(scene.publisher.sent) == SLICE
+    scene.lease.revoke()
+    assert list(slices) == []
+    assert len(scene.publisher.sent) == SLICE
+
+
+def test_the_rows_that_count_furthest_go_last():
+    """A wiping that was cut off is seen by the next lease: what tells of the other log is still there."""
+    scene = filled(3, Bounds(10), committed=9)
+    scene.ship([("b", b"k", row(0))])
+    scene.publisher.acknowledge(scene.shelves)
+    scene.lease.resumed, scene.lease.end = 3, 1
+    next(scene.shelves.forget_if_foreign(scene.publisher, scene.lease, 0))
+    assert [topic for topic, _, _ in scene.publisher.sent] == ["g-b"]
+
+
     scene = Scene()
     scene.ship([("a", b"k", row(1))], 0, 1)
     scene.publisher.acknowledge(scene.shelves, base=-1)
@@ -175,6 +206,13 @@ def test_an_unknown_offset_moves_nothing():
 
 def filled(count, bounds, committed, at=NOW):
     scene = Scene({"a": bounds, "b": Bounds(10)})
+def forgotten(scene, first):
+    before = len(scene.publisher.sent)
+    for _ in scene.shelves.forget_if_foreign(scene.publisher, scene.lease, first):
+        pass
+    return len(scene.publisher.sent) - before
+
+
     scene.ship([("a", b"%d" % n, row(n, at)) for n in range(count)], *range(count))
     scene.publisher.acknowledge(scene.shelves)
     scene.lease.committed = CommitPoint(committed, "")
