@@ -110,11 +110,12 @@ class Tabulating:
     async def _read_back(self, partitions: set[int]) -> None:
         settings = self.settings
         pause = PAUSE if settings.role == "all" else 0.0
-        self.recovery = Recovery(settings.kafka, settings.worker_id, self.shelves.store, self.topics, pause=pause)
+        recovery = Recovery(settings.kafka, settings.worker_id, self.shelves.store, self.topics, pause=pause)
+        self.recovery = recovery
         try:
-            await self.recovery.run(partitions)
-        finally:  # also of what was read before the next rebalance, or a fault
-            self.mending.note(self.recovery.overwritten)
+            await recovery.run(partitions)
+        finally:  # also of what was read before the next rebalance, which has begun another, or a fault
+            self.mending.note(recovery.overwritten)
 
     def readiness(self) -> str:
         """Return `ok`, or what the tables wait for."""

@@ -9,14 +9,15 @@ less far than one before it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams.settings import Settings
 from streams.tables.recovery import Place, rows_between
-from streams.tables.shelves import Gap, Publishes, Shelf, Shelves
+from streams.tables.shelves import AT_ONCE, Gap, Publishes, Shelf, Shelves
 from streams.tables.store import mark
 
 logger = logging.getLogger(__name__)
@@ -29,29 +30,39 @@ class Mending:
         self._settings = settings
         self._shelves = shelves
         self._overwritten: dict[Place, set[bytes]] = {}
+        self._lost: set[int] = set()
         self.rewritten = 0
 
     def begin_anew(self, partitions: Collection[int]) -> None:
         """Forget what was noted: of a partition where something was still to be mended, all is read again."""
-        for _, partition in self._overwritten:
-            if partition in partitions:
-                self._shelves.store.drop(partition)
+        for partition in self._shelves.store.doubted & set(partitions):
+            self._shelves.store.drop(partition)
         self._overwritten.clear()
+        self._lost.clear()
         self._shelves.unmended.clear()
 
-    def note(self, overwritten: Mapping[Place, Iterable[bytes]]) -> None:
+    def note(self, overwritten: Mapping[Place, Collection[bytes]]) -> None:
         """Take note of keys whose latest record is not ours."""
         for place, keys in overwritten.items():
-            self._overwritten.setdefault(place, set()).update(keys)
+            if keys:
+                self._overwritten.setdefault(place, set()).update(keys)
+                self._shelves.store.doubt(place[1])
 
     async def mend(self, publisher: Publishes) -> None:
         """Look into gaps, and write what is ours again."""
-        for gap in list(self._shelves.unmended):
-            await self._look(gap)
+        shelves = self._shelves
+        for gap in list(shelves.unmended):
+            if shelves.in_possession(gap.partition) is not None:
+                await self._look(gap)
         for (table, partition), keys in list(self._overwritten.items()):
-            shelf = self._shelves.in_possession(partition)
-            if shelf is not None:
-                self._rewrite(publisher, shelf, table, frozenset(keys))
+            shelf = shelves.in_possession(partition)
+            if shelf is not None and not publisher.congested:
+                on_its_way = shelf.pending[table]
+                self._rewrite(publisher, shelf, table, [*islice((k for k in keys if k not in on_its_way), AT_ONCE)])
+        if not shelves.waiting_for:  # a recovery notes at its end what it made doubtful
+            noted = {place[1] for place in self._overwritten} | {gap.partition for gap in shelves.unmended}
+            for partition in shelves.store.doubted - noted - self._lost:
+                shelves.store.trust(partition)
 
     async def _look(self, gap: Gap) -> None:
         settings = self._settings
@@ -61,24 +72,29 @@ class Mending:
         except (KafkaError, OSError, TimeoutError) as exc:
             logger.warning("%s-%d: offsets %d to %d cannot be read, trying again: %s", *topic, gap.start, gap.end, exc)
             return
-        if gap not in self._shelves.unmended:
-            return  # a recovery came in between
-        self._shelves.unmended.remove(gap)
         shelf = self._shelves.in_possession(gap.partition)
-        if shelf is None:
+        if shelf is None or gap not in self._shelves.unmended:
+            return  # a recovery came in between, or will: it reads all of it
+        self._shelves.unmended.remove(gap)
+        if rows is None:
+            logger.warning("%s-%d ends before offset %d: it is read again at the next recovery", *topic, gap.end)
+            self._lost.add(gap.partition)
             return
         marks = [found for row in rows.values() if row is not None and (found := mark(row)) is not None]
         if any(found.offset >= (shelf.lease.position or 0) for found in marks):
             logger.warning("%s-%d is another worker's now: it counts further than this one has read", *topic)
+            self._lost.add(gap.partition)
             return
         self.note({(gap.table, gap.partition): rows})
 
-    def _rewrite(self, publisher: Publishes, shelf: Shelf, table: str, keys: frozenset[bytes]) -> None:
+    def _rewrite(self, publisher: Publishes, shelf: Shelf, table: str, keys: Sequence[bytes]) -> None:
+        if not keys:
+            return
         place = table, shelf.partition
 
         def arrived() -> None:
             self.rewritten += len(keys)
-            left = self._overwritten.get(place, set()) - keys
+            left = self._overwritten.get(place, set()).difference(keys)
             if left:
                 self._overwritten[place] = left
             else:

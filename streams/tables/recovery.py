@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError
+from streams.kafka import lenient
 from streams.kafka.client import connection, explain
 from streams.settings import Kafka
 from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
@@ -39,6 +40,8 @@ POLL_MS = 500
 FETCH_BYTES = 4 << 20
 """Bytes of a partition that one fetch brings."""
 REQUEST_TIMEOUT_MS = 20_000
+LOOK_LIMIT = 30.0
+"""Seconds that a look at some offsets may take."""
 MAX_DIGITS = 18
 """Of an offset."""
 
@@ -110,7 +113,13 @@ class Recovery:
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         """Take what was fetched; a partition that came to its end is done."""
-        fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+        try:
+            fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+        except UnicodeDecodeError:  # a header name that is not UTF-8: what was fetched with it is lost
+            lenient.begin()
+            for tp in self._wanted:
+                consumer.seek(tp, self._positions[tp])
+            fetched = {}
         for tp, records in fetched.items():
             self._apply(tp, records)
         for tp in list(self._wanted):
@@ -146,6 +155,8 @@ class Recovery:
             else:
                 changes[key] = there
                 self.overwritten.setdefault(place, set()).add(key)
+        if self.overwritten.get(place):
+            self._store.doubt(tp.partition)
         self.rows += len(records)
         self._store.apply(*place, changes.items(), records[-1].offset + 1)
 
@@ -205,18 +216,33 @@ async def open_consumer(kafka: Kafka, client_id: str) -> AIOKafkaConsumer:
 
 async def rows_between(
     kafka: Kafka, client_id: str, tp: TopicPartition, start: int, end: int
-) -> dict[bytes, bytes | None]:
-    """Return the records at these offsets, the latest of each key. Raises KafkaError."""
-    consumer = await open_consumer(kafka, client_id)
-    try:
-        consumer.assign([tp])
-        consumer.seek(tp, start)
-        rows: dict[bytes, bytes | None] = {}
-        while await consumer.position(tp) < end:
-            for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+) -> dict[bytes, bytes | None] | None:
+    """Return the records at these offsets, the latest of each key; None if the log does not go so far.
+
+    Raises KafkaError, OSError or TimeoutError.
+    """
+    async with asyncio.timeout(LOOK_LIMIT) as limit:
+        consumer = await open_consumer(kafka, client_id)
+        try:
+            consumer.assign([tp])
+            if (await consumer.end_offsets([tp]))[tp] < end:
+                return None
+            rows: dict[bytes, bytes | None] = {}
+            consumer.seek(tp, start)
+            while (at := await consumer.position(tp)) < end:
+                if limit.expired():  # Python 3.11's wait_for, in aiokafka, loses a cancellation now and then
+                    raise TimeoutError
+                try:
+                    fetched = await consumer.getmany(timeout_ms=POLL_MS)
+                except UnicodeDecodeError:
+                    lenient.begin()
+                    consumer.seek(tp, at)
+                    continue
                 rows |= {
-                    record.key: record.value for record in records if record.offset < end and record.key is not None
+                    record.key: record.value
+                    for record in fetched.get(tp, ())
+                    if record.offset < end and record.key is not None
                 }
-        return rows
-    finally:
-        await consumer.stop()
+            return rows
+        finally:
+            await consumer.stop()

@@ -7,6 +7,7 @@ in one write: after any end, a kill included, recovery goes on from there.
     r table partition key           → row
     o table partition offset key    → nothing: the rows in the order of their last writing
     m table partition               → how far the changelog is read, how many rows there are
+    d 0     partition               → nothing: the partition is doubted
     i                               → whose folder it is
 """
 
@@ -49,6 +50,7 @@ class RocksStore:
         self._numbers = {table: number for number, table in enumerate(tables)}
         self._db: Rdict | None = None
         self._meta: dict[tuple[str, int], tuple[int, int]] = {}
+        self.doubted: set[int] = set()
 
     def open(self) -> None:
         """Open the database. Raises SettingsError saying what is in the way."""
@@ -71,6 +73,7 @@ class RocksStore:
             raise SettingsError(msg)
         self._db.put(_OWNER, self._owner)
         self._meta = dict(self._read_meta())
+        self.doubted = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
 
     def close(self) -> None:
         """Close the database: what is in memory is written."""
@@ -142,8 +145,20 @@ class RocksStore:
         db.write(batch)
         self._meta[table, partition] = meta
 
+    def doubt(self, partition: int) -> None:
+        """Doubt a partition, also after this process has ended."""
+        if partition not in self.doubted:
+            self._open_db().put(_PLACE.pack(b"d", 0, partition), b"")
+            self.doubted.add(partition)
+
+    def trust(self, partition: int) -> None:
+        """Doubt it no more."""
+        if partition in self.doubted:
+            self._open_db().delete(_PLACE.pack(b"d", 0, partition))
+            self.doubted.discard(partition)
+
     def drop(self, partition: int) -> None:
-        """Forget a partition."""
+        """Forget a partition, and that it was doubted."""
         from rocksdict import WriteBatch  # noqa: PLC0415  an extra, here for sure
 
         batch = WriteBatch(raw_mode=True)
@@ -153,7 +168,9 @@ class RocksStore:
                 batch.delete_range(place, self._place(kind, table, partition + 1))
             batch.delete(self._place(b"m", table, partition))
             self._meta.pop((table, partition), None)
+        batch.delete(_PLACE.pack(b"d", 0, partition))
         self._open_db().write(batch)
+        self.doubted.discard(partition)
 
     def _from(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key, value in self._open_db().items(from_key=prefix):

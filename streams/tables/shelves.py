@@ -56,6 +56,7 @@ class Publishes(Protocol):
     """What is needed of the publisher."""
 
     limits: dict[str, int]
+    congested: bool
 
     def publish(self, topic: str, partition: int, parcel: Parcel) -> None: ...  # noqa: D102
 
@@ -188,6 +189,7 @@ class Shelves:
             logger.warning("%s-%d: offsets %s to %d are not of this worker's writing", topic, partition, expected, base)
             self.gaps += 1
             self.unmended.append(Gap(table, partition, expected or 0, base))
+            self.store.doubt(partition)
         changes = [(parcel.key or b"", parcel.value) for parcel in parcels]
         self.store.apply(table, partition, changes, base + len(parcels) if base >= 0 else None)
 

@@ -40,7 +40,13 @@ def offset_of(row: bytes) -> int:
 
 
 class Store(Protocol):
-    """Rows by table and partition. Not thread-safe: it lives on the event loop."""
+    """Rows by table and partition. Not thread-safe: it lives on the event loop.
+
+    Of the partitions `doubted` a changelog has rows behind ours that are not ours, or that were never looked at:
+    until they are trusted again, whoever recovers them drops them and reads all of it.
+    """
+
+    doubted: set[int]
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -75,7 +81,15 @@ class Store(Protocol):
         ...
 
     def drop(self, partition: int) -> None:
-        """Forget a partition."""
+        """Forget a partition, and that it was doubted."""
+        ...
+
+    def doubt(self, partition: int) -> None:
+        """Doubt a partition, also after this process has ended."""
+        ...
+
+    def trust(self, partition: int) -> None:
+        """Doubt it no more."""
         ...
 
     def open(self) -> None:
@@ -93,6 +107,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, int], dict[bytes, bytes]] = {}
         self._reaches: dict[tuple[str, int], int] = {}
+        self.doubted: set[int] = set()
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -140,10 +155,19 @@ class MemoryStore:
             self._reaches[place] = reaches
 
     def drop(self, partition: int) -> None:
-        """Forget a partition."""
+        """Forget a partition, and that it was doubted."""
+        self.doubted.discard(partition)
         for place in [place for place in self._rows if place[1] == partition]:
             del self._rows[place]
             self._reaches.pop(place, None)
+
+    def doubt(self, partition: int) -> None:
+        """Doubt a partition."""
+        self.doubted.add(partition)
+
+    def trust(self, partition: int) -> None:
+        """Doubt it no more."""
+        self.doubted.discard(partition)
 
     def open(self) -> None:
         """Do nothing: it is there."""

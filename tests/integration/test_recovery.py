@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Iterable
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from models.errors import BrokerError
+from streams.kafka import lenient
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
 from streams.tables import recovery as module
-from streams.tables.recovery import Recovery
+from streams.tables.recovery import Recovery, rows_between
 from streams.tables.rocks import RocksStore
 from streams.tables.store import MemoryStore, Store
+from tests.integration.test_contract import NotUtf8
 
 pytestmark = pytest.mark.kafka
 PARTITIONS = 3
@@ -51,6 +55,15 @@ class Changelogs:
         headers = [("offset", text) for text in offset]
         await self.producer.send_and_wait(self.topics[table], None, key=key, partition=partition, headers=headers)
 
+    async def unreadable(self, table: str, partition: int, key: bytes, *rows: bytes) -> None:
+        """Write rows of which the last has a header name that aiokafka's parser dies of."""
+        batch = self.producer.create_batch()
+        batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, 0, 1 << 20)
+        for number, value in enumerate(rows, 1):
+            headers = [(NotUtf8("x"), b"1")] if number == len(rows) else []
+            batch.append(timestamp=None, key=key, value=value, headers=headers)
+        await (await self.producer.send_batch(batch, self.topics[table], partition=partition))
+
     async def recover(self, store: Store, *partitions: int) -> Recovery:
         recovery = Recovery(self.kafka, "test", store, self.topics)
         await recovery.run(partitions)
@@ -62,6 +75,12 @@ class Changelogs:
 async def changelogs(kafka: Broker):
     async with Changelogs(kafka.servers) as opened:
         yield opened
+
+
+@pytest.fixture
+def strict(monkeypatch):
+    """Batches are read strictly, whatever was met before."""
+    monkeypatch.setattr(lenient.fetcher, "MemoryRecords", lenient.MemoryRecords)
 
 
 def row(offset: int, text: str = "") -> bytes:
@@ -115,6 +134,47 @@ async def test_strangers_and_echoes_change_nothing(changelogs: Changelogs) -> No
     left = {b"gone": row(2), b"h": row(9, "new"), b"kept": row(5), b"mended": row(6)}
     assert dict(store.scan("hosts", 0)) == left
     assert recovery.overwritten == {("hosts", 0): {b"h", b"x", b"kept"}}, "whose latest record is not ours"
+    assert store.doubted == {0}
+
+
+async def test_a_record_that_aiokafka_cannot_read_keeps_no_row_back(changelogs: Changelogs, strict: None) -> None:
+    """A header name that is no UTF-8 ends the parser in mid-batch: every row comes back all the same."""
+    await changelogs.put("hosts", 0, [(b"%d" % n, row(n)) for n in range(1000)])
+    await changelogs.unreadable("hosts", 0, b"odd", row(1), row(2))
+    await changelogs.put("hosts", 0, [(b"%d" % n, row(n)) for n in range(1000, 1100)])
+    store = MemoryStore()
+    recovery = await changelogs.recover(store, 0, 1)
+    assert (recovery.rows, store.count("hosts", 0), store.get("hosts", 0, b"odd")) == (1102, 1101, row(2))
+
+
+async def test_rows_at_some_offsets_are_read_or_not_there(changelogs: Changelogs, strict: None) -> None:
+    """A gap is read whatever header names are in it; one beyond the log's end is said to be none."""
+    await changelogs.put("hosts", 0, [(b"a", row(1)), (b"b", row(2))])
+    await changelogs.unreadable("hosts", 0, b"c", row(3), row(4))
+    await changelogs.put("hosts", 0, [(b"d", row(5))])
+    place = TopicPartition(changelogs.topics["hosts"], 0)
+    assert await rows_between(changelogs.kafka, "test", place, 1, 4) == {b"b": row(2), b"c": row(4)}
+    assert await rows_between(changelogs.kafka, "test", place, 1, 6) is None
+
+
+async def test_a_look_at_some_offsets_ends(changelogs: Changelogs, monkeypatch) -> None:
+    """A log that gives nothing is looked at for so long and no longer, even by who loses its cancellation."""
+    await changelogs.put("hosts", 0, [(b"a", row(1))])
+    monkeypatch.setattr(module, "LOOK_LIMIT", 1.0)
+
+    class Mute(module.AIOKafkaConsumer):
+        async def getmany(self, **_):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.1)
+            return {}
+
+        async def position(self, _):
+            return 0
+
+    monkeypatch.setattr(module, "AIOKafkaConsumer", Mute)
+    async with asyncio.timeout(20):
+        with pytest.raises(TimeoutError):
+            await rows_between(changelogs.kafka, "test", TopicPartition(changelogs.topics["hosts"], 0), 0, 1)
 
 
 async def test_a_store_that_reaches_beyond_the_log_begins_anew(changelogs: Changelogs) -> None:

@@ -98,3 +98,18 @@ async def test_a_recovery_that_was_cut_off_is_begun_anew(part, monkeypatch):
     reading(monkeypatch)
     await part.recover()
     assert part.shelves.store.reaches("hosts", 1) is None
+
+
+@pytest.mark.parametrize("part", ["all"], indirect=True)
+async def test_a_recovery_that_ends_behind_the_next_notes_what_it_saw_itself(part, monkeypatch):
+    """Faust begins the next recovery before the one it cut off has ended: that one's notes are its own."""
+    noted = []
+    monkeypatch.setattr(part.mending, "note", noted.append)
+
+    async def run(_):
+        part.recovery = SimpleNamespace(overwritten={})  # the next one
+
+    seen = {("hosts", 1): {b"h"}}
+    monkeypatch.setattr(module, "Recovery", lambda *_, **__: SimpleNamespace(overwritten=seen, run=run))
+    await part.recover()
+    assert noted == [seen]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from streams.kafka.lease import CommitPoint
+from streams.kafka.lease import CommitPoint, Lease
 from streams.settings import Settings
 from streams.tables import mending as module
 from streams.tables.mending import Mending
@@ -41,14 +41,28 @@ def scene(monkeypatch):
 
 
 async def test_what_was_written_over_is_written_again_until_it_has_arrived(scene):
-    """Our row, or a tombstone where we have none, goes out again and again until Kafka has it; then no more."""
+    """Our row, or a tombstone where we have none, goes out once, and again if its lease ended before Kafka had it."""
     scene.mending.note({PLACE: [b"1", b"nobody's"]})
     again = [(b"1", row(1)), (b"nobody's", None)]
     assert await scene.mend() == again
-    assert len(await scene.mend()) == 4, "it has not arrived yet"
+    assert await scene.mend() == again, "it is on its way"
+    scene.scene.lease.revoke()
+    scene.scene.leases[:] = [Lease("g", "results", 0, position=3)]
+    scene.publisher.sent.clear()
+    assert await scene.mend() == again
     scene.publisher.acknowledge(scene.shelves)
     assert await scene.mend() == []
-    assert scene.mending.rewritten == 4
+    assert scene.mending.rewritten == 2
+    assert scene.shelves.store.doubted == set()
+
+
+async def test_a_publisher_that_is_behind_is_not_given_more(scene):
+    """While too much waits for Kafka, mending waits too."""
+    scene.mending.note({PLACE: [b"1"]})
+    scene.publisher.congested = True
+    assert await scene.mend() == []
+    scene.publisher.congested = False
+    assert await scene.mend() == [(b"1", row(1))]
 
 
 async def test_a_gap_is_looked_into(scene):
@@ -62,9 +76,22 @@ async def test_a_gap_is_looked_into(scene):
 async def test_a_holder_that_others_are_ahead_of_writes_nothing(scene):
     """Rows that count what we have not read yet are the new owner's: we are the one who does not know yet."""
     scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.shelves.store.doubt(0)
     scene.theirs = {b"2": row(scene.scene.lease.position)}
     assert await scene.mend() == []
     assert await scene.mend() == []
+    assert scene.shelves.unmended == []
+    scene.mending.begin_anew({0})
+    assert scene.shelves.store.count("a", 0) == 0, "their rows are not among ours: all is read again"
+
+
+async def test_a_gap_of_a_log_that_ends_before_it_is_let_go(scene):
+    """A log that was made anew has nothing to look at: the partition is read again by the next recovery."""
+    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.shelves.store.doubt(0)
+    scene.theirs = None
+    assert await scene.mend() == []
+    assert (scene.shelves.unmended, scene.shelves.store.doubted) == ([], {0})
 
 
 async def test_a_gap_that_cannot_be_read_is_tried_again(scene):
@@ -82,6 +109,30 @@ async def test_a_partition_that_is_not_held_is_not_mended(scene):
     scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
     scene.scene.lease.revoke()
     assert await scene.mend() == []
+    assert scene.shelves.unmended == [(*PLACE, 3, 5)]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_gap_that_was_not_looked_into_is_read_again(scene, ended):
+    """A gap is not forgotten with the lease that saw it: a recovery begins from nothing."""
+    scene.scene.ship([("a", b"4", row(4))], 4)
+    scene.publisher.acknowledge(scene.shelves, base=5)
+    if ended:
+        scene.scene.lease.revoke()
+        await scene.mend()
+    scene.mending.begin_anew({0})
+    assert scene.shelves.store.count("a", 0) == 0
+
+
+async def test_a_recovery_under_way_is_not_trusted(scene):
+    """What it made doubtful is noted at its end: until then the doubt stays."""
+    scene.shelves.store.doubt(0)
+    scene.shelves.waiting_for = "recovering"
+    await scene.mend()
+    assert scene.shelves.store.doubted == {0}
+    scene.shelves.waiting_for = ""
+    await scene.mend()
+    assert scene.shelves.store.doubted == set()
 
 
 async def test_what_was_not_mended_is_read_again(scene):

@@ -23,6 +23,7 @@ class Publisher:
 
     def __init__(self):
         self.limits = {"g-a": 100, "g-b": 100}
+        self.congested = False
         self.sent = []
 
     def publish(self, topic, partition, parcel):
@@ -150,6 +151,7 @@ def test_a_strangers_rows_are_noticed():
     assert scene.shelves.gaps == 1
     assert scene.shelves.store.reaches("a", 0) == 6
     assert scene.shelves.unmended == [("a", 0, 1, 5)]
+    assert scene.shelves.store.doubted == {0}
 
 
 def test_rows_of_a_topic_that_was_deleted_are_not_counted_on():
@@ -164,8 +166,6 @@ def test_rows_of_a_topic_that_was_deleted_are_not_counted_on():
     assert scene.shelves.count("a", 0) == 0
 
 
-def test_an_unknown_offset_moves_nothing():
-    """A broker that had the batch already does not say where: it is read once more at the next recovery."""
 def test_a_log_that_lost_its_end_keeps_its_rows():
     """Where reading goes on from the commit, it is the same log: it lost its end, or its end is known late."""
     scene = filled(3, Bounds(10), committed=0)
@@ -197,6 +197,8 @@ def test_the_rows_that_count_furthest_go_last():
     assert [topic for topic, _, _ in scene.publisher.sent] == ["g-b"]
 
 
+def test_an_unknown_offset_moves_nothing():
+    """A broker that had the batch already does not say where: it is read once more at the next recovery."""
     scene = Scene()
     scene.ship([("a", b"k", row(1))], 0, 1)
     scene.publisher.acknowledge(scene.shelves, base=-1)
@@ -204,8 +206,6 @@ def test_the_rows_that_count_furthest_go_last():
     assert scene.shelves.store.reaches("a", 0) is None
 
 
-def filled(count, bounds, committed, at=NOW):
-    scene = Scene({"a": bounds, "b": Bounds(10)})
 def forgotten(scene, first):
     before = len(scene.publisher.sent)
     for _ in scene.shelves.forget_if_foreign(scene.publisher, scene.lease, first):
@@ -213,6 +213,8 @@ def forgotten(scene, first):
     return len(scene.publisher.sent) - before
 
 
+def filled(count, bounds, committed, at=NOW):
+    scene = Scene({"a": bounds, "b": Bounds(10)})
     scene.ship([("a", b"%d" % n, row(n, at)) for n in range(count)], *range(count))
     scene.publisher.acknowledge(scene.shelves)
     scene.lease.committed = CommitPoint(committed, "")
