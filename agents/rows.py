@@ -23,6 +23,8 @@ from models.latency import BOUNDS
 Row: TypeAlias = dict[str, Any]
 
 TABLES = ("answers", "hosts", "outcomes", "checks")
+RESULT = b',"result":'
+"""Behind the head of a stored answer."""
 MICRO = 6
 """Digits of seconds that are kept: sums of whole microseconds come out the same in any order."""
 
@@ -95,7 +97,7 @@ _MERGERS: dict[str, Callable[[Row, Row], Row]] = {
 def decode(table: str, partition: int, key: bytes, stored: bytes, heads: bool) -> Row:  # noqa: FBT001
     """Make a row of what is stored under a key. What cannot be read, because others wrote it, says so."""
     try:
-        if heads and table == "answers" and (cut := stored.find(_RESULT)) >= 0:
+        if heads and table == "answers" and (cut := stored.find(RESULT)) >= 0:
             stored = stored[:cut] + b"}"
         row = _decode(stored.decode())
         return _DECODERS[table](partition, key, row)
@@ -165,7 +167,6 @@ def _finite(digits: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-_RESULT = b',"result":'
 _ANSWER_FIELDS = (
     "keyed", "id", "outcome", "cache", "status", "url", "source", "host", "fetched_at", "elapsed_ms", "attempts",
     "error", "offset", "bytes", "result", "truncated",

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from agents import rows
+from agents.glimpse import glimpse
 from agents.tabulate import Tabulator, bounds_of
 from models.errors import BrokerError
 from streams.app import App, settle_memory
@@ -44,7 +45,7 @@ class Tabulating:
         self.topics = changelogs(settings)
         self.shelves = Shelves(make_store(settings), self.topics, bounds_of(settings), self._leases)
         self.mending = Mending(settings, self.shelves)
-        self.tables = Tables(rows.TABLES, self.shelves, rows.decode)
+        self.tables = Tables(rows.TABLES, self.shelves, rows.decode, glimpse)
         self.app.opens(self.open)
         topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="tabulate")(self.tabulate)

@@ -54,6 +54,12 @@ class Selection:
         return self.sort.removeprefix("-")
 
     @property
+    def fields(self) -> list[str]:
+        """Return the fields that say which rows are on the page."""
+        ordered = [] if self.field == KEY else [self.field]
+        return [*ordered, *(field for field, _ in self.where)]
+
+    @property
     def by_key(self) -> bool:
         """Whether keys alone say which rows are on the page."""
         return self.field == KEY and not self.where

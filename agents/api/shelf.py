@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
@@ -14,13 +14,14 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from agents import rows
 from agents.api.selection import KEY, Place, Row, Selection
+from agents.glimpse import whole_of
 
 SLICE = 0.002
 """Seconds for which the loop is held at most."""
 HANDFUL = 64
 """Rows between two looks at the clock."""
 SPARE = 16
-"""Rows that are kept beyond a page, should some of it turn out to be outdated."""
+"""Rows that are kept beyond a page, should some of it turn out to be outdated by another worker's."""
 LATEST = "answers"
 """The table whose rows are whole in each partition: of several with one key the latest counts."""
 
@@ -50,9 +51,9 @@ class Held(Protocol):
         """Return the partial rows of one key."""
         ...
 
-    def scan(self, table: str, prefix: bytes = b"", *, heads: bool = False, partitions: Partitions = None
-             ) -> Iterator[tuple[bytes, Row]]:  # fmt: skip
-        """Yield partial rows; `heads` are without the result itself."""
+    def scan(self, table: str, prefix: bytes = b"", *, fields: Sequence[str] | None = None,
+             partitions: Partitions = None) -> Iterator[tuple[bytes, Row]]:  # fmt: skip
+        """Yield partial rows; `fields`, if given, are all that is needed of them: see agents.glimpse."""
         ...
 
     def keys(self, table: str, prefix: bytes = b"", partitions: Partitions = None) -> Iterator[bytes]:
@@ -80,10 +81,11 @@ async def sliced(items: Iterable[Item], handful: int = HANDFUL) -> AsyncIterator
 
 
 class Page:
-    """Takes rows in any order and keeps those of one page, with some to spare."""
+    """Takes rows in any order and keeps those of one page, with some to spare: of those that `stand`, if given."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, stands: Callable[[tuple[Place, Row]], bool] | None = None) -> None:
         self.selection = selection
+        self._stands = stands
         self._place = selection.placing()
         self._descending = selection.descending
         self._most = selection.limit + 1 + SPARE
@@ -105,14 +107,11 @@ class Page:
         if len(self._kept) > self._most * 8:
             self._worst = self.rows()[-1][0]
 
-    def has(self, place: Place, key: bytes, row: Row) -> bool:
-        """Whether a row stands in this place."""
-        return self.selection.takes(row) and self._place(key, row) == place
-
     def rows(self) -> list[tuple[Place, Row]]:
         """Return the rows in order."""
         self._kept.sort(key=_place_of, reverse=self._descending)
-        del self._kept[self._most :]
+        standing = self._kept if self._stands is None else filter(self._stands, self._kept)
+        self._kept = list(islice(standing, self._most))
         return self._kept
 
 
@@ -121,32 +120,39 @@ _place_of = itemgetter(0)
 
 async def page_of(held: Held, table: str, selection: Selection, partitions: Partitions = None) -> Found:
     """Return this worker's rows of one page, whole as far as it holds them, and with some to spare."""
-    page = Page(selection)
     if selection.by_key:
-        found = await keys_of(held, table, selection.prefix, partitions)
-        async for pairs in sliced(found.rows):
-            for key, row in pairs:
-                page.take(key, row)
-        return await _looked_up(held, table, page, partitions)
-    parts = sliced(held.scan(table, selection.prefix, heads=True, partitions=partitions))
+        return await _page_by_key(held, table, selection, partitions)
+    among = held.partitions if partitions is None else partitions
+
+    def latest(entry: tuple[Place, Row]) -> bool:
+        """Whether no other partition has a later row of this key. As it was gone through, wherever it is by now: a
+        row that moves meanwhile is on one page or another, and a page of a busy table is as long as any.
+        """
+        (*_, key), row = entry
+        others = held.get(table, key, [each for each in among if each != row.get("partition")])
+        return not others or whole(table, [whole_of(row), *others]) not in others
+
+    page = Page(selection, latest if table == LATEST and len(among) > 1 else None)
+    parts = sliced(held.scan(table, selection.prefix, fields=selection.fields, partitions=partitions))
     async for pairs in parts if table == LATEST else merged(table, parts):
         for key, row in pairs:
             page.take(key, row)
-    if table == LATEST:
-        return await _looked_up(held, table, page, partitions)
-    return Found([(place[3], row) for place, row in page.rows()], page.total)
+    return Found([(place[3], whole_of(row)) for place, row in page.rows()], page.total)
 
 
-async def _looked_up(held: Held, table: str, page: Page, partitions: Partitions) -> Found:
-    """Return the whole rows of the places of a page."""
+async def _page_by_key(held: Held, table: str, selection: Selection, partitions: Partitions) -> Found:
+    """Return the rows of a page that the keys alone make out."""
+    page = Page(selection)
+    keys = await keys_of(held, table, selection.prefix, partitions)
+    async for pairs in sliced(keys.rows):
+        for key, row in pairs:
+            page.take(key, row)
     found = Found(total=page.total)
-    async for [place] in sliced(dict.fromkeys(place for place, _ in page.rows()), 1):
-        key = place[3]
-        if parts := held.get(table, key, partitions):
-            row = whole(table, parts)
-            # One that stands elsewhere by now, or whose latest row is in another partition, is not of this page.
-            if page.has(place, key, row):
-                found.rows.append((key, row))
+    async for [(place, _)] in sliced(page.rows(), 1):
+        if parts := held.get(table, place[3], partitions):
+            found.rows.append((place[3], whole(table, parts)))
+    if len(found.rows) <= selection.limit < len(page.rows()):  # too many are gone by now: there are others
+        return await _page_by_key(held, table, selection, partitions)
     return found
 
 

@@ -9,6 +9,8 @@ Row: TypeAlias = dict[str, Any]
 """Plain JSON values; the fields of each table are in agents/rows.py."""
 Decode: TypeAlias = Callable[[str, int, bytes, bytes, bool], Row]
 """Makes a row of (table, partition, key, stored value, heads only)."""
+Glimpses: TypeAlias = Callable[[str, Sequence[str]], Callable[[int, bytes, bytes], Row | None] | None]
+"""Returns what reads of (partition, key, stored value) no more than some fields of a table; None if that is all."""
 
 
 class Shelves(Protocol):
@@ -39,8 +41,11 @@ class Shelves(Protocol):
 class Tables:
     """See the module. All of it answers at once, from memory or the local disk."""
 
-    def __init__(self, names: Sequence[str], shelves: Shelves, decode: Decode) -> None:
+    def __init__(
+        self, names: Sequence[str], shelves: Shelves, decode: Decode, glimpse: Glimpses = lambda *_: None
+    ) -> None:
         self.names = names
+        self._glimpse = glimpse
         self._shelves = shelves
         self._decode = decode
 
@@ -67,15 +72,18 @@ class Tables:
         return [self._decode(table, partition, key, value, False) for partition, value in found if value is not None]  # noqa: FBT003
 
     def scan(
-        self, table: str, prefix: bytes = b"", *, heads: bool = False, partitions: Collection[int] | None = None
-    ) -> Iterator[tuple[bytes, Row]]:
+        self, table: str, prefix: bytes = b"", *, fields: Sequence[str] | None = None,
+        partitions: Collection[int] | None = None,
+    ) -> Iterator[tuple[bytes, Row]]:  # fmt: skip
         """Yield the partial rows whose key begins with `prefix`, in no order; cheap to abandon.
 
-        `heads` leaves out the `result` of answers, which is most of what they cost.
+        `fields`, if given, are all that is needed: other ones may be left out, as the `result` of answers is.
         """
+        glimpse = None if fields is None else self._glimpse(table, fields)
         for partition in self._among(partitions):
             for key, value in self._shelves.scan(table, partition, prefix):
-                yield key, self._decode(table, partition, key, value, heads)
+                row = None if glimpse is None else glimpse(partition, key, value)
+                yield key, self._decode(table, partition, key, value, fields is not None) if row is None else row
 
     def keys(self, table: str, prefix: bytes = b"", partitions: Collection[int] | None = None) -> Iterator[bytes]:
         """Yield the keys of the partial rows, one for each partition that has it, without reading the rows."""
