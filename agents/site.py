@@ -27,7 +27,8 @@ class Site:
             schemas=documents.names(),
         )
         self.events = Events(api.query.overview, Sampler(api.tail.watching, Glance()))
-        self._parts = api, Pages(api.query, about), self.events
+        self.pages = Pages(api.query, about)
+        self._parts = api, self.pages, self.events
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for the server."""

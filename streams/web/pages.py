@@ -153,13 +153,17 @@ class Pages:
             try:
                 response = self._written(f"{name}.html", page=name, **await gather(request))
             except Problem as problem:
-                title = _TITLES.get(problem.status, HTTPStatus(problem.status).phrase)
-                response = self._written("problem.html", problem.status, page=name, problem=problem, title=title)
+                response = self.problem(problem, name)
             # static/refresh.js asks again the later the longer this took
             response.headers["Server-Timing"] = f"page;dur={(time.perf_counter() - began) * 1000:.1f}"
             return response
 
         return handle
+
+    def problem(self, problem: Problem, name: str = "") -> web.Response:
+        """Return the page of a problem; `name` is that of the page which met it."""
+        title = _TITLES.get(problem.status, HTTPStatus(problem.status).phrase)
+        return self._written("problem.html", problem.status, page=name, problem=problem, title=title)
 
     def _written(self, template: str, status: int = HTTPStatus.OK, **values: Any) -> web.Response:
         text = self._templates.get_template(template).render(now=datetime.now(UTC), **values)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from models import strictjson
@@ -21,6 +21,10 @@ _DETAILS = {
     HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take this method",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than any request that is taken",
 }
+
+
+ERROR_PAGE: web.AppKey[Callable[[Problem], web.Response]] = web.AppKey("error_page")
+"""What makes a page of a problem, for who looks for a page that there is not."""
 
 
 class Problem(Exception):
@@ -57,19 +61,27 @@ def not_ready(detail: str, retry_after: int = 2) -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(retry_after)})
 
 
+def _told(request: web.Request, problem: Problem) -> web.Response:
+    page = request.app.get(ERROR_PAGE)
+    looks = "text/html" in request.headers.get(hdrs.ACCEPT, "") and not request.path.startswith("/api/")
+    if page is None or problem.status != HTTPStatus.NOT_FOUND or not looks:
+        return problem.response()
+    return page(problem)
+
+
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer whatever is raised with problem details; what nobody expected is logged and told without its text."""
     try:
         return await handler(request)
     except Problem as exc:
-        return exc.response()
+        return _told(request, exc)
     except web.HTTPException as exc:
         if exc.status < HTTPStatus.BAD_REQUEST:
             raise
         kept = {name: exc.headers[name] for name in _CARRIED if name in exc.headers}
         detail = _DETAILS.get(HTTPStatus(exc.status)) or exc.text or exc.reason
-        return Problem(exc.status, detail.strip(), headers=kept).response()
+        return _told(request, Problem(exc.status, detail.strip(), headers=kept))
     except Exception:
         logger.exception("a fault in answering %s %r", request.method, request.path)
         return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the worker: its log has the traceback").response()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 from aiohttp import web
@@ -13,7 +13,7 @@ from models.errors import SettingsError
 from streams.web.connection import IDLE_LIMIT, Runner
 from streams.web.metrics import Requests, counted
 from streams.web.probes import Probes, Readiness
-from streams.web.problems import problems
+from streams.web.problems import ERROR_PAGE, Problem, problems
 from streams.web.security import check_binding, harden, named, timely, token_needed
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Server:
     """Opened with `async with`; `port` is the real one afterwards, also when 0 was asked for.
 
     `names` are those, beside loopback ones, by which the worker may be asked. Raises SettingsError for an address
-    that it must not or cannot listen on.
+    that it must not or cannot listen on. `error_page` makes a page for who looks for one that there is not.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Server:
         *,
         token: str | None = None,
         names: Iterable[str] = (),
+        error_page: Callable[[Problem], web.Response] | None = None,
     ) -> None:
         check_binding(host, token)
         self._host = host
@@ -51,12 +52,15 @@ class Server:
         self._routes = [*Probes(readiness).routes(), *routes]
         self._token = token
         self._names = names
+        self._error_page = error_page
         self.requests: Requests = Counter()
         self._runner: Runner | None = None
 
     async def __aenter__(self) -> Self:
         before = [counted(self.requests), problems, named(self._host, self._names), token_needed(self._token), timely]
         app = web.Application(middlewares=before, client_max_size=MAX_BODY)
+        if self._error_page is not None:
+            app[ERROR_PAGE] = self._error_page
         app.on_response_prepare.append(harden)
         app.router.add_routes(self._routes)
         runner = Runner(app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_LIMIT,

@@ -57,8 +57,10 @@ class Stand:
     async def __aenter__(self) -> Self:
         about = About("mill-a", "0.1.0", "requests", token_set=True)
         events = Events(self.query.overview, Sampler(self.tail.watching, row_of))
-        routes = [*Pages(self.query, about).routes(), *events.routes(), web.post("/api/{name}", self._post)]
-        server = await self._stack.enter_async_context(Server("127.0.0.1", self.port, dict, routes, token=TOKEN))
+        pages = Pages(self.query, about)
+        routes = [*pages.routes(), *events.routes(), web.post("/api/{name}", self._post)]
+        opened = Server("127.0.0.1", self.port, dict, routes, token=TOKEN, error_page=pages.problem)
+        server = await self._stack.enter_async_context(opened)
         await self._stack.enter_async_context(events)
         self.port, self.url = server.port, f"http://127.0.0.1:{server.port}"
         return self
