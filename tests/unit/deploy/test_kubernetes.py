@@ -90,7 +90,7 @@ def test_selectors_pick_the_pods(workload):
 
 
 def test_pages_are_those_of_workers_with_tables():
-    """Where some workers only answer, the Service of the pages picks the others: the overlay's patch fits their labels."""
+    """Where some workers only answer, the Service of the pages picks the others, by labels that they have."""
     found = yaml.safe_load((FOLDER / "overlays" / "large" / KUSTOMIZE).read_text())
     [patch] = [each for each in found["patches"] if each.get("target", {}).get("kind") == "Service"]
     [change] = yaml.safe_load(patch["patch"])
