@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from agents.commands import DONE, FAILED, MISUSED, say
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "look into the cache, or purge it"
 
+NONE_SHARED = "MILLRACE_CACHE names no tier that workers share"
 WORKER_TIMEOUT = 10.0
 """Seconds that a worker may take to answer."""
 
@@ -56,8 +59,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _stats(_: Settings, cache: Cache, options: argparse.Namespace) -> int:
+    from streams.cache.file import COUNTED
+
     figures = await cache.figures()
-    lower = [tier for tier in figures["tiers"] if tier["tier"] != "memory"]
+    # This process has counted nothing, but for what went wrong in looking.
+    lower = [
+        {name: value for name, value in tier.items() if value or name not in COUNTED}
+        for tier in figures["tiers"]
+        if tier["tier"] != "memory"
+    ]
     found = [("here", {"tiers": lower})] if lower else []
     code = DONE
     for worker in options.worker:
@@ -67,7 +77,7 @@ async def _stats(_: Settings, cache: Cache, options: argparse.Namespace) -> int:
             say(f"millrace cache: {exc}")
             code = FAILED
     if not found and not options.worker:
-        say("MILLRACE_CACHE names no tier that workers share; name a worker with --worker http://host:port")
+        say(f"{NONE_SHARED}; name a worker with --worker http://host:port")
     for where, told in found:
         for tier in told["tiers"]:
             line = {"where": where} | tier
@@ -87,6 +97,9 @@ async def _get(settings: Settings, cache: Cache, options: argparse.Namespace) ->
     if options.worker:
         say("millrace cache get: looks into the tiers that workers share; a worker's memory is not shown")
         return MISUSED
+    if not cache.lower:
+        say(f"{NONE_SHARED}; a worker's memory is not shown")
+        return FAILED
     load_plugins(settings)
     text = options.request.encode() if options.request else strictjson.dumps({"url": options.url})
     try:
@@ -135,7 +148,10 @@ async def _purge(settings: Settings, cache: Cache, options: argparse.Namespace) 
         except MillraceError as exc:
             say(f"millrace cache: {exc}")
             code = FAILED
-    print(strictjson.dumps({"removed": removed}).decode() if options.json else f"{removed} entries removed")
+    if options.json:
+        print(strictjson.dumps({"removed": removed}).decode())
+    elif removed or code == DONE:
+        print("1 entry removed" if removed == 1 else f"{removed} entries removed")
     if not removed and code == DONE:
         say("nothing was kept under that name")
     if not options.worker:
@@ -156,12 +172,27 @@ async def _worker(method: str, url: str, query: dict[str, str], token: str | Non
         ):
             body = await response.read()
             if not response.ok:
-                msg = f"{url}: {response.status}: {body.decode(errors='replace').strip()[:200]}"
+                msg = f"{url}: {_detail(body) or f'answered {response.status}'}"
+                if response.status == HTTPStatus.UNAUTHORIZED:
+                    msg += ": set MILLRACE_WEB_TOKEN as the worker has it"
                 raise MillraceError(msg)
             return strictjson.loads(body)
+    except aiohttp.ClientConnectorError as exc:
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror  # DNS has its own numbers
+        msg = f"{url}: no worker answers there: {reason}"
+        raise MillraceError(msg) from exc
     except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
         msg = f"{url}: no worker answers there: {exc or type(exc).__name__}"
         raise MillraceError(msg) from exc
+
+
+def _detail(body: bytes) -> str | None:
+    """Return what a worker's problem details say, None where something else answered."""
+    try:
+        detail = strictjson.loads(body)["detail"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return detail if isinstance(detail, str) else None
 
 
 ACTIONS: dict[str, Callable[[Any, Any, argparse.Namespace], Coroutine[Any, Any, int]]] = {
