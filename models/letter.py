@@ -18,6 +18,9 @@ FIRST = DLQ + "first"
 """The topic-partition-offset at which a request that was redriven first came."""
 MAX_COUNT_DIGITS = 9
 """Digits of a count that is worth trusting."""
+MAX_AT = 253_402_128_000_000
+"""Milliseconds since the epoch of the last moment that a letter's record is taken to be from: a producer may write any,
+and what is much later is in no calendar (the year 9999, less a time zone)."""
 
 Place = tuple[int, int]
 """Partition and offset."""
@@ -89,7 +92,7 @@ def read_letter(place: Place, at_ms: int, key: bytes | None, value: bytes | None
             said.setdefault(name.removeprefix(DLQ), content.decode(errors="replace"))
     partition, offset, at = (_number(said.get(name)) for name in ("partition", "offset", "timestamp"))
     return Letter(
-        *place, at_ms / 1000, key, value, headers,
+        *place, min(max(at_ms, 0), MAX_AT) / 1000, key, value, headers,
         request_id=said.get("id"), outcome=said.get("outcome"), message=said.get("message", ""), host=said.get("host"),
         topic=said.get("topic") if None not in (partition, offset) else None,
         origin_partition=partition or 0, origin_offset=offset or 0, requested_at=None if at is None else at / 1000,

@@ -29,6 +29,9 @@ from streams.settings import Settings
 RATE = 100.0
 """Letters a second that are put back unless told otherwise: a flood would only come back as another."""
 BEFORE = "redriven before"
+OTHERWISE = "it is not what else was chosen"
+COMPACTED = "compact"
+"""The `cleanup.policy` of the marks: with any other Kafka would forget them, and letters be redriven again."""
 
 
 @dataclass(slots=True)
@@ -64,16 +67,16 @@ class Letters:
         pass
 
     async def latest(self, limit: int) -> list[Letter]:
-        """Return the newest letters, newest first."""
+        """Return the newest letters, newest first, without values and headers, which nobody asks for."""
         topic = self._settings.dead_letters_topic
         partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
         newest: list[Letter] = []
         async with self._busy, Reader(self._settings.kafka) as reader:
-            await self._learn_marks(reader)
+            await self._learn_marks(reader, exist=await self._marks_exist())
             spans = await reader.spans(topic, partitions)
             tails = {tp: (max(first, end - limit), end) for tp, (first, end) in spans.items()}
             async for record in reader.read(tails):
-                newest.append(self._letter(record))
+                newest.append(self._letter(record)._replace(value=None, headers=()))
                 if len(newest) >= 2 * limit:
                     newest = heapq.nlargest(limit, newest, key=attrgetter("at"))
         return heapq.nlargest(limit, newest, key=attrgetter("at"))
@@ -95,7 +98,7 @@ class Letters:
         settings = self._settings
         found = await require(settings.kafka, read=[settings.dead_letters_topic], write=[settings.requests_topic])
         requests, letters = found[settings.requests_topic], found[settings.dead_letters_topic]
-        report = Report(missing=sorted(choice.places))
+        report, missing = Report(), set(choice.places)
         taken: set[bytes] = set()
 
         def done(redriven: list[Letter]) -> None:
@@ -107,16 +110,16 @@ class Letters:
 
         async with self._busy, AsyncExitStack() as stack:
             writer = None
+            exist = await self._marks_exist(make=not dry_run)
             if not dry_run:
-                await self._make_marks()
                 writer = await stack.enter_async_context(
                     Redriver(settings, requests, marks=self._marks, rate=rate, done=done)
                 )
             reader = await stack.enter_async_context(Reader(settings.kafka))
-            await self._learn_marks(reader)
-            spans = _narrowed(await reader.spans(letters.name, letters.partitions, choice.since), choice)
+            await self._learn_marks(reader, exist=exist)
+            spans = await _spans(reader, letters, choice)
             records = await stack.enter_async_context(aclosing(reader.read(spans)))
-            async for letter in self._chosen(records, choice, report):
+            async for letter in self._chosen(records, choice, report, missing):
                 refusal = _refusal(letter, requests, taken)
                 if refusal is not None:
                     report.refused[refusal] += 1
@@ -128,53 +131,73 @@ class Letters:
                 else:
                     done([letter])
                 if len(taken) == limit:
+                    missing.clear()  # nobody looked whether what is left is there
                     break
             if writer is not None:
                 await writer.flush()
+        report.missing = sorted(missing)
         return report
 
-    async def _chosen(self, records: AsyncIterator[Record], choice: Choice, report: Report) -> AsyncIterator[Letter]:
+    async def _chosen(
+        self, records: AsyncIterator[Record], choice: Choice, report: Report, missing: set[Place]
+    ) -> AsyncIterator[Letter]:
         async for record in records:
             letter = self._letter(record)
+            missing.discard(letter.place)
             if choice.takes(letter):
-                if letter.place in choice.places:
-                    report.missing.remove(letter.place)
                 yield letter
+            elif letter.place in choice.places:
+                report.refused[OTHERWISE] += 1
 
     def _letter(self, record: Record) -> Letter:
         place = record.partition, record.offset
         letter = read_letter(place, record.timestamp, record.key, record.value, record.headers)
         return letter._replace(redriven=letter.mark in self._marked)
 
-    async def _make_marks(self) -> None:
+    async def _marks_exist(self, *, make: bool = False) -> bool:
+        """Whether there is a topic of marks; one that is missing is made if told to. Raises BrokerError then if there
+        is none in the end, or one that forgets.
+        """
+        name = self._marks
         async with Admin(self._settings.kafka) as admin:
-            if not await admin.describe(self._marks):
+            found = await admin.describe(name)
+            if make and not found:
                 try:
-                    await admin.create(self._marks, 1, -1, **{"cleanup.policy": "compact"})
+                    await admin.create(name, 1, -1, **{"cleanup.policy": COMPACTED})
                 except BrokerError as exc:
                     msg = f"{exc}; it is where redriven letters are marked: make it, compacted, with 1 partition"
                     raise BrokerError(msg) from exc
-                await admin.settled(self._marks)
+                found = await admin.settled(name)
+        if make and not found:
+            msg = f"topic {name!r}, where redriven letters are marked, cannot be seen: nothing is redriven"
+            raise BrokerError(msg)
+        if make and found[name].cleanup not in (COMPACTED, None):
+            msg = (
+                f"topic {name!r}, where redriven letters are marked, has cleanup.policy={found[name].cleanup}: Kafka "
+                f"deletes marks, and letters would be redriven again; make it cleanup.policy={COMPACTED}"
+            )
+            raise BrokerError(msg)
+        return bool(found)
 
-    async def _learn_marks(self, reader: Reader) -> None:
-        async with Admin(self._settings.kafka) as admin:
-            if not await admin.describe(self._marks):
-                self._marked.clear()
-                return
+    async def _learn_marks(self, reader: Reader, *, exist: bool) -> None:
+        """Read the marks that came since last time. Those that are known are kept, whatever becomes of the topic."""
+        if not exist:
+            return
         spans = await reader.spans(self._marks, 1)
-        for tp, (first, end) in spans.items():
-            async for record in reader.read({tp: (max(first, self._marks_read), end)}):
-                if record.key is not None:
-                    self._marked.add(record.key)
-            self._marks_read = end
+        end = max((end for _, end in spans.values()), default=0)
+        begin = self._marks_read if self._marks_read <= end else 0  # else it was made anew
+        async for record in reader.read({tp: (max(first, begin), end) for tp, (first, _) in spans.items()}):
+            if record.key is not None:
+                self._marked.add(record.key)
+        self._marks_read = end
 
 
-def _narrowed(spans: dict[TopicPartition, Span], choice: Choice) -> dict[TopicPartition, Span]:
-    """Return the spans without what lies before or behind the places that are chosen, if places are."""
+async def _spans(reader: Reader, letters: Topic, choice: Choice) -> dict[TopicPartition, Span]:
+    """Return where the chosen letters are: since that time, or from the first to the last of the places."""
     if not choice.places:
-        return spans
+        return await reader.spans(letters.name, letters.partitions, choice.since)
     narrow: dict[TopicPartition, Span] = {}
-    for tp, (first, end) in spans.items():
+    for tp, (first, end) in (await reader.spans(letters.name, letters.partitions)).items():
         offsets = [offset for partition, offset in choice.places if partition == tp.partition]
         if offsets:
             narrow[tp] = max(first, min(offsets)), min(end, max(offsets) + 1)

@@ -7,6 +7,7 @@ import base64
 import pytest
 
 from agents.api.letters import Errors
+from agents.commands import redrive
 from models.errors import BrokerError
 from models.letter import read_letter
 from streams.kafka.letters import BEFORE, Report
@@ -77,6 +78,15 @@ async def test_the_latest_failures_are_told(fleet):
     assert told["errors"][1]["key_base64"] == base64.b64encode(b"\xff").decode()
     assert (told["errors"][2]["redriven"], "key" in told["errors"][2]) == (True, False)
     assert "s3cret" not in str(told)
+
+
+@pytest.mark.parametrize(("at", "told"), [(1 << 62, "9999-12-30T00:00:00.000Z"), (-1, "1970-01-01T00:00:00.000Z")])
+async def test_a_moment_that_is_in_no_calendar_breaks_nothing(fleet, at, told):
+    """A producer may give a record any time: it is told as the nearest that can be."""
+    found = read_letter((1, 9), at, b"k", b"", ())
+    letters(fleet, found)
+    assert [each["at"] for each in (await fleet.get("/api/errors"))[1]["errors"]] == [told]
+    assert redrive._line(found, "put back").startswith("1:9  ")
 
 
 async def test_letters_are_read_once_for_many(fleet):

@@ -1,0 +1,139 @@
+"""Which letters are redriven, and what is known of those that were, beside a Kafka that is pretended."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+
+from models.errors import BrokerError
+from models.letter import DLQ, Choice
+from streams.kafka import letters as module
+from streams.kafka.letters import BEFORE, OTHERWISE, Letters
+from streams.kafka.topics import Topic
+from streams.settings import Settings
+
+SETTINGS = Settings()
+LETTERS, MARKS = SETTINGS.dead_letters_topic, f"{SETTINGS.group}-redriven"
+
+
+def letter(offset, outcome="denied"):
+    said = {"topic": SETTINGS.requests_topic, "partition": "0", "offset": str(offset), "timestamp": "1",
+            "id": f"r{offset}", "outcome": outcome, "delivery.count": "1"}  # fmt: skip
+    return b"k", b'{"url": "http://h/"}', [(DLQ + name, text.encode()) for name, text in said.items()]
+
+
+class Cluster:
+    """Logs of one partition each, and the ways to them."""
+
+    def __init__(self):
+        self.logs = {LETTERS: [letter(n) for n in range(6)], SETTINGS.requests_topic: []}
+        self.cleanup = "compact"
+        self.hidden = 0
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def describe(self, *names):
+        if self.hidden:
+            self.hidden -= 1
+            return {}
+        return {name: Topic(name, 1, 1, cleanup=self.cleanup) for name in names if name in self.logs}
+
+    async def create(self, name, *_, **__):
+        self.logs.setdefault(name, [])
+
+    settled = describe
+
+    async def spans(self, topic, partitions, since=None):
+        assert (partitions, since) == (1, None)
+        return {TopicPartition(topic, 0): (0, len(self.logs[topic]))} if self.logs[topic] else {}
+
+    async def read(self, spans):
+        for tp, (first, end) in spans.items():
+            for offset in range(first, end):
+                key, value, headers = self.logs[tp.topic][offset]
+                yield ConsumerRecord(tp.topic, 0, offset, 1000, 0, key, value, None, 0, 0, headers)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    made = Cluster()
+
+    class Redriver(Cluster):
+        def __init__(self, *_, marks, done, **__):
+            self.marks, self.done, self.waiting = marks, done, []
+
+        async def write(self, letter):
+            self.waiting.append(letter)
+
+        async def flush(self):
+            made.logs[self.marks] += [(letter.mark, b"", []) for letter in self.waiting]
+            self.done(self.waiting)
+
+    async def require(*_, read=(), write=()):
+        return {name: Topic(name, 1, 1) for name in [*read, *write]}
+
+    for name, stand_in in (("Admin", lambda _: made), ("Reader", lambda _: made), ("Redriver", Redriver),
+                           ("require", require)):  # fmt: skip
+        monkeypatch.setattr(module, name, stand_in)
+    return made
+
+
+async def test_a_topic_that_is_not_listed_once_is_forgotten_by_nobody(cluster):
+    """A look that misses the marks costs none of them: what was redriven is refused right then and after it."""
+    letters = Letters(SETTINGS)
+    assert (await letters.redrive(Choice())).redriven == 6
+    for _ in range(2):
+        cluster.hidden = 1
+        await letters.latest(10)
+        assert (await letters.redrive(Choice())).refused == {BEFORE: 6}
+        cluster.hidden = 1
+        assert (await letters.redrive(Choice())).refused == {BEFORE: 6}
+    cluster.hidden = 2
+    with pytest.raises(BrokerError, match="cannot be seen: nothing is redriven"):
+        await Letters(SETTINGS).redrive(Choice())
+
+
+async def test_marks_made_anew_are_read_from_their_beginning(cluster):
+    """A topic that is shorter than what was read of it is another: its marks are all read."""
+    letters = Letters(SETTINGS)
+    await letters.redrive(Choice(places=frozenset((0, offset) for offset in range(4))))
+    first, *_ = cluster.logs.pop(MARKS)
+    assert len([each for each in await letters.latest(10) if each.redriven]) == 4
+    five = (first[0].replace(b"-0-0-", b"-0-5-"), b"", [])
+    cluster.logs[MARKS] = [five, first]
+    assert {each.offset for each in await letters.latest(10) if each.redriven} == {0, 1, 2, 3, 5}
+
+
+@pytest.mark.parametrize("cleanup", ["delete", "compact,delete"])
+async def test_marks_that_kafka_deletes_are_refused(cluster, cleanup):
+    """A topic of marks with a retention would forget them: nothing is redriven, and it is said what to do."""
+    cluster.logs[MARKS], cluster.cleanup = [], cleanup
+    with pytest.raises(BrokerError, match=f"has cleanup.policy={cleanup}.*make it cleanup.policy=compact"):
+        await Letters(SETTINGS).redrive(Choice())
+    assert cluster.logs[MARKS] == []
+
+
+async def test_a_letter_that_something_else_excludes_is_there(cluster):
+    """Named by its place it is said not to match, and only one that is not there is missing."""
+    cluster.logs[LETTERS][1] = letter(1, "timeout")
+    chosen = frozenset({(0, 1), (0, 2), (0, 77)})
+    report = await Letters(SETTINGS).redrive(Choice(frozenset({"denied"}), places=chosen))
+    assert (report.redriven, report.refused, report.missing) == (1, {OTHERWISE: 1}, [(0, 77)])
+    late = await Letters(SETTINGS).redrive(Choice(places=frozenset({(0, 3)}), since=2.0))
+    assert (late.redriven, late.refused, late.missing) == (0, {OTHERWISE: 1}, [])
+
+
+async def test_beyond_a_limit_nothing_is_missing(cluster):
+    """Where the limit ends the search, nobody knows of the rest."""
+    report = await Letters(SETTINGS).redrive(Choice(places=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
+    assert (report.redriven, report.missing) == (1, [])
+
+
+async def test_the_latest_are_kept_without_their_bytes(cluster):
+    """What a page tells of a letter needs neither value nor headers, which may be megabytes."""
+    latest = await Letters(SETTINGS).latest(10)
+    assert [(each.request_id, each.value, each.headers) for each in latest[:1]] == [("r0", None, ())]
