@@ -81,7 +81,7 @@ class Tokens:
                 headers={"Accept": "application/json", "Authorization": login}, allow_redirects=False,
             ) as response,
         ):  # fmt: skip
-            body = await response.content.read(MAX_ANSWER)
+            body = await _read(response.content)
             if not response.ok:
                 raise TokenError(_refusal(response.status, body))
             return body
@@ -101,6 +101,16 @@ class Provider(AbstractTokenProvider):
 @lru_cache(maxsize=8)
 def _tokens_of(kafka: Kafka) -> Tokens:
     return Tokens(kafka)
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """Return the body as far as MAX_ANSWER: one read returns what happens to be there."""
+    body = bytearray()
+    async for chunk in content.iter_chunked(MAX_ANSWER):
+        body += chunk
+        if len(body) >= MAX_ANSWER:
+            break
+    return bytes(body[:MAX_ANSWER])
 
 
 def _refusal(status: int, body: bytes) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp import web
 from aiokafka import conn
@@ -14,6 +16,7 @@ class Endpoint:
 
     def __init__(self):
         self.answer, self.status, self.asked = {"access_token": "t1", "expires_in": 100}, 200, []
+        self.halting = False
 
     async def __aenter__(self):
         app = web.Application()
@@ -32,7 +35,15 @@ class Endpoint:
 
     async def _token(self, request):
         self.asked.append((request.headers["Authorization"], dict(await request.post())))
-        return web.json_response(self.answer, status=self.status)
+        answer = web.json_response(self.answer, status=self.status)
+        if not self.halting:
+            return answer
+        parts = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await parts.prepare(request)
+        for part in (answer.body[:9], answer.body[9:]):
+            await parts.write(part)
+            await asyncio.sleep(0.05)
+        return parts
 
 
 @pytest.fixture
@@ -53,6 +64,12 @@ async def test_a_token_is_asked_for_once_and_renewed_before_it_ends(endpoint, mo
     endpoint.answer = {"access_token": "t2", "expires_in": 100}
     now += 10
     assert await tokens.get() == "t2"
+
+
+async def test_an_answer_may_come_in_parts(endpoint):
+    """What comes later belongs to the answer as well."""
+    endpoint.halting = True
+    assert await Tokens(endpoint.kafka).get() == "t1"
 
 
 async def test_all_connections_of_a_process_share_it(endpoint):
