@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
+from itertools import chain
 from typing import Any
 
 from agents.commands import DONE, say
@@ -17,6 +18,8 @@ HELP = "follow the results"
 
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the broker is there."""
+POLL_MS = 1_000
+"""Milliseconds that a poll waits for results."""
 WIDTH = 100
 """Characters of a document that a line for people shows."""
 
@@ -81,17 +84,21 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
 
 async def _follow(consumer: Any, options: argparse.Namespace) -> None:
     """Print what was asked for, until --count."""
+    from streams.kafka import lenient
+
     key = options.key.encode() if options.key else None
     shown = 0
-    async for record in consumer:
-        line = _shown(record.value, options) if key is None or record.key == key else None
-        if line is None:
-            continue
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-        shown += 1
-        if options.count is not None and shown >= options.count:
-            return
+    while True:
+        polled = await lenient.getmany(consumer, timeout_ms=POLL_MS)
+        for record in chain.from_iterable(polled.values()):
+            line = _shown(record.value, options) if key is None or record.key == key else None
+            if line is None:
+                continue
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+            shown += 1
+            if options.count is not None and shown >= options.count:
+                return
 
 
 async def _watch(kafka: Any, give_up: float | None) -> None:

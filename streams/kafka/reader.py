@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Self, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -69,17 +69,18 @@ class Reader:
     async def read(self, spans: Mapping[TopicPartition, Span]) -> AsyncGenerator[Record, None]:
         """Yield the records in these spans, in order within a partition."""
         open_ = {tp: span for tp, span in spans.items() if span[0] < span[1]}
-        if not open_:  # aiokafka does not come back from an assignment of nothing
+        if not open_:  # aiokafka does not come back from an assignment of nothing, and does not stop for 40 s
             return
         at = {tp: start for tp, (start, _) in open_.items()}
-        if not open_:
-            return  # a consumer that is assigned nothing does not stop for 40 s
         self._consumer.assign(list(open_))
-        self._seek(at)
+        for tp, offset in at.items():
+            self._consumer.seek(tp, offset)
         moved = time.monotonic()
         while open_:
             with self._explained():
-                polled = await self._poll(at)
+                polled = await lenient.getmany(
+                    self._consumer, *at, timeout_ms=int(POLL_TIMEOUT * 1000), max_records=MAX_POLL_RECORDS
+                )
                 positions = {tp: await self._consumer.position(tp) for tp in open_}
             for tp, records in polled.items():
                 for record in records:
@@ -94,22 +95,6 @@ class Reader:
             for tp in [tp for tp, (_, end) in open_.items() if at[tp] >= end]:
                 del open_[tp], at[tp]
                 self._consumer.pause(tp)
-
-    async def _poll(self, at: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, Sequence[Record]]:
-        timeout = int(POLL_TIMEOUT * 1000)
-        try:
-            polled: Mapping[TopicPartition, Sequence[Record]] = await self._consumer.getmany(
-                *at, timeout_ms=timeout, max_records=MAX_POLL_RECORDS
-            )
-        except UnicodeDecodeError:  # a header name that is not UTF-8: what was fetched with it is lost
-            lenient.begin()
-            self._seek(at)
-            return {}
-        return polled
-
-    def _seek(self, at: Mapping[TopicPartition, int]) -> None:
-        for tp, offset in at.items():
-            self._consumer.seek(tp, offset)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -12,7 +11,9 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from models import strictjson
 from models.errors import BrokerError
+from streams.kafka import lenient
 from streams.kafka.client import connection
 from streams.kafka.topics import Admin
 from streams.settings import Settings
@@ -97,7 +98,7 @@ class Workers:
             end = (await consumer.end_offsets([tp]))[tp]
             consumer.seek(tp, end if begin is None else begin.offset)
             while True:
-                for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+                for records in (await lenient.getmany(consumer, timeout_ms=POLL_MS)).values():
                     for record in records:
                         self.hear(record, live=record.offset >= end)
         finally:
@@ -107,8 +108,8 @@ class Workers:
         """Take one record; `live` if it was written just now, by whatever clock its writer has."""
         try:
             name = (record.key or b"").decode()
-            told = None if record.value is None else json.loads(record.value)
-        except (ValueError, RecursionError):
+            told = None if record.value is None else strictjson.loads(record.value)
+        except ValueError:
             self.unreadable += 1
             return
         if told is None:

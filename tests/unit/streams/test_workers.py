@@ -19,7 +19,7 @@ class Clock:
 
 
 def record(key, value, at=Clock.now):
-    value = None if value is None else json.dumps(value).encode()
+    value = value if isinstance(value, bytes | None) else json.dumps(value).encode()
     return ConsumerRecord("workers", 0, 0, int(at * 1000), 0, key, value, None, 0, 0, ())
 
 
@@ -56,6 +56,16 @@ def test_a_tombstone_and_long_silence_end_a_worker(workers, clock):
     assert [each["id"] for each in workers.all()] == ["killed"]
     clock.now += FORGET_AFTER
     assert workers.all() == []
+
+
+@pytest.mark.parametrize(
+    "value", [b"\xff", b"[1]", b"[" * 9000, b'{"rss": NaN}', b'{"rss": 1e999}', b'{"url": "\\ud800"}', b'{"a":1,"a":2}']
+)
+def test_what_no_worker_writes_is_counted_and_left_out(workers, value):
+    """What is no JSON for everybody else is none here: told on, it would break whoever asks."""
+    workers.hear(record(b"one", {}))
+    workers.hear(record(b"one", value))
+    assert (workers.unreadable, [each["id"] for each in workers.all()]) == (1, ["one"])
 
 
 def test_the_number_of_workers_is_bounded(workers, clock):
