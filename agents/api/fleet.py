@@ -14,6 +14,7 @@ PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfin
 """What is told of a partition beside its topic, number and owner."""
 
 _LISTS = ("partitions", "hosts", "sources")
+_OBJECTS = ("tables", "answers", "cache", "pool")
 
 
 class Fleet:
@@ -60,7 +61,7 @@ class Fleet:
     def caches(self) -> list[Row]:
         """Return each worker's cache."""
         told = ((record["id"], record.get("cache")) for record in self.records())
-        return [{"worker": name, **cache} for name, cache in told if isinstance(cache, dict)]
+        return [{"worker": name, **cache} for name, cache in told if cache is not None]
 
     def hosts(self) -> dict[str, list[Row]]:
         """Return by host what each worker tells of its breaker and limits."""
@@ -74,10 +75,13 @@ class Fleet:
 
 
 def _plain(record: Row) -> Row:
-    """Return a record whose lists are lists of objects: whoever may write to the topic may write anything."""
+    """Return a record whose lists are lists of objects, and whose objects are some: whoever may write to the topic
+    may write anything.
+    """
     told = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
             for name in _LISTS if name in record}  # fmt: skip
-    return {**record, **told}
+    odd = {name for name in _OBJECTS if not isinstance(record.get(name), dict)}
+    return {name: value for name, value in (record | told).items() if name not in odd}
 
 
 def _answers(record: Mapping[str, Any]) -> bool:

@@ -83,7 +83,7 @@ async def test_before_anything_is_known_it_is_said(ask):
 
 
 NONSENSE = [
-    {"partitions": 5, "hosts": {"a": 1}, "sources": "x", "cache": [1], "tables": 7, "answers": [], "in_flight": "many"},
+    {"partitions": 5, "hosts": {"a": 1}, "sources": "x", "cache": [1], "tables": 7, "answers": [], "pool": "p"},
     {"partitions": [1, None, {}, {"partition": "0"}], "hosts": [None, {}], "sources": [[]], "answers": {"total": "9"}},
     {
         "at": 7,
@@ -108,3 +108,5 @@ async def test_a_record_of_nobodys_breaks_nothing(record):
             fleet.members[0].query._overview.note()
             status, told, _ = await fleet.get("/api/" + path)
             assert status == 200, (path, told)
+        told = (await fleet.get("/api/workers"))[1]["workers"][1]
+        assert all(isinstance(told.get(name, {}), dict) for name in ("tables", "answers", "cache", "pool"))
