@@ -93,7 +93,7 @@ class Json(logging.Formatter):
             "message": self._mask(record.getMessage()),
         }
         if (subject := request_id.get()) is not None:
-            members["request_id"] = subject
+            members["request_id"] = self._mask(subject)
         if stack := _stack(self, record):
             kind, error = record.exc_info[:2] if record.exc_info else (None, None)
             told = {"type": kind.__name__, "message": self._mask(str(error))} if kind else {}

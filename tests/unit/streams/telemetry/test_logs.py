@@ -127,6 +127,9 @@ def test_no_secret_is_written(log, style, text, secret):
     logger.info(text)
     logger.info("value: %s", text)
     log_error(ValueError(text))
+    token = logs.request_id.set(text)
+    logger.info("about it")
+    logs.request_id.reset(token)
     written = log.getvalue()
     assert logs.MASK in written
     assert secret not in written
