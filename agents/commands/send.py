@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from agents.commands import DONE, FAILED, MISUSED, say
@@ -103,9 +105,34 @@ def _lines(options: argparse.Namespace) -> Iterable[bytes]:
     if options.file in (None, "-"):
         if sys.stdin.isatty():
             say("reading requests from the terminal, one JSON object a line; end with Ctrl-D")
-        return (line.strip() for line in sys.stdin.buffer)
+        # A reader of our own: Python closes its own at the end, and would wait for who still reads from it.
+        return (line.strip() for line in open(0, "rb", closefd=False))
     with open(options.file, "rb") as file:  # noqa: PTH123  a path typed by the user
         return [line.strip() for line in file]
+
+
+async def _arriving(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield lines as they come. Who reads them is waited for by nobody: after Ctrl-C a terminal may stay silent."""
+    loop, room = asyncio.get_running_loop(), threading.Semaphore(IN_FLIGHT)
+    arrived: asyncio.Queue[bytes | OSError | None] = asyncio.Queue()
+
+    def read() -> None:
+        end = None
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            try:
+                for line in lines:
+                    room.acquire()
+                    loop.call_soon_threadsafe(arrived.put_nowait, line)
+            except OSError as exc:
+                end = exc
+            loop.call_soon_threadsafe(arrived.put_nowait, end)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := await arrived.get()) is not None:
+        if isinstance(line, OSError):
+            raise line
+        room.release()
+        yield line
 
 
 async def _send(settings: Any, options: argparse.Namespace) -> int:
@@ -127,10 +154,10 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
     pending: list[Any] = []
     try:
         await producer.start()
-        numbered = enumerate(lines, 1)
+        number = 0
         # Whoever writes to stdin may pause: what was read so far goes out meanwhile.
-        while (item := await asyncio.to_thread(next, numbered, None)) is not None:
-            number, line = item
+        async for line in _arriving(lines):
+            number += 1
             if not line:
                 continue
             if not options.raw:
