@@ -13,6 +13,7 @@ from streams.kafka.door import Door
 from streams.kafka.reader import Reader
 from streams.kafka.topics import Admin, differences
 from streams.settings import Kafka, Settings
+from streams.tables.changelogs import changelogs
 
 SLOW = 0.25
 """Seconds of an answer of the broker beyond which that is worth a word."""
@@ -29,14 +30,13 @@ async def kafka(settings: Settings) -> AsyncIterator[Finding]:
     if all(finding.state == "problem" for finding in found):
         return
     async with Door(settings.kafka) as door:
-        workers = settings.workers_topic
-        cluster = await survey(door, {*settings.topics(), workers})
+        cluster = await survey(door, {*settings.topics(), *_kept(settings)})
         if cluster is None:
             yield warning("cluster", "the broker is too old to say what we may do", "use Apache Kafka 2.3 or later")
             return
         for finding in [*_topics(cluster, settings), *_access(cluster, settings)]:
             yield finding
-        for group in (settings.group, f"{settings.group}-tables"):
+        for group in (settings.group, *([f"{settings.group}-tables"] if settings.role != "answer" else ())):
             yield _group(settings.kafka, group, await granted_on_group(settings.kafka, door, group))
     for broker in cluster.brokers:
         if (broker.host, broker.port) not in places(settings.kafka):
@@ -65,6 +65,12 @@ async def _advertised(kafka: Kafka, place: tuple[str, int]) -> Finding:
     return found._replace(advice="clients are sent there: see advertised.listeners of the broker, and the network")
 
 
+def _kept(settings: Settings) -> list[str]:
+    """Return the topics that workers keep for themselves: each tells of itself, and those of the tables role count."""
+    counted = changelogs(settings).values() if settings.role != "answer" else ()
+    return [settings.workers_topic, *counted]
+
+
 def _topics(cluster: Cluster, settings: Settings) -> Iterator[Finding]:
     for name in settings.topics():
         topic = cluster.topics[name]
@@ -74,9 +80,12 @@ def _topics(cluster: Cluster, settings: Settings) -> Iterator[Finding]:
             yield problem(f"topic {name}", "does not exist", CREATE_HINT)
         else:
             yield _health(topic, len(cluster.brokers))
-    workers = cluster.topics[settings.workers_topic]
-    if workers.visible and not workers.exists:
-        yield warning(f"topic {workers.name}", "does not exist", "a worker makes it where it may, or does without")
+    for name in _kept(settings):
+        topic = cluster.topics[name]
+        if topic.exists:
+            yield _health(topic, len(cluster.brokers))
+        elif topic.visible:
+            yield warning(f"topic {name}", "does not exist", "a worker makes it where it may, or does without")
 
 
 def _health(topic: Topic, brokers: int) -> Finding:
@@ -95,8 +104,8 @@ def _health(topic: Topic, brokers: int) -> Finding:
 
 def _access(cluster: Cluster, settings: Settings) -> Iterator[Finding]:
     requests, results, letters = settings.topics()
-    needs = ((READ, requests, True), (WRITE, results, True), (WRITE, letters, True), (READ, results, False),
-             (WRITE, settings.workers_topic, False), (READ, settings.workers_topic, False))  # fmt: skip
+    needs = [(READ, requests, True), (WRITE, results, True), (WRITE, letters, True), (READ, results, False)]
+    needs += [(operation, name, False) for name in _kept(settings) for operation in (WRITE, READ)]
     who = principal(settings.kafka) or "this login"
     missing = False
     for operation, name, needed in needs:

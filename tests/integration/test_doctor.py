@@ -11,6 +11,7 @@ import pytest
 
 from agents.checkup.finding import counted
 from streams.kafka.broker import Broker, free_port
+from streams.tables.changelogs import TABLES
 from tests.integration.stage import Stage, Upstream
 from tests.integration.test_commands import millrace
 
@@ -32,7 +33,8 @@ async def test_where_all_is_well_it_says_so(kafka: Broker, stage: Stage, upstrea
     """Everything that a worker needs is looked at and found well, with 0; nothing is sent to an upstream unasked."""
     sources = tmp_path / "sources.toml"
     sources.write_text(f'[sources.a]\nurl = "{upstream.url}/doc/{{n}}"\nheaders.X-Key = {{ env = "A_KEY" }}\n')
-    settings = {"MILLRACE_SOURCES": str(sources), "A_KEY": "s3cret", "MILLRACE_CACHE": f"memory:// file://{tmp_path}/c"}
+    settings = {"MILLRACE_SOURCES": str(sources), "A_KEY": "s3cret", "MILLRACE_CACHE": f"memory:// file://{tmp_path}/c",
+                "MILLRACE_ROLE": "all"}  # fmt: skip
     code, found = await look(stage, **settings)
     assert (code, found["problem"]) == (0, [])
     subjects = {finding["subject"] for finding in found["ok"]}
@@ -43,6 +45,19 @@ async def test_where_all_is_well_it_says_so(kafka: Broker, stage: Stage, upstrea
     code, found = await look(stage, "--ask", f"{upstream.url}/doc/7", **settings)
     assert (code, sum(upstream.calls.values())) == (0, 1)
     assert {finding["seen"] for finding in found["ok"]} >= {"answered with 8 bytes", "agrees with that upstream's"}
+
+
+async def test_what_the_tables_need_is_looked_at(kafka: Broker, stage: Stage) -> None:
+    """Changelogs and the workers' topic are missed until they are made; a worker that only answers has none to miss."""
+    kept = {f"topic {stage.group}-tables-{table}-changelog" for table in TABLES} | {f"topic workers-{stage.mark}"}
+    code, found = await look(stage, MILLRACE_ROLE="all")
+    assert (code, {each["subject"] for each in found["warning"]} & kept) == (0, kept)
+    _, found = await look(stage)
+    assert {each["subject"] for each in found["warning"]} & kept == {f"topic workers-{stage.mark}"}
+    assert f"group {stage.group}-tables" not in {each["subject"] for each in found["ok"]}
+    assert (await millrace(stage, "topics", "--create"))[0] == 0
+    _, found = await look(stage, MILLRACE_ROLE="all")
+    assert {each["subject"] for each in found["ok"]} >= kept
 
 
 async def test_what_is_wrong_is_said_with_what_to_do(kafka: Broker, stage: Stage, tmp_path: Path) -> None:
