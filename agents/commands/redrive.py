@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _moment(text: str) -> float:
     ago = _AGO.fullmatch(text)
     if ago is not None:
-        return time.time() - int(ago[1]) * UNITS[ago[2]]
+        return max(0.0, time.time() - int(ago[1]) * UNITS[ago[2]])
     try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
+        return max(0.0, datetime.fromisoformat(text).astimezone().timestamp())
     except (ValueError, OverflowError):
         msg = f"{text!r} is no time: give 2026-11-22T14:00Z (without Z: local time), or 30m, 2h, 7d for as long ago"
         raise argparse.ArgumentTypeError(msg) from None

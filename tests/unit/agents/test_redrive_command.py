@@ -30,6 +30,12 @@ def test_a_moment_may_be_so_long_ago(text, seconds):
     assert abs(time.time() - seconds - redrive._moment(text)) < 5
 
 
+@pytest.mark.parametrize("text", ["999999999d", "1914-07-28"])
+def test_no_moment_is_before_kafkas_first(text):
+    """What Kafka counts from is the earliest there is: it is asked for nothing before, and no calendar ends."""
+    assert redrive._moment(text) == 0.0
+
+
 @pytest.mark.parametrize("read", [redrive._moment, redrive._place, redrive._positive, redrive._rate])
 @pytest.mark.parametrize("text", ["", "x", "1:", "-1", "inf", "nan", "2026-99-99"])
 def test_what_is_none_is_refused_with_an_example(read, text):
