@@ -269,7 +269,8 @@ class Publisher:
         producer, self._producer = self._producer, None
         if producer is not None:
             try:
-                await asyncio.wait_for(producer.stop(), STOP_TIMEOUT)
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await producer.stop()
             except (TimeoutError, KafkaError) as exc:
                 logger.warning("closing the producer failed: %r", exc)
                 await producer.client.close()

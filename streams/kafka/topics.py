@@ -38,7 +38,10 @@ class Topic:
 
 
 class Admin:
-    """An admin connection, opened with `async with`. Raises BrokerError when the broker is not there."""
+    """An admin connection, opened with `async with`. Raises BrokerError when the broker is not there.
+
+    Its limits are `timeout`s: Python 3.11's `wait_for` loses a stop that comes together with the answer.
+    """
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
@@ -52,6 +55,9 @@ class Admin:
         except (KafkaError, OSError, TimeoutError) as exc:
             await self._client.close()
             raise await reason(exc, self._kafka) from exc
+        except BaseException:  # it is told to stop
+            await self._client.close()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -63,7 +69,8 @@ class Admin:
         Asks for all topics: a broker with auto-creation, which is Kafka's default, makes one that is asked for by name.
         """
         try:
-            found = await asyncio.wait_for(self._client.describe_topics(), REQUEST_TIMEOUT)
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                found = await self._client.describe_topics()
         except (KafkaError, TimeoutError) as exc:
             raise explain(exc, self._kafka) from exc
         topics: dict[str, Topic] = {}
@@ -80,7 +87,8 @@ class Admin:
 
     async def mention(self, *names: str) -> None:
         """Ask for topics by name, which makes them on a mock cluster: it has no other way."""
-        await asyncio.wait_for(self._client.describe_topics(list(names)), REQUEST_TIMEOUT)
+        async with asyncio.timeout(REQUEST_TIMEOUT):
+            await self._client.describe_topics(list(names))
 
     async def settled(self, *names: str) -> dict[str, Topic]:
         """Return the topics once all of them are there: a broker tells of a new topic a moment after making it."""
@@ -96,7 +104,8 @@ class Admin:
         topic = NewTopic(name, partitions, 1, topic_configs=config)
         topic.replication_factor = replication  # its constructor refuses -1, the protocol does not
         try:
-            response = await asyncio.wait_for(self._client.create_topics([topic]), REQUEST_TIMEOUT)
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                response = await self._client.create_topics([topic])
             for _, code, *message in response.topic_errors:
                 if code:
                     raise for_code(code)(*message)
@@ -111,9 +120,8 @@ class Admin:
 
     async def _settings(self, name: str) -> dict[str, str]:
         try:
-            responses = await asyncio.wait_for(
-                self._client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)]), REQUEST_TIMEOUT
-            )
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                responses = await self._client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
         except (KafkaError, TimeoutError, NotImplementedError):
             return {}  # brokers that do not tell are no fault: the defaults stand in
         return {

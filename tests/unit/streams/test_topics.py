@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from streams.kafka.topics import Topic, differences
-from streams.settings import Settings
+from streams.kafka import topics as module
+from streams.kafka.topics import Admin, Topic, differences
+from streams.settings import Kafka, Settings
 
 SIZE = 1_048_588
 
@@ -83,3 +86,46 @@ def test_every_difference_has_its_line():
         "'results'",
         "'dead-letters'",
     ]
+
+
+class Client:
+    """Stands for aiokafka's admin client: its answer comes when a test wants it."""
+
+    def __init__(self, **_):
+        self.answer = asyncio.get_running_loop().create_future()
+        self.closed = False
+
+    async def start(self):
+        await self.answer
+
+    async def describe_topics(self):
+        return await self.answer
+
+    async def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+async def admin(monkeypatch):
+    monkeypatch.setattr(module, "AIOKafkaAdminClient", Client)
+    return Admin(Kafka())
+
+
+async def test_a_stop_that_comes_with_the_answer_is_heeded(admin):
+    """A worker that is told to stop while it looks for its topics does not come up all the same."""
+    asking = asyncio.create_task(admin.describe("t"))
+    await asyncio.sleep(0)
+    admin._client.answer.set_result([])
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_a_connection_that_is_cut_short_is_closed(admin):
+    """A stop while Kafka is away leaves no admin connection open."""
+    opening = asyncio.create_task(admin.__aenter__())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert admin._client.closed
