@@ -35,10 +35,10 @@ from agents.places import Places
 from models.errors import AnswerError, InternalError
 from models.result import Answer, encode_answer, splice
 from models.source import Sources
+from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 from streams.kafka.parcel import Headers, Parcel
 from streams.kafka.publisher import Publisher
-from streams.kafka.transport import RecordBatch
 from streams.settings import Settings
 from streams.telemetry import logs
 

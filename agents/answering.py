@@ -28,7 +28,7 @@ from streams.tiers import freshness_of, parse_tiers
 
 if TYPE_CHECKING:
     from agents.traced import RequestSpans
-    from streams.kafka.transport import RecordBatch
+    from streams.kafka.batch import RecordBatch
 
 logger = logging.getLogger(__name__)
 

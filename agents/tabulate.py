@@ -15,9 +15,9 @@ from aiokafka import ConsumerRecord
 
 from agents.reading import Reader
 from agents.tally import OUTCOMES_AGE, Tally
+from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
-from streams.kafka.transport import RecordBatch
 from streams.settings import Settings
 from streams.tables.mending import Mending
 from streams.tables.shelves import Bounds, Shelves

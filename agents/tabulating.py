@@ -24,7 +24,7 @@ from streams.tables.view import Tables
 from streams.tasks import end_tasks
 
 if TYPE_CHECKING:
-    from streams.kafka.transport import RecordBatch
+    from streams.kafka.batch import RecordBatch
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from faust.tables import manager, recovery
 
 from models.errors import MillraceError, Stalled
 from streams import settings as defaults
+from streams.kafka.batch import BatchTopic
 from streams.kafka.group import answers as group_answers
-from streams.kafka.transport import BatchTopic, Consumer, Transport
+from streams.kafka.transport import Consumer, Transport
 from streams.settings import Settings
 from streams.telemetry.watchdog import Watchdog
 

@@ -27,8 +27,8 @@ from streams.cache.front import Cache
 from streams.functions import Caller
 from streams.http.client import _session, client_of
 from streams.http.terms import terms_of
+from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
-from streams.kafka.transport import RecordBatch
 from streams.secrets import secrets_of
 from streams.settings import Settings
 from streams.sources import parse

@@ -3,6 +3,7 @@
 lease       our hold on one assigned partition: what is finished, how far the commit may go
 memo        finished work beyond the commit point, written into the commit's metadata
 transport   the Faust transport that hands an agent a run of records as one event
+batch       the run of records that is one event, and its topic
 thread      the thread that polls, commits and belongs to the group
 lenient     reading records whose header names are not UTF-8
 parcel      one record on its way, and who wants to know that it arrived

@@ -6,7 +6,7 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
 
   Consumer   `_drain_messages`, `perform_seek`, `wait_empty`, `commit`, `force_commit`, `verify_event_path`,
              `on_buffer_full`, `on_buffer_drop`, `_new_consumer_thread`, `_is_changelog_tp`
-  Topic      `_compile_decode`, `_create_event`
+  Topic      `_compile_decode`, `_create_event` (in batch.py)
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`
              (in thread.py, with aiokafka's `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
@@ -19,19 +19,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar, cast
 
-import faust
 import uvloop
-from aiokafka import ConsumerRecord
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, ConsumerMessage, EventT
+from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from models.errors import AccessError
 from streams import settings as defaults
+from streams.kafka.batch import RecordBatch
 from streams.kafka.client import explain
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.thread import ConsumerThread, Polled, UnreadableRecord
@@ -54,33 +53,6 @@ GROUP_CHECK_EVERY = 1.0
 """Seconds between looks at whether the group still takes this member."""
 RETRY_PAUSE = 0.5
 """Seconds between tries while the broker is away."""
-
-
-class RecordBatch(NamedTuple):
-    """The value of one event: consecutive records of one partition, the lease they are held by, and the
-    monotonic time at which they were received.
-    """
-
-    records: Sequence[ConsumerRecord[bytes, bytes]]
-    lease: Lease
-    received_at: float
-
-
-class BatchTopic(faust.Topic):
-    """A topic whose events carry record batches; anything else (changelogs) is decoded as ever."""
-
-    decode: Any
-
-    def _compile_decode(self) -> None:
-        super()._compile_decode()
-        decode_record: Any = self.decode
-
-        async def decode(message: Any, *, propagate: bool = False) -> EventT[Any]:
-            if type(message.value) is RecordBatch:
-                return self._create_event(None, message.value, None, message=message)
-            return cast("EventT[Any]", await decode_record(message, propagate=propagate))
-
-        self.decode = decode
 
 
 class Consumer(driver.Consumer):
@@ -312,4 +284,4 @@ class Transport(driver.Transport):
         self.settings = settings
 
 
-__all__ = ["BatchTopic", "Consumer", "RecordBatch", "Transport"]
+__all__ = ["Consumer", "Transport"]

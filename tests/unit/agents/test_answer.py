@@ -19,8 +19,8 @@ from models.result import CACHE_STATES, Answer, ResultSchema, encode_answer, rea
 from models.source import Source, Sources
 from models.template import UrlTemplate
 from streams.cache.entry import Entry
+from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import CommitPoint, Lease
-from streams.kafka.transport import RecordBatch
 from streams.settings import Settings
 
 PATIENCE = 5.0
