@@ -19,6 +19,7 @@ from agents.tabulating import Tabulating
 from models.source import Sources
 from streams import settings as configuration
 from streams.app import App
+from streams.kafka.topics import require
 from streams.plugins import load_plugins
 from streams.settings import Settings
 from streams.sources import load as load_sources
@@ -52,6 +53,7 @@ class Worker:
         """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
         self.loop_watch = await stack.enter_async_context(LoopWatch())
+        await self._look_at_kafka()
         process = Process(settings.role, self.loop_watch, self.readiness)
         exporter = exporter_of(process, self.answering, self.tabulating)
         query = await stack.enter_async_context(self.query)
@@ -69,6 +71,17 @@ class Worker:
         self.presence = await stack.enter_async_context(Presence(settings, told.record))
         await stack.enter_async_context(site.events)
         await stack.enter_async_context(Announcer(self.readiness, self._said))
+
+    async def _look_at_kafka(self) -> None:
+        """See what is needed of Kafka, all at once, before anything is written there. Raises BrokerError."""
+        requests, results, letters = self.settings.topics()
+        answering = self.answering is not None
+        await require(
+            self.settings.kafka,
+            read=[*([requests] if answering else ()), *([results] if self.tabulating is not None else ())],
+            write=[results, letters] if answering else (),
+            groups=[app.conf.id for app in self.apps],
+        )
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs."""

@@ -10,8 +10,11 @@ import contextlib
 import importlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 
 from models.errors import MillraceError, SettingsError
 
@@ -44,6 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         epilog="Settings come from the environment: see `millrace config`. "
         "Exit codes: 0 done, 1 failed, 2 wrong usage.",
     )
+    parser.add_argument("--version", action="version", version=f"millrace {version('millrace')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f"agents.commands.{name}")
@@ -78,3 +82,13 @@ def say(text: str) -> None:
 def clipped(text: str, width: int) -> str:
     """Return a text in so many characters: what is left out is seen to be."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def command() -> str:
+    """Return how the command is called here: by its name if that is found, else beside this Python."""
+    if shutil.which("millrace"):
+        return "millrace"
+    beside, here = Path(sys.executable).with_name("millrace"), Path.cwd()
+    if not beside.exists():
+        return f"{sys.executable} -m agents"
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)

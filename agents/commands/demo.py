@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.commands import DONE, FAILED, say
+from agents.commands import DONE, FAILED, command, say
 from models import strictjson
 from models.result import read_result
 
@@ -282,10 +282,11 @@ def _report(tally: Tally, count: int, calls: int, seconds: float) -> None:
     if lost:
         say(f"{lost} requests were not answered within {PATIENCE:g} s: that is a bug, please report it")
         return
+    millrace = command()
     say(
         "Go on: point KAFKA_BOOTSTRAP_SERVERS at your Kafka, then\n"
-        "  millrace topics --create        make the topics\n"
-        "  millrace worker                 answer requests\n"
-        "  millrace send --url https://example.com --schema page\n"
-        "  millrace tail                   follow the results"
+        f"  {millrace} topics --create        make the topics\n"
+        f"  {millrace} worker                 answer requests\n"
+        f"  {millrace} send --url https://example.com --schema page\n"
+        f"  {millrace} tail                   follow the results"
     )

@@ -26,10 +26,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _topics(settings: Any, options: argparse.Namespace) -> int:
+    from streams.kafka.redriver import marks_of
     from streams.kafka.topics import DEFAULT_PARTITIONS, Admin, differences
     from streams.tables.changelogs import changelogs
 
-    own = (*changelogs(settings).values(), settings.workers_topic)
+    makers = dict.fromkeys((*changelogs(settings).values(), settings.workers_topic), "a worker")
+    makers[marks_of(settings)] = "redrive"
     async with Admin(settings.kafka) as admin:
         found = await admin.describe(*settings.topics())
         if options.create:
@@ -40,15 +42,15 @@ async def _topics(settings: Any, options: argparse.Namespace) -> int:
                     say(f"created {name}")
             found = await admin.settled(*settings.topics())
             await _create_own(admin, settings, found[settings.results_topic], options.replication)
-        ours = await admin.describe(*own)
+        ours = await admin.describe(*makers)
     for topic in (*found.values(), *ours.values()):
         size = topic.max_bytes if topic.max_bytes is not None else "?"
         print(f"{topic.name}\tpartitions={topic.partitions}\treplicas={topic.replication}\tmax.message.bytes={size}")
     for line in differences(settings, found):
         say(line)
-    for name in own:
+    for name, maker in makers.items():
         if name not in ours:
-            say(f"topic {name!r} does not exist: a worker makes it, if the broker lets it")
+            say(f"topic {name!r} does not exist: {maker} makes it, if the broker lets it")
     missing = len(settings.topics()) - len(found)
     if missing:
         say("create them with: millrace topics --create")
@@ -56,14 +58,18 @@ async def _topics(settings: Any, options: argparse.Namespace) -> int:
 
 
 async def _create_own(admin: Any, settings: Any, results: Any, replication: int) -> None:
-    """Make the tables' changelogs and the topic of the workers' records."""
+    """Make the tables' changelogs, the topic of the workers' records and that of the redriven letters' marks."""
+    from streams.kafka.redriver import MARKS, marks_of
     from streams.tables.changelogs import changelogs, create
     from streams.tables.presence import make_topic
 
-    own = (*changelogs(settings).values(), settings.workers_topic)
+    tables, marks = tuple(changelogs(settings).values()), marks_of(settings)
+    own = (*tables, settings.workers_topic, marks)
     missing = [name for name in own if name not in await admin.describe(*own)]
-    await create(admin, results, [name for name in missing if name != settings.workers_topic], replication)
+    await create(admin, results, [name for name in missing if name in tables], replication)
     if settings.workers_topic in missing:
         await make_topic(settings.kafka, settings.workers_topic, replication)
+    if marks in missing:
+        await admin.create(marks, 1, replication, **MARKS)
     for name in await admin.settled(*missing) if missing else ():
         say(f"created {name}")

@@ -22,7 +22,7 @@ from models.errors import BrokerError
 from models.letter import Choice, Letter, Place, read_letter
 from streams.kafka.parcel import RECORD_OVERHEAD
 from streams.kafka.reader import Reader, Record, Span
-from streams.kafka.redriver import Redriver
+from streams.kafka.redriver import COMPACTED, MARKS, Redriver, marks_of
 from streams.kafka.topics import Admin, Topic, require
 from streams.settings import Settings
 
@@ -30,8 +30,6 @@ RATE = 100.0
 """Letters a second that are put back unless told otherwise: a flood would only come back as another."""
 BEFORE = "redriven before"
 OTHERWISE = "it is not what else was chosen"
-COMPACTED = "compact"
-"""The `cleanup.policy` of the marks: with any other Kafka would forget them, and letters be redriven again."""
 
 
 @dataclass(slots=True)
@@ -55,7 +53,7 @@ class Letters:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._marks = f"{settings.group}-redriven"
+        self._marks = marks_of(settings)
         self._marked: set[bytes] = set()
         self._marks_read = 0
         self._busy = asyncio.Lock()
@@ -163,7 +161,7 @@ class Letters:
             found = await admin.describe(name)
             if make and not found:
                 try:
-                    await admin.create(name, 1, -1, **{"cleanup.policy": COMPACTED})
+                    await admin.create(name, 1, -1, **MARKS)
                 except BrokerError as exc:
                     msg = f"{exc}; it is where redriven letters are marked: make it, compacted, with 1 partition"
                     raise BrokerError(msg) from exc

@@ -30,6 +30,17 @@ START_TIMEOUT = 40.0
 """Seconds for the former owner's transaction to be undone, and so for ours to begin."""
 
 
+COMPACTED = "compact"
+"""The `cleanup.policy` of the marks: with any other Kafka would forget them, and letters be redriven again."""
+MARKS = {"cleanup.policy": COMPACTED}
+"""Settings of the topic of the marks."""
+
+
+def marks_of(settings: Settings) -> str:
+    """Return the topic on which a group marks what was redriven; it has one partition."""
+    return f"{settings.group}-redriven"
+
+
 class Redriver:
     """Writes requests and their marks, some in one transaction, at a rate. `done` hears of what is committed.
 

@@ -140,7 +140,7 @@ async def require(
 
     Raises BrokerError naming those that are not, or what we may not do with them, and what to do about it.
     """
-    names = [*others, *read, *write]
+    names = list(dict.fromkeys([*others, *read, *write]))
     await require_access(kafka, read=read, write=write, groups=groups)
     async with Admin(kafka) as admin:
         found = await admin.describe(*names)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from agents.commands import clipped, command, run
+
+
+def test_the_version_is_told(capsys):
+    """`--version` is data and no fault."""
+    with pytest.raises(SystemExit) as ended:
+        run(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"millrace \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def test_the_demo_names_a_command_that_is_there(monkeypatch, tmp_path):
+    """By its name where that is found, by its place below or elsewhere, and by Python where it is not installed."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bin_ = tmp_path / "project" / ".venv" / "bin"
+    bin_.mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(bin_ / "python"))
+    assert command() == f"{bin_}/python -m agents"
+    (bin_ / "millrace").touch(mode=0o755)
+    assert command() == f"{bin_}/millrace"
+    monkeypatch.chdir(tmp_path / "project")
+    assert command() == ".venv/bin/millrace"
+    monkeypatch.setenv("PATH", str(bin_))
+    assert command() == "millrace"
+
+
+def test_a_clipped_text_ends_with_an_ellipsis():
+    """What fits is left alone."""
+    assert [clipped("abc de", width) for width in (6, 5, 3)] == ["abc de", "abc…", "ab…"]
