@@ -64,7 +64,7 @@ class Worker:
         routes = [*site.routes(), *metrics.routes(exporter)]
         server = Server(settings.web_host, settings.web_port, self.readiness, routes,
                         token=settings.web_token, names=settings.web_names(),
-                        error_page=site.pages.problem)  # fmt: skip
+                        error_page=site.error_page)  # fmt: skip
         self.server = await stack.enter_async_context(server)
         process.web = server.requests
         told = Told(settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port)

@@ -15,7 +15,9 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -281,3 +283,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def main() -> None:
+    """Give a broker to throw away: print its address, and end it on Ctrl-C. `python -m streams.kafka.broker`."""
+    with contextlib.suppress(KeyboardInterrupt), broker() as found:
+        sys.stderr.write(f"{found.kind}; Ctrl-C ends it\n")
+        sys.stdout.write(f"{found.servers}\n")
+        sys.stdout.flush()
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -287,6 +287,26 @@ async def test_the_demo_answers_everything_and_leaves_nothing_behind(broker: Bro
     assert "millrace worker" in err
 
 
+async def test_a_broker_to_throw_away() -> None:
+    """`python -m streams.kafka.broker` prints where it is, is there, and is no more after Ctrl-C."""
+    environment = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "streams.kafka.broker", env=environment, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE):
+        servers = (await process.stdout.readline()).decode().strip()
+        code, _, err = await millrace(None, "topics", KAFKA_BOOTSTRAP_SERVERS=servers)
+        assert (code, "does not exist" in err) == (1, True), err
+        process.send_signal(signal.SIGINT)
+        _, err_bytes = await process.communicate()
+    assert (process.returncode, b"Traceback" in err_bytes) == (0, False), err_bytes
+    host, _, port = servers.rpartition(":")
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asyncio.open_connection(host, int(port))
+
+
 async def test_ctrl_c_ends_the_demo_and_all_it_started(broker: Broker) -> None:
     """SIGINT in mid-run ends worker, broker and demo; no process of theirs is left."""
     process = await asyncio.create_subprocess_exec(
