@@ -216,9 +216,10 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
     try:
         async with AsyncExitStack() as stack:
             try:
-                await open_(stack)
-                stack.push_async_callback(_stop, apps)
-                crashed = await _serve(apps, told)
+                crashed = None
+                if await _opened(open_(stack), told):
+                    stack.push_async_callback(_stop, apps)
+                    crashed = await _serve(apps, told)
             finally:
                 end()
     finally:
@@ -229,6 +230,19 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
         return _crashed(crashed.crash_reason)
     logger.info("stopped")
     return 0
+
+
+async def _opened(opening: Awaitable[None], told: asyncio.Event) -> bool:
+    """Wait until all is open; False if told to stop before. Kafka may take long to say what there is."""
+    opens, stopping = asyncio.ensure_future(opening), asyncio.ensure_future(told.wait())
+    await asyncio.wait({opens, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if opens.done():
+        await opens
+        return True
+    opens.cancel()
+    await asyncio.gather(opens, return_exceptions=True)
+    return False
 
 
 async def _serve(apps: Sequence[App], told: asyncio.Event) -> App | None:

@@ -1,8 +1,7 @@
 """'Give me a broker', for the demo, the tests and the bench: the best that can be had here.
 
 In this order: KAFKA_BOOTSTRAP_SERVERS if set; a container, if a Docker engine answers and has the image; Apache
-Kafka itself from Maven, if java 17 and mvn are there; else the mock cluster inside librdkafka, which needs nothing
-but the confluent-kafka wheel.
+Kafka itself from Maven, if java 17 and mvn are there; else librdkafka's mock, in the confluent-kafka wheel.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -287,6 +287,8 @@ def free_port() -> int:
 
 def main() -> None:
     """Give a broker to throw away: print its address, and end it on Ctrl-C. `python -m streams.kafka.broker`."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has its background not heed Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), broker() as found:
         sys.stderr.write(f"{found.kind}; Ctrl-C ends it\n")
         sys.stdout.write(f"{found.servers}\n")

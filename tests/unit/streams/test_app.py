@@ -98,6 +98,20 @@ async def test_what_cannot_be_opened_leaves_no_timer_either() -> None:
     assert (app.stopped, armed()) == (0, [])
 
 
+async def test_a_stop_while_things_are_opened_is_heeded() -> None:
+    """Kafka may not answer while a worker looks at it: told to stop, it closes what is open, starts nothing, ends."""
+    closed = []
+
+    async def waits(stack: AsyncExitStack) -> None:
+        stack.callback(closed.append, True)
+        tell()
+        await asyncio.Event().wait()
+
+    app = FakeApp()
+    assert await life(app, open_=waits) == 0
+    assert (closed, app.stopped, armed()) == ([True], 0, [])
+
+
 async def test_the_last_resort_is_armed_as_soon_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that does not heed its cancellation cannot keep the process longer than the deadline."""
     loop = asyncio.get_running_loop()
