@@ -94,7 +94,7 @@ async def test_send_work_and_tail(stage: Stage, upstream: Upstream, tmp_path: Pa
                   ("--source", "s", "--url", url)):  # fmt: skip
         code, _, err = await millrace(stage, "send", *wrong)
         assert (code, err.startswith("millrace send: ")) == (2, True)
-    tail = "tail", "--from-beginning", "--json", "-n", "4"
+    tail = "tail", "--from-beginning", "--json", "-n", "5"
     code, out, _ = await millrace(stage, *tail)
     assert code == 0
     results = [json.loads(line) for line in out.splitlines()]
