@@ -179,7 +179,7 @@ async def test_two_at_once_do_it_once(kafka: Broker, stage: Stage) -> None:
     """The one that begins later takes over; together they put every letter back exactly once, and the first says so."""
     await dead(stage, 300)
     first = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agents", "redrive", "--all", "--rate", "100", "--json", env=stage.environment,
+        sys.executable, "-m", "agents", "redrive", "--all", "--rate", "10", "--json", env=stage.environment,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert first.stdout is not None
