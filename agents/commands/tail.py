@@ -6,12 +6,14 @@ import argparse
 import asyncio
 import sys
 import time
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from agents.commands import DONE, say
+from agents.commands import DONE, clipped, say
 from models import strictjson
 from models.errors import OUTCOMES
+from models.letter import MAX_AT
 from models.result import ResultSchema, read_result
 
 HELP = "follow the results"
@@ -28,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--outcome", choices=OUTCOMES, action="append", help="only these outcomes (may be repeated)")
     parser.add_argument("--key", help="only results with this key")
+    parser.add_argument("--id", action="append", help="only of requests with this id (may be repeated)")
+    parser.add_argument("--source", action="append", help="only of requests for this source (may be repeated)")
+    parser.add_argument(
+        "--host", action="append", help="only of requests for a URL at this host, or host:port (may be repeated)"
+    )
     parser.add_argument("--from-beginning", action="store_true", help="from the earliest result on, not from now on")
     parser.add_argument("--give-up", type=float, metavar="SECONDS",
                         help="end with 1 if the broker is away for so long (default: wait for it)")  # fmt: skip
@@ -91,7 +98,7 @@ async def _follow(consumer: Any, options: argparse.Namespace) -> None:
     while True:
         polled = await lenient.getmany(consumer, timeout_ms=POLL_MS)
         for record in chain.from_iterable(polled.values()):
-            line = _shown(record.value, options) if key is None or record.key == key else None
+            line = _shown(record, options) if key is None or record.key == key else None
             if line is None:
                 continue
             sys.stdout.write(line + "\n")
@@ -129,22 +136,39 @@ async def _watch(kafka: Any, give_up: float | None) -> None:
             away = None
 
 
-def _shown(value: bytes | None, options: argparse.Namespace) -> str | None:
+def _shown(record: Any, options: argparse.Namespace) -> str | None:
     """Return what to print for a result; None for one that was not asked for. What is no result is shown as it is."""
+    value = record.value
     try:
         result = read_result(value or b"null")
     except ValueError:
         result = None
     if ResultSchema().validate(result if isinstance(result, dict) else {}):
-        return None if options.outcome else repr(value)
-    if options.outcome and result.get("outcome") not in options.outcome:
+        return None if options.outcome or options.id or options.source or options.host else repr(value)
+    if not _chosen(result, options):
         return None
     if options.json:
         return (value or b"").decode()
-    parts = [str(result.get("id")), str(result.get("outcome")), str(result.get("cache", "-"))]
+    at = datetime.fromtimestamp(min(max(record.timestamp, 0), MAX_AT) / 1000).astimezone().isoformat(timespec="seconds")
+    key = "-" if record.key is None else record.key.decode(errors="replace")
+    parts = [at, key, str(result.get("id")), str(result.get("outcome")), str(result.get("cache", "-"))]
     parts.append(f"{result.get('elapsed_ms', 0)} ms")
     url = result.get("request", {}).get("url")
-    detail = result.get("error", {}).get("message") or strictjson.dumps(result.get("document")).decode()[:WIDTH]
+    detail = result.get("error", {}).get("message") or clipped(strictjson.dumps(result.get("document")).decode(), WIDTH)
     verdicts = [f"{each['name']}={each.get('value', 'error')}" for each in result.get("checks", ())]
     line = "  ".join([*parts, *([url] if url else []), *verdicts, detail])
     return "".join(char if char.isprintable() else "�" for char in line)
+
+
+def _chosen(result: Any, options: argparse.Namespace) -> bool:
+    """Whether a result was asked for, by what it says itself."""
+    from agents.letters import host_of
+
+    request = result.get("request", {})
+    host = host_of(request.get("url")) or ""
+    return (
+        (not options.outcome or result.get("outcome") in options.outcome)
+        and (not options.id or result.get("id") in options.id)
+        and (not options.source or request.get("source") in options.source)
+        and (not options.host or host in options.host or host.rpartition(":")[0] in options.host)
+    )

@@ -103,7 +103,7 @@ async def test_send_work_and_tail(stage: Stage, upstream: Upstream, tmp_path: Pa
     assert "invalid_request" in out
     assert "not JSON" in out
     code, out, _ = await millrace(stage, *tail[:2], "-n", "1", "--key", "k")
-    assert out.startswith("one  ok")
+    assert "  k  one  ok" in out
     assert "is_prime=True" in out
 
 

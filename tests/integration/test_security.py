@@ -89,7 +89,7 @@ async def test_every_way_in_works(
     assert ["KAFKA_SECURITY_PROTOCOL" in line for line in cautions] == [True] * (way == "SASL PLAIN")
     if way in COMMANDS_TOO:
         code, out, err = await millrace(stage, "tail", "--from-beginning", "-n", "1")
-        assert (code, out.startswith("one  ok")) == (0, True), err
+        assert (code, "  one  ok" in out) == (0, True), err
 
 
 async def told(stage: Stage, *command: str, **settings: str) -> str:

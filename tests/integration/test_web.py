@@ -162,12 +162,12 @@ async def test_a_failure_is_told_and_put_back(stage, two, upstream):
 
 
 async def test_a_worker_that_only_answers_says_what_it_has_not(stage):
-    """Without the role of tables there are none: 503 and why, not an empty table; requests can be sent all the same."""
+    """Without the role of tables there are none: 404 and why, not an empty table; requests can be sent all the same."""
     worker = await stage.start(MILLRACE_ROLE="answer")
     for path in ("/api/tables", "/api/workers", "/api/overview"):
         status, told, _ = await get(worker, path)
-        assert status == 503
-        assert "role" in told["detail"]
+        assert status == 404
+        assert "has the role answer" in told["detail"]
 
 
 async def test_fausts_own_views_are_closed(two):

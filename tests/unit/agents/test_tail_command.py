@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import argparse
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from agents.commands import tail
+
+RESULT = {"id": "a", "outcome": "ok", "request": {"method": "GET", "url": "http://h/x", "source": "s"},
+          "document": {"text": "x" * 200}, "elapsed_ms": 1}  # fmt: skip
+
+
+def shown(*arguments, key=b"k", value=None, at=1_764_000_000_000):
+    parser = argparse.ArgumentParser()
+    tail.add_arguments(parser)
+    record = SimpleNamespace(key=key, value=value or json.dumps(RESULT).encode(), timestamp=at)
+    return tail._shown(record, parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked_for"),
+    [
+        ([], True),
+        (["--id", "b", "--id", "a"], True),
+        (["--id", "b"], False),
+        (["--source", "s", "--host", "h"], True),
+        (["--source", "t"], False),
+        (["--host", "h:80"], True),
+        (["--host", "h:81"], False),
+        (["--id", "a", "--outcome", "timeout"], False),
+    ],
+)
+def test_only_what_was_asked_for_is_shown(arguments, asked_for):
+    """Each kind of option narrows; of one kind, any will do."""
+    assert (shown(*arguments) is not None) is asked_for
+    assert (shown(*arguments, value=b"no result") is not None) is (not arguments)
+
+
+def test_a_line_tells_when_and_under_which_key():
+    """The record's time, its key or a dash, the id; what of the document does not fit is seen to be left out."""
+    line = shown()
+    assert "T" in line.split("  ")[0]
+    assert line.split("  ")[1:4] == ["k", "a", "ok"]
+    assert line.endswith("…")
+    assert shown(key=None).split("  ")[1] == "-"
+    assert shown(at=1 << 62).startswith("9999-")  # a producer may write any time
