@@ -13,6 +13,7 @@ tabulate    the agent: results topic → tables
 tally       what the results of one partition add up to
 reading     reads a result record for the tables
 rows        what a row of each table means, and how partial rows make a whole one
+glimpse     the fields of a stored answer that a search asks for, without the rest
 glance      one result as the pages that watch show it
 places      how many requests may be begun, and how much work on checks
 letters     what goes with a dead letter and a result beside their JSON: headers

@@ -28,7 +28,6 @@ from streams.tiers import freshness_of, parse_tiers
 
 if TYPE_CHECKING:
     from agents.traced import RequestSpans
-    from streams.kafka.batch import RecordBatch
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +54,9 @@ class Answering:
         self.app.agent(topic, name="answer")(self.answer)
 
     async def answer(self, stream: Any) -> None:
-        """The agent: hands each batch to the answerer. A fault in here ends the worker: its records are read again."""
-        batch: RecordBatch
-        async for batch in stream.noack():
-            assert self.answerer is not None
-            try:
-                await self.answerer.take(batch)
-            except Exception as exc:  # noqa: BLE001  Faust would restart the agent and go on behind the failed batch
-                await self.app.crash(exc)
-                return
+        """The agent: hands each batch to the answerer."""
+        assert self.answerer is not None
+        await self.app.hand_on(stream, self.answerer.take)
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agents import rows
 from agents.glimpse import glimpse
@@ -22,9 +22,6 @@ from streams.tables.shelves import Shelves
 from streams.tables.stores import make_store
 from streams.tables.view import Tables
 from streams.tasks import end_tasks
-
-if TYPE_CHECKING:
-    from streams.kafka.batch import RecordBatch
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +48,9 @@ class Tabulating:
         self.app.agent(topic, name="tabulate")(self.tabulate)
 
     async def tabulate(self, stream: Any) -> None:
-        """The agent: hands each batch to the tabulator. A fault in here ends the worker: its records are read again."""
-        batch: RecordBatch
-        async for batch in stream.noack():
-            assert self.tabulator is not None
-            try:
-                await self.tabulator.take(batch)
-            except Exception as exc:  # noqa: BLE001  Faust would restart the agent and go on behind the failed batch
-                await self.app.crash(exc)
-                return
+        """The agent: hands each batch to the tabulator."""
+        assert self.tabulator is not None
+        await self.app.hand_on(stream, self.tabulator.take)
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open store and publisher. Raises MillraceError for what is not as it must be."""

@@ -11,5 +11,7 @@ documents   what an upstream's body becomes: `json`, `text`, `page` and register
 checks      the CPU checks: what there are, what they may be asked, and running one
 child       what a child of the process pool runs
 letter      a dead letter: what its headers say, and the request that it becomes again
+latency     how long things took, as counts by duration
+plugins     one plugin, loaded
 result      what a consumer reads: an answer, encoded once and spliced per request
 """

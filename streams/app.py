@@ -22,7 +22,7 @@ from faust.tables import manager, recovery
 
 from models.errors import MillraceError, Stalled
 from streams import settings as defaults
-from streams.kafka.batch import BatchTopic
+from streams.kafka.batch import BatchTopic, RecordBatch
 from streams.kafka.group import answers as group_answers
 from streams.kafka.transport import Consumer, Transport
 from streams.settings import Settings
@@ -155,6 +155,17 @@ class App(faust.App):
                 end=self._stands_still,
             )
         )
+
+    async def hand_on(self, stream: Any, take: Callable[[RecordBatch], Awaitable[None]]) -> None:
+        """Hand an agent's batches to `take`, one after the other. A fault in it ends the worker: its records are read
+        again, where Faust would restart the agent and go on behind the failed batch.
+        """
+        async for batch in stream.noack():
+            try:
+                await take(batch)
+            except Exception as exc:  # noqa: BLE001  whatever it is, no batch may be passed over
+                await self.crash(exc)
+                return
 
     async def stop(self) -> None:
         """Stop within the deadline: after it the process ends, whatever is still open."""

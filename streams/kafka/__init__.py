@@ -17,5 +17,8 @@ redriver    writes the requests that they become
 group       asks the group's coordinator over a connection of its own
 topics      the contract's topics: create, verify, say what differs
 client      connection settings and Kafka's errors in our words
+token       the token of an OAUTHBEARER login
+door        one connection to one broker, to learn why we are not let in
+cluster     what a broker says of topics, and of what we may do with them
 broker      'give me a broker' for the demo and the tests
 """
