@@ -18,9 +18,10 @@ import aiohttp
 from yarl import URL
 
 from models.documents import Body, text_codec
-from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, UpstreamError
+from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
 from models.source import Limits, Retries, Sources
 from streams.http.auth import Credentials, Signed
+from streams.http.content import ACCEPT_ENCODING, read_body
 from streams.http.failures import blame, no_success, translate
 from streams.http.guard import Guard, guard_of
 from streams.http.hop import Hop, parse, redirected, with_body
@@ -239,7 +240,7 @@ class Client:
                 return _Redirect(status, location)
             if status not in terms.success and not (status == NOT_MODIFIED and hop.conditional):
                 raise no_success(hop.url.host or "?", response, terms)
-            content = await self._read(response, terms.max_bytes)
+            content = await read_body(response, terms.max_bytes)
             body = Body(content, *media(response.headers.get("Content-Type")))
             if terms.credentials is not None and _tells(body, response.headers, terms.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
@@ -247,21 +248,6 @@ class Client:
             return Response(status, body, response.headers)
         finally:
             response.release()  # closes the connection if the body was not read to its end
-
-    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
-        declared = response.content_length
-        if declared is not None and declared > limit and response.method != "HEAD":
-            msg = f"the body has {declared} bytes; at most {limit} are taken"
-            raise TooLarge(msg)
-        chunks: list[bytes] = []
-        size = 0
-        while chunk := await response.content.readany():
-            size += len(chunk)
-            if size > limit:
-                msg = f"the decoded body passes {limit} bytes"
-                raise TooLarge(msg)
-            chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def client_of(settings: Settings, sources: Sources | None = None) -> Client:
@@ -278,6 +264,8 @@ def client_of(settings: Settings, sources: Sources | None = None) -> Client:
 def _session(connector: aiohttp.TCPConnector, connect: float | None = None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
+        headers={"Accept-Encoding": ACCEPT_ENCODING},  # aiohttp asks for whatever codings happen to be installed
+        auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
         timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=CONNECT_TIMEOUT),
         trust_env=False,

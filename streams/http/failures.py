@@ -9,7 +9,6 @@ from models.errors import (
     RETRYABLE_STATUSES,
     AnswerError,
     Denied,
-    InvalidDocument,
     InvalidRequest,
     TimedOut,
     Unreachable,
@@ -53,8 +52,6 @@ def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  
     match exc:
         case TimeoutError():
             return TimedOut(f"{host} did not answer in time")
-        case aiohttp.ClientPayloadError() if "content-encoding" in str(exc):
-            return InvalidDocument(f"{host} sent a body that its content coding does not decode")
         case aiohttp.ClientPayloadError():
             return Unreachable(f"{host} broke off in the middle of the body")
         case aiohttp.ClientHttpProxyError():

@@ -10,6 +10,7 @@ from yarl import URL
 from models import strictjson
 from models.errors import Denied, InvalidRequest, UpstreamError
 from streams.http.auth import Credentials
+from streams.http.content import accepted
 
 USER_AGENT = {"User-Agent": "millrace"}
 """Sent unless the request names its own."""
@@ -52,8 +53,12 @@ def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str],
     """Return the headers to send and the body's bytes: a string goes as text, anything else as JSON, None as none."""
     if not headers:
         headers = USER_AGENT
-    elif not any(name.lower() == "user-agent" for name in headers):
-        headers = {**headers, **USER_AGENT}
+    else:
+        given = {name.lower(): name for name in headers}
+        if "user-agent" not in given:
+            headers = {**headers, **USER_AGENT}
+        if (name := given.get("accept-encoding")) is not None:
+            headers = {**headers, name: accepted(headers[name])}
     if body is None:
         return headers, None
     text = isinstance(body, str)
