@@ -20,7 +20,7 @@ $(VENV)/.done: pyproject.toml uv.lock
 	@touch $@
 
 demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
-	@$(BIN)/python -m agents demo
+	@$(BIN)/python -m millrace demo
 
 test: setup ## All tests, on the best broker found
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)

@@ -28,3 +28,6 @@ worker      the process that `millrace worker` and `faust -A agents.worker worke
 commands/   the command line, one command a module
 testing/    for those who write plugins and sources: a worker without its surroundings, to test them in
 """
+
+DISTRIBUTION = "millrace-kafka"
+"""Whose package this is: millrace/installation.py looks for it."""

@@ -1,30 +1,6 @@
-"""`python -m agents` and the console script `millrace`. Imports nothing heavy: pool children import it too."""
+"""`python -m agents`: the same as `python -m millrace`."""
 
-from __future__ import annotations
-
-import os
-import signal
-import sys
-from types import FrameType
-
-FIRST_PROCESS = 1
-"""The process id that a container's only program has."""
-TERMINATED = 128 + signal.SIGTERM
-"""Exit code of what SIGTERM ended, as shells have it."""
-
-
-def main() -> None:
-    """Run the command line and exit with its code."""
-    if os.getpid() == FIRST_PROCESS:  # the kernel drops a SIGTERM that the first process has not asked for
-        signal.signal(signal.SIGTERM, _terminate)
-    from agents.commands import run  # noqa: PLC0415  see the module
-
-    sys.exit(run(sys.argv[1:]))
-
-
-def _terminate(_: int, __: FrameType | None) -> None:
-    sys.exit(TERMINATED)
-
+from millrace.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -35,7 +35,7 @@ class Process:
 
     def __call__(self) -> Iterator[Sample]:
         """Read."""
-        yield Sample("millrace_info", 1, (version("millrace"), self._role))
+        yield Sample("millrace_info", 1, (version("millrace-kafka"), self._role))
         for part, state in self._readiness().items():
             yield Sample("millrace_ready", float(state == "ok"), (part,))
         yield Sample("millrace_event_loop_lag_seconds", self._loop.lags)

@@ -146,7 +146,7 @@ def url_of(settings: Settings, port: int) -> str:
 
 @cache
 def _version() -> str:
-    return version("millrace")
+    return version("millrace-kafka")
 
 
 def _rss() -> int:

@@ -35,7 +35,7 @@ class Site:
     def __init__(self, settings: Settings, api: Api) -> None:
         about = About(
             worker=settings.worker_id,
-            version=version("millrace"),
+            version=version("millrace-kafka"),
             requests_topic=settings.requests_topic,
             token_set=bool(settings.web_token),
             schemas=documents.names(),

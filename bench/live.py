@@ -67,7 +67,7 @@ async def run(servers: str, url: str) -> dict[str, list[float]]:
         for name in stage.names:
             await admin.create(name, PARTITIONS)
         await admin.settled(*stage.names)
-    command = [sys.executable, "-m", "agents", "worker", "--role", "all"]
+    command = [sys.executable, "-m", "millrace", "worker", "--role", "all"]
     worker = subprocess.Popen(command, env=stage.environment)  # noqa: ASYNC220  it is what is measured
     measured: dict[str, list[float]] = {kind: [] for kind in KINDS}
     urls = [b'{"url":"%b/%d"}' % (url.encode(), number) for number in range(URLS)]

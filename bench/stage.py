@@ -34,8 +34,8 @@ LIMIT = 600.0
 """Seconds that one measurement may take."""
 
 WORKERS = {
-    "millrace": [sys.executable, "-m", "agents", "worker", "--role", "answer"],
-    "millrace, traced": [sys.executable, "-m", "agents", "worker", "--role", "answer"],
+    "millrace": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
+    "millrace, traced": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "by hand": [sys.executable, "-m", "bench.peers.by_hand"],
     "by hand, bare": [sys.executable, "-m", "bench.peers.by_hand"],
     "stock Faust": [sys.executable, "-m", "bench.peers.stock_faust", "worker", "-l", "error", "--without-web"],

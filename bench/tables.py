@@ -27,7 +27,7 @@ from streams.tables.changelogs import CONFIG
 
 RESULTS = 300_000
 ROWS = 1_000_000
-WORKER = [sys.executable, "-m", "agents", "worker", "--role", "tables"]
+WORKER = [sys.executable, "-m", "millrace", "worker", "--role", "tables"]
 DOCUMENT = b'{"n":%d,"name":"a product","price":12.5,"tags":["a","b"],"text":"' + b"x" * 120 + b'"}'
 RESULT = (
     b'{"id":"r%d","outcome":"ok","request":{"method":"GET","url":"http://h%d.example:8080/doc/%d"},"status":200,'

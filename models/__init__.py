@@ -15,3 +15,6 @@ latency     how long things took, as counts by duration
 plugins     one plugin, loaded
 result      what a consumer reads: an answer, encoded once and spliced per request
 """
+
+DISTRIBUTION = "millrace-kafka"
+"""Whose package this is: millrace/installation.py looks for it."""

@@ -19,3 +19,6 @@ pool/      the processes that run checks
 tables/    what the results add up to, backed by changelogs
 web/       the worker's HTTP server
 """
+
+DISTRIBUTION = "millrace-kafka"
+"""Whose package this is: millrace/installation.py looks for it."""

@@ -26,7 +26,7 @@ EXTRAS = ("demo", "traces", "rocksdb")
 def brought() -> dict[str, str]:
     """Return the licence of every package that an installation with all extras brings along, by name."""
     found: dict[str, str] = {}
-    waiting = [("millrace", frozenset(EXTRAS))]
+    waiting = [("millrace-kafka", frozenset(EXTRAS))]
     seen = set()
     while waiting:
         name, extras = waiting.pop()
@@ -37,7 +37,7 @@ def brought() -> dict[str, str]:
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
-        if name != "millrace":
+        if name != "millrace-kafka":
             found[package.metadata["Name"].lower()] = licence(package)
         for requirement in map(Requirement, package.requires or ()):
             marker = requirement.marker

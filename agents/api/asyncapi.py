@@ -34,7 +34,7 @@ _LETTER = {
 
 def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
     """Return the AsyncAPI document of a worker: which topics it reads and writes, and what stands in them."""
-    spec = specification("Millrace", version("millrace"), "")
+    spec = specification("Millrace", version("millrace-kafka"), "")
     spec.components.schema("Check", component=check_schema())
     spec.components.schema("Request", component=request_schema(sources))
     worker = schema_of(spec, WorkerSchema)
@@ -56,7 +56,7 @@ def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
         "asyncapi": ASYNCAPI,
         "info": {
             "title": "Millrace",
-            "version": version("millrace"),
+            "version": version("millrace-kafka"),
             "description": "Put a request on a topic; get a fetched, validated, checked answer on another.",
             "license": {"name": "Apache-2.0"},
         },

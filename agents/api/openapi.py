@@ -41,7 +41,7 @@ class Document:
     """Writes the document of a worker with these sources."""
 
     def __init__(self, sources: Sources) -> None:
-        self.spec = specification("Millrace", version("millrace"), _ABOUT)
+        self.spec = specification("Millrace", version("millrace-kafka"), _ABOUT)
         components = self.spec.components
         components.schema("Check", component=check_schema())
         components.schema("Request", component=request_schema(sources))

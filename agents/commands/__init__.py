@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         epilog="Settings come from the environment: see `millrace config`. "
         "Exit codes: 0 done, 1 failed, 2 wrong usage.",
     )
-    parser.add_argument("--version", action="version", version=f"millrace {version('millrace')}")
+    parser.add_argument("--version", action="version", version=f"millrace {version('millrace-kafka')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f"agents.commands.{name}")
@@ -90,5 +90,5 @@ def command() -> str:
         return "millrace"
     beside, here = Path(sys.executable).with_name("millrace"), Path.cwd()
     if not beside.exists():
-        return f"{sys.executable} -m agents"
+        return f"{sys.executable} -m millrace"
     return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.commands import DONE, FAILED, command, say
 from models import strictjson
+from models.errors import MillraceError
 from models.result import read_result
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ def run(options: argparse.Namespace) -> int:
     """Run it; returns 0 only if every request was answered."""
     from streams.kafka.broker import broker
 
+    if importlib.util.find_spec("rich") is None:
+        msg = "the demo needs its extra: install millrace-kafka[demo]"
+        raise MillraceError(msg)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, it ends what it started
     say("looking for a broker …")
     with broker() as found:
@@ -187,7 +192,7 @@ async def _worker(
         "DEMO_TOKEN": upstream.token,
         "MILLRACE_LOG_LEVEL": "WARNING",
     }
-    command = sys.executable, "-m", "agents", "worker"
+    command = sys.executable, "-m", "millrace", "worker"
     process = await asyncio.create_subprocess_exec(*command, env=environment)
     say(f"worker: process {process.pid}")
     try:

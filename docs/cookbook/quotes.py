@@ -9,9 +9,7 @@ from typing import Any
 
 from marshmallow import fields, post_load, validate
 
-from models.checks import check
-from models.documents import schema
-from models.schema import StrictSchema
+from millrace import StrictSchema, check, schema
 
 
 @dataclass(frozen=True)

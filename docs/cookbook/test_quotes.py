@@ -7,7 +7,7 @@ from pathlib import Path
 
 import quotes
 
-from agents.testing import Harness, Reply, answer
+from millrace.testing import Harness, Reply, answer
 
 SOURCES = Path(__file__).with_name("sources.toml")
 URL = "https://api.example.com/quotes/ACME"

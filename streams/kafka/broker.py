@@ -268,7 +268,7 @@ def _mock() -> Iterator[str]:
     try:
         import confluent_kafka  # noqa: PLC0415  an extra
     except ImportError:
-        msg = "no broker: set KAFKA_BOOTSTRAP_SERVERS, or install Docker, or Java 17 and Maven, or millrace[demo]"
+        msg = "no broker: set KAFKA_BOOTSTRAP_SERVERS, or install Docker, or Java 17 and Maven, or millrace-kafka[demo]"
         raise BrokerError(msg) from None
     owner: Any = confluent_kafka.Producer({"test.mock.num.brokers": 1, "log_level": 0})
     metadata = owner.list_topics(timeout=START_TIMEOUT)

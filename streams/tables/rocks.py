@@ -57,7 +57,7 @@ class RocksStore:
         try:
             import rocksdict  # noqa: PLC0415  an extra
         except ImportError:
-            msg = "MILLRACE_STORE: rocksdb:// needs the package rocksdict: install millrace[rocksdb]"
+            msg = "MILLRACE_STORE: rocksdb:// needs the package rocksdict: install millrace-kafka[rocksdb]"
             raise SettingsError(msg) from None
         try:
             self._path.mkdir(parents=True, exist_ok=True)

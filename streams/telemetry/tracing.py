@@ -43,7 +43,7 @@ async def tracing(mode: str, worker_id: str) -> AsyncIterator[Any | None]:
         return
     provider = _provider(worker_id)
     try:
-        yield provider.get_tracer("millrace", version("millrace"))
+        yield provider.get_tracer("millrace", version("millrace-kafka"))
     finally:
         await _shut(provider)
 
@@ -58,9 +58,9 @@ def _provider(worker_id: str) -> Any:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as exc:
-        msg = f"MILLRACE_TRACES: traces need the extra: pip install 'millrace[traces]' ({exc})"
+        msg = f"MILLRACE_TRACES: traces need the extra: pip install 'millrace-kafka[traces]' ({exc})"
         raise SettingsError(msg) from exc
-    ours = {"service.name": "millrace", "service.version": version("millrace"), "service.instance.id": worker_id}
+    ours = {"service.name": "millrace", "service.version": version("millrace-kafka"), "service.instance.id": worker_id}
     said = OTELResourceDetector().detect().attributes  # by OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
     resource = Resource.create({name: value for name, value in ours.items() if name not in said})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)

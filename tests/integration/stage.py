@@ -152,7 +152,7 @@ class Stage:
     async def start(self, *command: str, ready: bool = True, **settings: str) -> Worker:
         """Start a worker process and wait until /readyz says so."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *(command or ("-m", "agents", "worker")), env=self.environment | settings,
+            sys.executable, *(command or ("-m", "millrace", "worker")), env=self.environment | settings,
             stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         worker = Worker(process)

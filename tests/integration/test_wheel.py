@@ -19,7 +19,7 @@ from streams.kafka.broker import Broker
 from tests.integration.stage import PATIENCE, Stage, Upstream
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("agents", "models", "streams")
+PACKAGES = ("agents", "millrace", "models", "streams")
 OURS = re.compile("PYTHON|VIRTUAL_ENV|COVERAGE|KAFKA_|MILLRACE_")
 """Variables by which this environment would reach into that one."""
 
@@ -54,7 +54,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     assert uv, "uv: `make setup` gets it"
     folder = tmp_path_factory.mktemp("wheel")
     run(uv, "build", "--quiet", "--wheel", "--out-dir", folder / "dist", ROOT, cwd=folder)
-    [wheel] = (folder / "dist").glob("millrace-*.whl")
+    [wheel] = (folder / "dist").glob("millrace_kafka-*.whl")
     locked = "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--output-file", folder / "locked.txt"
     run(uv, *locked, cwd=ROOT)
     run(uv, "venv", "--quiet", "--python", sys.executable, folder / "env", cwd=folder)

@@ -22,7 +22,7 @@ def test_the_demo_names_a_command_that_is_there(monkeypatch, tmp_path):
     bin_ = tmp_path / "project" / ".venv" / "bin"
     bin_.mkdir(parents=True)
     monkeypatch.setattr(sys, "executable", str(bin_ / "python"))
-    assert command() == f"{bin_}/python -m agents"
+    assert command() == f"{bin_}/python -m millrace"
     (bin_ / "millrace").touch(mode=0o755)
     assert command() == f"{bin_}/millrace"
     monkeypatch.chdir(tmp_path / "project")

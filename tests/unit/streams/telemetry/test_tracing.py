@@ -82,7 +82,7 @@ def test_the_standard_variable_names_the_exporter(monkeypatch, name, kind):
 async def test_without_the_extra_it_says_what_to_install(monkeypatch):
     """Traces that are wanted but not installed end the start with the command that helps."""
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
-    with pytest.raises(SettingsError, match=r"pip install 'millrace\[traces\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'millrace-kafka\[traces\]'"):
         async with tracing("on", "w"):
             pass
 

@@ -1,0 +1,67 @@
+"""What plugins, sources and their tests import; everything else is the service's own and may change.
+
+    from millrace import StrictSchema, check, schema
+
+    @check
+    def is_even(value: int) -> bool:
+        return value % 2 == 0
+
+`millrace.testing` has the helpers for tests. The errors are those that a function source may raise: each ends the
+request with the outcome of its name, and knows whether a retry helps.
+
+installation  whether the packages that Python finds are Millrace's own
+testing       helpers for tests of plugins and sources
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.checks import check
+    from models.documents import schema
+    from models.errors import (
+        AnswerError,
+        Denied,
+        InvalidDocument,
+        Overloaded,
+        TimedOut,
+        TooLarge,
+        Unreachable,
+        UpstreamError,
+    )
+    from models.schema import StrictSchema
+
+__all__ = [
+    "AnswerError",
+    "Denied",
+    "InvalidDocument",
+    "Overloaded",
+    "StrictSchema",
+    "TimedOut",
+    "TooLarge",
+    "Unreachable",
+    "UpstreamError",
+    "check",
+    "schema",
+]
+
+_HOMES = {"check": "models.checks", "schema": "models.documents", "StrictSchema": "models.schema"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: before that, the command line must be able to look whose packages these
+    are. Raises ImportError with what to do if `models` is another's.
+    """
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    try:
+        value = getattr(import_module(_HOMES.get(name, "models.errors")), name)
+    except (ImportError, AttributeError) as exc:
+        from millrace.installation import foreign_packages  # noqa: PLC0415  only for the sentence
+
+        raise ImportError("; ".join(foreign_packages()) or str(exc)) from exc
+    globals()[name] = value
+    return value
