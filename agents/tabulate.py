@@ -20,7 +20,8 @@ from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings
 from streams.tables.mending import Mending
-from streams.tables.shelves import Bounds, Shelves
+from streams.tables.pruning import Bounds
+from streams.tables.shelves import Shelves
 
 logger = logging.getLogger(__name__)
 

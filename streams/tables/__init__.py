@@ -4,6 +4,7 @@ store       rows by table and partition, in memory
 rocks       rows on disk, in RocksDB
 stores      makes the store that the settings name
 shelves     what is held here: what Kafka has acknowledged, and over it what is on its way
+pruning     which rows are beyond their bounds, and when to look again
 changelogs  the changelog topics: their names, and making them
 recovery    reads changelogs back
 mending     writes rows again that a former owner wrote over

@@ -16,8 +16,9 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams.settings import Settings
+from streams.tables.pruning import AT_ONCE
 from streams.tables.recovery import Place, rows_between
-from streams.tables.shelves import AT_ONCE, Gap, Publishes, Shelf, Shelves
+from streams.tables.shelves import Gap, Publishes, Shelf, Shelves
 from streams.tables.store import mark
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -19,26 +18,13 @@ from aiokafka import ConsumerRecord
 
 from streams.kafka.lease import Lease
 from streams.kafka.parcel import RECORD_OVERHEAD, Headers, Parcel
-from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
+from streams.tables.pruning import Bounds, Look, excess
+from streams.tables.store import OFFSET_HEADER, Store, offset_of
 
 logger = logging.getLogger(__name__)
 
-LOOKS = 200
-"""The oldest rows of a table and partition that one pruning looks at for their age."""
-
-
-AT_ONCE = 5_000
-"""Rows beyond their number that go at once, of one table and partition: some milliseconds."""
 SLICE = 1_000
 """Rows that go at once where all of them go."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a table keeps: so many rows a partition, and rows of so many seconds; None is no bound."""
-
-    rows: int
-    age: float | None = None
 
 
 class Gap(NamedTuple):
@@ -103,6 +89,7 @@ class Shelf:
         self.partition = lease.partition
         self._store = store
         self.pending: dict[str, dict[bytes, Pending]] = {table: {} for table in tables}
+        self.looks: dict[str, Look] = {}
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return a row as it will be, once what is on its way has arrived."""
@@ -200,9 +187,12 @@ class Shelves:
     def in_possession(self, partition: int) -> Shelf | None:
         """Return the shelf of a partition that is held, recovered, and not being given up."""
         for lease in self._leases():
-            if lease.partition == partition and lease.taking and partition in self.recovered:
+            if lease.partition == partition and self._possesses(lease):
                 return self.of(lease)
         return None
+
+    def _possesses(self, lease: Lease) -> bool:
+        return lease.taking and lease.partition in self.recovered
 
     def forget_if_foreign(self, publisher: Publishes, lease: Lease, first: int) -> Iterator[None]:
         """Begin a partition anew if its rows are of a topic that was deleted: they count further than its log goes,
@@ -230,31 +220,23 @@ class Shelves:
     def prune(self, publisher: Publishes) -> Iterator[int]:
         """Send tombstones for what is beyond the bounds, oldest first. Yields how many, table by table.
 
-        Only rows that lie wholly behind the commit go: no replay counts again what such a row had counted.
+        Only rows that lie wholly behind the commit go: no replay counts again what such a row had counted. So a table
+        is looked at when the commit has moved, or a row that was behind it expires; at rest it costs nothing.
         """
-        for partition in [lease.partition for lease in self._leases()]:
+        for lease in list(self._leases()):
             for table, bounds in self._bounds.items():
-                shelf = self.in_possession(partition)
-                if shelf is not None and shelf.lease.committed is not None:
-                    excess = self._excess(shelf, table, bounds, shelf.lease.committed.offset)
-                    changes = [(table, key, None) for key in excess]
-                    self.ship(publisher, shelf, changes)
-                    yield len(changes)
-
-    def _excess(self, shelf: Shelf, table: str, bounds: Bounds, committed: int) -> Iterator[bytes]:
-        over = self.store.count(table, shelf.partition) - bounds.rows
-        oldest = None if bounds.age is None else (self._clock() - bounds.age) * 1000
-        for key, row in self.store.oldest(table, shelf.partition, min(max(over, 0), AT_ONCE) + LOOKS):
-            on_its_way = shelf.pending[table].get(key)
-            if on_its_way is not None:
-                over -= on_its_way[0] is None
-                continue
-            found = mark(row)
-            if found is not None and found.offset >= committed:
-                continue
-            if over > 0 or (oldest is not None and found is not None and found.at < oldest):
-                over -= 1
-                yield key
+                if not self._possesses(lease) or lease.committed is None:
+                    break  # and it may be another's since the last step
+                shelf, committed, now = self.of(lease), lease.committed.offset, self._clock()
+                last = shelf.looks.get(table)
+                if last is None or last.over(committed, now):
+                    place = table, lease.partition
+                    gone, shelf.looks[table] = excess(
+                        self.store, place, shelf.pending[table], bounds, committed=committed, now=now
+                    )
+                    if gone:
+                        self.ship(publisher, shelf, [(table, key, None) for key in gone])
+                    yield len(gone)
 
     # -- reading: see view.Shelves
 

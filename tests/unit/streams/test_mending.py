@@ -9,7 +9,8 @@ from streams.kafka.lease import CommitPoint, Lease
 from streams.settings import Settings
 from streams.tables import mending as module
 from streams.tables.mending import Mending
-from streams.tables.shelves import Bounds, Gap
+from streams.tables.pruning import Bounds
+from streams.tables.shelves import Gap
 from tests.unit.streams.test_shelves import filled, row
 
 PLACE = "a", 0

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from streams.kafka.lease import CommitPoint, Lease
-from streams.tables.shelves import AT_ONCE, LOOKS, SLICE, Bounds, Shelves
+from streams.tables.pruning import AT_ONCE, LOOK_AGAIN, LOOKS, Bounds
+from streams.tables.shelves import SLICE, Shelves
 from streams.tables.store import MemoryStore, mark
 from streams.tables.view import Tables
 
@@ -42,11 +43,14 @@ class Publisher:
 class Scene:
     """A lease with delivered records, its shelf, and a publisher."""
 
-    def __init__(self, bounds=None):
+    def __init__(self, bounds=None, store=None):
+        self.now = NOW
         self.lease = Lease("g", "results", 0, position=0)
         self.leases = [self.lease]
         bounds = bounds or {"a": Bounds(10), "b": Bounds(10)}
-        self.shelves = Shelves(MemoryStore(), {"a": "g-a", "b": "g-b"}, bounds, lambda: self.leases, clock=lambda: NOW)
+        self.shelves = Shelves(
+            store or MemoryStore(), {"a": "g-a", "b": "g-b"}, bounds, lambda: self.leases, clock=lambda: self.now
+        )
         self.shelves.recovered, self.shelves.waiting_for = {0}, ""
         self.publisher = Publisher()
 
@@ -213,8 +217,8 @@ def forgotten(scene, first):
     return len(scene.publisher.sent) - before
 
 
-def filled(count, bounds, committed, at=NOW):
-    scene = Scene({"a": bounds, "b": Bounds(10)})
+def filled(count, bounds, committed, at=NOW, store=None):
+    scene = Scene({"a": bounds, "b": Bounds(10)}, store)
     scene.ship([("a", b"%d" % n, row(n, at)) for n in range(count)], *range(count))
     scene.publisher.acknowledge(scene.shelves)
     scene.lease.committed = CommitPoint(committed, "")
@@ -266,6 +270,62 @@ def test_of_many_rows_too_many_some_go_at_once():
     """A bound that was lowered by much is reached step by step: the loop is not held up."""
     scene = filled(AT_ONCE + LOOKS + 100, Bounds(10), committed=100_000)
     assert len(pruned(scene)) == AT_ONCE + LOOKS
+
+
+class Counting(MemoryStore):
+    """Counts the looks at the oldest rows."""
+
+    looks = 0
+
+    def oldest(self, *place):
+        self.looks += 1
+        return super().oldest(*place)
+
+
+def at_rest(scene):
+    """Return how many looks a hundred prunings take."""
+    before = scene.shelves.store.looks
+    for _ in range(100):
+        assert sum(scene.shelves.prune(scene.publisher)) == 0
+    return scene.shelves.store.looks - before
+
+
+def test_tables_at_rest_are_looked_at_only_when_a_row_expires():
+    """Between two commits a table is looked at once; after that when its oldest row is past its age, not before."""
+    scene = filled(3, Bounds(10, age=60), committed=3, store=Counting())
+    assert at_rest(scene) == len("ab")
+    scene.lease.committed = CommitPoint(4, "")
+    assert at_rest(scene) == len("ab")
+    scene.now += 59
+    assert at_rest(scene) == 0
+    scene.now += 2
+    assert pruned(scene) == [b"0", b"1", b"2"]
+    scene.publisher.acknowledge(scene.shelves)
+    assert at_rest(scene) == 1, "the tombstones have arrived"
+    assert at_rest(scene) == 0
+
+
+def test_rows_that_expire_one_by_one_share_a_look():
+    """Rows of one second apart, or less, are not looked at four times a second."""
+    scene = filled(3, Bounds(10, age=60), committed=3, store=Counting())
+    scene.now += 60 - LOOK_AGAIN / 2
+    scene.lease.committed = CommitPoint(4, "")
+    assert at_rest(scene) == len("ab")
+    scene.now += LOOK_AGAIN * 0.6
+    assert at_rest(scene) == 0
+    scene.now += LOOK_AGAIN * 0.5
+    assert pruned(scene) == [b"0", b"1", b"2"]
+
+
+def test_a_new_lease_is_looked_at_anew():
+    """What a former lease had sent may not have arrived."""
+    scene = filled(12, Bounds(10), committed=12)
+    assert pruned(scene) == [b"0", b"1"]
+    scene.lease.revoke()
+    scene.publisher.sent.clear()
+    scene.leases = [Lease("g", "results", 0, position=12)]
+    scene.leases[0].committed = CommitPoint(12, "")
+    assert pruned(scene) == [b"0", b"1"]
 
 
 @pytest.mark.parametrize("state", ["revoked", "draining", "not recovered", "not committed"])
