@@ -34,7 +34,9 @@ CHECKS = 1_000
 MINUTES = 10_000
 """Minutes kept of one partition, should their age not end them."""
 TEND_EVERY = 0.25
-"""Seconds between two looks at what is beyond its bounds or to be mended."""
+"""Seconds between two looks at what is beyond its bounds or to be mended, while there is such."""
+REST = 1.0
+"""The same while there is not."""
 
 
 def bounds_of(settings: Settings) -> dict[str, Bounds]:
@@ -89,12 +91,13 @@ class Tabulator:
     async def tend(self) -> None:
         """Keep the tables within their bounds and their changelogs in order, for ever."""
         while True:
-            await asyncio.sleep(TEND_EVERY)
+            before = self.pruned
             await self._mending.mend(self._publisher)
             if not self._publisher.congested:
                 for gone in self._shelves.prune(self._publisher):
                     self.pruned += gone
                     await asyncio.sleep(0)
+            await asyncio.sleep(TEND_EVERY if self.pruned > before or self._shelves.store.doubted else REST)
 
     def _knows(self, lease: Lease) -> bool:
         known = self._tallies.get(lease.partition)

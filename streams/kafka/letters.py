@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -26,8 +28,14 @@ from streams.kafka.redriver import COMPACTED, MARKS, Redriver, marks_of
 from streams.kafka.topics import Admin, Topic, require
 from streams.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 RATE = 100.0
 """Letters a second that are put back unless told otherwise: a flood would only come back as another."""
+MANY_MARKS = 10_000
+"""Marks that are kept in any case; beyond, and beyond two for each letter there is, those of no letter go."""
+MARK_AGE = 86_400.0
+"""Seconds for which a mark stays in any case: much longer than a request may be under way."""
 BEFORE = "redriven before"
 OTHERWISE = "it is not what else was chosen"
 
@@ -133,8 +141,25 @@ class Letters:
                     break
             if writer is not None:
                 await writer.flush()
+                await self._forget(reader, writer, letters)
         report.missing = sorted(missing)
         return report
+
+    async def _forget(self, reader: Reader, writer: Redriver, letters: Topic) -> None:
+        """Take back the marks that no letter has any more, once they are many: Kafka deletes letters, never marks.
+
+        Younger ones stay: after a crash their requests may be answered again, and have another letter.
+        """
+        spans = await reader.spans(letters.name, letters.partitions)
+        if len(self._marked) <= max(MANY_MARKS, 2 * sum(end - first for first, end in spans.values())):
+            return
+        young = await reader.spans(self._marks, 1, time.time() - MARK_AGE)
+        kept = {record.key async for record in reader.read(young)}
+        kept |= {self._letter(record).mark async for record in reader.read(spans)}
+        gone = self._marked - kept
+        await writer.forget(gone)
+        self._marked -= gone
+        logger.info("%d marks of redriven letters were taken back: no dead letter has them any more", len(gone))
 
     async def _chosen(
         self, records: AsyncIterator[Record], choice: Choice, report: Report, missing: set[Place]
@@ -185,8 +210,10 @@ class Letters:
         end = max((end for _, end in spans.values()), default=0)
         begin = self._marks_read if self._marks_read <= end else 0  # else it was made anew
         async for record in reader.read({tp: (max(first, begin), end) for tp, (first, _) in spans.items()}):
-            if record.key is not None:
+            if record.key is not None and record.value is not None:
                 self._marked.add(record.key)
+            elif record.key is not None:
+                self._marked.discard(record.key)
         self._marks_read = end
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Self
 
 from aiokafka import AIOKafkaProducer
@@ -20,6 +22,8 @@ from streams.settings import Settings
 
 TRANSACTION_LETTERS = 100
 """Letters of one transaction at most."""
+TRANSACTION_MARKS = 1_000
+"""Marks of one transaction at most that are taken back."""
 TRANSACTION_BYTES = 1 << 20
 """Bytes of values of one transaction, beyond which it ends."""
 TRANSACTION_TIMEOUT = 10.0
@@ -93,23 +97,33 @@ class Redriver:
         await asyncio.sleep(self._next - loop.time())
         if self._rate:
             self._next = max(self._next, loop.time()) + len(letters) / self._rate
+        requests, send = self._requests, self._producer.send
+        async with self._transaction() as pending:
+            for letter in letters:
+                partition = letter.origin_partition % requests.partitions
+                pending.append(await send(
+                    requests.name, letter.value, letter.key, partition, headers=letter.request_headers()
+                ))  # fmt: skip
+                pending.append(await send(self._marks, b"%d-%d" % letter.place, letter.mark, 0))
+        self._done(letters)
+
+    async def forget(self, marks: Iterable[bytes]) -> None:
+        """Take marks back, with tombstones."""
+        left = iter(marks)
+        while some := list(islice(left, TRANSACTION_MARKS)):
+            async with self._transaction() as pending:
+                pending += [await self._producer.send(self._marks, None, mark, 0) for mark in some]
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[list[Awaitable[object]]]:
+        """Give a list for the deliveries of one transaction, which ends with them."""
+        pending: list[Awaitable[object]] = []
         try:
-            await self._commit(letters)
+            async with self._producer.transaction():
+                yield pending
+                await asyncio.gather(*pending)
         except ProducerFenced as exc:
             msg = "somebody else began to redrive: what is left is theirs; run it again if they chose others"
             raise BrokerError(msg) from exc
         except (KafkaError, OSError) as exc:
             raise explain(exc, self._settings.kafka) from exc
-        self._done(letters)
-
-    async def _commit(self, letters: list[Letter]) -> None:
-        producer, requests = self._producer, self._requests
-        async with producer.transaction():
-            pending = []
-            for letter in letters:
-                partition = letter.origin_partition % requests.partitions
-                pending.append(await producer.send(
-                    requests.name, letter.value, letter.key, partition, headers=letter.request_headers()
-                ))  # fmt: skip
-                pending.append(await producer.send(self._marks, b"%d-%d" % letter.place, letter.mark, 0))
-            await asyncio.gather(*pending)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -38,6 +39,10 @@ MAX_POLL_RECORDS = 1_000
 FETCH_MAX_WAIT = 0.1
 """Seconds that the broker may hold a fetch. aiokafka has one fetch in flight a broker, so an idle partition's
 long poll would hold up the others on it for Faust's 1.5 s."""
+FETCH_MAX_WAIT_IDLE = 1.0
+"""The same where nothing comes: then every partition is in the fetch, and the first record ends its wait."""
+IDLE_AFTER = 5.0
+"""Seconds without records after which fetches wait for so long; the first records end that, before the next fetch."""
 NEVER_MS = 2**31 - 1
 HEARTBEATS = 3
 """Heartbeats in a session timeout."""
@@ -61,6 +66,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's thread around an AIOKafkaConsumer: opened with our settings, polled and committed our way."""
 
     _stopping: asyncio.Event | None = None
+    _brought = 0.0
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         app = self.app
@@ -116,6 +122,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             logger.warning("a record has a header name that is not UTF-8: reading leniently for a while")
             lenient.begin()
             raise UnreadableRecord from exc
+        self._pace(consumer, brought=any(fetched.values()))
         subscription = consumer._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
         if assignment is None:
@@ -126,6 +133,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             if state.has_valid_position:
                 polled[tp] = Polled(fetched.get(tp, ()), state.position, state.highwater)
         return polled
+
+    def _pace(self, consumer: aiokafka.AIOKafkaConsumer, *, brought: bool) -> None:
+        """Have fetches wait longer while nothing comes: each costs the more, the more partitions there are."""
+        now = time.monotonic()
+        if brought:
+            self._brought = now
+        wait = FETCH_MAX_WAIT if now - self._brought < IDLE_AFTER else FETCH_MAX_WAIT_IDLE
+        consumer._fetcher._fetch_max_wait_ms = int(wait * 1000)
 
     async def check_group(self) -> None:
         """Raise what has kept this member from taking part in its group, if anything has."""

@@ -8,7 +8,8 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
              `on_buffer_full`, `on_buffer_drop`, `_new_consumer_thread`, `_is_changelog_tp`
   Topic      `_compile_decode`, `_create_event` (in batch.py)
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`
-             (in thread.py, with aiokafka's `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`)
+             (in thread.py, with aiokafka's `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`,
+             `_fetcher._fetch_max_wait_ms`)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
   Recovery   `_resume_streams`, `_wait`; TableManager `_recovery` (in streams/app.py)
 """

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.25
 """Seconds between two looks."""
+READY_LOOK_EVERY = 1.0
+"""The same while nothing changes."""
 SETTLED_AFTER = 2.0
 """Seconds that a change must last to be worth a line; the first time it is told at once. A rebalance takes less."""
 
@@ -48,7 +50,7 @@ class Announcer:
     async def _run(self) -> None:
         while True:
             self.look()
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(READY_LOOK_EVERY if self._ready and self._changed is None else LOOK_EVERY)
 
     def look(self) -> None:
         """Tell of a change that has lasted."""

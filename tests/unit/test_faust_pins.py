@@ -60,6 +60,8 @@ PINNED = {
     "mode.threads:ServiceThread": "327e312386fa",
     "aiokafka.consumer.fetcher:FetchResult": "d7db13f06de8",
     "aiokafka.consumer.fetcher:PartitionRecords": "94aa0da0dbec",
+    "aiokafka.consumer.fetcher:Fetcher._get_actions_per_node": "1dab2cf937d1",
+    "aiokafka.consumer.fetcher:Fetcher._fetch_requests_routine": "2a8ec5932644",
     "aiokafka.consumer.fetcher:Fetcher.fetched_records": "be4348896b9b",
     "aiokafka.consumer.group_coordinator:GroupCoordinator.fetch_committed_offsets": "6c049c737916",
     "aiokafka.consumer.group_coordinator:GroupCoordinator._do_fetch_commit_offsets": "b0f359813271",

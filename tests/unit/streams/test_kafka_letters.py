@@ -29,6 +29,7 @@ class Cluster:
         self.logs = {LETTERS: [letter(n) for n in range(6)], SETTINGS.requests_topic: []}
         self.cleanup = "compact"
         self.hidden = 0
+        self.deleted = self.young = 0
 
     async def __aenter__(self):
         return self
@@ -48,8 +49,10 @@ class Cluster:
     settled = describe
 
     async def spans(self, topic, partitions, since=None):
-        assert (partitions, since) == (1, None)
-        return {TopicPartition(topic, 0): (0, len(self.logs[topic]))} if self.logs[topic] else {}
+        assert partitions == 1
+        first = self.young if since is not None else self.deleted if topic == LETTERS else 0
+        end = len(self.logs[topic])
+        return {TopicPartition(topic, 0): (first, end)} if first < end else {}
 
     async def read(self, spans):
         for tp, (first, end) in spans.items():
@@ -72,6 +75,9 @@ def cluster(monkeypatch):
         async def flush(self):
             made.logs[self.marks] += [(letter.mark, b"", []) for letter in self.waiting]
             self.done(self.waiting)
+
+        async def forget(self, marks):
+            made.logs[self.marks] += [(mark, None, []) for mark in marks]
 
     async def require(*_, read=(), write=()):
         return {name: Topic(name, 1, 1) for name in [*read, *write]}
@@ -137,3 +143,43 @@ async def test_the_latest_are_kept_without_their_bytes(cluster):
     """What a page tells of a letter needs neither value nor headers, which may be megabytes."""
     latest = await Letters(SETTINGS).latest(10)
     assert [(each.request_id, each.value, each.headers) for each in latest[:1]] == [("r0", None, ())]
+
+
+def marked(cluster):
+    """Return the marks that compaction would keep."""
+    latest = {key: value for key, value, _ in cluster.logs[MARKS]}
+    return {int(key.split(b"-")[-2]) for key, value in latest.items() if value is not None}
+
+
+async def test_marks_of_letters_that_are_gone_go(cluster, monkeypatch):
+    """Kafka deletes letters: the next run takes back marks that no letter has, if they are many and a day old. Whoever
+    follows the marks forgets them, too, and no letter that is there is redriven again.
+    """
+    monkeypatch.setattr(module, "MANY_MARKS", 2)
+    letters, follower = Letters(SETTINGS), Letters(SETTINGS)
+    assert (await letters.redrive(Choice())).redriven == 6
+    await follower.latest(10)
+    cluster.deleted = 4  # the letters 0 to 3
+    cluster.logs[LETTERS].append(letter(1))  # letter 1's request was answered again
+    cluster.young = 2  # the marks 0 and 1 are older than a day
+    assert (await letters.redrive(Choice())).refused == {BEFORE: 3}
+    assert marked(cluster) == {0, 1, 2, 3, 4, 5}, "six marks are not more than two for each of three letters"
+    cluster.deleted = 5
+    assert (await letters.redrive(Choice())).refused == {BEFORE: 2}
+    assert marked(cluster) == {1, 2, 3, 4, 5}
+    cluster.young = len(cluster.logs[MARKS])
+    assert (await letters.redrive(Choice())).refused == {BEFORE: 2}
+    assert marked(cluster) == {1, 5}
+    await follower.latest(10)
+    for each in (letters, follower, Letters(SETTINGS)):
+        assert (await each.redrive(Choice())).refused == {BEFORE: 2}
+        assert len(each._marked) == 2
+
+
+async def test_a_dry_run_takes_no_marks_back(cluster, monkeypatch):
+    """It writes nothing at all."""
+    monkeypatch.setattr(module, "MANY_MARKS", 0)
+    await Letters(SETTINGS).redrive(Choice())
+    cluster.deleted = cluster.young = 6
+    await Letters(SETTINGS).redrive(Choice(), dry_run=True)
+    assert marked(cluster) == {0, 1, 2, 3, 4, 5}
