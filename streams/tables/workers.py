@@ -88,6 +88,7 @@ class Workers:
             client_id=f"{self._settings.worker_id}-workers",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            fetch_max_wait_ms=POLL_MS,
         )
         try:
             await consumer.start()
