@@ -8,6 +8,8 @@ from collections.abc import Iterable
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PortRange = tuple[int, int]
 """First and last port, both included."""
+NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)
+"""Lengths that a prefix of NAT64 may have (RFC 6052, section 2.2)."""
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
@@ -25,6 +27,20 @@ def parse_ports(text: str) -> tuple[PortRange, ...]:
             raise ValueError(msg)
         ranges.append((int(low), int(high or low)))
     return tuple(ranges)
+
+
+def parse_nat64(text: str) -> tuple[ipaddress.IPv6Network, ...]:
+    """Read prefixes of NAT64 such as `2001:db8:64::/96`. Raises ValueError naming the wrong one."""
+    return tuple(_nat64(part) for part in _parts(text))
+
+
+def _nat64(part: str) -> ipaddress.IPv6Network:
+    network = _network(part)
+    if not isinstance(network, ipaddress.IPv6Network) or network.prefixlen not in NAT64_LENGTHS:
+        lengths = ", ".join(f"/{length}" for length in NAT64_LENGTHS)
+        msg = f"{part!r} is no prefix of NAT64: IPv6, of length {lengths}"
+        raise ValueError(msg)
+    return network
 
 
 def _network(part: str) -> Network:

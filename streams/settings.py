@@ -19,7 +19,7 @@ from marshmallow import validate
 
 from models.errors import SettingsError
 from streams import values
-from streams.networks import parse_networks, parse_ports
+from streams.networks import parse_nat64, parse_networks, parse_ports
 from streams.tiers import MIB, parse_tiers
 
 ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  what is recognised, not bound
@@ -131,6 +131,9 @@ class Settings:
     """Networks that may be fetched from beyond the public internet, with commas between them: `10.1.0.0/16`."""
     allow_ports: str = ""
     """Ports that may be fetched from beside 80 and 443, with commas between them: `8080,9000-9010`."""
+    nat64_prefixes: str = ""
+    """Prefixes by which this network reaches IPv4 (NAT64, RFC 6052), with commas between them: an address in one is
+    judged by the IPv4 address inside, as in `64:ff9b::/96`, which is always known."""
     proxy: str | None = None
     """Proxy that every fetch goes through, `http://user:password@host:port`; none unless set. Its login is secret."""
     pool_workers: int = 0
@@ -295,6 +298,7 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         max_bytes=values.read_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
         allow_networks=env.str("MILLRACE_ALLOW_NETWORKS", "", validate=values.validator(parse_networks)),
         allow_ports=env.str("MILLRACE_ALLOW_PORTS", "", validate=values.validator(parse_ports)),
+        nat64_prefixes=env.str("MILLRACE_NAT64_PREFIXES", "", validate=values.validator(parse_nat64)),
         proxy=env.str("MILLRACE_PROXY", "", validate=values.proxy) or None,
         pool_workers=env.int("MILLRACE_POOL_WORKERS", 0, validate=validate.Range(min=0)),
         web_host=env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)),

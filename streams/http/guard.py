@@ -18,8 +18,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from models.errors import Denied
+from streams.http.embedded import embedded
 from streams.http.resolver import Resolver
-from streams.networks import Network, PortRange, parse_networks, parse_ports
+from streams.networks import Network, PortRange, parse_nat64, parse_networks, parse_ports
 from streams.settings import Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -40,8 +41,9 @@ DENIED: tuple[Network, ...] = tuple(
         *("2001:db8::/32", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
     )
 )
-"""Networks that are not the public internet. IPv4 inside IPv6 (mapped, 6to4) is judged by the IPv4 address."""
-_MAPPED = ipaddress.ip_network("::ffff:0:0/96")
+"""Networks that are not the public internet. An IPv6 address that stands for an IPv4 one is judged by that: see
+streams/http/embedded.py.
+"""
 
 # What getaddrinfo, as inet_aton before it, takes for an IPv4 address: 127.1, 2130706433, 0x7f.1, 0177.0.0.1.
 _NUMERIC_HOST = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+)){0,3}")
@@ -57,10 +59,14 @@ class DeniedAddress(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What the operator allows beyond the public internet on the usual ports. Ports are inclusive ranges."""
+    """What the operator allows beyond the public internet on the usual ports. Ports are inclusive ranges.
+
+    `nat64`: prefixes by which this network reaches IPv4, beside the well-known one (RFC 6052).
+    """
 
     networks: tuple[Network, ...] = ()
     ports: tuple[PortRange, ...] = ()
+    nat64: tuple[ipaddress.IPv6Network, ...] = ()
     _passed: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
 
     def check(self, url: URL) -> None:
@@ -93,13 +99,21 @@ class Guard:
         return any(low <= port <= high for low, high in (*USUAL_PORTS, *self.ports))
 
     def denied(self, address: Address) -> Network | None:
-        """Return the network for which an address is denied, None if it may be reached."""
+        """Return the network for which an address is denied, None if it may be reached.
+
+        IPv4 inside IPv6 is judged by the IPv4 address, also where a network of such addresses is allowed: it opens
+        the way, not what lies behind it. A network that names the IPv4 addresses themselves is allowed as it stands.
+        """
+        if isinstance(address, ipaddress.IPv6Address):
+            found = [*embedded(address, self.nat64, self.networks)]
+            longest = max((each.prefixlen for each in self.networks if address in each), default=0)
+            for inside in found:
+                if longest <= inside.leading and (network := self.denied(inside.address)) is not None:
+                    return network
+            if any(inside.decides for inside in found):
+                return None
         if any(address in network for network in self.networks):
             return None
-        if isinstance(address, ipaddress.IPv6Address):
-            embedded = address.ipv4_mapped if address in _MAPPED else address.sixtofour
-            if embedded is not None:
-                return self.denied(embedded)
         return next((network for network in DENIED if address in network), None)
 
     def resolver(self) -> AbstractResolver:
@@ -136,7 +150,8 @@ class _Resolver(AbstractResolver):
 
 def guard_of(settings: Settings) -> Guard:
     """Return the guard that the settings ask for."""
-    return Guard(parse_networks(settings.allow_networks), parse_ports(settings.allow_ports))
+    allowed = parse_networks(settings.allow_networks), parse_ports(settings.allow_ports)
+    return Guard(*allowed, nat64=parse_nat64(settings.nat64_prefixes))
 
 
 def literal(host: str) -> Address | None:

@@ -15,7 +15,7 @@ from yarl import URL
 from models.errors import Denied
 from streams.http.client import Client
 from streams.http.guard import DENIED, DeniedAddress, Guard, guard_of, literal
-from streams.networks import parse_networks, parse_ports
+from streams.networks import parse_nat64, parse_networks, parse_ports
 from streams.settings import Settings
 
 LOOPBACK_SPELLINGS = [
@@ -53,6 +53,48 @@ def test_public_addresses_pass(address: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("allowed", "nat64", "public", "private"),
+    [
+        ("", "", "64:ff9b::808:808", "64:ff9b::a00:1"),
+        ("64:ff9b::/96", "", "64:ff9b::808:808", "64:ff9b::a00:1"),
+        ("::/0", "", "64:ff9b::808:808", "64:ff9b::a9fe:a9fe"),
+        ("::/0", "", "::ffff:8.8.8.8", "::ffff:10.0.0.1"),
+        ("::ffff:0:0/96", "", "::ffff:8.8.8.8", "::ffff:127.0.0.1"),
+        ("2002::/16", "", "2002:808:808::1", "2002:a00:1::1"),
+        ("::ffff:0:0:0/96", "", "::ffff:0:8.8.8.8", "::ffff:0:10.0.0.1"),
+        ("::/96", "", "::8.8.8.8", "::192.168.0.1"),
+        ("64:ff9b:1::/48", "", "64:ff9b:1::808:808", "64:ff9b:1::a00:1"),
+        ("64:ff9b:1::/48", "", "64:ff9b:1:808:8:800::", "64:ff9b:1:a00:0:100:808:808"),
+        ("64:ff9b:1::/48,64:ff9b:1:fffe::/96", "", "64:ff9b:1::808:808", "64:ff9b:1:fffe::a00:1"),
+        ("", "64:ff9b:1:fffe::/96", "64:ff9b:1:fffe::808:808", "64:ff9b:1:fffe::a00:1"),
+        ("", "2a00:64::/32", "2a00:64:808:808::", "2a00:64:a00:1::"),
+        ("", "2a00:64:100::/40", "2a00:64:108:808:8::", "2a00:64:10a:0:1::"),
+        ("", "2a00:64:1::/48", "2a00:64:1:808:8:800::", "2a00:64:1:a00:0:100::"),
+        ("", "2a00:64:1:100::/56", "2a00:64:1:108:8:808::", "2a00:64:1:10a:0:1::"),
+        ("", "2a00:64:1:1::/64", "2a00:64:1:1:8:808:800:0", "2a00:64:1:1:a:0:100:0"),
+        ("", "fd00:64::/96", "fd00:64::808:808", "fd00:64::a00:1"),
+        ("", "", "2a00::5efe:808:808", "2a00::5efe:a00:1"),
+        ("2001::/32", "", "2001:0:808:808::f7f7:f7f7", "2001:0:808:808::f5ff:fffe"),
+    ],
+)
+def test_ipv4_inside_ipv6_is_judged_by_itself(allowed: str, nat64: str, public: str, private: str) -> None:
+    """What stands for an IPv4 address may be reached if that may be, whatever network of them is allowed."""
+    guard = guard_of(Settings(allow_networks=allowed, nat64_prefixes=nat64))
+    assert guard.denied(ipaddress.ip_address(public)) is None
+    assert isinstance(guard.denied(ipaddress.ip_address(private)), ipaddress.IPv4Network)
+
+
+def test_who_allows_an_ipv4_network_allows_it_inside_ipv6() -> None:
+    """The IPv4 network opens its translated addresses, and so does an IPv6 network that names the IPv4 addresses."""
+    for allowed in ("10.0.0.0/8", "64:ff9b::a00:0/104", "64:ff9b::a00:1/128"):
+        guard = guard_of(Settings(allow_networks=allowed))
+        assert guard.denied(ipaddress.ip_address("64:ff9b::a00:1")) is None
+        assert guard.denied(ipaddress.ip_address("64:ff9b::7f00:1")) is not None
+    guard = guard_of(Settings(allow_networks="::1/128"))
+    assert guard.denied(ipaddress.ip_address("::1")) is None
+
+
+@pytest.mark.parametrize(
     ("url", "rule"),
     [
         ("ftp://example.com/", "scheme"),
@@ -84,11 +126,12 @@ def test_the_operator_opens_networks_and_ports() -> None:
 @pytest.mark.parametrize(
     ("text", "parse"),
     [("10.0.0.1/8", parse_networks), ("x", parse_networks), ("0", parse_ports), ("70000", parse_ports),
-     ("9-8", parse_ports), ("a-b", parse_ports), ("-5", parse_ports)],
+     ("9-8", parse_ports), ("a-b", parse_ports), ("-5", parse_ports), ("64:ff9b:1::/80", parse_nat64),
+     ("10.0.0.0/32", parse_nat64), ("x", parse_nat64)],
 )  # fmt: skip
 def test_wrong_settings_are_named(text: str, parse: Any) -> None:
     """A network or port that is none is told."""
-    with pytest.raises(ValueError, match=r"no (network|port)"):
+    with pytest.raises(ValueError, match=r"no (network|port|prefix)"):
         parse(text)
 
 
