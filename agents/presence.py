@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from models.source import Source
 from streams.kafka.lease import Lease
 from streams.settings import ANYWHERE, Settings
+from streams.web.server import place
 
 if TYPE_CHECKING:
     from agents.answering import Answering
@@ -141,7 +142,7 @@ def url_of(settings: Settings, port: int) -> str:
     if settings.web_url:
         return settings.web_url.rstrip("/")
     host = socket.gethostname() if settings.web_host in ANYWHERE else settings.web_host
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{place(host, port)}"
 
 
 @cache

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from environs import Env, EnvValidationError, FileAwareEnv
 from marshmallow import validate
@@ -22,7 +22,9 @@ from streams import values
 from streams.networks import parse_nat64, parse_networks, parse_ports
 from streams.tiers import MIB, parse_tiers
 
-ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  what is recognised, not bound
+EVERYWHERE = "*"
+"""All of a machine's addresses, of IPv4 and IPv6."""
+ANYWHERE = frozenset({"0.0.0.0", "::", EVERYWHERE})  # noqa: S104  what is recognised, not bound
 """Addresses that, bound, are all of a machine's, and the name of none."""
 DEFAULT_MAX_IN_FLIGHT = 256
 """Fetches that one worker has under way at once."""
@@ -53,10 +55,7 @@ DEFAULT_ANSWERS_ROWS = 100_000
 """Answers that the table keeps of one results partition."""
 
 MASK = "********"
-_PORT = re.compile(r"[1-9][0-9]{0,4}")
-_LOGIN = re.compile(r"\A(https?://)[^@]*@")
-_PROXY = re.compile(r"https?://(?:[^/?#\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[1-9][0-9]{0,4})?/?")
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_LOGIN = re.compile(r"\A(https?://)[^/?#]*@")  # up to the last @: a password may hold others
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class Settings:
     pool_workers: int = 0
     """Processes that run checks; 0: one a core."""
     web_host: str = "127.0.0.1"
-    """Address that the web server listens on. Any but loopback needs `MILLRACE_WEB_TOKEN`."""
+    """Address that the web server listens on; `*`: any, IPv4 or IPv6. Any but loopback needs `MILLRACE_WEB_TOKEN`."""
     web_port: int = 6066
     """Port that it listens on; 0: any that is free."""
     web_url: str = ""
@@ -257,7 +256,7 @@ def secret_values(settings: Settings) -> Iterator[str]:
         if value := getattr(settings.kafka if kafka else settings, field):
             yield value
     if settings.proxy and (password := urlsplit(settings.proxy).password):
-        yield password
+        yield from {password, unquote(password)}
 
 
 def _shown(name: str, value: Any) -> tuple[str, Any]:
@@ -270,7 +269,9 @@ def _kafka(env: Env) -> Kafka:
     given = {field.name: env.str(f"KAFKA_{field.name.upper()}", None) for field in fields(Kafka)[3:]}
     token_url = env.str("KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", None, validate=values.endpoint)
     return Kafka(
-        bootstrap_servers=env.str("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092", validate=values.servers),
+        bootstrap_servers=values.bracketed_servers(
+            env.str("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092", validate=values.servers) or ""
+        ),
         security_protocol=env.str("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT", validate=validate.OneOf(_PROTOCOLS)),
         sasl_mechanism=env.str("KAFKA_SASL_MECHANISM", "PLAIN", validate=validate.OneOf(_MECHANISMS)),
         **given | {"sasl_oauthbearer_token_endpoint_url": token_url},
@@ -301,9 +302,9 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         nat64_prefixes=env.str("MILLRACE_NAT64_PREFIXES", "", validate=values.validator(parse_nat64)),
         proxy=env.str("MILLRACE_PROXY", "", validate=values.proxy) or None,
         pool_workers=env.int("MILLRACE_POOL_WORKERS", 0, validate=validate.Range(min=0)),
-        web_host=env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)),
+        web_host=(env.str("MILLRACE_WEB_HOST", "127.0.0.1", validate=validate.Length(1)) or "").strip("[]"),
         web_port=env.int("MILLRACE_WEB_PORT", 6066, validate=validate.Range(0, 65535)),
-        web_url=env.str("MILLRACE_WEB_URL", "", validate=values.url),
+        web_url=values.bracketed_url(env.str("MILLRACE_WEB_URL", "", validate=values.url) or ""),
         web_hosts=values.split(env.str("MILLRACE_WEB_HOSTS", "", validate=values.hosts)),
         web_token=env.str("MILLRACE_WEB_TOKEN", "") or None,
         log_level=env.str("MILLRACE_LOG_LEVEL", "INFO", validate=validate.OneOf(_LEVELS)),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from models.source import DEFAULT_TTL
 
@@ -18,6 +18,11 @@ MEMCACHED_PORT = 11_211
 
 _SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)")
 _UNITS = {"": 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_CACHES = "give memory://, file:///folder or memcached://host:port"
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z]+)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?",
+    re.DOTALL,
+)
 _BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z]+://)")
 _SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[1-9][0-9]{0,4}))?")
 _PREFIX = re.compile(r"[!-~]{1,100}")
@@ -78,10 +83,13 @@ def parse_bytes(text: str) -> int:
 
 
 def _tier(url: str) -> Tier:
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        msg = f"{parts.scheme}://: a login is not taken"  # not quoted: it is a secret
+    found = _URL.fullmatch(url)
+    if found is None or "@" in found["netloc"]:
+        shown = repr(url) if "@" not in url else "that"  # not quoted: it may be a secret
+        msg = f"{shown} is no cache: {_CACHES}" if found is None else f"{found['scheme']}://: a login is not taken"
         raise ValueError(msg)
+    # Not by urlsplit: what it takes with brackets in a list of servers differs by Python's version.
+    parts = SplitResult(found["scheme"].lower(), *(found[name] or "" for name in SplitResult._fields[1:]))
     if "://" in parts.path:
         msg = f"{url!r}: tiers are separated by spaces or commas"
         raise ValueError(msg)
@@ -104,7 +112,7 @@ def _tier(url: str) -> Tier:
         case "memcached":
             servers = tuple(_server(text) for text in parts.netloc.split(","))
             return MemcachedTier(servers, **_options(parts, {"prefix": _prefix, "timeout": float}))
-    msg = f"{url!r} is no cache: give memory://, file:///folder or memcached://host:port"
+    msg = f"{url!r} is no cache: {_CACHES}"
     raise ValueError(msg)
 
 

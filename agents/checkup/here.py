@@ -24,10 +24,10 @@ from streams.plugins import try_plugins
 from streams.pool import CheckPool
 from streams.reference import unknown
 from streams.secrets import secrets_of
-from streams.settings import Settings
+from streams.settings import ANYWHERE, Settings
 from streams.sources import load
 from streams.tiers import MIB, FileTier, MemcachedTier, parse_tiers
-from streams.web.server import Server
+from streams.web.server import Server, place
 
 PRIME = 112_272_535_095_293
 """What the pool is asked about."""
@@ -178,7 +178,7 @@ async def pool(settings: Settings) -> Finding:
 async def web(settings: Settings) -> Finding:
     """Listen where a worker would; a worker that does so already is as good."""
     host, port = settings.web_host, settings.web_port
-    subject = f"web {host}:{port}"
+    subject = f"web {place(host, port)}"
     try:
         server = Server(host, port, dict, token=settings.web_token)
     except MillraceError as exc:
@@ -187,7 +187,7 @@ async def web(settings: Settings) -> Finding:
         async with server:
             return ok(subject, "free")
     except MillraceError as exc:
-        if await _worker_answers(host, port):
+        if await _worker_answers("localhost" if host in ANYWHERE else host, port):
             return ok(subject, "a worker answers here; another one needs a MILLRACE_WEB_PORT of its own")
         return problem(subject, str(exc), "something else listens there: set MILLRACE_WEB_PORT")
 

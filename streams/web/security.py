@@ -62,6 +62,11 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return mapped or address
 
 
+def _plain(host: str) -> str:
+    """Return a host in its one spelling: a name in lower case, an address as it is printed."""
+    return str(_address(host) or host.lower())
+
+
 def _is_loopback(text: str) -> bool:
     address = _address(text)
     return address is not None and address.is_loopback
@@ -89,7 +94,7 @@ def named(bound: str, names: Iterable[str]) -> Middleware:
     the address that the connection came to: a page of somebody else's whose name was turned to us (DNS rebinding)
     asks by that name. Any other gets 421 (RFC 9110, section 15.5.20).
     """
-    known = {name.strip("[]") for name in ("localhost", bound.lower(), *names)} - ANYWHERE
+    known = {_plain(name) for name in {"localhost", bound, *names} - ANYWHERE}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -102,7 +107,7 @@ def named(bound: str, names: Iterable[str]) -> Middleware:
         found = _HOST.fullmatch(host)
         if found is None:
             return False
-        name = found[1].lower().removesuffix(".").strip("[]")
+        name = _plain(found[1].removesuffix("."))
         if name in known:
             return True
         address = _address(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
@@ -10,6 +11,7 @@ from typing import Self
 from aiohttp import web
 
 from models.errors import SettingsError
+from streams.settings import EVERYWHERE
 from streams.web.connection import IDLE_LIMIT, Runner
 from streams.web.metrics import Requests, counted
 from streams.web.probes import Probes, Readiness
@@ -26,6 +28,11 @@ LINGER = 2.0
 """Seconds for which the rest of a body that nobody wants is read, so that the client sees the answer."""
 STOP_LIMIT = 1.0
 """Seconds that answers under way may take once the worker stops."""
+
+
+def place(host: str, port: int) -> str:
+    """Return host and port as a URL has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server:
@@ -66,17 +73,27 @@ class Server:
         runner = Runner(app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_LIMIT,
                         max_line_size=MAX_TARGET, lingering_time=LINGER, shutdown_timeout=STOP_LIMIT)  # fmt: skip
         await runner.setup()
-        site = web.TCPSite(runner, self._host, self.port)
         try:
-            await site.start()
+            await self._site(runner).start()
         except OSError as exc:
             await runner.cleanup()
-            msg = f"MILLRACE_WEB_PORT: cannot listen on {self._host}:{self.port}: {exc.strerror or exc}"
+            msg = f"MILLRACE_WEB_PORT: cannot listen on {place(self._host, self.port)}: {exc.strerror or exc}"
             raise SettingsError(msg) from exc
         self._runner = runner
         self.port = runner.addresses[0][1]
-        logger.info("web on http://%s:%d", self._host, self.port)
+        logger.info("web on http://%s", place(self._host, self.port))
         return self
+
+    def _site(self, runner: Runner) -> web.BaseSite:
+        """Return where to listen. Raises OSError."""
+        if self._host != EVERYWHERE:
+            return web.TCPSite(runner, self._host, self.port)
+        # One socket for both families, so that they have one port also where any that is free was asked for.
+        if socket.has_dualstack_ipv6():
+            listening = socket.create_server(("::", self.port), family=socket.AF_INET6, dualstack_ipv6=True)
+        else:
+            listening = socket.create_server(("0.0.0.0", self.port))  # noqa: S104  what `*` asks for
+        return web.SockSite(runner, listening)
 
     async def __aexit__(self, *_: object) -> None:
         if self._runner is not None:

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from streams.settings import SHUTDOWN_DEADLINE
+from streams.settings import EVERYWHERE, SHUTDOWN_DEADLINE
 from tests.unit.deploy.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -21,7 +21,8 @@ PATCHES = {FOLDER / "overlays" / "large" / "deployment.yaml"}
 CUSTOM = {"ScaledObject"}
 """Kinds that Kubernetes itself has no schema for."""
 WORKLOADS = ("Deployment", "StatefulSet")
-PRIVATE = ("10.0.0.1", "172.16.5.5", "192.168.1.1", "169.254.169.254", "127.0.0.1", "100.64.0.1", "fd00::1", "fe80::1")
+PRIVATE = ("10.0.0.1", "172.16.5.5", "192.168.1.1", "169.254.169.254", "127.0.0.1", "100.64.0.1", "fd00::1", "fe80::1",
+           "64:ff9b::10.0.0.1", "64:ff9b::169.254.169.254", "64:ff9b:1::1")  # fmt: skip
 
 
 def read(path):
@@ -130,8 +131,10 @@ def test_settings_are_settings(workload, load):
     lines = (FOLDER / "base" / "worker.env").read_text().splitlines()
     variables = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
     variables |= {each["name"]: each.get("value", "10.1.2.3") for each in container["env"]}
-    loaded = load({name: value.replace("$(POD_IP)", "10.1.2.3") for name, value in variables.items()})
-    assert loaded.web_url == f"http://10.1.2.3:{loaded.web_port}"
+    for address, host in (("10.1.2.3", "10.1.2.3"), ("fd00:10::5", "[fd00:10::5]")):
+        loaded = load({name: value.replace("$(POD_IP)", address) for name, value in variables.items()})
+        assert loaded.web_url == f"http://{host}:{loaded.web_port}"
+    assert loaded.web_host == EVERYWHERE
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
     files = [value for name, value in variables.items() if name.endswith("_FILE")]
     assert [value for value in files if value.rpartition("/")[0] not in mounts] == []

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from models.errors import SettingsError
 from streams import settings
+from streams.kafka.client import places
 from streams.settings import MASK, SECRETS, Kafka, Settings
 from streams.tiers import MemoryTier, parse_tiers
 
@@ -167,6 +168,19 @@ WRONG = [
     ("MILLRACE_MAX_BYTES", "", "'' is no size"),
     ("MILLRACE_MAX_BYTES", "0", "'0' is no size"),
     ("MILLRACE_MAX_BYTES", "8 megs", "'8 megs' is no size"),
+    ("MILLRACE_PROXY", "http://proxy:99999", "is no proxy: give http://host:port"),
+    ("MILLRACE_PROXY", "http://[::1:3128", "is no proxy: give http://host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "PLAINTEXT://h:9092", "give host:port alone; the protocol is KAFKA_SECURITY_PROTOCOL"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "fe80::zz:9092", "'fe80::zz:9092' is no host:port"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "h:70000", "'h:70000' is no host:port"),
+    ("MILLRACE_NAT64_PREFIXES", "64:ff9b:1::/80", "is no prefix of NAT64: IPv6, of length /32, /40"),
+    (
+        "MILLRACE_WEB_URL",
+        "http://fd00::zz:6066",
+        "is no URL of a worker: http://host:port, an IPv6 address in brackets",
+    ),
+    ("MILLRACE_WEB_URL", "http://[fd00::5", "is no URL of a worker"),
+    ("MILLRACE_WEB_URL", "http://h:70000", "is no URL of a worker"),
     ("MILLRACE_PROXY", "proxy:3128", "is no proxy: give http://host:port, or http://user:password@host:port"),
     ("MILLRACE_POOL_WORKERS", "-1", "Must be greater than or equal to 0"),
     ("MILLRACE_WEB_HOST", "", "Shorter than minimum length 1"),
@@ -174,6 +188,72 @@ WRONG = [
     ("MILLRACE_WEB_PORT", "http", "Not a valid integer"),
     ("MILLRACE_LOG_LEVEL", "LOUD", "Must be one of: DEBUG, INFO, WARNING, ERROR"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("given", "taken", "name"),
+    [
+        ("http://fd00::5:6066", "http://[fd00::5]:6066", "fd00::5"),
+        ("http://[fd00::5]:6066", "http://[fd00::5]:6066", "fd00::5"),
+        ("http://2001:db8:0:0:0:0:0:5:6066", "http://[2001:db8:0:0:0:0:0:5]:6066", "2001:db8:0:0:0:0:0:5"),
+        ("http://2001:db8:0:0:0:0:0:5", "http://[2001:db8:0:0:0:0:0:5]", "2001:db8:0:0:0:0:0:5"),
+        ("http://10.0.0.5:6066/", "http://10.0.0.5:6066", "10.0.0.5"),
+        ("http://worker-1:6066", "http://worker-1:6066", "worker-1"),
+    ],
+)
+def test_a_workers_url_is_taken_of_either_family(load, given, taken, name):
+    """A pod's IPv6 address gets its brackets, and the worker may be asked by it."""
+    loaded = load(MILLRACE_WEB_URL=given)
+    assert loaded.web_url == taken
+    assert loaded.web_names() == {name}
+
+
+def test_brokers_of_either_family_are_reached(load):
+    """An IPv6 address gets the brackets that a port needs; one that has them keeps them."""
+    kafka = load(KAFKA_BOOTSTRAP_SERVERS="::1:9092, [::1]:9093,b:9094,10.0.0.1:9095").kafka
+    assert places(kafka) == [("::1", 9092), ("::1", 9093), ("b", 9094), ("10.0.0.1", 9095)]
+    assert kafka.bootstrap_servers == "[::1]:9092, [::1]:9093,b:9094,10.0.0.1:9095"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MILLRACE_PROXY", "http://user:first@hunter2@proxy:3128"),
+        ("MILLRACE_PROXY", "http://user:hunter2@second@proxy:3128"),
+        ("MILLRACE_PROXY", "https://user:hunter2%40x@[fd00::1]:3128"),
+    ],
+)
+def test_a_login_is_masked_whatever_it_holds(load, name, value):
+    """Up to the last @ all is login: a password may hold others. The log masks it whole, as written and as sent."""
+    loaded = load(**{name: value})
+    printed = dict(settings.names(loaded))[name]
+    assert "hunter2" not in printed
+    assert printed.count("@") == 1
+    for secret in (urlsplit(value).password, unquote(urlsplit(value).password)):
+        assert secret in set(settings.secret_values(loaded))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KAFKA_BOOTSTRAP_SERVERS", "user:hunter2@h:9092"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "SASL_SSL://user:hunter2@h:9092"),
+        ("MILLRACE_CACHE", "memcached://user:hunter2@h:11211"),
+        ("MILLRACE_CACHE", "memory:// memcached:user:hunter2@h"),
+        ("MILLRACE_CACHE", "redis://user:hun@ter2@h"),
+        ("MILLRACE_WEB_URL", "http://user:hunter2@h:6066"),
+        ("MILLRACE_STORE", "rocks://user:hunter2@h"),
+        ("MILLRACE_WEB_HOSTS", "user:hunter2@h"),
+        ("KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", "https://user:hunter2@h/token"),
+        ("MILLRACE_PROXY", "user:hunter2@h"),
+    ],
+)
+def test_a_login_where_none_is_taken_is_not_repeated(load, name, value):
+    """A URL with a login is refused without telling it."""
+    with pytest.raises(SettingsError, match=name) as caught:
+        load(**{name: value})
+    assert "hunter2" not in str(caught.value)
+    assert "ter2" not in str(caught.value)
 
 
 SECRET_VALUES = {

@@ -82,6 +82,8 @@ def test_the_defaults_are_those_of_the_contract():
         ("memcached://a:1,b_2.example,[::1],[::2]:65535", MemcachedTier(
             (("a", 1), ("b_2.example", 11_211), ("::1", 11_211), ("::2", 65_535))
         )),
+        ("memcached://h:1,[::1]:2", MemcachedTier((("h", 1), ("::1", 2)))),
+        ("memcached://[fd00::5],[::1]:2,h", MemcachedTier((("fd00::5", 11_211), ("::1", 2), ("h", 11_211)))),
         ("memcached://a, b", MemcachedTier((("a", 11_211), ("b", 11_211)))),
         ("memcached://a?prefix=x:y&timeout=1.5", MemcachedTier((("a", 11_211),), "x:y", 1.5)),
         ("memcached://a?prefix=" + "x" * 100, MemcachedTier((("a", 11_211),), "x" * 100)),
@@ -124,7 +126,7 @@ NO_SERVER = "is no memcached server: give host or host:port"
         ("memory", f"'memory' {NO_CACHE}"),
         ("redis://x", f"'redis://x' {NO_CACHE}"),
         ("memory:// redis://x", f"'redis://x' {NO_CACHE}"),
-        ("memory://[", "Invalid IPv6 URL"),
+        ("memory://[", "has more than a memory:// URL takes"),
         ("memory://?entries", "bad query field"),
         ("memory://?max=3", "'max' is no option of memory://; known: entries, bytes, ttl"),
         ("memory://?entries=0", "entries=0 must be a number more than 0"),
@@ -141,7 +143,7 @@ NO_SERVER = "is no memcached server: give host or host:port"
         ("file://", f"'file://' {NO_FOLDER}"),
         ("file:///", f"'file:///' {NO_FOLDER}"),
         ("file://c/d", f"'file://c/d' {NO_FOLDER}"),
-        ("file:c", f"'file:c' {NO_FOLDER}"),
+        ("file:c", f"'file:c' {NO_CACHE}"),
         ("file:///c?ttl=3", "'ttl' is no option of file://; known: threshold, timeout, fsync"),
         ("file:///c?threshold=0", "threshold=0 must be a number more than 0"),
         ("file:///c?threshold=2.5", "threshold=2.5 must be a number more than 0"),

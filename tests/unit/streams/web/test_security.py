@@ -242,6 +242,40 @@ async def test_the_address_that_was_dialled_is_ours():
         assert (await raw(server, top + b"0.0.0.0", host=own))[0] == 421
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize("host", ["*", "::1", "::"])
+async def test_one_setting_listens_on_both_families(host):
+    """`*` is asked at IPv4 and IPv6 alike, on one port; an address of one family is that family's alone."""
+    top = b"GET /thing HTTP/1.1\r\nConnection: close\r\nHost: "
+    async with Server(host, 0, dict, ROUTES, token=TOKEN) as server:
+        assert (await raw(server, top + f"[::1]:{server.port}".encode(), host="::1"))[0] == 200
+        assert (await raw(server, top + b"[0:0::0:1]", host="::1"))[0] == 200
+        assert (await raw(server, top + b"[2001:db8::1]", host="::1"))[0] == 421
+        if host == "*":
+            assert (await raw(server, top + b"127.0.0.1", host="127.0.0.1"))[0] == 200
+            assert (await raw(server, top + b"192.0.2.1", host="127.0.0.1"))[0] == 421
+        else:
+            with pytest.raises(OSError, match=r"refused|failed"):
+                await raw(server, top + b"127.0.0.1", host="127.0.0.1")
+
+
+async def test_everywhere_is_ipv4_where_there_is_no_ipv6(monkeypatch):
+    """On a machine without IPv6, `*` listens all the same."""
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    async with Server("*", 0, dict, ROUTES, token=TOKEN) as server:
+        assert (await ask(server, name="127.0.0.1"))[0] == 200
+
+
+async def test_a_port_that_is_taken_is_told_in_brackets():
+    """What cannot be listened on is named as a URL has it, of both families too."""
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        for host in ("::1", "*"):
+            with pytest.raises(SettingsError, match="MILLRACE_WEB_PORT: cannot listen on"):
+                async with Server(host, port, dict, token=TOKEN):
+                    pass
+
+
 async def test_bound_everywhere_the_machines_name_is_ours():
     """It is what the worker's record says when no MILLRACE_WEB_URL is set, and so what other workers ask by."""
     names = Settings(web_host="0.0.0.0").web_names()
