@@ -33,8 +33,17 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_BYTES = 8 * MIB
 """Bytes of a decoded body that are read before the request ends `too_large`."""
 DEFAULT_CACHE = "memory://?entries=10000&bytes=64MiB"
-MAX_UNCOMMITTED = 10_000
-"""Records of one partition that may be delivered beyond its commit point before no more are taken."""
+MAX_PENDING = 40_000
+"""Records that may be taken and not finished before no more are taken: of one partition, as many as are left for
+others."""
+DEFAULT_MAX_PENDING_BYTES = 128 * MIB
+"""Bytes of those records, counted from LARGE on. With what parsing adds to bodies that are being sent, and the default
+cache, a worker stays under the 1.5 GiB of deploy/kubernetes."""
+LARGE = 1_024
+"""Bytes of a record, headers included, from which on they are counted."""
+MAX_UNREMEMBERED = 10_000
+"""Finished records of one partition that its commit has no room to remember before no more are taken: so many are
+repeated after a crash."""
 COMMIT_EVERY = 1.0
 """Seconds between commits."""
 SESSION_TIMEOUT = 10.0
@@ -126,6 +135,9 @@ class Settings:
     """Seconds for a request that names no `timeout`: everything from taking it to its answer."""
     max_bytes: int = DEFAULT_MAX_BYTES
     """Bytes of a decoded body, such as `8388608` or `8MiB`, that are read before the request ends `too_large`."""
+    max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
+    """Bytes of requests, such as `128MiB`, that may be taken and not answered before no more are taken from Kafka: of
+    one partition, as many as are left for others."""
     allow_networks: str = ""
     """Networks that may be fetched from beyond the public internet, with commas between them: `10.1.0.0/16`."""
     allow_ports: str = ""
@@ -297,6 +309,7 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
         timeout=env.float("MILLRACE_TIMEOUT", DEFAULT_TIMEOUT, validate=positive),
         max_bytes=values.read_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
+        max_pending_bytes=values.read_bytes(env, "MILLRACE_MAX_PENDING_BYTES", DEFAULT_MAX_PENDING_BYTES),
         allow_networks=env.str("MILLRACE_ALLOW_NETWORKS", "", validate=values.validator(parse_networks)),
         allow_ports=env.str("MILLRACE_ALLOW_PORTS", "", validate=values.validator(parse_ports)),
         nat64_prefixes=env.str("MILLRACE_NAT64_PREFIXES", "", validate=values.validator(parse_nat64)),

@@ -1,8 +1,8 @@
 """A lease: our hold on one assigned partition for one generation of the group.
 
 It knows which delivered offsets are unfinished, hence how far the commit may go: to the first unfinished one, or,
-with none, to where reading goes on. Compacted topics and transaction markers leave holes, so it walks the
-delivered offsets, never the integers between them.
+with none, to where reading goes on. Compacted topics and transaction markers leave holes, so it counts delivered
+records, never the integers between their offsets.
 
     delivered ──begin──► under way ──finish──► finished          (revoke: whatever finishes later changes nothing)
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from streams.kafka import memo
@@ -31,6 +31,8 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
+SPARE = 1_024
+"""Finished records among the unfinished ones that are kept until they are swept out together."""
 
 
 class CommitPoint(NamedTuple):
@@ -47,13 +49,14 @@ class Lease:
     starts work on a delivered record: a drain waits for what was begun, not for what was only delivered. `work`
     holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
     the broker last took, `resumed` where that was when the lease began, `finished` how many were finished, `end`
-    where the log ended when last heard of.
+    where the log ended when last heard of. `bytes` is the size of the large records that are unfinished, `unremembered`
+    how many finished ones the metadata had no room for when it was last written.
     """
 
     __slots__ = (
-        "_delivered", "_drained", "_last", "_memo", "_metadata", "_unfinished", "alive", "begun", "committed",
-        "draining", "end", "finished", "group", "partition", "point", "position", "recalled", "resumed", "topic",
-        "untrusted", "work",
+        "_count", "_delivered", "_drained", "_large", "_last", "_memo", "_metadata", "_unfinished", "alive", "begun",
+        "bytes", "committed", "draining", "end", "finished", "group", "partition", "point", "position", "recalled",
+        "resumed", "topic", "unremembered", "untrusted", "work",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +76,12 @@ class Lease:
         self.untrusted = 0
         self.finished = 0
         self.end: int | None = None
-        self._delivered: deque[tuple[int, int]] = deque()
+        self.bytes = 0
+        self.unremembered = 0
+        # Offset, timestamp and number of the unfinished, from the point on, and of some that are finished.
+        self._delivered: deque[tuple[int, int, int]] = deque()
+        self._count = 0
+        self._large: dict[int, int] = {}
         self._unfinished: set[int] = set()
         self._drained: asyncio.Event | None = None
         self.point = position
@@ -98,7 +106,7 @@ class Lease:
     @property
     def uncommitted(self) -> int:
         """Return how many records were delivered from the commit point on."""
-        return len(self._delivered)
+        return self._count - self._delivered[0][2] if self._delivered else 0
 
     @property
     def unfinished(self) -> int:
@@ -113,7 +121,7 @@ class Lease:
     @property
     def ahead(self) -> int:
         """Return how many were finished beyond the point; 0 if a former owner's may be among them."""
-        return 0 if self.recalled else len(self._delivered) - len(self._unfinished)
+        return 0 if self.recalled else self.uncommitted - len(self._unfinished)
 
     @property
     def lag(self) -> int | None:
@@ -126,11 +134,13 @@ class Lease:
         """Return the timestamp (ms) of the record at the commit point, None if nothing is unfinished."""
         return self._delivered[0][1] if self._delivered else None
 
-    def deliver(self, records: Sequence[R], position: int, end: int | None = None) -> Sequence[R]:
+    def deliver(
+        self, records: Sequence[R], position: int, end: int | None = None, large: Mapping[int, int] | None = None
+    ) -> Sequence[R]:
         """Take note of records handed over, in offset order, and of where reading goes on after them.
 
         Returns those to work on: without the ones that a former owner finished. `end` is the end of the log, if
-        known; a memo that claims offsets beyond it is not of this log.
+        known; a memo that claims offsets beyond it is not of this log. `large` has the bytes of large records.
         """
         if not self.alive:
             return ()
@@ -139,8 +149,15 @@ class Lease:
             self._memo = self._trusted_memo(records[0] if records else None, end)
         known = self._memo
         fresh = records if known is None else [record for record in records if record.offset not in known]
-        self._delivered.extend((record.offset, record.timestamp) for record in records)
+        if len(self._delivered) > 2 * len(self._unfinished) + SPARE:
+            self._delivered = deque(each for each in self._delivered if each[0] in self._unfinished)
+        first = self._count
+        self._delivered.extend((record.offset, record.timestamp, first + i) for i, record in enumerate(records))
+        self._count += len(records)
         self._unfinished.update(record.offset for record in fresh)
+        if large:
+            self._large.update((record.offset, large[record.offset]) for record in fresh if record.offset in large)
+            self.bytes = sum(self._large.values())
         self.recalled += len(records) - len(fresh)
         if records:
             self._last = records[-1].offset, records[-1].timestamp
@@ -154,6 +171,8 @@ class Lease:
         """Note that the answer to the record at `offset` was delivered. Repeats and foreign offsets change nothing."""
         if self.alive and offset in self._unfinished:
             self._unfinished.discard(offset)
+            if self._large:
+                self.bytes -= self._large.pop(offset, 0)
             self.finished += 1
             if offset == self._delivered[0][0]:
                 self._advance()
@@ -166,6 +185,9 @@ class Lease:
             before = len(self._unfinished)
             self._unfinished.difference_update(offsets)
             self.finished += before - len(self._unfinished)
+            if self._large:
+                self._large = {offset: size for offset, size in self._large.items() if offset in self._unfinished}
+                self.bytes = sum(self._large.values())
             self._advance()
             if self._drained is not None and self.under_way <= 0:
                 self._drained.set()
@@ -180,11 +202,15 @@ class Lease:
         """Return what may be committed now; None as long as no position is known."""
         if self.point is None or self._metadata:  # nothing was read yet: what the former owner wrote still holds
             return None if self.point is None else CommitPoint(self.point, self._metadata)
-        anchor = self._delivered[0] if self._delivered else self._last if self._memo is not None else None
-        if anchor is None or (self._memo is None and len(self._delivered) == len(self._unfinished)):
+        anchor = self._delivered[0][:2] if self._delivered else self._last if self._memo is not None else None
+        self.unremembered = 0
+        if anchor is None or (self._memo is None and self.uncommitted == len(self._unfinished)):
             return CommitPoint(self.point, "")
         offset, timestamp = anchor
-        return CommitPoint(offset, memo.encode(self.owner, offset, timestamp, self._finished_ranges(offset)))
+        ranges = list(self._finished_ranges(offset))
+        metadata = memo.encode(self.owner, offset, timestamp, ranges)
+        self.unremembered = sum(stop - start for start, stop in ranges[memo.length(metadata) :])
+        return CommitPoint(offset, metadata)
 
     async def drain(self, seconds: float) -> bool:
         """Begin nothing more and wait for what is under way; returns whether all of it finished in time."""
@@ -207,6 +233,8 @@ class Lease:
         self.work.clear()
         self._unfinished.clear()
         self._delivered.clear()
+        self._large.clear()
+        self.bytes = 0
         if self._drained is not None:
             self._drained.set()
 
@@ -217,23 +245,19 @@ class Lease:
         self.point = delivered[0][0] if delivered else self.position
 
     def _finished_ranges(self, anchor: int) -> Iterator[tuple[int, int]]:
-        """Yield half-open ranges of what is finished from the anchor on; a hole does not end a range.
+        """Yield half-open ranges of what is finished from the anchor on: all that is not unfinished, holes included.
 
         With nothing unfinished and a memo not yet read past, the anchor is the last delivered record, finished
         itself: a memo is only trusted by whoever finds the anchor's record in the log.
         """
-        start: int | None = None
-        stop = 0
-        for offset, _ in self._delivered or ((anchor, 0),):
+        before, number = anchor - 1, self._delivered[0][2] - 1 if self._delivered else self._count - 2
+        for offset, _, this in self._delivered:
             if offset in self._unfinished:
-                if start is not None:
-                    yield start, stop
-                start = None
-            else:
-                start = offset if start is None else start
-                stop = offset + 1
-        if start is not None:
-            yield start, stop
+                if this > number + 1:
+                    yield before + 1, offset
+                before, number = offset, this
+        if number + 1 < self._count and self._last is not None:
+            yield before + 1, self._last[0] + 1
         if self._memo is not None and self.position is not None:
             yield from self._memo.beyond(self.position)
 

@@ -74,6 +74,11 @@ def encode(owner: str, point: int, timestamp: int, ranges: Iterable[tuple[int, i
     return head + ",".join(parts) if parts else ""
 
 
+def length(metadata: str) -> int:
+    """Return how many ranges were written."""
+    return metadata.count("+")
+
+
 def decode(owner: str, point: int, metadata: str) -> Memo | None:
     """Read a commit's metadata; None if it says nothing. Raises UntrustedMemo for what is not ours or not readable."""
     if not metadata:

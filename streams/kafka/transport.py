@@ -24,6 +24,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
 import uvloop
+from aiokafka import ConsumerRecord
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -94,8 +95,8 @@ class Consumer(driver.Consumer):
                 await self.app.crash(explain(exc, cast("Transport", self.transport).settings.kafka))
 
     async def _learn_ends(self) -> None:
-        """Ask where the logs end of which nothing is polled now, because too much is uncommitted: their lag grows."""
-        full = {tp: lease for tp, lease in self.leases.items() if lease.uncommitted >= defaults.MAX_UNCOMMITTED}
+        """Ask where the logs end of which nothing is polled now, because too much is pending: their lag grows."""
+        full = {tp: lease for tp, lease in self.leases.items() if tp not in self._open(self.leases)}
         if full:
             with contextlib.suppress(TimeoutError, KafkaError):
                 ends = await asyncio.wait_for(self._thread.call(self._thread.ends(full)), COMMIT_TIMEOUT)
@@ -127,7 +128,7 @@ class Consumer(driver.Consumer):
             return
         active = self._get_active_partitions()
         held = {tp: lease for tp, lease in self.leases.items() if lease.taking and tp in active}
-        open_ = {tp: lease for tp, lease in held.items() if lease.uncommitted < defaults.MAX_UNCOMMITTED}
+        open_ = self._open(held)
         if not open_:
             await asyncio.sleep(FULL_POLL_TIMEOUT)
             return
@@ -149,11 +150,23 @@ class Consumer(driver.Consumer):
         for tp, poll in polled.items():
             await self._deliver(tp, open_[tp], poll)
 
+    def _open(self, leases: Mapping[TP, Lease]) -> dict[TP, Lease]:
+        """Return those of which more may be taken: no partition has more pending than is left for the others."""
+        most = cast("Transport", self.transport).settings.max_pending_bytes
+        records = defaults.MAX_PENDING - sum(lease.unfinished for lease in self.leases.values())
+        room = most - sum(lease.bytes for lease in self.leases.values())
+        return {
+            tp: lease
+            for tp, lease in leases.items()
+            if lease.unfinished < records and lease.bytes < room and lease.unremembered < defaults.MAX_UNREMEMBERED
+        }
+
     async def _deliver(self, tp: TP, lease: Lease, poll: Polled) -> None:
         if self.leases.get(tp) is not lease or not lease.taking:
             await self._reread(tp)
             return
-        records = lease.deliver(poll.records, poll.position, poll.end)
+        large = {record.offset: size for record in poll.records if (size := size_of(record)) >= defaults.LARGE}
+        records = lease.deliver(poll.records, poll.position, poll.end, large)
         if not records:
             return
         message = ConsumerMessage(
@@ -273,6 +286,14 @@ class Consumer(driver.Consumer):
     @timed(name="commit")
     async def _commit(self, points: Mapping[TP, CommitPoint]) -> bool:
         return await asyncio.wait_for(self._thread.call(self._thread.commit_points(points)), COMMIT_TIMEOUT)
+
+
+def size_of(record: ConsumerRecord[bytes, bytes]) -> int:
+    """Return the bytes of a record's key, value and headers."""
+    size: int = record.serialized_key_size + record.serialized_value_size
+    for name, content in record.headers:
+        size += len(name) + len(content or b"")
+    return size
 
 
 class Transport(driver.Transport):

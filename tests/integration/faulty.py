@@ -48,7 +48,7 @@ def stalls() -> None:
 
 def full() -> None:
     """No fault: a partition is full after a few records."""
-    settings.MAX_UNCOMMITTED = 10
+    settings.MAX_PENDING = 20
 
 
 FAULTS = {"full": full, "commits-hang": commits_hang, "forgets": forgets, "stalls": stalls, "none": lambda: None}

@@ -142,7 +142,7 @@ def test_finishing_behind_a_slow_one_is_remembered_in_the_metadata() -> None:
     assert point.offset == 0
     remembered = memo.decode(lease.owner, *point)
     assert remembered is not None
-    assert [offset for offset in range(12) if offset in remembered] == [1, 2, 9]
+    assert [record.offset for record in records(0, 1, 2, 3, 9, 10) if record.offset in remembered] == [1, 2, 9]
 
 
 def test_a_new_owner_runs_only_what_was_unfinished() -> None:
@@ -212,6 +212,43 @@ def test_too_much_to_remember_is_cut_to_the_brokers_limit() -> None:
     assert remembered is not None
     assert 1 in remembered
     assert 2 not in remembered
+    assert lease.unremembered == sum(offset not in remembered for offset in range(1, 10_000, 2)) > 3_900
+    for offset in range(0, 9_990, 2):
+        lease.finish(offset)
+    lease.commit_point()
+    assert lease.unremembered == 0
+
+
+def test_a_slow_one_costs_no_memory_of_what_is_finished_behind_it() -> None:
+    """Behind one request that takes long, a million others leave nothing but their count, and the commit knows all."""
+    lease = held()
+    for start in range(0, 1_000_000, 10_000):
+        lease.deliver(records(*range(start, start + 10_000)), start + 10_000)
+        lease.finish_all(range(max(start, 1), start + 10_000))
+    assert len(lease._delivered) < 20_000
+    assert (lease.uncommitted, lease.unfinished, lease.ahead, lease.unremembered) == (1_000_000, 1, 999_999, 0)
+    point = lease.commit_point()
+    assert point is not None
+    remembered = memo.decode(lease.owner, *point)
+    assert remembered is not None
+    assert (point.offset, remembered.ranges) == (0, ((1, 1_000_000),))
+    lease.finish(0)
+    assert lease.commit_point() == CommitPoint(1_000_000, "")
+
+
+def test_large_records_are_counted_until_they_are_finished() -> None:
+    """The bytes of large records leave the count as they are finished, one by one or together, and with the lease."""
+    lease = held()
+    lease.deliver(records(0, 1, 2, 3), 4, large={0: 2_000, 1: 3_000, 3: 5_000})
+    assert lease.bytes == 10_000
+    lease.finish(1)
+    lease.finish(1)
+    lease.finish(2)
+    assert lease.bytes == 7_000
+    lease.finish_all([0])
+    assert lease.bytes == 5_000
+    lease.revoke()
+    assert lease.bytes == 0
 
 
 def test_nothing_is_committed_before_a_position_is_known() -> None:

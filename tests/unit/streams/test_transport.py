@@ -1,0 +1,96 @@
+"""What is taken from Kafka: as much as may be pending, and of one partition no more than is left for the others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiokafka import ConsumerRecord
+from faust.types import TP
+
+from streams import settings as defaults
+from streams.kafka.lease import Lease
+from streams.kafka.transport import Consumer, size_of
+from streams.settings import Settings
+
+
+def record(offset: int, key: bytes | None = None, value: bytes | None = None, headers: Any = ()) -> Any:
+    sizes = (-1 if each is None else len(each) for each in (key, value))
+    return ConsumerRecord("t", 0, offset, 5, 0, key, value, None, *sizes, headers)
+
+
+class Held:
+    """A consumer's leases, as far as what may be taken goes."""
+
+    def __init__(self, partitions: int, most: int = 1_000) -> None:
+        self.leases = {TP("t", number): Lease("g", "t", number, position=0) for number in range(partitions)}
+        self.transport = SimpleNamespace(settings=Settings(max_pending_bytes=most))
+
+    def take(self, number: int, count: int, size: int = 0) -> None:
+        lease = self.leases[TP("t", number)]
+        first = lease.position or 0
+        records = [record(first + i) for i in range(count)]
+        lease.deliver(records, first + count, large={each.offset: size for each in records} if size else None)
+
+    def open(self) -> list[int]:
+        return [tp.partition for tp in Consumer._open(cast("Any", self), self.leases)]
+
+
+def test_a_partition_with_much_pending_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One partition takes half of the room and no more; the others go on until theirs is half of what is left."""
+    monkeypatch.setattr(defaults, "MAX_PENDING", 40)
+    held = Held(3)
+    held.take(0, 19)
+    assert held.open() == [0, 1, 2]
+    held.take(0, 1)
+    assert held.open() == [1, 2]
+    held.take(1, 10)
+    assert held.open() == [2]
+    held.leases[TP("t", 0)].finish_all(range(20))
+    assert held.open() == [0, 1, 2]
+
+
+def test_bytes_bound_what_is_taken_as_well() -> None:
+    """A few large records close their partition, not the others, and are opened for more when they are finished."""
+    held = Held(2, most=1_000)
+    held.take(0, 2, size=250)
+    assert held.open() == [1]
+    held.take(1, 1, size=400)
+    assert held.open() == []
+    held.leases[TP("t", 0)].finish(0)
+    assert held.open() == [0]
+
+
+def test_what_is_finished_and_not_pending_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request that takes long does not keep a partition from being read, however much is finished behind it."""
+    monkeypatch.setattr(defaults, "MAX_PENDING", 40)
+    held = Held(1)
+    for start in range(0, 100_000, 10):
+        held.take(0, 10)
+        held.leases[TP("t", 0)].finish_all(range(max(1, start), start + 10))
+    held.leases[TP("t", 0)].commit_point()
+    assert held.open() == [0]
+
+
+def test_what_no_commit_could_remember_closes_a_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many gaps for the commit's metadata: no more is taken, so a crash repeats no more than a set number."""
+    monkeypatch.setattr(defaults, "MAX_UNREMEMBERED", 3_000)
+    held = Held(1)
+    held.take(0, 10_000)
+    held.leases[TP("t", 0)].finish_all(range(1, 10_000, 2))
+    held.leases[TP("t", 0)].commit_point()
+    assert held.open() == []
+
+
+@pytest.mark.parametrize(
+    ("made", "size"),
+    [
+        (record(0, None, None), -2),
+        (record(0, b"k" * 10, b"v" * 90), 100),
+        (record(0, b"k", b"v", [("name", b"x" * 50), ("none", None)]), 60),
+    ],
+)
+def test_a_record_is_as_large_as_all_of_it(made: Any, size: int) -> None:
+    """Key, value and headers count; what is absent is nothing worth counting."""
+    assert size_of(made) == size
