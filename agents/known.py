@@ -15,6 +15,7 @@ from models.checks import Call
 from models.errors import InvalidRequest
 from models.request import Request
 from models.source import Source, Sources
+from streams.http.url import normal
 
 GENERATION = 16_384
 """Requests kept of each of two generations; the older is dropped when the younger is full."""
@@ -122,11 +123,12 @@ def entry_key(request: Request, source: Source | None = None) -> bytes:
 
     It is `<source>-<target>-<digest>` in hex, so that entries can be found by source and URL. The digest covers the
     method, schema, URL, source (its whole definition, credentials included), parameters, headers and body. Header names
-    are compared without case (RFC 9110, section 5.1); deadline, max_age and checks change nothing of the document.
+    are compared without case (RFC 9110, section 5.1), and URLs as they are sent; deadline, max_age and checks change
+    nothing of the document.
     None of the first four lines can hold a line break, and no URL begins with a quote: no two requests write the
     same text.
     """
-    target = request.url or strictjson.quote(request.source or "").decode()
+    target = normal(request.url) if request.url else strictjson.quote(request.source or "").decode()
     identity = "" if source is None else source.identity
     plain = f"{identity}\n{request.method}\n{request.schema}\n{target}".encode()
     if request.params or request.headers or request.body is not None:
@@ -154,7 +156,7 @@ def source_tag(name: str | None) -> str:
 
 def target_tag(url: str | None) -> str:
     """Return the part of a key that says for which URL it is; zeros for a function."""
-    return "0" * 16 if url is None else hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+    return "0" * 16 if url is None else hashlib.blake2b(normal(url).encode(), digest_size=8).hexdigest()
 
 
 def matching(url: str | None = None, source: str | None = None) -> Callable[[bytes], bool]:

@@ -20,8 +20,8 @@ MAX_BYTES = 1 << 20
 """Bytes of a request: 1 MiB."""
 MAX_ID = 128
 """Characters of a request's id."""
-MAX_URL = 2048
-"""Characters of a URL, as in the least of the limits that common servers and browsers keep."""
+MAX_URL = 16_384
+"""Characters of a URL: twice what every receiver should take (RFC 9110, section 4.1), as pre-signed ones are long."""
 MAX_TIMEOUT = 300.0
 """Seconds that a request may ask for: an unfinished one holds its partition's commit point."""
 MAX_CHECKS = 64

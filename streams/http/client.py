@@ -24,12 +24,13 @@ from streams.http.auth import Credentials, Signed
 from streams.http.content import ACCEPT_ENCODING, read_body
 from streams.http.failures import blame, no_success, translate
 from streams.http.guard import Guard, guard_of
-from streams.http.hop import Hop, parse, redirected, with_body
+from streams.http.hop import Hop, redirected, with_body
 from streams.http.limits import Hosts
 from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.tally import Tally, result_of, status_class
 from streams.http.terms import CONNECT_TIMEOUT, Terms
+from streams.http.url import parse
 from streams.settings import DEFAULT_MAX_IN_FLIGHT, Settings
 
 if TYPE_CHECKING:
@@ -273,9 +274,9 @@ def _session(connector: aiohttp.TCPConnector, connect: float | None = None) -> a
 
 
 def _authority(url: URL) -> str:
-    """Return host and port, without a port that is the scheme's own: `h` and `h:80` are one host."""
+    """Return host and port, unless that is the scheme's own; a dot at the name's end makes no other host."""
     authority = url.raw_authority
-    return (url.host_port_subcomponent or authority) if authority.endswith((":80", ":443")) else authority
+    return authority.replace(".:", ":").removesuffix(".") if ".:" in authority or authority[-1] == "." else authority
 
 
 def _tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from yarl import URL
 
 from models import strictjson
-from models.errors import Denied, InvalidRequest, UpstreamError
+from models.errors import Denied, UpstreamError
 from streams.http.auth import Credentials
 from streams.http.content import accepted
+from streams.http.url import resolve
 
 USER_AGENT = {"User-Agent": "millrace"}
 """Sent unless the request names its own."""
@@ -34,19 +35,6 @@ class Hop(NamedTuple):
     own: bool = True
     conditional: bool = False
     sent: Iterator[int] | None = None
-
-
-def parse(url: str) -> URL:
-    """Return a URL to ask for. Raises InvalidRequest for what is none."""
-    try:
-        parsed = URL(url, encoded=url.isascii())
-        valid = parsed.host and parsed.scheme in ("http", "https")
-    except ValueError:
-        valid = False
-    if not valid:
-        msg = "url: is no http(s) URL"
-        raise InvalidRequest(msg)
-    return parsed
 
 
 def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str], bytes | None]:
@@ -74,7 +62,7 @@ def redirected(hop: Hop, status: int, location: str, credentials: Credentials | 
     Raises Denied for one to another scheme, and for one that would carry the `credentials` to another origin.
     """
     try:
-        target = hop.url.join(URL(location))
+        target = resolve(hop.url, location)
     except ValueError:
         msg = f"{hop.url.host} redirected to what is no URL"
         raise UpstreamError(msg, status) from None
