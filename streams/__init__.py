@@ -3,6 +3,7 @@
 settings   the one home of every setting, read once from the environment
 values     what the text of a setting may be
 reference  the reference of the settings, made of them
+files      how many files may be open, and who may have how many
 networks   networks and ports as an operator writes them
 tiers      cache tiers as an operator writes them
 plugins    the operator's own code: found, loaded, told

@@ -205,11 +205,11 @@ async def _worker_answers(host: str, port: int) -> bool:
 
 
 def limits() -> Finding:
-    """See how many files may be open."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """See how many files may be open: a worker raises the soft limit to the hard one itself."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < MIN_FILES:
-        return warning("open files", f"{files} allowed", f"ulimit -n {MIN_FILES}, or LimitNOFILE of the unit")
-    return ok("open files", f"{files} allowed")
+        return warning("open files", f"{files:,} allowed", f"ulimit -Hn {MIN_FILES}, or LimitNOFILE of the unit")
+    return ok("open files", f"{files:,} allowed")
 
 
 async def upstream(settings: Settings, url: str) -> AsyncIterator[Finding]:

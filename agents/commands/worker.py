@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from models.errors import MillraceError, SettingsError
     from streams import settings as configuration
     from streams.app import run as run_worker
+    from streams.files import raise_limit, share
     from streams.kafka.client import caution
     from streams.reference import unknown
     from streams.secrets import secrets_of
@@ -40,8 +41,14 @@ def run(options: argparse.Namespace) -> int:
     settings = configuration.load()
     settings = replace(settings, role=options.role or settings.role)
     mask = setup_logging(settings)
+    logger = logging.getLogger(__name__)
+    logger.info("%s", raise_limit())
+    if (most := share().upstream // 2) < settings.max_in_flight:
+        logger.warning(
+            "MILLRACE_MAX_IN_FLIGHT=%d needs more open files: at most %d fetches at once", settings.max_in_flight, most
+        )
     for line in filter(None, (*unknown(), caution(settings.kafka))):
-        logging.getLogger(__name__).warning("%s", line)
+        logger.warning("%s", line)
 
     async def main() -> int:
         worker = create(settings)
@@ -53,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     except MillraceError as exc:
         if settings.log_format != "json":
             raise  # it is told to whoever sits there
-        logging.getLogger(__name__).critical("%s", exc)
+        logger.critical("%s", exc)
         code = MISUSED if isinstance(exc, SettingsError) else FAILED
     # Python joins its threads at the end: one that waits for a disk that hangs must not keep the process.
     last_resort = threading.Timer(EXIT_GRACE, os._exit, (code,))

@@ -5,6 +5,8 @@ auth      a source's credentials, put on at the last moment
 telling   whether a text tells a secret
 tls       how connections to a source are secured
 guard     what may be reached: the SSRF guard
+embedded  IPv4 addresses inside IPv6 ones
+connector aiohttp's pool of connections, within bounds
 resolver  names, looked up in threads
 retry     what is tried again, and when
 traced    spans of requests to upstreams

@@ -20,7 +20,9 @@ from yarl import URL
 from models.documents import Body, text_codec
 from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
 from models.source import Limits, Retries, Sources
+from streams.files import share
 from streams.http.auth import Credentials, Signed
+from streams.http.connector import Connector
 from streams.http.content import ACCEPT_ENCODING, read_body
 from streams.http.failures import blame, no_success, translate
 from streams.http.guard import Guard, guard_of
@@ -50,7 +52,6 @@ SLOW = 1.0
 UNAUTHORIZED, NOT_MODIFIED = 401, 304
 
 _CONNECTING: dict[str, Any] = {
-    "limit": 0,
     "ttl_dns_cache": DNS_TTL,
     "dns_cache_max_size": DNS_NAMES,
     "keepalive_timeout": KEEPALIVE,
@@ -91,14 +92,14 @@ class Client:
         self.spans: HttpSpans | None = None
 
     async def __aenter__(self) -> Self:
-        resolver = self._guard.resolver()
+        files, resolver = share().upstream, self._guard.resolver()
         self._stack.push_async_callback(resolver.close)
         self._direct = await self._stack.enter_async_context(
-            _session(aiohttp.TCPConnector(resolver=resolver, socket_factory=self._guard.socket, **_CONNECTING))
+            _session(Connector(files, self._guard.socket, resolver=resolver, **_CONNECTING))
         )
         # Through a proxy, every address dialled is the proxy's, which the operator named.
         self._proxied = await self._stack.enter_async_context(
-            _session(aiohttp.TCPConnector(**_CONNECTING), connect=2 * CONNECT_TIMEOUT)  # to the proxy, and a tunnel
+            _session(Connector(files, **_CONNECTING), connect=2 * CONNECT_TIMEOUT)  # to the proxy, and a tunnel
         )
         return self
 
@@ -256,7 +257,8 @@ def client_of(settings: Settings, sources: Sources | None = None) -> Client:
     return Client(
         settings.max_bytes,
         guard_of(settings),
-        max_in_flight=settings.max_in_flight,
+        # Each may dial two addresses at once, and some connections are idle.
+        max_in_flight=max(1, min(settings.max_in_flight, share().upstream // 2)),
         proxy=settings.proxy,
         limits=sources.hosts if sources else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import aiohttp
 from yarl import URL
 
@@ -10,6 +12,7 @@ from models.errors import (
     AnswerError,
     Denied,
     InvalidRequest,
+    Overloaded,
     TimedOut,
     Unreachable,
     UpstreamError,
@@ -38,7 +41,7 @@ def no_success(host: str, response: aiohttp.ClientResponse, terms: Terms) -> Ans
 def blame(error: AnswerError) -> bool | None:
     """Say what an error tells about its host: False it failed, True it did its part, None nothing."""
     match error:
-        case UpstreamError(status=429) | Denied() | InvalidRequest():
+        case UpstreamError(status=429) | Denied() | InvalidRequest() | Overloaded():
             return None
         case UpstreamError(status=None) | Unreachable() | TimedOut():
             return False
@@ -56,6 +59,8 @@ def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  
             return Unreachable(f"{host} broke off in the middle of the body")
         case aiohttp.ClientHttpProxyError():
             return Unreachable(f"the proxy does not connect to {host}: it answered {exc.status}")
+        case aiohttp.ClientConnectorError() if exc.os_error.errno in (errno.EMFILE, errno.ENFILE):
+            return Overloaded(f"{host} was not connected to: this worker has too many files open (ulimit -n)")
         case aiohttp.ClientProxyConnectionError():
             return Unreachable(f"the proxy to {host} cannot be connected to")
         case aiohttp.ClientResponseError():

@@ -13,13 +13,14 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
+from streams.files import MAX_WEB, share
 from streams.web.problems import Problem
 from streams.web.security import HEADERS
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 512
-"""Connections kept at once: half of the file descriptors that a process has by default."""
+MAX_CONNECTIONS = MAX_WEB
+"""Connections kept at once, and no more than the web server's share of files."""
 IDLE_LIMIT = 30.0
 """Seconds from a connection's beginning, or its last answer, to the end of the next request's head."""
 TAKING_LIMIT = 30.0
@@ -33,7 +34,8 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make room first: the longest idle connection gives way, else the new one does."""
-        if self._manager is not None and len(self._manager.connections) >= MAX_CONNECTIONS:
+        most = min(MAX_CONNECTIONS, share().web)
+        if self._manager is not None and len(self._manager.connections) >= most:
             idle = next((each for each in self._manager.connections if each._waiter is not None), None)
             if idle is None:
                 self._force_close = True

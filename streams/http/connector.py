@@ -1,0 +1,74 @@
+"""aiohttp's pool of connections, which keeps idle ones in bounds and leaves files for others.
+
+Its own limits count busy connections alone: idle ones, 30 s each, would be as many as there were hosts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+
+MAX_IDLE = 1_000
+"""Idle connections kept at most, over all hosts: the longest idle one is closed first."""
+IDLE_SHARE = 4
+"""The part of our files, one in so many, that idle connections may have."""
+
+
+def plain_socket(info: Any) -> socket.socket:
+    """Make the socket for an address about to be dialled."""
+    family, kind, protocol, *_ = info
+    return socket.socket(family, kind, protocol)
+
+
+class Connector(aiohttp.TCPConnector):
+    """`files`: the number from which on no file is ours to open. `make` makes the socket for an address.
+
+    A new file has the lowest number that is free, so its number says how many are open in the whole process. Dialling
+    raises OSError (EMFILE) when there are too many. The overridden `_get` and `_release` are private: pinned by
+    tests/unit/streams/test_connector.py.
+    """
+
+    def __init__(self, files: int, make: Callable[[Any], socket.socket] = plain_socket, **options: Any) -> None:
+        super().__init__(limit=0, socket_factory=self._socket, **options)
+        self._files = files
+        self._make = make
+        self._max_idle = min(MAX_IDLE, files // IDLE_SHARE)
+        self._idle: OrderedDict[ResponseHandler, None] = OrderedDict()
+
+    async def _get(self, *arguments: Any) -> Connection | None:
+        connection = await super()._get(*arguments)
+        if connection is not None and connection.protocol is not None:
+            self._idle.pop(connection.protocol, None)
+        return connection
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        if protocol.is_connected():
+            self._idle[protocol] = None
+            while len(self._idle) > self._max_idle:
+                self._close_oldest()
+
+    def _close_oldest(self) -> bool:
+        """Close what was idle longest; False if it was closed already."""
+        protocol, _ = self._idle.popitem(last=False)
+        was_open = protocol.is_connected()
+        protocol.abort()  # not `close`: the end of TLS would be waited for, and nothing is under way
+        return was_open
+
+    def _socket(self, info: Any) -> socket.socket:
+        made = self._make(info)
+        if made.fileno() < self._files:
+            return made
+        while self._idle:
+            if self._close_oldest():
+                return made
+        made.close()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
