@@ -20,6 +20,7 @@ from streams.pool.pool import COUNTED as POOL
 from streams.telemetry.loop import LoopWatch
 from streams.telemetry.metrics import Exporter, Sample
 from streams.telemetry.timed import timings
+from streams.tls import in_use
 from streams.web.metrics import Requests
 from streams.web.probes import Readiness
 
@@ -38,6 +39,8 @@ class Process:
         yield Sample("millrace_info", 1, (version("millrace-kafka"), self._role))
         for part, state in self._readiness().items():
             yield Sample("millrace_ready", float(state == "ok"), (part,))
+        for file, at in in_use().items():
+            yield Sample("millrace_certificate_expiry_timestamp_seconds", at, (file,))
         yield Sample("millrace_event_loop_lag_seconds", self._loop.lags)
         yield Sample("millrace_event_loop_stalls", self._loop.stalls)
         for (name, ending), histogram in list(timings.items()):

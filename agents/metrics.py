@@ -24,6 +24,9 @@ FRONT = {
 CATALOGUE = (
     Kind("millrace_info", "gauge", "Always 1; which worker this is.", ("version", "role")),
     Kind("millrace_ready", "gauge", "Whether this part of the worker is as it must be (1) or not (0).", ("part",)),
+    Kind("millrace_certificate_expiry_timestamp_seconds", "gauge",
+         "When (epoch seconds) a file of certificates in use ends: of own ones the first, of authorities the last.",
+         ("file",)),
     Kind("millrace_answers", "counter", "Requests answered.", ("outcome", "cache")),
     Kind(
         "millrace_stage_seconds", "histogram",

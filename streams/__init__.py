@@ -10,6 +10,7 @@ plugins    the operator's own code: found, loaded, told
 sources    sources.toml, read with every problem told by its line
 toml_lines where in a TOML text each key stands
 secrets    the secrets that sources name
+tls        connections secured by files that may be replaced
 tasks      how a task is ended
 functions  sources that are a plugin's functions, called in threads
 app        the Faust app: opens and closes what the agents need, in order

@@ -8,7 +8,9 @@ import resource
 import shutil
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -16,10 +18,12 @@ import aiohttp
 from yarl import URL
 
 from agents.checkup.finding import Finding, counted, ok, problem, warning
-from models.errors import AnswerError, MillraceError
+from models.errors import AnswerError, MillraceError, SettingsError
 from models.source import Sources
 from streams.http.client import client_of
 from streams.http.guard import guard_of, literal, why
+from streams.http.tls import tls_context
+from streams.kafka.client import ssl_context
 from streams.plugins import try_plugins
 from streams.pool import CheckPool
 from streams.reference import unknown
@@ -27,8 +31,11 @@ from streams.secrets import secrets_of
 from streams.settings import ANYWHERE, Settings
 from streams.sources import load
 from streams.tiers import MIB, FileTier, MemcachedTier, parse_tiers
+from streams.tls import Context
 from streams.web.server import Server, place
 
+CERTIFICATE_LIFE = 14 * 86_400.0
+"""Seconds for which a certificate should still be good."""
 PRIME = 112_272_535_095_293
 """What the pool is asked about."""
 POOL_TIMEOUT = 30.0
@@ -71,7 +78,9 @@ async def sources(settings: Settings) -> AsyncIterator[Finding]:
         return
     if not found.by_name:
         yield ok("sources", "none named")
-    for finding in [*_secrets(found), *_ports(settings, found), *await _hosts(settings, found)]:
+    secured = [tls_context(source.tls) for source in found.by_name.values() if source.tls is not None]
+    here = [*_secrets(found), *_certificates(secured), *_ports(settings, found)]
+    for finding in [*here, *await _hosts(settings, found)]:
         yield finding
 
 
@@ -202,6 +211,22 @@ async def _worker_answers(host: str, port: int) -> bool:
             return response.ok and response.headers.get("Server") == "millrace"
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
+
+
+def certificates(settings: Settings) -> Iterator[Finding]:
+    """See until when the files of Kafka's certificates are good."""
+    with suppress(SettingsError):  # what is wrong is told with the broker
+        if settings.kafka.security_protocol.endswith("SSL"):
+            yield from _certificates([ssl_context(settings.kafka)])
+
+
+def _certificates(contexts: Iterable[Context]) -> Iterator[Finding]:
+    for path, at in {path: at for context in contexts for path, at in context.expires().items()}.items():
+        subject, seen = f"certificate {path}", f"good until {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+        if at < time.time() + CERTIFICATE_LIFE:
+            yield warning(subject, seen, "put the new one in its place: no restart is needed")
+        else:
+            yield ok(subject, seen)
 
 
 def limits() -> Finding:

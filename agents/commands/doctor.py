@@ -57,7 +57,7 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
     from agents.checkup.kafka import kafka
 
     plugins = list(here.plugins(settings))
-    for finding in [*here.settings_known(), *plugins, here.limits()]:
+    for finding in [*here.settings_known(), *plugins, here.limits(), *here.certificates(settings)]:
         yield finding
     try:
         async for finding in kafka(settings):

@@ -32,8 +32,10 @@ from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.tally import Tally, result_of, status_class
 from streams.http.terms import CONNECT_TIMEOUT, Terms
+from streams.http.tls import PROTOCOLS
 from streams.http.url import parse
 from streams.settings import DEFAULT_MAX_IN_FLIGHT, Settings
+from streams.tls import Context
 
 if TYPE_CHECKING:
     from streams.http.traced import HttpSpans
@@ -92,14 +94,17 @@ class Client:
         self.spans: HttpSpans | None = None
 
     async def __aenter__(self) -> Self:
+        secured = Context(protocols=PROTOCOLS)
         files, resolver = share().upstream, self._guard.resolver()
         self._stack.push_async_callback(resolver.close)
         self._direct = await self._stack.enter_async_context(
-            _session(Connector(files, self._guard.socket, resolver=resolver, **_CONNECTING))
+            _session(Connector(files, self._guard.socket, resolver=resolver, ssl=secured, **_CONNECTING))
         )
         # Through a proxy, every address dialled is the proxy's, which the operator named.
         self._proxied = await self._stack.enter_async_context(
-            _session(Connector(files, **_CONNECTING), connect=2 * CONNECT_TIMEOUT)  # to the proxy, and a tunnel
+            _session(
+                Connector(files, ssl=secured, **_CONNECTING), connect=2 * CONNECT_TIMEOUT
+            )  # to the proxy, and a tunnel
         )
         return self
 

@@ -7,14 +7,15 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Mapping
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
-from aiokafka.helpers import create_ssl_context
 
 from models.errors import AccessError, BrokerError, SettingsError
 from streams.kafka.token import Provider, TokenError
 from streams.settings import Kafka
+from streams.tls import Context
 
 CONNECT_HINT = "is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
 
@@ -32,7 +33,7 @@ def connection(kafka: Kafka) -> dict[str, Any]:
         else:
             arguments |= {"sasl_plain_username": kafka.sasl_username, "sasl_plain_password": kafka.sasl_password}
     if kafka.security_protocol.endswith("SSL"):
-        arguments["ssl_context"] = _ssl_context(kafka)
+        arguments["ssl_context"] = ssl_context(kafka)
     return arguments
 
 
@@ -46,18 +47,12 @@ def caution(kafka: Kafka) -> str | None:
     return None
 
 
-def _ssl_context(kafka: Kafka) -> ssl.SSLContext:
+@lru_cache(maxsize=8)
+def ssl_context(kafka: Kafka) -> Context:
+    """Return how this process's connections to the brokers are secured. Raises SettingsError."""
     try:
-        return cast(
-            "ssl.SSLContext",
-            create_ssl_context(
-                cafile=kafka.ssl_cafile,
-                certfile=kafka.ssl_certfile,
-                keyfile=kafka.ssl_keyfile,
-                password=kafka.ssl_password,
-            ),
-        )
-    except (OSError, ValueError) as exc:
+        return Context(kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile, lambda: kafka.ssl_password or "")
+    except ValueError as exc:
         msg = f"KAFKA_SSL_*: the certificates cannot be loaded: {exc}"
         raise SettingsError(msg) from exc
 

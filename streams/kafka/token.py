@@ -4,7 +4,6 @@ before it ends. aiokafka asks for it anew whenever it connects.
 
 from __future__ import annotations
 
-import ssl
 import time
 from functools import lru_cache
 from typing import Any
@@ -19,6 +18,7 @@ from models import strictjson
 from models.errors import AnswerError
 from streams.http.auth import FAILED_FOR, RENEW_BEFORE, basic, read_token
 from streams.settings import Kafka
+from streams.tls import Context
 
 TOKEN_TIMEOUT = 10.0
 """Seconds that the token endpoint may take."""
@@ -40,6 +40,7 @@ class Tokens:
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
+        self._context = Context(kafka.ssl_cafile, system=True)
         self._token = ""
         self._renew_at = 0.0
         self._failure: tuple[float, str] = (0.0, "")
@@ -67,9 +68,6 @@ class Tokens:
         form = {"grant_type": "client_credentials"}
         if kafka.sasl_oauthbearer_scope:
             form["scope"] = kafka.sasl_oauthbearer_scope
-        context = ssl.create_default_context()
-        if kafka.ssl_cafile:
-            context.load_verify_locations(kafka.ssl_cafile)
         # RFC 6749, section 2.3.1: id and secret are form-encoded before they become a Basic login.
         login = basic(
             *map(quote_plus, (kafka.sasl_oauthbearer_client_id or "", kafka.sasl_oauthbearer_client_secret or ""))
@@ -77,7 +75,7 @@ class Tokens:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TOKEN_TIMEOUT)) as session,
             session.post(
-                kafka.sasl_oauthbearer_token_endpoint_url or "", data=form, ssl=context,
+                kafka.sasl_oauthbearer_token_endpoint_url or "", data=form, ssl=self._context,
                 headers={"Accept": "application/json", "Authorization": login}, allow_redirects=False,
             ) as response,
         ):  # fmt: skip

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from datetime import UTC, datetime, timedelta
+
+import trustme
 
 from agents.checkup import here
 from agents.checkup.finding import counted
 from agents.commands import FAILED, run
-from streams.settings import Settings
+from streams.settings import Kafka, Settings
 from streams.web.server import Server
 
 
@@ -39,6 +42,24 @@ async def test_a_port_that_the_guard_would_deny_is_named(tmp_path):
     problems = [each async for each in here.sources(settings) if each.state == "problem"]
     assert [each.subject for each in problems] == ["host 127.0.0.1:8081", "host 127.0.0.1:9500"]
     assert {each.advice.partition("PORTS=")[2] for each in problems} == {"9000-9100,8081,9500"}
+
+
+async def test_certificates_are_said_to_be_good_until_when(tmp_path):
+    """Kafka's and the sources', each file once; one that ends soon is a warning that says what to do."""
+    authority, soon = trustme.CA(), datetime.now(UTC) + timedelta(days=3)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("a.example", not_after=soon).private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+    (tmp_path / "sources.toml").write_text(
+        f'[sources.a]\nurl = "http://127.0.0.1/"\ntls = {{ ca = "{tmp_path}/ca.pem", cert = "{tmp_path}/own.pem" }}\n'
+    )
+    kafka = Kafka(security_protocol="SSL", ssl_cafile=str(tmp_path / "ca.pem"))
+    settings = Settings(kafka=kafka, sources=str(tmp_path / "sources.toml"), allow_networks="127.0.0.0/8")
+    found = [*here.certificates(settings), *[each async for each in here.sources(settings)]]
+    told = [(each.subject, each.state, each.seen) for each in found if each.subject.startswith("certificate ")]
+    ca, own = f"certificate {tmp_path}/ca.pem", f"certificate {tmp_path}/own.pem"
+    assert [each[:2] for each in told] == [(ca, "ok"), (ca, "ok"), (own, "warning")]
+    assert told[-1][2] == f"good until {soon:%Y-%m-%d %H:%M} UTC"
+    assert list(here.certificates(Settings())) == []
 
 
 def test_a_bad_plugin_is_one_problem(tmp_path, monkeypatch, capsys):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import resource
 import socket
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -44,7 +44,7 @@ def run(main):
 
 def files():
     """Return how many files are open, and the highest number of one."""
-    found = [int(name) for name in os.listdir("/proc/self/fd")]
+    found = [int(each.name) for each in Path("/proc/self/fd").iterdir()]
     return len(found), max(found)
 
 

@@ -123,7 +123,7 @@ async def test_trust_is_the_source_s_alone(client, serve, files):
 
 async def test_an_authority_of_one_s_own_stands_instead_of_the_usual_ones(files):
     """Nobody else's certificates are good then: the context knows this one authority."""
-    assert len(tls_context(Tls(ca=files("ca"))).get_ca_certs()) == 1
+    assert len(tls_context(Tls(ca=files("ca"))).current().get_ca_certs()) == 1
     context = tls_context(Tls(ca=files("ca")))
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
