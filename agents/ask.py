@@ -66,8 +66,9 @@ class Asker:
         answer = Answer(
             "ok",
             status=response.status,
-            document=document,
+            document=document.value,
             has_document=True,
+            encoded=document.encoded,
             attempts=response.attempts,
             fetched_at=fetched_at,
         )

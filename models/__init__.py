@@ -7,6 +7,8 @@ request     what a producer may ask
 source      a named upstream: what a request for it becomes, and how long its answers may be used
 source_schema  the form of sources.toml
 template    text with named parameters, each escaped for its place
+charset     the charsets that are read
+page        what an HTML page says of itself: charset and title
 documents   what an upstream's body becomes: `json`, `text`, `page` and registered schemas
 checks      the CPU checks: what there are, what they may be asked, and running one
 child       what a child of the process pool runs

@@ -16,30 +16,27 @@ A plugin adds its own:
 
 from __future__ import annotations
 
-import codecs
-import html
-import re
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from marshmallow import Schema, ValidationError, fields, post_load
 
 from models import strictjson
+from models.charset import text_codec
 from models.errors import InvalidDocument
+from models.page import charset_of, title_of
 from models.schema import StrictSchema, flatten
 
-MAX_TITLE = 300
-"""Characters of a page's title that are kept."""
-TITLE_SEARCH_BYTES = 65_536
-"""How far into a page a title is looked for."""
+_UTF = ("utf-8", "ascii")
 
-_TEXT_CODEC = re.compile(
-    r"ascii|utf-(?:8|8-sig|16|16-le|16-be|32|32-le|32-be)|iso8859-\d+|cp(?:125\d|437|85\d|866|932|949|950)|koi8-[rut]"
-    r"|shift_jis\w*|euc_\w+|gb2312|gbk|gb18030|big5\w*|mac-\w+|tis-620"
-)
-_TITLE = re.compile(r"<title(?:\s[^>]{0,256})?>([^<]{0,4096})</title", re.IGNORECASE)
+
+class Document(NamedTuple):
+    """A document as JSON, which is what the result says, and as plain values, which is what checks see."""
+
+    encoded: bytes
+    value: Any
 
 
 class Body(NamedTuple):
@@ -50,30 +47,14 @@ class Body(NamedTuple):
     charset: str | None = None
 
     def text(self) -> str:
-        """Decode by the charset given, else UTF-8. Raises InvalidDocument."""
-        codec = text_codec(self.charset)
+        """Decode by the charset given, else UTF-8; HTML as browsers do. Raises InvalidDocument."""
+        codec = charset_of(self.content, self.charset) if "html" in self.media_type else text_codec(self.charset)
+        if codec is None and self.charset is None:
+            codec = "utf-8"
         if codec is None:
             msg = f"the body's charset {(self.charset or '')[:40]!r} is none that is read"
             raise InvalidDocument(msg)
-        try:
-            return self.content.decode(codec)
-        except UnicodeDecodeError as exc:
-            msg = f"the body is not {codec} at byte {exc.start}"
-            raise InvalidDocument(msg) from None
-
-
-@lru_cache(maxsize=256)
-def text_codec(charset: str | None) -> str | None:
-    """Return the codec for a charset that an upstream names (UTF-8 for None), None for one that is not read.
-
-    Only codecs that turn bytes into text in linear time: Python's others decompress (zlib), take quadratic time
-    (punycode) or make lone surrogates (utf-7).
-    """
-    try:
-        name = codecs.lookup(charset or "utf-8").name
-    except (LookupError, ValueError):
-        return None
-    return name if _TEXT_CODEC.fullmatch(name) else None
+        return _decoded(self.content, codec)
 
 
 _REGISTRY: dict[str, type[Schema]] = {}
@@ -106,19 +87,16 @@ def check_known(name: str) -> None:
         raise ValidationError(msg)
 
 
-def load(name: str, body: Body) -> Any:
-    """Load a body by the schema of that name and return the document as plain JSON values.
-
-    Raises InvalidDocument with every field that does not fit.
-    """
+def load(name: str, body: Body) -> Document:
+    """Load a body by the schema of that name. Raises InvalidDocument with every field that does not fit."""
     built_in = BUILT_IN.get(name)
     if built_in is not None:
         return built_in(body)
     instance = _INSTANCES[name]
-    value = _json(body)
+    value, _ = _read(body, exact=True)  # a Decimal field gets the digits that came
     try:
-        # As JSON has it: checks see the same of a document that was kept.
-        return strictjson.loads(strictjson.dumps(instance.dump(instance.load(value))))
+        encoded = strictjson.dumps(instance.dump(instance.load(value)), exact=True)
+        return Document(encoded, strictjson.loads(encoded))  # checks see the same of a document that was kept
     except ValidationError as exc:
         raise InvalidDocument("; ".join(flatten(exc.messages))) from None
     except Exception as exc:  # a plugin's post_load or dump is foreign code: whatever it raises is about this document
@@ -126,14 +104,43 @@ def load(name: str, body: Body) -> Any:
         raise InvalidDocument(msg) from exc
 
 
-def _json(body: Body) -> Any:
-    content = body.content
-    if body.charset is not None and text_codec(body.charset) not in ("utf-8", "ascii"):
-        content = body.text().encode()
+def _json(body: Body) -> Document:
+    """Load JSON; what is passed on is the text that came, so that no number and no escape changes on the way."""
+    value, text = _read(body)
+    return Document(strictjson.compact(text), value)
+
+
+def _read(body: Body, *, exact: bool = False) -> tuple[Any, bytes]:
+    """Read JSON and return the value and its text in UTF-8, whatever charset is named (RFC 8259, section 8.1).
+
+    Only what is no UTF-8 is read by the charset given, and what begins as UTF-16 or UTF-32 does is read as that.
+    """
+    text = body.content
     try:
-        return strictjson.loads(content)
+        if b"\0" in text[:4]:  # no JSON text in UTF-8 has one
+            text = _decoded(text, json.detect_encoding(text)).encode()
+        try:
+            return strictjson.loads(text, exact=exact), text
+        except strictjson.NotUtf8:
+            if text_codec(body.charset) in (None, *_UTF):
+                raise
+            text = body.text().encode()
+            return strictjson.loads(text, exact=exact), text
     except ValueError as exc:
         raise InvalidDocument(str(exc)) from None
+
+
+def _decoded(content: bytes, codec: str) -> str:
+    try:
+        return content.decode(codec)
+    except UnicodeDecodeError as exc:
+        msg = f"the body is not {codec} at byte {exc.start}"
+        raise InvalidDocument(msg) from None
+
+
+def _text(body: Body) -> Document:
+    text = body.text()
+    return Document(strictjson.quote(text), text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,19 +167,17 @@ class PageSchema(StrictSchema):
 _PAGE = PageSchema()
 
 
-def _page(body: Body) -> Any:
+def _page(body: Body) -> Document:
     page: Page = _PAGE.load({"size": len(body.content), "media_type": body.media_type, "title": _title(body)})
-    return _PAGE.dump(page)
+    value = _PAGE.dump(page)
+    return Document(strictjson.dumps(value), value)
 
 
 def _title(body: Body) -> str | None:
     if "html" not in body.media_type:
         return None
-    start = body.content[:TITLE_SEARCH_BYTES]
-    text = start.decode(text_codec(body.charset) or "utf-8", errors="replace")
-    found = _TITLE.search(text)
-    return " ".join(html.unescape(found[1]).split())[:MAX_TITLE] if found else None
+    return title_of(body.content, charset_of(body.content, body.charset))
 
 
-BUILT_IN: dict[str, Callable[[Body], Any]] = {"json": _json, "text": Body.text, "page": _page}
+BUILT_IN: dict[str, Callable[[Body], Document]] = {"json": _json, "text": _text, "page": _page}
 """The schemas that are not marshmallow classes of a plugin, by name."""

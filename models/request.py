@@ -92,7 +92,7 @@ def parse(value: bytes | None) -> tuple[str | None, Request]:
         msg = f"the request has {len(value)} bytes; at most {MAX_BYTES} are taken"
         raise InvalidRequest(msg)
     try:
-        members = strictjson.loads(value)
+        members = strictjson.loads(value, exact=True)
     except ValueError as exc:
         raise InvalidRequest(str(exc)) from None
     return load(members)

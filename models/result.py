@@ -36,7 +36,8 @@ _TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
 class Answer:
     """What came of asking once: everything in a result that is the same for all who asked the same.
 
-    `fetched_at` is in seconds since the epoch, None if nothing was fetched.
+    `fetched_at` is in seconds since the epoch, None if nothing was fetched. `encoded` is the document's JSON, if that
+    is at hand.
     """
 
     outcome: str
@@ -46,6 +47,7 @@ class Answer:
     attempts: int | None = None
     fetched_at: float | None = None
     error: AnswerError | None = None
+    encoded: bytes | None = None
 
     @classmethod
     def failed(cls, error: AnswerError) -> Answer:
@@ -62,15 +64,18 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
         members["request"] = {name: value for name, value in echo.items() if value is not None}
     if answer.status is not None:
         members["status"] = answer.status
+    head = strictjson.dumps(members)[1:-1]
     if answer.has_document:
-        members["document"] = answer.document
+        document = strictjson.dumps(answer.document) if answer.encoded is None else answer.encoded
+        head = b'%b,"document":%b' % (head, document)
+    members = {}
     if answer.attempts is not None:
         members["attempts"] = answer.attempts
     if answer.fetched_at is not None:
         members["fetched_at"] = _timestamp(answer.fetched_at)
     if answer.error is not None:
         members["error"] = answer.error.describe()
-    return strictjson.dumps(members)[1:-1]
+    return b"%b,%b" % (head, strictjson.dumps(members)[1:-1]) if members else head
 
 
 def encode_verdict(call: Call, verdict: Verdict) -> bytes:

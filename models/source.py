@@ -145,10 +145,15 @@ class Param:
 
     def check(self, name: str, value: Any) -> None:
         """Raise InvalidRequest for a value that is not allowed."""
-        if self.one_of and not any(type(value) is type(each) and value == each for each in self.one_of):
+        if self.one_of and not any(_type(value) is _type(each) and value == each for each in self.one_of):
             refuse(name, f"must be one of {', '.join(map(str, self.one_of))}")
         if self.pattern is not None and not self.pattern.fullmatch(as_text(name, value)):
             refuse(name, f"does not match {self.pattern.pattern}")
+
+
+def _type(value: Any) -> type:
+    """Return a value's type; the digits of a number make it no other."""
+    return float if isinstance(value, float) else int if isinstance(value, strictjson.NegativeZero) else type(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """JSON as the contract reads it (RFC 8259, I-JSON of RFC 7493): UTF-8, no NaN or Infinity, no duplicate
 keys, no lone surrogates, bounded nesting. `loads` refuses, saying why; `dumps` writes compact UTF-8.
+
+A number becomes a double, as everywhere. Where its digits matter, `loads(exact=True)` makes a `Number` of one that a
+double would change, which is a float to all the world but for `str`, `dumps(exact=True)` and `canonical`.
 """
 
 from __future__ import annotations
@@ -7,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 from collections import Counter
 from collections.abc import Mapping
+from decimal import Decimal
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 MAX_DEPTH = 64
 """Levels of objects and arrays that a value may nest."""
@@ -20,8 +25,54 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse one JSON value. Raises ValueError with a reason a person can act on."""
+# Stands in a JSON string for a number that the encoder cannot write; nobody outside can know it.
+_MARK = f"number {secrets.token_hex(8)} "
+_MARKED = re.compile(f'"{_MARK}([-+.0-9Ee]+)"')
+# Strings, and whatever stands between blanks outside of them.
+_TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^" \t\r\n]+')
+_BLANK = re.compile(rb"[ \t\r\n]")
+_BOM = b"\xef\xbb\xbf"
+
+
+class Number(float):
+    """A number with the digits it was written with, which its double does not keep: 1.10, 0.29999999999999998."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Self:
+        """Read a number; raises ValueError for what is none."""
+        self = super().__new__(cls, text)
+        self.text = text
+        return self
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self.text,)
+
+
+class NegativeZero(int):
+    """`-0`, which Python's integers do not have."""
+
+    text = "-0"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class NotUtf8(ValueError):
+    """The bytes are no UTF-8."""
+
+
+def loads(data: bytes, *, max_depth: int = MAX_DEPTH, exact: bool = False) -> Any:
+    """Parse one JSON value. Raises ValueError with a reason a person can act on.
+
+    `exact`: numbers that a double would change are `Number`s.
+    """
     if deeper_than(data, max_depth):
         msg = f"nested deeper than {max_depth} levels"
         raise ValueError(msg)
@@ -29,9 +80,9 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         msg = f"not UTF-8 at byte {exc.start}"
-        raise ValueError(msg) from None
+        raise NotUtf8(msg) from None
     try:
-        value = _decode(text)
+        value = (_decode_exact if exact else _decode)(text)
     except RecursionError:
         msg = "nested too deep"
         raise ValueError(msg) from None
@@ -48,14 +99,24 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     return value
 
 
-def dumps(value: Any) -> bytes:
-    """Encode compactly as UTF-8. Raises ValueError for what JSON cannot say (NaN, lone surrogates)."""
-    return _encode(value).encode()
+def dumps(value: Any, *, exact: bool = False) -> bytes:
+    """Encode compactly as UTF-8. Raises ValueError for what JSON cannot say (NaN, lone surrogates).
+
+    A Decimal is written with its digits; a `Number` too if `exact`, which takes a look at each value.
+    """
+    text = _encode(_marked(value) if exact else value)
+    return (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
 
 
 def canonical(value: Any) -> bytes:
-    """Encode with the keys of every object sorted: the same bytes for the same value."""
-    return _encode(_ordered(value)).encode()
+    """Encode with the keys of every object sorted, digits as they are: the same bytes for the same value."""
+    return dumps(_ordered(value), exact=True)
+
+
+def compact(data: bytes) -> bytes:
+    """Return the text of a JSON value, which `loads` must have read, without blanks between its parts."""
+    data = data.removeprefix(_BOM)
+    return data if _BLANK.search(data) is None else b"".join(_TOKENS.findall(data))
 
 
 def quote(text: str) -> bytes:
@@ -67,6 +128,28 @@ def _ordered(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _ordered(value[key]) for key in sorted(value)}
     return [_ordered(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _marked(value: Any) -> Any:
+    """Return a value with every `Number` in it as a text that `dumps` makes a number of again."""
+    match value:
+        case Number() | NegativeZero():
+            return _MARK + value.text
+        case Mapping():
+            return {key: _marked(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_marked(each) for each in value]
+    return value
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, Decimal):
+        if value.is_finite():
+            return f"{_MARK}{value}"
+        msg = f"{value} is no JSON number"
+        raise ValueError(msg)
+    msg = f"{type(value).__name__} is not JSON serializable"
+    raise TypeError(msg)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -91,8 +174,20 @@ def _float(digits: str) -> float:
     return number
 
 
+def _exact(digits: str) -> float:
+    number = _float(digits)
+    return number if repr(number) == digits else Number(digits)
+
+
+def _exact_int(digits: str) -> int:
+    return NegativeZero() if digits == "-0" else int(digits)
+
+
 _decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float).decode
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode_exact = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_float=_exact, parse_int=_exact_int
+).decode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default).encode
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 
 

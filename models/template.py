@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, quote_plus, unquote
 
@@ -129,7 +130,10 @@ class JsonTemplate:
 
 
 def as_text(name: str, value: Any) -> str:
-    """Return a parameter as text. Raises InvalidRequest for null, arrays and objects."""
+    """Return a parameter as text: numbers as they were written, or else as plain decimals, never as `1e-05`.
+
+    Raises InvalidRequest for null, arrays and objects.
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
@@ -138,6 +142,8 @@ def as_text(name: str, value: Any) -> str:
         text = str(value)
     except ValueError:
         refuse(name, "has too many digits")
+    if isinstance(value, float) and "e" in text.lower():
+        text = f"{Decimal(text):f}"
     if not text.isascii() and not _encodable(text):
         refuse(name, "is no Unicode text")
     return text

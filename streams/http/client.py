@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import aiohttp
 from yarl import URL
 
-from models.documents import Body, text_codec
+from models.charset import text_codec
+from models.documents import Body
 from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
 from models.source import Limits, Retries, Sources
 from streams.files import share

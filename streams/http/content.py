@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import aiohttp
 from multidict import MultiMapping
 
-from models.documents import text_codec
+from models.charset import text_codec
 from models.errors import InvalidDocument, TooLarge, Unreachable
 
 ACCEPT_ENCODING = "gzip, deflate"

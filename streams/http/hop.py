@@ -50,7 +50,7 @@ def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str],
     if body is None:
         return headers, None
     text = isinstance(body, str)
-    data = body.encode() if text else strictjson.dumps(body)
+    data = body.encode() if text else strictjson.dumps(body, exact=True)
     if any(name.lower() == "content-type" for name in headers):
         return headers, data
     return {**headers, "Content-Type": "text/plain; charset=utf-8" if text else "application/json"}, data

@@ -44,12 +44,15 @@ window.trap = (...told) => window.trapped.push(told.join(" "));
 
 
 class Stand:
-    """The server with pages over `query`, and events of `tail`. `posted` is what was posted to it."""
+    """The server with pages over `query`, and events of `tail`. `posted` is what was posted to it,
+    and `written` its text.
+    """
 
     def __init__(self, query: FakeQuery | None = None) -> None:
         self.query = query or FakeQuery()
         self.tail = FakeTail()
         self.posted: list[tuple[str, dict[str, str], Any]] = []
+        self.written: list[str] = []
         self.answers: dict[str, tuple[int, Any]] = {}
         self._stack = AsyncExitStack()
         self.port = 0
@@ -70,7 +73,10 @@ class Stand:
 
     async def _post(self, request: web.Request) -> web.Response:
         self.posted.append((request.path_qs, dict(request.headers), await request.json()))
+        self.written.append(await request.text())
         status, value = self.answers.get(request.match_info["name"], (404, {"detail": "nothing here"}))
+        if isinstance(value, str):  # JSON, digit by digit
+            return web.Response(text=value, status=status, content_type="application/json")
         return web.json_response(value, status=status)
 
 

@@ -51,6 +51,22 @@ async def test_a_source_is_asked_with_its_parameters(tab, stand):
     assert [body for _, _, body in stand.posted] == [{"source": "quotes", "params": {"symbol": "ACME"}}]
 
 
+async def test_numbers_are_sent_and_shown_with_their_digits(tab, stand):
+    """JavaScript's doubles change neither what is sent nor what came back, nor what is copied."""
+    document = '{"id":9007199254740993,"price":10.10}'
+    stand.answers["requests"] = 200, f'{{"id":"made","outcome":"ok","document":{document}}}'
+    await tab.go("/send")
+    await tab.page.fill("input[name=url]", "https://api.example.com/")
+    await tab.page.click("summary:has-text('More')")
+    await tab.page.fill("textarea[name=body]", '{"id": 9007199254740993, "price": 10.10}')
+    await tab.page.fill("input[name=token]", TOKEN)
+    await tab.page.click("#send-button")
+    await expect(tab.page.locator("#answer")).to_contain_text("9007199254740993")
+    await expect(tab.page.locator("#answer")).to_contain_text("10.10")
+    assert [f'"body":{document}' in text for text in stand.written] == [True]
+    assert '"price": 10.10' in await tab.page.locator("#answer").get_attribute("data-json")
+
+
 async def test_what_is_wrong_with_a_request_is_told(tab, stand):
     """A field that is no JSON, a refused token, a refused request and no answer yet are each told in words."""
     await tab.go("/send")

@@ -1,4 +1,6 @@
 // A JSON value as a tree of text nodes: hostile strings stay text.
+import { Digits } from "./digits.js";
+
 const DEEP = 3; // levels that are open at first
 
 function leaf(kind, text) {
@@ -12,10 +14,11 @@ function leaf(kind, text) {
 export function tree(value, depth = 0, name = null) {
   const called = name === null ? [] : [leaf("name", JSON.stringify(name)), ": "];
   const list = Array.isArray(value);
-  const entries = value !== null && typeof value === "object" ? Object.entries(value) : [];
+  const exact = value instanceof Digits;
+  const entries = value !== null && typeof value === "object" && !exact ? Object.entries(value) : [];
   const made = document.createElement(entries.length ? "details" : "span");
   if (!entries.length) {
-    made.append(...called, leaf(typeof value === "string" ? "string" : "literal", JSON.stringify(value)));
+    made.append(...called, leaf(typeof value === "string" ? "string" : "literal", exact ? value.text : JSON.stringify(value)));
     return made;
   }
   made.open = depth < DEEP;

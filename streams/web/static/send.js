@@ -1,4 +1,5 @@
 // The form of one request: made into JSON, posted, and its answer shown.
+import { read, write } from "./digits.js";
 import { tree } from "./json.js";
 import { post, recall, trouble } from "./token.js";
 
@@ -24,7 +25,7 @@ function json(name) {
   const text = field(name).value.trim();
   if (!text) return undefined;
   try {
-    return JSON.parse(text);
+    return read(text);
   } catch (error) {
     throw new Error(`${name} is no JSON: ${error.message}`);
   }
@@ -58,7 +59,7 @@ function show(value) {
   made.className = "tree";
   made.append(tree(value));
   answer.append(made);
-  answer.dataset.json = JSON.stringify(value, null, 2);
+  answer.dataset.json = write(value, 2);
   document.dispatchEvent(new Event("answered"));
 }
 

@@ -1,4 +1,6 @@
 // The token: kept in this tab's session storage, sent as Authorization: Bearer, never in a cookie or an address.
+import { read, write } from "./digits.js";
+
 const NAME = "millrace-token";
 
 /** Fill a field with the token that was typed before. */
@@ -12,9 +14,9 @@ export async function post(path, value, field) {
   try { sessionStorage.setItem(NAME, token); } catch { /* for this once */ }
   const headers = { "Content-Type": "application/json", Accept: "application/json" };
   if (token) headers.Authorization = `Bearer ${token.replace(/[^\x21-\x7e]/g, "?")}`;
-  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(value) });
+  const response = await fetch(path, { method: "POST", headers, body: write(value) });
   const text = await response.text();
-  try { return { response, said: JSON.parse(text) }; } catch { return { response, said: { detail: text } }; }
+  try { return { response, said: read(text) }; } catch { return { response, said: { detail: text } }; }
 }
 
 /** What went wrong, in words. */

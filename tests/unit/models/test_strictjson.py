@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import sys
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -246,3 +248,36 @@ def test_canonical_writes_tuples_as_arrays_and_keeps_their_order():
 def test_quote_writes_one_json_string(text):
     """Any Unicode text becomes one JSON string that reads back as itself."""
     assert strictjson.loads(strictjson.quote(text)) == text
+
+
+EXACT = b'{"a":0.29999999999999998,"b":[1.10,1e5,-0,9007199254740993,1.5,-0.0],"c":{"d":1E-7}}'
+
+
+def test_digits_survive_where_they_are_asked_for():
+    """Read and written exactly, every number keeps its text; to arithmetic it is the double that it always was."""
+    value = strictjson.loads(EXACT, exact=True)
+    assert strictjson.dumps(value, exact=True) == EXACT
+    assert strictjson.canonical(value) == EXACT
+    assert value == strictjson.loads(EXACT)
+    assert value["a"] + 0 == 0.3
+    assert str(value["a"]) == "0.29999999999999998"
+    assert type(value["b"][4]) is float
+
+
+def test_numbers_with_digits_travel_between_processes():
+    """A pickled value has its digits again."""
+    value = pickle.loads(pickle.dumps(strictjson.loads(EXACT, exact=True)))
+    assert strictjson.dumps(value, exact=True) == EXACT
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_a_decimal_is_written_with_its_digits(number):
+    """Whatever its exponent, a Decimal is a JSON number that reads as the same."""
+    assert json.loads(strictjson.dumps([number]), parse_float=Decimal, parse_int=Decimal) == [number]
+
+
+def test_text_that_looks_like_our_own_stays_text():
+    """What marks a number inside is not to be guessed: no string becomes a number."""
+    assert strictjson.dumps(["number 0123456789abcdef 1.5", strictjson.Number("1.50")], exact=True) == (
+        b'["number 0123456789abcdef 1.5",1.50]'
+    )

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from models import strictjson
 from models.errors import InvalidRequest
 from models.template import HeaderTemplate, JsonTemplate, Template, UrlTemplate, as_text, encode_form
-from streams.http.hop import parse
+from streams.http.url import parse
 
 URL = "https://api.example:8443/v1/{a}/x/{a}.json?q={a}&last=1"
 
@@ -293,3 +294,24 @@ def test_a_form_takes_no_lone_surrogate():
     """What is no Unicode text is an invalid request in a form too."""
     with pytest.raises(InvalidRequest):
         encode_form({"a": Template("{x}")}, {"x": "\ud800"})
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("0.00001", "0.00001"), ("1e16", "10000000000000000"), ("1E-7", "0.0000001"), ("1.10", "1.10"),
+        ("-0.0", "-0.0"), ("-0", "-0"), ("9007199254740993", "9007199254740993"),
+        ("0.29999999999999998", "0.29999999999999998"),
+        ("1.5e3", "1500"), ("true", "true"), ("12e-1", "1.2"), ("1" + "0" * 30, "1" + "0" * 30),
+    ],
+)  # fmt: skip
+def test_numbers_stand_in_a_url_as_plain_decimals(written, sent):
+    """As they were written, and without an exponent, which many servers do not read."""
+    value = strictjson.loads(written.encode(), exact=True)
+    assert UrlTemplate("http://h/{n}?n={n}").expand({"n": value}) == f"http://h/{sent}?n={sent}"
+
+
+@pytest.mark.parametrize(("value", "sent"), [(1e-05, "0.00001"), (1e16, "10000000000000000"), (1e22, "1" + "0" * 22)])
+def test_numbers_of_python_stand_in_a_url_as_plain_decimals(value, sent):
+    """The same for a number that never was JSON: a default of sources.toml."""
+    assert UrlTemplate("http://h/{n}").expand({"n": value}) == f"http://h/{sent}"

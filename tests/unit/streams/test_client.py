@@ -17,8 +17,10 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from agents.known import entry_key
 from models.documents import Body
 from models.errors import Denied, InvalidDocument, InvalidRequest, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.request import parse
 from models.source import Retries
 from streams.http.client import MAX_REDIRECTS, Client
 from streams.http.failures import translate
@@ -738,3 +740,14 @@ def test_no_error_quotes_the_url_it_is_about():
     ]
     said = [json.dumps(translate(exc, WHERE).describe()) for exc in quoting]
     assert [text for text in said if "secret" in text or "hunter2" in text] == []
+
+
+async def test_a_body_is_sent_with_the_digits_it_was_asked_with(client, upstream):
+    """From a request's JSON to the wire, no number is rounded; requests that differ in digits are kept apart."""
+    text = b'{"id":9007199254740993,"price":10.10,"exact":0.29999999999999998,"zero":-0,"big":1E+30}'
+    url = str(upstream.url)
+    _, request = parse(b'{"url":"%b","method":"POST","body":%b}' % (url.encode(), text))
+    await client.fetch("POST", url, {}, request.body)
+    assert upstream.seen[-1].body == text
+    _, other = parse(b'{"url":"%b","method":"POST","body":%b}' % (url.encode(), text.replace(b"10.10", b"10.1")))
+    assert entry_key(request) != entry_key(other)

@@ -20,7 +20,7 @@ class Sender:
     """What stands in for the topic."""
 
     def __init__(self):
-        self.sent, self.fault = [], None
+        self.sent, self.values, self.fault = [], [], None
 
     async def partition_for(self, _topic, key):
         return 3 if key is None else len(key)
@@ -28,6 +28,7 @@ class Sender:
     async def send(self, topic, partition, key, value, headers):
         if self.fault is not None:
             raise self.fault
+        self.values.append(value)
         self.sent.append((topic, partition, key, json.loads(value), headers))
         return 41 + len(self.sent)
 
@@ -65,6 +66,13 @@ async def test_it_goes_on_the_topic(fleet):
     _, told, _ = await fleet.post("/api/requests?key=k", URL)
     assert fleet.sender.sent[1][:4] == ("requests", 1, b"k", {"id": told["id"], **URL})
     assert len(told["id"]) == 32
+
+
+async def test_digits_go_on_the_topic_as_they_came(fleet):
+    """A body without an id gets one, and not one other byte changes: no number is rounded."""
+    body = b' {"url":"http://a.example/","method":"POST","body":{"id":9007199254740993,"price":10.10}} '
+    _, told, _ = await fleet.post("/api/requests", body)
+    assert fleet.sender.values == [b'{"id":"%b",' % told["id"].encode() + body.lstrip()[1:]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""What an HTML page says of itself: its charset as the HTML standard sniffs it, its title and no other."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from models import documents
+from models.documents import Body
+from models.page import SNIFFED_BYTES, TITLE_SEARCH_BYTES, charset_of, title_of
+
+RUSSIAN = "\u041f\u0440\u0438\u0432\u0435\u0442"
+
+
+@pytest.mark.parametrize(
+    ("start", "codec"),
+    [
+        (b'<meta charset="windows-1251">', "cp1251"),
+        (b"<META CHARSET = koi8-r >", "koi8-r"),
+        (b"<meta/charset=utf-8/>", "utf-8"),
+        (b'<html lang="a>b"><meta charset=windows-1251>', "cp1251"),
+        (b'<meta http-equiv="Content-Type" content="text/html; charset=windows-1251">', "cp1251"),
+        (b"<meta content='text/html; charset = \"koi8-r\"' http-equiv=content-type>", "koi8-r"),
+        (b'<meta content="text/html; charset=windows-1251">', None),
+        (b'<meta name=x content="charset=windows-1251"><meta charset=koi8-r>', "koi8-r"),
+        (b"<meta charset=no-such><meta charset=koi8-r>", "koi8-r"),
+        (b"<!-- <meta charset=koi8-r> --><meta charset=windows-1251>", "cp1251"),
+        (b"<!--><meta charset=koi8-r>", "koi8-r"),
+        (b"<!-- <meta charset=koi8-r>", None),
+        (b'<a title="<meta charset=koi8-r>"><meta charset=windows-1251>', "cp1251"),
+        (b"<!doctype html><?x?></x><meta charset=koi8-r>", "koi8-r"),
+        (b"<metadata charset=koi8-r>", None),
+        (b"<meta charset=utf-16>", "utf-8"),
+        (b"<meta charset=latin1>", "cp1252"),
+        (b"<meta charset=iso-8859-1>\x81", "iso8859-1"),
+        (b"<meta charset=gb2312>", "gb18030"),
+        (b"<meta charset=shift_jis>", "cp932"),
+        (b'<?xml version="1.0" encoding="windows-1251"?>', "cp1251"),
+        (b"\xef\xbb\xbf<meta charset=koi8-r>", "utf-8-sig"),
+        (b" " * SNIFFED_BYTES + b"<meta charset=koi8-r>", None),
+        (b"<" * 3_000, None),
+        (b"", None),
+    ],
+)
+def test_a_page_names_its_own_charset(start, codec):
+    """The first bytes are read as the standard's prescan reads them."""
+    assert charset_of(start, None) == codec
+
+
+def test_a_byte_order_mark_counts_most_and_the_header_before_the_page():
+    """BOM, then Content-Type, then meta; a header that names nothing that is read leaves it open."""
+    assert charset_of(b"\xff\xfe<\0", "utf-8") == "utf-16"
+    assert charset_of(b"<meta charset=koi8-r>", "windows-1251") == "cp1251"
+    assert charset_of(b"<meta charset=koi8-r>", "no-such") is None
+
+
+@pytest.mark.parametrize("schema", ["page", "text"])
+def test_a_page_whose_charset_only_a_meta_tag_names_is_read(schema):
+    """Title and text come out as they were written."""
+    text = f"<meta charset=windows-1251><title>{RUSSIAN}</title>"
+    value = documents.load(schema, Body(text.encode("cp1251"), "text/html")).value
+    assert value == text if schema == "text" else value["title"] == RUSSIAN
+
+
+def test_latin_1_of_the_web_is_windows_1252():
+    """What a page calls ISO-8859-1 may hold the quotes and dashes of Windows, and bytes that are neither."""
+    assert documents.load("text", Body(b"\x93a\x94", "text/html", "ISO-8859-1")).value == "\u201ca\u201d"
+    assert documents.load("text", Body(b"\x81\xe4", "text/html", "ISO-8859-1")).value == "\x81\u00e4"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "<!-- <title>no</title> -->",
+        "<!--><!-- <title>no</title> --!>",
+        "<script>var x = '<title>no</title>'</script>",
+        "<SCRIPT type='a>b'><title>no</title></SCRIPT >",
+        "<style><title>no</title></style>",
+        "<textarea><title>no</title></textarea>",
+        "<svg><title>no</title></svg>",
+        "<svg><g><svg><title>no</title></svg><title>no</title></g></svg>",
+        "<svg/><svg viewBox='0 0 1 1' />",
+        "<template><title>no</title></template>",
+        "<math><title>no</title></math>",
+        "<noframes><title>no</title></noframes>",
+        "<titles>no</titles>",
+        "</title></svg>",
+    ],
+)
+def test_the_title_is_the_page_s_own(before):
+    """A title in a comment, a script or a picture is not the page's."""
+    assert title_of(f"<html>{before}<title lang='a>b'>yes</title>".encode(), None) == "yes"
+
+
+def test_markup_in_a_title_is_text():
+    """A title holds no elements (HTML, section 4.2.2): what looks like one is part of it."""
+    assert title_of(b"<title>a <b>c</b></title>", None) == "a <b>c</b>"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["<script>", "<!--", "<title>", "<title ", "<title '", "<svg>", "</svg>", "<style>x</style", "<title a='"],
+)
+def test_a_hostile_page_takes_no_time(hostile):
+    """Whatever is repeated, each part is looked at once: some milliseconds for all that is searched."""
+    content = (hostile * TITLE_SEARCH_BYTES).encode()
+    began = time.process_time()
+    assert title_of(content, None) in (None, "")
+    charset_of(content, None)
+    assert time.process_time() - began < 0.2
