@@ -15,7 +15,8 @@ reading     reads a result record for the tables
 rows        what a row of each table means, and how partial rows make a whole one
 glimpse     the fields of a stored answer that a search asks for, without the rest
 glance      one result as the pages that watch show it
-places      how many requests may be begun, and how much work on checks
+places      which requests are begun, which wait for their host, and which are refused
+line        the requests that wait for one host, and whether it keeps up
 letters     what goes with a dead letter and a result beside their JSON: headers
 account     what was answered: by outcome and cache state, and how long it took
 metrics     the catalogue of metrics, and its page of documentation

@@ -1,7 +1,8 @@
 """The agent: requests → results, and dead letters for what was not `ok`.
 
 A batch is one turn: what the cache knows is answered on the spot, without a coroutine, future or task; what it does
-not know becomes a task. The client lets `max_in_flight` of them fetch; the others wait for their host or their turn.
+not know becomes a task as soon as there is a place, and what comes behind it does not wait for that. The client lets
+`max_in_flight` of them fetch; the others wait for their host or their turn.
 An offset is finished when Kafka has acknowledged its result, and for a request that failed, its dead letter before
 that.
 """
@@ -31,14 +32,15 @@ from agents.letters import (
     shrink_dead_letter,
     shrink_result,
 )
-from agents.places import Places
-from models.errors import AnswerError, InternalError
+from agents.places import Leave, Places, Waiting
+from models.errors import AnswerError, InternalError, Overloaded, TimedOut
 from models.result import Answer, encode_answer, splice
 from models.source import Sources
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 from streams.kafka.parcel import Headers, Parcel
 from streams.kafka.publisher import Publisher
+from streams.pool.admission import Admission
 from streams.settings import Settings
 from streams.telemetry import logs
 
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
     from agents.traced import RequestSpans
 
 logger = logging.getLogger(__name__)
+
+TURN = 50
+"""Requests that the cache does not know after which other tasks get their turn: some 5 ms."""
 
 _UNTRACED: AbstractContextManager[None] = nullcontext()
 
@@ -61,7 +66,7 @@ class Answerer:
         enricher: Enricher,
         publisher: Publisher,
         sources: Sources | None = None,
-        places: Places | None = None,
+        admission: Admission | None = None,
         *,
         spans: RequestSpans | None = None,
     ) -> None:
@@ -72,7 +77,8 @@ class Answerer:
         self._publisher = publisher
         self._book = Book(sources)
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
-        self._places = places or Places()
+        hosts = sources.hosts if sources is not None else None
+        self.places = Places(settings, self._begin, self._overload, admission=admission, hosts=hosts)
         self.account = Account()
         self._spans = spans
 
@@ -87,6 +93,7 @@ class Answerer:
     async def _take(self, batch: RecordBatch, hits: list[float]) -> None:
         lease = batch.lease
         now = time.time()
+        missed = 0
         for record in batch.records:
             if self._publisher.congested:
                 await self._publisher.pace()
@@ -115,35 +122,55 @@ class Answerer:
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
                 self._refuse(record, lease, batch.received_at, blame(exc, record))
                 continue
-            await self._start(record, lease, batch.received_at, request_id, known)
-            now = time.time()
+            self._start(Waiting(record, lease, batch.received_at, request_id, known))
+            missed += 1
+            if missed % TURN == 0:
+                await asyncio.sleep(0)
+                now = time.time()
         await self._publisher.pace()
 
-    async def _start(
-        self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
-    ) -> None:
-        """Begin what the cache does not know as soon as there is a place; unbegin it if the lease ends first."""
-        leave = await self._places.take(known)
-        self.account.queued.add(time.monotonic() - received_at)
-        if not lease.taking:
-            leave()
-            lease.unbegin()
-            return
-        task = asyncio.create_task(self._enrich(record, lease, received_at, request_id, known))
-        lease.work.add(task)
-        task.add_done_callback(
-            partial(self._ended, lease, leave)
-        )  # also of a task that was cancelled before its first step
+    def _start(self, item: Waiting) -> None:
+        """Begin what the cache does not know, or have it wait, or refuse it."""
+        try:
+            assert item.known is not None
+            refusal = self._enricher.refusal(item.known)
+            if refusal is None:
+                self.places.enter(item)
+            else:
+                self._overload(item, refusal)
+        except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
+            self._refuse(item.record, item.lease, item.received_at, blame(exc, item.record))
 
-    def _ended(self, lease: Lease, leave: Callable[[], None], task: asyncio.Task[None]) -> None:
-        leave()
+    def _begin(self, item: Waiting, leave: Leave) -> None:
+        self.account.queued.add(time.monotonic() - item.received_at)
+        task = asyncio.create_task(self._enrich(item))
+        item.lease.work.add(task)
+        task.add_done_callback(partial(self._ended, item.lease, leave))  # also of one cancelled before its first step
+
+    def _ended(self, lease: Lease, leave: Leave, task: asyncio.Task[bool]) -> None:
         lease.work.discard(task)
+        leave(not task.cancelled() and task.result())
 
-    async def _enrich(
-        self, record: RequestRecord, lease: Lease, received_at: float, request_id: bytes, known: Known
-    ) -> None:
+    def _overload(self, item: Waiting, error: AnswerError) -> None:
+        """Answer what is not begun. Nothing of it is kept: the next request may find room."""
+        record, lease = item.record, item.lease
+        known = item.known or self._book.read(record.value)[1]
+        shared = encode_answer(known.request, Answer.failed(error))
+        cache = b"bypass" if known.key is None or known.max_age == 0 else b"miss"
+        elapsed = time.monotonic() - item.received_at
+        value = splice(item.request_id, shared, cache, None, elapsed)
+        trace = None
+        if self._spans is not None and record.headers:
+            trace = self._spans.answered(record, item.request_id, elapsed, error.outcome, cache.decode())
+        self._deliver(record, lease, item.request_id, value, error, known=known, trace=trace)
+        self.account.add(error.outcome, cache.decode(), elapsed)
+
+    async def _enrich(self, item: Waiting) -> bool:
+        """Answer a request; returns whether its host is one that answers."""
+        record, lease, received_at, request_id, known, *_ = item
         logs.request_id.set(request_id[1:-1].decode())
         try:
+            known = known or self._book.read(record.value)[1]
             with _UNTRACED if self._spans is None else self._spans.request(record, request_id) as span:
                 enriched = await self._enricher.answer(known, sent_along(record, known.request))
                 outcome, cache = enriched.outcome, enriched.cache.decode()
@@ -157,6 +184,8 @@ class Answerer:
             self.account.add(outcome, cache, elapsed)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._refuse(record, lease, received_at, blame(exc, record))
+            return False
+        return outcome not in (TimedOut.outcome, Overloaded.outcome)
 
     def _refuse(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
         """Answer what is no request."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from agents.answer import Answerer
 from agents.ask import Asker
 from agents.enrich import Enricher
-from agents.places import Places
 from models.source import CachePolicy, Sources
 from streams.app import App, settle_memory
 from streams.cache.front import Cache
@@ -70,9 +69,8 @@ class Answering:
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         enricher = self.enricher = await self._open_enricher(stack)
         assert self.pool is not None
-        places = Places(self.pool.admission)
         spans = None if tracer is None else self._trace(tracer)
-        self.answerer = Answerer(settings, enricher, self.publisher, self.sources, places, spans=spans)
+        self.answerer = Answerer(settings, enricher, self.publisher, self.sources, self.pool.admission, spans=spans)
         settle_memory()
 
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:

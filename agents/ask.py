@@ -7,8 +7,9 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from agents.known import Known
+from agents.line import authority
 from models import documents
-from models.errors import InvalidDocument
+from models.errors import AnswerError, InvalidDocument
 from models.latency import Histogram
 from models.result import Answer
 from streams.functions import Caller
@@ -73,6 +74,15 @@ class Asker:
             fetched_at=fetched_at,
         )
         return Asked(answer, response.headers, response.attempts, fetched_at)
+
+    def refusal(self, known: Known) -> AnswerError | None:
+        """Return why nothing is sent for this request now, if that is known before it is begun."""
+        source, url = known.source, known.request.url
+        if source is not None and source.call is not None:
+            host = self._caller.hosts.get(source.name)
+        else:
+            host = None if url is None else self._client.hosts.get(authority(url))
+        return None if host is None else host.refusal()
 
     def _fetch(
         self, known: Known, extra: Headers, deadline: float, validators: Headers

@@ -82,6 +82,11 @@ class Enricher:
             return entry
         return self._ending(known, entry, now) if now < entry.fresh_until else None
 
+    def refusal(self, known: Known) -> AnswerError | None:
+        """Return why asking for this would be refused at once, unless something that is kept may be its answer."""
+        refusal = self._asker.refusal(known)
+        return None if refusal is None or self._cache.lower or self._held(known) is not None else refusal
+
     async def answer(self, known: Known, extra: Mapping[str, str]) -> Enriched:
         """Answer a request that `peek` cannot, with `extra` headers if it is sent. Never raises: every end is one."""
         seconds = known.request.timeout or self._timeout

@@ -48,11 +48,14 @@ class Secret(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a host or source bears: requests in flight, and requests a second (None: any) in bursts of `burst`."""
+    """What a host or source bears: requests in flight, requests a second (None: any) in bursts of `burst`, and how many
+    more may wait for it (None: as many as the worker's settings say).
+    """
 
     concurrency: int = DEFAULT_CONCURRENCY
     rate: float | None = None
     burst: int = 1
+    waiting: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

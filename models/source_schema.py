@@ -146,6 +146,7 @@ class LimitsSchema(StrictSchema):
     concurrency = _number(1, whole=True)
     rate = _Rate(validate=validate.Range(0, min_inclusive=False))
     burst = _number(1, whole=True)
+    waiting = _number(1, whole=True)
 
     @post_load
     def _limits(self, data: dict[str, Any], **_: Any) -> Limits:

@@ -11,6 +11,7 @@ sources    sources.toml, read with every problem told by its line
 toml_lines where in a TOML text each key stands
 secrets    the secrets that sources name
 tls        connections secured by files that may be replaced
+shares     room that many share, of which none can take all
 tasks      how a task is ended
 functions  sources that are a plugin's functions, called in threads
 app        the Faust app: opens and closes what the agents need, in order

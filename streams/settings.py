@@ -28,6 +28,8 @@ ANYWHERE = frozenset({"0.0.0.0", "::", EVERYWHERE})  # noqa: S104  what is recog
 """Addresses that, bound, are all of a machine's, and the name of none."""
 DEFAULT_MAX_IN_FLIGHT = 256
 """Fetches that one worker has under way at once."""
+DEFAULT_MAX_WAITING_PER_HOST = 1_000
+"""Requests that wait for one host: as many as one that takes a second answers before the usual deadline, 32 at once."""
 DEFAULT_TIMEOUT = 30.0
 """Seconds for a request that names no `timeout`: everything from taking it to its answer."""
 DEFAULT_MAX_BYTES = 8 * MIB
@@ -131,6 +133,9 @@ class Settings:
     """Tiers of the cache in order, with spaces between them: `memory://`, `file:///folder`, `memcached://host:port`."""
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
     """Fetches that one worker has under way at once."""
+    max_waiting_per_host: int = DEFAULT_MAX_WAITING_PER_HOST
+    """Requests that may wait for one host or source that does not answer as fast as they come; beyond them they are
+    refused as `overloaded`. Those of a host that keeps up stay in Kafka. A source's `limits.waiting` goes before it."""
     timeout: float = DEFAULT_TIMEOUT
     """Seconds for a request that names no `timeout`: everything from taking it to its answer."""
     max_bytes: int = DEFAULT_MAX_BYTES
@@ -307,6 +312,9 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         sources=env.str("MILLRACE_SOURCES", "", validate=values.file),
         cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=values.validator(parse_tiers)),
         max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
+        max_waiting_per_host=env.int(
+            "MILLRACE_MAX_WAITING_PER_HOST", DEFAULT_MAX_WAITING_PER_HOST, validate=validate.Range(min=1)
+        ),
         timeout=env.float("MILLRACE_TIMEOUT", DEFAULT_TIMEOUT, validate=positive),
         max_bytes=values.read_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
         max_pending_bytes=values.read_bytes(env, "MILLRACE_MAX_PENDING_BYTES", DEFAULT_MAX_PENDING_BYTES),

@@ -123,6 +123,10 @@ class Host:
                 gate.leave()
             raise
 
+    def refusal(self) -> Overloaded | None:
+        """Return why nothing is sent to it now, None if something may be."""
+        return None if self.breaker.would_admit() else self._refusal()
+
     def _refusal(self) -> Overloaded:
         return Overloaded(f"{self.name} fails too often: nothing is sent to it for {self.breaker.opens_in():.1f} s")
 

@@ -54,9 +54,9 @@ class Lease:
     """
 
     __slots__ = (
-        "_count", "_delivered", "_drained", "_large", "_last", "_memo", "_metadata", "_unfinished", "alive", "begun",
-        "bytes", "committed", "draining", "end", "finished", "group", "partition", "point", "position", "recalled",
-        "resumed", "topic", "unremembered", "untrusted", "work",
+        "_count", "_delivered", "_drained", "_large", "_last", "_memo", "_metadata", "_unfinished", "_waiting", "alive",
+        "begun", "bytes", "committed", "draining", "end", "finished", "group", "partition", "point", "position",
+        "recalled", "resumed", "topic", "unremembered", "untrusted", "work",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +82,7 @@ class Lease:
         self._delivered: deque[tuple[int, int, int]] = deque()
         self._count = 0
         self._large: dict[int, int] = {}
+        self._waiting: set[int] = set()
         self._unfinished: set[int] = set()
         self._drained: asyncio.Event | None = None
         self.point = position
@@ -192,11 +193,22 @@ class Lease:
             if self._drained is not None and self.under_way <= 0:
                 self._drained.set()
 
-    def unbegin(self) -> None:
-        """Take back one `begun`: the work was not started after all."""
+    def wait(self, offset: int) -> None:
+        """Take back one `begun`: the work on the record at `offset` has to wait, which no drain is to wait for."""
+        self._waiting.add(offset)
         self.begun -= 1
         if self._drained is not None and self.under_way <= 0:
             self._drained.set()
+
+    def resume(self, offset: int) -> None:
+        """Begin what had to wait."""
+        self._waiting.discard(offset)
+        self.begun += 1
+
+    @property
+    def point_waits(self) -> bool:
+        """Whether the record at the commit point has to wait, so that no fault keeps it from being finished."""
+        return bool(self._waiting) and self.point in self._waiting
 
     def commit_point(self) -> CommitPoint | None:
         """Return what may be committed now; None as long as no position is known."""
@@ -234,6 +246,7 @@ class Lease:
         self._unfinished.clear()
         self._delivered.clear()
         self._large.clear()
+        self._waiting.clear()
         self.bytes = 0
         if self._drained is not None:
             self._drained.set()

@@ -107,7 +107,8 @@ class Consumer(driver.Consumer):
         """Return how far each partition is, for the watchdog."""
         return [
             Standing(f"{tp.topic}-{tp.partition}", lease, lease.point,
-                     None if lease.committed is None else lease.committed.offset, lease.finished, lease.ahead)
+                     None if lease.committed is None else lease.committed.offset, lease.finished, lease.ahead,
+                     lease.point_waits)
             for tp, lease in self.leases.items() if lease.alive
         ]  # fmt: skip
 

@@ -39,7 +39,8 @@ class Standing(NamedTuple):
     """How far one partition is: `point` may be committed, `committed` is, `finished` counts what was finished so far,
     `ahead` what of it lies beyond the point, as far as known.
 
-    `hold` is the same object as long as the partition is held without a break.
+    `hold` is the same object as long as the partition is held without a break; `waits`: what is at the point was not
+    begun yet, because its host is busy.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Standing(NamedTuple):
     committed: int | None
     finished: int
     ahead: int = 0
+    waits: bool = False
 
 
 class _Watched:
@@ -59,7 +61,9 @@ class _Watched:
         self.unfinished: float | None = None
 
     def look(self, now: Standing, at: float, *, held_up: bool) -> None:
-        """Compare with the last look; as long as Kafka takes no results, no time passes for what waits for it."""
+        """Compare with the last look; as long as Kafka takes no results, or what is at the point waits for its turn,
+        no time passes.
+        """
         before, self.last = self.last, now
         if now.point is None or now.point == now.committed:
             self.uncommitted = None
@@ -132,7 +136,7 @@ class Watchdog:
         self._watched = {each.name: self._same(each) for each in found}
         held_up = self._held_up()
         for each in found:
-            self._watched[each.name].look(each, now, held_up=held_up)
+            self._watched[each.name].look(each, now, held_up=held_up or each.waits)
         if found and now - self._heard() >= THREAD_DEADLINE:
             self._bite(f"the consumer's thread has not answered for {now - self._heard():.0f} s")
             return

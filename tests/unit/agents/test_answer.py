@@ -12,7 +12,7 @@ from aiokafka import ConsumerRecord
 from agents import places
 from agents.answer import Answerer
 from agents.enriched import Enriched
-from models.errors import InternalError, UpstreamError
+from models.errors import InternalError, Overloaded, UpstreamError
 from models.letter import DLQ
 from models.request import Request
 from models.result import CACHE_STATES, Answer, ResultSchema, encode_answer, read_result
@@ -77,6 +77,11 @@ class FakeEnricher:
         self.running = 0
         self.peeks = 0
         self.peek_fault = None
+        self.refused = None
+        self.methods = []
+
+    def refusal(self, _):
+        return self.refused
 
     def peek(self, *_):
         self.peeks += 1
@@ -86,6 +91,7 @@ class FakeEnricher:
 
     async def answer(self, known, trace):
         self.traces.append(trace)
+        self.methods.append(known.request.method)
         self.running += 1
         try:
             if self.gate is not None:
@@ -117,7 +123,7 @@ async def answerer(enricher, publisher):
 @pytest.fixture
 async def narrow(enricher, publisher, monkeypatch):
     """An answerer with room for two requests beyond the cache."""
-    monkeypatch.setattr(places, "MAX_UNDER_WAY", 2)
+    monkeypatch.setattr(places, "MAX_UNDER_WAY", 4)  # half of it for one host
     return Answerer(Settings(), enricher, publisher)
 
 
@@ -339,14 +345,13 @@ async def test_a_bug_becomes_an_internal_error(answerer, enricher, publisher, ca
 
 
 async def test_no_more_than_there_is_room_for_is_under_way(narrow, enricher, publisher):
-    """With every place taken, take waits, and goes on as soon as one is free."""
+    """With every place taken the rest waits, without holding up what comes behind, and is begun as places come free."""
     enricher.gate = asyncio.Event()
     batch = batch_of(*(record(offset) for offset in range(5)))
-    taking = asyncio.create_task(narrow.take(batch))
+    await narrow.take(batch)
     await settle()
-    assert (enricher.running, taking.done()) == (2, False)
+    assert (enricher.running, batch.lease.under_way) == (2, 2)
     enricher.gate.set()
-    await asyncio.wait_for(taking, PATIENCE)
     await publisher.until(5)
     assert sorted(result["id"] for result in publisher.results()) == [f"requests-3-{offset}" for offset in range(5)]
 
@@ -360,16 +365,15 @@ async def test_places_are_given_back_however_a_request_ends(narrow, enricher, pu
 
 
 async def test_a_draining_lease_takes_nothing_more(narrow, enricher, publisher):
-    """Draining in the middle of a batch starts no more work: what was begun is finished, the rest is left alone."""
+    """Draining starts no more of what waits: what was begun is finished, the rest is left alone."""
     enricher.gate = asyncio.Event()
     batch = batch_of(*(record(offset) for offset in range(5)))
-    taking = asyncio.create_task(narrow.take(batch))
+    await narrow.take(batch)
     await settle()
     draining = asyncio.create_task(batch.lease.drain(PATIENCE))
     await settle()
     assert not draining.done()
     enricher.gate.set()
-    await asyncio.wait_for(taking, PATIENCE)
     await publisher.until(2)
     publisher.acknowledge(0)
     publisher.acknowledge(1)
@@ -394,16 +398,54 @@ async def test_a_revoked_lease_s_work_is_cancelled_and_its_places_given_back(nar
     """What was under way for a lease that is gone is ended, unanswered, and makes room for the next owner's work."""
     enricher.gate = asyncio.Event()
     batch = batch_of(*(record(offset) for offset in range(5)))
-    taking = asyncio.create_task(narrow.take(batch))
+    await narrow.take(batch)
     await settle()
     assert enricher.running == 2
     batch.lease.revoke()
-    await asyncio.wait_for(taking, PATIENCE)
     await settle()
-    assert (enricher.running, publisher.parcels) == (0, [])
+    assert (enricher.running, publisher.parcels, narrow.places.figures()) == (0, [], {"begun": 0, "waiting": 0})
     enricher.gate = None
     await asyncio.wait_for(narrow.take(batch_of(*(record(offset) for offset in range(5)))), PATIENCE)
     await publisher.until(5)
+
+
+async def test_hits_pass_what_waits_for_a_place(narrow, enricher, publisher):
+    """With every place taken by a host that hangs, what the cache knows is answered in the same turn."""
+    enricher.gate = asyncio.Event()
+    await narrow.take(batch_of(*(record(offset) for offset in range(50))))
+    enricher.entry = kept()
+    later = batch_of(record(50))
+    await asyncio.wait_for(narrow.take(later), PATIENCE)
+    assert [result["cache"] for result in publisher.results()] == ["hit"]
+    assert narrow.places.figures() == {"begun": 2, "waiting": 48}
+    later.lease.revoke()
+
+
+async def test_what_would_be_refused_is_not_begun(answerer, enricher, publisher):
+    """A host whose breaker is open costs no task: dead letter and result say so at once, and nothing is kept."""
+    enricher.refused = Overloaded("example.org fails too often")
+    batch = batch_of(record(7), record(8, b'{"url":"http://example.org/","max_age":0}'))
+    await answerer.take(batch)
+    assert (publisher.topics(), enricher.traces, batch.lease.work) == (["dead-letters"] * 2, [], set())
+    publisher.acknowledge(0)
+    publisher.acknowledge(1)
+    found = [(result["outcome"], result["cache"], result["error"]["message"]) for result in publisher.results()]
+    assert found == [("overloaded", cache, "example.org fails too often") for cache in ("miss", "bypass")]
+    assert answerer.account.figures()["outcomes"] == {"overloaded": 2}
+    publisher.acknowledge(2)
+    publisher.acknowledge(3)
+    assert (batch.lease.unfinished, batch.lease.under_way) == (0, 0)
+
+
+async def test_a_large_request_is_not_kept_parsed_while_it_waits(narrow, enricher, publisher):
+    """What waits is held as it came; when its turn comes it is read again, and answered as itself."""
+    enricher.gate = asyncio.Event()
+    value = json.dumps({"url": "http://example.org/", "method": "POST", "body": "x" * 5_000}).encode()
+    await narrow.take(batch_of(*(record(offset, value) for offset in range(4))))
+    assert [item.known for queue in narrow.places._crowded.values() for item in queue] == [None, None]
+    enricher.gate.set()
+    await publisher.until(4)
+    assert enricher.methods == ["POST"] * 4
 
 
 async def test_a_batch_ends_by_keeping_pace_with_kafka(answerer, enricher, publisher):

@@ -1,71 +1,196 @@
-"""Places: what is begun is bounded, by number and by the work that checks bring."""
+"""Places: what is begun is bounded, by host, number, bytes and the work of checks; nothing that comes behind waits."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
+from aiokafka import ConsumerRecord
 
 from agents import places as module
 from agents.known import know
-from agents.places import Places
+from agents.places import REFUSED_TOGETHER, Places, Waiting, weight_of
 from models.checks import Call
 from models.request import Request
+from models.source import Limits
+from streams.kafka.lease import Lease
 from streams.pool.admission import ADMITTED, Admission
 from streams.pool.costs import UNSEEN, Costs
+from streams.settings import Settings
 
-PLAIN = know(Request(url="http://example.org/"))
-CHECKED = know(Request(url="http://example.org/", checks=(Call("is_prime"), Call("sha256"))))
+CHECKS = (Call("is_prime"), Call("sha256"))
 FIT = int(ADMITTED / (2 * UNSEEN))
 """Requests with two unseen checks that one process admits."""
 
 
+class Desk:
+    """Places, what they have begun and refused, and a clock."""
+
+    def __init__(self, **settings):
+        self.now = 100.0
+        self.begun = []
+        self.refused = []
+        self.admission = Admission(Costs(), processes=1)
+        self.places = Places(Settings(**settings), lambda item, leave: self.begun.append((item, leave)),
+                             lambda item, error: self.refused.append((item, str(error))),
+                             admission=self.admission, hosts={"narrow": Limits(concurrency=1, waiting=2)},
+                             clock=lambda: self.now)  # fmt: skip
+        self.lease = Lease("g", "t", 0, position=0)
+
+    def enter(self, host, count=1, *, checks=(), value=b"", body=None):
+        """Let requests for a host in."""
+        for _ in range(count):
+            offset = self.lease.position
+            record = ConsumerRecord("t", 0, offset, 5, 0, None, value, None, 0, len(value), ())
+            self.lease.deliver([record], offset + 1)
+            self.lease.begun += 1
+            known = know(Request(url=f"http://{host}/", checks=checks, body=body, method="POST" if body else "GET"))
+            self.places.enter(Waiting(record, self.lease, self.now, b'"id"', known))
+
+    def leave(self, count=1, *, answered=True):
+        """The first ones are done."""
+        for _ in range(count):
+            item, leave = self.begun.pop(0)
+            self.lease.finish(item.record.offset)
+            leave(answered)
+
+    def hosts(self):
+        return [item.record.offset for item, _ in self.begun]
+
+
 @pytest.fixture
-def admission():
-    return Admission(Costs(), processes=1)
+async def desk():
+    return Desk(max_waiting_per_host=1_000)
 
 
-async def waits(taking):
-    """Whether somebody still waits after all that can happen has."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-    return not taking.done()
+async def test_a_host_that_hangs_leaves_room_for_all_others(desk):
+    """20,000 requests for one host: what fits its line is begun, and a thousand for others are begun at once."""
+    desk.enter("hangs", 20_000)
+    assert len(desk.begun) == 1_032
+    desk.enter("other", 1_000)
+    assert len(desk.begun) == 2_032
+    assert desk.places.figures() == {"begun": 2_032, "waiting": 18_968}
 
 
-async def test_so_many_are_begun_and_no_more(monkeypatch):
-    """The next one waits until a place is given back."""
-    monkeypatch.setattr(module, "MAX_UNDER_WAY", 2)
-    places = Places()
-    leave, _ = await places.take(PLAIN), await places.take(CHECKED)
-    third = asyncio.ensure_future(places.take(PLAIN))
-    assert await waits(third)
-    leave()
-    assert not await waits(third)
+async def test_what_waits_for_a_host_that_answers_nothing_is_refused(desk):
+    """After a second of silence what is beyond the line is refused, the last first and a few a turn; then at once."""
+    desk.enter("hangs", 1_232)
+    assert desk.refused == []
+    desk.now += 1.0
+    async with asyncio.timeout(5):
+        while len(desk.refused) < 200:
+            before = len(desk.refused)
+            await asyncio.sleep(0.01)
+            assert len(desk.refused) - before <= 2 * REFUSED_TOGETHER
+    assert [item.record.offset for item, _ in desk.refused] == list(range(1_231, 1_031, -1))
+    assert desk.places.figures() == {"begun": 1_032, "waiting": 0}
+    desk.enter("hangs", 2)
+    assert len(desk.refused) == 202
+    assert "hangs has 1032 requests to answer and none was answered for 1 s" in desk.refused[-1][1]
+    assert "MILLRACE_MAX_WAITING_PER_HOST" in desk.refused[-1][1]
+    desk.leave(600, answered=False)
+    desk.enter("hangs", 601)
+    assert len(desk.refused) == 202, "half of its line was empty: it has a second again"
 
 
-async def test_checks_are_begun_for_seconds_of_work(admission):
-    """Requests with checks wait once enough work was promised; those without pass them."""
-    places = Places(admission)
-    begun = [await places.take(CHECKED) for _ in range(FIT)]
-    assert admission.promised == pytest.approx(ADMITTED)
-    late = asyncio.ensure_future(places.take(CHECKED))
-    assert await waits(late)
-    await places.take(PLAIN)
-    begun.pop()()
-    assert not await waits(late)
-    for leave in (*begun, late.result()):
-        leave()
-    assert admission.promised == 0.0
+async def test_what_waits_for_a_host_that_keeps_up_is_begun_in_its_order(desk):
+    """A backlog of 5,000 for a host that answers a hundred a second loses none, however long that takes."""
+    desk.enter("good", 5_000)
+    answered = []
+    while desk.begun:
+        answered.append(desk.begun[0][0].record.offset)
+        desk.leave()
+        desk.now += 0.01
+        desk.places._look()
+    assert (answered, desk.refused) == (list(range(5_000)), [])
+    assert (desk.lease.under_way, desk.lease.unfinished, desk.places._lines) == (0, 0, {})
 
 
-async def test_who_gives_up_waiting_takes_no_place(admission, monkeypatch):
-    """A wait for checks that is cancelled gives back its place among all."""
-    monkeypatch.setattr(module, "MAX_UNDER_WAY", FIT + 1)
-    places = Places(admission)
-    for _ in range(FIT):
-        await places.take(CHECKED)
-    late = asyncio.ensure_future(places.take(CHECKED))
-    assert await waits(late)
-    late.cancel()
-    assert not await waits(late)
-    assert not await waits(asyncio.ensure_future(places.take(PLAIN)))
+async def test_many_hosts_that_hang_leave_room_too(desk):
+    """Forty hosts with a thousand requests each take a part each, and the next one finds places for its own."""
+    for _ in range(1_000):
+        for number in range(40):
+            desk.enter(f"hangs{number}")
+    begun = len(desk.begun)
+    desk.enter("other", 50)
+    assert len(desk.begun) == begun + 50
+
+
+async def test_a_place_that_comes_free_goes_to_each_line_in_turn(desk, monkeypatch):
+    """Of two lines that wait, neither is begun before the other is."""
+    monkeypatch.setattr(module, "MAX_UNDER_WAY", 8)
+    desk = Desk()
+    for host in ("a", "b", "c"):
+        desk.enter(host, 10)
+    before = desk.places.figures()["waiting"]
+    for _ in range(20):
+        desk.leave()
+    assert desk.places.figures()["waiting"] <= before - 18
+    waiting = {key[0]: len(queue) for key, queue in desk.places._crowded.items()}
+    assert max(waiting.values(), default=0) <= 6
+
+
+async def test_a_host_s_own_limits_go_before_the_worker_s(desk):
+    """`limits.waiting` and `concurrency` of a host or source say how long its line is."""
+    desk.enter("narrow", 5)
+    assert desk.places.figures() == {"begun": 3, "waiting": 2}
+    desk.now += 1.0
+    desk.enter("narrow")
+    assert "narrow has 3 requests to answer" in desk.refused[0][1]
+
+
+async def test_checks_are_begun_for_seconds_of_work_and_others_pass_them(desk):
+    """Requests with checks wait once enough work was promised; those without pass them, of the same host too."""
+    desk.enter("h", FIT + 2, checks=CHECKS)
+    assert desk.admission.promised == pytest.approx(ADMITTED)
+    assert desk.places.figures() == {"begun": FIT, "waiting": 2}
+    desk.enter("h")
+    assert len(desk.begun) == FIT + 1
+    desk.leave()
+    assert desk.places.figures() == {"begun": FIT + 1, "waiting": 1}
+    while desk.begun:
+        desk.leave()
+    assert (desk.admission.promised, desk.places.figures()) == (0.0, {"begun": 0, "waiting": 0})
+
+
+async def test_bytes_bound_what_is_begun(desk):
+    """Of requests with large bodies a host has few begun, as they take room parsed, too; small ones pass them."""
+    desk = Desk(max_pending_bytes=1_000_000)
+    value = b'{"body":"' + b"x" * 90_000 + b'"}'
+    desk.enter("hangs", 20, value=value, body="x" * 90_000)
+    assert [item.weight for item, _ in desk.begun] == [2 * len(value)] * 3
+    desk.enter("hangs")
+    assert desk.places.figures()["waiting"] == 18, "its own line keeps its order"
+    desk.enter("other", 5)
+    desk.enter("large", 1, value=value, body="x" * 90_000)
+    assert len(desk.begun) == 9
+    while desk.begun:
+        desk.leave()
+    assert (desk.places.figures(), desk.lease.unfinished) == ({"begun": 0, "waiting": 0}, 0)
+
+
+@pytest.mark.parametrize(("value", "body", "weight"), [
+    (b"[" * 500 + b"]" * 500, [[]], 2_000 + 100 * 500),
+    (b"x" * 1_000 + b",,,", "x", 2_006),
+])  # fmt: skip
+def test_a_body_of_many_values_weighs_more_than_its_text(value, body, weight):
+    """Parsed, small values take many times their bytes; a string does not."""
+    assert weight_of(value, know(Request(url="http://h/", method="POST", body=body))) == weight
+
+
+async def test_what_waits_for_a_lease_that_has_ended_is_let_go(desk):
+    """After a rebalance nothing of the former lease is begun, refused, or kept."""
+    desk.enter("a", 1_500)
+    desk.enter("b", 10)
+    old, desk.lease = desk.lease, Lease("g", "t", 0, position=0)
+    old.revoke()
+    begun = len(desk.begun)
+    desk.leave()
+    assert len(desk.begun) == begun - 1
+    desk.now += 5.0
+    desk.places._look()
+    assert (desk.refused, desk.places.figures()["waiting"]) == ([], 0)
+    desk.enter("a")
+    while desk.begun:
+        desk.leave()
+    assert desk.places._lines == {}

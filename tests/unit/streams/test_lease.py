@@ -287,15 +287,19 @@ async def test_a_drain_waits_for_what_was_begun_only() -> None:
     assert lease.unfinished == 1
 
 
-async def test_unbeginning_the_last_ends_a_drain() -> None:
-    """Work taken back before it started holds up no drain."""
+async def test_what_has_to_wait_holds_up_no_drain() -> None:
+    """A record that waits for its turn is left to the next owner; at the commit point, it is known to wait."""
     lease = held()
     lease.deliver(records(0), 1)
     lease.begun = 1
     draining = asyncio.ensure_future(lease.drain(30))
     await asyncio.sleep(0)
-    lease.unbegin()
+    assert not lease.point_waits
+    lease.wait(0)
+    assert lease.point_waits
     assert await draining
+    lease.resume(0)
+    assert (lease.point_waits, lease.under_way) == (False, 1)
 
 
 async def test_a_drain_that_is_not_done_in_time_says_so() -> None:

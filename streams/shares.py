@@ -1,0 +1,81 @@
+"""Room that many share, of which none can take all: who holds less than is left may have more. So n that take all they
+can leave 1/(n + 1) of it to the next, whoever that is, and one alone has half (dynamic thresholds: Choudhury and Hahne,
+IEEE/ACM Transactions on Networking 6(2), 1998). Nobody needs to be known as slow for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeAlias, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+Waiting: TypeAlias = "deque[tuple[int, asyncio.Future[None]]]"
+
+
+class Shares(Generic[K]):
+    """`most` units, shared by key. `greed` says how many times as much as is left one may hold: 1 unless given.
+
+    Whatever it weighs, one is let in if nobody holds anything.
+    """
+
+    def __init__(self, most: int, greed: Callable[[K], int] | None = None) -> None:
+        self.most = most
+        self.taken = 0
+        self._greed = greed
+        self._held: dict[K, int] = {}
+        self._waiting: OrderedDict[K, Waiting] = OrderedDict()
+
+    def fits(self, key: K, weight: int = 1) -> bool:
+        """Whether so much may be taken now."""
+        left = self.most - self.taken - weight
+        greed = 1 if self._greed is None else self._greed(key)
+        return not self.taken or (left >= 0 and self._held.get(key, 0) <= greed * left)
+
+    def take(self, key: K, weight: int = 1) -> None:
+        """Take so much, which was seen to fit; give it back with `give`."""
+        self.taken += weight
+        self._held[key] = self._held.get(key, 0) + weight
+
+    def give(self, key: K, weight: int = 1) -> None:
+        """Give back, and let in who waits for it: key after key, so that one with many in its queue holds up none."""
+        self.taken -= weight
+        left = self._held[key] - weight
+        if left:
+            self._held[key] = left
+        else:
+            del self._held[key]
+        looks = len(self._waiting)
+        while looks and self._waiting and self.taken < self.most:
+            looks = len(self._waiting) if self._let_in_next() else looks - 1
+
+    async def acquire(self, key: K, weight: int = 1) -> None:
+        """Take as soon as it fits, each key in its order."""
+        if key not in self._waiting and self.fits(key, weight):
+            self.take(key, weight)
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append((weight, place))
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.give(key, weight)
+            raise
+
+    def _let_in_next(self) -> bool:
+        """Look at the first key's first in the queue; afterwards that key is the last."""
+        key, queue = next(iter(self._waiting.items()))
+        while queue and queue[0][1].done():
+            queue.popleft()
+        fits = bool(queue) and self.fits(key, queue[0][0])
+        if fits:
+            weight, place = queue.popleft()
+            self.take(key, weight)
+            place.set_result(None)
+        if queue:
+            self._waiting.move_to_end(key)
+        else:
+            del self._waiting[key]
+        return fits

@@ -1,0 +1,92 @@
+"""Lines: which requests wait together, and which hosts keep up with what waits."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.known import know
+from agents.line import Line, authority, kind_of
+from models.request import Request
+from models.source import Limits, Source, Sources
+from models.template import UrlTemplate
+
+OWN = Limits(concurrency=3, waiting=7)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://example.org/a?b#c", "example.org"),
+        ("https://EXAMPLE.org:443", "example.org"),
+        ("http://example.org:80/", "example.org"),
+        ("http://example.org:8080?x=http://other/", "example.org:8080"),
+        ("http://user:pass@example.org/", "example.org"),
+        ("http://[::1]:9/a@b", "[::1]:9"),
+        ("nonsense", ""),
+    ],
+)
+def test_a_line_is_named_by_host_and_port(url: str, name: str) -> None:
+    """However a URL writes them, the same host and port are one line."""
+    assert authority(url) == name
+
+
+def test_a_source_has_a_line_of_its_own() -> None:
+    """What waits for a source, or for its token, is nobody else's wait, also on the same host; its limits hold."""
+    sources = Sources({
+        "plain": Source("plain", url=UrlTemplate("http://h/a")),
+        "own": Source("own", url=UrlTemplate("http://h/b"), limits=OWN),
+        "function": Source("function", call="os:getcwd"),
+    })  # fmt: skip
+    hosts = {"h": Limits(concurrency=5)}
+    kinds = [kind_of(know(Request(source=name), sources), hosts) for name in sources.by_name]
+    assert [(kind.name, kind.limits.concurrency) for kind in kinds] == [
+        ("source plain", 5), ("source own", 3), ("source function", 8),
+    ]  # fmt: skip
+    assert kind_of(know(Request(url="http://h/a")), hosts) == ("h", hosts["h"])
+    assert kind_of(know(Request(url="http://other/")), hosts) == ("other", Limits())
+
+
+def crowded(waiting: int = 1_000) -> Line:
+    line = Line("h", Limits(concurrency=32), waiting, seconds=30)
+    line.answered(90.0)  # before anybody waits: says nothing
+    line.crowded(100.0)
+    return line
+
+
+def test_a_host_that_says_nothing_for_a_second_does_not_keep_up() -> None:
+    """From when the line is crowded on it has a second for its first answer, and for each one after that."""
+    line = crowded()
+    assert line.keeps_up(100.99)
+    assert not line.keeps_up(101.0)
+    for tenth in range(20):
+        line.answered(100.0 + tenth / 10)
+        line.answered(100.0 + tenth / 10)
+        line.answered(100.0 + tenth / 10)
+        line.answered(100.0 + tenth / 10)
+    assert line.keeps_up(102.8)
+    assert not line.keeps_up(102.91)
+    assert "h has 1032 requests to answer and none was answered for 1 s: no more may wait for it" in str(
+        line.refusal(102.91)
+    )
+
+
+@pytest.mark.parametrize(("a_second", "keeps_up"), [(100, True), (40, True), (30, False), (5, False)])
+def test_a_host_has_to_answer_what_waits_before_its_deadline(a_second: int, keeps_up: bool) -> None:
+    """A thousand that wait for 30 s need 34 answers a second, whenever one looks."""
+    line = crowded()
+    verdicts = []
+    for number in range(60 * a_second):
+        now = 100.0 + number / a_second
+        line.answered(now)
+        if now > 105 and number % a_second == 0:
+            verdicts.append(line.keeps_up(now))
+    assert set(verdicts) == {keeps_up}
+
+
+def test_a_host_that_stops_answering_is_noticed_however_fast_it_was() -> None:
+    """A thousand answers a second ago count for nothing once it hangs."""
+    line = crowded()
+    for number in range(3_000):
+        line.answered(100.0 + number / 1000)
+    assert line.keeps_up(103.9)
+    assert not line.keeps_up(104.0)
