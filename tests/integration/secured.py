@@ -87,14 +87,8 @@ def everything(group: str, requests: str, *others: str) -> list[tuple[ResourceTy
 
 def secured(folder: Path, users: Iterable[str]) -> Apache:
     """Return such a broker, not yet started."""
-    ca, other = trustme.CA(), trustme.CA()
-    ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-    other.cert_pem.write_to_path(str(folder / "other-ca.pem"))
-    server = ca.issue_cert("127.0.0.1", "localhost", common_name="broker")
-    (folder / "server.pem").write_bytes(_key(server, None) + _chain(server))
-    worker = ca.issue_cert("worker@example.com", common_name="worker")
-    (folder / "worker.pem").write_bytes(_chain(worker))
-    (folder / "worker.key").write_bytes(_key(worker, KEY_PASSWORD))
+    issue(folder)
+    trustme.CA().cert_pem.write_to_path(str(folder / "other-ca.pem"))
     stores = {"keystore": "server.pem", "truststore": "ca.pem"}
     settings = {f"ssl.{store}.type": "PEM" for store in stores}
     settings |= {f"ssl.{store}.location": str(folder / name) for store, name in stores.items()}
@@ -119,6 +113,18 @@ def secured(folder: Path, users: Iterable[str]) -> Apache:
         settings[f"listener.name.{listener}.oauthbearer.connections.max.reauth.ms"] = str(SESSION_MS)
     listeners = {"SASL": "SASL_PLAINTEXT", "SASLTLS": "SASL_SSL", "TLS": "SSL", "MTLS": "SSL"}
     return Apache(listeners, dict.fromkeys(users, PASSWORD), **settings)
+
+
+def issue(folder: Path) -> None:
+    """Write the files of a new authority, and of what it issued for broker and worker, in place of those there are."""
+    ca = trustme.CA()
+    server = ca.issue_cert("127.0.0.1", "localhost", common_name="broker")
+    worker = ca.issue_cert("worker@example.com", common_name="worker")
+    files = {"ca.pem": ca.cert_pem.bytes(), "server.pem": _key(server, None) + _chain(server),
+             "worker.pem": _chain(worker), "worker.key": _key(worker, KEY_PASSWORD)}  # fmt: skip
+    for name, content in files.items():
+        (folder / f"{name}.new").write_bytes(content)
+        (folder / f"{name}.new").replace(folder / name)
 
 
 def _key(certificate: trustme.LeafCert, password: str | None) -> bytes:

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 
+import aiohttp
 import pytest
 from confluent_kafka.admin import ResourceType
 
@@ -18,9 +19,9 @@ from models.errors import AccessError, BrokerError
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
-from tests.integration.secured import DESCRIBE, READ, SESSION_MS, WRITE, Secured, TokenEndpoint, everything
+from tests.integration.secured import DESCRIBE, READ, SESSION_MS, WRITE, Secured, TokenEndpoint, everything, issue
 from tests.integration.secured import secured as make_secured
-from tests.integration.stage import Stage, Upstream
+from tests.integration.stage import Stage, Upstream, Worker
 from tests.integration.test_commands import millrace
 
 pytestmark = pytest.mark.kafka
@@ -220,3 +221,34 @@ async def test_a_token_is_renewed_before_it_ends(secured: Secured, stage: Stage,
         assert len(seen) == sent
         assert worker.process.returncode is None
         assert 2 <= tokens.asked["worker"] <= 20
+
+
+async def test_certificates_that_are_replaced_need_no_restart(
+    secured: Secured, stage: Stage, upstream: Upstream
+) -> None:
+    """A new authority and new certificates, and a broker that comes back with them: the worker goes on by itself."""
+    stage.settings |= secured.way("MTLS")
+    worker = await stage.start()
+    await stage.send([json.dumps({"id": "before", "url": f"{upstream.url}/doc/1"}).encode()])
+    await stage.results_of({"before"})
+    before = await _ends(worker)
+    issue(secured.folder)
+    await asyncio.to_thread(secured.apache.stop, kill=True)
+    await asyncio.to_thread(secured.apache.start)
+    await stage.send([json.dumps({"id": "after", "url": f"{upstream.url}/doc/2"}).encode()])
+    await stage.results_of({"after"})
+    assert worker.process.returncode is None
+    assert sum("new connections use what was put in place" in line for line in worker.log) == 1
+    assert (
+        (await _ends(worker)).keys()
+        == before.keys()
+        == {str(secured.folder / name) for name in ("ca.pem", "worker.pem")}
+    )
+
+
+async def _ends(worker: Worker) -> dict[str, float]:
+    """Return when each file of the worker's ends, as its metrics have it."""
+    async with aiohttp.ClientSession() as session, session.get(f"{worker.url}/metrics") as response:
+        text = await response.text()
+    found = re.findall(r'^millrace_certificate_expiry_timestamp_seconds\{file="(.+)"\} (\S+)$', text, re.MULTILINE)
+    return {file: float(at) for file, at in found}
