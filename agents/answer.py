@@ -31,12 +31,14 @@ from agents.letters import (
     sent_along,
     shrink_dead_letter,
     shrink_result,
+    unreadable_request,
 )
 from agents.places import Leave, Places, Waiting
 from models.errors import AnswerError, InternalError, Overloaded, TimedOut
 from models.result import Answer, encode_answer, splice
 from models.source import Sources
 from streams.kafka.batch import RecordBatch
+from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
 from streams.kafka.parcel import Headers, Parcel
 from streams.kafka.publisher import Publisher
@@ -189,7 +191,10 @@ class Answerer:
 
     def _refuse(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
         """Answer what is no request."""
-        request_id = refused_id(record, salvage_id(record.value))
+        salvaged = salvage_id(record.value)
+        if isinstance(record, Unreadable):
+            record, error = record.sent(), unreadable_request(record)
+        request_id = refused_id(record, salvaged)
         shared = encode_answer(None, Answer.failed(error))
         elapsed = time.monotonic() - received_at
         value = splice(request_id, shared, None, None, elapsed)

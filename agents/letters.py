@@ -10,10 +10,11 @@ from aiokafka import ConsumerRecord
 
 from models import strictjson
 from models.errors import AnswerError, InvalidRequest, TooLarge
-from models.letter import COUNT, DLQ, FIRST, read_count
+from models.letter import COUNT, DLQ, FIRST, LEFT_OUT, UNREADABLE, read_count
 from models.request import Request, check_id
 from models.result import read_result
 from streams.http.retry import IDEMPOTENCY_KEY, repeatable
+from streams.kafka.fetched import Unreadable
 from streams.kafka.parcel import Headers, Parcel
 
 RESULT_TYPE = b"millrace.result"
@@ -145,7 +146,20 @@ def dead_letter_headers(
         *([(DLQ + "host", host.encode())] if host else []),
         (DLQ + "message", str(error).encode()),
         (DLQ + "outcome", error.outcome.encode()),
+        *(error.marks if isinstance(error, InvalidRequest) else ()),
     ]
+
+
+def unreadable_request(record: Unreadable) -> InvalidRequest:
+    """Return the error of a record that could not be read, or not whole, with what its dead letter says of that."""
+    error = InvalidRequest(f"the record cannot be read: {record.reason}")
+    if record.left_out is not None:
+        error.marks = ((LEFT_OUT, b"%d" % record.left_out),)
+    elif record.raw is None:
+        error.marks = ((UNREADABLE, b"elsewhere"),)
+    else:
+        error.marks = ((UNREADABLE, b"batch" if record.whole_batch else b"record"),)
+    return error
 
 
 def shrink_result(parcel: Parcel) -> Parcel | None:
@@ -166,7 +180,7 @@ def shrink_result(parcel: Parcel) -> Parcel | None:
 def shrink_dead_letter(parcel: Parcel) -> Parcel | None:
     """Leave out the value of a dead letter that the topic does not take, then its headers and key; then give up."""
     if parcel.value is not None:
-        return parcel._replace(value=None, headers=[*parcel.headers, (DLQ + "value.bytes", b"%d" % len(parcel.value))])
+        return parcel._replace(value=None, headers=[*parcel.headers, (LEFT_OUT, b"%d" % len(parcel.value))])
     ours = [header for header in parcel.headers if header[0].startswith(DLQ)]
     if len(ours) < len(parcel.headers) or parcel.key is not None:
         return parcel._replace(key=None, headers=ours)

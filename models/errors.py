@@ -87,6 +87,8 @@ class InvalidRequest(AnswerError):
     outcome = "invalid_request"
     fields: tuple[tuple[str, str], ...] = ()
     """Each field that is wrong, as a dotted path, and the reason; empty if it is not about fields."""
+    marks: tuple[tuple[str, bytes], ...] = ()
+    """Headers that its dead letter has beside the usual ones."""
 
 
 class Denied(AnswerError):

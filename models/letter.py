@@ -16,6 +16,11 @@ COUNT = DLQ + "delivery.count"
 """How often the request was delivered and not answered `ok`."""
 FIRST = DLQ + "first"
 """The topic-partition-offset at which a request that was redriven first came."""
+LEFT_OUT = DLQ + "value.bytes"
+"""How many bytes the value had that was left out, being too large."""
+UNREADABLE = DLQ + "unreadable"
+"""Whether the value is no request's but what there is of a record (`record`) or a whole batch (`batch`) that cannot be
+decoded; `elsewhere`: the batch is with another letter."""
 MAX_COUNT_DIGITS = 9
 """Digits of a count that is worth trusting."""
 MAX_AT = 253_402_128_000_000

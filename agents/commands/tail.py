@@ -91,12 +91,10 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
 
 async def _follow(consumer: Any, options: argparse.Namespace) -> None:
     """Print what was asked for, until --count."""
-    from streams.kafka import lenient
-
     key = options.key.encode() if options.key else None
     shown = 0
     while True:
-        polled = await lenient.getmany(consumer, timeout_ms=POLL_MS)
+        polled = await consumer.getmany(timeout_ms=POLL_MS)
         for record in chain.from_iterable(polled.values()):
             line = _shown(record, options) if key is None or record.key == key else None
             if line is None:

@@ -5,7 +5,9 @@ memo        finished work beyond the commit point, written into the commit's met
 transport   the Faust transport that hands an agent a run of records as one event
 batch       the run of records that is one event, and its topic
 thread      the thread that polls, commits and belongs to the group
-lenient     reading records whose header names are not UTF-8
+fetched     what consumers hand on of what they fetched: bounded, and something for whatever cannot be read
+lenient     reads the records of a batch, whatever was written
+codecs      inflates batches, a piece at a time
 parcel      one record on its way, and who wants to know that it arrived
 lane        what waits for one partition, shipped in order
 publisher   confirmed delivery of results in batches

@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from models.errors import AccessError, BrokerError, SettingsError
+from streams.kafka import fetched  # noqa: F401  no consumer is opened without it
 from streams.kafka.token import Provider, TokenError
 from streams.settings import Kafka
 from streams.tls import Context

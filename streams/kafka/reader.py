@@ -12,7 +12,6 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError
-from streams.kafka import lenient
 from streams.kafka.client import connection, explain, stop
 from streams.kafka.door import reason
 from streams.settings import Kafka
@@ -78,8 +77,8 @@ class Reader:
         moved = time.monotonic()
         while open_:
             with self._explained():
-                polled = await lenient.getmany(
-                    self._consumer, *at, timeout_ms=int(POLL_TIMEOUT * 1000), max_records=MAX_POLL_RECORDS
+                polled = await self._consumer.getmany(
+                    *at, timeout_ms=int(POLL_TIMEOUT * 1000), max_records=MAX_POLL_RECORDS
                 )
                 positions = {tp: await self._consumer.position(tp) for tp in open_}
             for tp, records in polled.items():

@@ -19,7 +19,6 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError, MillraceError
-from streams.kafka import lenient
 from streams.kafka.client import connection, explain
 from streams.kafka.topics import require
 from streams.settings import Kafka
@@ -148,7 +147,7 @@ class Tail:
             self._ready.set_result(len(places))
         while self._needed():
             began = time.monotonic()
-            found = await lenient.getmany(consumer, timeout_ms=int(SHOW_EVERY * 1000), max_records=MAX_SHOWN)
+            found = await consumer.getmany(timeout_ms=int(SHOW_EVERY * 1000), max_records=MAX_SHOWN)
             for records in found.values():
                 self._take(records)
             self._show()

@@ -27,8 +27,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams import settings as defaults
-from streams.kafka import lenient
 from streams.kafka.client import connection
+from streams.kafka.fetched import release
 from streams.kafka.lease import CommitPoint
 
 logger = logging.getLogger(__name__)
@@ -43,15 +43,14 @@ FETCH_MAX_WAIT_IDLE = 1.0
 """The same where nothing comes: then every partition is in the fetch, and the first record ends its wait."""
 IDLE_AFTER = 5.0
 """Seconds without records after which fetches wait for so long; the first records end that, before the next fetch."""
+FETCH_MAX_BYTES = 16 << 20
+"""Bytes, perhaps compressed, of one fetch from one broker; a larger batch comes alone. Beside it up to 1 MiB of each
+partition waits to be polled."""
 NEVER_MS = 2**31 - 1
 HEARTBEATS = 3
 """Heartbeats in a session timeout."""
 STOP_TIMEOUT = 5.0
 """Seconds that leaving the group may take."""
-
-
-class UnreadableRecord(Exception):
-    """A record that aiokafka's parser cannot read, such as one with a header name that is not UTF-8."""
 
 
 class Polled(NamedTuple):
@@ -81,6 +80,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             max_poll_records=MAX_POLL_RECORDS,
+            fetch_max_bytes=FETCH_MAX_BYTES,
             fetch_max_wait_ms=int(FETCH_MAX_WAIT * 1000),
             session_timeout_ms=int(defaults.SESSION_TIMEOUT * 1000),
             heartbeat_interval_ms=int(defaults.SESSION_TIMEOUT / HEARTBEATS * 1000),
@@ -111,17 +111,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def poll(self, tps: set[TP], timeout: float) -> dict[TP, Polled]:
         """Return what was fetched for these partitions, and how far reading got even where nothing was.
 
-        Positions are read in the same step in which the records are taken, so they fit each other. Raises
-        UnreadableRecord, after which all of them must be sought anew: what else was fetched is lost.
+        Positions are read in the same step in which the records are taken, so they fit each other.
         """
         consumer = self._ensure_consumer()
-        lenient.end_if_over()
-        try:
-            fetched = await self._fetch_records(consumer, tps, timeout=timeout, max_records=MAX_POLL_RECORDS)
-        except UnicodeDecodeError as exc:
-            logger.warning("a record has a header name that is not UTF-8: reading leniently for a while")
-            lenient.begin()
-            raise UnreadableRecord from exc
+        release(consumer, tps)
+        fetched = await self._fetch_records(consumer, tps, timeout=timeout, max_records=MAX_POLL_RECORDS)
         self._pace(consumer, brought=any(fetched.values()))
         subscription = consumer._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None

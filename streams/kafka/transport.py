@@ -10,6 +10,8 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`
              (in thread.py, with aiokafka's `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`,
              `_fetcher._fetch_max_wait_ms`)
+  Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
+  Batches    `_DefaultRecordBatchPy`, `_DefaultRecordPy`, `_LegacyRecordBatchPy`, `_MemoryRecordsPy` (in lenient.py)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
   Recovery   `_resume_streams`, `_wait`; TableManager `_recovery` (in streams/app.py)
 """
@@ -35,7 +37,7 @@ from streams import settings as defaults
 from streams.kafka.batch import RecordBatch
 from streams.kafka.client import explain
 from streams.kafka.lease import CommitPoint, Lease
-from streams.kafka.thread import ConsumerThread, Polled, UnreadableRecord
+from streams.kafka.thread import ConsumerThread, Polled
 from streams.settings import Settings
 from streams.telemetry.timed import timed
 from streams.telemetry.watchdog import Standing
@@ -138,10 +140,6 @@ class Consumer(driver.Consumer):
             polled = await self._thread.call(self._thread.poll(set(open_), timeout))
         except ConsumerStoppedError:
             raise
-        except UnreadableRecord:
-            # What else was fetched is lost with it: read all of it again, leniently.
-            await self._thread.call(self._thread.seek_all({tp: lease.position for tp, lease in open_.items()}))
-            return
         except KafkaError as exc:
             if not exc.retriable:
                 raise explain(exc, cast("Transport", self.transport).settings.kafka) from exc

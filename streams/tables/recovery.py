@@ -17,7 +17,6 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError
-from streams.kafka import lenient
 from streams.kafka.client import connection, explain
 from streams.settings import Kafka
 from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
@@ -113,13 +112,7 @@ class Recovery:
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         """Take what was fetched; a partition that came to its end is done."""
-        try:
-            fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
-        except UnicodeDecodeError:  # a header name that is not UTF-8: what was fetched with it is lost
-            lenient.begin()
-            for tp in self._wanted:
-                consumer.seek(tp, self._positions[tp])
-            fetched = {}
+        fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
         for tp, records in fetched.items():
             self._apply(tp, records)
         for tp in list(self._wanted):
@@ -229,15 +222,10 @@ async def rows_between(
                 return None
             rows: dict[bytes, bytes | None] = {}
             consumer.seek(tp, start)
-            while (at := await consumer.position(tp)) < end:
+            while await consumer.position(tp) < end:
                 if limit.expired():  # Python 3.11's wait_for, in aiokafka, loses a cancellation now and then
                     raise TimeoutError
-                try:
-                    fetched = await consumer.getmany(timeout_ms=POLL_MS)
-                except UnicodeDecodeError:
-                    lenient.begin()
-                    consumer.seek(tp, at)
-                    continue
+                fetched = await consumer.getmany(timeout_ms=POLL_MS)
                 rows |= {
                     record.key: record.value
                     for record in fetched.get(tp, ())

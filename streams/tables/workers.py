@@ -13,7 +13,6 @@ from aiokafka.errors import KafkaError
 
 from models import strictjson
 from models.errors import BrokerError
-from streams.kafka import lenient
 from streams.kafka.client import connection
 from streams.kafka.topics import Admin
 from streams.settings import Settings
@@ -99,7 +98,7 @@ class Workers:
             end = (await consumer.end_offsets([tp]))[tp]
             consumer.seek(tp, end if begin is None else begin.offset)
             while True:
-                for records in (await lenient.getmany(consumer, timeout_ms=POLL_MS)).values():
+                for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
                     for record in records:
                         self.hear(record, live=record.offset >= end)
         finally:

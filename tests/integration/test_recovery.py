@@ -13,7 +13,6 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from models.errors import BrokerError
-from streams.kafka import lenient
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
@@ -77,12 +76,6 @@ async def changelogs(kafka: Broker):
         yield opened
 
 
-@pytest.fixture
-def strict(monkeypatch):
-    """Batches are read strictly, whatever was met before."""
-    monkeypatch.setattr(lenient.fetcher, "MemoryRecords", lenient.MemoryRecords)
-
-
 def row(offset: int, text: str = "") -> bytes:
     return b'{"offset":%d,"at":%d,"text":"%b"}' % (offset, offset, text.encode())
 
@@ -137,7 +130,7 @@ async def test_strangers_and_echoes_change_nothing(changelogs: Changelogs) -> No
     assert store.doubted == {0}
 
 
-async def test_a_record_that_aiokafka_cannot_read_keeps_no_row_back(changelogs: Changelogs, strict: None) -> None:
+async def test_a_record_that_aiokafka_cannot_read_keeps_no_row_back(changelogs: Changelogs) -> None:
     """A header name that is no UTF-8 ends the parser in mid-batch: every row comes back all the same."""
     await changelogs.put("hosts", 0, [(b"%d" % n, row(n)) for n in range(1000)])
     await changelogs.unreadable("hosts", 0, b"odd", row(1), row(2))
@@ -147,7 +140,7 @@ async def test_a_record_that_aiokafka_cannot_read_keeps_no_row_back(changelogs: 
     assert (recovery.rows, store.count("hosts", 0), store.get("hosts", 0, b"odd")) == (1102, 1101, row(2))
 
 
-async def test_rows_at_some_offsets_are_read_or_not_there(changelogs: Changelogs, strict: None) -> None:
+async def test_rows_at_some_offsets_are_read_or_not_there(changelogs: Changelogs) -> None:
     """A gap is read whatever header names are in it; one beyond the log's end is said to be none."""
     await changelogs.put("hosts", 0, [(b"a", row(1)), (b"b", row(2))])
     await changelogs.unreadable("hosts", 0, b"c", row(3), row(4))
