@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from models.request import MAX_ID
+from models.errors import InvalidRequest
+from models.request import check_id
 
 DLQ = "__dlq.errors."
 """Prefix of a dead letter's headers: those of KIP-1191 and, beyond it, `outcome`, `id`, `host`, `timestamp` (the
@@ -54,6 +55,7 @@ class Letter(NamedTuple):
     requested_at: float | None
     attempts: int
     left_out: int | None
+    unreadable: bool = False
     redriven: bool = False
 
     @property
@@ -76,11 +78,13 @@ class Letter(NamedTuple):
             return "it has no headers of a dead letter"
         if self.topic != topic:
             return f"its request came from topic {self.topic!r}, not {topic!r}"
+        if self.unreadable:
+            return "its record could not be decoded: send the request again"
         if self.left_out is not None:
             return f"its value of {self.left_out} bytes was left out, being too large: send the request again"
-        if len(self.request_id) > MAX_ID:
-            return f"its id has over {MAX_ID} characters and could not be kept"
-        return None
+        if self.value is None:
+            return "its record had no value: there is no request to put back"
+        return _flaw_of_id(self.request_id)
 
     def request_headers(self) -> list[tuple[str, bytes | None]]:
         """Return the headers of the request that it becomes: its own, its id, its count and where it first came."""
@@ -102,7 +106,16 @@ def read_letter(place: Place, at_ms: int, key: bytes | None, value: bytes | None
         topic=said.get("topic") if None not in (partition, offset) else None,
         origin_partition=partition or 0, origin_offset=offset or 0, requested_at=None if at is None else at / 1000,
         attempts=read_count(said.get("delivery.count")), left_out=_number(said.get("value.bytes")),
+        unreadable="unreadable" in said,
     )  # fmt: skip
+
+
+def _flaw_of_id(text: str) -> str | None:
+    try:
+        check_id(text)
+    except InvalidRequest as exc:
+        return f"its id could not be kept: {exc}"
+    return None
 
 
 def read_count(text: str | None) -> int:

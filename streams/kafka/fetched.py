@@ -93,20 +93,12 @@ class PartitionRecords(fetcher.PartitionRecords):
 
     def _unpack_records(self) -> Iterator[ConsumerRecord[bytes, bytes]]:
         batches = self._records
+        topic, partition = self._tp
         while batches.has_next():
             raw = bytes(batches._next_slice)
-            batch = batches.next_batch()
-            if self._check_crcs and not batch.validate_crc():
-                if not self._is_damaged_for_good():
-                    return  # it is fetched again
-                found, end = self._damaged(raw)
-            elif self._is_skipped(batch):
-                found, end = iter(()), batch.next_offset
-            elif raw[MAGIC] < V2:
-                found, end = self._legacy(batch, raw), batch.next_offset
-            else:
-                found, end = read_batch(raw), batch.next_offset
-                self.inflating = bool(HEADER.unpack_from(raw)[ATTRIBUTES] & CODEC_MASK)
+            found, end = self._read(batches.next_batch(), raw)
+            if end == self.next_fetch_offset:
+                return  # it is fetched again
             said = False
             for size, records in found:
                 self.served += size
@@ -114,13 +106,29 @@ class PartitionRecords(fetcher.PartitionRecords):
                     if record.offset < self.next_fetch_offset:
                         continue
                     self.next_fetch_offset = record.offset + 1
-                    if type(record) is Flaw:
+                    if isinstance(record, Flaw):
                         said = said or self._say(record, end)
                         yield self._unreadable(record)
-                    else:
-                        yield self._consumer_record(self._tp, record)
+                        continue
+                    key, value = record.key, record.value
+                    yield ConsumerRecord(  # without a call of aiokafka's, which would be paid per record
+                        topic, partition, record.offset, record.timestamp, record.timestamp_type, key, value,
+                        record.checksum, -1 if key is None else len(key), -1 if value is None else len(value),
+                        tuple(record.headers),
+                    )  # fmt: skip
             self.inflating = False
             self.next_fetch_offset = end
+
+    def _read(self, batch: Any, raw: bytes) -> tuple[Found, int]:
+        """Return the records of a batch and where the next one begins: here, if it is to be fetched again."""
+        if self._check_crcs and not batch.validate_crc():
+            return self._damaged(raw) if self._is_damaged_for_good() else (iter(()), self.next_fetch_offset)
+        if self._is_skipped(batch):
+            return iter(()), batch.next_offset
+        if raw[MAGIC] < V2:
+            return self._legacy(batch, raw), batch.next_offset
+        self.inflating = bool(HEADER.unpack_from(raw)[ATTRIBUTES] & CODEC_MASK)
+        return read_batch(raw), batch.next_offset
 
     def _is_skipped(self, batch: Any) -> bool:
         """Whether it is a control batch, or of a transaction that was aborted."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from operator import attrgetter, eq
 from typing import Any, NamedTuple, TypeAlias
 
-from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy, _DefaultRecordPy
 from aiokafka.record.util import decode_varint, decode_varint_py, encode_varint_py
 
 from streams.kafka.codecs import PIECE, CodecError, inflate
@@ -26,6 +27,7 @@ HEADER = _DefaultRecordBatchPy.HEADER_STRUCT
 BASE, ATTRIBUTES, LAST_DELTA, MAX_TIMESTAMP, COUNT = 0, 5, 6, 8, 12
 CODEC_MASK = _DefaultRecordBatchPy.CODEC_MASK
 
+_offset = attrgetter("offset")
 _MAX_VARINT = 10
 """Bytes of the longest; aiokafka's quick decoder reads so far, whether they are there or not."""
 _NULL, _NO_HEADERS = b"\x01", b"\x00"
@@ -60,16 +62,18 @@ def read_batch(batch: bytes) -> Iterator[tuple[int, Sequence[Record | Flaw]]]:
     again. Never raises for what is in it.
     """
     fields = list(HEADER.unpack_from(batch))
-    codec, count = fields[ATTRIBUTES] & CODEC_MASK, fields[COUNT]
+    codec, count, at = fields[ATTRIBUTES] & CODEC_MASK, fields[COUNT], fields[BASE]
+    whole = count == fields[LAST_DELTA] + 1  # else compaction took some
     if not codec and len(batch) <= PIECE:
         with contextlib.suppress(Exception):  # whatever it is, it is looked for below
-            yield len(batch), list(DefaultRecordBatch(batch))
+            found: Sequence[Record | Flaw] = list(DefaultRecordBatch(batch))
+            yield len(batch), _numbered(found, at) if whole else found
             return
     fields[ATTRIBUTES] &= ~CODEC_MASK  # what is parsed was inflated
-    at = fields[BASE]
     try:
         for number, piece, left_out in _Stream(inflate(codec, batch[HEADER.size :])).pieces(count):
             found = _parse(fields, number, piece, at)
+            found = _numbered(found, at) if whole else found
             at = found[-1].offset + 1
             yield len(piece), [_too_large(each, left_out) for each in found] if left_out else found
     except (CodecError, _FramingError) as exc:
@@ -80,12 +84,30 @@ def missing(batch: bytes, at: int, reason: str) -> Iterator[Flaw]:
     """Yield what stands for the records of a batch from an offset on: one each, if it is known how many there are."""
     fields = HEADER.unpack_from(batch)
     end = fields[BASE] + fields[LAST_DELTA] + 1
-    whole = fields[COUNT] == fields[LAST_DELTA] + 1  # else compaction took some
-    at = max(at, fields[BASE]) if whole else max(at, end - 1)
+    at = max(at, fields[BASE]) if fields[COUNT] == fields[LAST_DELTA] + 1 else max(at, end - 1)
     if at < end:
         yield Flaw(at, fields[MAX_TIMESTAMP], reason, batch, whole_batch=True)
     for offset in range(at + 1, end):
         yield Flaw(offset, fields[MAX_TIMESTAMP], f"{reason}; its batch is with offset {at}")
+
+
+def _numbered(found: Sequence[Record | Flaw], at: int) -> Sequence[Record | Flaw]:
+    """Return records with the offsets that Kafka counts them by, from `at` on.
+
+    A producer may number those of a batch wrongly. Kafka 4.3 takes that if it is not compressed, and a record whose
+    number was there before would be taken for read.
+    """
+    if all(map(eq, map(_offset, found), range(at, at + len(found)))):
+        return found
+    return [_moved(record, offset) for offset, record in enumerate(found, at)]
+
+
+def _moved(record: Record | Flaw, offset: int) -> Record | Flaw:
+    if isinstance(record, Flaw):
+        return record._replace(offset=offset)
+    return _DefaultRecordPy(
+        offset, record.timestamp, record.timestamp_type, record.key, record.value, list(record.headers)
+    )
 
 
 def _too_large(record: Record | Flaw, size: int) -> Flaw:
@@ -103,20 +125,24 @@ def _parse(fields: list[int], number: int, piece: bytes, at: int) -> Sequence[Re
     begin = 0
     for _ in range(number):
         size, body = decode_varint_py(piece, begin)
-        found.append(_parse_one(fields, piece[begin : body + size], at))
+        record = bytearray(piece[begin : body + size])
+        found.append(_parse_one(fields, record, body - begin, at))
         at = found[-1].offset + 1
         begin = body + size
     return found
 
 
-def _parse_one(fields: list[int], piece: bytes, at: int) -> Record | Flaw:
+def _parse_one(fields: list[int], piece: bytearray, attributes: int, at: int) -> Record | Flaw:
+    raw = bytes(piece)
+    if len(piece) > attributes:
+        piece[attributes] = 0  # nobody has a use for them, and of a value over 127 aiokafka reads two bytes
     try:
-        return next(_LenientBatch(_batch(fields, 1, piece)))
+        return _LenientBatch(_batch(fields, 1, piece))._read_msg(decode_varint_py)
     except Exception as exc:  # noqa: BLE001  whatever the parser dies of
-        return Flaw(at, fields[MAX_TIMESTAMP], f"its structure is broken: {exc}", piece)
+        return Flaw(at, fields[MAX_TIMESTAMP], f"its structure is broken: {exc}", raw)
 
 
-def _batch(fields: list[int], number: int, piece: bytes) -> bytes:
+def _batch(fields: list[int], number: int, piece: bytes | bytearray) -> bytes:
     header: bytes = HEADER.pack(*fields[:COUNT], number)
     return header + piece
 
@@ -239,7 +265,10 @@ class _Buffer(bytearray):
 
 
 class _LenientBatch(_DefaultRecordBatchPy):
-    """aiokafka's parser in Python, for which a header name may be any bytes."""
+    """aiokafka's parser in Python, for which a header name may be any bytes.
+
+    Its `_read_msg` must be given the decoder in Python: the quick one reads wherever a length points to.
+    """
 
     def __init__(self, buffer: bytes) -> None:
         super().__init__(buffer)

@@ -240,5 +240,5 @@ def _refusal(letter: Letter, requests: Topic, taken: set[bytes]) -> str | None:
 
 
 def _size(letter: Letter) -> int:
-    headers = sum(len(name) + len(content or b"") + 4 for name, content in letter.request_headers())
+    headers = sum(len(name.encode()) + len(content or b"") + 4 for name, content in letter.request_headers())
     return RECORD_OVERHEAD + len(letter.key or b"") + len(letter.value or b"") + headers

@@ -20,6 +20,7 @@ from models.source import Source, Sources
 from models.template import UrlTemplate
 from streams.cache.entry import Entry
 from streams.kafka.batch import RecordBatch
+from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import CommitPoint, Lease
 from streams.settings import Settings
 
@@ -527,3 +528,34 @@ async def test_a_request_for_a_source_is_answered_by_what_it_becomes(enricher, p
     by_id = {result["id"]: result for result in publisher.results()}
     assert by_id["requests-3-7"]["request"] == {"method": "GET", "url": "http://h/", "source": "s"}
     assert by_id["requests-3-8"]["outcome"] == "invalid_request"
+
+
+def unreadable(offset, **more):
+    return Unreadable("requests", 3, offset, 5, 0, None, None, None, -1, -1, (), "its zstd is damaged", **more)
+
+
+async def test_what_cannot_be_decoded_is_refused_with_its_bytes(answerer, publisher):
+    """Each offset has a result and a letter before it that names why; the batch's bytes are in the first."""
+    answerer_batch = batch_of(unreadable(7, raw=b'{"id":"x"}', whole_batch=True), unreadable(8), record(9, b"no"))
+    await answerer.take(answerer_batch)
+    first, second, _ = (parcel for _, _, parcel in publisher.parcels)
+    assert (first.value, dict(first.headers)[DLQ + "unreadable"]) == (b'{"id":"x"}', b"batch")
+    assert (second.value, dict(second.headers)[DLQ + "unreadable"]) == (None, b"elsewhere")
+    assert dict(first.headers)[DLQ + "message"] == b"the record cannot be read: its zstd is damaged"
+    for place in range(3):
+        publisher.acknowledge(place)
+    results = publisher.results()
+    assert [each["id"] for each in results] == ["requests-3-7", "requests-3-8", "requests-3-9"]
+    assert {each["outcome"] for each in results} == {"invalid_request"}
+    assert results[0]["error"]["type"] == "InvalidRequest"
+
+
+async def test_a_value_that_was_too_large_has_its_senders_id(answerer, publisher):
+    """Key and headers of it are known, so the result finds who asked; the letter says how much was left out."""
+    sent = unreadable(7, left_out=99, sent_key=b"k", sent_headers=(("ce_id", b"mine"), ("own", None)))
+    await answerer.take(batch_of(sent))
+    publisher.acknowledge()
+    letter, result = (parcel for _, _, parcel in publisher.parcels)
+    assert (letter.key, letter.value, dict(letter.headers)[DLQ + "value.bytes"]) == (b"k", None, b"99")
+    assert dict(letter.headers)["own"] is None
+    assert (result.key, read_result(result.value)["id"]) == (b"k", "mine")

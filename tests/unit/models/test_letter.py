@@ -45,12 +45,20 @@ def test_it_becomes_a_request_with_its_id_count_and_first_place():
         ({"id": None}, "no headers of a dead letter"),
         ({"topic": b"other"}, "came from topic 'other', not 'requests'"),
         ({"value.bytes": b"2000"}, "its value of 2000 bytes was left out"),
-        ({"id": b"x" * 129}, "over 128 characters"),
+        ({"id": b"x" * 129}, "its id could not be kept: id: "),
+        ({"id": b""}, "its id could not be kept: id: "),
+        ({"unreadable": b"batch"}, "could not be decoded: send the request again"),
     ],
 )
 def test_why_one_cannot_be_redriven_is_said(said, flaw):
     """What others wrote to the topic, another installation's, one without value, an id that could not be kept."""
     assert flaw in (letter(**said).flaw("requests") or "")
+
+
+@pytest.mark.parametrize("key", [None, b"k"])
+def test_one_without_a_value_is_no_request(key):
+    """Nothing could come of it but another letter, and aiokafka sends no record that has neither key nor value."""
+    assert "had no value" in (letter()._replace(key=key, value=None).flaw("requests") or "")
 
 
 def test_what_is_no_letter_is_read_all_the_same():

@@ -133,6 +133,19 @@ async def test_a_letter_that_something_else_excludes_is_there(cluster):
     assert (late.redriven, late.refused, late.missing) == (0, {OTHERWISE: 1}, [])
 
 
+async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
+    """Without key and value, with an id that is none, of a batch that could not be decoded: said, and passed over."""
+    key, value, headers = letter(1)
+    cluster.logs[LETTERS][1] = None, None, headers
+    cluster.logs[LETTERS][2] = key, value, [(name, b"" if name == DLQ + "id" else text) for name, text in headers]
+    cluster.logs[LETTERS][3] = key, value, [*headers, (DLQ + "unreadable", b"batch")]
+    report = await Letters(SETTINGS).redrive(Choice())
+    assert (report.redriven, sum(report.refused.values())) == (3, 3)
+    assert {refusal.split(":")[0] for refusal in report.refused} == {
+        "its record had no value", "its id could not be kept", "its record could not be decoded",
+    }  # fmt: skip
+
+
 async def test_beyond_a_limit_nothing_is_missing(cluster):
     """Where the limit ends the search, nobody knows of the rest."""
     report = await Letters(SETTINGS).redrive(Choice(places=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
