@@ -11,16 +11,22 @@ from agents.line import authority
 from models import documents
 from models.errors import AnswerError, InvalidDocument
 from models.latency import Histogram
+from models.request import Request
 from models.result import Answer
 from streams.functions import Caller
 from streams.http.client import NOT_MODIFIED, Client
+from streams.http.excerpt import chosen, excerpt
 from streams.http.response import Response
+from streams.http.retry import repeatable
 from streams.http.terms import Terms
 
 Headers = Mapping[str, str]
 
 _CONDITIONAL = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"})
 """Headers with which a request makes conditions of its own, that ours would get in the way of."""
+
+_REPRESENTATIONS = (200, 203)
+"""Statuses with which GET brings what it asked for (RFC 9110, sections 15.3.1 and 15.3.4)."""
 
 
 class Asked(NamedTuple):
@@ -56,20 +62,15 @@ class Asker:
         fetched_at = time.time()
         if response.status == NOT_MODIFIED and validators:
             return Asked(None, response.headers, response.attempts, fetched_at)
-        began = time.monotonic()
-        try:
-            document = documents.load(request.schema, response.body)
-        except InvalidDocument as error:
-            error.attempts = response.attempts
-            raise
-        finally:
-            self.loading.add(time.monotonic() - began)
+        headers = self._told(known, response)
+        document = self._load(known, response, headers) if promises_document(request, response) else None
         answer = Answer(
             "ok",
             status=response.status,
-            document=document.value,
-            has_document=True,
-            encoded=document.encoded,
+            document=document and document.value,
+            has_document=document is not None,
+            encoded=document and document.encoded,
+            headers=headers,
             attempts=response.attempts,
             fetched_at=fetched_at,
         )
@@ -81,8 +82,28 @@ class Asker:
         if source is not None and source.call is not None:
             host = self._caller.hosts.get(source.name)
         else:
-            host = None if url is None else self._client.hosts.get(authority(url))
+            own = source.name if source is not None and source.is_apart else None
+            host = None if url is None else self._client.hosts.get(authority(url), own)
         return None if host is None else host.refusal()
+
+    def _load(self, known: Known, response: Response, headers: Headers | None) -> documents.Document:
+        """Return the document of a response's body. Raises InvalidDocument, which shows where the body begins."""
+        began = time.monotonic()
+        try:
+            return documents.load(known.request.schema, response.body)
+        except InvalidDocument as error:
+            error.attempts, error.headers = response.attempts, headers
+            error.body, error.body_truncated = excerpt(response.body)
+            raise
+        finally:
+            self.loading.add(time.monotonic() - began)
+
+    def _told(self, known: Known, response: Response) -> Headers | None:
+        """Return the headers of a response that its source has results carry, None if it has none."""
+        if known.source is None or not known.source.response_headers:
+            return None
+        terms = self._terms[known.source.name]
+        return chosen(response.headers, terms.response_headers, terms.credentials)
 
     def _fetch(
         self, known: Known, extra: Headers, deadline: float, validators: Headers
@@ -94,6 +115,19 @@ class Asker:
         assert request.url is not None
         terms = self._terms[source.name] if source is not None else None
         headers = {**request.headers, **extra} if extra else request.headers
+        again = repeatable(request.method, request.headers)  # a key of ours among the extra headers is no reason
         return self._client.fetch(
-            request.method, request.url, headers, request.body, deadline=deadline, terms=terms, validators=validators
-        )
+            request.method, request.url, headers, request.body,
+            deadline=deadline, terms=terms, validators=validators, again=again,
+        )  # fmt: skip
+
+
+def promises_document(request: Request, response: Response) -> bool:
+    """Whether a response has a document, or should have: any has whose body is not empty.
+
+    An empty one is a success without a document (RFC 9110, sections 9.3.2 and 15.3), unless the schema makes one of
+    nothing, or it is the answer to GET with 200 or 203, which is to bring what was asked for. A function has no status.
+    """
+    if response.body.content or response.status is None or request.schema in documents.TAKE_NOTHING:
+        return True
+    return request.method == "GET" and response.status in _REPRESENTATIONS

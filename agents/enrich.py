@@ -173,7 +173,8 @@ class Enricher:
             self._keeper.keep_failure(known, shared, error)
             return Enriched(shared, cache, None, error)
         self._keeper.keep(known, shared, asked, verdicts)
-        return Enriched(shared, cache, asked.fetched_at, None, verdicts, asked.answer.document)
+        enriched = Enriched(shared, cache, asked.fetched_at, None, verdicts)
+        return enriched._replace(loaded=asked.answer.document) if asked.answer.has_document else enriched
 
     # -- past its freshness, or near the end of it
 

@@ -10,6 +10,7 @@ from streams.cache.entry import Entry
 from streams.cache.verdicts import Verdicts
 
 _ABSENT: Any = object()
+"""Stands for a document that has not been decoded, or is not there."""
 
 
 class Enriched(NamedTuple):
@@ -36,5 +37,11 @@ class Enriched(NamedTuple):
         return "ok" if self.error is None else self.error.outcome
 
     def document(self) -> Any:
-        """Return the document, decoded if need be."""
-        return read_result(b"{%b}" % self.shared)["document"] if self.loaded is _ABSENT else self.loaded
+        """Return the document, decoded if need be. Raises ValueError if there is none."""
+        if self.loaded is not _ABSENT:
+            return self.loaded
+        members = read_result(b"{%b}" % self.shared)
+        if "document" not in members:
+            msg = "there is no document: the answer had no body"
+            raise ValueError(msg)
+        return members["document"]

@@ -92,7 +92,9 @@ def upstreams(answering: Answering, hosts: dict[str, str]) -> Iterator[Sample]:
     states = Counter(host.breaker.state for host in client.hosts)
     for state in BREAKER:
         yield Sample("millrace_hosts", states[state], (state,))
-    known = {name: client.hosts.get(authority) for name, authority in hosts.items()}
+    known = {
+        name: client.hosts.get(authority, name) or client.hosts.get(authority) for name, authority in hosts.items()
+    }
     for name, host in {**known, **caller.hosts}.items():
         if host is not None:
             yield from _breaker(name, host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 
@@ -71,7 +72,8 @@ class Judge:
         began = time.monotonic()
         try:
             if any((id(verdicts), key) not in self._running for key in missing):
-                found = found._replace(loaded=found.document())
+                with contextlib.suppress(ValueError):  # without a document each check fails by itself
+                    found = found._replace(loaded=found.document())
             for key, call in missing.items():
                 runs[key] = self._join(verdicts, key, call, found)
             if waiting := {run.future for run in runs.values() if not run.future.done()}:

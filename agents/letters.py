@@ -13,7 +13,7 @@ from models.errors import AnswerError, InvalidRequest, TooLarge
 from models.letter import COUNT, DLQ, FIRST, LEFT_OUT, UNREADABLE, read_count
 from models.request import Request, check_id
 from models.result import read_result
-from streams.http.retry import IDEMPOTENCY_KEY, repeatable
+from streams.http.retry import IDEMPOTENCY_KEY, IDEMPOTENT, sender_key
 from streams.kafka.fetched import Unreadable
 from streams.kafka.parcel import Headers, Parcel
 
@@ -82,7 +82,7 @@ def sent_along(record: ConsumerRecord[bytes, bytes], request: Request) -> Mappin
     also when it is redriven.
     """
     headers = {name: content.decode() for name, content in traced(record.headers)} if record.headers else {}
-    if not repeatable(request.method, request.headers):
+    if request.method not in IDEMPOTENT and sender_key(request.headers) is None:
         headers[IDEMPOTENCY_KEY] = _first_place(record).decode()
     return headers
 
@@ -127,7 +127,8 @@ def _plain(request_id: bytes) -> bytes:
 def dead_letter_headers(
     record: ConsumerRecord[bytes, bytes], group: str, request_id: bytes, error: AnswerError, host: str | None = None
 ) -> Headers:
-    """Return the original headers with what went wrong and where (KIP-1191); older such headers give way.
+    """Return the original headers with what went wrong, where, and in the upstream's words (KIP-1191); older such
+    headers give way.
 
     `request_id` is JSON; it, `host`, the first place and the record's timestamp are what redriving goes by.
     """
@@ -145,6 +146,7 @@ def dead_letter_headers(
         (DLQ + "id", _plain(request_id)),
         *([(DLQ + "host", host.encode())] if host else []),
         (DLQ + "message", str(error).encode()),
+        *([(DLQ + "body", error.body.encode())] if error.body is not None else []),
         (DLQ + "outcome", error.outcome.encode()),
         *(error.marks if isinstance(error, InvalidRequest) else ()),
     ]

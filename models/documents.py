@@ -181,3 +181,5 @@ def _title(body: Body) -> str | None:
 
 BUILT_IN: dict[str, Callable[[Body], Document]] = {"json": _json, "text": _text, "page": _page}
 """The schemas that are not marshmallow classes of a plugin, by name."""
+TAKE_NOTHING = frozenset({"text", "page"})
+"""Schemas that make a document of an empty body, too."""

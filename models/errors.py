@@ -21,6 +21,7 @@ MillraceError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 MESSAGE_LIMIT = 500
@@ -71,14 +72,29 @@ class AnswerError(MillraceError):
     spent: bool = False
     """Whether another try at once would meet the same, though a later request may not."""
 
+    unsent: bool = False
+    """Whether nothing of the request left: then any may be sent again, whatever its method."""
+
+    body: str | None = None
+    """The beginning of what the upstream sent in place of a document, None if there is nothing to tell."""
+    body_truncated: bool = False
+    """Whether it sent more than that."""
+    headers: Mapping[str, str] | None = None
+    """The headers of its answer that the source has results carry, None if there was none."""
+
     def __init__(self, message: str) -> None:
         text = message[:MESSAGE_LIMIT].encode(errors="backslashreplace").decode()  # may hold lone surrogates
         longer = len(message) > MESSAGE_LIMIT or len(text) > MESSAGE_LIMIT
         super().__init__(text[: MESSAGE_LIMIT - 1] + "…" if longer else text)
 
     def describe(self) -> dict[str, str | bool]:
-        """Return the `error` object of a result: `type`, `message`, `retryable`."""
-        return {"type": type(self).__name__, "message": str(self), "retryable": self.retryable}
+        """Return the `error` object of a result: `type`, `message`, `retryable`, `body` and whether it is cut."""
+        said: dict[str, str | bool] = {"type": type(self).__name__, "message": str(self), "retryable": self.retryable}
+        if self.body is not None:
+            said["body"] = self.body
+            if self.body_truncated:
+                said["body_truncated"] = True
+        return said
 
 
 class InvalidRequest(AnswerError):
@@ -98,10 +114,14 @@ class Denied(AnswerError):
 
 
 class Unreachable(AnswerError):
-    """No HTTP answer came: the name did not resolve, the connection failed or broke."""
+    """No HTTP answer came: the name did not resolve, the connection failed or broke.
+
+    `stale`: the connection had been used before, and was probably closed for being idle; a new one may do at once.
+    """
 
     outcome = "unreachable"
     retryable = True
+    stale: bool = False
 
 
 class TimedOut(AnswerError):
@@ -112,9 +132,12 @@ class TimedOut(AnswerError):
 
 
 class UpstreamError(AnswerError):
-    """The upstream answered, with a status that is no success. `retry_after` is in seconds, if it asked for a pause."""
+    """The upstream answered, with a status that is no success. `retry_after` is in seconds, if it asked for a pause;
+    `refuses_credentials`: others might do.
+    """
 
     outcome = "upstream_error"
+    refuses_credentials: bool = False
 
     def __init__(self, message: str, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)

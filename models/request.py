@@ -50,7 +50,7 @@ CONNECTION_HEADERS = frozenset(
 )
 """Headers that frame the message or name its receiver (RFC 9110, section 7.6.1): the client's own to set."""
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNSENDABLE = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\\]")
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]{0,5})?")
@@ -166,7 +166,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
     seen: set[str] = set()
     for name, value in headers.items():
         lower = name.lower()
-        if not _TOKEN.fullmatch(name):
+        if not HEADER_NAME.fullmatch(name):
             _refuse(f"{name!r} is no header name (RFC 9110, section 5.1)")
         if lower in CONNECTION_HEADERS:
             _refuse(f"{name} is set by the worker itself")

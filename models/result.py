@@ -5,6 +5,7 @@ how the cache was involved, how long it took) is spliced around the encoded part
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,7 +26,7 @@ CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 
 
 # What is kept of an `ok` result. By hand: marshmallow takes 140 µs for what is looked at on each hit of a lower tier.
-_SHARED = frozenset({"outcome", "request", "status", "document", "attempts", "fetched_at"})
+_SHARED = frozenset({"outcome", "request", "status", "document", "headers", "attempts", "fetched_at"})
 _ECHO = frozenset({"method", "url", "source"})
 _VERDICT = frozenset({"name", "field", "value", "elapsed_ms"})
 _OK, _ATTEMPTS = b'"outcome":"ok"', b',"attempts":'
@@ -37,13 +38,14 @@ class Answer:
     """What came of asking once: everything in a result that is the same for all who asked the same.
 
     `fetched_at` is in seconds since the epoch, None if nothing was fetched. `encoded` is the document's JSON, if that
-    is at hand.
+    is at hand. `headers` are those of the response that its source has results carry, None if it has none.
     """
 
     outcome: str
     status: int | None = None
     document: Any = None
     has_document: bool = False
+    headers: Mapping[str, str] | None = None
     attempts: int | None = None
     fetched_at: float | None = None
     error: AnswerError | None = None
@@ -52,7 +54,13 @@ class Answer:
     @classmethod
     def failed(cls, error: AnswerError) -> Answer:
         """Make the answer for a request that ended in an error."""
-        return cls(error.outcome, status=getattr(error, "status", None), attempts=error.attempts, error=error)
+        return cls(
+            error.outcome,
+            status=getattr(error, "status", None),
+            headers=error.headers,
+            attempts=error.attempts,
+            error=error,
+        )
 
 
 def encode_answer(request: Request | None, answer: Answer) -> bytes:
@@ -69,6 +77,8 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
         document = strictjson.dumps(answer.document) if answer.encoded is None else answer.encoded
         head = b'%b,"document":%b' % (head, document)
     members = {}
+    if answer.headers is not None:
+        members["headers"] = answer.headers
     if answer.attempts is not None:
         members["attempts"] = answer.attempts
     if answer.fetched_at is not None:
@@ -133,13 +143,18 @@ def is_shared(shared: bytes) -> bool:
         and members.keys() <= _SHARED
         and type(members.get("status", 0)) is int
         and _is_echo(members.get("request", {}))
+        and _are_texts(members.get("headers", {}))
         and shared.startswith(_OK)
         and _TAIL.search(shared) is not None
     )
 
 
 def _is_echo(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() <= _ECHO and all(isinstance(each, str) for each in value.values())
+    return _are_texts(value) and value.keys() <= _ECHO
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
 def is_verdict(value: Any) -> bool:
@@ -200,6 +215,8 @@ class _ErrorSchema(StrictSchema):
     type = fields.String(required=True)
     message = fields.String(required=True)
     retryable = fields.Boolean(required=True)
+    body = fields.String()
+    body_truncated = fields.Boolean()
 
 
 class ResultSchema(StrictSchema):
@@ -210,6 +227,7 @@ class ResultSchema(StrictSchema):
     request = fields.Nested(_EchoSchema)
     status = fields.Integer(strict=True)
     document = fields.Raw(allow_none=True)
+    headers = fields.Dict(keys=fields.String(), values=fields.String())
     checks = fields.List(fields.Nested(_CheckResultSchema))
     cache = fields.String(validate=validate.OneOf(CACHE_STATES))
     age = fields.Float()

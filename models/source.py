@@ -33,6 +33,8 @@ DEFAULT_CONCURRENCY = 32
 """Requests in flight to one host."""
 ATTEMPTS = 4
 """Tries of one request in all."""
+MAX_REDIRECTS = 20
+"""Redirects that can be asked for."""
 FIRST_PAUSE = 0.2
 """Seconds: the upper bound of the pause before the second try; it doubles from try to try."""
 LONGEST_PAUSE = 10.0
@@ -50,22 +52,30 @@ class Secret(NamedTuple):
 class Limits:
     """What a host or source bears: requests in flight, requests a second (None: any) in bursts of `burst`, and how many
     more may wait for it (None: as many as the worker's settings say).
+
+    `per`: whether a source shares its host's pauses and breaker with all who ask there (`host`), or has its own
+    (`source`).
     """
 
     concurrency: int = DEFAULT_CONCURRENCY
     rate: float | None = None
     burst: int = 1
     waiting: int | None = None
+    per: str = "host"
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Which statuses are tried again, how often in all, and the bounds of the pauses between."""
+    """Which statuses are tried again, how often in all, and the bounds of the pauses between.
+
+    `unsafe`: also what is not idempotent is sent again, though it may have been received.
+    """
 
     statuses: frozenset[int] = RETRYABLE_STATUSES
     attempts: int = ATTEMPTS
     first_pause: float = FIRST_PAUSE
     longest_pause: float = LONGEST_PAUSE
+    unsafe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +188,8 @@ class Source:
     schema: str = "json"
     checks: tuple[Call, ...] = ()
     success: frozenset[int] = frozenset(range(200, 300))
+    response_headers: tuple[str, ...] = ()
+    redirects: int | None = None
     retry: Retries = Retries()
     timeout: float | None = None
     connect_timeout: float | None = None
@@ -189,6 +201,11 @@ class Source:
     tls: Tls | None = None
     proxy: str | None = None
     identity: str = ""
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it shares its host's places, pauses and breaker with nobody."""
+        return self.limits is not None and self.limits.per == "source"
 
     @property
     def names(self) -> frozenset[str]:

@@ -11,9 +11,10 @@ from marshmallow import ValidationError, fields, post_load, validate, validates_
 from models import documents, strictjson
 from models.checks import Call
 from models.errors import Denied, InvalidRequest
-from models.request import MAX_TIMEOUT, Checks, check_headers, check_method, check_url
+from models.request import HEADER_NAME, MAX_TIMEOUT, Checks, check_headers, check_method, check_url
 from models.schema import Seconds, StrictSchema, Text, kind
 from models.source import (
+    MAX_REDIRECTS,
     NEGATIVE_KINDS,
     ApiKey,
     Auth,
@@ -34,6 +35,8 @@ CALL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A plugin's function: `package.module:function`."""
 MAX_ATTEMPTS = 20
 """Tries that a source may ask for."""
+MAX_RESPONSE_HEADERS = 50
+"""Headers of an answer that a source may have results carry."""
 MAX_TTL = 30 * 86_400.0
 """Seconds that a source may have answers fresh: 30 days, as long as memcached keeps anything."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -61,6 +64,12 @@ def _url(text: str) -> UrlTemplate:
     except (ValidationError, InvalidRequest, Denied) as exc:
         raise ValueError(exc.messages[0] if isinstance(exc, ValidationError) else str(exc)) from None
     return template
+
+
+def _check_name(name: str) -> None:
+    """Raise ValidationError for what is no header's name."""
+    if not HEADER_NAME.fullmatch(name):
+        _refuse(f"{name[:60]!r} is no header name (RFC 9110, section 5.1)")
 
 
 def _plain_url(text: str) -> str:
@@ -155,11 +164,16 @@ class LimitsSchema(StrictSchema):
         return Limits(**data)
 
 
+class _SourceLimitsSchema(LimitsSchema):
+    per = fields.String(validate=validate.OneOf(("host", "source")))
+
+
 class _RetrySchema(StrictSchema):
     statuses = _Statuses()
     attempts = _number(1, MAX_ATTEMPTS, whole=True)
     first_pause = _number(0, MAX_TIMEOUT)
     longest_pause = _number(0, MAX_TIMEOUT)
+    unsafe = fields.Boolean(truthy={True}, falsy={False})
 
     @post_load
     def _retries(self, data: dict[str, Any], **_: Any) -> Retries:
@@ -331,12 +345,14 @@ class SourceSchema(StrictSchema):
     schema = Text(documents.check_known)
     checks = _JsonChecks()
     success = _Statuses(validate=validate.Length(1))
+    response_headers = fields.List(Text(_check_name), validate=validate.Length(1, MAX_RESPONSE_HEADERS))
+    redirects = _number(0, MAX_REDIRECTS, whole=True)
     retry = fields.Nested(_RetrySchema)
     timeout = _positive(MAX_TIMEOUT)
     connect_timeout = _positive(MAX_TIMEOUT)
     read_timeout = _positive(MAX_TIMEOUT)
     max_bytes = _number(1, whole=True)
-    limits = fields.Nested(LimitsSchema)
+    limits = fields.Nested(_SourceLimitsSchema)
     cache = fields.Nested(_CacheSchema)
     auth = _AuthField()
     tls = fields.Nested(_TlsSchema)
@@ -364,6 +380,7 @@ class SourceSchema(StrictSchema):
 
 def _source_of(data: dict[str, Any]) -> Source:
     members = dict(data)
+    members["response_headers"] = tuple(dict.fromkeys(map(str.lower, data.get("response_headers", ()))))
     headers = members.pop("headers", {})
     members["headers"] = {name: each for name, each in headers.items() if isinstance(each, Template)}
     members["secret_headers"] = {name: each for name, each in headers.items() if isinstance(each, Secret)}
@@ -371,7 +388,7 @@ def _source_of(data: dict[str, Any]) -> Source:
 
 
 _HTTP_ONLY = (
-    *("method", "headers", "body", "form", "success", "connect_timeout"),
+    *("method", "headers", "body", "form", "success", "response_headers", "redirects", "connect_timeout"),
     *("read_timeout", "auth", "tls", "proxy"),
 )
 

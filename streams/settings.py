@@ -18,6 +18,7 @@ from environs import Env, EnvValidationError, FileAwareEnv
 from marshmallow import validate
 
 from models.errors import SettingsError
+from models.source import MAX_REDIRECTS
 from streams import values
 from streams.networks import parse_nat64, parse_networks, parse_ports
 from streams.tiers import MIB, parse_tiers
@@ -34,6 +35,8 @@ DEFAULT_TIMEOUT = 30.0
 """Seconds for a request that names no `timeout`: everything from taking it to its answer."""
 DEFAULT_MAX_BYTES = 8 * MIB
 """Bytes of a decoded body that are read before the request ends `too_large`."""
+DEFAULT_MAX_REDIRECTS = 5
+"""Redirects that are followed for one request."""
 DEFAULT_CACHE = "memory://?entries=10000&bytes=64MiB"
 MAX_PENDING = 40_000
 """Records that may be taken and not finished before no more are taken: of one partition, as many as are left for
@@ -143,6 +146,8 @@ class Settings:
     max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
     """Bytes of requests, such as `128MiB`, that may be taken and not answered before no more are taken from Kafka: of
     one partition, as many as are left for others."""
+    max_redirects: int = DEFAULT_MAX_REDIRECTS
+    """Redirects that are followed for one request, at most 20; a source may say otherwise (`redirects`)."""
     allow_networks: str = ""
     """Networks that may be fetched from beyond the public internet, with commas between them: `10.1.0.0/16`."""
     allow_ports: str = ""
@@ -318,6 +323,9 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         timeout=env.float("MILLRACE_TIMEOUT", DEFAULT_TIMEOUT, validate=positive),
         max_bytes=values.read_bytes(env, "MILLRACE_MAX_BYTES", DEFAULT_MAX_BYTES),
         max_pending_bytes=values.read_bytes(env, "MILLRACE_MAX_PENDING_BYTES", DEFAULT_MAX_PENDING_BYTES),
+        max_redirects=env.int(
+            "MILLRACE_MAX_REDIRECTS", DEFAULT_MAX_REDIRECTS, validate=validate.Range(0, MAX_REDIRECTS)
+        ),
         allow_networks=env.str("MILLRACE_ALLOW_NETWORKS", "", validate=values.validator(parse_networks)),
         allow_ports=env.str("MILLRACE_ALLOW_PORTS", "", validate=values.validator(parse_ports)),
         nat64_prefixes=env.str("MILLRACE_NAT64_PREFIXES", "", validate=values.validator(parse_nat64)),

@@ -152,7 +152,8 @@ def _shown(record: Any, options: argparse.Namespace) -> str | None:
     parts = [at, key, str(result.get("id")), str(result.get("outcome")), str(result.get("cache", "-"))]
     parts.append(f"{result.get('elapsed_ms', 0)} ms")
     url = result.get("request", {}).get("url")
-    detail = result.get("error", {}).get("message") or clipped(strictjson.dumps(result.get("document")).decode(), WIDTH)
+    document = strictjson.dumps(result["document"]).decode() if "document" in result else ""
+    detail = result.get("error", {}).get("message") or clipped(document, WIDTH)
     verdicts = [f"{each['name']}={each.get('value', 'error')}" for each in result.get("checks", ())]
     line = "  ".join([*parts, *([url] if url else []), *verdicts, detail])
     return "".join(char if char.isprintable() else "�" for char in line)

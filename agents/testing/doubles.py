@@ -12,7 +12,7 @@ from typing import Any
 from models import checks
 from models.checks import Verdict
 from models.child import Silence
-from models.source import Source, Sources, replaced
+from models.source import Limits, Source, Sources, replaced
 from streams.http.client import Client
 from streams.http.limits import Host, Hosts
 from streams.kafka.parcel import Parcel
@@ -71,11 +71,9 @@ class Pool:
 class _Hosts(Hosts):
     """Hosts whose pauses (Retry-After) are over at once, or refused as ever if they are past a deadline."""
 
-    def of(self, authority: str) -> Host:
-        """Return the host of an authority."""
-        if authority not in self._hosts:
-            self._hosts[authority] = _Host(authority, self._limits.get(authority))
-        return super().of(authority)
+    def made(self, name: str, limits: Limits | None) -> Host:
+        """Return a new host."""
+        return _Host(name, limits)
 
 
 class _Host(Host):

@@ -15,6 +15,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from agents.testing.upstream import Asked, Reply, Upstream, normal
+from streams.http.once import Unsent
 
 CHUNK = 65_536
 """Bytes that arrive at once."""
@@ -122,9 +123,15 @@ def _as_aiohttp(exc: Exception, key: Any) -> Exception:
     if isinstance(exc, aiohttp.ClientError | TimeoutError):
         return exc
     if isinstance(exc, socket.gaierror):
-        return aiohttp.ClientConnectorDNSError(key, exc)
+        return _unsent(aiohttp.ClientConnectorDNSError(key, exc))
     if isinstance(exc, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
         return aiohttp.ClientOSError(*exc.args)
     if isinstance(exc, ConnectionRefusedError) and not exc.args:
         exc = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    return aiohttp.ClientConnectorError(key, exc) if isinstance(exc, OSError) else exc
+    return _unsent(aiohttp.ClientConnectorError(key, exc)) if isinstance(exc, OSError) else exc
+
+
+def _unsent(cause: Exception) -> Unsent:
+    unsent = Unsent()
+    unsent.__cause__ = cause
+    return unsent

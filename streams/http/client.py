@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import count
 from types import TracebackType
@@ -23,19 +23,21 @@ from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
 from models.source import Limits, Retries, Sources
 from streams.files import share
 from streams.http.auth import Credentials, Signed
-from streams.http.connector import Connector
 from streams.http.content import ACCEPT_ENCODING, read_body
+from streams.http.cookies import Cookies
+from streams.http.excerpt import add_excerpt, chosen
 from streams.http.failures import blame, no_success, translate
 from streams.http.guard import Guard, guard_of
 from streams.http.hop import Hop, redirected, with_body
 from streams.http.limits import Hosts
+from streams.http.once import MAX_FIELD, MAX_FIELDS, Pool, send_once
 from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.tally import Tally, result_of, status_class
 from streams.http.terms import CONNECT_TIMEOUT, Terms
 from streams.http.tls import PROTOCOLS
 from streams.http.url import parse
-from streams.settings import DEFAULT_MAX_IN_FLIGHT, Settings
+from streams.settings import DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_REDIRECTS, Settings
 from streams.tls import Context
 
 if TYPE_CHECKING:
@@ -47,12 +49,10 @@ DNS_TTL = 30
 """Seconds that a resolved name is kept."""
 DNS_NAMES = 1_000
 """Resolved names kept, the least recently used out first."""
-MAX_REDIRECTS = 5
-"""Redirects followed for one request."""
 SLOW = 1.0
 """Seconds: a request that its deadline ends sooner says nothing about the host."""
 
-UNAUTHORIZED, NOT_MODIFIED = 401, 304
+NOT_MODIFIED = 304
 
 _CONNECTING: dict[str, Any] = {
     "ttl_dns_cache": DNS_TTL,
@@ -63,16 +63,17 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class _Redirect(NamedTuple):
-    """An answer that points elsewhere."""
+    """An answer that points elsewhere, and the cookies that it sets."""
 
     status: int
     location: str
+    cookies: Sequence[str]
 
 
 class Client:
     """Opened with `async with`. `max_bytes` caps a decoded body, `max_in_flight` the requests under way at once;
-    `guard` judges what may be reached. `retry`, `proxy` (a URL) and `limits` (by host) hold where a source says
-    nothing else.
+    `guard` judges what may be reached. `retry`, `proxy` (a URL), `limits` (by host) and `max_redirects` hold where a
+    source says nothing else.
     """
 
     def __init__(
@@ -84,12 +85,13 @@ class Client:
         retry: Retries | None = None,
         proxy: str | None = None,
         limits: Mapping[str, Limits] | None = None,
+        max_redirects: int = DEFAULT_MAX_REDIRECTS,
     ) -> None:
         self._guard = guard
         self.max_in_flight = max_in_flight
         self._slots = asyncio.Semaphore(max_in_flight)
         self._stack = AsyncExitStack()
-        self.terms = Terms(max_bytes, retry=retry or Retries(), proxy=proxy)
+        self.terms = Terms(max_bytes, retry=retry or Retries(), proxy=proxy, redirects=max_redirects)
         self.hosts = Hosts(limits)
         self.tally = Tally()
         self.spans: HttpSpans | None = None
@@ -99,13 +101,11 @@ class Client:
         files, resolver = share().upstream, self._guard.resolver()
         self._stack.push_async_callback(resolver.close)
         self._direct = await self._stack.enter_async_context(
-            _session(Connector(files, self._guard.socket, resolver=resolver, ssl=secured, **_CONNECTING))
+            _session(Pool(files, self._guard.socket, resolver=resolver, ssl=secured, **_CONNECTING))
         )
         # Through a proxy, every address dialled is the proxy's, which the operator named.
         self._proxied = await self._stack.enter_async_context(
-            _session(
-                Connector(files, ssl=secured, **_CONNECTING), connect=2 * CONNECT_TIMEOUT
-            )  # to the proxy, and a tunnel
+            _session(Pool(files, ssl=secured, **_CONNECTING), connect=2 * CONNECT_TIMEOUT)  # to the proxy, and a tunnel
         )
         return self
 
@@ -134,17 +134,19 @@ class Client:
         deadline: float | None = None,
         terms: Terms | None = None,
         validators: Mapping[str, str] | None = None,
+        again: bool | None = None,
     ) -> Response:
         """Ask, as often as the terms allow before `deadline` (monotonic seconds, which the caller enforces).
 
         `body`: a string is sent as text, anything else as JSON. `validators`: If-None-Match and If-Modified-Since,
-        with which a 304 is an answer. Raises Denied, Unreachable, TimedOut, UpstreamError (also for a status that is
+        with which a 304 is an answer. `again`: whether it may be sent again though it may have been received; None: by
+        its method and headers. Raises Denied, Unreachable, TimedOut, UpstreamError (also for a status that is
         no success), TooLarge, InvalidDocument (an undecodable body), InvalidRequest and Overloaded; the error's
         `attempts` says how often it was tried.
         """
         terms = terms or self.terms
         headers, data = with_body(headers, body)
-        retries = terms.retry if terms.repeatable or repeatable(method, headers) else ONCE
+        again = terms.repeatable or (repeatable(method, headers) if again is None else again)
         if validators:
             headers = {**headers, **validators}
         sent = None if self.spans is None else count()
@@ -154,9 +156,10 @@ class Client:
             try:
                 response = await self._follow(hop, deadline, terms)
             except AnswerError as error:
-                pause = pause_before_next(attempt, error, retries, deadline)
+                attempt += (error.attempts or 1) - 1
+                pause = pause_before_next(attempt, error, terms.retry if again or error.unsent else ONCE, deadline)
             else:
-                return response if attempt == 1 else response._replace(attempts=attempt)
+                return response if attempt == 1 else response._replace(attempts=response.attempts + attempt - 1)
             await asyncio.sleep(pause)
             attempt += 1
 
@@ -167,31 +170,40 @@ class Client:
         return (await self.fetch("POST", url, headers, text, deadline=deadline, terms=terms)).body.content
 
     async def _follow(self, hop: Hop, deadline: float | None, terms: Terms) -> Response:
-        """Send a request where it points and where redirects point from there; once more with renewed credentials."""
-        redirects, renewed = 0, False
+        """Send a request where it points and where redirects point from there; once more with renewed credentials,
+        which counts as another attempt.
+        """
+        redirects, attempts, answered = 0, 1, False
+        cookies: Cookies | None = None
         while True:
-            self._guard.check(hop.url)
+            signed = None
             credentials = terms.credentials if hop.own else None
-            signed = await credentials.sign(hop.url, hop.headers, deadline) if credentials is not None else None
+            headers = hop.headers if cookies is None else cookies.added_to(hop.headers, hop.url, own=hop.own)
             try:
-                answer = await self._send(hop, signed or Signed(hop.url, hop.headers), deadline, terms)
-            except UpstreamError as error:
-                refused = error.status == UNAUTHORIZED and not renewed
-                if not refused or signed is None or credentials is None or not credentials.renews(signed):
+                self._guard.check(hop.url)
+                signed = await credentials.sign(hop.url, headers, deadline) if credentials is not None else None
+                answer = await self._send(hop, signed or Signed(hop.url, headers), deadline, terms)
+            except AnswerError as error:
+                error.attempts, error.unsent = attempts, error.unsent and not answered
+                if attempts > 1 or signed is None or credentials is None or not _renewed(error, signed, credentials):
                     raise
-                renewed = True
+                attempts, answered = attempts + 1, True
                 continue
             if isinstance(answer, Response):
-                return without_validators(answer) if redirects else answer
-            redirects += 1
-            if redirects > MAX_REDIRECTS:
-                msg = f"{hop.url.host}: more than {MAX_REDIRECTS} redirects"
-                raise UpstreamError(msg)
-            hop = redirected(hop, *answer, credentials)
+                answer = without_validators(answer) if redirects else answer
+                return answer if attempts == 1 else answer._replace(attempts=attempts)
+            redirects, answered = redirects + 1, True
+            if redirects > terms.redirects:
+                msg = f"{hop.url.host}: more than {terms.redirects} redirects (see MILLRACE_MAX_REDIRECTS)"
+                raise UpstreamError(msg, answer.status)
+            if answer.cookies:
+                cookies = cookies or Cookies(terms.credentials)
+                cookies.take(hop.url, answer.cookies)
+            hop = redirected(hop, answer.status, answer.location, credentials)
 
     async def _send(self, hop: Hop, signed: Signed, deadline: float | None, terms: Terms) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
-        host = self.hosts.of(_authority(hop.url))
+        host = self.hosts.of(_authority(hop.url), terms.source if terms.apart and hop.own else None)
         gate = terms.gate if hop.own else None
         asked = time.monotonic()
         ticket = await host.enter(deadline, gate)
@@ -200,7 +212,7 @@ class Client:
             async with self._slots:
                 started = time.monotonic()
                 self.tally.waits.add(started - asked)
-                answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms)
+                answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms, deadline)
             said, ok = status_class(answer.status), True
         except AnswerError as error:
             said, ok = result_of(error), blame(error)
@@ -222,16 +234,17 @@ class Client:
             self.tally.add(terms.source, said, started)
             host.leave(ticket, ok=ok, gate=gate)
 
-    async def _traced(self, hop: Hop, signed: Signed, terms: Terms) -> Response | _Redirect:
+    async def _traced(self, hop: Hop, signed: Signed, terms: Terms, deadline: float | None) -> Response | _Redirect:
         """Send one request within a span of its own, which the upstream is told of."""
         assert self.spans is not None
         assert hop.sent is not None
         with self.spans.request(hop.method, hop.url, next(hop.sent)) as span:
-            answer = await self._exchange(hop, Signed(signed.url, {**signed.headers, **span.headers}), terms)
+            signed = Signed(signed.url, {**signed.headers, **span.headers})
+            answer = await self._exchange(hop, signed, terms, deadline)
             span.answered(answer.status or 0)
             return answer
 
-    async def _exchange(self, hop: Hop, signed: Signed, terms: Terms) -> Response | _Redirect:
+    async def _exchange(self, hop: Hop, signed: Signed, terms: Terms, deadline: float | None) -> Response | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""
         session = self._proxied if terms.proxy else self._direct
         options = _options(hop, terms)
@@ -240,20 +253,26 @@ class Client:
         )
         try:
             status = response.status
-            if status in _REDIRECTS and status not in terms.success and terms.follows:
+            if status in _REDIRECTS and status not in terms.success and terms.redirects:
                 location = response.headers.get("Location")
                 if not location:
                     msg = f"{hop.url.host} answered {status} without a Location"
                     raise UpstreamError(msg, status)
-                return _Redirect(status, location)
+                return _Redirect(status, location, response.headers.getall("Set-Cookie", ()))
             if status not in terms.success and not (status == NOT_MODIFIED and hop.conditional):
-                raise no_success(hop.url.host or "?", response, terms)
+                error = no_success(hop.url.host or "?", response, terms)
+                if isinstance(error, UpstreamError):
+                    await add_excerpt(error, response, terms.credentials, deadline)
+                raise error
             content = await read_body(response, terms.max_bytes)
             body = Body(content, *media(response.headers.get("Content-Type")))
             if terms.credentials is not None and _tells(body, response.headers, terms.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
                 raise InvalidDocument(msg)
             return Response(status, body, response.headers)
+        except AnswerError as error:
+            error.headers = chosen(response.headers, terms.response_headers, terms.credentials)
+            raise
         finally:
             response.release()  # closes the connection if the body was not read to its end
 
@@ -267,6 +286,7 @@ def client_of(settings: Settings, sources: Sources | None = None) -> Client:
         max_in_flight=max(1, min(settings.max_in_flight, share().upstream // 2)),
         proxy=settings.proxy,
         limits=sources.hosts if sources else None,
+        max_redirects=settings.max_redirects,
     )
 
 
@@ -278,7 +298,16 @@ def _session(connector: aiohttp.TCPConnector, connect: float | None = None) -> a
         cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
         timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=CONNECT_TIMEOUT),
         trust_env=False,
+        middlewares=(send_once,),
+        max_line_size=MAX_FIELD,
+        max_field_size=MAX_FIELD,
+        max_headers=MAX_FIELDS,
     )
+
+
+def _renewed(error: AnswerError, signed: Signed, credentials: Credentials) -> bool:
+    """Whether there are other credentials to show to who refused these."""
+    return isinstance(error, UpstreamError) and error.refuses_credentials and credentials.renews(signed)
 
 
 def _authority(url: URL) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from models.errors import (
@@ -14,15 +16,21 @@ from models.errors import (
     InvalidRequest,
     Overloaded,
     TimedOut,
+    TooLarge,
     Unreachable,
     UpstreamError,
 )
 from streams.http.guard import DeniedAddress, why
+from streams.http.once import MAX_FIELD, MAX_FIELDS, Broken, Unsent
 from streams.http.retry import retry_after
 from streams.http.terms import Terms
 
 PROXY_LOGIN = 407
 """The status by which a proxy asks for a login (RFC 9110, section 15.5.8)."""
+UNAUTHORIZED, FORBIDDEN = 401, 403
+
+_INVALID_TOKEN = re.compile(r'\bbearer\b.*\berror\s*=\s*"?invalid_token\b', re.IGNORECASE)
+"""How a 403 says that the token is at fault, not what it allows (RFC 6750, section 3.1)."""
 
 
 def no_success(host: str, response: aiohttp.ClientResponse, terms: Terms) -> AnswerError:
@@ -35,13 +43,16 @@ def no_success(host: str, response: aiohttp.ClientResponse, terms: Terms) -> Ans
     error = UpstreamError(f"{host} answered {status} {reason}".rstrip(), status,
                           retry_after(response.headers.get("Retry-After")))  # fmt: skip
     error.retryable = status in terms.retry.statuses
+    error.refuses_credentials = status == UNAUTHORIZED or (
+        status == FORBIDDEN and any(map(_INVALID_TOKEN.search, response.headers.getall("WWW-Authenticate", ())))
+    )
     return error
 
 
 def blame(error: AnswerError) -> bool | None:
     """Say what an error tells about its host: False it failed, True it did its part, None nothing."""
     match error:
-        case UpstreamError(status=429) | Denied() | InvalidRequest() | Overloaded():
+        case UpstreamError(status=429) | Denied() | InvalidRequest() | Overloaded() | Unreachable(stale=True):
             return None
         case UpstreamError(status=None) | Unreachable() | TimedOut():
             return False
@@ -49,9 +60,20 @@ def blame(error: AnswerError) -> bool | None:
     return not (isinstance(error, UpstreamError) and error.status in RETRYABLE_STATUSES)
 
 
-def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  a table
-    """Say in our words what aiohttp raised. The messages name the host, never path or query: those may hold secrets."""
+def translate(exc: BaseException | None, url: URL) -> AnswerError:
+    """Say in our words what aiohttp raised, and whether anything was sent."""
     host = url.host or "?"
+    if isinstance(exc, aiohttp.ClientResponseError) and _too_long(exc):
+        return TooLarge(f"{host} answered with more than {MAX_FIELDS} headers, or one of over {MAX_FIELD} bytes")
+    error = _translated(exc.__cause__ if isinstance(exc, Unsent | Broken) else exc, host)
+    error.unsent = isinstance(exc, Unsent)
+    if isinstance(exc, Broken) and isinstance(error, Unreachable):
+        error.stale = exc.reused
+    return error
+
+
+def _translated(exc: BaseException | None, host: str) -> AnswerError:  # noqa: C901, PLR0911  a table
+    """The messages name the host, never path or query: those may hold secrets."""
     match exc:
         case TimeoutError():
             return TimedOut(f"{host} did not answer in time")
@@ -78,3 +100,9 @@ def translate(exc: Exception, url: URL) -> AnswerError:  # noqa: C901, PLR0911  
         case aiohttp.ClientError() | OSError():
             return Unreachable(f"the connection to {host} broke: {type(exc).__name__}")
     return InvalidRequest(f"the request to {host} cannot be sent: {exc}")
+
+
+def _too_long(exc: aiohttp.ClientResponseError) -> bool:
+    """Whether an answer's head was over one of the parser's limits; aiohttp tells the second in words alone."""
+    told = exc.__cause__ and exc.__cause__.__cause__
+    return isinstance(told, LineTooLong) or "Too many headers" in str(told)

@@ -17,7 +17,8 @@ USER_AGENT = {"User-Agent": "millrace"}
 """Sent unless the request names its own."""
 
 # What a redirect may carry to another origin: any other header may be a credential, whatever it is called.
-_HARMLESS = frozenset({"accept", "accept-language", "user-agent", "content-type", "traceparent", "tracestate"})
+_HARMLESS = frozenset({"accept", "accept-language", "user-agent", "content-type", "traceparent", "tracestate",
+                       "idempotency-key"})  # fmt: skip
 _ASKING = frozenset({"if-none-match", "if-modified-since"})
 _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
 

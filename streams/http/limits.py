@@ -167,19 +167,24 @@ class Hosts:
     def __iter__(self) -> Iterator[Host]:
         return iter(self._hosts.values())
 
-    def get(self, authority: str) -> Host | None:
-        """Return a host if it was met already."""
-        return self._hosts.get(authority)
+    def get(self, authority: str, source: str | None = None) -> Host | None:
+        """Return a host if it was met already: what it is to everybody, or to one source."""
+        return self._hosts.get(_named(authority, source))
 
-    def of(self, authority: str) -> Host:
-        """Return the host of an authority such as `example.com:8080`."""
-        host = self._hosts.get(authority)
+    def of(self, authority: str, source: str | None = None) -> Host:
+        """Return the host of an authority such as `example.com:8080`: what it is to everybody, or to one source."""
+        name = _named(authority, source)
+        host = self._hosts.get(name)
         if host is None:
             self._forget_idle()
-            host = self._hosts[authority] = Host(authority, self._limits.get(authority))
+            host = self._hosts[name] = self.made(name, self._limits.get(authority))
         else:
-            self._hosts.move_to_end(authority)
+            self._hosts.move_to_end(name)
         return host
+
+    def made(self, name: str, limits: Limits | None) -> Host:
+        """Return a new host."""
+        return Host(name, limits)
 
     def figures(self) -> list[dict[str, str | float]]:
         """Return of each host its breaker, requests in flight, their limit, who uses it, and the pause it asked for."""
@@ -200,3 +205,7 @@ class Hosts:
             idle = next((name for name, host in self._hosts.items() if not host.users), None)
             if idle is not None:
                 del self._hosts[idle]
+
+
+def _named(authority: str, source: str | None) -> str:
+    return authority if source is None else f"{authority} ({source})"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from models.errors import AnswerError, Overloaded
+from models.errors import AnswerError, Overloaded, Unreachable
 from models.source import Retries
 
 MAX_RETRY_AFTER = 300.0
@@ -20,6 +22,8 @@ ONCE = Retries(attempts=1)
 IDEMPOTENCY_KEY = "Idempotency-Key"
 """The header by which an upstream knows a request that it has had before."""
 
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+
 
 def pause_after(attempt: int, error: AnswerError, retries: Retries) -> float | None:
     """Return the seconds to wait after a failed `attempt` (1 is the first), None to give up.
@@ -29,6 +33,8 @@ def pause_after(attempt: int, error: AnswerError, retries: Retries) -> float | N
     """
     if attempt >= retries.attempts or not error.retryable or error.spent or isinstance(error, Overloaded):
         return None
+    if isinstance(error, Unreachable) and error.stale:
+        return 0.0
     bound = min(retries.longest_pause, retries.first_pause * 2 ** (attempt - 1))
     return random.uniform(0, bound)  # noqa: S311  jitter, no secret
 
@@ -49,20 +55,28 @@ def pause_before_next(attempt: int, error: AnswerError, retries: Retries, deadli
 
 
 def repeatable(method: str, headers: Mapping[str, str]) -> bool:
-    """Whether a request may be sent twice: an idempotent method, or an Idempotency-Key given with it."""
-    return method in IDEMPOTENT or any(name.lower() == IDEMPOTENCY_KEY.lower() for name in headers)
+    """Whether a request may be sent twice: an idempotent method, or an Idempotency-Key that its sender gave."""
+    return method in IDEMPOTENT or bool(sender_key(headers))
+
+
+def sender_key(headers: Mapping[str, str]) -> str | None:
+    """Return the Idempotency-Key among headers, None if there is none."""
+    return next((value for name, value in headers.items() if name.lower() == IDEMPOTENCY_KEY.lower()), None)
 
 
 def retry_after(text: str | None) -> float | None:
-    """Return the seconds that a Retry-After asks for, given as seconds or as a date (RFC 9110, section 10.2.3)."""
+    """Return the seconds that a Retry-After asks for, given as seconds or as a date (RFC 9110, section 10.2.3).
+
+    A fraction of a second, which the RFC does not have, is rounded up. None for what says nothing.
+    """
     if text is None:
         return None
     text = text.strip()
-    if text.isdecimal() and text.isascii():
-        return min(float(text[:10]), MAX_RETRY_AFTER)
+    if _SECONDS.fullmatch(text):
+        return float(math.ceil(min(float(text), MAX_RETRY_AFTER)))
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError, IndexError, TypeError):  # the standard library's parser raises all of them
         return None
-    seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)

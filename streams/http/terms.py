@@ -14,6 +14,7 @@ from models.source import Retries, Source
 from streams.http.auth import Credentials, credentials_of
 from streams.http.limits import Gate
 from streams.http.tls import tls_context
+from streams.settings import DEFAULT_MAX_REDIRECTS
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
@@ -28,8 +29,9 @@ class Terms:
     """`max_bytes` caps a decoded body. `gate`: limits of the source's own, instead of its host's.
 
     `timeout` and `tls` are None where the session's own hold, `proxy` where none is used. `repeatable`: a request of
-    any method may be sent again. `follows`: redirects are followed. `source` is whose terms they are, None for those
-    of a plain URL.
+    any method may be sent again. `redirects` are followed at most; at 0 one is an answer like any other.
+    `response_headers` of an answer are told (in lower case). `source` is whose terms they are, None for those of a
+    plain URL; `apart`: its host's limits, pauses and breaker are its own.
     """
 
     max_bytes: int
@@ -41,8 +43,10 @@ class Terms:
     tls: ssl.SSLContext | None = None
     proxy: str | None = None
     repeatable: bool = False
-    follows: bool = True
+    redirects: int = DEFAULT_MAX_REDIRECTS
+    response_headers: tuple[str, ...] = ()
     source: str | None = None
+    apart: bool = False
 
 
 def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes]]) -> Terms:
@@ -58,7 +62,7 @@ def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes
         source=source.name,
     )
     # A redirect would carry the client's secret elsewhere with the form.
-    for_token = dataclasses.replace(terms, max_bytes=MAX_TOKEN_BYTES, repeatable=True, follows=False)
+    for_token = dataclasses.replace(terms, max_bytes=MAX_TOKEN_BYTES, repeatable=True, redirects=0)
     timeout = None
     if source.connect_timeout or source.read_timeout:
         connect = source.connect_timeout or CONNECT_TIMEOUT
@@ -69,6 +73,10 @@ def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes
         terms,
         retry=source.retry,
         success=source.success,
+        response_headers=source.response_headers,
+        redirects=default.redirects if source.redirects is None else source.redirects,
+        repeatable=source.retry.unsafe,
+        apart=source.is_apart,
         timeout=timeout,
         gate=Gate(source.limits) if source.limits else None,
         credentials=credentials_of(source, partial(post, for_token)),

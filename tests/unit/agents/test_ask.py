@@ -180,18 +180,26 @@ async def test_a_body_that_does_not_load_says_how_often_it_was_asked(upstream, a
     assert caught.value.attempts == 2
 
 
-async def test_a_post_that_a_record_asks_for_is_repeated_under_one_key(upstream, asker):
-    """The key is the record's place: the same however often it is sent, or the record delivered."""
-    upstream.says("/", {"status": 503}, {"text": "done"})
-    known = wanted(upstream, method="POST", body={"a": 1})
-    record = ConsumerRecord("requests", 3, 42, 0, 0, None, b"", None, 0, 0, ())
-    asked = await asker.ask(known, sent_along(record, known.request), in_5_seconds(), {})
-    assert asked.attempts == 2
-    assert upstream.sent("Idempotency-Key") == ["requests-3-42"] * 2
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize(
+    ("given", "sent", "times"),
+    [
+        ({}, "requests-3-42", 1),
+        ({"idempotency-KEY": "k"}, "k", 3),
+        ({"Idempotency-Key": ""}, "", 1),
+    ],
+)
+async def test_a_key_of_the_sender_s_own_makes_a_post_repeatable_and_ours_does_not(  # noqa: PLR0917  a table
+    upstream, asker, method, given, sent, times
+):
+    """Ours is the record's place, and goes along for whoever heeds it; most do not, so the request is sent once."""
     upstream.says("/", {"status": 503})
+    known = wanted(upstream, method=method, headers=given, body={"a": 1})
+    record = ConsumerRecord("requests", 3, 42, 0, 0, None, b"", None, 0, 0, ())
     with pytest.raises(UpstreamError) as caught:
-        await asker.ask(known, {}, in_5_seconds(), {})
-    assert caught.value.attempts == 1
+        await asker.ask(known, sent_along(record, known.request), in_5_seconds(), {})
+    assert caught.value.attempts == times
+    assert upstream.sent("Idempotency-Key") == [sent] * times
 
 
 # -- from one answer to the next

@@ -22,10 +22,11 @@ from yarl import URL
 from models.errors import AnswerError, Denied, InvalidDocument, Unreachable, UpstreamError
 from models.source import ApiKey, Basic, Bearer, ClientCredentials, Limits, Retries, Secret, Source
 from streams.http.auth import FAILED_FOR, Fixed, Token
-from streams.http.client import MAX_REDIRECTS, Client
+from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.terms import terms_of
 from streams.networks import parse_networks
+from streams.settings import DEFAULT_MAX_REDIRECTS
 from streams.sources import parse
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
@@ -493,12 +494,12 @@ async def test_a_token_is_renewed_before_its_end(client, issuer, life, lasts):
 
 
 async def test_a_token_that_is_refused_is_renewed_and_the_request_succeeds(client, issuer):
-    """After a 401 the request is sent once more with a new token, as part of the same try."""
+    """After a 401 the request is sent once more with a new token, which counts as another attempt."""
     held = terms_of(issuer.source, client.terms, client.post)
     await ask(client, issuer, held)
     issuer.valid.clear()
     response = await ask(client, issuer, held)
-    assert (response.body.content, response.attempts) == (b'"in"', 1)
+    assert (response.body.content, response.attempts) == (b'"in"', 2)
     assert (len(issuer.asked), issuer.refusals) == (2, 1)
 
 
@@ -508,7 +509,7 @@ async def test_a_request_is_sent_again_once_for_a_401(client, issuer):
     issuer.api = issuer.api.replace("/api", "/closed")
     issuer.upstream.answers["/closed"] = {"status": 401}
     error = await refused(client, issuer, held, UpstreamError)
-    assert (error.status, error.attempts, len(issuer.asked)) == (401, 1, 2)
+    assert (error.status, error.attempts, len(issuer.asked)) == (401, 2, 2)
     assert [shown(seen) for seen in issuer.upstream.seen] == [{"Authorization": f"Bearer token/{n}"} for n in (1, 2)]
 
 
@@ -753,8 +754,8 @@ async def test_a_token_may_be_more_than_the_source_s_documents(client, issuer):
 async def test_a_renewed_token_takes_no_redirect_away(client, issuer):
     """Five redirects are followed, also when the first answer was a 401."""
     issuer.api = issuer.api.replace("/api", "/1")
-    for hop in range(1, 1 + MAX_REDIRECTS):
-        issuer.upstream.redirect(f"/{hop}", 302, f"/{hop + 1}" if hop < MAX_REDIRECTS else "/api")
+    for hop in range(1, 1 + DEFAULT_MAX_REDIRECTS):
+        issuer.upstream.redirect(f"/{hop}", 302, f"/{hop + 1}" if hop < DEFAULT_MAX_REDIRECTS else "/api")
     held = terms_of(issuer.source, client.terms, client.post)
     await ask(client, issuer, held)
     issuer.valid.clear()

@@ -22,15 +22,18 @@ from models.documents import Body
 from models.errors import Denied, InvalidDocument, InvalidRequest, TimedOut, TooLarge, Unreachable, UpstreamError
 from models.request import parse
 from models.source import Retries
-from streams.http.client import MAX_REDIRECTS, Client
-from streams.http.failures import translate
+from streams.http.client import Client
+from streams.http.failures import blame, translate
 from streams.http.guard import DENIED, DeniedAddress, Guard
 from streams.http.hop import Hop, redirected
+from streams.http.once import MAX_FIELD, MAX_FIELDS
 from streams.networks import parse_networks, parse_ports
+from streams.settings import DEFAULT_MAX_REDIRECTS
 
 LIMIT = 100_000
 LOOPBACK = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))
 ONCE = Retries(attempts=1)
+TOO_MANY = "127.0.0.1: more than 5 redirects (see MILLRACE_MAX_REDIRECTS)"
 SECRET = "/secret-path?token=hunter2"
 """The path of every request whose error is looked at: neither part of it may be told."""
 
@@ -322,16 +325,16 @@ async def test_five_redirects_are_followed_and_a_sixth_is_not(client, upstream):
     assert (await client.fetch("GET", at(upstream, "/1"), {})).body.content == b"null"
     assert [seen.path for seen in upstream.seen] == ["/1", "/2", "/3", "/4", "/5", "/6"]
     error = await failure(client, at(upstream, "/0"), UpstreamError)
-    assert str(error) == "127.0.0.1: more than 5 redirects"
-    assert len(upstream.seen) == 2 * (1 + MAX_REDIRECTS)
+    assert str(error) == TOO_MANY
+    assert len(upstream.seen) == 2 * (1 + DEFAULT_MAX_REDIRECTS)
 
 
 async def test_a_redirect_to_itself_ends(client, upstream):
     """A loop is cut by the number of hops."""
     upstream.redirect("/secret-path", 302, SECRET)
     error = await failure(client, at(upstream, SECRET), UpstreamError)
-    assert (str(error), error.retryable) == ("127.0.0.1: more than 5 redirects", False)
-    assert client.calls == 1 + MAX_REDIRECTS
+    assert (str(error), error.retryable) == (TOO_MANY, False)
+    assert client.calls == 1 + DEFAULT_MAX_REDIRECTS
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -510,11 +513,10 @@ async def test_a_truncated_body_is_unreachable(client, speak, answer):
         b"HTTP/1.1 200 OK\r\nno header\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
     ],
 )
 async def test_what_is_no_http_is_the_upstream_s_error(client, speak, answer):
-    """Another protocol, broken heads and endless headers are told as such, and are no success."""
+    """Another protocol and broken heads are told as such, and are no success."""
     error = await failure(client, await speak(answer), UpstreamError)
     assert str(error) == "127.0.0.1 did not answer with valid HTTP"
     assert error.status is None
@@ -614,8 +616,33 @@ async def test_a_status_without_a_reason_is_told_bare(client, speak):
     assert str(await failure(client, url, UpstreamError)) == "127.0.0.1 answered 500"
 
 
-async def test_cookies_are_never_shared_between_requests(client, upstream):
-    """What one answer sets is sent neither with the next request nor along a redirect."""
+async def test_a_long_head_is_taken(client, speak):
+    """A header of 32 KB, and 256 of them, are an answer like any other."""
+    lines = b"".join(b"X-%d: y\r\n" % n for n in range(MAX_FIELDS - 2))
+    long = b"X: " + b"x" * MAX_FIELD + b"\r\n"
+    url = await speak(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + long + lines + b"\r\nok")
+    assert (await client.fetch("GET", url, {})).body.content == b"ok"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"X: " + b"x" * (MAX_FIELD + 1) + b"\r\n",
+        b"X: " + b"x" * 1_000_000,
+        b"x" * (MAX_FIELD + 1) + b": x\r\n",
+        b"".join(b"X-%d: y\r\n" % n for n in range(MAX_FIELDS + 1)),
+        b"X: y\r\n" * 10_000,
+    ],
+)
+async def test_a_head_past_its_limits_is_too_large_and_no_fault_of_the_host(client, speak, fields):
+    """The error names both limits, no retry helps, and the breaker does not count it as a failure."""
+    error = await failure(client, await speak(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n"), TooLarge)
+    assert str(error) == "127.0.0.1 answered with more than 256 headers, or one of over 32768 bytes"
+    assert (error.retryable, blame(error)) == (False, True)
+
+
+async def test_cookies_live_in_one_request_s_redirects(client, upstream):
+    """What an answer sets goes along its redirect, and with no other request."""
     upstream.answers["/set"] = {
         "status": 302,
         "headers": {"Location": "/next", "Set-Cookie": "session=hunter2; Path=/"},
@@ -623,7 +650,50 @@ async def test_cookies_are_never_shared_between_requests(client, upstream):
     await client.fetch("GET", at(upstream, "/set"), {})
     await client.fetch("GET", at(upstream, "/other"), {"Cookie": "own=1"})
     await client.fetch("GET", at(upstream, "/last"), {})
-    assert [seen.headers.get("Cookie") for seen in upstream.seen] == [None, None, "own=1", None]
+    assert [seen.headers.get("Cookie") for seen in upstream.seen] == [None, "session=hunter2", "own=1", None]
+
+
+async def test_a_loop_that_only_a_cookie_ends_ends(client, upstream):
+    """An upstream that redirects until its cookie comes back is answered; one's own cookies stay beside it."""
+
+    async def answer(request):
+        if request.headers.get("Cookie") == "own=1; seen=yes":
+            return web.Response(text="in")
+        return web.Response(status=302, headers={"Location": "/", "Set-Cookie": "seen=yes; Path=/; HttpOnly"})
+
+    upstream.answers["/"] = answer
+    response = await client.fetch("GET", at(upstream), {"cookie": "own=1; seen=no"})
+    assert (response.body.content, len(upstream.seen), response.attempts) == (b"in", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "then"),
+    [
+        ("/next", ["a=1; Path=/", "b=2; Path=/"], "a=1; b=2"),
+        ("/next", ["a=1; Path=/elsewhere"], None),
+        ("/next", ["a=1; Path=/; Max-Age=0"], None),
+        ("/next", ["a=1; Path=/; Secure"], None),
+        ("/next", ["a=1; Path=/; Domain=example.org"], None),
+        ("/next", ['a="1 2"; Path=/'], 'a="1 2"'),
+        ("/next", ["a=" + "x" * 5_000 + "; Path=/"], None),
+        ("/next", ["garbage", ""], None),
+        ("http://localhost:{port}/next", ["a=1; Path=/"], None),
+    ],
+)
+async def test_a_cookie_goes_where_its_upstream_would_have_it(upstream, path, fields, then):
+    """Path, domain, age and scheme decide (RFC 6265); another host gets none."""
+
+    async def answer(_):
+        response = web.Response(status=302, headers={"Location": path.format(port=upstream.url.port)})
+        for field in fields:
+            response.headers.add("Set-Cookie", field)
+        return response
+
+    upstream.answers["/set"] = answer
+    guard = Guard(parse_networks("127.0.0.0/8,::1/128"), LOOPBACK.ports)
+    async with Client(LIMIT, guard, retry=ONCE) as client:
+        await client.fetch("GET", at(upstream, "/set"), {})
+    assert [seen.headers.get("Cookie") for seen in upstream.seen] == [None, then]
 
 
 async def test_a_connection_is_used_again(client, upstream):

@@ -15,6 +15,13 @@ from streams.http.guard import Guard
 from streams.http.retry import MAX_RETRY_AFTER, pause_after, repeatable, retry_after
 from streams.networks import parse_networks
 
+NONSENSE = (
+    *(None, "", "soon", "-5", "+5", ".", ".5", "1.2.3", "1e3", "0x10", "5, 10", "5s", "٣", "²", "nan", "inf", "1 2"),
+    *("Mon, 01 Jan 2024 00:00:00 +99999999999999999", "Mon, 01 Jan 2024 99:99:99 GMT", "Mon, 32 Jan 2024 00:00:00 GMT"),
+    *("Mon, 01 Jan 99999999999999 00:00:00 GMT", "2024-01-01T00:00:00Z", ",", "Mon,"),
+)
+"""Values of Retry-After that say nothing."""
+
 
 def test_pauses_are_drawn_below_a_doubling_bound() -> None:
     """Full jitter: 0 to 0.2 s, then 0.4, then 0.8; after the last try no more."""
@@ -68,8 +75,11 @@ def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
     assert 25 < soon <= 30
     assert retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)) == 0
     assert retry_after("Wed, 21 Oct 2099 07:28:00") == MAX_RETRY_AFTER
-    for nonsense in (None, "", "soon", "-5", "1.5", "٣"):
+    for nonsense in NONSENSE:
         assert retry_after(nonsense) is None
+    fractions = {"2.5": 3, "1.": 1, "0.001": 1, "9" * 400: MAX_RETRY_AFTER, "0" * 400 + "7.0": 7}
+    assert {text: retry_after(text) for text in fractions} == fractions
+    assert retry_after("Sunday, 06-Nov-94 08:49:37 GMT") == retry_after("Sun Nov  6 08:49:37 1994") == 0
 
 
 async def test_the_client_tries_again_and_says_how_often() -> None:
