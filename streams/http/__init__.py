@@ -7,6 +7,7 @@ tls       how connections to a source are secured
 guard     what may be reached: the SSRF guard
 embedded  IPv4 addresses inside IPv6 ones
 connector aiohttp's pool of connections, within bounds
+once      its connections as they are used: none that has ended, and each request sent once
 resolver  names, looked up in threads
 retry     what is tried again, and when
 traced    spans of requests to upstreams
@@ -14,6 +15,8 @@ tally     what was asked of upstreams, and how they did
 limits    what one host may cost and suffer: places, requests a second, pauses
 breaker   the circuit breaker
 hop       what is sent to one address, and where a redirect leads
+cookies   what answers set, for as long as one request's redirects
+excerpt   what an upstream says in place of a document: the beginning of a body, chosen headers
 response  a whole answer of an upstream
 failures  what went wrong, in our words
 client    one session for the process: fetches with a cap on decoded bytes, follows redirects

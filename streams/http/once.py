@@ -3,7 +3,7 @@
 aiohttp by itself sends an idempotent request a second time when a connection ends without an answer, which neither
 limits nor attempts would know of; `send_once` ends that. And its pool knows of a connection what the event loop has
 been told: after a loop that was busy, one whose end lies in the socket already would be used for a POST, which then may
-not be sent again. `Connector` looks at the socket.
+not be sent again. `Pool` looks at the socket.
 """
 
 from __future__ import annotations
