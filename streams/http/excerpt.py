@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 from multidict import MultiMapping
 
-from models.documents import Body, text_codec
+from models.charset import text_codec
+from models.documents import Body
 from models.errors import AnswerError
+from models.page import charset_of
 from streams.http.content import STEP, Cut, Decoder, codings_of
 from streams.http.response import media
 
@@ -33,8 +35,11 @@ _JSON = ("application/json", "+json")
 
 def excerpt(body: Body) -> tuple[str | None, bool]:
     """Return the beginning of a body as text, None if it is none, and whether the body goes on."""
-    charset = None if body.media_type.endswith(_JSON) else body.charset  # JSON is UTF-8 (RFC 8259, section 8.1)
-    decoder = codecs.getincrementaldecoder(text_codec(charset) or "utf-8")(errors="replace")
+    if "html" in body.media_type:
+        codec = charset_of(body.content, body.charset)
+    else:
+        codec = None if body.media_type.endswith(_JSON) else text_codec(body.charset)  # JSON is UTF-8 (RFC 8259, 8.1)
+    decoder = codecs.getincrementaldecoder(codec or "utf-8")(errors="replace")
     text = decoder.decode(body.content[: 4 * MAX_EXCERPT])  # a character that is not whole is left out
     if "\0" in text or not text.strip():
         return None, False
