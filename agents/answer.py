@@ -80,7 +80,7 @@ class Answerer:
         self._book = Book(sources)
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         hosts = sources.hosts if sources is not None else None
-        self.places = Places(settings, self._begin, self._overload, admission=admission, hosts=hosts)
+        self.places = Places(settings, self._begin, self._crowd_out, admission=admission, hosts=hosts)
         self.account = Account()
         self._spans = spans
 
@@ -153,10 +153,17 @@ class Answerer:
         lease.work.discard(task)
         leave(not task.cancelled() and task.result())
 
+    def _crowd_out(self, item: Waiting, error: Overloaded) -> None:
+        """Refuse what may not wait, and tell the host's breaker."""
+        known = item.known or self._book.read(item.record.value)[1]
+        self._enricher.overdue(known)
+        self._overload(item._replace(known=known), error)
+
     def _overload(self, item: Waiting, error: AnswerError) -> None:
         """Answer what is not begun. Nothing of it is kept: the next request may find room."""
         record, lease = item.record, item.lease
-        known = item.known or self._book.read(record.value)[1]
+        known = item.known
+        assert known is not None
         shared = encode_answer(known.request, Answer.failed(error))
         cache = b"bypass" if known.key is None or known.max_age == 0 else b"miss"
         elapsed = time.monotonic() - item.received_at

@@ -16,6 +16,7 @@ from models.result import Answer
 from streams.functions import Caller
 from streams.http.client import NOT_MODIFIED, Client
 from streams.http.excerpt import chosen, excerpt
+from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import repeatable
 from streams.http.terms import Terms
@@ -78,13 +79,21 @@ class Asker:
 
     def refusal(self, known: Known) -> AnswerError | None:
         """Return why nothing is sent for this request now, if that is known before it is begun."""
+        host = self._host(known)
+        return None if host is None else host.refusal()
+
+    def overdue(self, known: Known) -> None:
+        """Take note that this request could not even wait for its host."""
+        source, host = known.source, self._host(known)
+        if host is not None:
+            host.overdue(None if source is None or source.call is not None else self._terms[source.name].gate)
+
+    def _host(self, known: Known) -> Host | None:
         source, url = known.source, known.request.url
         if source is not None and source.call is not None:
-            host = self._caller.hosts.get(source.name)
-        else:
-            own = source.name if source is not None and source.is_apart else None
-            host = None if url is None else self._client.hosts.get(authority(url), own)
-        return None if host is None else host.refusal()
+            return self._caller.hosts.get(source.name)
+        own = source.name if source is not None and source.is_apart else None
+        return None if url is None else self._client.hosts.get(authority(url), own)
 
     def _load(self, known: Known, response: Response, headers: Headers | None) -> documents.Document:
         """Return the document of a response's body. Raises InvalidDocument, which shows where the body begins."""

@@ -87,6 +87,10 @@ class Enricher:
         refusal = self._asker.refusal(known)
         return None if refusal is None or self._cache.lower or self._held(known) is not None else refusal
 
+    def overdue(self, known: Known) -> None:
+        """Take note that this request could not even wait for its host."""
+        self._asker.overdue(known)
+
     async def answer(self, known: Known, extra: Mapping[str, str]) -> Enriched:
         """Answer a request that `peek` cannot, with `extra` headers if it is sent. Never raises: every end is one."""
         seconds = known.request.timeout or self._timeout

@@ -1,6 +1,8 @@
-"""What a hanging host costs the others: requests to host B alone, then with as many to host A, which never answers.
+"""What a hanging host costs the others: 20,000 requests for host A, which never answers, and from then on a steady
+stream for host B, half of it cached; then the same stream without A.
 
-`python -m bench.isolation` prints B's latency, from the request's timestamp in Kafka to the result's, for both.
+`python -m bench.isolation` prints B's latency, from the request's timestamp in Kafka to the result's: of hits and
+misses, in the flood, after it, and when A's requests end by their deadline.
 """
 
 from __future__ import annotations
@@ -8,78 +10,134 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from bench.stage import PARTITIONS, WORKERS, Stage, Upstream
+from bench.stage import WORKERS, Stage, Upstream
 from streams.kafka.broker import broker
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
 
-RATE = 400
-"""Requests a second to each host."""
-SECONDS = 8
+FLOOD = 20_000
+"""Requests for the host that hangs."""
+RATE = 100
+"""Requests a second for the other one, every second of them cached."""
+SECONDS = 36
+"""Seconds of that: past the deadline of A's requests."""
+PHASES = {"in the flood": (0, 3), "after it": (3, 28), "at A's deadline": (28, SECONDS)}
 HANGING = 600.0
 """Seconds that host A takes: longer than any deadline."""
 B_DELAY = 0.005
+CACHED = 500
+
+Found = dict[tuple[str, str], list[float]]
+"""Latencies in ms, sorted, by phase and by `hit` or `miss`."""
 
 
-async def latencies(servers: str, good: str, hanging: str | None) -> list[float]:
-    """Answer RATE × SECONDS requests to `good`, with as many to `hanging`; return B's latencies in ms, sorted."""
-    stage = Stage(servers, "millrace")
-    async with Admin(Kafka(bootstrap_servers=servers)) as admin:
-        for name in stage.names:
-            await admin.create(name, PARTITIONS)
-        await admin.settled(*stage.names)
-    process = subprocess.Popen(WORKERS["millrace"], env=stage.environment)  # noqa: ASYNC220
-    consumer = AIOKafkaConsumer(stage.results, bootstrap_servers=servers, auto_offset_reset="earliest")
-    producer = AIOKafkaProducer(bootstrap_servers=servers)
-    await consumer.start()
-    await producer.start()
-    try:
-        await producer.send(stage.requests, b'{"id":"warm","url":"%b/0"}' % good.encode())
-        await consumer.getone()
-        asked: dict[str, int] = {}
+class Run:
+    """One run on topics of its own."""
+
+    def __init__(self, servers: str, good: str, hanging: str | None, *, partitions: int, equal: bool) -> None:
+        self._stage = Stage(servers, "millrace")
+        self._good, self._hanging = good, hanging
+        self._partitions, self._equal = partitions, equal
+        self._asked: dict[str, tuple[int, str]] = {}
+
+    async def latencies(self) -> Found:
+        """Return what host B's requests took."""
+        stage = self._stage
+        async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+            for name in stage.names:
+                await admin.create(name, self._partitions)
+            await admin.settled(*stage.names)
+        process = subprocess.Popen(WORKERS["millrace"], env=stage.environment)  # noqa: ASYNC220
+        self._producer = AIOKafkaProducer(bootstrap_servers=stage.servers, linger_ms=2)
+        self._consumer = AIOKafkaConsumer(stage.results, bootstrap_servers=stage.servers, auto_offset_reset="earliest",
+                                          max_poll_records=10_000)  # fmt: skip
+        await self._producer.start()
+        await self._consumer.start()
+        try:
+            await self._send(f"warm{n}" for n in range(CACHED))
+            await self._results(CACHED)
+            reading = asyncio.create_task(self._latencies())
+            if self._hanging:
+                await self._send(f"a{n}" for n in range(FLOOD))
+            await self._stream()
+            return await asyncio.wait_for(reading, 60)
+        finally:
+            process.kill()  # host A's requests would keep it from stopping
+            process.wait()
+            await self._consumer.stop()
+            await self._producer.stop()
+
+    def _url(self, name: str) -> str:
+        if name.startswith("a"):
+            return f"{self._hanging}/{0 if self._equal else name[1:]}"
+        number = int(name.lstrip("warmhit"))
+        return f"{self._good}/{number % CACHED if not name.startswith('m') else CACHED + number}"
+
+    async def _send(self, names: Iterable[str]) -> None:
+        sent = []
+        for number, name in enumerate(names):
+            value = json.dumps({"id": name, "url": self._url(name), "timeout": 30}).encode()
+            place = number % self._partitions
+            sent.append(await self._producer.send(self._stage.requests, value, partition=place))
+        for future in sent:
+            await future
+
+    async def _stream(self) -> None:
         started = time.monotonic()
-        for number, value in enumerate(_requests(good, hanging)):
-            ahead = number / (RATE * (2 if hanging else 1)) - (time.monotonic() - started)
+        for number in range(RATE * SECONDS):
+            name = f"hit{number}" if number % 2 else f"m{number}"
+            value = json.dumps({"id": name, "url": self._url(name)}).encode()
+            place = number // 2 % self._partitions
+            ahead = number / RATE - (time.monotonic() - started)
             if ahead > 0:
                 await asyncio.sleep(ahead)
-            sent = await producer.send(stage.requests, json.dumps(value).encode(), partition=number % PARTITIONS)
-            if value["id"].startswith("b"):
-                asked[value["id"]] = (await sent).timestamp
-        found: list[float] = []
-        while len(found) < len(asked):
-            record = await asyncio.wait_for(consumer.getone(), 60)
-            name = json.loads(record.value)["id"]
-            if name in asked:
-                found.append(record.timestamp - asked[name])
-        return sorted(found)
-    finally:
-        process.kill()  # host A's requests would keep it from stopping
-        process.wait()
-        await consumer.stop()
-        await producer.stop()
+            phase = next(phase for phase, (_, end) in PHASES.items() if number / RATE < end)
+            sent = await self._producer.send_and_wait(self._stage.requests, value, partition=place)
+            self._asked[name] = sent.timestamp, phase
 
+    async def _results(self, count: int) -> None:
+        while count > 0:
+            count -= sum(map(len, (await self._consumer.getmany(timeout_ms=1000)).values()))
 
-def _requests(good: str, hanging: str | None) -> Iterator[dict[str, str]]:
-    for number in range(1, RATE * SECONDS + 1):
-        yield {"id": f"b{number}", "url": f"{good}/{number}"}
-        if hanging:
-            yield {"id": f"a{number}", "url": f"{hanging}/{number}"}
+    async def _latencies(self) -> Found:
+        arrived: dict[str, tuple[int, str]] = {}
+        while len(arrived) < RATE * SECONDS:
+            for records in (await self._consumer.getmany(timeout_ms=1000)).values():
+                for record in records:
+                    result = json.loads(record.value)
+                    if not result["id"].startswith("a"):
+                        arrived[result["id"]] = record.timestamp, result["cache"]
+        found: Found = {}
+        for name, (timestamp, cache) in arrived.items():
+            asked, phase = self._asked[name]
+            found.setdefault((phase, cache), []).append(timestamp - asked)
+        return {key: sorted(values) for key, values in found.items()}
 
 
 def main() -> None:
-    """Run both and print the ratio."""
+    """Run with and without the host that hangs: distinct URLs on one partition and on four, and equal ones."""
+    cases = [(1, False), (4, False), (1, True)] if "--quick" not in sys.argv else [(1, False)]
     with broker() as found, Upstream(B_DELAY) as good, Upstream(HANGING) as hanging:
-        alone = asyncio.run(latencies(found.servers, good.url, None))
-        beside = asyncio.run(latencies(found.servers, good.url, hanging.url))
-    for title, values in (("alone", alone), ("beside a hanging host", beside)):
-        p50, p99 = values[len(values) // 2], values[int(len(values) * 0.99)]
-        print(f"host B {title}: {len(values)} answers, p50 {p50:.0f} ms, p99 {p99:.0f} ms")
-    print(f"p99 beside is {beside[int(len(beside) * 0.99)] / alone[int(len(alone) * 0.99)]:.2f} × p99 alone")
+        for partitions, equal in cases:
+            urls = "equal" if equal else "distinct"
+            print(f"{FLOOD} requests with {urls} URLs for a host that hangs, {partitions} partition(s):", flush=True)
+            runs = [asyncio.run(Run(found.servers, good.url, url, partitions=partitions, equal=equal).latencies())
+                    for url in (None, hanging.url)]  # fmt: skip
+            for key in sorted(runs[1], key=lambda key: (key[1], list(PHASES).index(key[0]))):
+                report(*key, *(run.get(key, [0.0]) for run in runs))
+
+
+def report(phase: str, cache: str, alone: list[float], beside: list[float]) -> None:
+    """Print one line: with the other host, and by how much more than without."""
+    p99, p99_alone = (values[int(len(values) * 0.99)] for values in (beside, alone))
+    print(f"  {cache:4} {phase:15} p50 {beside[len(beside) // 2]:4.0f} ms, p99 {p99:4.0f} ms, max {beside[-1]:4.0f} ms,"
+          f" p99 {p99 / max(p99_alone, 1.0):.2f} × alone ({p99_alone:.0f} ms)", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
 from typing import Generic, TypeAlias, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -63,6 +64,15 @@ class Shares(Generic[K]):
             if place.done() and not place.cancelled():
                 self.give(key, weight)
             raise
+
+    @asynccontextmanager
+    async def held(self, key: K, weight: int = 1) -> AsyncIterator[None]:
+        """Hold so much for as long as the block runs."""
+        await self.acquire(key, weight)
+        try:
+            yield
+        finally:
+            self.give(key, weight)
 
     def _let_in_next(self) -> bool:
         """Look at the first key's first in the queue; afterwards that key is the last."""

@@ -18,6 +18,8 @@ OPEN_FOR = 5.0
 class Breaker:
     """Closed: requests pass and are counted. Open: they are refused. Half-open: one passes and decides.
 
+    One that tries and hangs keeps the next from it no longer than OPEN_FOR; then the first of them to end decides.
+
     Whoever passes gets a ticket. A ticket from before the last change of state decides nothing any more: a straggler
     that was let through while closed must not settle what the one that tries is there to find out.
     """
@@ -27,8 +29,8 @@ class Breaker:
         self._window = clock()
         self._counts = [0, 0, 0, 0]  # succeeded and failed in this half of the window, and in the half before
         self._opened: float | None = None
-        self._probing = False
-        self._ticket = 0
+        self._probing: float | None = None  # since when
+        self.ticket = 0
 
     @property
     def state(self) -> str:
@@ -44,23 +46,27 @@ class Breaker:
 
     def would_admit(self) -> bool:
         """Whether a request may pass now."""
-        return self._opened is None or not (self._probing or self._clock() - self._opened < OPEN_FOR)
+        if self._opened is None:
+            return True
+        since = self._opened if self._probing is None else self._probing
+        return self._clock() - since >= OPEN_FOR
 
     def admit(self) -> int | None:
         """Return a ticket if a request may pass now. Who gets one must tell `record` or `withdraw` later."""
         if not self.would_admit():
             return None
         if self._opened is not None:
-            self._probing = True
-            self._ticket += 1
-        return self._ticket
+            if self._probing is None:
+                self.ticket += 1
+            self._probing = self._clock()
+        return self.ticket
 
     def record(self, ticket: int, *, ok: bool) -> None:
         """Count how a request ended."""
-        if ticket != self._ticket:
+        if ticket != self.ticket:
             return
         if self._opened is not None:
-            self._probing = False
+            self._probing = None
             self._change(None if ok else self._clock())
             return
         self._turn_window(self._clock())
@@ -71,8 +77,8 @@ class Breaker:
 
     def withdraw(self, ticket: int) -> None:
         """Take a request back that did not get to an end: it says nothing about the host."""
-        if ticket == self._ticket:
-            self._probing = False
+        if ticket == self.ticket:
+            self._probing = None
 
     def opens_in(self) -> float:
         """Return the seconds until a request may try again."""
@@ -81,7 +87,7 @@ class Breaker:
     def _change(self, opened: float | None) -> None:
         self._opened = opened
         self._counts = [0, 0, 0, 0]
-        self._ticket += 1
+        self.ticket += 1
 
     def _turn_window(self, now: float) -> None:
         while now - self._window >= WINDOW / 2:

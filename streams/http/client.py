@@ -29,7 +29,7 @@ from streams.http.excerpt import add_excerpt, chosen
 from streams.http.failures import blame, no_success, translate
 from streams.http.guard import Guard, guard_of
 from streams.http.hop import Hop, redirected, with_body
-from streams.http.limits import Hosts
+from streams.http.limits import Gate, Hosts
 from streams.http.once import MAX_FIELD, MAX_FIELDS, Pool, send_once
 from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
@@ -37,7 +37,13 @@ from streams.http.tally import Tally, result_of, status_class
 from streams.http.terms import CONNECT_TIMEOUT, Terms
 from streams.http.tls import PROTOCOLS
 from streams.http.url import parse
-from streams.settings import DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_REDIRECTS, Settings
+from streams.settings import (
+    DEFAULT_MAX_IN_FLIGHT,
+    DEFAULT_MAX_REDIRECTS,
+    DEFAULT_MAX_WAITING_PER_HOST,
+    Settings,
+)
+from streams.shares import Shares
 from streams.tls import Context
 
 if TYPE_CHECKING:
@@ -71,9 +77,9 @@ class _Redirect(NamedTuple):
 
 
 class Client:
-    """Opened with `async with`. `max_bytes` caps a decoded body, `max_in_flight` the requests under way at once;
-    `guard` judges what may be reached. `retry`, `proxy` (a URL), `limits` (by host) and `max_redirects` hold where a
-    source says nothing else.
+    """Opened with `async with`. `max_bytes` caps a decoded body, `max_in_flight` the requests under way at once,
+    `max_waiting` those that wait for one host that is silent; `guard` judges what may be reached. `retry`, `proxy` (a
+    URL), `limits` (by host) and `max_redirects` hold where a source says nothing else.
     """
 
     def __init__(
@@ -86,13 +92,14 @@ class Client:
         proxy: str | None = None,
         limits: Mapping[str, Limits] | None = None,
         max_redirects: int = DEFAULT_MAX_REDIRECTS,
+        max_waiting: int = DEFAULT_MAX_WAITING_PER_HOST,
     ) -> None:
         self._guard = guard
         self.max_in_flight = max_in_flight
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._slots: Shares[Gate] = Shares(max_in_flight, lambda gate: gate.greed)
         self._stack = AsyncExitStack()
         self.terms = Terms(max_bytes, retry=retry or Retries(), proxy=proxy, redirects=max_redirects)
-        self.hosts = Hosts(limits)
+        self.hosts = Hosts(limits, waiting=max_waiting)
         self.tally = Tally()
         self.spans: HttpSpans | None = None
 
@@ -122,7 +129,7 @@ class Client:
     @property
     def in_flight(self) -> int:
         """Return how many requests are under way, out of at most `max_in_flight`."""
-        return self.max_in_flight - self._slots._value
+        return self._slots.taken
 
     async def fetch(
         self,
@@ -204,12 +211,12 @@ class Client:
     async def _send(self, hop: Hop, signed: Signed, deadline: float | None, terms: Terms) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
         host = self.hosts.of(_authority(hop.url), terms.source if terms.apart and hop.own else None)
-        gate = terms.gate if hop.own else None
+        gate = (terms.gate if hop.own else None) or host.gate
         asked = time.monotonic()
         ticket = await host.enter(deadline, gate)
         started, said, ok = None, "cancelled", None
         try:
-            async with self._slots:
+            async with self._slots.held(gate):
                 started = time.monotonic()
                 self.tally.waits.add(started - asked)
                 answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms, deadline)
@@ -287,6 +294,7 @@ def client_of(settings: Settings, sources: Sources | None = None) -> Client:
         proxy=settings.proxy,
         limits=sources.hosts if sources else None,
         max_redirects=settings.max_redirects,
+        max_waiting=settings.max_waiting_per_host,
     )
 
 

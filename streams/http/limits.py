@@ -8,18 +8,28 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from models.errors import Overloaded
 from models.source import Limits
-from streams.http.breaker import OPEN_FOR, Breaker
+from streams.http.breaker import OPEN_FOR, WINDOW, Breaker
+from streams.settings import DEFAULT_MAX_WAITING_PER_HOST
 
 logger = logging.getLogger(__name__)
 
 MAX_HOSTS = 10_000
 """Hosts remembered; idle ones beyond are forgotten, the least recently used first."""
 
+SILENT = 1.0
+"""Seconds without an answer, while others wait, after which not any number may wait."""
+LATELY = 2.0
+"""Seconds for which an answer says that its host is one that answers."""
+GREED = 8
+"""How many times as many of the worker's places as are left a host may have that answers; any other, as many as are
+left. So eight that hang leave 28 of 256, and one that is well known may have 227."""
+
 Clock = Callable[[], float]
+Place = asyncio.Future[None]
 
 
 class Gate:
@@ -28,23 +38,59 @@ class Gate:
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self.limits = limits
         self._clock = clock
-        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._waiting: OrderedDict[Place, None] = OrderedDict()
+        self._silent_since = self._answered_at = float("-inf")
         self._turn = asyncio.Lock()
         self._queued = 0
         self._full_at = 0.0  # when the bucket is full again
         self.in_flight = 0
 
-    def enter(self) -> Awaitable[object]:
-        """Return what to await for a place; `in_flight` is the caller's to count, and `leave` counts it down.
+    @property
+    def waiting(self) -> int:
+        """Return how many wait for a place."""
+        return len(self._waiting)
+
+    @property
+    def greed(self) -> int:
+        """Return how many times as many of the worker's places as are left it may have."""
+        return GREED if self._clock() - self._answered_at < LATELY else 1
+
+    def enter(self) -> Place | None:
+        """Take a place, or return what to await for one.
 
         No coroutine of its own: thousands may wait here, and the collector walks their frames.
         """
-        return self._slots.acquire()
+        if self.in_flight < self.limits.concurrency:
+            self.in_flight += 1
+            return None
+        if not self._waiting:
+            self._silent_since = self._clock()
+        place = asyncio.get_running_loop().create_future()
+        self._waiting[place] = None
+        return place
+
+    def give_up(self, place: Place) -> None:
+        """Wait no longer; what came of it all the same is given back."""
+        self._waiting.pop(place, None)
+        if place.done() and not place.cancelled() and place.exception() is None:
+            self.leave()
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Give the place back, to the first who waits for it."""
+        while self._waiting:
+            place, _ = self._waiting.popitem(last=False)
+            if not place.done():
+                place.set_result(None)
+                return
         self.in_flight -= 1
-        self._slots.release()
+
+    def answered(self) -> None:
+        """Take note of an answer."""
+        self._answered_at = self._silent_since = self._clock()
+
+    def is_silent(self, seconds: float) -> bool:
+        """Whether all places were taken, and some waited for one, for so long, and none was answered."""
+        return bool(self._waiting) and self._clock() - self._silent_since >= seconds
 
     async def token(self, name: str, rate: float, deadline: float | None) -> None:
         """Wait for a token. Raises Overloaded if there is none before the deadline."""
@@ -69,8 +115,17 @@ class Gate:
 class Host:
     """One upstream: `enter` before a request, `leave` after it."""
 
-    def __init__(self, name: str, limits: Limits | None = None, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: Limits | None = None,
+        clock: Clock = time.monotonic,
+        *,
+        waiting: int = DEFAULT_MAX_WAITING_PER_HOST,
+    ) -> None:
         self.name = name
+        self._most = waiting
+        self._waiting: set[Place] = set()
         self.breaker = Breaker(clock)
         self.gate = Gate(limits or Limits(), clock)
         self._clock = clock
@@ -89,8 +144,8 @@ class Host:
     async def enter(self, deadline: float | None, gate: Gate | None = None) -> int:
         """Wait for a place behind the host's gate or another; returns the ticket to `leave` with.
 
-        Raises Overloaded while the breaker is open, or if host or gate would have it wait past the deadline
-        (monotonic seconds).
+        Raises Overloaded while the breaker is open, also if it opens meanwhile, if too many wait for a silent host
+        already, or if host or gate would have it wait past the deadline (monotonic seconds).
         """
         gate = gate or self.gate
         rate = gate.limits.rate
@@ -99,8 +154,7 @@ class Host:
         try:
             while True:
                 if not placed:
-                    await gate.enter()
-                    gate.in_flight += 1
+                    await self._place(gate, deadline)
                     placed = True
                 if self._held_until and self.held:  # also a pause that began while this request waited
                     gate.leave()
@@ -123,6 +177,34 @@ class Host:
                 gate.leave()
             raise
 
+    async def _place(self, gate: Gate, deadline: float | None) -> None:
+        most = gate.limits.waiting or self._most
+        if gate.waiting >= most and gate.is_silent(SILENT):
+            self.overdue(gate)
+            msg = (f"{self.name} has {gate.waiting} requests waiting and answers none: no more may wait for it "
+                   "(MILLRACE_MAX_WAITING_PER_HOST, or limits.waiting of a source)")  # fmt: skip
+            raise Overloaded(msg)
+        place = gate.enter()
+        if place is None:
+            return
+        self._waiting.add(place)
+        try:
+            await place
+        except BaseException:
+            if deadline is not None and self._clock() >= deadline:
+                self.overdue(gate)
+            gate.give_up(place)
+            raise
+        finally:
+            self._waiting.discard(place)
+
+    def overdue(self, gate: Gate | None = None) -> None:
+        """Take note that a request could not wait any longer. It is the host's failure if that was silent all along,
+        and not because of a pause that it asked for.
+        """
+        if (gate or self.gate).is_silent(WINDOW) and self.breaker.is_closed and not self.held:
+            self._record(self.breaker.ticket, ok=False)
+
     def refusal(self) -> Overloaded | None:
         """Return why nothing is sent to it now, None if something may be."""
         return None if self.breaker.would_admit() else self._refusal()
@@ -137,10 +219,18 @@ class Host:
         if ok is None:
             self.breaker.withdraw(ticket)
             return
+        if ok:
+            (gate or self.gate).answered()
+        self._record(ticket, ok=ok)
+
+    def _record(self, ticket: int, *, ok: bool) -> None:
         was_closed = self.breaker.is_closed
         self.breaker.record(ticket, ok=ok)
         if was_closed and not self.breaker.is_closed:
             logger.warning("%s fails too often: one request every %g s until it is back", self.name, OPEN_FOR)
+            for place in self._waiting:
+                if not place.done():
+                    place.set_exception(self._refusal())
         elif not was_closed and self.breaker.is_closed:
             logger.info("%s is back", self.name)
 
@@ -155,10 +245,15 @@ class Host:
 
 
 class Hosts:
-    """Every host met, bounded. `limits` are those of hosts that have their own, by authority."""
+    """Every host met, bounded. `limits` are those of hosts that have their own, by authority; `waiting` is how many
+    requests may wait for any other that is silent.
+    """
 
-    def __init__(self, limits: Mapping[str, Limits] | None = None) -> None:
+    def __init__(
+        self, limits: Mapping[str, Limits] | None = None, *, waiting: int = DEFAULT_MAX_WAITING_PER_HOST
+    ) -> None:
         self._limits = limits or {}
+        self._waiting = waiting
         self._hosts: OrderedDict[str, Host] = OrderedDict()
 
     def __len__(self) -> int:
@@ -184,7 +279,7 @@ class Hosts:
 
     def made(self, name: str, limits: Limits | None) -> Host:
         """Return a new host."""
-        return Host(name, limits)
+        return Host(name, limits, waiting=self._waiting)
 
     def figures(self) -> list[dict[str, str | float]]:
         """Return of each host its breaker, requests in flight, their limit, who uses it, and the pause it asked for."""

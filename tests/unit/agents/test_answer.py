@@ -80,9 +80,13 @@ class FakeEnricher:
         self.peek_fault = None
         self.refused = None
         self.methods = []
+        self.crowded_out = []
 
     def refusal(self, _):
         return self.refused
+
+    def overdue(self, known):
+        self.crowded_out.append(known.request.url)
 
     def peek(self, *_):
         self.peeks += 1
@@ -436,6 +440,22 @@ async def test_what_would_be_refused_is_not_begun(answerer, enricher, publisher)
     publisher.acknowledge(2)
     publisher.acknowledge(3)
     assert (batch.lease.unfinished, batch.lease.under_way) == (0, 0)
+
+
+async def test_what_may_not_wait_is_refused_and_counts_against_its_host(enricher, publisher):
+    """Beyond the line of a host that answers nothing: `overloaded` at once, which its breaker hears of."""
+    answerer = Answerer(Settings(max_waiting_per_host=1), enricher, publisher)
+    enricher.gate = asyncio.Event()
+    await answerer.take(batch_of(*(record(offset) for offset in range(40))))
+    started = time.monotonic()
+    answerer.places._clock = lambda: started + 5.0
+    late = batch_of(record(40))
+    await answerer.take(late)
+    assert (publisher.topics(), enricher.crowded_out) == (["dead-letters"], ["http://example.org/"])
+    publisher.acknowledge(0)
+    (result,) = publisher.results()
+    assert (result["outcome"], result["cache"], result["error"]["retryable"]) == ("overloaded", "miss", True)
+    assert result["error"]["message"].startswith("example.org has 33 requests to answer and none was answered for ")
 
 
 async def test_a_large_request_is_not_kept_parsed_while_it_waits(narrow, enricher, publisher):

@@ -172,12 +172,13 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=120))
-def test_never_more_than_one_tries_and_only_its_end_closes(steps: list[str | float | tuple[str, int]]) -> None:
-    """In any order of requests, ends and pauses: one probe at a time, and only its success closes the breaker."""
+def test_one_tries_at_a_time_and_only_its_end_closes(steps: list[str | float | tuple[str, int]]) -> None:
+    """In any order of requests, ends and pauses: one probe in OPEN_FOR, and only its success closes the breaker."""
     clock = Clock()
     breaker = Breaker(clock)
     fail(breaker)
     under_way: list[tuple[int, bool]] = []
+    tried: float | None = None
     for step in steps:
         before = breaker.state
         if isinstance(step, float):
@@ -186,12 +187,40 @@ def test_never_more_than_one_tries_and_only_its_end_closes(steps: list[str | flo
             ticket = breaker.admit()
             if ticket is not None:
                 under_way.append((ticket, before == "half-open"))
-            assert sum(probe for _, probe in under_way) <= 1
+                if before == "half-open":
+                    assert tried is None or clock.now - tried >= OPEN_FOR
+                    tried = clock.now
         elif isinstance(step, tuple) and under_way:
             ticket, probe = under_way.pop(step[1] % len(under_way))
             if step[0] == "withdrawn":
                 breaker.withdraw(ticket)
             else:
                 breaker.record(ticket, ok=step[0] == "ok")
-            closed_now = before != "closed" and breaker.state == "closed"
-            assert closed_now is (probe and step[0] == "ok")
+            if before != "closed" and breaker.state == "closed":
+                assert probe
+                assert step[0] == "ok"
+            if probe:
+                tried = None
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_probe_that_hangs_keeps_the_next_one_from_trying_no_longer_than_a_pause(first: bool, ok: bool) -> None:
+    """After OPEN_FOR another one may try, and whichever of them ends first decides."""
+    clock = Clock()
+    breaker = Breaker(clock)
+    fail(breaker)
+    clock.now += OPEN_FOR
+    probes = [breaker.admit()]
+    clock.now += OPEN_FOR - 0.1
+    assert breaker.admit() is None
+    clock.now += 0.1
+    probes.append(breaker.admit())
+    assert breaker.admit() is None
+    ticket, late = probes if first else reversed(probes)
+    assert ticket is not None
+    assert late is not None
+    breaker.record(ticket, ok=ok)
+    assert breaker.state == ("closed" if ok else "open")
+    breaker.record(late, ok=not ok)
+    assert breaker.state == ("closed" if ok else "open")

@@ -425,3 +425,127 @@ async def test_idle_hosts_are_forgotten_and_busy_ones_are_not(monkeypatch: pytes
         hosts.of(f"h{random.randrange(1000)}:80")
     assert len(hosts) <= 4
     assert hosts.of("busy:80") is busy
+
+
+# -- a host that is silent
+
+
+async def crowd(host: Host, count: int, deadline: float | None = None) -> list[Entering]:
+    """Have so many wait for a host whose places are all taken."""
+    entering = [asyncio.ensure_future(host.enter(deadline)) for _ in range(count)]
+    await settle()
+    return entering
+
+
+async def test_no_more_than_so_many_wait_for_a_host_that_is_silent() -> None:
+    """Within a second any number may wait; after it, who comes beyond the bound is refused at once and told why."""
+    clock = Clock()
+    host = Host("h", Limits(concurrency=1), clock, waiting=3)
+    await host.enter(None)
+    waiting = await crowd(host, 5)
+    clock.now += limits.SILENT
+    with pytest.raises(
+        Overloaded, match=r"^h has 5 requests waiting and answers none: .*MAX_WAITING_PER_HOST"
+    ) as caught:
+        await host.enter(None)
+    assert not caught.value.hurried
+    for each in waiting[:3]:
+        each.cancel()
+    await settle()
+    assert host.gate.waiting == 2, "who gives up is gone"
+    await crowd(host, 1)
+    assert host.gate.waiting == 3
+
+
+async def test_any_number_waits_for_a_host_that_answers() -> None:
+    """A host that answers now and then is busy, not silent."""
+    clock = Clock()
+    host = Host("h", Limits(concurrency=1), clock, waiting=3)
+    ticket = await host.enter(None)
+    waiting = await crowd(host, 50)
+    for each in waiting[:10]:
+        clock.now += 0.9
+        host.leave(ticket, ok=True)
+        ticket = await each
+        waiting += await crowd(host, 1)
+    assert host.gate.waiting == 50
+
+
+async def test_a_source_s_own_bound_goes_before_the_host_s() -> None:
+    """`limits.waiting` of a gate of its own holds there."""
+    clock = Clock()
+    host, gate = Host("h", clock=clock, waiting=100), Gate(Limits(concurrency=1, waiting=1), clock)
+    await host.enter(None, gate)
+    waiting = asyncio.ensure_future(host.enter(None, gate))
+    await settle()
+    clock.now += limits.SILENT
+    with pytest.raises(Overloaded, match="h has 1 requests waiting"):
+        await host.enter(None, gate)
+    waiting.cancel()
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_who_waited_in_vain_for_a_silent_host_counts_for_its_breaker(clock: Clock, held: bool) -> None:
+    """Time-outs in the line are the host's failures if it was silent for a whole window; not in a pause it wanted."""
+    host = Host("h", Limits(concurrency=1), clock)
+    await host.enter(None)
+    waiting = await crowd(host, MIN_REQUESTS + 5, clock.now + limits.WINDOW)
+    clock.now += limits.WINDOW
+    if held:
+        host.hold(60)
+    for each in waiting[:MIN_REQUESTS]:
+        each.cancel()
+        await settle()
+    assert host.breaker.is_closed is held
+    refused = [each for each in waiting if each.done() and not each.cancelled()]
+    assert len(refused) == (0 if held else 5), "the others are let go at once"
+    for each in refused:
+        assert "fails too often" in str(each.exception())
+    assert (host.users, host.gate.in_flight, host.gate.waiting) == (6 if held else 1, 1, 5 if held else 0)
+
+
+async def test_who_waits_for_less_long_says_nothing(clock: Clock) -> None:
+    """A deadline that ends a wait before the window is over is no failure of the host's, nor is a wait given up."""
+    host = Host("h", Limits(concurrency=1), clock)
+    await host.enter(None)
+    short = await crowd(host, MIN_REQUESTS, clock.now + 5)
+    clock.now += 5
+    for each in short:
+        each.cancel()
+    await settle()
+    early = await crowd(host, MIN_REQUESTS, clock.now + 100)
+    clock.now += 50
+    for each in early:
+        each.cancel()
+    await settle()
+    assert host.breaker.is_closed
+
+
+async def test_a_breaker_that_opens_lets_go_who_waits() -> None:
+    """With all places held by requests that hang, the others do not wait for those: they are refused as it opens."""
+    host = Host("h", Limits(concurrency=MIN_REQUESTS))
+    tickets = [await host.enter(None) for _ in range(MIN_REQUESTS)]
+    waiting = await crowd(host, 3)
+    for ticket in tickets[:-1]:
+        host.leave(ticket, ok=False)
+    waiting += await crowd(host, MIN_REQUESTS)
+    host.leave(tickets[-1], ok=False)
+    await settle()
+    refused = [each for each in waiting if each.done() and each.exception() is not None]
+    assert refused
+    assert all(each.done() for each in waiting)
+    for each in waiting:
+        if each not in refused:
+            host.leave(await each, ok=None)
+    assert (host.users, host.gate.in_flight, host.gate.waiting) == (0, 0, 0)
+
+
+def test_a_host_that_answers_may_have_more_of_the_worker() -> None:
+    """Greed is for hosts that have answered within two seconds."""
+    clock = Clock()
+    gate = Gate(Limits(), clock)
+    assert gate.greed == 1
+    gate.answered()
+    assert gate.greed == limits.GREED
+    clock.now += limits.LATELY
+    assert gate.greed == 1

@@ -205,6 +205,28 @@ async def test_a_worker_has_so_many_in_flight_over_all_hosts(serve):
     assert len(there.seen) == 1
 
 
+async def test_hosts_that_hang_leave_places_for_others(serve):
+    """Four hosts that together ask for all places and more get their share of them; the next host finds some free."""
+    hanging, good = [await serve() for _ in range(4)], await serve()
+    go_on = asyncio.Event()
+
+    async def wait(_):
+        await go_on.wait()
+        return web.Response()
+
+    for each in hanging:
+        each.answers["/"] = wait
+    async with Client(LIMIT, LOOPBACK, retry=ONCE, max_in_flight=16) as client:
+        asking = [asyncio.ensure_future(ask(client, at(each))) for _ in range(16) for each in hanging]
+        await asyncio.wait(asking, timeout=0.05)
+        assert 8 <= client.in_flight < 16
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(ask(client, at(good)) for _ in range(50)))
+        go_on.set()
+        await asyncio.gather(*asking)
+        assert client.in_flight == 0
+
+
 async def test_a_turn_past_the_deadline_is_overloaded(client, upstream):
     """A source of one request in a thousand seconds answers one, and refuses the next without sending it."""
     terms = terms_of(Source("s", limits=Limits(rate=0.001)), client.terms, client.post)
