@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agents.answer import Answerer
 from agents.ask import Asker
 from agents.enrich import Enricher
+from models.result import RESULT_ROOM
 from models.source import CachePolicy, Sources
 from streams.app import App, settle_memory
 from streams.cache.front import Cache
@@ -19,7 +20,7 @@ from streams.http.client import Client, client_of
 from streams.http.terms import terms_of
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic, differences, require
-from streams.pool import CheckPool
+from streams.pool import CheckPool, LargeWork
 from streams.secrets import secrets_of
 from streams.settings import Settings
 from streams.telemetry.tracing import tracing
@@ -84,9 +85,16 @@ class Answering:
         cache = self.cache = await stack.enter_async_context(Cache(tiers))
         named = {name: terms_of(source, client.terms, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        asker = Asker(client, caller, named)
-        enricher = Enricher(asker, pool, cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
+        large = await stack.enter_async_context(LargeWork(settings.plugins))
+        asker = Asker(client, caller, named, large, self._limit)
+        policy = CachePolicy(ttl=freshness_of(tiers))
+        enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit)
         return await stack.enter_async_context(enricher)
+
+    def _limit(self) -> int:
+        """Return the bytes that an answer may have, so that its result fits into its topic."""
+        assert self.publisher is not None
+        return self.publisher.limits[self.settings.results_topic] - RESULT_ROOM
 
     def _trace(self, tracer: Any) -> RequestSpans:
         from agents.traced import RequestSpans  # noqa: PLC0415  loads an extra

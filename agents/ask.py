@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from agents.known import Known
 from agents.line import authority
 from models import documents
-from models.errors import AnswerError, InvalidDocument
+from models.documents import Document
+from models.errors import AnswerError, InvalidDocument, TooLarge
+from models.large import LARGE
 from models.latency import Histogram
 from models.request import Request
 from models.result import Answer
@@ -20,6 +23,7 @@ from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import repeatable
 from streams.http.terms import Terms
+from streams.pool import LargeWork
 
 Headers = Mapping[str, str]
 
@@ -28,6 +32,11 @@ _CONDITIONAL = frozenset({"if-none-match", "if-modified-since", "if-match", "if-
 
 _REPRESENTATIONS = (200, 203)
 """Statuses with which GET brings what it asked for (RFC 9110, sections 15.3.1 and 15.3.4)."""
+
+
+def any_size() -> int:
+    """Return the bytes that a result may have where nothing limits it."""
+    return sys.maxsize
 
 
 class Asked(NamedTuple):
@@ -43,12 +52,24 @@ class Asked(NamedTuple):
 
 
 class Asker:
-    """Knows how each request is asked: `terms` are those of the sources, by name. `loading` is how long it took."""
+    """Knows how each request is asked: `terms` are those of the sources, by name. `loading` is how long it took.
 
-    def __init__(self, client: Client, caller: Caller, terms: Mapping[str, Terms]) -> None:
+    `large` loads what would hold up the event loop; `limit` returns the bytes that a result may have.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        caller: Caller,
+        terms: Mapping[str, Terms],
+        large: LargeWork | None = None,
+        limit: Callable[[], int] = any_size,
+    ) -> None:
         self._client = client
         self._caller = caller
         self._terms = terms
+        self._large = large
+        self._limit = limit
         self.loading = Histogram()
 
     async def ask(self, known: Known, extra: Headers, deadline: float, validators: Headers) -> Asked:
@@ -64,7 +85,7 @@ class Asker:
         if response.status == NOT_MODIFIED and validators:
             return Asked(None, response.headers, response.attempts, fetched_at)
         headers = self._told(known, response)
-        document = self._load(known, response, headers) if promises_document(request, response) else None
+        document = await self._load(known, response, headers) if promises_document(request, response) else None
         answer = Answer(
             "ok",
             status=response.status,
@@ -95,11 +116,20 @@ class Asker:
         own = source.name if source is not None and source.is_apart else None
         return None if url is None else self._client.hosts.get(authority(url), own)
 
-    def _load(self, known: Known, response: Response, headers: Headers | None) -> documents.Document:
-        """Return the document of a response's body. Raises InvalidDocument, which shows where the body begins."""
+    async def _load(self, known: Known, response: Response, headers: Headers | None) -> Document:
+        """Return the document of a response's body. Raises InvalidDocument, which shows where the body begins, and
+        TooLarge for one that no result could bring.
+        """
+        schema, body = known.request.schema, response.body
         began = time.monotonic()
         try:
-            return documents.load(known.request.schema, response.body)
+            # Of a page only the start is read.
+            if self._large is None or len(body.content) <= LARGE or schema == "page":
+                return documents.load(schema, body)
+            return Document(await self._large.run("load a document", schema, tuple(body), self._limit()))
+        except TooLarge as error:
+            error.attempts, error.headers = response.attempts, headers
+            raise
         except InvalidDocument as error:
             error.attempts, error.headers = response.attempts, headers
             error.body, error.body_truncated = excerpt(response.body)

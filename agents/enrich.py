@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
-from agents.ask import Asker
+from agents.ask import Asker, any_size
 from agents.enriched import Enriched
 from agents.judge import Judge, at_hand
 from agents.keeper import Keeper
 from agents.known import Known
 from models.errors import AnswerError, TimedOut
 from models.latency import Histogram
-from models.result import Answer, encode_answer
+from models.result import Answer, encode_answer, too_large
 from models.source import NEGATIVE_TTL, CachePolicy
 from streams.cache.entry import Entry
 from streams.cache.flights import Flights
@@ -39,15 +39,25 @@ MAX_COUNTED = 4_096
 
 class Enricher:
     """Knows how to answer; `timeout` is the deadline, in seconds, of a request that names none; `policy` how long
-    answers are kept that have no source. Opened with `async with`, so that what runs behind an answer's back ends.
+    answers are kept that have no source; `limit` returns the bytes that an answer may have.
+
+    Opened with `async with`, so that what runs behind an answer's back ends.
     """
 
     def __init__(
-        self, asker: Asker, pool: CheckPool, cache: Cache, timeout: float, policy: CachePolicy | None = None
+        self,
+        asker: Asker,
+        pool: CheckPool,
+        cache: Cache,
+        timeout: float,
+        policy: CachePolicy | None = None,
+        *,
+        limit: Callable[[], int] = any_size,
     ) -> None:
         self._asker = asker
         self._cache = cache
         self._timeout = timeout
+        self._limit = limit
         self._keeper = Keeper(cache, policy or CachePolicy())
         self._judge = Judge(pool, self._keeper.keep_verdicts)
         self._flights: Flights[Enriched] = Flights()
@@ -73,7 +83,10 @@ class Enricher:
         if entry is None or not known.checks or entry.error is not None:
             return entry
         told = None if entry.verdicts is None else entry.verdicts.told(known.checks, now)
-        return None if told is None else entry.judged(*told)
+        if told is None:
+            return None
+        judged = entry.judged(*told)
+        return judged if len(judged.shared) <= self._limit() else None
 
     def _that_will_do(self, entry: Entry | None, known: Known, now: float) -> Entry | None:
         if entry is None or (known.max_age is not None and now - entry.fetched_at > known.max_age):
@@ -102,13 +115,20 @@ class Enricher:
                     found = await self._fetch(known, extra, b"bypass", deadline, None)
                 else:
                     found = await self._answer_once(key, known, extra, deadline)
-                return await self._judge.judge(known, found)
+                return self._fitting(known, await self._judge.judge(known, found))
         except TimeoutError:
             answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
             failed = Enriched(encode_answer(known.request, answer), b"bypass" if key is None else b"miss", None,
                               answer.error)  # fmt: skip
             stale = self._stand_in(known, rest=False)
             return (stale and at_hand(known, stale, time.time())) or failed
+
+    def _fitting(self, known: Known, found: Enriched) -> Enriched:
+        """Return an answer if its result fits, else the error: checks may have made it too large."""
+        if len(found.shared) <= self._limit():
+            return found
+        error = too_large(len(found.shared), self._limit())
+        return Enriched(encode_answer(known.request, Answer.failed(error)), found.cache, found.fetched_at, error)
 
     # -- once for all who ask the same
 
@@ -125,6 +145,9 @@ class Enricher:
         try:
             if self._cache.lower:
                 entry = await self._cache.find(key)
+                if entry is not None and len(entry.shared) > self._limit():  # another worker's topic takes more
+                    self._cache.memory.drop(key)
+                    entry = None
                 found = self._serve(entry, known)
             if found is None:
                 found = await self._fetch(known, extra, b"miss", deadline, entry)
@@ -170,6 +193,10 @@ class Enricher:
                 return self._keeper.keep_on(known, held, asked)
             assert asked.answer is not None
             shared, verdicts = encode_answer(known.request, asked.answer), Verdicts()
+            if len(shared) > self._limit():
+                error = too_large(len(shared), self._limit())
+                error.attempts = asked.attempts
+                raise error
         except AnswerError as error:
             if error.retryable and (stale := self._stand_in(known, rest=not error.hurried)) is not None:
                 return stale

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from models.documents import UNREAD
 from models.errors import AnswerError
 from models.result import read_result
 from streams.cache.entry import Entry
 from streams.cache.verdicts import Verdicts
-
-_ABSENT: Any = object()
-"""Stands for a document that has not been decoded, or is not there."""
 
 
 class Enriched(NamedTuple):
@@ -24,7 +22,7 @@ class Enriched(NamedTuple):
     fetched_at: float | None
     error: AnswerError | None
     verdicts: Verdicts | None = None
-    loaded: Any = _ABSENT
+    loaded: Any = UNREAD
 
     @classmethod
     def of(cls, entry: Entry, cache: bytes) -> Enriched:
@@ -38,7 +36,7 @@ class Enriched(NamedTuple):
 
     def document(self) -> Any:
         """Return the document, decoded if need be. Raises ValueError if there is none."""
-        if self.loaded is not _ABSENT:
+        if self.loaded is not UNREAD:
             return self.loaded
         members = read_result(b"{%b}" % self.shared)
         if "document" not in members:

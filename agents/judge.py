@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from agents.enriched import Enriched
 from agents.known import Known
 from models import checks
-from models.checks import Call, Verdict
+from models.checks import Call, Unread, Verdict
+from models.large import LARGE
 from models.latency import Histogram
 from models.result import encode_verdict, failure, with_checks
 from models.source import NEGATIVE_TTL
@@ -71,7 +72,7 @@ class Judge:
         runs: dict[str, _Run] = {}
         began = time.monotonic()
         try:
-            if any((id(verdicts), key) not in self._running for key in missing):
+            if any((id(verdicts), key) not in self._running for key in missing) and not _is_large(found):
                 with contextlib.suppress(ValueError):  # without a document each check fails by itself
                     found = found._replace(loaded=found.document())
             for key, call in missing.items():
@@ -101,7 +102,9 @@ class Judge:
             del self._running[id(verdicts), key]
 
     def _submit(self, call: Call, found: Enriched) -> asyncio.Future[Verdict]:
-        """Ask the pool; a check whose field is not there fails without going there."""
+        """Ask the pool; a check whose field is not there fails without going there, unless the document is large."""
+        if _is_large(found):
+            return self._pool.submit(call.name, Unread(found.shared, call.field), call.args)
         try:
             value = checks.select(found.document(), call.field)
         except ValueError as exc:
@@ -109,6 +112,11 @@ class Judge:
             failed.set_result(Verdict(error=str(exc)))
             return failed
         return self._pool.submit(call.name, value, call.args)
+
+
+def _is_large(found: Enriched) -> bool:
+    """Whether a document is to be read where its checks run: here it would hold up the event loop."""
+    return len(found.shared) > LARGE
 
 
 def at_hand(known: Known, found: Enriched, now: float) -> Enriched | None:

@@ -26,6 +26,10 @@ MAX_TRACESTATE = 512
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,%d}" % MAX_TRACESTATE)
 _FIRST = re.compile(rb"[A-Za-z0-9._-]{1,249}-[0-9]{1,10}-[0-9]{1,19}")
+_DOCUMENT = b',"document":'
+_TAIL_BYTES = 1_024
+_ATTEMPTS = re.compile(rb',"attempts":([0-9]{1,6})(?=[,}])')
+_ELAPSED = re.compile(rb',"elapsed_ms":([0-9.]{1,15})(?=[,}])')
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -165,18 +169,29 @@ def unreadable_request(record: Unreadable) -> InvalidRequest:
 
 
 def shrink_result(parcel: Parcel) -> Parcel | None:
-    """Make a `too_large` result of one that the results topic does not take; then one without key; then give up."""
+    """Make a `too_large` result of one that the results topic does not take; then one without key; then give up.
+
+    The document is not read: before it no string can hold the mark that it begins with, and what is behind it is
+    looked for in the last bytes.
+    """
+    value = parcel.value or b"{}"
+    head, found, _ = value.partition(_DOCUMENT)
     try:
-        members = read_result(parcel.value or b"{}")
-    except ValueError:  # a plugin's document that nests deeper than any result that is read
-        head = parcel.value[: parcel.value.index(b",")] + b"}" if parcel.value else b"{}"
-        members = strictjson.loads(head)  # the id comes first
+        members = read_result(head + b"}" if found else value)
+    except ValueError:  # the id comes first, whatever follows
+        members = strictjson.loads(value[: value.index(b",")] + b"}")
     if members.get("outcome") == TooLarge.outcome:
         return None if parcel.key is None else parcel._replace(key=None)
+    if found:
+        members |= {name: strictjson.loads(each[-1]) for name, each in _behind(value[-_TAIL_BYTES:]) if each}
     error = TooLarge(f"the result has {parcel.size()} bytes, more than the results topic takes")
     kept = {name: members[name] for name in ("id", "request", "status", "attempts", "elapsed_ms") if name in members}
     shrunk = strictjson.dumps(kept | {"outcome": error.outcome, "error": error.describe()})
     return parcel._replace(value=shrunk)
+
+
+def _behind(tail: bytes) -> list[tuple[str, list[bytes]]]:
+    return [("attempts", _ATTEMPTS.findall(tail)), ("elapsed_ms", _ELAPSED.findall(tail))]
 
 
 def shrink_dead_letter(parcel: Parcel) -> Parcel | None:

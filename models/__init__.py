@@ -11,6 +11,7 @@ charset     the charsets that are read
 page        what an HTML page says of itself: charset and title
 documents   what an upstream's body becomes: `json`, `text`, `page` and registered schemas
 checks      the CPU checks: what there are, what they may be asked, and running one
+large       work on large values that another process does for the worker
 child       what a child of the process pool runs
 letter      a dead letter: what its headers say, and the request that it becomes again
 latency     how long things took, as counts by duration

@@ -25,9 +25,10 @@ from typing import Any, NoReturn
 
 CALL = struct.Struct(">QI")
 """Before each call: its number, and the bytes of what follows, a pickled (name, value, arguments)."""
-VERDICT = struct.Struct(">Qd?I")
-"""Before each verdict: the call's number, seconds, whether it failed, and the bytes of what follows: the value's JSON
-or the reason."""
+VERDICT = struct.Struct(">QdBI")
+"""Before each verdict: the call's number, seconds, what follows, and its bytes."""
+VALUE, FAILED, DONE = range(3)
+"""What follows: a check's value as JSON, the reason why there is none, or what came of work on a large value."""
 PREPARATION = 0
 """The number of the first call, which is no check but says as JSON what to import, and of its verdict."""
 RUNNING, SINCE = struct.Struct("=Q"), struct.Struct("=d")
@@ -90,14 +91,14 @@ def _serve(connection: socket.socket, page: mmap.mmap) -> None:
         _prepare(**json.loads(preparation[1]))
     except BaseException as exc:  # noqa: BLE001  a plugin is foreign code: whatever it raises is told
         reason = f"{type(exc).__name__}: {exc}"[:2000].encode(errors="replace")
-        connection.sendall(VERDICT.pack(PREPARATION, 0.0, True, len(reason)) + reason)  # noqa: FBT003
+        connection.sendall(VERDICT.pack(PREPARATION, 0.0, FAILED, len(reason)) + reason)
         return
-    connection.sendall(VERDICT.pack(PREPARATION, 0.0, False, 0))  # noqa: FBT003
+    connection.sendall(VERDICT.pack(PREPARATION, 0.0, VALUE, 0))
     _answer(connection, received, page)
 
 
 def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | None], page: mmap.mmap) -> None:
-    from models import checks, strictjson  # noqa: PLC0415  what fails to import is told, not printed
+    from models import checks, large, strictjson  # noqa: PLC0415  what fails to import is told, not printed
 
     doors = _Doors()
     sys.stdout = Silence()
@@ -116,14 +117,18 @@ def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | No
         _show(page, number, now)
         name, value, arguments = pickle.loads(call)  # noqa: S301  from our parent
         doors.shut = True
-        verdict = checks.run(name, value, arguments)
-        doors.shut = False
-        failed, value = verdict.error is not None, verdict.value
-        if failed:
-            said = (verdict.error or "").encode()
+        if name in large.TASKS:
+            done, reason, elapsed = large.run(name, value)
+            kind, said = (FAILED, reason.encode(errors="replace")) if done is None else (DONE, done)
         else:
-            said = b"%d" % value if type(value) is int else strictjson.dumps(value)  # a quarter of the time
-        written += VERDICT.pack(number, verdict.elapsed, failed, len(said)) + said
+            verdict = checks.run(name, value, arguments)
+            kind, value, elapsed = VALUE, verdict.value, verdict.elapsed
+            if verdict.error is not None:
+                kind, said = FAILED, verdict.error.encode()
+            else:
+                said = b"%d" % value if type(value) is int else strictjson.dumps(value)  # a quarter of the time
+        doors.shut = False
+        written += VERDICT.pack(number, elapsed, kind, len(said)) + said
 
 
 def _show(page: mmap.mmap, number: int, now: float) -> None:

@@ -32,11 +32,15 @@ from models.schema import StrictSchema, flatten
 _UTF = ("utf-8", "ascii")
 
 
+UNREAD: Any = object()
+"""In the place of a document's value: another process has looked at it."""
+
+
 class Document(NamedTuple):
     """A document as JSON, which is what the result says, and as plain values, which is what checks see."""
 
     encoded: bytes
-    value: Any
+    value: Any = UNREAD
 
 
 class Body(NamedTuple):

@@ -15,12 +15,15 @@ from marshmallow import fields, validate
 
 from models import strictjson
 from models.checks import Call, Verdict
-from models.errors import OUTCOMES, AnswerError, CheckError
+from models.errors import OUTCOMES, AnswerError, CheckError, TooLarge
 from models.request import Request
 from models.schema import StrictSchema
 
 RESULT_DEPTH = strictjson.MAX_DEPTH + 8
 """Levels that a result may nest: a document's, or a check's value's, below the result's own."""
+RESULT_ROOM = 2_048
+"""Bytes of a record beside the answer in it: id, times, headers and a key of usual length. One that is larger all the
+same is made smaller when it is published."""
 CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 """Every value of a result's `cache`."""
 
@@ -86,6 +89,11 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     if answer.error is not None:
         members["error"] = answer.error.describe()
     return b"%b,%b" % (head, strictjson.dumps(members)[1:-1]) if members else head
+
+
+def too_large(size: int, limit: int) -> TooLarge:
+    """Return the error of a result that its topic would not take: both are in bytes."""
+    return TooLarge(f"the result has {size} bytes; the results topic takes {limit}")
 
 
 def encode_verdict(call: Call, verdict: Verdict) -> bytes:

@@ -21,7 +21,7 @@ from agents.testing.upstream import Asked, Upstream
 from agents.testing.wire import Connector
 from models import strictjson
 from models.errors import SettingsError
-from models.result import ResultSchema, read_result
+from models.result import RESULT_ROOM, ResultSchema, read_result
 from models.source import CachePolicy, Sources
 from streams.cache.front import Cache
 from streams.functions import Caller
@@ -29,6 +29,7 @@ from streams.http.client import _session, client_of
 from streams.http.terms import terms_of
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
+from streams.kafka.publisher import DEFAULT_LIMIT
 from streams.secrets import secrets_of
 from streams.settings import Settings
 from streams.sources import parse
@@ -142,7 +143,9 @@ class AsyncHarness:
         named = {name: terms_of(source, client.terms, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
         asker = Asker(client, caller, named)
-        enricher = Enricher(asker, cast("Any", Pool()), cache, settings.timeout, CachePolicy(ttl=freshness_of(tiers)))
+        policy = CachePolicy(ttl=freshness_of(tiers))
+        limit = DEFAULT_LIMIT - RESULT_ROOM
+        enricher = Enricher(asker, cast("Any", Pool()), cache, settings.timeout, policy, limit=lambda: limit)
         return await stack.enter_async_context(enricher)
 
 

@@ -18,6 +18,9 @@ MAX_VALUE_BYTES = 65_536
 MAX_REASON = 400
 """Characters of what is told of a failure."""
 
+MAX_DEPTH = strictjson.MAX_DEPTH + 8
+"""Levels that a result may nest (`models.result.RESULT_DEPTH`)."""
+
 _TEXT_OR_NUMBER = (str, int, float)
 _SMALL = 1 << 63
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -30,6 +33,22 @@ class Verdict:
     value: Any = None
     error: str | None = None
     elapsed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A value that is still to be read: a field, or with None all, of the document in a result's shared part."""
+
+    shared: bytes
+    field: str | None
+
+    def read(self) -> Any:
+        """Return the value. Raises ValueError if it is not there."""
+        members = strictjson.loads(b"{%b}" % self.shared, max_depth=MAX_DEPTH)
+        if "document" not in members:
+            msg = "there is no document: the answer had no body"
+            raise ValueError(msg)
+        return select(members["document"], self.field)
 
 
 def select(document: Any, path: str | None) -> Any:
@@ -52,6 +71,11 @@ def run(name: str, value: Any, args: Mapping[str, Any]) -> Verdict:
     The value is what JSON makes of the answer, wherever the check runs: of a tuple, a list.
     """
     started = time.perf_counter()
+    if isinstance(value, Unread):
+        try:
+            value = value.read()
+        except ValueError as exc:
+            return Verdict(error=str(exc), elapsed=time.perf_counter() - started)
     try:
         answer = _as_json(_ask(name, value, args))
     except BaseException as exc:  # noqa: BLE001  a check is foreign code

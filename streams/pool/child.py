@@ -22,12 +22,24 @@ from typing import Any
 
 from models import strictjson
 from models.checks import MAX_VALUE_BYTES, Verdict
-from models.child import CALL, PREPARATION, RESTING, RUNNING, RUNNING_AT, SINCE, SINCE_AT, VERDICT
+from models.child import (
+    CALL,
+    DONE,
+    FAILED,
+    PREPARATION,
+    RESTING,
+    RUNNING,
+    RUNNING_AT,
+    SINCE,
+    SINCE_AT,
+    VALUE,
+    VERDICT,
+)  # fmt: skip
 
 MEMORY = 512 << 20
 """Bytes that checks may take in one process, beyond what it has after importing the plugins."""
-MAX_SAID_BYTES = MAX_VALUE_BYTES
-"""Bytes of a value or reason; a child that announces more is not speaking for itself."""
+MAX_SAID_BYTES = {VALUE: MAX_VALUE_BYTES, FAILED: MAX_VALUE_BYTES, DONE: 1 << 30}
+"""Bytes of what may follow a verdict, by its kind; a child that announces more is not speaking for itself."""
 LONGEST_PAUSE = 0.1
 """Seconds between two looks whether a process that was ended is gone."""
 
@@ -155,9 +167,9 @@ class Child(asyncio.Protocol):
         self._buffer += data
         heard: list[Heard] = []
         try:
-            for number, elapsed, failed, said in self._verdicts():
+            for number, elapsed, kind, said in self._verdicts():
                 if number != PREPARATION:
-                    heard.append((number, _verdict(elapsed, said, failed=failed)))
+                    heard.append((number, _verdict(elapsed, said, kind)))
                 elif not self._ready.done():
                     self._ready.set_result(said.decode())
         except ValueError:  # no JSON, no UTF-8, no length
@@ -166,17 +178,17 @@ class Child(asyncio.Protocol):
         if heard:
             self._heard(heard, began)
 
-    def _verdicts(self) -> Iterator[tuple[int, float, bool, bytes]]:
+    def _verdicts(self) -> Iterator[tuple[int, float, int, bytes]]:
         buffer, start = self._buffer, 0
         while len(buffer) - start >= VERDICT.size:
-            number, elapsed, failed, length = VERDICT.unpack_from(buffer, start)
-            if length > MAX_SAID_BYTES or not 0.0 <= elapsed < math.inf:
+            number, elapsed, kind, length = VERDICT.unpack_from(buffer, start)
+            if length > MAX_SAID_BYTES.get(kind, 0) or not 0.0 <= elapsed < math.inf:
                 msg = "no verdict"
                 raise ValueError(msg)
             end = start + VERDICT.size + length
             if len(buffer) < end:
                 break
-            yield number, elapsed, failed, bytes(buffer[start + VERDICT.size : end])
+            yield number, elapsed, kind, bytes(buffer[start + VERDICT.size : end])
             start = end
         del buffer[:start]
 
@@ -193,9 +205,11 @@ def encode(call: tuple[str, Any, Any]) -> bytes:
     return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
 
 
-def _verdict(elapsed: float, said: bytes, *, failed: bool) -> Verdict:
-    if failed:
+def _verdict(elapsed: float, said: bytes, kind: int) -> Verdict:
+    if kind == FAILED:
         return Verdict(error=said.decode(), elapsed=elapsed)
+    if kind == DONE:
+        return Verdict(value=said, elapsed=elapsed)
     if said in _PLAIN:
         return Verdict(value=_PLAIN[said], elapsed=elapsed)
     small = len(said) <= _DIGITS and said.isdigit()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models.checks import Unread
+
 UNSEEN = 0.5
 """Seconds that a check is thought to take before it was seen: little of it is begun at once until more is known."""
 WEIGHT = 0.1
@@ -92,7 +94,7 @@ def _note(costs: dict[Any, _Cost], key: Any, seconds: float) -> None:
 
 def size_of(value: Any, arguments: Mapping[str, Any]) -> int | None:
     """Return the class of sizes, each twice the one before, that a call is in; None for one that is not small."""
-    size = _bytes_of(value, MAX_ITEMS)
+    size = MAX_SIZE + 1 if isinstance(value, Unread) else _bytes_of(value, MAX_ITEMS)
     for argument in arguments.values():
         size += _bytes_of(argument, MAX_ITEMS)
     return size.bit_length() if size <= MAX_SIZE else None

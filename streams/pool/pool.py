@@ -120,6 +120,14 @@ class CheckPool:
         self._pump_soon()
         return job.done
 
+    def work(self, task: str, arguments: Sequence[Any]) -> asyncio.Future[Verdict]:
+        """Ask for work on a large value (`models/large.py`), which travels alone; the verdict's value is bytes."""
+        job = Job(task, tuple(arguments), {}, None)
+        job.alone = True
+        self._waiting.append(job)
+        self._pump_soon()
+        return job.done
+
     def _run_here(self, job: Job) -> None:
         verdict = checks.run(*job.call)
         self.counts["inline"] += 1

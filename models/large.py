@@ -1,0 +1,51 @@
+"""Work on large values that another process does for the worker, whose event loop it would hold up: a megabyte of JSON
+takes 20 to 200 ms, in which nothing else is done, in a thread as well. `models/child.py` runs it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from models import documents
+from models.errors import AnswerError, InternalError, InvalidDocument
+from models.result import is_shared, too_large
+
+LARGE = 64 << 10
+"""Bytes of JSON from which on it is left to another process: some milliseconds of the event loop."""
+MAX_REASON = 600
+"""Bytes of what is told of a failure."""
+
+
+def _load(schema: str, body: Sequence[Any], limit: int) -> bytes:
+    encoded = documents.load(schema, documents.Body(*body)).encoded
+    if len(encoded) > limit:
+        raise too_large(len(encoded), limit)
+    return encoded
+
+
+def _is_shared(shared: bytes) -> bytes:
+    return b"true" if is_shared(shared) else b"false"
+
+
+TASKS: Mapping[str, Callable[..., bytes]] = {"load a document": _load, "look at an entry": _is_shared}
+"""What can be done, by name: no check has a name with a blank. Bytes come back."""
+
+
+def run(task: str, arguments: Sequence[Any]) -> tuple[bytes | None, str, float]:
+    """Do some work; returns what came of it, or None and why not (an error's name and text), and the seconds."""
+    began = time.perf_counter()
+    gc.disable()  # it looks at each of a million new lists again and again
+    try:
+        done, reason = TASKS[task](*arguments), ""
+    except AnswerError as exc:
+        done, reason = None, f"{type(exc).__name__}: {exc}"
+    except MemoryError:
+        done, reason = None, f"{InvalidDocument.__name__}: it takes more memory than there is for one document"
+    except BaseException as exc:  # noqa: BLE001  a plugin's schema is foreign code
+        done, reason = None, f"{InternalError.__name__}: {type(exc).__name__}"
+    finally:
+        gc.enable()
+    return done, reason[:MAX_REASON], time.perf_counter() - began

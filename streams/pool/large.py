@@ -1,0 +1,61 @@
+"""A process for work on large values (`models/large.py`), started when there is some for the first time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+from models import errors
+from models.errors import AnswerError, InternalError, InvalidDocument, SettingsError
+from streams.pool.pool import CheckPool
+
+PROCESSES = 1
+"""Those that large values share; checks have their own, so that neither waits for the other."""
+
+
+class LargeWork:
+    """Opened with `async with`. `plugins` is what the process imports: their schemas load documents."""
+
+    def __init__(self, plugins: Sequence[str] = ()) -> None:
+        self._plugins = tuple(plugins)
+        self._pool: CheckPool | None = None
+        self._opening = asyncio.Lock()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def run(self, task: str, *arguments: Any) -> bytes:
+        """Have some work done. Raises the AnswerError that it ends with, InvalidDocument if it takes too long or too
+        much memory, InternalError if there is no process.
+        """
+        pool = self._pool or await self._open()
+        verdict = await pool.work(task, arguments)
+        if verdict.error is not None:
+            raise _error(verdict.error)
+        done: bytes = verdict.value
+        return done
+
+    async def _open(self) -> CheckPool:
+        async with self._opening:
+            if self._pool is None:
+                try:
+                    self._pool = await self._stack.enter_async_context(CheckPool(PROCESSES, self._plugins))
+                except SettingsError as exc:
+                    raise InternalError(str(exc)) from None
+            return self._pool
+
+
+def _error(reason: str) -> AnswerError:
+    name, _, text = reason.partition(": ")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, AnswerError):
+        return kind(text)
+    if reason.startswith("no process"):
+        return InternalError(reason)
+    return InvalidDocument(f"a body of this size cannot be loaded: that {reason}")

@@ -1,0 +1,195 @@
+"""Work on large values: done in another process, with the same outcome as here, while the event loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agents.ask import Asker
+from agents.enrich import Enricher
+from agents.known import know
+from models import documents
+from models.checks import Call
+from models.documents import Body
+from models.errors import InternalError, InvalidDocument, TooLarge
+from models.large import LARGE
+from models.request import Request
+from models.source import CachePolicy
+from streams.cache.entry import fresh_entry
+from streams.cache.freshness import Freshness
+from streams.cache.front import Cache
+from streams.http.response import Response
+from streams.pool import CheckPool, LargeWork
+from streams.tiers import MemoryTier
+
+MEBI = 1 << 20
+LONGEST = 0.02
+"""Seconds that the event loop may be busy at once."""
+LIMIT = MEBI
+
+# Each of a size that the default limits let in.
+BODIES = {
+    "objects": b"[" + b",".join([b'{"a":1.10,"b":"x"}'] * (3 * MEBI // 19)) + b"]",
+    "lists": b"[" + b",".join([b"[]"] * (3 * MEBI // 3)) + b"]",
+    "numbers": b"[" + b",".join([b"0.1"] * (8 * MEBI // 4 - 1)) + b"]",
+    "brackets": b"[" * (8 * MEBI),
+    "a string": b'"' + b"\\n" * (4 * MEBI - 1) + b'"',
+    "cut short": b"[" + b'{"a":1},' * (8 * MEBI // 8 - 1),
+}
+
+
+class Upstream:
+    """Answers with one body; stands in for the client."""
+
+    def __init__(self, content, media_type="application/json", charset=None):
+        self.body = Body(content, media_type, charset)
+        self.calls = 0
+
+    async def fetch(self, *_args, **_options):
+        self.calls += 1
+        return Response(200, self.body, {})
+
+
+@pytest.fixture
+async def large():
+    async with LargeWork() as opened:
+        # The first use starts the process.
+        assert await opened.run("load a document", "json", (b"[1 , 2]", "application/json", None), LIMIT) == b"[1,2]"
+        yield opened
+
+
+async def longest_turn(work):
+    """Return what work gives, and the most CPU time that this thread had at once while others waited for the loop."""
+    longest, last, ended = 0.0, time.thread_time(), False
+
+    async def tick():
+        nonlocal longest, last
+        while not ended:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, last = max(longest, now - last), now
+
+    ticking = asyncio.ensure_future(tick())
+    await asyncio.sleep(0)
+    try:
+        result = await asyncio.gather(work, return_exceptions=True)
+    finally:
+        ended = True
+        await ticking
+    return result[0], longest
+
+
+@asynccontextmanager
+async def enricher(upstream, large, limit=LIMIT, pool=None):
+    async with Cache((MemoryTier(),)) as cache:
+        asker = Asker(upstream, None, {}, large, lambda: limit)
+        async with Enricher(asker, pool, cache, 30.0, CachePolicy(ttl=60.0), limit=lambda: limit) as opened:
+            yield opened
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("schema", ["json", "text"])
+async def test_no_document_holds_up_the_event_loop(large, kind, schema):
+    """Whatever the limits let in is loaded elsewhere: no turn of the loop is longer than 20 ms, and it has an end."""
+    async with enricher(Upstream(BODIES[kind]), large) as opened:
+        known = know(Request(url="http://a/", schema=schema))
+        found, longest = await longest_turn(opened.answer(known, {}))
+    assert found.outcome in ("too_large", "invalid_document")
+    assert longest < LONGEST
+
+
+async def test_a_large_document_is_the_one_that_would_be_loaded_here(large):
+    """Just below the limit, it comes as it came, digits and all, and its checks read it where they run."""
+    body = b'{"n":7,"price":1.10,"fill":[' + b",".join([b"0.10"] * 100_000) + b"]}"
+    async with CheckPool(1) as pool, enricher(Upstream(body), large, pool=pool) as opened:
+        calls = (Call("is_prime", "n"), Call("is_prime", "fill.99999"), Call("is_prime", "gone"))
+        known = know(Request(url="http://a/", checks=calls))
+        found, longest = await longest_turn(opened.answer(known, {}))
+        assert b'"document":' + body in found.shared
+        told = json.loads(b"{%b}" % found.shared)["checks"]
+        again, _ = await longest_turn(opened.answer(known, {}))
+    assert told[0]["value"] is True
+    assert told[1]["error"].startswith("TypeError: takes an integer")
+    assert told[2]["error"] == "the document has no field 'gone'"
+    assert again.cache == b"hit"
+    assert longest < LONGEST
+
+
+async def test_what_is_wrong_is_told_in_the_same_words(large):
+    """A refusal of the other process is the error that it would be here."""
+    for content in (b"[" + b"1," * LARGE, b'{"a":1,"a":2,"b":"' + b"x" * LARGE + b'"}', b"\xff" * (LARGE + 1)):
+        with pytest.raises(InvalidDocument) as here:
+            documents.load("json", Body(content))
+        with pytest.raises(InvalidDocument) as there:
+            await large.run("load a document", "json", (content, "application/json", None), LIMIT)
+        assert str(there.value) == str(here.value)
+
+
+async def test_a_result_that_its_topic_does_not_take_is_too_large_from_the_start(large):
+    """The outcome is known before anything is kept or counted; it is remembered like other failures."""
+    upstream = Upstream(json.dumps(["x" * 100] * 25_000).encode())  # 2.6 MiB
+    async with enricher(upstream, large) as opened:
+        known = know(Request(url="http://a/"))
+        first = await opened.answer(known, {})
+        again = opened.peek(known, time.time())
+    assert (first.outcome, first.error.attempts, upstream.calls) == ("too_large", 1, 1)
+    assert isinstance(again.error, TooLarge)
+    assert b"document" not in first.shared
+
+
+async def test_a_small_document_may_be_too_large_as_well():
+    """Where the topic takes little, a result is measured as a whole, on this side."""
+    async with enricher(Upstream(b'"' + b"x" * 500 + b'"'), None, limit=300) as opened:
+        assert (await opened.answer(know(Request(url="http://a/")), {})).outcome == "too_large"
+
+
+async def test_checks_can_make_a_result_too_large():
+    """What is kept fits, what checks add does not: the request that asks for them is told, others get their hit."""
+    async with CheckPool(1) as pool, enricher(Upstream(b"7"), None, limit=200, pool=pool) as opened:
+        plain = know(Request(url="http://a/"))
+        checked = know(Request(url="http://a/", checks=(Call("is_prime"), Call("sha256"))))
+        assert (await opened.answer(plain, {})).outcome == "ok"
+        assert (await opened.answer(checked, {})).outcome == "too_large"
+        assert opened.peek(checked, time.time()) is None
+        assert (await opened.answer(checked, {})).outcome == "too_large"
+        assert opened.peek(plain, time.time()) is not None
+
+
+async def test_what_another_worker_keeps_may_be_too_large_here(monkeypatch):
+    """A lower tier's answer that our topic would not take is no hit: the upstream is asked."""
+    upstream = Upstream(b"7")
+    async with enricher(upstream, None, limit=300) as opened:
+        cache, known = opened._cache, know(Request(url="http://a/"))
+        entry = fresh_entry(b'"outcome":"ok","document":"%b"' % (b"x" * 500), time.time(), Freshness(60, 60, 60))
+
+        async def find(key):
+            cache.put_in_memory(key, entry)
+            return entry
+
+        monkeypatch.setattr(cache, "lower", [object()])
+        monkeypatch.setattr(cache, "find", find)
+        monkeypatch.setattr(cache, "put", cache.put_in_memory)
+        found = await opened.answer(known, {})
+        assert (found.outcome, found.cache, upstream.calls) == ("ok", b"miss", 1)
+        monkeypatch.setattr(cache, "lower", [])
+
+
+async def test_without_a_process_it_is_our_fault(monkeypatch):
+    """A process that does not start fails the request for now; the worker goes on."""
+    monkeypatch.setattr("streams.pool.child.sys.executable", "/nowhere/python")
+    async with LargeWork() as work:
+        with pytest.raises(InternalError, match="do not start"):
+            await work.run("load a document", "json", (b"1", "application/json", None), LIMIT)
+
+
+async def test_work_that_takes_too_long_is_ended(large, monkeypatch):
+    """Whatever a plugin's schema does there, it ends, and the next document is loaded."""
+    monkeypatch.setattr("streams.pool.pool.CHECK_TIMEOUT", 0.0)
+    with pytest.raises(InvalidDocument, match=r"ran longer than 0 s$"):
+        await large.run("load a document", "json", (BODIES["brackets"][:-1] + b"]", "application/json", None), LIMIT)
+    monkeypatch.undo()
+    assert await large.run("load a document", "text", (b"a", "text/plain", None), LIMIT) == b'"a"'
