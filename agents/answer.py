@@ -34,7 +34,8 @@ from agents.letters import (
     unreadable_request,
 )
 from agents.places import Leave, Places, Waiting
-from models.errors import AnswerError, InternalError, Overloaded, TimedOut
+from models.errors import AnswerError, InternalError, InvalidRequest, Overloaded, TimedOut
+from models.framing import schema_by_header
 from models.result import Answer, encode_answer, splice
 from models.source import Sources
 from streams.kafka.batch import RecordBatch
@@ -244,6 +245,8 @@ class Answerer:
 
 def blame(exc: Exception, record: RequestRecord) -> AnswerError:
     """Return the error that a result will name: what a producer caused, or else a fault of ours, logged."""
+    if isinstance(exc, InvalidRequest) and not exc.fields and (wrote := schema_by_header(record.headers)):
+        return InvalidRequest(f"{exc}; {wrote}")
     if isinstance(exc, AnswerError):
         return exc
     logger.error("the request at %s-%d offset %d could not be answered", record.topic, record.partition, record.offset,

@@ -4,6 +4,7 @@ errors      the one error tree; each error knows its outcome and whether a retry
 strictjson  JSON as the contract reads it: no NaN, no duplicate keys, no bottomless nesting
 schema      the schema base: unknown keys refused on the way in, inapplicable ones dropped on the way out
 request     what a producer may ask
+framing     what stands around a request, or in its place, by its first bytes
 source      a named upstream: what a request for it becomes, and how long its answers may be used
 source_schema  the form of sources.toml
 template    text with named parameters, each escaped for its place

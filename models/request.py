@@ -14,6 +14,7 @@ from marshmallow import ValidationError, fields, post_load, validate
 from models import checks, documents, strictjson
 from models.checks import Call
 from models.errors import Denied, InvalidRequest
+from models.framing import envelope, framing
 from models.schema import Seconds, StrictSchema, Text, flatten, kind, problems
 
 MAX_BYTES = 1 << 20
@@ -94,8 +95,14 @@ def parse(value: bytes | None) -> tuple[str | None, Request]:
     try:
         members = strictjson.loads(value, exact=True)
     except ValueError as exc:
-        raise InvalidRequest(str(exc)) from None
-    return load(members)
+        raise InvalidRequest(framing(value) or str(exc)) from None
+    try:
+        return load(members)
+    except InvalidRequest as exc:
+        around = envelope(members)
+        if around is None:
+            raise
+        raise InvalidRequest(around) from exc
 
 
 def load(members: Any) -> tuple[str | None, Request]:

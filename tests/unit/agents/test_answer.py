@@ -579,3 +579,14 @@ async def test_a_value_that_was_too_large_has_its_senders_id(answerer, publisher
     assert (letter.key, letter.value, dict(letter.headers)[DLQ + "value.bytes"]) == (b"k", None, b"99")
     assert dict(letter.headers)["own"] is None
     assert (result.key, read_result(result.value)["id"]) == (b"k", "mine")
+
+
+async def test_a_header_that_names_a_schema_is_named_where_there_is_no_json(answerer, publisher):
+    """The reason says who wrote it; JSON that such a serializer wrote is read as any other."""
+    header = ("__value_schema_id", b"\x01" + bytes(16))
+    await answerer.take(batch_of(record(7, b"\x02\x06abc", (header,)), record(8, VALID, (header,))))
+    publisher.acknowledge()
+    await publisher.until(3)
+    by_offset = {each["id"]: each for each in publisher.results()}
+    assert "a Schema Registry serializer wrote it" in by_offset["requests-3-7"]["error"]["message"]
+    assert by_offset["requests-3-8"]["outcome"] == "ok"

@@ -110,7 +110,7 @@ def test_a_parameter_is_unicode_text():
         (b'{"url":"http://a/","body":' + b"[" * 64 + b"]" * 64 + b"}", "nested deeper than 64 levels"),
         (b"[" * 100_000, "nested deeper than 64 levels"),
         (b'{"url":"http://a/\xff"}', "not UTF-8 at byte 17"),
-        ('{"url":"http://a/"}'.encode("utf-16"), "not UTF-8"),
+        ('{"url":"http://a/"}'.encode("utf-16"), "UTF-16"),
         (b"null", "a request is a JSON object, not null"),
         (b"true", "a request is a JSON object, not a boolean"),
         (b"1", "a request is a JSON object, not a number"),
