@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 from agents.answering import Answering
 from agents.metrics import BREAKER, CATALOGUE, FRONT
 from agents.tabulating import Tabulating
+from models.moment import age_of
 from models.source import Sources
 from streams.app import App
 from streams.http.limits import Host
+from streams.kafka.fetched import unreadable
 from streams.kafka.publisher import Publisher
 from streams.pool.pool import COUNTED as POOL
 from streams.telemetry.loop import LoopWatch
@@ -59,6 +61,7 @@ def exporter_of(process: Process, answering: Answering | None, tabulating: Tabul
         exporter.reads(partial(pool, answering))
     if tabulating is not None:
         exporter.reads(partial(tables, tabulating))
+    exporter.reads(reading)
     for part in (answering, tabulating):
         if part is not None:
             exporter.reads(partial(partitions, part.app), partial(publishing, part))
@@ -76,6 +79,12 @@ def answers(answering: Answering) -> Iterator[Sample]:
               "whole": answerer.account.whole}  # fmt: skip
     for stage, histogram in stages.items():
         yield Sample("millrace_stage_seconds", histogram, (stage,))
+
+
+def reading() -> Iterator[Sample]:
+    """Read how many records could not be."""
+    for topic, count in list(unreadable.items()):  # other threads count, too
+        yield Sample("millrace_unreadable_records", count, (topic,))
 
 
 def upstreams(answering: Answering, hosts: dict[str, str]) -> Iterator[Sample]:
@@ -185,8 +194,9 @@ def partitions(app: App) -> Iterator[Sample]:
             yield Sample("millrace_committed_offset", lease.committed.offset, where)
         yield Sample("millrace_unfinished", lease.unfinished, where)
         oldest = lease.oldest_unfinished
-        age = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
-        yield Sample("millrace_oldest_unfinished_seconds", age, where)
+        age = 0.0 if oldest is None else age_of(oldest, time.time())
+        if age is not None:
+            yield Sample("millrace_oldest_unfinished_seconds", age, where)
 
 
 def origins(sources: Sources) -> dict[str, str]:

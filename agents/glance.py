@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from agents.reading import Reader, Unreadable
 from agents.rows import Row, decode
-from agents.tally import MAX_AT, answer_head
+from agents.tally import answer_head
+from models.moment import believed
 
 
 class Glance:
@@ -23,5 +25,5 @@ class Glance:
         except Unreadable:
             return None
         key = json.loads(reading.id).encode(errors="replace") if record.key is None else record.key
-        head = answer_head(record, reading, min(max(record.timestamp, 0), MAX_AT))
+        head = answer_head(record, reading, believed(record.timestamp, time.time()))
         return decode("answers", record.partition, key, head + b"}", heads=True)

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.moment import age_of
 from models.source import Source
 from streams.kafka.lease import Lease
 from streams.settings import ANYWHERE, Settings
@@ -100,7 +101,7 @@ class Told:
 def partition(lease: Lease) -> dict[str, Any]:
     """Tell of one partition that this worker holds."""
     committed = None if lease.committed is None else lease.committed.offset
-    oldest = lease.oldest_unfinished
+    age = age_of(lease.oldest_unfinished, time.time())
     return {
         "topic": lease.topic,
         "partition": lease.partition,
@@ -109,7 +110,7 @@ def partition(lease: Lease) -> dict[str, Any]:
         "lag": lease.lag,
         "in_flight": lease.under_way,
         "unfinished": lease.unfinished,
-        "oldest_unfinished_s": None if oldest is None else round(max(0.0, time.time() - oldest / 1000), 1),
+        "oldest_unfinished_s": None if age is None else round(age, 1),
     }
 
 

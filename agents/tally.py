@@ -19,6 +19,7 @@ from aiokafka import ConsumerRecord
 from agents.reading import Reader, Reading, Unreadable
 from agents.rows import iso
 from models.latency import BOUNDS
+from models.moment import AHEAD_MS, EARLIEST_MS
 from streams.tables.store import offset_of
 
 Row: TypeAlias = dict[str, Any]
@@ -32,8 +33,8 @@ OUTCOMES_AGE = 86_400.0
 AHEAD = 300.0
 """Seconds that a record's timestamp may lie ahead of ours and still be counted in its minute."""
 MINUTE_MS = 60_000
-MAX_AT = 4_102_444_800_000
-"""Milliseconds since the epoch, the year 2100: timestamps beyond are taken for it."""
+NO_MINUTE = -1
+"""Of a record whose timestamp cannot be right: it is in no minute, since read again it would be in another."""
 RUN_NOW = frozenset({None, "miss", "bypass"})
 """Cache states of a result whose checks ran for it; in the others they are repeated from an earlier one."""
 
@@ -70,6 +71,8 @@ class Tally:
         """Take in records, in offset order; `now` is in seconds since the epoch."""
         read, groups = self._reader.read, self._groups
         oldest_answer = (now - self._answers_age) * 1000
+        taken_at = int(now * 1000)  # stands for a timestamp that cannot be right
+        latest = taken_at + AHEAD_MS
         for record in records:
             value = record.value
             try:
@@ -79,11 +82,14 @@ class Tally:
                 self.first_unreadable = self.first_unreadable or f"at offset {record.offset}: {exc}"
                 continue
             assert value is not None
-            at = min(max(record.timestamp, 0), MAX_AT)
+            at = record.timestamp
+            minute = at // MINUTE_MS
+            if not EARLIEST_MS <= at <= latest:
+                at, minute = taken_at, NO_MINUTE
             if at >= oldest_answer:
                 self._answer(record, reading, at)
             _, shared, cache, micros = reading
-            alike = shared.place, cache, at // MINUTE_MS
+            alike = shared.place, cache, minute
             seen = record.offset, at, micros, len(value)
             if alike in groups:
                 groups[alike].append(seen)

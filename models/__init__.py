@@ -15,6 +15,7 @@ checks      the CPU checks: what there are, what they may be asked, and running 
 large       work on large values that another process does for the worker
 child       what a child of the process pool runs
 letter      a dead letter: what its headers say, and the request that it becomes again
+moment      which timestamps of records are believed
 latency     how long things took, as counts by duration
 plugins     one plugin, loaded
 result      what a consumer reads: an answer, encoded once and spliced per request

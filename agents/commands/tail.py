@@ -13,7 +13,7 @@ from typing import Any
 from agents.commands import DONE, clipped, say
 from models import strictjson
 from models.errors import OUTCOMES
-from models.letter import MAX_AT
+from models.moment import is_credible
 from models.result import ResultSchema, read_result
 
 HELP = "follow the results"
@@ -147,7 +147,9 @@ def _shown(record: Any, options: argparse.Namespace) -> str | None:
         return None
     if options.json:
         return (value or b"").decode()
-    at = datetime.fromtimestamp(min(max(record.timestamp, 0), MAX_AT) / 1000).astimezone().isoformat(timespec="seconds")
+    at = "unknown"
+    if is_credible(record.timestamp, time.time()):
+        at = datetime.fromtimestamp(record.timestamp / 1000).astimezone().isoformat(timespec="seconds")
     key = "-" if record.key is None else record.key.decode(errors="replace")
     parts = [at, key, str(result.get("id")), str(result.get("outcome")), str(result.get("cache", "-"))]
     parts.append(f"{result.get('elapsed_ms', 0)} ms")

@@ -1,0 +1,25 @@
+"""Which timestamps of records are believed: a producer may write any number there, seconds for milliseconds say."""
+
+from __future__ import annotations
+
+EARLIEST_MS = 1_293_840_000_000
+"""Milliseconds since the epoch, the beginning of 2011: Kafka is no older."""
+AHEAD_MS = 86_400_000
+"""Milliseconds that a timestamp may lie ahead of our clock: a day, for clocks set to another zone."""
+
+
+def is_credible(timestamp: int, now: float) -> bool:
+    """Whether a record's timestamp, in milliseconds, may be when it was made; `now` is in seconds since the epoch."""
+    return EARLIEST_MS <= timestamp <= now * 1000 + AHEAD_MS
+
+
+def believed(timestamp: int, now: float) -> int:
+    """Return a record's timestamp if it is credible, else the present, in milliseconds."""
+    return timestamp if is_credible(timestamp, now) else int(now * 1000)
+
+
+def age_of(timestamp: int | None, now: float) -> float | None:
+    """Return the seconds since a record's timestamp, None if it has none that is credible."""
+    if timestamp is None or not is_credible(timestamp, now):
+        return None
+    return max(0.0, now - timestamp / 1000)
