@@ -50,6 +50,12 @@ class Body(NamedTuple):
     media_type: str = "application/octet-stream"
     charset: str | None = None
 
+    def codec(self) -> str | None:
+        """Return what the bytes are in, as far as JSON, HTML or the charset given say; None if that is not known."""
+        if b"\0" in self.content[:4]:
+            return json.detect_encoding(self.content[:4])
+        return charset_of(self.content, self.charset) if "html" in self.media_type else text_codec(self.charset)
+
     def text(self) -> str:
         """Decode by the charset given, else UTF-8; HTML as browsers do. Raises InvalidDocument."""
         codec = charset_of(self.content, self.charset) if "html" in self.media_type else text_codec(self.charset)

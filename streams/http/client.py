@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import aiohttp
 from yarl import URL
 
-from models.charset import text_codec
 from models.documents import Body
 from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
 from models.source import Limits, Retries, Sources
@@ -34,6 +33,7 @@ from streams.http.once import MAX_FIELD, MAX_FIELDS, Pool, send_once
 from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.tally import Tally, result_of, status_class
+from streams.http.telling import told_in_large
 from streams.http.terms import CONNECT_TIMEOUT, Terms
 from streams.http.tls import PROTOCOLS
 from streams.http.url import parse
@@ -273,7 +273,7 @@ class Client:
                 raise error
             content = await read_body(response, terms.max_bytes)
             body = Body(content, *media(response.headers.get("Content-Type")))
-            if terms.credentials is not None and _tells(body, response.headers, terms.credentials):
+            if terms.credentials is not None and await _tells(body, response.headers, terms.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
                 raise InvalidDocument(msg)
             return Response(status, body, response.headers)
@@ -324,17 +324,12 @@ def _authority(url: URL) -> str:
     return authority.replace(".:", ":").removesuffix(".") if ".:" in authority or authority[-1] == "." else authority
 
 
-def _tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
+async def _tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
     """Whether what becomes a document, or words about one, has the credentials in it."""
     quoted = " ".join(headers.get(name, "") for name in ("Content-Type", "ETag", "Last-Modified"))
-    if credentials.told_in(body.content) or credentials.told_in(quoted.encode(errors="replace")):
+    if credentials.told_in(quoted.encode(errors="replace")):
         return True
-    if body.charset is None or text_codec(body.charset) in (None, "utf-8", "ascii"):
-        return False
-    try:
-        return credentials.told_in(body.text().encode())
-    except InvalidDocument:
-        return False
+    return await told_in_large(credentials.told_in, body.content, body.codec())
 
 
 def _options(hop: Hop, terms: Terms) -> dict[str, Any]:

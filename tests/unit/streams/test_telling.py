@@ -1,0 +1,77 @@
+"""Secrets in what upstreams answer: found in every spelling, in any charset, at any size, in short turns."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import time
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.documents import Body
+from streams.http.telling import MIN_TELLING, OVERLAP, WINDOW, told, told_in_large
+
+SECRET = "s3cr3t/Tok&n+def=="
+SPELLINGS = [
+    SECRET,
+    quote(SECRET, safe=""),
+    quote(quote(SECRET, safe=""), safe=""),
+    html.escape(SECRET),
+    "".join(f"&#{ord(each)};" for each in SECRET),
+    "".join(f"\\u{ord(each):04x}" for each in SECRET),
+    SECRET.replace("/", "\\/"),
+    json.dumps(json.dumps(SECRET.replace("/", "\\/"))),
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("around", [b"", b"\xff\x00", b"\\\\\\", b"%25"])
+def test_a_secret_is_seen_however_it_is_written(spelling, around):
+    """Plain, escaped or escaped twice, among whatever bytes."""
+    assert told(["other-secret", SECRET], around + spelling.encode() + around)
+    assert not told(["other-secret"], around + spelling.encode() + around)
+
+
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=MIN_TELLING, max_size=40))
+def test_any_secret_is_looked_for_as_it_is(secret):
+    """No character of a secret means anything to the pattern."""
+    assert told([secret], f"<{secret}>".encode())
+    assert not told([secret], f"<{secret[:-1]}>".encode())
+
+
+async def large(body):
+    return await told_in_large(lambda text: told([SECRET], text), body.content, body.codec())
+
+
+@pytest.mark.parametrize("place", [0, WINDOW - 9, WINDOW, WINDOW - OVERLAP, 3 * WINDOW - 30, 5 * WINDOW])
+@pytest.mark.parametrize("spelling", [SPELLINGS[0], SPELLINGS[5]])
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16", "utf-32-be"])
+async def test_a_secret_is_seen_wherever_it_stands(place, spelling, codec):
+    """At the edges of what is looked at in one turn, and in JSON of any UTF, whatever its charset says."""
+    text = '"' + "x" * place + spelling + "y" * WINDOW + '"'
+    assert await large(Body(text.encode(codec), "application/json", None))
+    assert not await large(Body(text.replace(spelling, "z" * 9).encode(codec), "application/json", None))
+
+
+@pytest.mark.parametrize("filling", [b"a", b"\\", b"%25", b"&#0000", b"s", SECRET[:-1].encode(), b"\\\\\\\\s"])
+async def test_no_answer_holds_up_the_event_loop(filling):
+    """8 MiB of what looks most like a secret take no turn of 20 ms."""
+    content = filling * ((8 << 20) // len(filling))
+    longest, last, done = 0.0, time.thread_time(), False
+
+    async def tick():
+        nonlocal longest, last
+        while not done:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, last = max(longest, now - last), now
+
+    ticking = asyncio.ensure_future(tick())
+    assert not await large(Body(content))
+    done = True
+    await ticking
+    assert longest < 0.02
