@@ -38,6 +38,7 @@ from models.errors import AnswerError, InternalError, InvalidRequest, Overloaded
 from models.framing import schema_by_header
 from models.result import Answer, encode_answer, splice
 from models.source import Sources
+from streams.http.bodies import kept_until_answered
 from streams.kafka.batch import RecordBatch
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
@@ -181,7 +182,8 @@ class Answerer:
         logs.request_id.set(request_id[1:-1].decode())
         try:
             known = known or self._book.read(record.value)[1]
-            with _UNTRACED if self._spans is None else self._spans.request(record, request_id) as span:
+            traced = _UNTRACED if self._spans is None else self._spans.request(record, request_id)
+            with kept_until_answered(), traced as span:
                 enriched = await self._enricher.answer(known, sent_along(record, known.request))
                 outcome, cache = enriched.outcome, enriched.cache.decode()
                 if span is not None:

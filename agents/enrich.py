@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Self
 
 from agents.ask import Asker, any_size
@@ -18,6 +19,7 @@ from agents.enriched import Enriched
 from agents.judge import Judge, at_hand
 from agents.keeper import Keeper
 from agents.known import Known
+from agents.line import authority
 from models.errors import AnswerError, TimedOut
 from models.latency import Histogram
 from models.result import Answer, encode_answer, too_large
@@ -27,12 +29,13 @@ from streams.cache.flights import Flights
 from streams.cache.front import Cache
 from streams.cache.verdicts import Verdicts
 from streams.pool import CheckPool
+from streams.shares import Shares
 from streams.tasks import end_tasks
 
 HOT = 3
 """Hits in the last part of an answer's freshness that make it worth fetching anew before it ends."""
 MAX_REFRESHES = 64
-"""Answers fetched anew in the background at once; others wait until somebody asks for them."""
+"""Answers fetched anew in the background at once, half of them of one host; others wait until somebody asks."""
 MAX_COUNTED = 4_096
 """Answers near their end whose hits are counted."""
 
@@ -62,6 +65,7 @@ class Enricher:
         self._judge = Judge(pool, self._keeper.keep_verdicts)
         self._flights: Flights[Enriched] = Flights()
         self._refreshes: dict[bytes, asyncio.Task[None]] = {}
+        self._refreshing: Shares[str] = Shares(MAX_REFRESHES)
         self._late_hits: dict[bytes | None, int] = {}
 
     async def __aenter__(self) -> Self:
@@ -241,11 +245,19 @@ class Enricher:
     def _refresh(self, known: Known) -> None:
         """Fetch anew behind the answers' backs, unless that is under way."""
         key = known.key
-        if key is None or key in self._refreshes or len(self._refreshes) >= MAX_REFRESHES:
+        if key is None or key in self._refreshes:
             return
+        of = known.source.name if known.source is not None else authority(known.request.url or "")
+        if not self._refreshing.fits(of):  # a host that hangs would have them all
+            return
+        self._refreshing.take(of)
         task = asyncio.ensure_future(self._refreshed(key, known))
         self._refreshes[key] = task
-        task.add_done_callback(lambda _: self._refreshes.pop(key, None))
+        task.add_done_callback(partial(self._was_refreshed, key, of))
+
+    def _was_refreshed(self, key: bytes, of: str, _: asyncio.Task[None]) -> None:
+        del self._refreshes[key]
+        self._refreshing.give(of)
 
     async def _refreshed(self, key: bytes, known: Known) -> None:
         if not self._flights.lead(key):

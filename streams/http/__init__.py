@@ -12,6 +12,7 @@ resolver  names, looked up in threads
 retry     what is tried again, and when
 traced    spans of requests to upstreams
 tally     what was asked of upstreams, and how they did
+bodies    room for the bodies of answers
 limits    what one host may cost and suffer: places, requests a second, pauses
 breaker   the circuit breaker
 hop       what is sent to one address, and where a redirect leads

@@ -22,6 +22,7 @@ from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
 from models.source import Limits, Retries, Sources
 from streams.files import share
 from streams.http.auth import Credentials, Signed
+from streams.http.bodies import Bodies
 from streams.http.content import ACCEPT_ENCODING, read_body
 from streams.http.cookies import Cookies
 from streams.http.excerpt import add_excerpt, chosen
@@ -101,6 +102,7 @@ class Client:
         self.terms = Terms(max_bytes, retry=retry or Retries(), proxy=proxy, redirects=max_redirects)
         self.hosts = Hosts(limits, waiting=max_waiting)
         self.tally = Tally()
+        self.bodies = Bodies(max_bytes)
         self.spans: HttpSpans | None = None
 
     async def __aenter__(self) -> Self:
@@ -271,7 +273,7 @@ class Client:
                 if isinstance(error, UpstreamError):
                     await add_excerpt(error, response, terms.credentials, deadline)
                 raise error
-            content = await read_body(response, terms.max_bytes)
+            content = await self._read(hop, response, terms, deadline)
             body = Body(content, *media(response.headers.get("Content-Type")))
             if terms.credentials is not None and await _tells(body, response.headers, terms.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
@@ -282,6 +284,13 @@ class Client:
             raise
         finally:
             response.release()  # closes the connection if the body was not read to its end
+
+    async def _read(self, hop: Hop, response: aiohttp.ClientResponse, terms: Terms, deadline: float | None) -> bytes:
+        """Return a body, for which there has to be room. What is coded may come to as much as is taken."""
+        plain = "Content-Encoding" not in response.headers
+        most = min(response.content_length or terms.max_bytes if plain else terms.max_bytes, terms.max_bytes)
+        with self.bodies.room(hop.url.host or "?", most, deadline) as room:
+            return await read_body(response, terms.max_bytes, room.grow)
 
 
 def client_of(settings: Settings, sources: Sources | None = None) -> Client:

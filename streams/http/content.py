@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import aiohttp
 from multidict import MultiMapping
@@ -16,6 +17,8 @@ from multidict import MultiMapping
 from models.charset import text_codec
 from models.errors import InvalidDocument, TooLarge, Unreachable
 
+Grow: TypeAlias = Callable[[int], Awaitable[None]]
+"""Told how many bytes of a body there are; what it awaits holds up the rest."""
 ACCEPT_ENCODING = "gzip, deflate"
 """Sent where a request names none: what is decoded here."""
 STEP = 64 << 10
@@ -150,11 +153,15 @@ def _is_accepted(member: str) -> bool:
     return known or weight.replace(" ", "").lower().rstrip("0.") == "q="  # not wanted anyway
 
 
-async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _at_once(size: int) -> None:
+    """Wait for nothing."""
+
+
+async def read_body(response: aiohttp.ClientResponse, limit: int, grow: Grow = _at_once) -> bytes:
     """Read and decode a body of at most `limit` bytes, so that the event loop has its turns in between.
 
-    Raises TooLarge, InvalidDocument for what its coding does not decode, Unreachable for a body cut short, and what
-    aiohttp raises.
+    `grow` is awaited with the bytes there are before more is read. Raises what it does, TooLarge, InvalidDocument for
+    what its coding does not decode, Unreachable for a body cut short, and what aiohttp raises.
     """
     declared = response.content_length
     if declared is not None and declared > limit and response.method != "HEAD":
@@ -163,7 +170,7 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     codings = codings_of(response.headers)
     chunks: list[bytes] = []
     if codings:
-        await _decode(response, Decoder(codings, limit), chunks)
+        await _decode(response, Decoder(codings, limit), chunks, grow)
     else:
         size = 0
         while chunk := await response.content.readany():
@@ -171,15 +178,18 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
             if size > limit:
                 raise too_large(limit)
             chunks.append(chunk)
+            await grow(size)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _decode(response: aiohttp.ClientResponse, decoder: Decoder, chunks: list[bytes]) -> None:
-    host, turn = response.url.host, 0
+async def _decode(response: aiohttp.ClientResponse, decoder: Decoder, chunks: list[bytes], grow: Grow) -> None:
+    host, turn, size = response.url.host, 0, 0
     try:
         while chunk := await response.content.readany():
             for piece in decoder.feed(chunk):
                 chunks.append(piece)
+                size += len(piece)
+                await grow(size)
                 turn += len(piece)
                 if turn >= TURN:
                     turn = 0

@@ -13,8 +13,9 @@ from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-RESOLVER_THREADS = 32
-"""Names looked up at once; a name that its servers do not answer for takes a thread for some 10 s."""
+RESOLVER_THREADS = 256
+"""Names looked up at once: as many as are fetched from at once, as a name that its servers do not answer for takes a
+thread for some 10 s. An idle thread takes some 30 KiB."""
 
 
 class Resolver(AbstractResolver):

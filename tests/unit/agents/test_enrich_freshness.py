@@ -33,6 +33,7 @@ from models.template import UrlTemplate
 from streams.cache.front import Cache
 from streams.http.response import Response
 from streams.http.terms import Terms
+from streams.shares import Shares
 from streams.tiers import MemoryTier
 
 PATIENCE = 5.0
@@ -627,11 +628,9 @@ async def test_who_asks_while_it_is_fetched_anew_waits_for_that(
     assert (state, b'"two"' in shared, upstream.calls) == ("coalesced", True, 2)
 
 
-async def test_refreshes_are_bounded(
-    enricher: Enricher, upstream: Upstream, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond MAX_REFRESHES at once the stale answer is given all the same, and fetched anew some other time."""
-    monkeypatch.setattr(enrich, "MAX_REFRESHES", 2)
+async def test_refreshes_are_bounded(enricher: Enricher, upstream: Upstream, clock: Clock) -> None:
+    """Beyond a host's share of them the stale answer is given all the same, and fetched anew some other time."""
+    enricher._refreshing = Shares(4)
     knowns = [asking(headers={"A": str(number)}) for number in range(4)]
     upstream.answers.extend([says("one", "max-age=10, stale-while-revalidate=60")] * 4 + [says("two")] * 4)
     for known in knowns:
@@ -642,6 +641,23 @@ async def test_refreshes_are_bounded(
     assert len(enricher._refreshes) == 2
     await settle(enricher)
     assert [(await ask(enricher, known, clock))[0] for known in knowns] == ["hit", "hit", "stale", "stale"]
+
+
+async def test_a_host_that_hangs_keeps_no_other_s_answers_from_being_fetched_anew(
+    enricher: Enricher, upstream: Upstream, clock: Clock
+) -> None:
+    """With its share under way none of its answers is fetched anew; another host's is."""
+    hangs = know(Request(url="http://hangs.example/", schema="text"))
+    upstream.answers.extend([says("one", "max-age=10, stale-while-revalidate=60")] * 2 + [says("two")])
+    for known in (hangs, asking()):
+        await ask(enricher, known, clock)
+    while enricher._refreshing.fits("hangs.example"):
+        enricher._refreshing.take("hangs.example")
+    clock.now += 11
+    for known in (hangs, asking()):
+        assert (await ask(enricher, known, clock))[0] == "stale"
+    assert list(enricher._refreshes) == [asking().key]
+    await settle(enricher)
 
 
 async def test_what_is_counted_is_bounded(

@@ -821,3 +821,29 @@ async def test_a_body_is_sent_with_the_digits_it_was_asked_with(client, upstream
     assert upstream.seen[-1].body == text
     _, other = parse(b'{"url":"%b","method":"POST","body":%b}' % (url.encode(), text.replace(b"10.10", b"10.1")))
     assert entry_key(request) != entry_key(other)
+
+
+async def test_a_large_body_takes_room_from_when_it_is_large(upstream):
+    """What is read of a body that hangs has its room, beside which small answers pass; given up, it is free again."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hang(request):
+        response = web.StreamResponse(headers={"Content-Length": str(LIMIT)})
+        await response.prepare(request)
+        await response.write(b"x" * 90_000)
+        begun.set()
+        await go_on.wait()
+        return response
+
+    upstream.answers["/large"] = hang
+    async with Client(LIMIT, LOOPBACK, retry=ONCE) as client:
+        large = asyncio.ensure_future(client.fetch("GET", at(upstream, "/large"), {}))
+        await asyncio.wait_for(begun.wait(), 5)
+        async with asyncio.timeout(5):
+            while not client.bodies.taken:
+                await client.fetch("GET", at(upstream), {})
+        assert client.bodies.taken == LIMIT
+        large.cancel()
+        await asyncio.wait({large})
+        assert client.bodies.taken == 0
+        go_on.set()

@@ -1,0 +1,96 @@
+"""Room for the bodies of answers. A small one needs none. A larger one reserves all that it may come to before more of
+it is read, and keeps that until the request it is for is answered: parsed and encoded, a document takes several times
+its bytes. Who waits for room holds up nobody's small answers, and as it holds no room meanwhile, nobody waits in a
+circle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from models.errors import Overloaded
+from streams.shares import Shares
+
+SMALL = 64 << 10
+"""Bytes of a body up to which it needs no room."""
+TOGETHER = 4
+"""Bodies of the largest size that there is room for at once; one host has half of it at most."""
+EARLY = 0.05
+"""Seconds before its deadline that a request gives up waiting for room, to say so."""
+
+_answering: ContextVar[list[Callable[[], None]] | None] = ContextVar("answering", default=None)
+
+
+@contextmanager
+def kept_until_answered() -> Iterator[None]:
+    """Keep the room of a body that is read in this block until its end; else it is given back once the body is read."""
+    gives: list[Callable[[], None]] = []
+    token = _answering.set(gives)
+    try:
+        yield
+    finally:
+        _answering.reset(token)
+        for give in gives:
+            give()
+
+
+class Bodies:
+    """The room of one client; `most` is the largest body that it takes, in bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._room: Shares[str] = Shares(TOGETHER * most)
+
+    @property
+    def taken(self) -> int:
+        """Return the bytes of the room that are taken."""
+        return self._room.taken
+
+    @contextmanager
+    def room(self, host: str, most: int, deadline: float | None) -> Iterator[Room]:
+        """Give what a body of at most `most` bytes asks for room as it grows, before `deadline` (monotonic seconds)."""
+        room = Room(self._room, host, most, deadline)
+        answering = _answering.get()
+        try:
+            yield room
+        except BaseException:
+            room.give()
+            raise
+        if answering is None:
+            room.give()
+        elif room.taken:
+            answering.append(room.give)
+
+
+class Room:
+    """What one body needs."""
+
+    def __init__(self, shares: Shares[str], host: str, most: int, deadline: float | None) -> None:
+        self._shares, self._host, self._most, self._deadline = shares, host, most, deadline
+        self.taken = False
+
+    async def grow(self, size: int) -> None:
+        """Wait for room, once a body has `size` bytes and more may come. Raises Overloaded."""
+        if size <= SMALL or self.taken:
+            return
+        seconds = None if self._deadline is None else max(0.0, self._deadline - time.monotonic() - EARLY)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._shares.acquire(self._host, self._most)
+        except TimeoutError:
+            msg = (
+                f"there was no room for an answer of {self._host} of up to {self._most} bytes: too many are being read"
+            )
+            error = Overloaded(msg)
+            error.hurried = True
+            raise error from None
+        self.taken = True
+
+    def give(self) -> None:
+        """Give it back."""
+        if self.taken:
+            self.taken = False
+            self._shares.give(self._host, self._most)
