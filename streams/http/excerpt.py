@@ -33,19 +33,20 @@ HASTE = 0.05
 _JSON = ("application/json", "+json")
 
 
-def excerpt(body: Body) -> tuple[str | None, bool]:
+def excerpt(body: Body, *, whole: bool = True) -> tuple[str | None, bool]:
     """Return the beginning of a body as text, None if it is none, and whether the body goes on."""
+    start = body.content[: 4 * MAX_EXCERPT]
+    whole = whole and len(start) == len(body.content)
     if "html" in body.media_type:
         codec = charset_of(body.content, body.charset)
     else:
         codec = None if body.media_type.endswith(_JSON) else text_codec(body.charset)  # JSON is UTF-8 (RFC 8259, 8.1)
     decoder = codecs.getincrementaldecoder(codec or "utf-8")(errors="replace")
-    text = decoder.decode(body.content[: 4 * MAX_EXCERPT])  # a character that is not whole is left out
+    text = decoder.decode(start, final=whole)  # without the first bytes of a character that is cut
     if "\0" in text or not text.strip():
         return None, False
     encoded = text.encode()
-    cut = len(encoded) > MAX_EXCERPT or len(body.content) > 4 * MAX_EXCERPT
-    return (encoded[:MAX_EXCERPT].decode(errors="ignore") if cut else text), cut
+    return encoded[:MAX_EXCERPT].decode(errors="ignore"), not whole or len(encoded) > MAX_EXCERPT
 
 
 async def add_excerpt(
@@ -68,10 +69,8 @@ async def add_excerpt(
     if credentials is not None and not whole:
         return
     body = Body(bytes(content[:MAX_READ]), *media(response.headers.get("Content-Type")))
-    text, cut = excerpt(body)
-    if text is None or (credentials is not None and _tells(body, credentials)):
-        return
-    error.body, error.body_truncated = text, cut or not whole or len(content) > MAX_READ
+    if credentials is None or not _tells(body, credentials):
+        error.body, error.body_truncated = excerpt(body, whole=whole and len(content) <= MAX_READ)
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> None:
