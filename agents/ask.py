@@ -42,13 +42,15 @@ def any_size() -> int:
 class Asked(NamedTuple):
     """What the upstream said: `answer`, or None if it said that what is at hand still holds.
 
-    `headers` are the response's, for its freshness; `fetched_at` is in seconds since the epoch.
+    `headers` are the response's, for its freshness, `told` those that results carry; `fetched_at` is in seconds since
+    the epoch.
     """
 
     answer: Answer | None
     headers: Headers
     attempts: int
     fetched_at: float
+    told: Headers | None = None
 
 
 class Asker:
@@ -83,7 +85,7 @@ class Asker:
         response = await self._fetch(known, extra, deadline, validators)
         fetched_at = time.time()
         if response.status == NOT_MODIFIED and validators:
-            return Asked(None, response.headers, response.attempts, fetched_at)
+            return Asked(None, response.headers, response.attempts, fetched_at, self._told(known, response))
         headers = self._told(known, response)
         document = await self._load(known, response, headers) if promises_document(request, response) else None
         answer = Answer(
@@ -123,6 +125,9 @@ class Asker:
         schema, body = known.request.schema, response.body
         began = time.monotonic()
         try:
+            if not body.content and response.status is not None and schema not in documents.TAKE_NOTHING:
+                msg = "the body is empty"
+                raise InvalidDocument(msg)  # noqa: TRY301  told like any other
             # Of a page only the start is read.
             if self._large is None or len(body.content) <= LARGE or schema == "page":
                 return documents.load(schema, body)

@@ -63,7 +63,7 @@ class Keeper:
         else:
             fresh = Freshness(held.fresh_until - held.fetched_at, held.revalidate_until - held.fresh_until,
                               held.usable_until - held.fresh_until)  # fmt: skip
-        shared = restamp(held.shared, asked.attempts, asked.fetched_at)
+        shared = restamp(held.shared, asked.attempts, asked.fetched_at, asked.told)
         headers = CIMultiDict({"ETag": held.etag or "", "Last-Modified": held.last_modified or ""})
         headers.update(asked.headers)
         self._put(known, shared, asked._replace(headers=headers), fresh, held.verdicts)

@@ -33,6 +33,7 @@ _SHARED = frozenset({"outcome", "request", "status", "document", "headers", "att
 _ECHO = frozenset({"method", "url", "source"})
 _VERDICT = frozenset({"name", "field", "value", "elapsed_ms"})
 _OK, _ATTEMPTS = b'"outcome":"ok"', b',"attempts":'
+_HEADERS = b',"headers":{'
 _TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
 
 
@@ -128,12 +129,18 @@ def with_checks(shared: bytes, verdicts: bytes, error: CheckError | None) -> byt
     )  # fmt: skip
 
 
-def restamp(shared: bytes, attempts: int, fetched_at: float) -> bytes:
-    """Return an `ok` answer's shared part as of another time: the upstream says that it still holds.
+def restamp(shared: bytes, attempts: int, fetched_at: float, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return an `ok` answer's shared part as of another time: the upstream says that it still holds. Its `headers`, if
+    results carry any, take the place of those of their names (RFC 9111, section 3.2).
 
     As for `with_checks`, a document cannot say what is taken for its last members.
     """
     end = shared.rindex(_ATTEMPTS)
+    start = shared.rfind(_HEADERS, 0, end) if headers else -1
+    if start >= 0:
+        kept = strictjson.loads(shared[start + len(_HEADERS) - 1 : end])
+        shared = shared[:start] + _HEADERS[:-1] + strictjson.dumps({**kept, **(headers or {})}) + shared[end:]
+        end = shared.rindex(_ATTEMPTS)
     return b'%b,"attempts":%d,"fetched_at":"%b"' % (shared[:end], attempts, _timestamp(fetched_at).encode())
 
 

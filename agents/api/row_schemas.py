@@ -72,6 +72,8 @@ class FaultSchema(Open):
     type = fields.String()
     message = fields.String()
     retryable = fields.Boolean()
+    body = fields.String()
+    body_truncated = fields.Boolean()
 
 
 class AnswerRowSchema(Open):

@@ -114,7 +114,7 @@ async def test_a_body_that_tells_a_secret_is_left_out(client, upstream, body, co
 
 
 async def test_a_body_that_does_not_come_holds_nothing_up(client, upstream):
-    """A retry follows at once, a deadline ends in the status it has seen, and what came is told, but not of a secret."""
+    """A retry follows at once, a deadline ends in the status seen; what came is told, but of a secret nothing."""
 
     async def drip(request):
         response = web.StreamResponse(status=int(request.query["status"]))
