@@ -643,7 +643,7 @@ async def test_fsync_comes_before_and_after_the_rename(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("below", "reason"),
-    [("file", "Not a directory"), ("file/cache", "Not a directory"), ("nul\0", "embedded null byte"),
+    [("file", "Not a directory"), ("file/cache", "Not a directory"), ("nul\0", "embedded null "),
      ("x" * 300, "File name too long")],
 )  # fmt: skip
 async def test_a_folder_of_no_use_stops_the_start(tmp_path, below, reason):
@@ -653,7 +653,9 @@ async def test_a_folder_of_no_use_stops_the_start(tmp_path, below, reason):
     with pytest.raises(SettingsError) as caught:
         await cache.__aenter__()
     folder = str(tmp_path / below)
-    assert str(caught.value) == f"MILLRACE_CACHE: the folder {folder!r} cannot be used: {reason}"
+    said, _, why = str(caught.value).partition(" cannot be used: ")
+    assert said == f"MILLRACE_CACHE: the folder {folder!r}"
+    assert reason in why  # Python 3.13 names the call, too
     assert await cache.get(KEY) is None
 
 

@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
 def test_without_rocksdict_the_extra_is_named(tmp_path, monkeypatch):
     """Where the package is missing, the message says what to install."""
     monkeypatch.setitem(sys.modules, "rocksdict", None)
-    with pytest.raises(SettingsError, match=r"install millrace\[rocksdb\]"):
+    with pytest.raises(SettingsError, match=r"install millrace-kafka\[rocksdb\]"):
         RocksStore(str(tmp_path), "me", TABLES).open()
 
 
