@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import socket
 
 import aiohttp
 from aiohttp.http_exceptions import LineTooLong
@@ -90,7 +91,7 @@ def _translated(exc: BaseException | None, host: str) -> AnswerError:  # noqa: C
         case aiohttp.InvalidURL():
             return InvalidRequest("url: is no URL that can be asked for")
         case aiohttp.ClientConnectorDNSError():
-            return Unreachable(f"{host} cannot be resolved")
+            return Unreachable(f"{host} cannot be resolved: {_dns(exc.os_error)}")
         case aiohttp.ClientConnectorCertificateError():
             return Unreachable(f"{host}: TLS failed: {exc.certificate_error}")
         case aiohttp.ClientConnectorError(os_error=DeniedAddress(network=network)):
@@ -106,3 +107,12 @@ def _too_long(exc: aiohttp.ClientResponseError) -> bool:
     """Whether an answer's head was over one of the parser's limits; aiohttp tells the second in words alone."""
     told = exc.__cause__ and exc.__cause__.__cause__
     return isinstance(told, LineTooLong) or "Too many headers" in str(told)
+
+
+def _dns(error: OSError) -> str:
+    match error.errno:
+        case socket.EAI_AGAIN:
+            return "no name server gave an answer"
+        case socket.EAI_NONAME | socket.EAI_NODATA:
+            return "no such name, or no address for it"
+    return error.strerror or str(error)

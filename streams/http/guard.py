@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ USUAL_PORTS: tuple[PortRange, ...] = ((80, 80), (443, 443))
 
 MAX_REMEMBERED = 10_000
 """Origins remembered as passed: the same one is not taken apart again."""
+MAX_ADDRESSES = 4
+"""Addresses of a name, of each family, that are dialled; all are judged."""
 DENIED: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -142,10 +145,21 @@ class _Resolver(AbstractResolver):
             network = self._guard.denied(ipaddress.ip_address(each["host"].partition("%")[0]))
             if network is not None:
                 raise Denied(why(network))
-        return found
+        return few(found)
 
     async def close(self) -> None:
         await self._resolver.close()
+
+
+def few(found: list[ResolveResult]) -> list[ResolveResult]:
+    """Return some addresses of each family, in their order: a dead host of many would take a socket for each."""
+    taken: Counter[int] = Counter()
+    kept: list[ResolveResult] = []
+    for each in found:
+        taken[each["family"]] += 1
+        if taken[each["family"]] <= MAX_ADDRESSES:
+            kept.append(each)
+    return kept
 
 
 def guard_of(settings: Settings) -> Guard:

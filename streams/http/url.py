@@ -14,8 +14,8 @@ from yarl import URL
 from models.errors import InvalidRequest
 from models.request import MAX_URL
 
-# What needs no look: lower-case host, no port, a path, and nothing that would be escaped or left out.
-_USUAL = re.compile(r"https?://[a-z0-9.-]+/(?:[!$&-;=?-\[\]_a-z|~]++|%[0-9A-Fa-f]{2})*+(?<!\?)")
+# What needs no look: lower-case host of plain ASCII, no port, a path, and nothing that would be escaped or left out.
+_USUAL = re.compile(r"https?://(?![^/]*xn--)[a-z0-9.-]+/(?:[!$&-;=?-\[\]_a-z|~]++|%[0-9A-Fa-f]{2})*+(?<!\?)")
 # RFC 3986, appendix B.
 _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(\?[^#]*)?(?:#.*)?", re.DOTALL)
 # `[`, `]` and `|` go as they are, as the URL standard has it and many APIs want it; a `%` without its digits does not.
@@ -120,9 +120,11 @@ def _built(parts: _Parts) -> URL:
     path, query = _escaped(path) or "/", _escaped(query or "")
     if query == "?":
         path, query = path + query, ""  # yarl leaves out a question mark without a query
-    return URL.build(
+    built = URL.build(
         scheme=scheme, authority=_authority(scheme, authority), path=path, query_string=query[1:], encoded=True
     )
+    _ = built.host  # UnicodeError for an `xn--` name that stands for none: better here than wherever it is read first
+    return built
 
 
 def _authority(scheme: str, text: str) -> str:

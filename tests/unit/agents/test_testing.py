@@ -78,7 +78,7 @@ def test_what_the_upstream_says_is_what_is_loaded(reply, schema, said):
     [
         (ConnectionRefusedError, ("unreachable", "example.com cannot be connected to: Connection refused")),
         (ConnectionResetError(), ("unreachable", "the connection to example.com broke: ClientOSError")),
-        (socket.gaierror(-2, "unknown"), ("unreachable", "example.com cannot be resolved")),
+        (socket.gaierror(-4, "unknown"), ("unreachable", "example.com cannot be resolved: unknown")),
         (OSError(113, "No route to host"), ("unreachable", "example.com cannot be connected to: No route to host")),
         (TimeoutError, ("timeout", "example.com did not answer in time")),
         (aiohttp.ServerDisconnectedError(),

@@ -554,7 +554,7 @@ async def test_a_name_that_does_not_resolve_is_unreachable(client, monkeypatch):
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     error = await failure(client, "http://no.such.host.invalid" + SECRET, Unreachable)
-    assert str(error) == "no.such.host.invalid cannot be resolved"
+    assert str(error) == "no.such.host.invalid cannot be resolved: no such name, or no address for it"
     assert error.retryable
 
 

@@ -12,9 +12,11 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from models.errors import Denied
+from models.errors import Denied, InvalidRequest
+from models.source import Retries
 from streams.http.client import Client
 from streams.http.guard import DENIED, DeniedAddress, Guard, guard_of, literal
+from streams.http.url import resolve
 from streams.networks import parse_nat64, parse_networks, parse_ports
 from streams.settings import Settings
 
@@ -30,6 +32,47 @@ def test_loopback_is_denied_however_it_is_written(host: str) -> None:
     """No spelling of a loopback address that a resolver would take passes."""
     with pytest.raises(Denied):
         Guard().check(URL(f"http://{host}/"))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "xn--a",
+        "xn--",
+        "a.xn--a",
+        "999.1.1.1",
+        "123456789012",
+        "1.2.3",
+        "1.2.3.4.5",
+        "[::1].x",
+        "[1.2.3.4]",
+        "a\xadb.com",
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/a?b", "/%2F"])
+async def test_a_host_that_is_none_is_refused(host: str, path: str) -> None:
+    """What is neither a name nor an address ends as an invalid request, in a redirect as what the upstream did."""
+    async with Client(1000, Guard(), retry=Retries(attempts=1)) as client:
+        with pytest.raises(InvalidRequest, match="url: is no"):
+            await client.fetch("GET", f"http://{host}{path}", {})
+    if not host[0].isdigit():  # aiohttp refuses those when they are dialled
+        with pytest.raises(ValueError, match=r"."):
+            resolve(URL("http://example.com/"), f"http://{host}{path}")
+
+
+@pytest.mark.parametrize("host", ["[fe80::1%25eth0]", "[::1%25lo]", "[::ffff:127.0.0.1%25lo]", "."])
+def test_zones_are_denied(host: str) -> None:
+    """A zone names an interface of this machine: nothing public has one."""
+    with pytest.raises(Denied, match="no plain name"):
+        Guard().check(URL(f"http://{host}/"))
+
+
+@pytest.mark.parametrize(
+    "host", ["my_host.example", "-a.example", "a..b", "xn--80ak6aa92e.com", "\u0661\u0662\u0667.\u0660.1", "0x", "ß.de"]
+)
+def test_odd_names_are_names(host: str) -> None:
+    """They are looked up like any other; whatever they resolve to is judged then."""
+    Guard().check(URL(f"http://{host}/"))
 
 
 @pytest.mark.parametrize("network", DENIED, ids=str)
