@@ -46,6 +46,7 @@ from streams.kafka.parcel import Headers, Parcel
 from streams.kafka.publisher import Publisher
 from streams.pool.admission import Admission
 from streams.settings import Settings
+from streams.tasks import start
 from streams.telemetry import logs
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Answerer:
 
     def _begin(self, item: Waiting, leave: Leave) -> None:
         self.account.queued.add(time.monotonic() - item.received_at)
-        task = asyncio.create_task(self._enrich(item))
+        task = start(self._enrich(item), "a request", means="it is never answered")
         item.lease.work.add(task)
         task.add_done_callback(partial(self._ended, item.lease, leave))  # also of one cancelled before its first step
 
@@ -179,8 +180,8 @@ class Answerer:
     async def _enrich(self, item: Waiting) -> bool:
         """Answer a request; returns whether its host is one that answers."""
         record, lease, received_at, request_id, known, *_ = item
-        logs.request_id.set(request_id[1:-1].decode())
         try:
+            logs.request_id.set(request_id[1:-1].decode())
             known = known or self._book.read(record.value)[1]
             traced = _UNTRACED if self._spans is None else self._spans.request(record, request_id)
             with kept_until_answered(), traced as span:

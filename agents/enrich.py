@@ -30,7 +30,7 @@ from streams.cache.front import Cache
 from streams.cache.verdicts import Verdicts
 from streams.pool import CheckPool
 from streams.shares import Shares
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, start
 
 HOT = 3
 """Hits in the last part of an answer's freshness that make it worth fetching anew before it ends."""
@@ -251,7 +251,7 @@ class Enricher:
         if not self._refreshing.fits(of):  # a host that hangs would have them all
             return
         self._refreshing.take(of)
-        task = asyncio.ensure_future(self._refreshed(key, known))
+        task = start(self._refreshed(key, known), "a refresh", means="the answer grows older", fatal=False)
         self._refreshes[key] = task
         task.add_done_callback(partial(self._was_refreshed, key, of))
 

@@ -21,7 +21,7 @@ from streams.tables.recovery import PAUSE, Recovery
 from streams.tables.shelves import Shelves
 from streams.tables.stores import make_store
 from streams.tables.view import Tables
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, keep
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class Tabulating:
         self._holds(found[0].partitions)
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
-        tending = asyncio.create_task(self.tabulator.tend(), name="tend tables")
-        tending.add_done_callback(self._tended)
+        means = "tables grow beyond their bounds, and changelogs are not mended"
+        tending = keep(self.tabulator.tend, "tending the tables", means=means)
         stack.push_async_callback(end_tasks, tending)
         settle_memory()
 
@@ -119,7 +119,3 @@ class Tabulating:
     def _leases(self) -> list[Any]:
         consumer = self.app.consumer if self.app.started else None
         return list(consumer.leases.values()) if consumer is not None else []
-
-    def _tended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            self.app.crash_soon(exc)

@@ -47,6 +47,10 @@ class Stalled(MillraceError):
     """The worker stands still by a fault of its own, and ends so that another may go on; the message says where."""
 
 
+class TaskEnded(MillraceError):
+    """A background task ended by itself, a bug; the message says which, why, and what is missing without it."""
+
+
 class AccessError(BrokerError):
     """Kafka refuses the login, the certificate or an access; the message says which, and what to do."""
 

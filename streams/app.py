@@ -20,12 +20,13 @@ import faust
 from faust.app.base import BootStrategy
 from faust.tables import manager, recovery
 
-from models.errors import MillraceError, Stalled
+from models.errors import MillraceError, Stalled, TaskEnded
 from streams import settings as defaults
 from streams.kafka.batch import BatchTopic, RecordBatch
 from streams.kafka.group import answers as group_answers
 from streams.kafka.transport import Consumer, Transport
 from streams.settings import Settings
+from streams.tasks import end_worker, every, first, start, watch_callbacks
 from streams.telemetry.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class App(faust.App):
 
     def crash_soon(self, reason: BaseException) -> None:
         """End the worker because of a fault outside its own tasks."""
-        self._crashing = asyncio.ensure_future(self.crash(reason))
+        self._crashing = start(self.crash(reason), "crash the app", means="it does not end")
 
     def _on_rebalance_when_stopped(self) -> None:
         """Do nothing: Faust would close the consumer from the wrong thread; the stop under way does it."""
@@ -211,9 +212,11 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
     """Run a worker until SIGTERM or SIGINT; returns its exit code: 0 stopped as told, 1 crashed.
 
     `open_` opens what belongs to the process: before its apps start, closed after all of them have stopped. The first
-    app that crashes ends the process. Raises MillraceError when it cannot start.
+    app that crashes ends the process, and so does a background task that ends by itself. Raises MillraceError when it
+    cannot start, or with what it crashed of.
     """
     told = asyncio.Event()
+    ended: list[TaskEnded] = []
     last_resort = _exit_in_time()
 
     def end() -> None:
@@ -221,7 +224,14 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
             told.set()
             last_resort.start()
 
+    def task_ended(reason: TaskEnded) -> None:
+        if not told.is_set():  # what ends later does so because of the stop
+            ended.append(reason)
+            end()
+
+    end_worker.set(task_ended)
     loop = asyncio.get_running_loop()
+    watch_callbacks(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     try:
@@ -237,6 +247,8 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
         last_resort.cancel()
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
+    if ended:
+        raise ended[0]
     if crashed is not None:
         return _crashed(crashed.crash_reason)
     logger.info("stopped")
@@ -245,15 +257,7 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
 
 async def _opened(opening: Awaitable[None], told: asyncio.Event) -> bool:
     """Wait until all is open; False if told to stop before. Kafka may take long to say what there is."""
-    opens, stopping = asyncio.ensure_future(opening), asyncio.ensure_future(told.wait())
-    await asyncio.wait({opens, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if opens.done():
-        await opens
-        return True
-    opens.cancel()
-    await asyncio.gather(opens, return_exceptions=True)
-    return False
+    return await first(opening, told.wait()) == 0
 
 
 async def _serve(apps: Sequence[App], told: asyncio.Event) -> App | None:
@@ -261,16 +265,15 @@ async def _serve(apps: Sequence[App], told: asyncio.Event) -> App | None:
 
     What crashes later does so because of the stop: a start that is cut short, a connection that ends too early.
     """
-    starting = asyncio.ensure_future(_start(apps))
-    stopping = asyncio.ensure_future(told.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if starting.done():
-        await starting
-        stopped = [asyncio.ensure_future(app.wait_until_stopped()) for app in apps]
-        await asyncio.wait({stopping, *stopped}, return_when=asyncio.FIRST_COMPLETED)
-    crashed = next((app for app in apps if app.crashed), None)
-    starting.cancel()
-    await asyncio.gather(starting, return_exceptions=True)
+    crashed: App | None = None
+
+    async def until(end: Awaitable[Any]) -> None:
+        nonlocal crashed
+        await end
+        crashed = next((app for app in apps if app.crashed), None)
+
+    if await first(_start(apps), until(told.wait())) == 0:
+        await first(*(until(end) for end in (told.wait(), *(app.wait_until_stopped() for app in apps))))
     return crashed
 
 
@@ -284,13 +287,7 @@ async def _stop(apps: Sequence[App]) -> None:
 
 async def _start(apps: Sequence[App]) -> None:
     """Start all of them side by side; the first one that cannot start is what is raised."""
-    starts = [asyncio.ensure_future(app.start()) for app in apps]
-    try:
-        await asyncio.gather(*starts)
-    finally:
-        for start in starts:
-            start.cancel()
-        await asyncio.gather(*starts, return_exceptions=True)
+    await every(*(app.start() for app in apps))
 
 
 def _exit_in_time() -> threading.Timer:

@@ -8,10 +8,10 @@ import contextlib
 import importlib
 import inspect
 import logging
-import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Self
 
 from pebble import ThreadPool
@@ -24,6 +24,7 @@ from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_before_next
 from streams.http.telling import told
+from streams.tasks import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Caller:
             pool.stop()
         # In a thread that nobody has to wait for: Pebble joins a pool whose function hangs for as long as it does.
         joined = asyncio.Event()
-        threading.Thread(target=self._join, args=(joined,), daemon=True).start()
+        start_thread(partial(self._join, joined), "joining functions' threads", means="nobody waits for them")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(joined.wait(), JOIN_TIMEOUT)
 

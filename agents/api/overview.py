@@ -14,7 +14,7 @@ from agents.api.fleet import Fleet
 from agents.api.selection import Row
 from agents.api.tables import TableQuery
 from models.latency import Histogram
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, keep
 from streams.web.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Overview:
         self._noting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._noting = asyncio.create_task(self._note())
+        self._noting = keep(self._note, "noting rates", means="rates on the pages stand still", again=NOTE_EVERY)
         return self
 
     async def __aexit__(self, *_: object) -> None:

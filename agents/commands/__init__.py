@@ -10,9 +10,12 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import shutil
 import sys
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +40,8 @@ COMMANDS = (
 DONE, FAILED, MISUSED = 0, 1, 2
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_AGO = re.compile(r"([0-9]{1,9})([smhd])")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -72,6 +77,18 @@ def run(arguments: Sequence[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
+
+
+def moment(text: str) -> float:
+    """Return the seconds since the epoch of a time that was given as ISO 8601, or as how long ago."""
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return max(0.0, time.time() - int(ago[1]) * UNITS[ago[2]])
+    try:
+        return max(0.0, datetime.fromisoformat(text).astimezone().timestamp())
+    except (ValueError, OverflowError):
+        msg = f"{text!r} is no time: give 2026-11-22T14:00Z (without Z: local time), or 30m, 2h, 7d for as long ago"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def say(text: str) -> None:

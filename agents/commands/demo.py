@@ -99,6 +99,8 @@ class Tally:
 async def _demo(found: Broker, count: int) -> int:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+    from streams.tasks import start
+
     mark = uuid.uuid4().hex[:6]
     topics = f"demo-requests-{mark}", f"demo-results-{mark}", f"demo-dead-letters-{mark}"
     await _create(found, topics)
@@ -114,7 +116,9 @@ async def _demo(found: Broker, count: int) -> int:
         worker = await stack.enter_async_context(_worker(found, topics, mark, upstream))
         tally = Tally()
         started = time.monotonic()
-        sending = asyncio.ensure_future(_send(producer, topics[0], upstream.address, count, tally))
+        sending = start(
+            _send(producer, topics[0], upstream.address, count, tally), "sending", means="no more answers come"
+        )
         await _follow(consumer, count, tally, lambda: (sending.done() and sending.exception()) or worker.returncode)
         sending.cancel()
         _report(tally, count, upstream.calls, time.monotonic() - started)

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
 async def _fetch(options: argparse.Namespace) -> int:
     from streams import settings as configuration
     from streams.http.client import client_of
+    from streams.tasks import start
 
     settings = configuration.load()
     deadline = time.monotonic() + settings.timeout
@@ -44,7 +45,7 @@ async def _fetch(options: argparse.Namespace) -> int:
             except TimeoutError:
                 return TimedOut(f"no answer within {settings.timeout:g} s")
 
-        tasks = [asyncio.ensure_future(size(url)) for url in options.url]
+        tasks = [start(size(url), f"fetching {url}", means="its size is unknown") for url in options.url]
         code = DONE
         for url, task in zip(options.url, tasks, strict=True):
             found = await task

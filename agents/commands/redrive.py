@@ -7,11 +7,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-import time
 from datetime import datetime
 from typing import Any
 
-from agents.commands import DONE, FAILED, MISUSED, clipped, say
+from agents.commands import DONE, FAILED, MISUSED, clipped, moment, say
 from models import strictjson
 from models.errors import OUTCOMES
 from models.letter import Choice, Letter, Place
@@ -22,8 +21,6 @@ RATE = 100.0
 """Letters a second unless told otherwise."""
 WIDTH = 80
 """Characters of a message that a line for people shows."""
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_AGO = re.compile(r"([0-9]{1,9})([smhd])")
 _PLACE = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
 
 
@@ -36,24 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--id", action="append", default=[], help="those of the request with this id (may be repeated)")
     add("--letter", type=_place, action="append", default=[], metavar="PARTITION:OFFSET",
         help="this letter (may be repeated)")  # fmt: skip
-    add("--since", type=_moment, metavar="TIME", help="those of this time and later: 2026-11-22T14:00Z, or 2h for ago")
-    add("--until", type=_moment, metavar="TIME", help="those from before this time")
+    add("--since", type=moment, metavar="TIME", help="those of this time and later: 2026-11-22T14:00Z, or 2h for ago")
+    add("--until", type=moment, metavar="TIME", help="those from before this time")
     add("--all", action="store_true", help="every letter there is")
     add("--limit", type=_positive, metavar="N", help="N letters at most: try a few first")
     add("--rate", type=_rate, default=RATE, metavar="N", help=f"N a second; 0: as fast as it goes (default: {RATE:g})")
     add("--dry-run", action="store_true", help="say what would be redriven, and write nothing")
     add("--json", action="store_true", help="one JSON object a letter")
-
-
-def _moment(text: str) -> float:
-    ago = _AGO.fullmatch(text)
-    if ago is not None:
-        return max(0.0, time.time() - int(ago[1]) * UNITS[ago[2]])
-    try:
-        return max(0.0, datetime.fromisoformat(text).astimezone().timestamp())
-    except (ValueError, OverflowError):
-        msg = f"{text!r} is no time: give 2026-11-22T14:00Z (without Z: local time), or 30m, 2h, 7d for as long ago"
-        raise argparse.ArgumentTypeError(msg) from None
 
 
 def _place(text: str) -> Place:

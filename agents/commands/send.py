@@ -113,8 +113,10 @@ def _lines(options: argparse.Namespace) -> Iterable[bytes]:
 
 async def _arriving(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
     """Yield lines as they come. Who reads them is waited for by nobody: after Ctrl-C a terminal may stay silent."""
+    from streams.tasks import start_thread
+
     loop, room = asyncio.get_running_loop(), threading.Semaphore(IN_FLIGHT)
-    arrived: asyncio.Queue[bytes | OSError | None] = asyncio.Queue()
+    arrived: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
 
     def read() -> None:
         end = None
@@ -123,13 +125,13 @@ async def _arriving(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
                 for line in lines:
                     room.acquire()
                     loop.call_soon_threadsafe(arrived.put_nowait, line)
-            except OSError as exc:
+            except Exception as exc:  # noqa: BLE001  it is raised where the lines are awaited
                 end = exc
             loop.call_soon_threadsafe(arrived.put_nowait, end)
 
-    threading.Thread(target=read, daemon=True).start()
+    start_thread(read, "reading lines", means="nothing more is sent")
     while (line := await arrived.get()) is not None:
-        if isinstance(line, OSError):
+        if isinstance(line, Exception):
             raise line
         room.release()
         yield line

@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from agents.commands import DONE, clipped, say
+from agents.commands import DONE, clipped, moment, say
 from models import strictjson
 from models.errors import OUTCOMES
 from models.moment import is_credible
@@ -22,8 +22,12 @@ WATCH_EVERY = 2.0
 """Seconds between two looks at whether the broker is there."""
 POLL_MS = 1_000
 """Milliseconds that a poll waits for results."""
+DISORDER = 60.0
+"""Seconds by which the clocks of workers that write to one partition may differ: reading goes on for as long behind
+--until."""
 WIDTH = 100
 """Characters of a document that a line for people shows."""
+_SCHEMA = ResultSchema()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", action="append", help="only of requests for a URL at this host, or host:port (may be repeated)"
     )
+    parser.add_argument("--since", type=moment, metavar="TIME",
+                        help="results of this time and later: 2026-11-22T14:00Z, or 2h for ago")  # fmt: skip
+    parser.add_argument("--until", type=moment, metavar="TIME", help="results from before this time; ends behind them")
     parser.add_argument("--from-beginning", action="store_true", help="from the earliest result on, not from now on")
     parser.add_argument("--give-up", type=float, metavar="SECONDS",
                         help="end with 1 if the broker is away for so long (default: wait for it)")  # fmt: skip
@@ -62,24 +69,22 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
 
     from streams.kafka.client import connection, explain, stop
     from streams.kafka.topics import require
+    from streams.tasks import first
 
     await require(settings.kafka, read=[settings.results_topic])
+    past = options.from_beginning or (options.until is not None and options.since is None)
     consumer = AIOKafkaConsumer(
         settings.results_topic,
         **connection(settings.kafka),
-        auto_offset_reset="earliest" if options.from_beginning else "latest",
+        auto_offset_reset="earliest" if past else "latest",
         isolation_level="read_committed",
     )
     try:
         await consumer.start()
-        following = {asyncio.create_task(_follow(consumer, options)),
-                     asyncio.create_task(_watch(settings.kafka, options.give_up))}  # fmt: skip
-        done, pending = await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        for task in done:
-            task.result()
+        if options.since is not None:
+            for tp, offset in (await _offsets_at(consumer, options.since)).items():
+                consumer.seek(tp, offset)
+        await first(_follow(consumer, options), _watch(settings.kafka, options.give_up))
     except (KafkaError, OSError) as exc:
         if isinstance(exc, BrokenPipeError):
             raise
@@ -89,14 +94,28 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
     return DONE
 
 
+async def _offsets_at(consumer: Any, at: float) -> dict[Any, int]:
+    """Return where each partition's first record of this time or later is; its end if there is none."""
+    tps = list(consumer.assignment())
+    found = await consumer.offsets_for_times({tp: int(at * 1000) for tp in tps})
+    ends = await consumer.end_offsets(tps)
+    return {tp: ends[tp] if found.get(tp) is None else found[tp].offset for tp in tps}
+
+
 async def _follow(consumer: Any, options: argparse.Namespace) -> None:
-    """Print what was asked for, until --count."""
-    key = options.key.encode() if options.key else None
-    shown = 0
+    """Print what was asked for, until --count or --until."""
+    from streams.kafka.client import require_fetching
+
+    shown, ends = 0, None
     while True:
+        require_fetching(consumer)
+        if options.until is not None and ends is None and time.time() >= options.until:
+            ends = await _offsets_at(consumer, options.until + DISORDER)
+        if ends is not None and all([await consumer.position(tp) >= end for tp, end in ends.items()]):
+            return
         polled = await consumer.getmany(timeout_ms=POLL_MS)
         for record in chain.from_iterable(polled.values()):
-            line = _shown(record, options) if key is None or record.key == key else None
+            line = _shown(record, options) if _may_be_chosen(record, options) else None
             if line is None:
                 continue
             sys.stdout.write(line + "\n")
@@ -134,6 +153,17 @@ async def _watch(kafka: Any, give_up: float | None) -> None:
             away = None
 
 
+def _may_be_chosen(record: Any, options: argparse.Namespace) -> bool:
+    """Whether a record may be one that was asked for, by what is known of it without parsing it."""
+    at = record.timestamp / 1000
+    if (options.since is not None and at < options.since) or (options.until is not None and at >= options.until):
+        return False
+    if options.key and record.key != options.key.encode():
+        return False
+    named = [content for name, content in record.headers if name == "ce_id"] if options.id else ()
+    return not named or any(name.encode() in named for name in options.id)
+
+
 def _shown(record: Any, options: argparse.Namespace) -> str | None:
     """Return what to print for a result; None for one that was not asked for. What is no result is shown as it is."""
     value = record.value
@@ -141,10 +171,11 @@ def _shown(record: Any, options: argparse.Namespace) -> str | None:
         result = read_result(value or b"null")
     except ValueError:
         result = None
-    if ResultSchema().validate(result if isinstance(result, dict) else {}):
-        return None if options.outcome or options.id or options.source or options.host else repr(value)
-    if not _chosen(result, options):
+    chosen = options.outcome or options.id or options.source or options.host
+    if chosen and not (isinstance(result, dict) and _chosen(result, options)):
         return None
+    if _SCHEMA.validate(result if isinstance(result, dict) else {}):  # made once: it costs as much as it validates
+        return None if chosen else repr(value)
     if options.json:
         return (value or b"").decode()
     at = "unknown"
@@ -165,8 +196,10 @@ def _chosen(result: Any, options: argparse.Namespace) -> bool:
     """Whether a result was asked for, by what it says itself."""
     from agents.letters import host_of
 
-    request = result.get("request", {})
-    host = host_of(request.get("url")) or ""
+    request = result.get("request")
+    request = request if isinstance(request, dict) else {}
+    url = request.get("url")
+    host = (host_of(url) if isinstance(url, str) else None) or ""
     return (
         (not options.outcome or result.get("outcome") in options.outcome)
         and (not options.id or result.get("id") in options.id)

@@ -20,6 +20,7 @@ from aiocache.serializers import NullSerializer
 from models.errors import PurgeError, SettingsError
 from streams.cache.folder import KEY, MAX_ENTRY_BYTES, SWEEP_SHARE, Folder, Walked
 from streams.cache.threads import Refused, Threads
+from streams.tasks import start
 from streams.tiers import MIB, FileTier
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class FileCache(BaseCache):
             reason = _reason(exc) if isinstance(exc, OSError) else exc
             msg = f"MILLRACE_CACHE: the folder {str(self.tier.path)!r} cannot be used: {reason}"
             raise SettingsError(msg) from exc
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._start_sweeping()
         return self
 
     async def _close(self, *_: Any, **__: Any) -> None:
@@ -156,7 +157,7 @@ class FileCache(BaseCache):
         self.counts["stores"] += 1
         self._unswept += 1
         if self._is_due() and (self._sweeper is None or self._sweeper.done()):
-            self._sweeper = asyncio.create_task(self._sweep())
+            self._start_sweeping()
         return True
 
     async def _delete(self, key: Any, _conn: Any = None) -> int:
@@ -180,6 +181,10 @@ class FileCache(BaseCache):
 
     def _is_due(self) -> bool:
         return self._unswept >= max(1, int(self.tier.threshold * SWEEP_SHARE))
+
+    def _start_sweeping(self) -> None:
+        means = "the folder grows until so much is stored again"
+        self._sweeper = start(self._sweep(), f"sweeping {self.tier.path}", means=means, fatal=False)
 
     async def _sweep(self) -> None:
         """Sweep, and again as long as enough was stored meanwhile."""

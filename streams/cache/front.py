@@ -16,6 +16,7 @@ from aiocache.base import BaseCache
 from models.errors import PurgeError
 from streams.cache.entry import Entry, decode_entry, encode_entry
 from streams.cache.memory import MemoryCache
+from streams.tasks import start
 from streams.telemetry.timed import timed
 from streams.tiers import FileTier, MemcachedTier, MemoryTier, Tier
 
@@ -154,7 +155,7 @@ class Cache:
     def _write(self, key: bytes, tier: BaseCache, work: Coroutine[Any, Any, Any]) -> None:
         """Write behind the answer's back: nobody waits for it. Writes to one key keep their order."""
         place = key, id(tier)
-        task = asyncio.ensure_future(_after(self._last.get(place), work))
+        task = start(_after(self._last.get(place), work), "writing to a tier", means="the answer is not kept there")
         self._last[place] = task
         self._writes.add(task)
         task.add_done_callback(partial(self._written, place))

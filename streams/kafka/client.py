@@ -158,4 +158,12 @@ def _to(kafka: Kafka) -> str:
     return f" User:{kafka.sasl_username}" if named else ""
 
 
-__all__ = ["TopicPartition", "caution", "connection", "explain", "places", "stop"]
+def require_fetching(consumer: AIOKafkaConsumer) -> None:
+    """Raise KafkaError if aiokafka's fetching task has failed: it says so to nobody, and polls bring nothing more."""
+    fetching = consumer._fetcher._fetch_task
+    if fetching.done() and not fetching.cancelled() and (fault := fetching.exception()) is not None:
+        msg = f"fetching has failed: {fault.__cause__ or fault!r}"
+        raise errors.KafkaError(msg) from fault
+
+
+__all__ = ["TopicPartition", "caution", "connection", "explain", "places", "require_fetching", "stop"]

@@ -19,7 +19,7 @@ from aiokafka.errors import (
 )
 
 from streams.kafka.parcel import Parcel
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, start
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,9 @@ class Lane:
     def depart(self) -> None:
         """Begin to ship what waits, unless a batch is under way: that one's end is followed by another departure."""
         if self._waiting and self._shipping is None:
-            self._shipping = asyncio.create_task(self._ship(), name=f"publish {self._topic}-{self._partition}")
+            self._shipping = start(
+                self._ship(), f"publish {self._topic}-{self._partition}", means="nothing is published", fatal=False
+            )
             self._shipping.add_done_callback(self._shipped)
 
     async def stop(self) -> None:

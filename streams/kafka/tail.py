@@ -19,10 +19,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError, MillraceError
-from streams.kafka.client import connection, explain
+from streams.kafka.client import connection, explain, require_fetching
 from streams.kafka.topics import require
 from streams.settings import Kafka
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, start
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Tail:
         if self._ready is None or not self.reading:
             self._last_needed = time.monotonic()
             self._ready = _heeded()
-            self._reading = asyncio.create_task(self._read())
+            self._reading = start(self._read(), "follow the results", means="nobody sees new results", fatal=False)
         return self._ready
 
     async def _started(self) -> int:
@@ -135,6 +135,10 @@ class Tail:
                 logger.warning("cannot follow the results, trying again: %s", fault)
                 self._fail(fault)
                 await asyncio.sleep(RETRY_PAUSE)
+            except Exception:  # whatever it is, those who wait must not wait for ever
+                logger.exception("following the results failed, trying again")
+                self._fail(BrokerError("following the results failed; the worker's log has the traceback"))
+                await asyncio.sleep(RETRY_PAUSE)
             finally:
                 await consumer.stop()
 
@@ -147,6 +151,7 @@ class Tail:
             self._ready.set_result(len(places))
         while self._needed():
             began = time.monotonic()
+            require_fetching(consumer)
             found = await consumer.getmany(timeout_ms=int(SHOW_EVERY * 1000), max_records=MAX_SHOWN)
             for records in found.values():
                 self._take(records)

@@ -27,9 +27,10 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams import settings as defaults
-from streams.kafka.client import connection
+from streams.kafka.client import connection, require_fetching
 from streams.kafka.fetched import release
 from streams.kafka.lease import CommitPoint
+from streams.tasks import first
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Raise what has kept this member from taking part in its group, if anything has."""
         if self._consumer is not None:
             self._consumer._coordinator.check_errors()
+            require_fetching(self._consumer)
 
     async def committed(self, tps: Iterable[TP]) -> Mapping[TP, OffsetAndMetadata]:
         """Return the group's commits, with their metadata, of those partitions that have one."""
@@ -196,11 +198,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if stopping.is_set():
             callback.close()
             return
-        tasks = {asyncio.ensure_future(callback), asyncio.ensure_future(stopping.wait())}
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*done)
+        await first(callback, stopping.wait())
 
     def leave(self) -> None:
         """Stop waiting for the agents' loop; called from there once it has drained and committed."""

@@ -12,6 +12,7 @@ from typing import Any
 from models.errors import SettingsError
 from streams.pool.child import Child, Heard
 from streams.pool.seat import Seat
+from streams.tasks import start
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Crew:
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have something done in the background, for as long as the crew is not closed."""
-        task = asyncio.create_task(work)
+        task = start(work, "keeping the pool's processes", means="checks are run by fewer, or by none")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -19,7 +19,7 @@ from models.errors import BrokerError
 from streams.kafka.client import connection
 from streams.kafka.topics import Admin
 from streams.settings import Kafka, Settings
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, keep
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Presence:
         self.told = 0
 
     async def __aenter__(self) -> Self:
-        self._telling = asyncio.create_task(self._run(), name="tell of this worker")
+        self._telling = keep(self._run, "telling of this worker", means="no page sees this worker", again=RETRY_PAUSE)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -13,10 +13,10 @@ from aiokafka.errors import KafkaError
 
 from models import strictjson
 from models.errors import BrokerError
-from streams.kafka.client import connection
+from streams.kafka.client import connection, require_fetching
 from streams.kafka.topics import Admin
 from streams.settings import Settings
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, keep
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ class Workers:
         self.unreadable = 0
 
     async def __aenter__(self) -> Self:
-        self._reading = asyncio.create_task(self._run(), name="read workers' records")
+        self._reading = keep(
+            self._run, "reading workers' records", means="pages here do not see other workers", again=RETRY_PAUSE
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -98,6 +100,7 @@ class Workers:
             end = (await consumer.end_offsets([tp]))[tp]
             consumer.seek(tp, end if begin is None else begin.offset)
             while True:
+                require_fetching(consumer)
                 for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
                     for record in records:
                         self.hear(record, live=record.offset >= end)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, keep
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ class Announcer:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="announce readiness")
+        self._task = keep(
+            self._run, "announcing readiness", means="the log does not say what is ready", again=READY_LOOK_EVERY
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

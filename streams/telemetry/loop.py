@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Self
 
 from models.latency import Histogram
+from streams.tasks import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,7 @@ class LoopWatch:
         self._loop = asyncio.get_running_loop()
         self._watched = threading.get_ident()
         self._schedule()
-        self._thread = threading.Thread(target=self._watch, name="watch the loop", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._watch, "watching the loop", means="a loop that hangs is not noticed")
         return self
 
     async def __aexit__(self, *_: object) -> None:

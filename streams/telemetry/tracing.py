@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 from models.errors import SettingsError
+from streams.tasks import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ async def _shut(provider: Any) -> None:
         finally:
             loop.call_soon_threadsafe(done.set)
 
-    threading.Thread(target=shut, name="flush traces", daemon=True).start()
+    start_thread(shut, "flushing traces", means="the last traces are lost")
     try:
         await asyncio.wait_for(done.wait(), FLUSH_TIMEOUT)
     except TimeoutError:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple, Self
 
-from streams.tasks import end_tasks
+from streams.tasks import end_tasks, start
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Watchdog:
         self._ended = False
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="watchdog")
+        self._task = start(self._run(), "the watchdog", means="a worker that stands still is not noticed")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from streams.tasks import start
 from streams.web.encoding import encode
 from streams.web.problems import Problem, not_ready
 from streams.web.sample import Choice, Sampler
@@ -127,7 +128,7 @@ class Events:
 
     def _tick_on(self) -> None:
         if self._ticking is None or self._ticking.done():
-            self._ticking = asyncio.create_task(self._tick())
+            self._ticking = start(self._tick(), "telling those who listen", means="pages stand still")
 
     async def _tick(self) -> None:
         """Tell all, once a second, as long as there is somebody."""

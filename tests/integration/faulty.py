@@ -51,7 +51,23 @@ def full() -> None:
     settings.MAX_PENDING = 20
 
 
-FAULTS = {"full": full, "commits-hang": commits_hang, "forgets": forgets, "stalls": stalls, "none": lambda: None}
+def unwatched() -> None:
+    """A background task fails: the watchdog itself."""
+
+    async def look(_: Any) -> None:
+        raise LookupError("gone")
+
+    watchdog.Watchdog.look = look  # type: ignore[method-assign]
+
+
+FAULTS = {
+    "full": full,
+    "unwatched": unwatched,
+    "commits-hang": commits_hang,
+    "forgets": forgets,
+    "stalls": stalls,
+    "none": lambda: None,
+}
 
 if __name__ == "__main__":
     watchdog.TOLD_AFTER, watchdog.COMMIT_DEADLINE, watchdog.GRACE, watchdog.ASK_AGAIN = 1.0, 5.0, 2.0, 1.0

@@ -105,6 +105,12 @@ async def test_send_work_and_tail(stage: Stage, upstream: Upstream, tmp_path: Pa
     code, out, _ = await millrace(stage, *tail[:2], "-n", "1", "--key", "k")
     assert "  k  one  ok" in out
     assert "is_prime=True" in out
+    code, out, _ = await millrace(stage, "tail", "--since", "1h", "--id", "two", "-n", "1")
+    assert (code, "  two  ok" in out) == (0, True)
+    code, out, _ = await millrace(stage, "tail", "--since", "1h", "--until", "0s", "--json")
+    assert (code, len(out.splitlines())) == (0, 5)
+    code, out, _ = await millrace(stage, "tail", "--until", "1h")
+    assert (code, out) == (0, "")
 
 
 async def test_fetch_prints_sizes_and_reasons(upstream: Upstream) -> None:

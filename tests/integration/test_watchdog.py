@@ -93,3 +93,13 @@ async def test_a_broker_that_stands_still_ends_no_worker(kafka: Broker) -> None:
                     await asyncio.sleep(0.1)
             assert worker.process.returncode is None
             assert not any("CRITICAL" in line for line in worker.log)
+
+
+async def test_a_background_task_that_fails_ends_the_worker(kafka: Broker, stage: Stage) -> None:
+    """One line says what has ended and what that means; the worker stops in order, with 1."""
+    broken = await stage.start(*FAULTY, "unwatched", ready=False)
+    assert await broken.ended() == 1
+    critical = await broken.logged("CRITICAL.*the watchdog has ended")
+    assert "LookupError: gone; without it a worker that stands still is not noticed; the worker ends" in critical.string
+    assert any(line.startswith("millrace: the watchdog has ended: LookupError: gone") for line in broken.log)
+    assert any("INFO" in line and line.endswith("stopping") for line in broken.log)

@@ -43,6 +43,32 @@ def test_a_pool_child_loads_the_models_alone(module):
     assert loaded & (heavy | {"streams", "agents"}) == set()
 
 
+STARTS = {"create_task", "ensure_future", "run_coroutine_threadsafe", "Thread", "Timer"}
+"""What starts a task or a thread."""
+STARTED_ELSEWHERE = {
+    "streams/kafka/thread.py": "run_coroutine_threadsafe: awaited where it is called",
+    "streams/pool/crew.py": "create_task of a TaskGroup: awaited by it",
+    "streams/app.py": "Timer: ends a process that does not stop in time",
+    "agents/commands/worker.py": "Timer: ends a process that does not end in time",
+    "streams/telemetry/flood.py": "Timer: nothing but a line of the log hangs on it",
+}
+
+
+@pytest.mark.parametrize("package", ["agents", "streams", "models", "millrace"])
+def test_what_runs_in_the_background_is_started_in_one_place(package):
+    """A task or thread that nobody awaits would end in silence: streams/tasks.py starts them and notices their end."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        name = str(path.relative_to(ROOT))
+        calls = [
+            node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+        ]
+        found = {getattr(call, "attr", getattr(call, "id", "")) for call in calls} & STARTS
+        if name in STARTED_ELSEWHERE:
+            assert found == {STARTED_ELSEWHERE[name].partition(" ")[0].rstrip(":")}, name
+        elif name != "streams/tasks.py":
+            assert found == set(), f"{name}: use streams.tasks"
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("tests/unit/**/test_*.py")), ids=lambda path: path.name)
 def test_every_test_says_what_it_proves(path):
     """Each test has a docstring, as the house style asks; a test without one is named."""

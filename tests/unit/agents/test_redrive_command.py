@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from agents import commands
 from agents.checkup.finding import ok, problem
 from agents.commands import DONE, MISUSED, doctor, redrive, run
 from models.letter import DLQ, read_letter
@@ -21,22 +22,22 @@ from streams.kafka.letters import Letters, Report
 )
 def test_a_moment_is_a_date(text, moment):
     """A date with its zone is that moment."""
-    assert redrive._moment(text) == moment
+    assert commands.moment(text) == moment
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("5m", 300), ("2h", 7200), ("7d", 604_800)])
 def test_a_moment_may_be_so_long_ago(text, seconds):
     """A number with a unit is that long before now."""
-    assert abs(time.time() - seconds - redrive._moment(text)) < 5
+    assert abs(time.time() - seconds - commands.moment(text)) < 5
 
 
 @pytest.mark.parametrize("text", ["999999999d", "1914-07-28"])
 def test_no_moment_is_before_kafkas_first(text):
     """What Kafka counts from is the earliest there is: it is asked for nothing before, and no calendar ends."""
-    assert redrive._moment(text) == 0.0
+    assert commands.moment(text) == 0.0
 
 
-@pytest.mark.parametrize("read", [redrive._moment, redrive._place, redrive._positive, redrive._rate])
+@pytest.mark.parametrize("read", [commands.moment, redrive._place, redrive._positive, redrive._rate])
 @pytest.mark.parametrize("text", ["", "x", "1:", "-1", "inf", "nan", "2026-99-99"])
 def test_what_is_none_is_refused_with_an_example(read, text):
     """Each kind of option says what it takes."""

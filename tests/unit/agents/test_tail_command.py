@@ -12,11 +12,13 @@ RESULT = {"id": "a", "outcome": "ok", "request": {"method": "GET", "url": "http:
           "document": {"text": "x" * 200}, "elapsed_ms": 1}  # fmt: skip
 
 
-def shown(*arguments, key=b"k", value=None, at=1_764_000_000_000):
+def shown(*arguments, key=b"k", value=None, at=1_764_000_000_000, headers=()):
     parser = argparse.ArgumentParser()
     tail.add_arguments(parser)
-    record = SimpleNamespace(key=key, value=value or json.dumps(RESULT).encode(), timestamp=at)
-    return tail._shown(record, parser.parse_args(arguments))
+    value = json.dumps(RESULT).encode() if value is None else value
+    record = SimpleNamespace(key=key, value=value, timestamp=at, headers=headers)
+    options = parser.parse_args(arguments)
+    return tail._shown(record, options) if tail._may_be_chosen(record, options) else None
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,29 @@ def test_a_line_tells_when_and_under_which_key():
     assert shown(key=None).split("  ")[1] == "-"
     for at in (1 << 62, -1, 1_764_000_000):  # a producer may write any time
         assert shown(at=at).startswith("unknown  k")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "there"),
+    [
+        (["--since", "2025-11-24T16:00Z"], True),
+        (["--since", "2025-11-24T16:00:01Z"], False),
+        (["--until", "2025-11-24T16:00Z"], False),
+        (["--until", "2025-11-24T16:00:01+00:00", "--since", "36500d"], True),
+        (["--since", "1d"], False),
+    ],
+)
+def test_times_choose_by_the_records_time(arguments, there):
+    """From --since on, before --until; ISO 8601, or how long ago."""
+    assert (shown(*arguments, at=1_764_000_000_000) is not None) is there
+
+
+def test_a_result_of_another_id_is_not_even_parsed(monkeypatch):
+    """Its header says whose it is: a search among many must not take a parse of each."""
+    parsed = []
+    monkeypatch.setattr(tail, "read_result", lambda value: parsed.append(value) or RESULT)
+    assert shown("--id", "a", headers=[("ce_id", b"b")]) is None
+    assert parsed == []
+    assert shown("--id", "a", headers=[("ce_id", b"a")]) is not None
+    assert shown("--id", "a", headers=[("other", b"b")]) is not None
+    assert len(parsed) == 2

@@ -1,0 +1,156 @@
+"""Each task that runs in the background: what comes of it when it fails by a fault of ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agents.api import overview
+from agents.api.overview import Overview
+from models.errors import BrokerError, TaskEnded
+from streams.kafka import tail
+from streams.kafka.client import require_fetching
+from streams.kafka.tail import Tail
+from streams.settings import Kafka, Settings
+from streams.tables import presence, workers
+from streams.tables.presence import Presence
+from streams.tables.workers import Workers
+from streams.tasks import end_worker
+from streams.telemetry import announcer, loop
+from streams.telemetry.announcer import Announcer
+from streams.telemetry.loop import LoopWatch
+from streams.telemetry.watchdog import Watchdog
+
+PATIENCE = 5.0
+"""Seconds after which what should have happened has not."""
+
+
+@pytest.fixture
+def reasons() -> Iterator[asyncio.Queue[TaskEnded]]:
+    """What the worker was ended with."""
+    heard: asyncio.Queue[TaskEnded] = asyncio.Queue()
+    token = end_worker.set(heard.put_nowait)
+    yield heard
+    end_worker.reset(token)
+
+
+class Failing:
+    """Called, or looked at by its attributes, it fails; `thrice` is set once that was often."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.thrice = asyncio.Event()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        self.calls += 1
+        if self.calls >= 3:
+            self.thrice.set()
+        raise LookupError("a bug")
+
+    async def later(self, *_: Any) -> Any:
+        return self()
+
+
+def settings() -> Settings:
+    return Settings(kafka=Kafka(bootstrap_servers="127.0.0.1:1"))
+
+
+def presence_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(presence, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(Presence, "_run", failing.later)
+    return Presence(settings(), failing.later)
+
+
+def workers_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(workers, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(Workers, "_read", failing.later)
+    return Workers(settings())
+
+
+def announcer_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(announcer, "READY_LOOK_EVERY", 0.0)
+    return Announcer(failing, lambda: "")
+
+
+def overview_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(overview, "NOTE_EVERY", 0.0)
+    monkeypatch.setattr(Overview, "note", failing)
+    return Overview(None, None, "requests")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("of", "without"),
+    [
+        (presence_of, "no page sees this worker"),
+        (workers_of, "pages here do not see other workers"),
+        (announcer_of, "the log does not say what is ready"),
+        (overview_of, "rates on the pages stand still"),
+    ],
+)
+async def test_what_no_answer_hangs_on_begins_again(
+    of: Any, without: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    reasons: asyncio.Queue[TaskEnded],
+) -> None:  # fmt: skip
+    """A line each time says what has ended and what is missing; the worker goes on."""
+    failing = Failing()
+    async with asyncio.timeout(PATIENCE), of(failing, monkeypatch):
+        await failing.thrice.wait()
+    assert all("has ended: LookupError: a bug" in line and without in line for line in caplog.messages)
+    assert (len(caplog.messages) >= 2, reasons.empty()) == (True, True)
+
+
+async def test_without_its_watchdog_a_worker_ends(
+    reasons: asyncio.Queue[TaskEnded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stands still would not be noticed any more."""
+    failing = Failing()
+    monkeypatch.setattr("streams.telemetry.watchdog.LOOK_EVERY", 0.0)
+    watchdog = Watchdog(failing, heard=failing, broker_answers=failing, held_up=failing, end=failing)
+    async with asyncio.timeout(PATIENCE), watchdog:
+        assert "the watchdog has ended: LookupError: a bug" in str(await reasons.get())
+
+
+async def test_without_its_look_at_the_loop_a_worker_ends(
+    reasons: asyncio.Queue[TaskEnded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a thread: its fault comes to the loop all the same."""
+    monkeypatch.setattr(LoopWatch, "_watch", Failing())
+    async with asyncio.timeout(PATIENCE), LoopWatch():
+        assert "watching the loop has ended" in str(await reasons.get())
+    assert loop.TICK > 0
+
+
+async def test_who_waits_for_a_result_is_told_of_any_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not only of what Kafka says: nobody waits for ever, and reading begins again."""
+    failing = Failing()
+    monkeypatch.setattr(tail, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(tail, "AIOKafkaConsumer", lambda *_, **__: Consumer())
+    monkeypatch.setattr(tail, "require", failing.later)
+    async with asyncio.timeout(PATIENCE), Tail(Kafka(), "results") as opened:
+        with pytest.raises(BrokerError, match="the worker's log has the traceback"):
+            async with opened.expecting("r1", 0):
+                pass
+        await failing.thrice.wait()
+    assert set(caplog.messages) == {"following the results failed, trying again"}
+
+
+class Consumer:
+    """As much of one as is stopped."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+
+async def test_a_consumer_whose_fetching_has_failed_says_so() -> None:
+    """Aiokafka's fetching task keeps its fault to itself: polls would bring nothing for ever."""
+    failing = Failing()
+    task = asyncio.ensure_future(failing.later())
+    await asyncio.wait({task})
+    consumer = type("Consumer", (), {"_fetcher": type("Fetcher", (), {"_fetch_task": task})})
+    with pytest.raises(Exception, match="fetching has failed: LookupError"):
+        require_fetching(consumer)  # type: ignore[arg-type]
