@@ -13,6 +13,7 @@ from agents.api.letters import MAX_ERRORS
 from agents.api.selection import DEFAULT_LIMIT, MAX_CONDITIONS, MAX_LIMIT, MAX_TEXT
 from agents.api.tables import TABLES
 from models.source import Sources
+from streams.web.security import TOKEN_HEADER
 
 _ABOUT = (
     "Ask a Millrace worker what it and all others have: tables of results, workers, partitions, dead letters; and put "
@@ -31,6 +32,7 @@ _PROBLEMS = {
     502: "not all of it could be done",
     503: "not there yet, or Kafka is not: ask again after Retry-After",
 }
+_TOKEN: list[dict[str, list[str]]] = [{"token": []}, {"own": []}]
 _WRITING = (400, 401, 403, 408, 413, 415, 421, 422, 503)
 _READING = (400, 421, 503)
 _ROWS = (row_schemas.AnswerRowSchema, row_schemas.HostRowSchema, row_schemas.OutcomeRowSchema,
@@ -46,6 +48,8 @@ class Document:
         components.schema("Check", component=check_schema())
         components.schema("Request", component=request_schema(sources))
         components.security_scheme("token", {"type": "http", "scheme": "bearer", "description": "MILLRACE_WEB_TOKEN"})
+        components.security_scheme("own", {"type": "apiKey", "in": "header", "name": TOKEN_HEADER,
+                                           "description": "The same, where Authorization is a proxy's"})  # fmt: skip
         self._problem = schema_of(self.spec, schemas.ProblemSchema)
 
     def write(self) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class Document:
             "operationId": name,
             "summary": summary,
             "tags": ["change"],
-            "security": [{"token": []}],
+            "security": _TOKEN,
             "parameters": list(parameters),
             "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
             "responses": {**responses, **self._refusals(_WRITING)},
@@ -130,7 +134,7 @@ class Document:
         removed = schema_of(self.spec, schemas.RemovedSchema)
         purge = self._read("purge", "Remove from this worker's cache: give one of the three", removed, [*one, every],
                            problems=(400, 401, 403, 421, 502, 503), tag="change")  # fmt: skip
-        self._path("/api/cache", get=get, delete=purge | {"security": [{"token": []}]})
+        self._path("/api/cache", get=get, delete=purge | {"security": _TOKEN})
 
     def _letters(self) -> None:
         errors = schema_of(self.spec, schemas.ErrorsSchema)

@@ -38,6 +38,9 @@ HEADERS = {
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that answer by whatever name: kubelets and Prometheus ask by address."""
 
+TOKEN_HEADER = "X-Millrace-Token"  # noqa: S105  a header's name
+"""Has the token where `Authorization` is a proxy's."""
+
 _LOOKING = frozenset({"GET", "HEAD"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{0,5})?")
 
@@ -127,21 +130,29 @@ def _asked_for(request: web.Request) -> list[str]:
 
 
 def token_needed(token: str | None) -> Middleware:
-    """Return a middleware that refuses what is not GET or HEAD without `Authorization: Bearer <token>`."""
+    """Return a middleware that refuses what is not GET or HEAD without the token, in `Authorization: Bearer <token>` or,
+    where a proxy in front has a login of its own in `Authorization`, in TOKEN_HEADER.
+    """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method not in _LOOKING:
             if not token:
                 raise Problem(HTTPStatus.FORBIDDEN, "MILLRACE_WEB_TOKEN is not set: nothing can be changed here")
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            right = hmac.compare_digest(given.encode(errors="surrogateescape"), token.encode())
-            if scheme.lower() != "bearer" or not right:
+            given = _token_of(request).encode(errors="surrogateescape")
+            if not hmac.compare_digest(given, token.encode()):
                 challenge = {"WWW-Authenticate": "Bearer"}
                 raise Problem(HTTPStatus.UNAUTHORIZED, "the token is missing or wrong", headers=challenge)
         return await handler(request)
 
     return check
+
+
+def _token_of(request: web.Request) -> str:
+    if (own := request.headers.get(TOKEN_HEADER)) is not None:
+        return own
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return given if scheme.lower() == "bearer" else ""
 
 
 @web.middleware

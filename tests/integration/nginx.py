@@ -24,9 +24,10 @@ NOBODY = "nobody"
 class Nginx:
     """Opened with `async with`; `url` and, if it was given certificates, `tls_url` are where it is."""
 
-    def __init__(self, *workers: str, certificate: bytes = b"", key: bytes = b"") -> None:
+    def __init__(self, *workers: str, certificate: bytes = b"", key: bytes = b"", user: str = "") -> None:
+        """`user` is a name and password, name:password, for a login before all of it."""
         self._workers = workers
-        self._certificate, self._key = certificate, key
+        self._certificate, self._key, self._user = certificate, key, user
         self._folder = Path(tempfile.mkdtemp(prefix="millrace-nginx-"))
         self._port, self._tls_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self._port}"
@@ -69,11 +70,16 @@ class Nginx:
             (self._folder / "tls.key").write_bytes(self._key)
         else:
             shutil.rmtree(self._folder / "tls")
+        if self._user:
+            (self._folder / "users").write_text(self._user.replace(":", ":{PLAIN}") + "\n")
+            web = self._folder / "web.conf"
+            web.write_text(web.read_text().replace("# auth_basic", "auth_basic"))
         for path in self._folder.rglob("*.conf"):
             text = path.read_text()
             for old, new in {
                 "/tmp/": f"{self._folder}/",  # first: the folder is in there itself
                 "/etc/nginx/tls/": f"{self._folder}/tls/",
+                "/etc/nginx/millrace/": f"{self._folder}/",
                 "/etc/nginx/certificates/": f"{self._folder}/",
                 "listen 8080": f"listen 127.0.0.1:{self._port}",
                 "listen 8443": f"listen 127.0.0.1:{self._tls_port}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import io
 import ssl
@@ -16,6 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from streams.kafka.broker import free_port
+from streams.web.server import Server
 from tests.integration.nginx import PATIENCE, Nginx
 
 PAGE = "<p>what every page says</p>" * 1_000
@@ -181,3 +183,28 @@ async def test_tls_by_example(backend: Backend, browser: aiohttp.ClientSession) 
         _, writer = await asyncio.open_connection(host, int(port), ssl=context)
         assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
         writer.transport.abort()  # not closed in order: the settings of HTTP/2 are on their way
+
+
+async def test_a_login_before_it_and_the_token_behind_it() -> None:
+    """The login is in Authorization; the worker's token has a header of its own, and without it nothing is changed."""
+
+    async def change(_: web.Request) -> web.Response:
+        return web.Response(text="changed")
+
+    login = {"Authorization": "Basic " + base64.b64encode(b"ada:counts").decode()}
+    async with (
+        Server("127.0.0.1", 0, dict, [web.post("/api/requests", change)], token="t0ken") as worker,
+        Nginx(f"127.0.0.1:{worker.port}", user="ada:counts") as nginx,
+        aiohttp.ClientSession() as client,
+    ):
+        for headers, status in (
+            ({"X-Millrace-Token": "t0ken"}, 401),
+            ({"Authorization": "Bearer t0ken"}, 401),
+            (login, 401),
+            (login | {"X-Millrace-Token": "wrong"}, 401),
+            (login | {"X-Millrace-Token": "t0ken"}, 200),
+        ):
+            async with client.post(nginx.url + "/api/requests", headers=headers) as response:
+                assert (response.status, headers) == (status, headers)
+        async with client.get(nginx.url + "/livez") as response:
+            assert response.status == 401

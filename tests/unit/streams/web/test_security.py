@@ -173,6 +173,14 @@ async def test_the_right_token_is_taken(server):
         assert (await ask(server, "/thing", *headers, method="POST", body=b"{}"))[::2] == (200, b"2")
 
 
+@pytest.mark.parametrize("login", ["", "Authorization: Basic YTpi", f"Authorization: Bearer {TOKEN}"])
+async def test_the_token_has_a_header_of_its_own(server, login):
+    """Where a proxy's login is in Authorization: what is there counts no more, and a wrong token is one."""
+    for given, status in ((TOKEN, 200), (TOKEN + "x", 401), ("", 401), (f"Bearer {TOKEN}", 401), ("\xff", 401)):
+        headers = [each for each in (login, f"X-Millrace-Token: {given}", "Content-Type: application/json") if each]
+        assert (await ask(server, "/thing", *headers, method="POST", body=b"{}"))[0] == status
+
+
 async def test_the_token_is_compared_in_constant_time(server, monkeypatch):
     """It is hmac.compare_digest that says yes or no, on the whole of both."""
     seen = []
