@@ -20,8 +20,11 @@ from streams.http.url import normal
 GENERATION = 16_384
 """Requests kept of each of two generations; the older is dropped when the younger is full."""
 MAX_PLAIN_BYTES, MAX_KNOWN_BYTES = 2_560, 512
-"""Bytes of a request up to which it is remembered: without nested values, and with (parsed, those take up to 22 times
-their bytes). Together with GENERATION this bounds the map at some 350 MiB, and at 20 MiB for usual requests."""
+"""Bytes of a request up to which it is remembered: without nested values, and with."""
+PLAIN_FACTOR, NESTED_FACTOR, OVERHEAD = 3, 22, 512
+"""Bytes of memory for each byte of such a request, at most, and for its parts."""
+GENERATION_BYTES = 24 << 20
+"""Bytes of memory of a generation, about: usual requests take 10 MiB."""
 CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
 """Methods whose answers may be kept and shared: the safe ones (RFC 9110, section 9.2.1) that fetch something."""
 
@@ -52,6 +55,7 @@ class Book:
         self._sources = sources or Sources()
         self._young: dict[bytes, Known] = {}
         self._old: dict[bytes, Known] = {}
+        self._young_bytes = 0
 
     def read(self, value: bytes | None) -> tuple[bytes | None, Known]:
         """Return the id as JSON, None if the body gives none, and the request. Raises InvalidRequest."""
@@ -78,14 +82,20 @@ class Book:
         return known
 
     def _remember(self, rest: bytes, known: Known) -> None:
-        if len(self._young) >= GENERATION:
-            self._old, self._young = self._young, {}
+        nested = _is_nested(known.request)
+        size = OVERHEAD + len(rest) * (NESTED_FACTOR if nested else PLAIN_FACTOR)
+        if len(self._young) >= GENERATION or self._young_bytes + size > GENERATION_BYTES:
+            self._old, self._young, self._young_bytes = self._young, {}, 0
         self._young[rest] = known
+        self._young_bytes += size
 
 
 def _worth(request: Request) -> int:
-    nested = request.params or request.body is not None or any(call.args for call in request.checks)
-    return MAX_KNOWN_BYTES if nested else MAX_PLAIN_BYTES
+    return MAX_KNOWN_BYTES if _is_nested(request) else MAX_PLAIN_BYTES
+
+
+def _is_nested(request: Request) -> bool:
+    return bool(request.params) or request.body is not None or any(call.args for call in request.checks)
 
 
 def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:

@@ -113,6 +113,7 @@ class Tabulator:
             return shelves.fits(publisher, "answers", key, size)
 
         tally = Tally(self._reader, shelf.get, fits, self._settings.answers_age)
+        self._tallies = {number: kept for number, kept in self._tallies.items() if kept[0].alive}
         self._tallies[lease.partition] = lease, tally
         return tally
 

@@ -30,6 +30,8 @@ SHOW_EVERY = 0.25
 """Seconds between two handfuls of results for those who watch."""
 MAX_SHOWN = 500
 """Records of one handful; the rest is counted as dropped."""
+MAX_SHOWN_BYTES = 8 << 20
+"""Bytes of their values."""
 MAX_BEHIND = 500
 """Records that a partition for which nobody waits may be behind before the reader skips ahead."""
 IDLE_STOP = 30.0
@@ -57,7 +59,7 @@ class Tail:
         self._reading: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[int] | None = None
         self._shown: list[ConsumerRecord[bytes, bytes]] = []
-        self._dropped = 0
+        self._dropped = self._shown_bytes = 0
         self._last_shown = self._last_needed = 0.0
 
     async def __aenter__(self) -> Self:
@@ -169,16 +171,20 @@ class Tail:
                             if not future.done():
                                 future.set_result(record.value)
         if self._watchers:
-            room = MAX_SHOWN - len(self._shown)
-            self._shown += records[:room]
-            self._dropped += max(0, len(records) - room)
+            for record in records:
+                size = len(record.value or b"")
+                if len(self._shown) < MAX_SHOWN and self._shown_bytes + size <= MAX_SHOWN_BYTES:
+                    self._shown.append(record)
+                    self._shown_bytes += size
+                else:
+                    self._dropped += 1
 
     def _show(self) -> None:
         now = time.monotonic()
         if now - self._last_shown < SHOW_EVERY or not (self._shown or self._dropped):
             return
         shown, dropped = self._shown, self._dropped
-        self._shown, self._dropped, self._last_shown = [], 0, now
+        self._shown, self._shown_bytes, self._dropped, self._last_shown = [], 0, 0, now
         for watcher in list(self._watchers):
             watcher(shown, dropped)
 

@@ -136,6 +136,7 @@ class Shelves:
         """Return the shelf of a lease; a new lease begins with what the store has."""
         shelf = self._shelves.get(lease.partition)
         if shelf is None or shelf.lease is not lease:
+            self._shelves = {number: kept for number, kept in self._shelves.items() if kept.lease.alive}
             shelf = self._shelves[lease.partition] = Shelf(lease, self.store, self.topics)
         return shelf
 

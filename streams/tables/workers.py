@@ -31,6 +31,10 @@ RETRY_PAUSE = 2.0
 FAILURES_SAID = 3
 """Failures after which the log says so: at a first start the topic is made a moment later."""
 POLL_MS = 1_000
+MAX_RECORD = 512 << 10
+"""Bytes of a record that is read: a worker's own, with 200 hosts and 1,000 partitions, has some 150 KiB."""
+MAX_RECORDS = 64 << 20
+"""Bytes of all records that are kept; beyond, those heard the longest ago go."""
 MAX_ID = 250
 """Characters of an id."""
 
@@ -43,6 +47,7 @@ class Workers:
         self._settings = settings
         self._clock = clock
         self._heard: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._sizes: dict[str, int] = {}
         self._reading: asyncio.Task[None] | None = None
         self.failures = 0
         self.unreadable = 0
@@ -111,22 +116,37 @@ class Workers:
         """Take one record; `live` if it was written just now, by whatever clock its writer has."""
         try:
             name = (record.key or b"").decode()
-            told = None if record.value is None else strictjson.loads(record.value)
+            told = None if record.value is None else _loads(record.value)
         except ValueError:
             self.unreadable += 1
             return
         if told is None:
-            self._heard.pop(name, None)
+            self._drop(name)
         elif not isinstance(told, dict) or not 0 < len(name) <= MAX_ID:
             self.unreadable += 1
         else:
             now = self._clock()
             self._heard[name] = (now if live else min(now, record.timestamp / 1000), told | {"id": name})
+            self._sizes[name] = len(record.value or b"")
             self._forget(now)
 
     def _forget(self, now: float) -> None:
-        if len(self._heard) > MOST:
+        if self._are_too_many():
             for name in [name for name, (heard, _) in self._heard.items() if now - heard >= FORGET_AFTER]:
-                del self._heard[name]
-            while len(self._heard) > MOST:
-                del self._heard[min(self._heard, key=lambda name: self._heard[name][0])]
+                self._drop(name)
+            while self._are_too_many():
+                self._drop(min(self._heard, key=lambda name: self._heard[name][0]))
+
+    def _are_too_many(self) -> bool:
+        return len(self._heard) > MOST or sum(self._sizes.values()) > MAX_RECORDS
+
+    def _drop(self, name: str) -> None:
+        self._heard.pop(name, None)
+        self._sizes.pop(name, None)
+
+
+def _loads(value: bytes) -> Any:
+    if len(value) > MAX_RECORD:
+        msg = "too large for a worker's record"
+        raise ValueError(msg)
+    return strictjson.loads(value)

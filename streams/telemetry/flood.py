@@ -15,6 +15,9 @@ INTERVAL = 10.0
 MAX_KINDS = 1_000
 """Kinds that are told apart: messages that are made of values must not fill the memory."""
 
+MAX_MESSAGE = 200
+"""Characters by which messages are told apart."""
+
 Kind = tuple[str, int, str]
 
 
@@ -49,7 +52,7 @@ class FloodGate(logging.Filter):
         """Say whether a record is written."""
         if record.levelno >= logging.CRITICAL:
             return True
-        kind = record.name, record.levelno, str(record.msg)
+        kind = record.name, record.levelno, str(record.msg)[:MAX_MESSAGE]
         with self._lock:
             over = self._over() if len(self._intervals) >= MAX_KINDS else self._over(kind)
             passes = self._count(kind)

@@ -130,8 +130,8 @@ def _asked_for(request: web.Request) -> list[str]:
 
 
 def token_needed(token: str | None) -> Middleware:
-    """Return a middleware that refuses what is not GET or HEAD without the token, in `Authorization: Bearer <token>` or,
-    where a proxy in front has a login of its own in `Authorization`, in TOKEN_HEADER.
+    """Return a middleware that refuses what is not GET or HEAD without the token: in `Authorization: Bearer <token>`,
+    or, where a proxy in front has a login of its own in `Authorization`, in TOKEN_HEADER.
     """
 
     @web.middleware
