@@ -110,7 +110,7 @@ class Answerer:
                 request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
                 entry = self._enricher.peek(known, now)
                 if entry is not None:
-                    age = max(0.0, now - entry.fetched_at)
+                    age = max(0.0, now - entry.as_of)
                     elapsed = time.monotonic() - batch.received_at
                     value = splice(request_id, entry.shared, b"hit", age, elapsed)
                     trace = None
@@ -189,7 +189,7 @@ class Answerer:
                 outcome, cache = enriched.outcome, enriched.cache.decode()
                 if span is not None:
                     span.ended(outcome, cache)
-            age = None if enriched.fetched_at is None else max(0.0, time.time() - enriched.fetched_at)
+            age = None if enriched.as_of is None else max(0.0, time.time() - enriched.as_of)
             elapsed = time.monotonic() - received_at
             value = splice(request_id, enriched.shared, enriched.cache, age, elapsed)
             trace = None if span is None else span.headers

@@ -88,7 +88,8 @@ class Answering:
         large = await stack.enter_async_context(LargeWork(settings.plugins))
         asker = Asker(client, caller, named, large, self._limit)
         policy = CachePolicy(ttl=freshness_of(tiers))
-        enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit)
+        enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit,
+                            negative_ttl=settings.negative_ttl)  # fmt: skip
         return await stack.enter_async_context(enricher)
 
     def _limit(self) -> int:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from agents.known import Known
 from agents.line import authority
 from models import documents
 from models.documents import Document
-from models.errors import AnswerError, InvalidDocument, TooLarge
+from models.errors import AnswerError, InvalidDocument, TooLarge, UpstreamError
 from models.large import LARGE
 from models.latency import Histogram
 from models.request import Request
 from models.result import Answer
+from streams.cache.freshness import PARTIAL, Head
 from streams.functions import Caller
 from streams.http.client import NOT_MODIFIED, Client
 from streams.http.excerpt import chosen, excerpt
@@ -26,6 +28,7 @@ from streams.http.terms import Terms
 from streams.pool import LargeWork
 
 Headers = Mapping[str, str]
+E = TypeVar("E", bound=AnswerError)
 
 _CONDITIONAL = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"})
 """Headers with which a request makes conditions of its own, that ours would get in the way of."""
@@ -42,12 +45,12 @@ def any_size() -> int:
 class Asked(NamedTuple):
     """What the upstream said: `answer`, or None if it said that what is at hand still holds.
 
-    `headers` are the response's, for its freshness, `told` those that results carry; `fetched_at` is in seconds since
-    the epoch.
+    `trail` has the heads of redirects and of the response, for its freshness, `told` those headers that results carry;
+    `fetched_at` is in seconds since the epoch.
     """
 
     answer: Answer | None
-    headers: Headers
+    trail: tuple[Head, ...]
     attempts: int
     fetched_at: float
     told: Headers | None = None
@@ -74,6 +77,10 @@ class Asker:
         self._limit = limit
         self.loading = Histogram()
 
+    def on_change(self, changed: Callable[[str, Headers], None]) -> None:
+        """Call `changed` with the URL, and the answer's headers, of each request that changed what an upstream has."""
+        self._client.changed = changed
+
     async def ask(self, known: Known, extra: Headers, deadline: float, validators: Headers) -> Asked:
         """Ask with `extra` headers, before `deadline` (monotonic seconds). Raises AnswerError.
 
@@ -84,8 +91,13 @@ class Asker:
             validators = {}
         response = await self._fetch(known, extra, deadline, validators)
         fetched_at = time.time()
+        trail = response.trail()
         if response.status == NOT_MODIFIED and validators:
-            return Asked(None, response.headers, response.attempts, fetched_at, self._told(known, response))
+            return Asked(None, trail, response.attempts, fetched_at, self._told(known, response))
+        if _is_partial(request, response):
+            host = urlsplit(request.url or "").hostname
+            msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
+            raise _of(response, UpstreamError(msg, PARTIAL))
         headers = self._told(known, response)
         document = await self._load(known, response, headers) if promises_document(request, response) else None
         answer = Answer(
@@ -98,7 +110,7 @@ class Asker:
             attempts=response.attempts,
             fetched_at=fetched_at,
         )
-        return Asked(answer, response.headers, response.attempts, fetched_at)
+        return Asked(answer, trail, response.attempts, fetched_at)
 
     def refusal(self, known: Known) -> AnswerError | None:
         """Return why nothing is sent for this request now, if that is known before it is begun."""
@@ -133,12 +145,12 @@ class Asker:
                 return documents.load(schema, body)
             return Document(await self._large.run("load a document", schema, tuple(body), self._limit()))
         except TooLarge as error:
-            error.attempts, error.headers = response.attempts, headers
-            raise
+            error.headers = headers
+            raise _of(response, error) from None
         except InvalidDocument as error:
-            error.attempts, error.headers = response.attempts, headers
+            error.headers = headers
             error.body, error.body_truncated = excerpt(response.body)
-            raise
+            raise _of(response, error) from None
         finally:
             self.loading.add(time.monotonic() - began)
 
@@ -164,6 +176,19 @@ class Asker:
             request.method, request.url, headers, request.body,
             deadline=deadline, terms=terms, validators=validators, again=again,
         )  # fmt: skip
+
+
+def _is_partial(request: Request, response: Response) -> bool:
+    """Whether it is a part of what was asked for, though not a part was asked for (RFC 9110, section 15.3.7)."""
+    if response.status != PARTIAL or request.method != "GET":
+        return False
+    return not any(name.lower() == "range" for name in request.headers)
+
+
+def _of(response: Response, error: E) -> E:
+    """Return the error of an answer that is of no use."""
+    error.attempts, error.trail = response.attempts, response.trail()
+    return error
 
 
 def promises_document(request: Request, response: Response) -> bool:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self
 
-from agents.ask import Asker, any_size
+from agents.ask import Asked, Asker, any_size
 from agents.enriched import Enriched
 from agents.judge import Judge, at_hand
-from agents.keeper import Keeper
+from agents.keeper import Keeper, absent
 from agents.known import Known
 from agents.line import authority
 from models.errors import AnswerError, TimedOut
@@ -27,7 +27,6 @@ from models.source import NEGATIVE_TTL, CachePolicy
 from streams.cache.entry import Entry
 from streams.cache.flights import Flights
 from streams.cache.front import Cache
-from streams.cache.verdicts import Verdicts
 from streams.pool import CheckPool
 from streams.shares import Shares
 from streams.tasks import end_tasks, start
@@ -38,11 +37,14 @@ MAX_REFRESHES = 64
 """Answers fetched anew in the background at once, half of them of one host; others wait until somebody asks."""
 MAX_COUNTED = 4_096
 """Answers near their end whose hits are counted."""
+UNSHARED = 60.0
+"""Seconds after an answer that its upstream lets nobody else have: who asks for the same then waits for nobody."""
 
 
 class Enricher:
     """Knows how to answer; `timeout` is the deadline, in seconds, of a request that names none; `policy` how long
-    answers are kept that have no source; `limit` returns the bytes that an answer may have.
+    answers are kept that have no source, `negative_ttl` for how many seconds failures are remembered; `limit` returns
+    the bytes that an answer may have.
 
     Opened with `async with`, so that what runs behind an answer's back ends.
     """
@@ -56,12 +58,14 @@ class Enricher:
         policy: CachePolicy | None = None,
         *,
         limit: Callable[[], int] = any_size,
+        negative_ttl: float = NEGATIVE_TTL,
     ) -> None:
         self._asker = asker
         self._cache = cache
         self._timeout = timeout
         self._limit = limit
-        self._keeper = Keeper(cache, policy or CachePolicy())
+        self._keeper = Keeper(cache, policy or CachePolicy(), negative_ttl)
+        asker.on_change(self._keeper.forget)
         self._judge = Judge(pool, self._keeper.keep_verdicts)
         self._flights: Flights[Enriched] = Flights()
         self._refreshes: dict[bytes, asyncio.Task[None]] = {}
@@ -93,7 +97,7 @@ class Enricher:
         return judged if len(judged.shared) <= self._limit() else None
 
     def _that_will_do(self, entry: Entry | None, known: Known, now: float) -> Entry | None:
-        if entry is None or (known.max_age is not None and now - entry.fetched_at > known.max_age):
+        if entry is None or (known.max_age is not None and not known.takes(entry.as_of, entry.fresh_until, now)):
             return None
         if now < entry.refresh_at:
             return entry
@@ -132,40 +136,49 @@ class Enricher:
         if len(found.shared) <= self._limit():
             return found
         error = too_large(len(found.shared), self._limit())
-        return Enriched(encode_answer(known.request, Answer.failed(error)), found.cache, found.fetched_at, error)
+        return Enriched(encode_answer(known.request, Answer.failed(error)), found.cache, found.as_of, error)
 
     # -- once for all who ask the same
 
     async def _answer_once(self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float) -> Enriched:
         """Find or fetch, or wait for who does; if that one gives up, take its place."""
-        while (found := self._serve(entry := self._cache.peek(key), known)) is None:
-            if self._flights.lead(key):
+        changes, found = self._cache.changes, None
+        while True:
+            entry = self._cache.peek(key)
+            if (served := self._serve(entry, known)) is not None:
+                return served
+            if known.only_if_cached or self._flights.parted(key, time.time()):
+                return await self._find_or_fetch(key, known, extra, deadline, entry)
+            if (flight := self._flights.lead(key, changes.count, changes.last(key))) is not None:
                 break
             landed = await self._flights.join(key)
             if landed is not None and (taken := self._from(landed, known)) is not None:
                 return taken
-        if found is not None:
-            return found
         try:
-            if self._cache.lower:
-                entry = await self._cache.find(key)
-                if entry is not None and len(entry.shared) > self._limit():  # another worker's topic takes more
-                    self._cache.memory.drop(key)
-                    entry = None
-                found = self._serve(entry, known)
-            if found is None:
-                found = await self._fetch(known, extra, b"miss", deadline, entry)
+            found = await self._find_or_fetch(key, known, extra, deadline, entry)
         finally:
-            self._flights.land(key, _for_all(found))
+            self._flights.land(key, flight, _for_all(found))
         return found
+
+    async def _find_or_fetch(
+        self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float, entry: Entry | None
+    ) -> Enriched:
+        if self._cache.lower:
+            entry = await self._cache.find(key)
+            if entry is not None and len(entry.shared) > self._limit():  # another worker's topic takes more
+                self._cache.memory.drop(key)
+                entry = None
+            if (found := self._serve(entry, known)) is not None:
+                return found
+        return await self._fetch(known, extra, b"miss", deadline, entry)
 
     def _from(self, landed: Enriched, known: Known) -> Enriched | None:
         """Return what a flight brought for who waited for it, None if that will not do."""
         if landed.error is not None and landed.error.retryable and (stale := self._stand_in(known, rest=False)):
             return stale  # who fetched would have no answer as old as this one may be
         if landed.cache in _FETCHED:
-            return landed._replace(cache=b"coalesced")
-        return None if _too_old(landed.fetched_at, known, time.time()) else landed
+            return landed._replace(cache=b"coalesced") if landed.may_share else None
+        return None if known.passes_over(landed.as_of, time.time()) else landed
 
     def _serve(self, entry: Entry | None, known: Known) -> Enriched | None:
         """Return an answer at hand if it will do: fresh, or one to serve while it is fetched anew."""
@@ -174,7 +187,7 @@ class Enricher:
         now = time.time()
         if self._that_will_do(entry, known, now) is not None:
             return Enriched.of(entry, b"hit")
-        if entry.error is not None or now < entry.fresh_until or _too_old(entry.fetched_at, known, now):
+        if entry.error is not None or now < entry.fresh_until or known.passes_over(entry.as_of, now):
             return None
         resting = now < entry.ask_after
         if now >= max(entry.revalidate_until, entry.usable_until if resting else 0.0):
@@ -190,26 +203,34 @@ class Enricher:
     ) -> Enriched:
         """Ask the upstream, whether `held` still holds if there is something to hold."""
         held = None if held is None or held.error is not None else held
+        began = self._keeper.begin()
         try:
+            if known.only_if_cached:
+                return absent(known, cache)
             asked = await self._asker.ask(known, extra, deadline, held.validators() if held else {})
             self._late_hits.pop(known.key, None)
-            if asked.answer is None and held is not None:
-                return self._keeper.keep_on(known, held, asked)
-            assert asked.answer is not None
-            shared, verdicts = encode_answer(known.request, asked.answer), Verdicts()
-            if len(shared) > self._limit():
-                error = too_large(len(shared), self._limit())
-                error.attempts = asked.attempts
-                raise error
+            found = self._keeper.keep_on(known, held, asked, began) if asked.answer is None and held else None
+            if found is None:
+                if asked.answer is None:  # it speaks of another version than ours
+                    asked = await self._asker.ask(known, extra, deadline, {})
+                found = self._keeper.keep(known, self._encode(known, asked), asked, cache, began)
         except AnswerError as error:
             if error.retryable and (stale := self._stand_in(known, rest=not error.hurried)) is not None:
                 return stale
-            shared = encode_answer(known.request, Answer.failed(error))
-            self._keeper.keep_failure(known, shared, error)
-            return Enriched(shared, cache, None, error)
-        self._keeper.keep(known, shared, asked, verdicts)
-        enriched = Enriched(shared, cache, asked.fetched_at, None, verdicts)
-        return enriched._replace(loaded=asked.answer.document) if asked.answer.has_document else enriched
+            found = self._keeper.keep_failure(known, error, cache, began)
+        if known.key is not None:
+            self._flights.part(known.key, 0.0 if found.may_share else time.time() + UNSHARED)
+        return found
+
+    def _encode(self, known: Known, asked: Asked) -> bytes:
+        """Return the shared part of a result. Raises TooLarge for more than may be published."""
+        assert asked.answer is not None
+        shared = encode_answer(known.request, asked.answer)
+        if len(shared) > self._limit():
+            error = too_large(len(shared), self._limit())
+            error.attempts, error.trail = asked.attempts, asked.trail
+            raise error
+        return shared
 
     # -- past its freshness, or near the end of it
 
@@ -227,7 +248,7 @@ class Enricher:
             return None
         if rest:
             self._cache.put_in_memory(known.key, entry._replace(ask_after=now + NEGATIVE_TTL))
-        if now >= max(entry.usable_until, entry.fresh_until) or _too_old(entry.fetched_at, known, now):
+        if now >= max(entry.usable_until, entry.fresh_until) or known.passes_over(entry.as_of, now):
             return None
         return Enriched.of(entry, b"stale")
 
@@ -260,7 +281,9 @@ class Enricher:
         self._refreshing.give(of)
 
     async def _refreshed(self, key: bytes, known: Known) -> None:
-        if not self._flights.lead(key):
+        changes = self._cache.changes
+        flight = self._flights.lead(key, changes.count, changes.last(key))
+        if flight is None:
             return
         landed = None
         try:
@@ -270,7 +293,7 @@ class Enricher:
         except TimeoutError:
             self._stand_in(known, rest=True)
         finally:
-            self._flights.land(key, _for_all(landed))
+            self._flights.land(key, flight, _for_all(landed))
         if landed is not None and landed.cache in _FETCHED:
             with contextlib.suppress(TimeoutError):  # whoever asks next begins them anew
                 async with asyncio.timeout(self._timeout):
@@ -283,7 +306,3 @@ _FETCHED = (b"miss", b"revalidated")
 def _for_all(landed: Enriched | None) -> Enriched | None:
     """Return what came of a flight, if it holds for whoever waits: a later deadline might have ended otherwise."""
     return None if landed is None or (landed.error is not None and landed.error.hurried) else landed
-
-
-def _too_old(fetched_at: float | None, known: Known, now: float) -> bool:
-    return known.max_age is not None and now - (fetched_at or 0.0) > known.max_age

@@ -12,22 +12,25 @@ from streams.cache.verdicts import Verdicts
 
 
 class Enriched(NamedTuple):
-    """An answer encoded for `splice`: how the cache was involved, and when it was fetched (None: it was not).
+    """An answer encoded for `splice`: how the cache was involved, and as of when it holds, by which its age counts
+    (None: it was not fetched).
 
     `verdicts` are what checks have said of its document so far; `loaded` is that document, just after it was fetched.
+    `may_share`: others who ask at the same time may have it, too.
     """
 
     shared: bytes
     cache: bytes
-    fetched_at: float | None
+    as_of: float | None
     error: AnswerError | None
     verdicts: Verdicts | None = None
     loaded: Any = UNREAD
+    may_share: bool = True
 
     @classmethod
     def of(cls, entry: Entry, cache: bytes) -> Enriched:
         """Make one of what is kept."""
-        return cls(entry.shared, cache, entry.fetched_at, entry.error, entry.verdicts)
+        return cls(entry.shared, cache, entry.as_of, entry.error, entry.verdicts)
 
     @property
     def outcome(self) -> str:

@@ -128,4 +128,4 @@ def at_hand(known: Known, found: Enriched, now: float) -> Enriched | None:
 
 
 def _judged(found: Enriched, told: Told) -> Enriched:
-    return Enriched(with_checks(found.shared, *told), found.cache, found.fetched_at, told[1])
+    return Enriched(with_checks(found.shared, *told), found.cache, found.as_of, told[1])

@@ -1,73 +1,113 @@
-"""What is put into the cache, and for how long it may be used: answers, failures, and what checks said of documents."""
+"""What is put into the cache, and for how long it may be used: answers, failures, and what checks said of documents.
+
+What was asked for before its upstream's answer changed is not kept (RFC 9111, section 4.4): `began` says how many
+changes were known when it was asked for.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
-
-from multidict import CIMultiDict
+from typing import NamedTuple
 
 from agents.ask import Asked
 from agents.enriched import Enriched
-from agents.known import Known
+from agents.known import Known, target_tag
 from models.errors import AnswerError, InvalidDocument, TooLarge, Unreachable, UpstreamError
-from models.result import restamp
+from models.result import Answer, encode_answer, restamp
 from models.source import NEGATIVE_TTL, CachePolicy
-from streams.cache.entry import Entry, failed_entry, fresh_entry
-from streams.cache.freshness import Freshness, freshness, says_anything
+from streams.cache.entry import Entry, failed_entry, fresh_entry, updated
+from streams.cache.freshness import Freshness, Head, Headers, age_of, failure_lifetime, freshness
 from streams.cache.front import Cache
 from streams.cache.verdicts import Verdicts
+from streams.http.url import parse, resolve
 
 _REPEATED = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
 """Failures that the same request would meet again in a moment, whoever asks."""
 _GONE = (404, 410)
+GATEWAY_TIMEOUT = 504
 _PRIVATE = frozenset({"authorization", "cookie"})
 """Headers of a request whose answer stays in this process: it is for who has these credentials."""
+_NAMING = ("Location", "Content-Location")
+"""Headers by which the answer to a change names what else has changed."""
+
+
+class Began(NamedTuple):
+    """When something was asked for: epoch seconds, and how many changes were known."""
+
+    at: float
+    changes: int
 
 
 class Keeper:
-    """`policy` says how long answers are kept that have no source."""
+    """`policy` says how long answers are kept that have no source; `negative_ttl` for how many seconds failures are
+    remembered that say nothing of it, where their source does not either.
+    """
 
-    def __init__(self, cache: Cache, policy: CachePolicy) -> None:
+    def __init__(self, cache: Cache, policy: CachePolicy, negative_ttl: float = NEGATIVE_TTL) -> None:
         self._cache = cache
         self._policy = policy
+        self._negative_ttl = negative_ttl
 
     def policy_of(self, known: Known) -> CachePolicy:
         """Return the policy for a request's answers."""
         return self._policy if known.source is None else known.source.cache
 
-    def keep(self, known: Known, shared: bytes, asked: Asked, verdicts: Verdicts) -> None:
-        """Put a new answer into the cache for as long as it may be used; `verdicts` will be of its document."""
-        if known.key is not None:
-            fresh = freshness(asked.headers, self.policy_of(known), asked.fetched_at)
-            self._put(known, shared, asked, fresh, verdicts)
+    def begin(self) -> Began:
+        """Return when something is asked for that is now."""
+        return Began(time.time(), self._cache.changes.count)
 
-    def keep_failure(self, known: Known, shared: bytes, error: AnswerError) -> None:
-        """Remember a failure that others would meet, unless an answer is kept that may stand in for it."""
-        if known.key is None:
-            return
-        now, held = time.time(), self._cache.peek(known.key)
+    def keep(self, known: Known, shared: bytes, asked: Asked, cache: bytes, began: Began) -> Enriched:
+        """Put a new answer into the cache for as long as it may be used, and return it."""
+        assert asked.answer is not None
+        policy = self.policy_of(known)
+        fresh = freshness(asked.trail, policy, asked.fetched_at)
+        found = Enriched(shared, cache, _as_of(asked, fresh), None, Verdicts(), may_share=_may_share(fresh, policy))
+        if asked.answer.has_document:
+            found = found._replace(loaded=asked.answer.document)
+        self._put(known, found, asked, fresh, began)
+        return found
+
+    def keep_failure(self, known: Known, error: AnswerError, cache: bytes, began: Began) -> Enriched:
+        """Remember a failure that others would meet, unless an answer is kept that may stand in for it; return it."""
+        policy = self.policy_of(known)
+        now = time.time()
+        said = failure_lifetime(error.trail, now)
+        shared = encode_answer(known.request, Answer.failed(error))
+        if known.key is not None and not self._is_outdated(known.key, began):
+            self._keep_failure(known, shared, error, now, negative_ttl(error, policy, self._negative_ttl, said))
+        may_share = policy.coalesce or said is None or said > 0
+        return Enriched(shared, cache, None, error, may_share=may_share)
+
+    def _keep_failure(self, known: Known, shared: bytes, error: AnswerError, now: float, seconds: float) -> None:
+        assert known.key is not None
+        held = self._cache.peek(known.key)
         if error.retryable:
             last = 0.0 if held is None else max(held.fresh_until, held.revalidate_until, held.usable_until)
             if (held is not None and held.error is None and now < last) or known.max_age == 0:
                 return  # who wanted it new has not looked what else there is
         elif not error.hurried:
             self._cache.drop(known.key)  # what was kept is not what the upstream has any more
-        seconds = negative_ttl(error, self.policy_of(known))
         if isinstance(error, _REPEATED) and not error.hurried and seconds > 0:
             self._cache.put(known.key, failed_entry(shared, now, seconds, error))
 
-    def keep_on(self, known: Known, held: Entry, asked: Asked) -> Enriched:
-        """The upstream says that what is at hand still holds (RFC 9111, section 4.3.4); so does what checks said."""
-        if says_anything(asked.headers):
-            fresh = freshness(asked.headers, self.policy_of(known), asked.fetched_at)
-        else:
-            fresh = Freshness(held.fresh_until - held.fetched_at, held.revalidate_until - held.fresh_until,
-                              held.usable_until - held.fresh_until)  # fmt: skip
+    def keep_on(self, known: Known, held: Entry, asked: Asked, began: Began) -> Enriched | None:
+        """The upstream says that what is at hand still holds (RFC 9111, section 4.3.4); so does what checks said.
+
+        None if it speaks of another version.
+        """
+        headers = updated(held, asked.trail[-1].headers)
+        if headers is None:
+            return None
+        # A 304 updates what is kept, which was an answer of a status that may be kept.
+        asked = asked._replace(trail=(Head(None, headers, asked.trail[-1].delay),))
+        policy = self.policy_of(known)
+        fresh = freshness(asked.trail, policy, asked.fetched_at)
         shared = restamp(held.shared, asked.attempts, asked.fetched_at, asked.told)
-        headers = CIMultiDict({"ETag": held.etag or "", "Last-Modified": held.last_modified or ""})
-        headers.update(asked.headers)
-        self._put(known, shared, asked._replace(headers=headers), fresh, held.verdicts)
-        return Enriched(shared, b"revalidated", asked.fetched_at, None, held.verdicts)
+        found = Enriched(shared, b"revalidated", _as_of(asked, fresh), None, held.verdicts,
+                         may_share=_may_share(fresh, policy))  # fmt: skip
+        self._put(known, found, asked, fresh, began)
+        return found
 
     def keep_verdicts(self, known: Known, verdicts: Verdicts) -> None:
         """Something new is known of a document: keep it with that, unless another has taken its place."""
@@ -75,23 +115,36 @@ class Keeper:
         if entry is not None and entry.verdicts is verdicts:
             self._store(known, entry)
 
-    def _put(
-        self, known: Known, shared: bytes, asked: Asked, fresh: Freshness | None, verdicts: Verdicts | None
-    ) -> None:
-        assert known.key is not None
+    def forget(self, url: str, headers: Headers) -> None:
+        """Forget what is kept of a URL that an upstream has changed, and of those of its origin that it names."""
+        changed, here = {target_tag(url)}, parse(url)
+        for name in _NAMING:
+            with contextlib.suppress(ValueError):  # it names no URL
+                named = resolve(here, headers.get(name, ""))
+                if named.origin() == here.origin():
+                    changed.add(target_tag(str(named)))
+        for target in changed:
+            self._cache.change(target.encode())
+
+    def _put(self, known: Known, found: Enriched, asked: Asked, fresh: Freshness | None, began: Began) -> None:
+        if known.key is None or self._is_outdated(known.key, began):
+            return
         entry = fresh_entry(
-            shared,
+            found.shared,
             asked.fetched_at,
             fresh or Freshness(0.0, 0.0, 0.0),
             refresh_ahead=self.policy_of(known).refresh_ahead,
-            etag=asked.headers.get("ETag") or None,
-            last_modified=asked.headers.get("Last-Modified") or None,
-            verdicts=verdicts,
+            headers=asked.trail[-1].headers,
+            asked_at=began.at,
+            verdicts=found.verdicts,
         )
         if fresh is None or entry.keep_until <= asked.fetched_at:
             self._cache.drop(known.key)
         else:
             self._store(known, entry)
+
+    def _is_outdated(self, key: bytes, began: Began) -> bool:
+        return self._cache.changes.last(key) > began.changes
 
     def _store(self, known: Known, entry: Entry) -> None:
         assert known.key is not None
@@ -101,7 +154,29 @@ class Keeper:
             self._cache.put(known.key, entry)
 
 
-def negative_ttl(error: AnswerError, policy: CachePolicy) -> float:
-    """Return the seconds that a failure is remembered: by its kind, as the source says."""
+def _as_of(asked: Asked, fresh: Freshness | None) -> float:
+    return asked.fetched_at - (age_of(asked.trail, asked.fetched_at) if fresh is None else fresh.age)
+
+
+def _may_share(fresh: Freshness | None, policy: CachePolicy) -> bool:
+    """Whether an answer is also that of those who asked at the same time (RFC 9111, section 4)."""
+    return policy.coalesce or (fresh is not None and fresh.shared)
+
+
+def absent(known: Known, cache: bytes) -> Enriched:
+    """Return the failure of a request that is only to be answered from the cache (RFC 9111, section 5.2.1.7)."""
+    error = UpstreamError("nothing is kept that answers it, and the upstream is not to be asked", GATEWAY_TIMEOUT)
+    return Enriched(encode_answer(known.request, Answer.failed(error)), cache, None, error, may_share=False)
+
+
+def negative_ttl(error: AnswerError, policy: CachePolicy, default: float, said: float | None) -> float:
+    """Return the seconds that a failure is remembered.
+
+    What the source says of its kind holds where the upstream `said` nothing, and is the most that it can say; without
+    a source's word, `default` holds, and the most is what answers may be fresh.
+    """
     kind = "not_found" if isinstance(error, UpstreamError) and error.status in _GONE else error.outcome
-    return policy.negative_ttl.get(kind, NEGATIVE_TTL)
+    own = policy.negative_ttl.get(kind)
+    if said is None:
+        return default if own is None else own
+    return min(said, policy.ttl if own is None else own)

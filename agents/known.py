@@ -15,6 +15,8 @@ from models.checks import Call
 from models.errors import InvalidRequest
 from models.request import Request
 from models.source import Source, Sources
+from streams.cache.freshness import UNKEYED
+from streams.cache.wishes import read_wishes
 from streams.http.url import normal
 
 GENERATION = 16_384
@@ -37,8 +39,9 @@ _TRAILING_ID = re.compile(_ID + rb"\}[ \t\r\n]*\Z")
 class Known(NamedTuple):
     """A valid request without its id, and `key`: what makes two requests the same entry of the cache.
 
-    `key` is None for a method whose answers must not be kept. `max_age` is in seconds, None for no wish. For a source,
-    the request is what it becomes with its parameters in their places. `checks` has a `check_key` for each check.
+    `key` is None for a method whose answers must not be kept. `max_age` is in seconds, None for no wish; `min_fresh`
+    are the seconds that an answer must be fresh for, and then `max_age` is not None. For a source, the request is what
+    it becomes with its parameters in their places. `checks` has a `check_key` for each check.
     """
 
     request: Request
@@ -46,6 +49,16 @@ class Known(NamedTuple):
     max_age: float | None
     source: Source | None = None
     checks: tuple[str, ...] = ()
+    min_fresh: float = 0.0
+    only_if_cached: bool = False
+
+    def takes(self, as_of: float, fresh_until: float, now: float) -> bool:
+        """Whether an answer that is fresh so long is as new, and for as long, as it must be (epoch seconds)."""
+        return self.max_age is None or (now - as_of <= self.max_age and now + self.min_fresh <= fresh_until)
+
+    def passes_over(self, as_of: float | None, now: float) -> bool:
+        """Whether an answer that is not fresh any more, or not known to be, is too old (epoch seconds)."""
+        return self.max_age is not None and (self.min_fresh > 0 or now - (as_of or 0.0) > self.max_age)
 
 
 class Book:
@@ -124,8 +137,13 @@ def know(request: Request, sources: Sources | None = None) -> Known:
     if request.source is not None:
         request, source = (sources or Sources()).expand(request)
     kept = request.method in CACHEABLE_METHODS or (source is not None and source.cache.methods_too)
-    key = entry_key(request, source) if kept else None
-    return Known(request, key, request.max_age, source, tuple(map(check_key, request.checks)))
+    checks = tuple(map(check_key, request.checks))
+    if not request.headers:
+        return Known(request, entry_key(request, source) if kept else None, request.max_age, source, checks)
+    wishes = read_wishes(request.headers)
+    key = entry_key(request, source) if kept and not wishes.no_store else None
+    ages = [age for age in (request.max_age, wishes.max_age) if age is not None]
+    return Known(request, key, min(ages, default=None), source, checks, wishes.min_fresh, wishes.only_if_cached)
 
 
 def entry_key(request: Request, source: Source | None = None) -> bytes:
@@ -134,21 +152,15 @@ def entry_key(request: Request, source: Source | None = None) -> bytes:
     It is `<source>-<target>-<digest>` in hex, so that entries can be found by source and URL. The digest covers the
     method, schema, URL, source (its whole definition, credentials included), parameters, headers and body. Header names
     are compared without case (RFC 9110, section 5.1), and URLs as they are sent; deadline, max_age and checks change
-    nothing of the document.
-    None of the first four lines can hold a line break, and no URL begins with a quote: no two requests write the
-    same text.
+    nothing of the document, nor do the headers by which a request speaks to caches or is traced. None of the first four
+    lines can hold a line break, and no URL begins with a quote: no two requests write the same text.
     """
     target = normal(request.url) if request.url else strictjson.quote(request.source or "").decode()
     identity = "" if source is None else source.identity
     plain = f"{identity}\n{request.method}\n{request.schema}\n{target}".encode()
-    if request.params or request.headers or request.body is not None:
-        plain += b"\n" + strictjson.canonical(
-            {
-                "params": request.params,
-                "headers": {name.lower(): value for name, value in request.headers.items()},
-                "body": request.body,
-            }
-        )
+    headers = {name.lower(): value for name, value in request.headers.items() if name.lower() not in UNKEYED}
+    if request.params or headers or request.body is not None:
+        plain += b"\n" + strictjson.canonical({"params": request.params, "headers": headers, "body": request.body})
     digest = hashlib.blake2b(plain, digest_size=20).hexdigest()
     return f"{source_tag(request.source)}-{target_tag(request.url)}-{digest}".encode()
 
@@ -165,7 +177,7 @@ def source_tag(name: str | None) -> str:
 
 
 def target_tag(url: str | None) -> str:
-    """Return the part of a key that says for which URL it is; zeros for a function."""
+    """Return the part of a key that says for which URL it is, however that is written; zeros for a function."""
     return "0" * 16 if url is None else hashlib.blake2b(normal(url).encode(), digest_size=8).hexdigest()
 
 

@@ -21,8 +21,8 @@ MillraceError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 MESSAGE_LIMIT = 500
 """Characters of an error message that reach a result or a dead letter."""
@@ -85,6 +85,9 @@ class AnswerError(MillraceError):
     """Whether it sent more than that."""
     headers: Mapping[str, str] | None = None
     """The headers of its answer that the source has results carry, None if there was none."""
+    trail: Sequence[Any] = ()
+    """The heads of the responses that led to it, as `streams.cache.freshness` reads them: what they say of their
+    freshness holds for the failure."""
 
     def __init__(self, message: str) -> None:
         text = message[:MESSAGE_LIMIT].encode(errors="backslashreplace").decode()  # may hold lone surrogates

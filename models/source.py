@@ -26,7 +26,8 @@ MAX_STALE = 300.0
 """Seconds past its freshness that an answer may stand in for a failure (RFC 5861, section 4), and the most that an
 upstream can have it served while it is asked anew (section 3)."""
 NEGATIVE_TTL = 5.0
-"""Seconds that a failure is an answer too: that long the upstream is not asked the same again."""
+"""Seconds that a failure is an answer too, unless it or its source says otherwise: that long the upstream is not asked
+the same again."""
 NEGATIVE_KINDS = ("unreachable", "upstream_error", "not_found", "too_large", "invalid_document")
 """Kinds of failure that are remembered: outcomes, and `not_found` for the statuses 404 and 410."""
 DEFAULT_CONCURRENCY = 32
@@ -84,7 +85,10 @@ class CachePolicy:
 
     `stale_while_revalidate` and `stale_if_error`: what holds where the upstream says nothing, and the most that it
     can say; None: 0 and 300 s for the first, 300 s for both of the second. `refresh_ahead`: an answer that is asked
-    for often is fetched anew shortly before it ends. `methods_too`: also answers to methods that are not safe.
+    for often is fetched anew shortly before it ends. `negative_ttl`, by kind of failure: what holds where the upstream
+    says nothing, and the most that it can say; of kinds that are not there, MILLRACE_NEGATIVE_TTL and `ttl` say so.
+    `methods_too`: also answers to methods that are not safe. `coalesce`: who asks at the same time gets one answer,
+    even one that the upstream lets nobody else have.
     """
 
     ttl: float = DEFAULT_TTL
@@ -93,6 +97,7 @@ class CachePolicy:
     refresh_ahead: bool = True
     negative_ttl: Mapping[str, float] = field(default_factory=dict)
     methods_too: bool = False
+    coalesce: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,7 @@ class _CacheSchema(StrictSchema):
     stale_if_error = _number(0, MAX_TTL)
     refresh_ahead = fields.Boolean(truthy={True}, falsy={False})
     negative_ttl = _NegativeTtl()
+    coalesce = fields.Boolean(truthy={True}, falsy={False})
 
     @post_load
     def _policy(self, data: dict[str, Any], **_: Any) -> CachePolicy:

@@ -18,7 +18,7 @@ from environs import Env, EnvValidationError, FileAwareEnv
 from marshmallow import validate
 
 from models.errors import SettingsError
-from models.source import MAX_REDIRECTS
+from models.source import MAX_REDIRECTS, NEGATIVE_TTL
 from streams import values
 from streams.networks import parse_nat64, parse_networks, parse_ports
 from streams.tiers import MIB, parse_tiers
@@ -37,6 +37,8 @@ DEFAULT_MAX_BYTES = 8 * MIB
 """Bytes of a decoded body that are read before the request ends `too_large`."""
 DEFAULT_MAX_REDIRECTS = 5
 """Redirects that are followed for one request."""
+MAX_NEGATIVE_TTL = 86_400.0
+"""Seconds that a failure may be remembered at most."""
 DEFAULT_CACHE = "memory://?entries=10000&bytes=64MiB"
 MAX_PENDING = 40_000
 """Records that may be taken and not finished before no more are taken: of one partition, as many as are left for
@@ -134,6 +136,8 @@ class Settings:
     """File of named sources (TOML); none unless set."""
     cache: str = DEFAULT_CACHE
     """Tiers of the cache in order, with spaces between them: `memory://`, `file:///folder`, `memcached://host:port`."""
+    negative_ttl: float = NEGATIVE_TTL
+    """Seconds that a failure is remembered which says nothing of that itself, nor its source; 0: not at all."""
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
     """Fetches that one worker has under way at once."""
     max_waiting_per_host: int = DEFAULT_MAX_WAITING_PER_HOST
@@ -316,6 +320,7 @@ def _settings(env: Env, kafka: Kafka) -> Settings:
         plugins=values.split(env.str("MILLRACE_PLUGINS", "")),
         sources=env.str("MILLRACE_SOURCES", "", validate=values.file),
         cache=env.str("MILLRACE_CACHE", DEFAULT_CACHE, validate=values.validator(parse_tiers)),
+        negative_ttl=env.float("MILLRACE_NEGATIVE_TTL", NEGATIVE_TTL, validate=validate.Range(0, MAX_NEGATIVE_TTL)),
         max_in_flight=env.int("MILLRACE_MAX_IN_FLIGHT", DEFAULT_MAX_IN_FLIGHT, validate=validate.Range(min=1)),
         max_waiting_per_host=env.int(
             "MILLRACE_MAX_WAITING_PER_HOST", DEFAULT_MAX_WAITING_PER_HOST, validate=validate.Range(min=1)

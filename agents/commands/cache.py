@@ -120,7 +120,7 @@ def _shown(entry: Entry, checks: tuple[str, ...], now: float, *, as_json: bool) 
     verdicts = entry.verdicts.told(checks, now) if checks and entry.verdicts is not None else None
     answer = read_result(b"{%b}" % (entry.shared if verdicts is None else entry.judged(*verdicts).shared))
     state = "fresh" if now < entry.fresh_until else "stale"
-    told = {"state": state, "age": round(now - entry.fetched_at, 1), "kept": round(entry.keep_until - now, 1)}
+    told = {"state": state, "age": round(now - entry.as_of, 1), "kept": round(entry.keep_until - now, 1)}
     if as_json:
         return strictjson.dumps(told | {"answer": answer}).decode()
     head = f"{state}, {told['age']} s old, kept for {told['kept']} s more"

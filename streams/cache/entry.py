@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from multidict import CIMultiDict
 
 from models import strictjson
 from models.errors import AnswerError, CheckError
 from models.result import RESULT_DEPTH, is_shared, with_checks
-from streams.cache.freshness import Freshness
+from streams.cache.freshness import Freshness, all_of
 from streams.cache.verdicts import Verdicts, read_verdicts
 
 REVALIDATE_WITHIN = 3600.0
@@ -20,24 +23,27 @@ MAX_SKEW = 60.0
 """Seconds that the clock of another worker may be ahead of ours."""
 LONGEST = 90 * 86_400.0
 """Seconds from now on that an entry can be of use at most: no source may say more."""
-VERSION = 2
+VERSION = 3
 """Of the form in which entries are written; one of another version is not read."""
 
-_TIMES = ("fetched_at", "refresh_at", "fresh_until", "revalidate_until", "usable_until")
-_VALIDATORS = ("etag", "last_modified")
+_TIMES = ("as_of", "refresh_at", "fresh_until", "revalidate_until", "usable_until", "asked_at")
+_FIELDS = {"etag": "ETag", "last_modified": "Last-Modified", "cache_control": "Cache-Control", "expires": "Expires"}
+"""Headers that are kept of an answer: with a validator it may be said to hold still, and what it said holds with it."""
 
 
 class Entry(NamedTuple):
     """An encoded answer without checks, and until when it is what. Times are in seconds since the epoch.
 
-    Before `refresh_at` it is a hit; before `fresh_until` as well, but may be fetched anew already; before
-    `revalidate_until` it is served while it is fetched anew; before `usable_until` it stands in for a failure.
-    `error`: it is a failure that is remembered. `ask_after`: fetching it anew has failed; not again before this.
-    `verdicts` of checks on its document are added as they come; a failure has none.
+    `as_of` is when its origin made it or said that it still holds, by which its age counts (RFC 9111, section 4.2.3);
+    `asked_at` when it was asked for: what changed later is not in it. Before `refresh_at` it is a hit; before
+    `fresh_until` as well, but may be fetched anew already; before `revalidate_until` it is served while it is fetched
+    anew; before `usable_until` it stands in for a failure. `error`: it is a failure that is remembered. `ask_after`:
+    fetching it anew has failed; not again before this. `verdicts` of checks on its document are added as they come; a
+    failure has none.
     """
 
     shared: bytes
-    fetched_at: float
+    as_of: float
     fresh_until: float
     error: AnswerError | None = None
     refresh_at: float = 0.0
@@ -47,6 +53,9 @@ class Entry(NamedTuple):
     last_modified: str | None = None
     ask_after: float = 0.0
     verdicts: Verdicts | None = None
+    asked_at: float = 0.0
+    cache_control: str | None = None
+    expires: str | None = None
 
     @property
     def keep_until(self) -> float:
@@ -56,7 +65,7 @@ class Entry(NamedTuple):
 
     def judged(self, verdicts: bytes, error: CheckError | None) -> Entry:
         """Return it as a hit for who asked for checks: with what they said."""
-        return Entry(with_checks(self.shared, verdicts, error), self.fetched_at, self.fresh_until, error)
+        return Entry(with_checks(self.shared, verdicts, error), self.as_of, self.fresh_until, error)
 
     def validators(self) -> dict[str, str]:
         """Return the headers that ask whether it still holds (RFC 9110, section 13.1); none if it has no validator."""
@@ -70,34 +79,68 @@ def fresh_entry(
     freshness: Freshness,
     *,
     refresh_ahead: bool = True,
-    etag: str | None = None,
-    last_modified: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    asked_at: float | None = None,
     verdicts: Verdicts | None = None,
 ) -> Entry:
-    """Return the entry of an answer that was fetched `now`, with what is known of its document by `verdicts`."""
+    """Return the entry of an answer that came `now`, with what is known of its document by `verdicts`."""
     until = now + freshness.fresh
+    kept = _kept_of(headers or {})
     return Entry(
         shared,
-        now,
+        now - freshness.age,
         until,
-        refresh_at=until - freshness.fresh * REFRESH_SHARE if refresh_ahead else until,
+        refresh_at=max(until - freshness.fresh * REFRESH_SHARE, now - freshness.age) if refresh_ahead else until,
         revalidate_until=until + freshness.while_revalidate,
         usable_until=until + freshness.if_error,
-        etag=etag if _sendable(etag) else None,
-        last_modified=last_modified if _sendable(last_modified) else None,
         verdicts=Verdicts() if verdicts is None else verdicts,
+        etag=kept.get("etag"),
+        last_modified=kept.get("last_modified"),
+        cache_control=kept.get("cache_control"),
+        expires=kept.get("expires"),
+        asked_at=now if asked_at is None else asked_at,
     )
+
+
+def _kept_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what is kept of the headers: nothing of an answer that cannot be asked about."""
+    kept = {field: all_of(headers, name) for field, name in _FIELDS.items() if name in headers}
+    kept = {field: value for field, value in kept.items() if value and _sendable(value)}
+    return kept if kept.keys() & {"etag", "last_modified"} else {}
+
+
+def updated(entry: Entry, headers: Mapping[str, str]) -> CIMultiDict[str] | None:
+    """Return an entry's headers as a 304 with these updates them (RFC 9111, sections 3.2 and 4.3.4).
+
+    None for a 304 about another version. Tags are compared weakly: servers that compress weaken the tag of a 200 and
+    not that of its 304.
+    """
+    for held, name in ((entry.etag, "ETag"), (entry.last_modified, "Last-Modified")):
+        said = headers.get(name)
+        if held is not None and said:
+            if _opaque(said) != _opaque(held):
+                return None
+            break
+    kept = CIMultiDict({name: value for field, name in _FIELDS.items() if (value := getattr(entry, field)) is not None})
+    for name in headers:
+        kept.popall(name, None)
+    kept.extend(headers)
+    return kept
+
+
+def _opaque(tag: str) -> str:
+    return tag.strip().removeprefix("W/")
 
 
 def failed_entry(shared: bytes, now: float, seconds: float, error: AnswerError) -> Entry:
     """Return the entry of a failure that is remembered for so long."""
-    return Entry(shared, now, now + seconds, error, refresh_at=now + seconds)
+    return Entry(shared, now, now + seconds, error, refresh_at=now + seconds, asked_at=now)
 
 
 def encode_entry(key: bytes, entry: Entry) -> bytes:
     """Write an entry for a tier that others share: a line of JSON, and the answer's bytes."""
     head: dict[str, Any] = {"version": VERSION, "key": key.decode()}
-    head |= {name: getattr(entry, name) for name in (*_TIMES, *_VALIDATORS)}
+    head |= {name: getattr(entry, name) for name in (*_TIMES, *_FIELDS)}
     verdicts = b"{}" if entry.verdicts is None else entry.verdicts.write()
     return b'%b,"verdicts":%b}\n%b' % (strictjson.dumps(head)[:-1], verdicts, entry.shared)
 
@@ -111,26 +154,26 @@ def decode_entry(key: bytes, written: bytes, now: float) -> Entry | None:
     try:
         head = strictjson.loads(line, max_depth=RESULT_DEPTH)
         times = [float(head[name]) for name in _TIMES]
-        validators = [head[name] for name in _VALIDATORS]
+        fields = [head[name] for name in _FIELDS]
         valid = head["version"] == VERSION and head["key"] == key.decode()
         verdicts = read_verdicts(head["verdicts"])
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
     if not valid or not _possible(times, now):
         return None
-    if not all(each is None or _sendable(each) for each in validators) or not is_shared(shared):
+    if not all(each is None or _sendable(each) for each in fields) or not is_shared(shared):
         return None
-    known = dict(zip((*_TIMES, *_VALIDATORS), (*times, *validators), strict=True))
+    known = dict(zip((*_TIMES, *_FIELDS), (*times, *fields), strict=True))
     return Entry(shared, verdicts=verdicts, **known)
 
 
 def _possible(times: list[float], now: float) -> bool:
-    fetched_at, refresh_at, fresh_until, revalidate_until, usable_until = times
+    as_of, refresh_at, fresh_until, revalidate_until, usable_until, asked_at = times
     return (
         all(map(math.isfinite, times))
-        and fetched_at <= now + MAX_SKEW
+        and max(as_of, asked_at) <= now + MAX_SKEW
         and max(revalidate_until, usable_until) <= now + LONGEST
-        and fetched_at <= refresh_at <= fresh_until <= min(revalidate_until, usable_until)
+        and as_of <= refresh_at <= fresh_until <= min(revalidate_until, usable_until)
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any, Self
 from aiocache.base import BaseCache
 
 from models.errors import PurgeError
-from streams.cache.entry import Entry, decode_entry, encode_entry
+from streams.cache.changes import CLOCK_SLACK, Changes, marker_key, read_marker, target_of, write_marker
+from streams.cache.entry import LONGEST, Entry, decode_entry, encode_entry
 from streams.cache.memory import MemoryCache
 from streams.tasks import start
 from streams.telemetry.timed import timed
@@ -34,14 +35,17 @@ CLOSE_TIMEOUT = 2.0
 class Cache:
     """Opened with `async with`. Keys as `agents.known.entry_key` makes them; none of its calls raises.
 
-    `counts`: `lower_hits`, `lower_misses`, `refused` (what a lower tier held was no entry of this key),
+    `longest` is how many seconds an entry of a lower tier may be used at most. `counts`: `lower_hits`, `lower_misses`,
+    `refused` (what a lower tier held was no entry of this key), `outdated` (it was from before a change),
     `unwritten` (too many writes were under way).
     """
 
-    def __init__(self, tiers: Sequence[Tier], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, tiers: Sequence[Tier], *, longest: float = LONGEST, clock: Callable[[], float] = time.time
+    ) -> None:
         first = tiers[0] if tiers and isinstance(tiers[0], MemoryTier) else None
         # Without a memory tier it still holds what is being fetched and what has failed, for a moment.
-        self.memory = MemoryCache(first or MemoryTier(entries=1_000, bytes=1 << 20))
+        self.memory = MemoryCache(first or MemoryTier(entries=1_000, bytes=1 << 20), group=target_of)
         self.lower: list[BaseCache] = [_lower(tier) for tier in tiers if not isinstance(tier, MemoryTier)]
         self._clock = clock
         self._stack = AsyncExitStack()
@@ -49,6 +53,7 @@ class Cache:
         self._writes: set[asyncio.Task[None]] = set()
         self._last: dict[tuple[bytes, int], asyncio.Task[None]] = {}
         self.counts: Counter[str] = Counter()
+        self.changes = Changes(longest)
         self.peek: Callable[[bytes], Entry | None] = self.memory.peek  # the hit path: one call less
 
     async def __aenter__(self) -> Self:
@@ -73,29 +78,39 @@ class Cache:
         async with self._lookups:
             found = await self._look(key)
         held = self.peek(key)
-        if found is None or (held is not None and held.fetched_at >= found.fetched_at):
+        if found is None or (held is not None and held.asked_at >= found.asked_at):
             return held
         self.put_in_memory(key, found)
         return found
 
     async def _look(self, key: bytes) -> Entry | None:
         for place, tier in enumerate(self.lower):
-            try:
-                written = await tier.get(key)
-            except Exception:  # the tiers do not raise; if one does, it is no reason to leave a request unanswered
-                logger.exception("a cache tier failed to look")
-                continue
+            written = await _get(tier, key)
             if written is None:
                 continue
             entry = decode_entry(key, written, self._clock())
-            if entry is not None:
+            if entry is None:
+                self.counts["refused"] += 1
+            elif await self._is_outdated(key, entry):
+                self.counts["outdated"] += 1
+            else:
                 self.counts["lower_hits"] += 1
                 self._store(key, entry, written, self.lower[:place])
                 return entry
-            self.counts["refused"] += 1
             self._write(key, tier, tier.delete(key))
         self.counts["lower_misses"] += 1
         return None
+
+    async def _is_outdated(self, key: bytes, entry: Entry) -> bool:
+        """Whether an entry of a lower tier was asked for before a change, of which any tier may know."""
+        target = target_of(key)
+        if target is None:
+            return False
+        written = [await _get(tier, marker_key(target)) for tier in self.lower]
+        marked = [read_marker(each, self._clock()) for each in written if each is not None]
+        # Ours last: it may have changed while we looked.
+        changed_at = max([self.changes.time_of(target), *(time for time in marked if time is not None)])
+        return entry.asked_at <= changed_at + CLOCK_SLACK
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Keep an entry: at once in memory, and soon in the lower tiers unless it is a failure."""
@@ -112,6 +127,23 @@ class Cache:
         self.memory.drop(key)
         for tier in self.lower:
             self._write(key, tier, tier.delete(key))
+
+    def change(self, target: bytes) -> None:
+        """Forget what is kept of a target (16 hex digits of a key), of which the upstream has something else now.
+
+        What was asked for before is not to be kept either, here or by the workers that share a lower tier.
+        """
+        self.changes.note(target, self._clock())
+        forgotten = self.memory.drop_group(target)
+        for tier in self.lower:
+            for key in forgotten:
+                self._write(key, tier, tier.delete(key))
+            if self.changes.schedule(target, id(tier)):
+                self._write(marker_key(target), tier, self._mark(target, tier))
+
+    async def _mark(self, target: bytes, tier: BaseCache) -> None:
+        self.changes.start(target, id(tier))
+        await tier.set(marker_key(target), write_marker(self.changes.time_of(target)), ttl=self.changes.longest)
 
     async def figures(self) -> dict[str, Any]:
         """Return what there is to know of each tier, and the counts."""
@@ -164,6 +196,15 @@ class Cache:
         self._writes.discard(task)
         if self._last.get(place) is task:
             del self._last[place]
+
+
+async def _get(tier: BaseCache, key: bytes) -> bytes | None:
+    try:
+        written: bytes | None = await tier.get(key)
+    except Exception:  # the tiers do not raise; if one does, it is no reason to leave a request unanswered
+        logger.exception("a cache tier failed to look")
+        return None
+    return written
 
 
 async def _after(earlier: asyncio.Task[None] | None, work: Coroutine[Any, Any, Any]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aiocache.base import BaseCache
@@ -15,8 +15,8 @@ from aiocache.serializers import NullSerializer
 from streams.cache.entry import Entry
 from streams.tiers import MemoryTier
 
-ENTRY_OVERHEAD = 750
-"""Bytes that an entry takes beside its value: key, tuple and the table's share, rounded up."""
+ENTRY_OVERHEAD = 1_000
+"""Bytes that an entry takes beside its value: key, tuple and the tables' shares, rounded up."""
 
 
 class _Slot(NamedTuple):
@@ -26,14 +26,25 @@ class _Slot(NamedTuple):
 
 
 class MemoryCache(BaseCache):
-    """An aiocache backend over an ordered dict. `clock` gives monotonic seconds."""
+    """An aiocache backend over an ordered dict. `clock` gives monotonic seconds.
+
+    `group` says to which group a key belongs, if to any, which `drop_group` forgets together.
+    """
 
     NAME = "memory"
 
-    def __init__(self, tier: MemoryTier | None = None, *, clock: Any = time.monotonic) -> None:
+    def __init__(
+        self,
+        tier: MemoryTier | None = None,
+        *,
+        clock: Any = time.monotonic,
+        group: Callable[[Any], Any] | None = None,
+    ) -> None:
         self.tier = tier or MemoryTier()
         super().__init__(serializer=NullSerializer(), ttl=self.tier.ttl)
         self._slots: OrderedDict[Any, _Slot] = OrderedDict()
+        self._group = group
+        self._groups: dict[Any, Any] = {}  # most have one key: it stands there itself, several in a set
         self._clock = clock
         self.bytes = 0
         self.evictions = 0
@@ -60,9 +71,9 @@ class MemoryCache(BaseCache):
             return False
         self._slots[key] = _Slot(value, self._clock() + (self.tier.ttl if ttl is None else ttl), size)
         self.bytes += size
+        self._join(key)
         while len(self._slots) > self.tier.entries or self.bytes > self.tier.bytes:
-            _, oldest = self._slots.popitem(last=False)
-            self.bytes -= oldest.size
+            self.drop(next(iter(self._slots)))
             self.evictions += 1
         return True
 
@@ -72,7 +83,36 @@ class MemoryCache(BaseCache):
         if slot is None:
             return False
         self.bytes -= slot.size
+        self._leave(key)
         return True
+
+    def drop_group(self, group: Any) -> list[Any]:
+        """Forget the keys of a group; returns them."""
+        held = self._groups.get(group)
+        keys = [] if held is None else list(held) if isinstance(held, set) else [held]
+        for key in keys:
+            self.drop(key)
+        return keys
+
+    def _join(self, key: Any) -> None:
+        group = None if self._group is None else self._group(key)
+        if group is None:
+            return
+        held = self._groups.setdefault(group, key)
+        if isinstance(held, set):
+            held.add(key)
+        elif held != key:
+            self._groups[group] = {held, key}
+
+    def _leave(self, key: Any) -> None:
+        group = None if self._group is None else self._group(key)
+        if group is None:
+            return
+        held = self._groups[group]
+        if isinstance(held, set):
+            held.discard(key)
+        if not isinstance(held, set) or not held:
+            del self._groups[group]
 
     def keys(self) -> list[Any]:
         """Return every key held."""
@@ -137,5 +177,6 @@ class MemoryCache(BaseCache):
 def _size(value: Any) -> int:
     if isinstance(value, Entry):
         verdicts = 0 if value.verdicts is None else value.verdicts.size
-        return len(value.shared) + len(value.etag or "") + len(value.last_modified or "") + verdicts
+        headers = value.etag, value.last_modified, value.cache_control, value.expires
+        return len(value.shared) + sum(len(each) for each in headers if each) + verdicts
     return len(value) if isinstance(value, bytes | str) else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import count
 from types import TracebackType
@@ -20,6 +20,7 @@ from yarl import URL
 from models.documents import Body
 from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
 from models.source import Limits, Retries, Sources
+from streams.cache.freshness import Head
 from streams.files import share
 from streams.http.auth import Credentials, Signed
 from streams.http.bodies import Bodies
@@ -59,7 +60,9 @@ DNS_NAMES = 1_000
 SLOW = 1.0
 """Seconds: a request that its deadline ends sooner says nothing about the host."""
 
-NOT_MODIFIED = 304
+NOT_MODIFIED, BAD_REQUEST = 304, 400
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods that change nothing (RFC 9110, section 9.2.1)."""
 
 _CONNECTING: dict[str, Any] = {
     "ttl_dns_cache": DNS_TTL,
@@ -75,6 +78,7 @@ class _Redirect(NamedTuple):
     status: int
     location: str
     cookies: Sequence[str]
+    head: Head
 
 
 class Client:
@@ -104,6 +108,8 @@ class Client:
         self.tally = Tally()
         self.bodies = Bodies(max_bytes)
         self.spans: HttpSpans | None = None
+        self.changed: Callable[[str, Mapping[str, str]], None] | None = None
+        """Called with URL and the answer's headers when an upstream has taken a request that is not safe."""
 
     async def __aenter__(self) -> Self:
         secured = Context(protocols=PROTOCOLS)
@@ -202,9 +208,10 @@ class Client:
                 answer = without_validators(answer) if redirects else answer
                 return answer if attempts == 1 else answer._replace(attempts=attempts)
             redirects, answered = redirects + 1, True
+            hop = hop._replace(redirects=(*hop.redirects, answer.head))
             if redirects > terms.redirects:
                 msg = f"{hop.url.host}: more than {terms.redirects} redirects (see MILLRACE_MAX_REDIRECTS)"
-                raise UpstreamError(msg, answer.status)
+                raise _with_trail(UpstreamError(msg, answer.status), hop.redirects)
             if answer.cookies:
                 cookies = cookies or Cookies(terms.credentials)
                 cookies.take(hop.url, answer.cookies)
@@ -225,13 +232,15 @@ class Client:
             said, ok = status_class(answer.status), True
         except AnswerError as error:
             said, ok = result_of(error), blame(error)
+            error.trail = error.trail or hop.redirects
             if isinstance(error, UpstreamError) and error.retry_after is not None:
                 host.hold(error.retry_after)
             raise
         except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             translated = translate(exc, hop.url)
             said, ok = translated.outcome, blame(translated)
-            raise translated from None  # what it quotes may be a secret: the address asked, the line that was no HTTP
+            # Not from it: what it quotes may be a secret, the address asked or the line that was no HTTP.
+            raise _with_trail(translated, hop.redirects) from None
         except asyncio.CancelledError:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
@@ -257,17 +266,21 @@ class Client:
         """Send one request; returns the answer, or status and location of a redirect."""
         session = self._proxied if terms.proxy else self._direct
         options = _options(hop, terms)
+        began = time.monotonic()
         response = await session.request(
             hop.method, signed.url, headers=signed.headers, data=hop.data, allow_redirects=False, **options
         )
+        head = Head(response.status, response.headers, time.monotonic() - began)
         try:
             status = response.status
+            if hop.method not in SAFE and status < BAD_REQUEST and not terms.reads and self.changed is not None:
+                self.changed(str(hop.url), response.headers)
             if status in _REDIRECTS and status not in terms.success and terms.redirects:
                 location = response.headers.get("Location")
                 if not location:
                     msg = f"{hop.url.host} answered {status} without a Location"
                     raise UpstreamError(msg, status)
-                return _Redirect(status, location, response.headers.getall("Set-Cookie", ()))
+                return _Redirect(status, location, response.headers.getall("Set-Cookie", ()), head)
             if status not in terms.success and not (status == NOT_MODIFIED and hop.conditional):
                 error = no_success(hop.url.host or "?", response, terms)
                 if isinstance(error, UpstreamError):
@@ -278,10 +291,10 @@ class Client:
             if terms.credentials is not None and await _tells(body, response.headers, terms.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
                 raise InvalidDocument(msg)
-            return Response(status, body, response.headers)
+            return Response(status, body, response.headers, delay=head.delay, redirects=hop.redirects)
         except AnswerError as error:
             error.headers = chosen(response.headers, terms.response_headers, terms.credentials)
-            raise
+            raise _with_trail(error, (*hop.redirects, head)) from None
         finally:
             response.release()  # closes the connection if the body was not read to its end
 
@@ -305,6 +318,12 @@ def client_of(settings: Settings, sources: Sources | None = None) -> Client:
         max_redirects=settings.max_redirects,
         max_waiting=settings.max_waiting_per_host,
     )
+
+
+def _with_trail(error: AnswerError, trail: tuple[Head, ...]) -> AnswerError:
+    """Return the error of a request that these responses led to."""
+    error.trail = trail
+    return error
 
 
 def _session(connector: aiohttp.TCPConnector, connect: float | None = None) -> aiohttp.ClientSession:

@@ -9,6 +9,7 @@ from yarl import URL
 
 from models import strictjson
 from models.errors import Denied, UpstreamError
+from streams.cache.freshness import Head
 from streams.http.auth import Credentials
 from streams.http.content import accepted
 from streams.http.url import resolve
@@ -26,7 +27,7 @@ _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "c
 class Hop(NamedTuple):
     """What is sent to one address. `own`: it is where the request itself pointed, not elsewhere by a redirect;
     `conditional`: a 304 is an answer, since what it speaks of is at hand. `sent` counts the requests sent for one
-    fetch, if there are traces.
+    fetch, if there are traces. `redirects` has the heads of those that led here.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Hop(NamedTuple):
     own: bool = True
     conditional: bool = False
     sent: Iterator[int] | None = None
+    redirects: tuple[Head, ...] = ()
 
 
 def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str], bytes | None]:
@@ -86,4 +88,4 @@ def redirected(hop: Hop, status: int, location: str, credentials: Credentials | 
             msg = f"{hop.url.host} redirected to another origin with the source's credentials"
             raise Denied(msg)
         headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
-    return Hop(method, target, headers, data, own, sent=hop.sent)
+    return Hop(method, target, headers, data, own, sent=hop.sent, redirects=hop.redirects)

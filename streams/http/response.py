@@ -10,17 +10,24 @@ from typing import NamedTuple
 from multidict import CIMultiDict
 
 from models.documents import Body
+from streams.cache.freshness import Head
 
 
 class Response(NamedTuple):
     """Status (None: a function has none; 304 comes only to who asked for it), body and headers, and the how manieth
-    try it was.
+    try it was. `delay`: the seconds until its head came; `redirects`: the heads of those that led to it.
     """
 
     status: int | None
     body: Body
     headers: Mapping[str, str]
     attempts: int = 1
+    delay: float = 0.0
+    redirects: tuple[Head, ...] = ()
+
+    def trail(self) -> tuple[Head, ...]:
+        """Return the heads of all that led to it, and its own: by these it may be kept."""
+        return (*self.redirects, Head(self.status, self.headers, self.delay))
 
 
 def without_validators(response: Response) -> Response:

@@ -31,7 +31,8 @@ class Terms:
     `timeout` and `tls` are None where the session's own hold, `proxy` where none is used. `repeatable`: a request of
     any method may be sent again. `redirects` are followed at most; at 0 one is an answer like any other.
     `response_headers` of an answer are told (in lower case). `source` is whose terms they are, None for those of a
-    plain URL; `apart`: its host's limits, pauses and breaker are its own.
+    plain URL; `apart`: its host's limits, pauses and breaker are its own. `reads`: requests change nothing, whatever
+    their method.
     """
 
     max_bytes: int
@@ -47,6 +48,7 @@ class Terms:
     response_headers: tuple[str, ...] = ()
     source: str | None = None
     apart: bool = False
+    reads: bool = False
 
 
 def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes]]) -> Terms:
@@ -60,9 +62,11 @@ def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes
         tls=tls_context(source.tls) if source.tls else None,
         proxy=source.proxy or default.proxy,
         source=source.name,
+        # Whose answers are kept is one that reads, such as a search by POST.
+        reads=source.cache.methods_too and source.cache.ttl > 0,
     )
     # A redirect would carry the client's secret elsewhere with the form.
-    for_token = dataclasses.replace(terms, max_bytes=MAX_TOKEN_BYTES, repeatable=True, redirects=0)
+    for_token = dataclasses.replace(terms, max_bytes=MAX_TOKEN_BYTES, repeatable=True, redirects=0, reads=True)
     timeout = None
     if source.connect_timeout or source.read_timeout:
         connect = source.connect_timeout or CONNECT_TIMEOUT

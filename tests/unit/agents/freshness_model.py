@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from email.utils import formatdate
+from math import floor
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ class Says(NamedTuple):
     etag: bool = False
     modified: bool = False
     silent_304: bool = False
+    expires_at: float | None = None
 
     def headers(self, version: int, now: float) -> dict[str, str]:
         """Write them as an upstream would."""
@@ -51,9 +53,19 @@ class Says(NamedTuple):
         }
         return {name: value for name, value in written.items() if value is not None}
 
-    @property
-    def speaks(self) -> bool:
-        return bool(self.directives) or self.expires_in is not None
+    def at(self, now: float) -> Says:
+        """Return it as said at a time: whole seconds, as HTTP's dates have them."""
+        return self if self.expires_in is None else self._replace(expires_at=floor(now + self.expires_in))
+
+    def updated(self, other: Says) -> Says:
+        """Return it as a 304 that says the other updates it: header by header."""
+        silent = other.silent_304
+        return other._replace(
+            directives=self.directives if silent or not other.directives else other.directives,
+            expires_at=self.expires_at if silent or other.expires_at is None else other.expires_at,
+            etag=self.etag or other.etag,
+            modified=self.modified or other.modified,
+        )
 
 
 def modified_at(version: int) -> str:
@@ -68,12 +80,14 @@ class Windows(NamedTuple):
     error: float
 
 
-def windows(says: Says, policy: CachePolicy) -> Windows | None:
-    """Return how long an answer may be used; None: not at all."""
+def windows(says: Says, policy: CachePolicy, now: float) -> Windows | None:
+    """Return how long an answer that came now may be used; None: not at all."""
     said = says.directives
     if says.any_vary or "no-store" in said or "private" in said:
         return None
-    lifetime = next((said[name] for name in ("s-maxage", "max-age") if name in said), says.expires_in)
+    lifetime = next((said[name] for name in ("s-maxage", "max-age") if name in said), None)
+    if lifetime is None and says.expires_at is not None:
+        lifetime = says.expires_at - floor(now)
     fresh = policy.ttl if lifetime is None else min(policy.ttl, max(0, lifetime - (says.age or 0)))
     if "no-cache" in said:
         fresh = 0.0
@@ -87,7 +101,7 @@ def windows(says: Says, policy: CachePolicy) -> Windows | None:
 
 
 class Kept(NamedTuple):
-    """What the model's cache holds: a document, or a failure (`failure` names it) until `until`."""
+    """What the model's cache holds since `at`: a document, or a failure (`failure` names it) until `until`."""
 
     at: float
     version: int = 0
@@ -97,6 +111,10 @@ class Kept(NamedTuple):
     late_hits: int = 0
     failure: str | None = None
     until: float = 0.0
+
+    @property
+    def as_of(self) -> float:
+        return self.at - (self.says.age or 0)
 
     @property
     def fresh_until(self) -> float:
@@ -155,10 +173,10 @@ class Model:
         kept, now = self.kept, self.now
         if max_age == 0:
             return self.fetch(None, "bypass")
-        young = kept is not None and (max_age is None or now - kept.at <= max_age)
+        young = kept is not None and (max_age is None or now - kept.as_of <= max_age)
         if kept is None or not young:
             return self.fetch(kept, "miss", young=False)
-        age = now - kept.at
+        age = now - kept.as_of
         if kept.failure:
             return Got("hit", kept.failure, age)
         if now < kept.fresh_until:
@@ -192,17 +210,16 @@ class Model:
         if isinstance(self.mind, str):
             return self.failed(self.mind, state, young=young and state != "bypass")
         told = self.mind.headers(self.version, self.now)
+        says = self.mind.at(self.now)
         if held is not None and unchanged(validators, told):
-            window = windows(self.mind, self.policy) if self.mind.speaks and not self.mind.silent_304 else held.windows
-            mind, says = self.mind, held.says
-            says = says._replace(etag=says.etag or mind.etag, modified=says.modified or mind.modified)
-            self.keep(held.version, window, says)
-            return Got("revalidated", held.version, 0.0)
-        self.keep(self.version, windows(self.mind, self.policy), self.mind)
-        return Got(state, self.version, 0.0)
+            self.keep(held.version, held.says.updated(says))
+            return Got("revalidated", held.version, float(says.age or 0))
+        self.keep(self.version, says)
+        return Got(state, self.version, float(says.age or 0))
 
-    def keep(self, version: int, window: Windows | None, says: Says) -> None:
+    def keep(self, version: int, says: Says) -> None:
         """What was fetched takes the place of what was kept, also if it is not kept itself."""
+        window = windows(says, self.policy, self.now)
         self.kept = None if window is None else Kept(self.now, version, window, says)
         self.lower = self.kept if self.shared else None
 
@@ -214,7 +231,7 @@ class Model:
         if passing and kept is not None and self.now < max(kept.error_until, kept.revalidate_until):
             if not young or self.now >= kept.error_until:
                 return Got(state, name, None)
-            return Got("stale", kept.version, self.now - kept.at)
+            return Got("stale", kept.version, self.now - kept.as_of)
         if not passing:
             self.kept = self.lower = None
         if remembered and not (passing and state == "bypass"):

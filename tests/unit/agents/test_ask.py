@@ -133,7 +133,7 @@ async def test_an_answer_says_when_it_was_fetched_and_by_which_try(upstream, ask
     before = time.time()
     asked = await asker.ask(wanted(upstream), {}, in_5_seconds(), {})
     assert (asked.answer.outcome, asked.answer.status, asked.answer.document) == ("ok", 200, "one")
-    assert (asked.attempts, asked.answer.attempts, asked.headers["etag"]) == (2, 2, '"1"')
+    assert (asked.attempts, asked.answer.attempts, asked.trail[-1].headers["etag"]) == (2, 2, '"1"')
     assert before <= asked.fetched_at == asked.answer.fetched_at <= time.time()
 
 
@@ -142,7 +142,7 @@ async def test_validators_are_sent_and_304_means_that_it_holds(upstream, asker):
     upstream.says("/", {"status": 304, "headers": {"Cache-Control": "max-age=5"}})
     validators = {"If-None-Match": '"1"', "If-Modified-Since": V1}
     asked = await asker.ask(wanted(upstream), {}, in_5_seconds(), validators)
-    assert (asked.answer, asked.headers["cache-control"]) == (None, "max-age=5")
+    assert (asked.answer, asked.trail[-1].headers["cache-control"]) == (None, "max-age=5")
     assert (upstream.sent("If-None-Match"), upstream.sent("If-Modified-Since")) == (['"1"'], [V1])
 
 
@@ -180,7 +180,7 @@ async def test_a_source_s_function_is_called(asker, upstream):
     sources = Sources({"f": Source("f", call="builtins:dict", params={"a": Param(default=7)})})
     known = know(Request(source="f", schema="", params={"a": 8}), sources)
     asked = await asker.ask(known, {}, in_5_seconds(), {})
-    assert (asked.answer.document, asked.answer.status, asked.headers) == ({"a": 8}, None, {})
+    assert (asked.answer.document, asked.answer.status, asked.trail) == ({"a": 8}, None, ((None, {}, 0.0),))
     assert upstream.seen == []
 
 
@@ -293,7 +293,7 @@ async def test_lines_of_a_header_are_all_there_to_be_read(upstream, asker):
 
     upstream.says("/", twice)
     asked = await asker.ask(wanted(upstream), {}, in_5_seconds(), {})
-    assert asked.headers.getall("cache-control") == ["max-age=60", "private"]
+    assert asked.trail[-1].headers.getall("cache-control") == ["max-age=60", "private"]
 
 
 # -- answers without a body

@@ -156,13 +156,14 @@ async def test_a_miss_is_fetched_loaded_and_kept(enricher_of, cache):
     assert enricher.peek(PLAIN, before) is None
     enriched = await enricher.answer(PLAIN, {})
     assert (enriched.cache, enriched.error) == (b"miss", None)
-    assert before <= enriched.fetched_at <= time.time()
+    assert before <= enriched.as_of <= time.time()
     members = said(enriched)
     assert (members["outcome"], members["status"], members["document"], members["attempts"]) == ("ok", 200, {"n": 7}, 2)
     entry = enricher.peek(PLAIN, time.time())
-    until = enriched.fetched_at + 60
-    assert entry == Entry(enriched.shared, enriched.fetched_at, until, None, until - 12, until, until + 300,
-                          verdicts=Verdicts())  # fmt: skip
+    until = enriched.as_of + 60
+    assert entry == Entry(enriched.shared, enriched.as_of, until, None, until - 12, until, until + 300,
+                          verdicts=Verdicts(), asked_at=entry.asked_at)  # fmt: skip
+    assert before <= entry.asked_at <= enriched.as_of
     assert (len(client.calls), len(cache.memory)) == (1, 1)
 
 
@@ -199,7 +200,7 @@ async def test_all_who_ask_at_once_share_one_fetch(enricher_of):
     answers = await asyncio.gather(*asking)
     assert [enriched.cache for enriched in answers] == [b"miss"] + [b"coalesced"] * 4
     assert len({enriched.shared for enriched in answers}) == 1
-    assert len({enriched.fetched_at for enriched in answers}) == 1
+    assert len({enriched.as_of for enriched in answers}) == 1
     assert len(client.calls) == 1
 
 
@@ -254,7 +255,7 @@ async def test_who_waits_shares_the_error_too(enricher_of, clock, error, repeate
     assert said(answers[0])["error"] == error.describe()
     assert said(answers[0])["attempts"] == 3
     assert said(answers[0]).get("status") == getattr(error, "status", None)
-    assert answers[0].fetched_at is None
+    assert answers[0].as_of is None
     again = await enricher.answer(PLAIN, {})
     assert (again.cache, again.error) == (b"hit" if repeated else b"miss", error)
     assert len(client.calls) == (1 if repeated else 2)
@@ -322,7 +323,7 @@ async def test_a_fault_of_ours_does_not_hold_up_who_waited(enricher_of):
 async def test_the_default_deadline_is_the_worker_s(enricher_of, cache):
     """A request that names no timeout gets the worker's, and a late answer is a retryable error that nobody keeps."""
     enriched = await enricher_of(FakeClient(asyncio.Event()), timeout=0.01).answer(PLAIN, {})
-    assert (enriched.cache, enriched.fetched_at, len(cache.memory)) == (b"miss", None, 0)
+    assert (enriched.cache, enriched.as_of, len(cache.memory)) == (b"miss", None, 0)
     assert said(enriched) == {
         "outcome": "timeout",
         "request": {"method": "GET", "url": URL},
@@ -485,7 +486,7 @@ async def test_the_upstream_says_how_long_its_answer_is_kept(  # noqa: PLR0917  
     client.headers = {"Cache-Control": cache_control} if cache_control else {}
     enricher = enricher_of(client)
     enriched = await enricher.answer(PLAIN, {})
-    moments = (enriched.fetched_at + seconds for seconds in (0, max(0, fresh_for - 0.1), fresh_for + 0.1))
+    moments = (enriched.as_of + seconds for seconds in (0, max(0, fresh_for - 0.1), fresh_for + 0.1))
     found = [enricher.peek(PLAIN, moment) is not None for moment in moments]
     assert found[0] is found[1] is (fresh_for > 0)
     assert found[2] is False

@@ -293,7 +293,7 @@ async def test_an_answer_that_still_holds_is_good_for_as_long_again(
     await ask(enricher, asking(), clock)
     clock.now += 25
     enriched = await enricher.answer(asking(), {})
-    assert (enriched.cache, enriched.fetched_at) == (b"revalidated", clock.now)
+    assert (enriched.cache, enriched.as_of) == (b"revalidated", clock.now)
     assert enriched.shared.endswith(b'"document":"one","attempts":3,"fetched_at":"2027-01-15T08:00:25.000Z"')
     clock.now += 19.9
     assert await ask(enricher, asking(), clock) == ("hit", enriched.shared)
@@ -303,23 +303,29 @@ async def test_an_answer_that_still_holds_is_good_for_as_long_again(
 
 
 async def test_what_a_304_says_of_freshness_holds(enricher: Enricher, upstream: Upstream, clock: Clock) -> None:
-    """RFC 9111, section 4.3.4: and its validators are the new ones."""
-    upstream.answers.extend([says("one", "max-age=20", etag='"1"'), holds("max-age=5", ETag='"2"'), holds()])
+    """RFC 9111, section 4.3.4: header by header, and so do new validators."""
+    old, new = "Thu, 01 Jan 2026 00:00:00 GMT", "Fri, 02 Jan 2026 00:00:00 GMT"
+    upstream.answers.extend([
+        says("one", "max-age=20", etag='"1"'), holds("max-age=5", ETag='"1"', Last_Modified=old), holds(Expires="0"),
+        holds("max-age=7", ETag='"1"', Last_Modified=new),
+    ])  # fmt: skip
     await ask(enricher, asking(), clock)
     clock.now += 25
-    assert (await ask(enricher, asking(), clock))[0] == "revalidated"
-    clock.now += 6
-    assert (await ask(enricher, asking(), clock))[0] == "revalidated"
-    assert upstream.asked[-1][1] == {"If-None-Match": '"2"'}
+    for wait in (6, 6, 8):
+        assert (await ask(enricher, asking(), clock))[0] == "revalidated"
+        clock.now += wait - 2
+        assert (await ask(enricher, asking(), clock))[0] == "hit"
+        clock.now += 2
+    assert upstream.asked[-1][1] == {"If-None-Match": '"1"', "If-Modified-Since": old}
 
 
 async def test_a_304_s_validator_counts_in_any_case(enricher: Enricher, upstream: Upstream, clock: Clock) -> None:
     """Header names are compared without case."""
-    upstream.answers.extend([says("one", "max-age=20", etag='"1"'), holds(etag='"2"'), holds()])
+    upstream.answers.extend([says("one", "max-age=20", last_modified="1"), holds(etag='"2"'), holds()])
     for _ in range(3):
         await ask(enricher, asking(), clock)
         clock.now += 25
-    assert upstream.asked[-1][1] == {"If-None-Match": '"2"'}
+    assert upstream.asked[-1][1] == {"If-None-Match": '"2"', "If-Modified-Since": "1"}
 
 
 async def test_who_waits_for_a_revalidation_shares_it(enricher: Enricher, upstream: Upstream, clock: Clock) -> None:
@@ -329,7 +335,7 @@ async def test_who_waits_for_a_revalidation_shares_it(enricher: Enricher, upstre
     clock.now += 61
     answers = await asyncio.gather(*(enricher.answer(asking(), {}) for _ in range(3)))
     assert [enriched.cache for enriched in answers] == [b"revalidated", b"coalesced", b"coalesced"]
-    assert {enriched.fetched_at for enriched in answers} == {clock.now}
+    assert {enriched.as_of for enriched in answers} == {clock.now}
 
 
 async def test_who_wants_an_answer_now_does_not_ask_for_a_304(
@@ -490,10 +496,12 @@ async def test_a_strict_leader_s_failure_takes_no_stale_answer_from_others(
     ],
 )
 def test_each_kind_of_failure_has_its_own_time(failure: AnswerError, kind: str) -> None:
-    """The source says how long; where it does not, NEGATIVE_TTL."""
+    """The source says how long; where it does not, the worker. What the upstream says holds within the source's."""
     times = dict(zip(NEGATIVE_KINDS, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
-    assert negative_ttl(failure, CachePolicy(negative_ttl=times)) == times[kind]
-    assert negative_ttl(failure, CachePolicy()) == NEGATIVE_TTL
+    own, none = CachePolicy(negative_ttl=times), CachePolicy(ttl=60.0)
+    assert (negative_ttl(failure, own, 9.0, None), negative_ttl(failure, none, 9.0, None)) == (times[kind], 9.0)
+    assert [negative_ttl(failure, own, 9.0, said) for said in (0.0, 0.5, 30.0)] == [0.0, 0.5, times[kind]]
+    assert [negative_ttl(failure, none, 0.0, said) for said in (0.0, 30.0, 600.0)] == [0.0, 30.0, 60.0]
 
 
 # -- several tiers
@@ -510,7 +518,7 @@ async def test_another_worker_s_answer_is_a_hit(upstream: Upstream, clock: Clock
         enricher = enricher_over(upstream, cache)
         enriched = await enricher.answer(asking(), {})
         await settle(enricher)
-        assert (enriched.cache, clock.now - (enriched.fetched_at or 0)) == (state, wait)
+        assert (enriched.cache, clock.now - (enriched.as_of or 0)) == (state, wait)
     assert upstream.calls == 1
 
 

@@ -84,13 +84,13 @@ class World:
         if entry is None:
             found = await self.enricher.answer(known, {})
         else:
-            found = Enriched(entry.shared, b"hit", entry.fetched_at, entry.error)
+            found = Enriched(entry.shared, b"hit", entry.as_of, entry.error)
         while self.enricher._refreshes or self.cache._writes:
             await asyncio.sleep(0)
         members = strictjson.loads(b"{" + found.shared + b"}")
         what = members["document"] if members["outcome"] == "ok" else members["outcome"]
         what = "not_found" if members.get("status") == 404 else what
-        return Got(found.cache.decode(), what, None if found.fetched_at is None else self.model.now - found.fetched_at)
+        return Got(found.cache.decode(), what, None if found.as_of is None else self.model.now - found.as_of)
 
 
 class Turn(NamedTuple):
@@ -138,6 +138,7 @@ MINDS = st.builds(
     etag=st.booleans(),
     modified=st.booleans(),
     silent_304=st.booleans(),
+    expires_at=st.none(),
 ) | st.sampled_from(sorted(FAILURES))
 POLICIES = st.builds(
     CachePolicy,

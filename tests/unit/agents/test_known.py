@@ -13,6 +13,7 @@ from agents.known import (
     MAX_KNOWN_BYTES,
     MAX_PLAIN_BYTES,
     Book,
+    Known,
     check_key,
     cut_id,
     entry_key,
@@ -341,7 +342,7 @@ def test_a_source_is_never_taken_for_a_url():
 def test_only_answers_to_safe_methods_are_kept(method, kept):
     """A request that may change something has no entry in the cache."""
     request = PLAIN._replace(method=method, max_age=3.0)
-    assert know(request) == (request, entry_key(request) if kept else None, 3.0, None, ())
+    assert know(request) == Known(request, entry_key(request) if kept else None, 3.0)
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ TAIL = b',"attempts":1,"fetched_at":"2023-11-14T22:13:20.250Z"'
 SHARED = encode_answer(
     Request(url="http://a/"), Answer("ok", 200, {"n": 7}, has_document=True, attempts=1, fetched_at=NOW)
 )
-ENTRY = fresh_entry(SHARED, NOW, Freshness(60.0, 30.0, 300.0), etag='"1"', last_modified="then")
+ENTRY = fresh_entry(SHARED, NOW, Freshness(60.0, 30.0, 300.0), headers={"ETag": '"1"', "Last-Modified": "then"})
 SAID = Said(encode_verdict(Call("is_prime", "n"), Verdict(True, elapsed=0.1)))
-TIMES = ("fetched_at", "refresh_at", "fresh_until", "revalidate_until", "usable_until")
+TIMES = ("as_of", "refresh_at", "fresh_until", "revalidate_until", "usable_until")
 
 
 def written(shared=SHARED, **changes):
@@ -47,7 +47,7 @@ def written(shared=SHARED, **changes):
 
 def test_times_follow_from_the_fetch():
     """An answer is fresh, then served while it is fetched anew, then instead of a failure; each from its freshness."""
-    assert (ENTRY.fetched_at, ENTRY.fresh_until) == (NOW, NOW + 60)
+    assert (ENTRY.as_of, ENTRY.fresh_until) == (NOW, NOW + 60)
     assert ENTRY.refresh_at == NOW + 60 - 60 * REFRESH_SHARE
     assert (ENTRY.revalidate_until, ENTRY.usable_until) == (NOW + 90, NOW + 360)
     assert fresh_entry(SHARED, NOW, Freshness(60.0, 0.0, 0.0), refresh_ahead=False).refresh_at == NOW + 60
@@ -59,8 +59,8 @@ def test_times_follow_from_the_fetch():
 def test_an_entry_is_kept_as_long_as_it_is_of_use(freshness, last):
     """With a validator it is of use for another hour."""
     assert fresh_entry(SHARED, NOW, Freshness(*freshness)).keep_until == NOW + last
-    for validator in ({"etag": '"1"'}, {"last_modified": "then"}):
-        entry = fresh_entry(SHARED, NOW, Freshness(*freshness), **validator)
+    for validator in ({"ETag": '"1"'}, {"Last-Modified": "then"}):
+        entry = fresh_entry(SHARED, NOW, Freshness(*freshness), headers=validator)
         assert entry.keep_until == NOW + last + REVALIDATE_WITHIN
 
 
@@ -68,7 +68,7 @@ def test_a_failure_lasts_as_long_as_it_is_told_and_is_never_asked_about():
     """It is a hit until then, has no last part in which it is fetched anew, and stands in for nothing."""
     error = UpstreamError("no", 503)
     entry = failed_entry(b'"outcome":"x"', NOW, 5.0, error)
-    assert entry == Entry(b'"outcome":"x"', NOW, NOW + 5, error, NOW + 5)
+    assert entry == Entry(b'"outcome":"x"', NOW, NOW + 5, error, NOW + 5, asked_at=NOW)
     assert (entry.keep_until, entry.validators()) == (NOW + 5, {})
 
 
@@ -115,8 +115,11 @@ def test_what_was_written_is_read(  # noqa: PLR0917  what an entry is made of
     """Whatever document and verdicts hold, the entry comes back as it was, but for what one worker alone knows."""
     answer = Answer("ok", 200, document, has_document=True, attempts=3, fetched_at=fetched_at)
     shared = encode_answer(Request(url="http://a/"), answer)
-    entry = fresh_entry(shared, fetched_at, Freshness(*windows), refresh_ahead=ahead, etag=etag,
-                        last_modified=last_modified, verdicts=Verdicts(said))  # fmt: skip
+    given = {"ETag": etag, "Last-Modified": last_modified, "Cache-Control": "max-age=5", "Expires": "0"}
+    entry = fresh_entry(
+        shared, fetched_at, Freshness(*windows), refresh_ahead=ahead, asked_at=fetched_at - 1, verdicts=Verdicts(said),
+        headers={name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
     failed = Said(b'{"name":"x","error":"boom","elapsed_ms":0.0}', CheckError("boom"), fetched_at + 5)
     known = entry._replace(ask_after=9.0, verdicts=Verdicts({**said, "failed": failed}))
     assert decode_entry(KEY, encode_entry(KEY, known), fetched_at) == entry
@@ -153,7 +156,7 @@ ODD_VERDICTS = (
         {"etag": ...},
         {"last_modified": "\x00"},
         {"last_modified": True},
-        {"fetched_at": NOW + MAX_SKEW + 1},
+        {"as_of": NOW + MAX_SKEW + 1},
         *({"verdicts": verdicts} for verdicts in ODD_VERDICTS),
         *({name: value} for name in TIMES for value in (math.nan, math.inf, -math.inf, None, [], "soon", ...)),
     ],
@@ -178,7 +181,7 @@ def test_a_time_too_large_for_a_float_is_not_read(name):
         {"fresh_until": NOW + 1e300},
         {"revalidate_until": NOW + 59},
         {"usable_until": NOW + 59},
-        {"fetched_at": NOW + 50},
+        {"as_of": NOW + 50},
     ],
 )
 def test_times_that_no_entry_has_are_not_read(changes):
