@@ -21,7 +21,7 @@ from aiokafka import ConsumerRecord
 
 from agents.account import NO_CACHE, Account
 from agents.enrich import Enricher
-from agents.known import Book, Known, salvage_id
+from agents.known import Book, Known, LargeRequest, salvage_id
 from agents.letters import (
     ResultHeaders,
     dead_letter_headers,
@@ -44,6 +44,7 @@ from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
 from streams.kafka.parcel import Headers, Parcel
 from streams.kafka.publisher import Publisher
+from streams.pool import LargeWork
 from streams.pool.admission import Admission
 from streams.settings import Settings
 from streams.tasks import start
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TURN = 50
-"""Requests that the cache does not know after which other tasks get their turn: some 5 ms."""
+TURN = 0.005
+"""Seconds of work on what the cache does not know after which other tasks get their turn."""
 
 _UNTRACED: AbstractContextManager[None] = nullcontext()
 
@@ -74,13 +75,14 @@ class Answerer:
         admission: Admission | None = None,
         *,
         spans: RequestSpans | None = None,
+        large: LargeWork | None = None,
     ) -> None:
         self._results = settings.results_topic
         self._dead_letters = settings.dead_letters_topic
         self._group = settings.group
         self._enricher = enricher
         self._publisher = publisher
-        self._book = Book(sources)
+        self._book = Book(sources, large)
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         hosts = sources.hosts if sources is not None else None
         self.places = Places(settings, self._begin, self._crowd_out, admission=admission, hosts=hosts)
@@ -97,8 +99,7 @@ class Answerer:
 
     async def _take(self, batch: RecordBatch, hits: list[float]) -> None:
         lease = batch.lease
-        now = time.time()
-        missed = 0
+        now, turn = time.time(), time.monotonic()
         for record in batch.records:
             if self._publisher.congested:
                 await self._publisher.pace()
@@ -125,14 +126,34 @@ class Answerer:
                         self.account.add(entry.error.outcome, "hit", elapsed)
                     continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
-                self._refuse(record, lease, batch.received_at, blame(exc, record))
-                continue
-            self._start(Waiting(record, lease, batch.received_at, request_id, known))
-            missed += 1
-            if missed % TURN == 0:
+                await self._take_odd(record, batch, exc)
+            else:
+                self._start(Waiting(record, lease, batch.received_at, request_id, known))
+            if time.monotonic() - turn > TURN:
                 await asyncio.sleep(0)
-                now = time.time()
+                now, turn = time.time(), time.monotonic()
         await self._publisher.pace()
+
+    async def _take_odd(self, record: RequestRecord, batch: RecordBatch, reason: Exception) -> None:
+        """Take a large request, which another process reads, or refuse what is none."""
+        try:
+            if not isinstance(reason, LargeRequest):
+                raise reason  # noqa: TRY301  it ends as what follows may end
+            body_id, known = await self._book.read_large(record.value or b"")
+            item = Waiting(record, batch.lease, batch.received_at, read_id(record, body_id), known)
+        except Exception as exc:  # noqa: BLE001  as for any other
+            self._refuse(record, batch.lease, batch.received_at, blame(exc, record))
+        else:
+            self._start(item)
+
+    async def _known(self, item: Waiting) -> Known:
+        """Return what an item asks for, read again if it was too large to be kept."""
+        if item.known is not None:
+            return item.known
+        try:
+            return self._book.read(item.record.value)[1]
+        except LargeRequest:
+            return (await self._book.read_large(item.record.value or b""))[1]
 
     def _start(self, item: Waiting) -> None:
         """Begin what the cache does not know, or have it wait, or refuse it."""
@@ -158,9 +179,21 @@ class Answerer:
 
     def _crowd_out(self, item: Waiting, error: Overloaded) -> None:
         """Refuse what may not wait, and tell the host's breaker."""
-        known = item.known or self._book.read(item.record.value)[1]
-        self._enricher.overdue(known)
-        self._overload(item._replace(known=known), error)
+        if item.known is not None:
+            self._enricher.overdue(item.known)
+            self._overload(item, error)
+            return
+        task = start(self._crowd_out_large(item, error), "a request", means="it is never answered")
+        item.lease.work.add(task)
+        task.add_done_callback(item.lease.work.discard)
+
+    async def _crowd_out_large(self, item: Waiting, error: Overloaded) -> None:
+        try:
+            known = await self._known(item)
+            self._enricher.overdue(known)
+            self._overload(item._replace(known=known), error)
+        except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
+            self._refuse(item.record, item.lease, item.received_at, blame(exc, item.record))
 
     def _overload(self, item: Waiting, error: AnswerError) -> None:
         """Answer what is not begun. Nothing of it is kept: the next request may find room."""
@@ -179,10 +212,10 @@ class Answerer:
 
     async def _enrich(self, item: Waiting) -> bool:
         """Answer a request; returns whether its host is one that answers."""
-        record, lease, received_at, request_id, known, *_ = item
+        record, lease, received_at, request_id, *_ = item
         try:
             logs.request_id.set(request_id[1:-1].decode())
-            known = known or self._book.read(record.value)[1]
+            known = await self._known(item)
             traced = _UNTRACED if self._spans is None else self._spans.request(record, request_id)
             with kept_until_answered(), traced as span:
                 enriched = await self._enricher.answer(known, sent_along(record, known.request))

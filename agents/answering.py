@@ -49,6 +49,7 @@ class Answering:
         self.client: Client | None = None
         self.caller: Caller | None = None
         self.cache: Cache | None = None
+        self._large: LargeWork | None = None
         self.app.opens(self.open)
         topic = self.app.topic(settings.requests_topic, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="answer")(self.answer)
@@ -71,7 +72,9 @@ class Answering:
         enricher = self.enricher = await self._open_enricher(stack)
         assert self.pool is not None
         spans = None if tracer is None else self._trace(tracer)
-        self.answerer = Answerer(settings, enricher, self.publisher, self.sources, self.pool.admission, spans=spans)
+        self.answerer = Answerer(
+            settings, enricher, self.publisher, self.sources, self.pool.admission, spans=spans, large=self._large
+        )
         settle_memory()
 
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
@@ -85,7 +88,7 @@ class Answering:
         cache = self.cache = await stack.enter_async_context(Cache(tiers))
         named = {name: terms_of(source, client.terms, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        large = await stack.enter_async_context(LargeWork(settings.plugins))
+        large = self._large = await stack.enter_async_context(LargeWork(settings.plugins))
         asker = Asker(client, caller, named, large, self._limit)
         policy = CachePolicy(ttl=freshness_of(tiers))
         enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit,

@@ -5,6 +5,7 @@ has its own id: the id is cut out of the bytes, and what is left is what is know
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,11 +14,13 @@ from models import request as requests
 from models import strictjson
 from models.checks import Call
 from models.errors import InvalidRequest
+from models.large import LARGE
 from models.request import Request
 from models.source import Source, Sources
 from streams.cache.freshness import UNKEYED
 from streams.cache.wishes import read_wishes
 from streams.http.url import normal
+from streams.pool import LargeWork
 
 GENERATION = 16_384
 """Requests kept of each of two generations; the older is dropped when the younger is full."""
@@ -61,19 +64,26 @@ class Known(NamedTuple):
         return self.max_age is not None and (self.min_fresh > 0 or now - (as_of or 0.0) > self.max_age)
 
 
-class Book:
-    """The bounded map from a request's bytes, without its id, to what they say."""
+class LargeRequest(Exception):
+    """A request that would hold up the event loop: `Book.read_large` is for it."""
 
-    def __init__(self, sources: Sources | None = None) -> None:
+
+class Book:
+    """The bounded map from a request's bytes, without its id, to what they say. `large` reads what has many bytes."""
+
+    def __init__(self, sources: Sources | None = None, large: LargeWork | None = None) -> None:
         self._sources = sources or Sources()
+        self._large = large
         self._young: dict[bytes, Known] = {}
         self._old: dict[bytes, Known] = {}
         self._young_bytes = 0
 
     def read(self, value: bytes | None) -> tuple[bytes | None, Known]:
-        """Return the id as JSON, None if the body gives none, and the request. Raises InvalidRequest."""
-        if value is None or len(value) > requests.MAX_BYTES:
-            request_id, rest = None, None  # parse says what is wrong with it
+        """Return the id as JSON, None if the body gives none, and the request. Raises InvalidRequest, LargeRequest."""
+        if value is None or len(value) > LARGE:
+            if self._large is not None and value is not None and len(value) <= requests.MAX_BYTES:
+                raise LargeRequest
+            request_id, rest = None, None  # it is not kept, and parse says what is wrong with it
         else:
             request_id, rest = cut_id(value)
         if rest is not None:
@@ -87,6 +97,12 @@ class Book:
         if rest is not None and parsed_id == request_id and len(rest) <= _worth(request):
             self._remember(rest, known)
         return parsed_id, known
+
+    async def read_large(self, value: bytes) -> tuple[bytes | None, Known]:
+        """Do what `read` does, with what nests in the request left as text. Raises InvalidRequest, InternalError."""
+        assert self._large is not None
+        text, request = pickle.loads(await self._large.run("read a request", value))  # noqa: S301  our own process
+        return None if text is None else strictjson.quote(text), know(request, self._sources)
 
     def _promoted(self, rest: bytes) -> Known | None:
         known = self._old.get(rest)
@@ -194,6 +210,8 @@ def matching(url: str | None = None, source: str | None = None) -> Callable[[byt
 
 def salvage_id(value: bytes | None) -> bytes | None:
     """Return the id, as JSON, that an invalid request gives all the same, so that its sender knows the result."""
+    if value is not None and len(value) > LARGE:
+        return cut_id(value)[0]
     try:
         members = strictjson.loads(value or b"")
         text = members["id"]

@@ -20,6 +20,7 @@ from agents.known import Known
 from agents.line import Line, kind_of
 from models.errors import Overloaded
 from models.source import Limits
+from models.strictjson import Raw
 from streams.kafka.lease import Lease
 from streams.pool.admission import Admission
 from streams.settings import LARGE, Settings
@@ -203,9 +204,9 @@ class Places:
 
 def weight_of(value: bytes, known: Known) -> int:
     """Return the bytes of memory that a request takes while it is being answered, roughly: its text, and again what it
-    sends; of a body that is no string, also its values.
+    sends; of a body that is no text, also its values.
     """
     weight = 2 * len(value)
-    if not isinstance(known.request.body, str):
+    if not isinstance(known.request.body, str | Raw):
         weight += TREE * sum(value.count(mark) for mark in (b",", b":", b"[", b"{"))
     return weight

@@ -5,13 +5,18 @@ takes 20 to 200 ms, in which nothing else is done, in a thread as well. `models/
 from __future__ import annotations
 
 import gc
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from models import documents
+from models import request as requests
 from models.errors import AnswerError, InternalError, InvalidDocument
 from models.result import is_shared, too_large
+from models.schema import kind
+from models.strictjson import Raw
 
 LARGE = 64 << 10
 """Bytes of JSON from which on it is left to another process: some milliseconds of the event loop."""
@@ -30,7 +35,24 @@ def _is_shared(shared: bytes) -> bytes:
     return b"true" if is_shared(shared) else b"false"
 
 
-TASKS: Mapping[str, Callable[..., bytes]] = {"load a document": _load, "look at an entry": _is_shared}
+def _read_request(value: bytes) -> bytes:
+    """Read a request; what nests in it stays text, which is all that its worker needs of it."""
+    request_id, request = requests.parse(value)
+    checks = tuple(replace(call, args=_as_text(call.args)) for call in request.checks)
+    request = request._replace(params=_as_text(request.params), body=_text_of(request.body), checks=checks)
+    return pickle.dumps((request_id, request._replace(headers=dict(request.headers))), pickle.HIGHEST_PROTOCOL)
+
+
+def _as_text(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _text_of(value) for name, value in values.items()}
+
+
+def _text_of(value: Any) -> Any:
+    return Raw(value, kind(value)) if isinstance(value, list | dict) else value
+
+
+TASKS: Mapping[str, Callable[..., bytes]] = {"load a document": _load, "look at an entry": _is_shared,
+                                             "read a request": _read_request}  # fmt: skip
 """What can be done, by name: no check has a name with a blank. Bytes come back."""
 
 

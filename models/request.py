@@ -27,6 +27,8 @@ MAX_TIMEOUT = 300.0
 """Seconds that a request may ask for: an unfinished one holds its partition's commit point."""
 MAX_CHECKS = 64
 """Checks that one request may name."""
+MAX_PATTERNS = 8
+"""Different regular expressions among them: a worker looks at each before it begins, in 2 ms at most."""
 MAX_HEADERS = 64
 """Headers that one request may carry."""
 MAX_HEADER_VALUE = 8192
@@ -205,6 +207,8 @@ class Checks(fields.Field[tuple[Call, ...]]):
             _refuse(f"must be an array of checks, not {kind(value)}")
         if len(value) > MAX_CHECKS:
             _refuse(f"{len(value)} checks; at most {MAX_CHECKS} are taken")
+        if len({str(pattern) for each in value if (pattern := _pattern_of(each)) is not None}) > MAX_PATTERNS:
+            _refuse(f"more than {MAX_PATTERNS} different regular expressions")
         calls: list[Call] = []
         wrong: dict[int, Any] = {}
         for position, item in enumerate(value):
@@ -215,6 +219,11 @@ class Checks(fields.Field[tuple[Call, ...]]):
         if wrong:
             raise ValidationError(wrong)
         return tuple(calls)
+
+
+def _pattern_of(item: Any) -> Any:
+    args = item.get("args") if isinstance(item, dict) and item.get("name") == "regex" else None
+    return args.get("pattern") if isinstance(args, dict) else None
 
 
 class _CheckSchema(StrictSchema):

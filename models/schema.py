@@ -8,6 +8,8 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_dump
 
+from models.strictjson import Raw
+
 _Data = dict[str, Any]
 
 
@@ -76,7 +78,7 @@ def kind(value: Any) -> str:
             return "a string"
         case list():
             return "an array"
-    return "an object"
+    return value.kind if isinstance(value, Raw) else "an object"
 
 
 def flatten(messages: Any) -> list[str]:

@@ -7,6 +7,7 @@ double would change, which is a float to all the world but for `str`, `dumps(exa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -28,6 +29,8 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 # Stands in a JSON string for a number that the encoder cannot write; nobody outside can know it.
 _MARK = f"number {secrets.token_hex(8)} "
 _MARKED = re.compile(f'"{_MARK}([-+.0-9Ee]+)"')
+_RAW_MARK = f"raw {secrets.token_hex(8)} "
+_MARKED_RAW = re.compile(f'"{_RAW_MARK}([0-9]+)"'.encode())
 # Strings, and whatever stands between blanks outside of them.
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^" \t\r\n]+')
 _BLANK = re.compile(rb"[ \t\r\n]")
@@ -62,6 +65,27 @@ class NegativeZero(int):
 
     def __str__(self) -> str:
         return self.text
+
+
+class Raw:
+    """A value as its text, read elsewhere: written as it is by `dumps`, and by its digest by `canonical`."""
+
+    __slots__ = ("digest", "kind", "text")
+
+    def __init__(self, value: Any, kind: str) -> None:
+        self.text = dumps(value, exact=True)
+        self.digest = hashlib.blake2b(canonical(value), digest_size=20).hexdigest()
+        self.kind = kind
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Raw) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def read(self) -> Any:
+        """Return the value."""
+        return loads(self.text, exact=True)
 
 
 class NotUtf8(ValueError):
@@ -104,13 +128,15 @@ def dumps(value: Any, *, exact: bool = False) -> bytes:
 
     A Decimal is written with its digits; a `Number` too if `exact`, which takes a look at each value.
     """
-    text = _encode(_marked(value) if exact else value)
-    return (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
+    raw: list[bytes] = []
+    text = _encode(_marked(value, raw) if exact else value)
+    data = (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
+    return _MARKED_RAW.sub(lambda found: raw[int(found[1])], data) if raw else data
 
 
 def canonical(value: Any) -> bytes:
     """Encode with the keys of every object sorted, digits as they are: the same bytes for the same value."""
-    return dumps(_ordered(value), exact=True)
+    return dumps(_ordered(value), exact=True)  # values that were read elsewhere have their digest instead
 
 
 def compact(data: bytes) -> bytes:
@@ -125,20 +151,27 @@ def quote(text: str) -> bytes:
 
 
 def _ordered(value: Any) -> Any:
+    if isinstance(value, Raw):
+        return {"": value.digest}
     if isinstance(value, Mapping):
         return {key: _ordered(value[key]) for key in sorted(value)}
     return [_ordered(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _marked(value: Any) -> Any:
-    """Return a value with every `Number` in it as a text that `dumps` makes a number of again."""
+def _marked(value: Any, raw: list[bytes]) -> Any:
+    """Return a value with every `Number` in it as a text that `dumps` makes a number of again, and every `Raw` as one
+    that it finds in `raw`.
+    """
     match value:
         case Number() | NegativeZero():
             return _MARK + value.text
         case Mapping():
-            return {key: _marked(each) for key, each in value.items()}
+            return {key: _marked(each, raw) for key, each in value.items()}
         case list() | tuple():
-            return [_marked(each) for each in value]
+            return [_marked(each, raw) for each in value]
+        case Raw():
+            raw.append(value.text)
+            return f"{_RAW_MARK}{len(raw) - 1}"
     return value
 
 

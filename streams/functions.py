@@ -20,6 +20,7 @@ from models import strictjson
 from models.documents import Body
 from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, Unreachable, UpstreamError
 from models.source import REQUIRED, Limits, Param, Source
+from models.strictjson import Raw
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_before_next
@@ -177,7 +178,8 @@ class Caller:
 def _ended(function: Callable[..., Any], params: Mapping[str, Any]) -> tuple[Any, BaseException | None]:
     """Call a function and return what it returned or raised: neither its exit nor its StopIteration is the pool's."""
     try:
-        return function(**params), None
+        values = {name: value.read() if isinstance(value, Raw) else value for name, value in params.items()}
+        return function(**values), None
     except BaseException as exc:  # noqa: BLE001  foreign code, in a thread that is ours
         return None, exc
 

@@ -76,6 +76,8 @@ def run(name: str, value: Any, args: Mapping[str, Any]) -> Verdict:
             value = value.read()
         except ValueError as exc:
             return Verdict(error=str(exc), elapsed=time.perf_counter() - started)
+    if any(isinstance(each, strictjson.Raw) for each in args.values()):
+        args = {each: arg.read() if isinstance(arg, strictjson.Raw) else arg for each, arg in args.items()}
     try:
         answer = _as_json(_ask(name, value, args))
     except BaseException as exc:  # noqa: BLE001  a check is foreign code

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.checks import Unread
+from models.strictjson import Raw
 
 UNSEEN = 0.5
 """Seconds that a check is thought to take before it was seen: little of it is begun at once until more is known."""
@@ -94,7 +95,7 @@ def _note(costs: dict[Any, _Cost], key: Any, seconds: float) -> None:
 
 def size_of(value: Any, arguments: Mapping[str, Any]) -> int | None:
     """Return the class of sizes, each twice the one before, that a call is in; None for one that is not small."""
-    size = MAX_SIZE + 1 if isinstance(value, Unread) else _bytes_of(value, MAX_ITEMS)
+    size = _bytes_of(value, MAX_ITEMS)
     for argument in arguments.values():
         size += _bytes_of(argument, MAX_ITEMS)
     return size.bit_length() if size <= MAX_SIZE else None
@@ -104,6 +105,8 @@ def _bytes_of(value: Any, items: int) -> int:
     """Return about how many bytes there are to a value, more than MAX_SIZE for one of many items or levels."""
     if isinstance(value, str):
         return len(value)
+    if isinstance(value, Unread | Raw):
+        return MAX_SIZE + 1
     if isinstance(value, int):
         return 8 + value.bit_length() // 8
     if isinstance(value, list | dict):

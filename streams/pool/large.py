@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from models import errors
-from models.errors import AnswerError, InternalError, InvalidDocument, SettingsError
+from models.errors import AnswerError, InternalError, InvalidDocument, InvalidRequest, SettingsError
 from streams.pool.pool import CheckPool
 
 PROCESSES = 1
@@ -31,13 +31,13 @@ class LargeWork:
         await self._stack.aclose()
 
     async def run(self, task: str, *arguments: Any) -> bytes:
-        """Have some work done. Raises the AnswerError that it ends with, InvalidDocument if it takes too long or too
-        much memory, InternalError if there is no process.
+        """Have some work done. Raises the AnswerError that it ends with, InvalidDocument or for a request
+        InvalidRequest if it takes too long or too much memory, InternalError if there is no process.
         """
         pool = self._pool or await self._open()
         verdict = await pool.work(task, arguments)
         if verdict.error is not None:
-            raise _error(verdict.error)
+            raise _error(task, verdict.error)
         done: bytes = verdict.value
         return done
 
@@ -51,11 +51,12 @@ class LargeWork:
             return self._pool
 
 
-def _error(reason: str) -> AnswerError:
+def _error(task: str, reason: str) -> AnswerError:
     name, _, text = reason.partition(": ")
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, AnswerError):
         return kind(text)
     if reason.startswith("no process"):
         return InternalError(reason)
-    return InvalidDocument(f"a body of this size cannot be loaded: that {reason}")
+    kind = InvalidRequest if task == "read a request" else InvalidDocument
+    return kind(f"it is too large to be read: that {reason}")

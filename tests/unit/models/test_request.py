@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 
 from models import request as requests
 from models.checks import Call
+from models.checks.builtin import _pattern
 from models.errors import Denied, InvalidRequest
-from models.request import CONNECTION_HEADERS, MAX_BYTES, MAX_URL, SOURCE_SCHEMA, Request, RequestSchema
+from models.request import CONNECTION_HEADERS, MAX_BYTES, MAX_PATTERNS, MAX_URL, SOURCE_SCHEMA, Request, RequestSchema
 
 URL = "http://example.org/"
 
@@ -471,3 +474,25 @@ def test_a_schema_is_kept_for_each_set_of_known_names():
     for members in ({"url": URL, "method": "GET"}, {"method": "PUT", "url": URL}, {"url": URL}):
         requests.load(members)
     assert requests._schema_for.cache_info().currsize == 2
+
+
+def test_regular_expressions_of_a_request_are_bounded():
+    """Each is compiled before the request begins: eight different ones at most, the same one as often as it likes."""
+
+    def checks(patterns):
+        return {"url": "http://a/", "checks": [{"name": "regex", "args": {"pattern": each}} for each in patterns]}
+
+    requests.load(checks([f"a{number}" for number in range(MAX_PATTERNS)] * 8))
+    with pytest.raises(InvalidRequest, match="more than 8 different regular expressions"):
+        requests.load(checks([f"a{number}" for number in range(MAX_PATTERNS + 1)]))
+
+
+@pytest.mark.parametrize("pattern", [r"\pN{1000}", r"(\pL\pN){30}" * 10, r"(?:\pL{50}){19}", "(" * 400, "[" * 900])
+def test_the_worst_regular_expressions_take_less_than_a_turn(pattern):
+    """As many as a request may have, as bad as they may be, are judged in 20 ms."""
+    _pattern.cache_clear()
+    began = time.thread_time()
+    for number in range(MAX_PATTERNS):
+        with contextlib.suppress(ValueError):
+            _pattern(f"{pattern[:990]}{number}", False)
+    assert time.thread_time() - began < 0.02

@@ -11,17 +11,19 @@ import pytest
 
 from agents.ask import Asker
 from agents.enrich import Enricher
-from agents.known import know
+from agents.known import Book, LargeRequest, know, salvage_id
 from models import documents
 from models.checks import Call
 from models.documents import Body
-from models.errors import InternalError, InvalidDocument, TooLarge
+from models.errors import InternalError, InvalidDocument, InvalidRequest, TooLarge
 from models.large import LARGE
 from models.request import Request
-from models.source import CachePolicy
+from models.source import CachePolicy, Source, Sources
+from models.template import JsonTemplate, UrlTemplate
 from streams.cache.entry import fresh_entry
 from streams.cache.freshness import Freshness
 from streams.cache.front import Cache
+from streams.http.hop import with_body
 from streams.http.response import Response
 from streams.pool import CheckPool, LargeWork
 from streams.tiers import MemoryTier
@@ -193,3 +195,57 @@ async def test_work_that_takes_too_long_is_ended(monkeypatch):
         with pytest.raises(InvalidDocument, match=r"ran longer than 0.5 s$"):
             await work.run("load a document", "endless", (b"{}", "application/json", None), LIMIT)
         assert await work.run("load a document", "text", (b"a", "text/plain", None), LIMIT) == b'"a"'
+
+
+REQUESTS = {
+    "a dense body": b'{"id":"x","url":"http://a/","method":"POST","body":[%b]}' % b",".join([b"[]"] * 340_000),
+    "numbers": b'{"url":"http://a/","method":"POST","body":[%b],"id":"x"}' % b",".join([b"1.10"] * 200_000),
+    "a long text": b'{"id":"x","url":"http://a/","method":"POST","body":"%b"}' % (b"\\n" * 500_000),
+    "dense params": b'{"id":"x","source":"s","params":{"p":[%b]}}' % b",".join([b'{"a":1}'] * 120_000),
+    "dense arguments": b'{"id":"x","url":"http://a/","checks":[{"name":"one_of","args":{"values":[%b]}}]}'
+    % b",".join([b"1.10"] * 200_000),
+    "no JSON": b'{"id":"x","url":"http://a/","body":[%b' % b",".join([b"[]"] * 340_000),
+}
+SOURCES = Sources({"s": Source("s", UrlTemplate("http://a/"), method="POST", body=JsonTemplate({"all": "{p}"}))})
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+async def test_no_request_holds_up_the_event_loop(large, kind):
+    """Whatever a request of 1 MiB holds, it is read elsewhere and in turns of less than 20 ms."""
+    value = REQUESTS[kind]
+    book = Book(SOURCES, large)
+    with pytest.raises(LargeRequest):
+        book.read(value)
+    found, longest = await longest_turn(book.read_large(value))
+    assert longest < LONGEST
+    if isinstance(found, InvalidRequest):
+        assert (kind, salvage_id(value)) == ("no JSON", b'"x"')
+        return
+    request_id, known = found
+    began = time.thread_time()
+    _, data = with_body(known.request.headers, known.request.body)
+    assert time.thread_time() - began < LONGEST
+    assert request_id == b'"x"'
+    plain = Book(SOURCES).read(value)[1].request
+    assert data == with_body(plain.headers, plain.body)[1]
+
+
+async def test_arguments_that_were_left_as_text_are_the_same_where_checks_run(large):
+    """A check gets its arguments as values, however large the request was that gave them."""
+    _, known = await Book(None, large).read_large(REQUESTS["dense arguments"])
+    async with CheckPool(1) as pool:
+        [call] = known.request.checks
+        verdicts = [await pool.submit(call.name, value, call.args) for value in (1.1, 2)]
+    assert [verdict.value for verdict in verdicts] == [True, False]
+
+
+async def test_requests_that_differ_deep_inside_are_kept_apart(large):
+    """The digest of what was left as text is part of the entry's and the check's key."""
+    book = Book(None, large)
+    bodies = [
+        b'{"url":"http://a/","body":{"b":1,"a":[%b]}}' % b",".join([b"1"] * 50_000 + [end]) for end in (b"1", b"2")
+    ]
+    one, other = [(await book.read_large(body))[1] for body in bodies]
+    again = (await book.read_large(bodies[0].replace(b'"b":1,', b"").replace(b"]}}", b'],"b":1}}')))[1]
+    assert one.key != other.key
+    assert one.key == again.key
