@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from aiokafka.record._crc32c import crc as crc32c
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.record.util import decode_varint_py
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 COUNT, ATTRIBUTES, LAST_DELTA = 12, 5, 6
@@ -45,6 +46,16 @@ def changed(raw: bytes, fields: dict[int, int], payload: bytes | None = None) ->
     checked = HEADER.pack(*header)[21:] + body
     header[4] = crc32c(checked)
     return HEADER.pack(*header) + body
+
+
+def bodies(payload: bytes) -> list[int]:
+    """Return where the attributes of each record are: behind its length; a byte of time and the number follow."""
+    found, at = [], 0
+    while at < len(payload):
+        size, body = decode_varint_py(payload, at)
+        found.append(body)
+        at = body + size
+    return found
 
 
 def legacy(codec: int, value: bytes, *, magic: int = 1, key: bytes | None = None) -> bytes:
