@@ -111,7 +111,8 @@ def test_columns_are_aligned_for_people(listed):
     assert near[head.index("arguments") :].startswith("to: number, within: number = 0.5, unit: anything = ")
     assert near[head.index("runs") :].startswith("inline ")
     assert all(row[start - 1] == " " != row[start] for row in rows)
-    assert "A place�with a tab." in done.stdout
+    # Python 3.13 makes the docstring's tab a blank itself.
+    assert ("A place with a tab." if sys.version_info >= (3, 13) else "A place�with a tab.") in done.stdout
 
 
 def test_what_was_refused_is_listed_and_the_rest_too(listed):

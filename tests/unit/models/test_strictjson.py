@@ -138,8 +138,8 @@ def test_measuring_depth_takes_few_steps():
         (b" ", "not JSON: Expecting value"),
         (b"nul", "not JSON: Expecting value"),
         (b"{'a':1}", "not JSON: Expecting property name"),
-        (b'{"a":1,}', "not JSON: .*line 1, column 8"),
-        (b"[1,]", "not JSON: Expecting value"),
+        (b'{"a":1,}', "not JSON: .*line 1, column [78]"),  # of the comma, from Python 3.13 on
+        (b"[1,]", "not JSON: (Expecting value|Illegal trailing comma)"),
         (b"[1] 2", "not JSON: Extra data at line 1, column 5"),
         (b'{\n"a": x}', "not JSON: Expecting value at line 2, column 6"),
         (b'"a', "not JSON: Unterminated string"),
