@@ -181,8 +181,9 @@ def partitions(app: App) -> Iterator[Sample]:
         "rebalances": consumer.rebalances,
         "commits": consumer.commits,
         "commit_failures": consumer.commit_failures,
-        "recalled_records": consumer.recalled + sum(lease.recalled for lease in leases),
-        "untrusted_memos": consumer.untrusted_memos + sum(lease.untrusted for lease in leases),
+        "skipped_offsets": consumer.watch.skipped,
+        "recalled_records": consumer.leases.recalled + sum(lease.recalled for lease in leases),
+        "untrusted_memos": consumer.leases.untrusted + sum(lease.untrusted for lease in leases),
     }
     for name, figure in figures.items():
         yield Sample(f"millrace_{name}", figure, group)

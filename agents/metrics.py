@@ -58,6 +58,8 @@ CATALOGUE = (
     Kind("millrace_commit_failures", "counter", "Commits that Kafka did not take.", GROUP),
     Kind("millrace_recalled_records", "counter",
          "Records not answered again because a former owner had finished them.", GROUP),
+    Kind("millrace_skipped_offsets", "counter",
+         "Offsets that retention or a deletion of records took from the log before they were read.", GROUP),
     Kind("millrace_untrusted_memos", "counter", "Memos of finished work that were not of this log.", GROUP),
     Kind("millrace_unreadable_records", "counter",
          "Records that could not be decoded, or not whole: each has a line in the log.", ("topic",)),

@@ -15,7 +15,7 @@ from models.errors import BrokerError
 from streams.app import App, settle_memory
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings
-from streams.tables.changelogs import changelogs, prepare
+from streams.tables.changelogs import Changelogs, changelogs, prepare
 from streams.tables.mending import Mending
 from streams.tables.recovery import PAUSE, Recovery
 from streams.tables.shelves import Shelves
@@ -39,6 +39,7 @@ class Tabulating:
         self.publisher: Publisher | None = None
         self.tabulator: Tabulator | None = None
         self.recovery: Recovery | None = None
+        self._changelogs: Changelogs | None = None
         self.topics = changelogs(settings)
         self.shelves = Shelves(make_store(settings), self.topics, bounds_of(settings), self._leases)
         self.mending = Mending(settings, self.shelves)
@@ -57,19 +58,30 @@ class Tabulating:
         settings = self.settings
         stack.callback(self.shelves.store.close)
         self.shelves.store.open()
-        found = await prepare(settings)
         name = f"{settings.worker_id}-tables"
         publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.shelves.acknowledged)
         self.publisher = await stack.enter_async_context(publisher)
-        for topic in found:
-            publisher.learn(topic.name, topic.partitions, topic.max_bytes)
-        self._holds(found[0].partitions)
+        try:
+            await self._prepare()
+        except BrokerError as exc:
+            if settings.role != "all":
+                raise
+            logger.warning("no tables for now: %s", exc)  # answering never waits for them: a recovery tries again
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
         means = "tables grow beyond their bounds, and changelogs are not mended"
         tending = keep(self.tabulator.tend, "tending the tables", means=means)
         stack.push_async_callback(end_tasks, tending)
         settle_memory()
+
+    async def _prepare(self) -> Changelogs:
+        """See that the changelogs are there. Raises BrokerError."""
+        found = self._changelogs = await prepare(self.settings)
+        assert self.publisher is not None
+        for topic in found.topics:
+            self.publisher.learn(topic.name, topic.partitions, topic.max_bytes)
+        self._holds(found.partitions)
+        return found
 
     async def recover(self) -> None:
         """Read back what the changelogs have of the partitions just assigned; forget those of others.
@@ -86,6 +98,7 @@ class Tabulating:
         shelves.waiting_for = "recovering from the changelogs"
         while True:
             try:
+                lack = await self._decline(partitions)
                 await self._read_back(partitions)
             except BrokerError as exc:
                 if self.settings.role != "all":
@@ -97,7 +110,19 @@ class Tabulating:
             else:
                 break
         shelves.recovered = partitions
-        shelves.waiting_for = ""
+        shelves.waiting_for = lack
+        if lack:
+            logger.error("%s", lack)
+
+    async def _decline(self, partitions: set[int]) -> str:
+        """Take out partitions that no changelog has one for; returns what they lack."""
+        found = self._changelogs
+        if found is None or not partitions <= set(range(found.covered)):
+            found = await self._prepare()
+        lacking = {partition for partition in partitions if partition >= found.covered}
+        self.app.holder.leases.decline(lacking)
+        partitions -= lacking
+        return found.lack(self.settings.results_topic, lacking) if lacking else ""
 
     async def _read_back(self, partitions: set[int]) -> None:
         settings = self.settings

@@ -119,15 +119,18 @@ class App(faust.App):
         return cast("Consumer", self.consumer)
 
     def readiness(self) -> dict[str, str]:
-        """Say whether the group has given this member its partitions, and whether its leases are taken."""
+        """Say whether Kafka answers, whether the group has given this member its partitions, and whether its leases are
+        taken.
+        """
         if self.should_stop:
             return {"assigned": "stopping"}
+        connected = self.holder.watch.state() if self.started else "starting"
         if not self.started or self.rebalancing or not self.consumer_generation_id:
-            return {"assigned": "waiting for the group's assignment"}
+            return {"connected": connected, "assigned": "waiting for the group's assignment"}
         if len(self.holder.leases) != len(self.holder.assignment()):
-            return {"assigned": "ok", "recovered": "reading the group's commits"}
+            return {"connected": connected, "assigned": "ok", "recovered": "reading the group's commits"}
         committing = "starting" if self.watchdog is None else self.watchdog.state()
-        return {"assigned": "ok", "recovered": "ok", "committing": committing}
+        return {"connected": connected, "assigned": "ok", "recovered": "ok", "committing": committing}
 
     def held_up(self) -> bool:
         """Whether Kafka takes no results: then it is no fault of ours that requests do not finish."""

@@ -84,6 +84,8 @@ def setup_logging(settings: Settings) -> Mask:
     # It calls an ERROR what it tries again; what it gives up on ends the worker, with the reason (`_watch_group`).
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
     logging.getLogger("aiokafka.conn").addFilter(_is_unsaid)
+    # A commit that waits for Kafka makes Faust's timers late: whoever reads that can do nothing about it.
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)
     return mask
 
 
@@ -93,5 +95,5 @@ def _is_unsaid(record: logging.LogRecord) -> bool:
 
 
 def _is_event(record: logging.LogRecord) -> bool:
-    """Say whether a line is more than a service of Faust's, which we extend, saying that it starts or stops."""
-    return record.levelno >= logging.WARNING or not str(record.msg).startswith("[^")
+    """Say whether a line is more than a service of Faust's, which we extend, saying that it starts, stops or waits."""
+    return record.levelno > logging.WARNING or not str(record.msg).startswith("[^")

@@ -1,7 +1,9 @@
 """Kafka, batch by batch.
 
 lease       our hold on one assigned partition: what is finished, how far the commit may go
-memo        finished work beyond the commit point, written into the commit's metadata
+holdings    the leases of a member: from where each goes on, what is kept of it when it ends
+watch       what becomes of the topics that a consumer is at: made again, cut, gone, out of reach
+memo        which topic a commit is of, and finished work beyond the commit point, written into the commit's metadata
 transport   the Faust transport that hands an agent a run of records as one event
 batch       the run of records that is one event, and its topic
 thread      the thread that polls, commits and belongs to the group

@@ -25,6 +25,14 @@ class RecordBatch(NamedTuple):
     received_at: float
 
 
+def size_of(record: ConsumerRecord[bytes, bytes]) -> int:
+    """Return the bytes of a record's key, value and headers."""
+    size: int = record.serialized_key_size + record.serialized_value_size
+    for name, content in record.headers:
+        size += len(name) + len(content or b"")
+    return size
+
+
 class BatchTopic(faust.Topic):
     """A topic whose events carry record batches; anything else (changelogs) is decoded as ever."""
 

@@ -7,16 +7,24 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
+import aiokafka.client
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+from aiokafka.protocol.metadata import MetadataRequest
 
 from models.errors import AccessError, BrokerError, SettingsError
 from streams.kafka import fetched  # noqa: F401  no consumer is opened without it
 from streams.kafka.token import Provider, TokenError
 from streams.settings import Kafka
 from streams.tls import Context
+
+METADATA_AGE = 10.0
+"""Seconds after which brokers, partitions and leaders are asked for again: partitions added are seen within them."""
+# A consumer that looks for a deleted topic would make it anew, with the default of partitions, where brokers do that:
+# whoever makes it properly is then told that it exists.
+aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
 CONNECT_HINT = "is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
 

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import base64
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from aiokafka.errors import CoordinatorNotAvailableError, GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.protocol.admin import DescribeGroupsResponse_v3
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.coordination import FindCoordinatorRequest
-from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
+from aiokafka.protocol.types import (
+    AbstractType,
+    Array,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    String,
+    TaggedFields,
+)
 
 from models.errors import AccessError
 from streams.kafka.door import Door
+from streams.kafka.memo import Identity
 from streams.settings import Kafka
 
 READ, WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS, IDEMPOTENT_WRITE = 3, 4, 5, 8, 10, 12
@@ -24,6 +38,8 @@ UNKNOWN = -(1 << 31)
 MAX_OPERATIONS = 31
 MAX_STRING = (1 << 15) - 1
 """Bytes of a string on the wire."""
+NO_ID = bytes(16)
+"""The id of a topic that has none: its broker is older than 2.8, or no Kafka."""
 
 
 class Broker(NamedTuple):
@@ -44,13 +60,16 @@ class Partition(NamedTuple):
 
 
 class Topic(NamedTuple):
-    """A topic; `granted` is None where the broker does not say, `visible` whether we may know of it at all."""
+    """A topic; `granted` is None where the broker does not say, `visible` whether we may know of it at all, `id` is
+    empty where it has none.
+    """
 
     name: str
     exists: bool
     visible: bool
     partitions: tuple[Partition, ...]
     granted: frozenset[int] | None
+    id: str = ""
 
 
 class Cluster(NamedTuple):
@@ -61,7 +80,17 @@ class Cluster(NamedTuple):
     granted: frozenset[int] | None
 
 
-class _MetadataResponse(Response):
+class _Uuid(AbstractType[bytes]):
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return value
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> bytes:
+        return data.read(len(NO_ID))
+
+
+class _Metadata8Response(Response):
     API_KEY, API_VERSION = 3, 8
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
@@ -80,23 +109,65 @@ class _MetadataResponse(Response):
     )  # fmt: skip
 
 
-class _MetadataStruct(RequestStruct):
+class _Metadata8(RequestStruct):
     API_KEY, API_VERSION = 3, 8
-    RESPONSE_TYPE = _MetadataResponse
+    RESPONSE_TYPE = _Metadata8Response
     SCHEMA = Schema(
         ("topics", Array(String("utf-8"))), ("allow_auto_topic_creation", Boolean),
         ("cluster_operations", Boolean), ("topic_operations", Boolean),
     )  # fmt: skip
 
 
-class _MetadataRequest(Request[_MetadataStruct]):
+class _Metadata10Response(Response):
+    """The first version with topic ids (KIP-516, Kafka 2.8)."""
+
+    API_KEY, API_VERSION = 3, 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("brokers", CompactArray(
+            ("node_id", Int32), ("host", CompactString("utf-8")), ("port", Int32), ("rack", CompactString("utf-8")),
+            ("tags", TaggedFields),
+        )),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        ("topics", CompactArray(
+            ("error_code", Int16), ("name", CompactString("utf-8")), ("id", _Uuid), ("is_internal", Boolean),
+            ("partitions", CompactArray(
+                ("error_code", Int16), ("partition", Int32), ("leader", Int32), ("leader_epoch", Int32),
+                ("replicas", CompactArray(Int32)), ("isr", CompactArray(Int32)),
+                ("offline_replicas", CompactArray(Int32)), ("tags", TaggedFields),
+            )),
+            ("authorized_operations", Int32), ("tags", TaggedFields),
+        )),
+        ("authorized_operations", Int32),
+        ("tags", TaggedFields),
+    )  # fmt: skip
+
+
+class _Metadata10(RequestStruct):
+    API_KEY, API_VERSION = 3, 10
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _Metadata10Response
+    SCHEMA = Schema(
+        ("topics", CompactArray(("id", _Uuid), ("name", CompactString("utf-8")), ("tags", TaggedFields))),
+        ("allow_auto_topic_creation", Boolean), ("cluster_operations", Boolean), ("topic_operations", Boolean),
+        ("tags", TaggedFields),
+    )  # fmt: skip
+
+
+class _MetadataRequest(Request[_Metadata8 | _Metadata10]):
     API_KEY = 3
 
-    def __init__(self, topics: list[str]) -> None:
-        self._topics = topics
+    def __init__(self, topics: Collection[str], *, operations: bool = False) -> None:
+        self._topics = sorted(topics)
+        self._operations = operations
 
-    def build(self, struct: type[_MetadataStruct]) -> _MetadataStruct:
-        return struct(self._topics, False, True, True)  # noqa: FBT003  in the order of the schema
+    def build(self, struct: type[_Metadata8 | _Metadata10]) -> _Metadata8 | _Metadata10:
+        asked = self._operations
+        if struct is _Metadata8:
+            return struct(self._topics, False, asked, asked)  # noqa: FBT003  in the order of the schema
+        topics: list[Any] = [(NO_ID, name, {}) for name in self._topics]
+        return struct(topics, False, asked, asked, {})  # noqa: FBT003  in the order of the schema
 
 
 class _GroupsStruct(RequestStruct):
@@ -117,19 +188,40 @@ class _GroupsRequest(Request[_GroupsStruct]):
 
 async def survey(door: Door, topics: Collection[str]) -> Cluster | None:
     """Return brokers and these topics, none of which is made by asking; None if the broker is too old to say."""
-    if not _takes(door, _MetadataStruct):
+    if not (_takes(door, _Metadata8) or _takes(door, _Metadata10)):
         return None
-    answer = await door.ask(_MetadataRequest(sorted(topics)))
+    answer = await door.ask(_MetadataRequest(topics, operations=True))
     return Cluster(
         tuple(Broker(*each[:3]) for each in answer.brokers),
-        {each[1]: _topic(*each) for each in answer.topics},
+        {topic.name: topic for topic in _topics(answer)},
         _operations(answer.authorized_operations),
     )
 
 
-def _topic(error: int, name: str, _: bool, partitions: Any, operations: int) -> Topic:  # noqa: FBT001  the schema's
-    found = tuple(Partition(each[1], each[2], len(each[4]), len(each[5])) for each in partitions)
-    return Topic(name, not error, error != TopicAuthorizationFailedError.errno, found, _operations(operations))
+def _topics(answer: Any) -> Iterator[Topic]:
+    fields = answer.SCHEMA.fields[4].array_of.names
+    for values in answer.topics:
+        each = dict(zip(fields, values, strict=True))
+        error = each["error_code"]
+        yield Topic(
+            each["name"], not error, error != TopicAuthorizationFailedError.errno,
+            tuple(Partition(found[1], found[2], len(found[4]), len(found[5])) for found in each["partitions"]),
+            _operations(each["authorized_operations"]),
+            "" if each.get("id", NO_ID) == NO_ID else base64.urlsafe_b64encode(each["id"]).decode().rstrip("="),
+        )  # fmt: skip
+
+
+async def identify(ask: Callable[[Any], Awaitable[Any]], topics: Collection[str]) -> Mapping[str, Identity | None]:
+    """Return which topics these names are now, None for one that does not exist; none is made by asking.
+
+    `ask` sends a request to a broker, whichever, and returns its answer. Raises what it raises.
+    """
+    try:
+        answer = await ask(_MetadataRequest(topics))
+    except NotImplementedError:  # a broker too old to say
+        return {name: Identity("", "") for name in topics}
+    cluster = answer.cluster_id or ""
+    return {topic.name: Identity(cluster, topic.id) if topic.exists else None for topic in _topics(answer)}
 
 
 async def granted_on_group(kafka: Kafka, door: Door, group: str) -> frozenset[int] | None:

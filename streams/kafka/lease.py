@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from streams.kafka import memo
-from streams.kafka.memo import Memo, UntrustedMemo
+from streams.kafka.memo import Identity, Memo, UntrustedMemo
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ class Record(Protocol):
 R = TypeVar("R", bound=Record)
 SPARE = 1_024
 """Finished records among the unfinished ones that are kept until they are swept out together."""
+UNKNOWN = Identity("", "")
+UNLIMITED = 1 << 62
+TRIED = 16
+"""Commits that a lease remembers to have sent."""
 
 
 class CommitPoint(NamedTuple):
@@ -49,19 +53,25 @@ class Lease:
     starts work on a delivered record: a drain waits for what was begun, not for what was only delivered. `work`
     holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
     the broker last took, `resumed` where that was when the lease began, `finished` how many were finished, `end`
-    where the log ended when last heard of. `bytes` is the size of the large records that are unfinished, `unremembered`
-    how many finished ones the metadata had no room for when it was last written.
+    where the log ended when last heard of, `identity` which topic it is of. `anew` says that what was committed, or
+    read by a lease before, is of a former topic of this name: nothing is committed then before something is finished.
+    `tried` are the last offsets of which a commit was sent, whatever became of it. `bytes` is the size of the large
+    records that are unfinished, `unremembered` how many finished ones the metadata had no room for when it was last
+    written.
     """
 
     __slots__ = (
         "_count", "_delivered", "_drained", "_large", "_last", "_memo", "_metadata", "_unfinished", "_waiting", "alive",
-        "begun", "bytes", "committed", "draining", "end", "finished", "group", "partition", "point", "position",
-        "recalled", "resumed", "topic", "unremembered", "untrusted", "work",
+        "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group", "identity", "partition", "point",
+        "position", "recalled", "resumed", "topic", "tried", "unremembered", "untrusted", "work",
     )  # fmt: skip
 
     def __init__(
-        self, group: str, topic: str, partition: int, *, position: int | None = None, metadata: str = ""
-    ) -> None:
+        self, group: str, topic: str, partition: int, identity: Identity = UNKNOWN, *, position: int | None = None,
+        metadata: str = "", anew: bool = False,
+    ) -> None:  # fmt: skip
+        self.identity = identity
+        self.anew = anew
         self.group = group
         self.topic = topic
         self.partition = partition
@@ -71,6 +81,7 @@ class Lease:
         self.begun = 0
         self.resumed = position
         self.committed = None if position is None else CommitPoint(position, metadata)
+        self.tried: deque[int] = deque(maxlen=TRIED)
         self.work: set[asyncio.Task[Any]] = set()
         self.recalled = 0
         self.untrusted = 0
@@ -97,7 +108,7 @@ class Lease:
     @property
     def owner(self) -> str:
         """Return what a commit's metadata is signed with, so that no other partition's is taken for ours."""
-        return f"{self.group}/{self.topic}/{self.partition}"
+        return memo.owner(self.group, self.topic, self.partition)
 
     @property
     def taking(self) -> bool:
@@ -212,15 +223,31 @@ class Lease:
 
     def commit_point(self) -> CommitPoint | None:
         """Return what may be committed now; None as long as no position is known."""
-        if self.point is None or self._metadata:  # nothing was read yet: what the former owner wrote still holds
-            return None if self.point is None else CommitPoint(self.point, self._metadata)
+        if self.point is None or (self.anew and not self.finished):
+            return None
+        return self._known(memo.METADATA_LIMIT)
+
+    def knowledge(self) -> CommitPoint | None:
+        """Return all that is finished in the form of a commit, longer perhaps than a broker would take."""
+        return None if self.point is None else self._known(UNLIMITED)
+
+    def skip_to(self, position: int) -> None:
+        """Go on at an offset beyond what was delivered: what lies between is gone from the log."""
+        self._metadata = ""
+        self.position = position
+        self._advance()
+
+    def _known(self, limit: int) -> CommitPoint:
+        assert self.point is not None
+        if self._metadata:  # nothing was read yet: what the former owner wrote still holds
+            return CommitPoint(self.point, self._metadata if limit == UNLIMITED else memo.cut(self._metadata))
         anchor = self._delivered[0][:2] if self._delivered else self._last if self._memo is not None else None
         self.unremembered = 0
         if anchor is None or (self._memo is None and self.uncommitted == len(self._unfinished)):
-            return CommitPoint(self.point, "")
+            return CommitPoint(self.point, memo.sign(self.owner, self.identity))
         offset, timestamp = anchor
         ranges = list(self._finished_ranges(offset))
-        metadata = memo.encode(self.owner, offset, timestamp, ranges)
+        metadata = memo.encode(self.owner, self.identity, offset, timestamp, ranges, limit=limit)
         self.unremembered = sum(stop - start for start, stop in ranges[memo.length(metadata) :])
         return CommitPoint(offset, metadata)
 
@@ -276,18 +303,10 @@ class Lease:
 
     def _trusted_memo(self, first: Record | None, end: int | None) -> Memo | None:
         metadata, self._metadata = self._metadata, ""
+        anchor = None if first is None else (first.offset, first.timestamp)
         try:
-            found = memo.decode(self.owner, self.point or 0, metadata)
-            if found is None:
-                return None
-            if first is None or first.offset != self.point or first.timestamp != found.timestamp:
-                msg = "the record at the commit point is another one"
-                raise UntrustedMemo(msg)  # noqa: TRY301  one place counts and reports
-            if end is not None and found.end() > end:
-                msg = f"it claims offsets up to {found.end()}, the log ends at {end}"
-                raise UntrustedMemo(msg)  # noqa: TRY301
+            return memo.trusted(self.owner, self.identity, self.point or 0, metadata, anchor=anchor, end=end)
         except UntrustedMemo as exc:
             self.untrusted += 1
             logger.warning("%s-%d: the commit's memo is ignored: %s", self.topic, self.partition, exc)
             return None
-        return found

@@ -1,15 +1,18 @@
-"""What a commit's metadata remembers: the offsets beyond the commit point that are finished.
+"""What a commit's metadata remembers: which topic it was made for, and what beyond the commit point is finished.
 
 A commit point can only say "everything before me is done". One slow request would make a thousand finished ones
 behind it repeat after a crash, so the commit's metadata string (KIP-211 keeps it as long as the offset) lists
 what is finished beyond it. Format, ASCII:
 
-    mr1 <owner> <timestamp> <gap>+<run>,<gap>+<run>,…
+    mr2 <owner> <cluster> <topic> [<timestamp> <gap>+<run>,<gap>+<run>,…]
 
-`owner` is a checksum of group, topic and partition. `timestamp` is that of the record at the commit point: a log that
-was truncated or recreated has another record there, and the list is not trusted. Gaps and runs are counts of offsets
-in base 36, from the commit point on. The first gap is 0 when the record at the commit point is finished itself, and
-only stands there to know the log by; else it is unfinished.
+`owner` is a checksum of group, topic and partition, `cluster` one of the cluster's id, `topic` the topic's id
+(KIP-516): a topic that was deleted and made again has another one, and neither point nor list are true of it; nor is
+the list true in a mirror, whose offsets are its own. `timestamp` is that of the record at the commit point: a log that
+was truncated has another record there, and the list is not trusted. Gaps and runs are counts of offsets in base 36,
+from the commit point on. The first gap is 0 when the record at the commit point is finished itself, and only stands
+there to know the log by; else it is unfinished. Version 1 named no topic: its list is not trusted. Where topics have no
+ids (brokers before 2.8), nothing is written: what was finished beyond the point is repeated after a crash.
 """
 
 from __future__ import annotations
@@ -19,15 +22,26 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 METADATA_LIMIT = 4096
 """Bytes of metadata that a broker takes by default (`offset.metadata.max.bytes`)."""
 
-_VERSION = "mr1"
+_VERSION = "mr2"
+_FORMER = "mr1 "
 _TIMESTAMP = re.compile(r"[0-9]{1,19}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_SIGNATURE = 4
+"""Words of a signature."""
 _MAX_DIGITS = 13
 """Base-36 digits of the largest offset, 2^63 - 1."""
+
+
+class Identity(NamedTuple):
+    """Which topic a name stands for, by ids; both empty where the broker has none."""
+
+    cluster: str
+    topic: str
 
 
 class UntrustedMemo(ValueError):
@@ -54,15 +68,29 @@ class Memo:
         return place >= 0 and offset < self.ranges[place][1]
 
 
-def encode(owner: str, point: int, timestamp: int, ranges: Iterable[tuple[int, int]]) -> str:
+def owner(group: str, topic: str, partition: int) -> str:
+    """Return what a commit's metadata is signed with, so that no other partition's is taken for it."""
+    return f"{group}/{topic}/{partition}"
+
+
+def encode(
+    owner: str,
+    identity: Identity,
+    point: int,
+    timestamp: int,
+    ranges: Iterable[tuple[int, int]],
+    *,
+    limit: int = METADATA_LIMIT,
+) -> str:
     """Write the metadata for a commit at `point`. Ranges that no longer fit the limit are left out, from the end:
     what they hold is repeated after a crash, no more.
     """
-    if timestamp < 0:  # a record without a timestamp cannot tell one log from another
-        return ""
-    head = f"{_VERSION} {_checksum(owner)} {timestamp} "
+    signature = sign(owner, identity)
+    if not signature or timestamp < 0:  # a record without a timestamp cannot tell one log from another
+        return signature
+    head = f"{signature} {timestamp} "
     parts: list[str] = []
-    room = METADATA_LIMIT - len(head)
+    room = limit - len(head)
     position = point
     for start, stop in ranges:
         part = f"{_base36(start - position)}+{_base36(stop - start)}"
@@ -71,7 +99,7 @@ def encode(owner: str, point: int, timestamp: int, ranges: Iterable[tuple[int, i
             break
         parts.append(part)
         position = stop
-    return head + ",".join(parts) if parts else ""
+    return head + ",".join(parts) if parts else signature
 
 
 def length(metadata: str) -> int:
@@ -79,18 +107,67 @@ def length(metadata: str) -> int:
     return metadata.count("+")
 
 
-def decode(owner: str, point: int, metadata: str) -> Memo | None:
-    """Read a commit's metadata; None if it says nothing. Raises UntrustedMemo for what is not ours or not readable."""
-    if not metadata:
+def sign(owner: str, identity: Identity) -> str:
+    """Return what begins the metadata of each commit for this owner; nothing for a topic without an id."""
+    return f"{_VERSION} {_checksum(owner)} {_checksum(identity.cluster)} {identity.topic}" if identity.topic else ""
+
+
+def cut(metadata: str) -> str:
+    """Return metadata as far as a broker takes it."""
+    return metadata if len(metadata) <= METADATA_LIMIT else metadata[:METADATA_LIMIT].rpartition(",")[0]
+
+
+def signature(metadata: str) -> str:
+    """Return metadata without its list."""
+    return " ".join(metadata.split(" ")[:_SIGNATURE])
+
+
+def is_void(owner: str, identity: Identity, metadata: str) -> bool:
+    """Whether a commit was made for a former topic of this name in this cluster, so that its offset says nothing.
+
+    The offset of a commit that came from another cluster was translated by whoever carried it here.
+    """
+    written, ours = metadata.split(" ")[:_SIGNATURE], sign(owner, identity).split(" ")
+    return len(written) == len(ours) and written[:-1] == ours[:-1] and written[-1] != ours[-1]
+
+
+def decode(owner: str, identity: Identity, point: int, metadata: str) -> Memo | None:
+    """Read a commit's metadata; None if it lists nothing. Raises UntrustedMemo for what is not of this topic or not
+    readable.
+    """
+    if not metadata or metadata.startswith(_FORMER):
         return None
     match metadata.split(" "):
-        case [version, checksum, timestamp, ranges] if version == _VERSION and _TIMESTAMP.fullmatch(timestamp):
-            if checksum != _checksum(owner):
+        case [version, who, cluster, topic, *listed] if version == _VERSION:
+            if who != _checksum(owner):
                 msg = "written for another group, topic or partition"
                 raise UntrustedMemo(msg)
-            return Memo(int(timestamp), tuple(_ranges(point, ranges)))
+            if not topic or (cluster, topic) != (_checksum(identity.cluster), identity.topic):
+                msg = "written in another cluster, or for a former topic of this name"
+                raise UntrustedMemo(msg)
+            match listed:
+                case []:
+                    return None
+                case [timestamp, ranges] if _TIMESTAMP.fullmatch(timestamp):
+                    return Memo(int(timestamp), tuple(_ranges(point, ranges)))
     msg = "not in our format"
     raise UntrustedMemo(msg)
+
+
+def trusted(
+    owner: str, identity: Identity, point: int, metadata: str, *, anchor: tuple[int, int] | None, end: int | None
+) -> Memo | None:
+    """Read a commit's metadata, and see that it fits the log: `anchor` is offset and timestamp of the first record from
+    the commit point on, `end` the log's end, if known. Raises UntrustedMemo.
+    """
+    found = decode(owner, identity, point, metadata)
+    if found is not None and anchor != (point, found.timestamp):
+        msg = "the record at the commit point is another one"
+        raise UntrustedMemo(msg)
+    if found is not None and end is not None and found.end() > end:
+        msg = f"it claims offsets up to {found.end()}, the log ends at {end}"
+        raise UntrustedMemo(msg)
+    return found
 
 
 def _ranges(point: int, text: str) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import aiokafka
+import uvloop
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
@@ -21,15 +22,18 @@ from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     OffsetMetadataTooLargeError,
+    UnknownTopicOrPartitionError,
 )
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams import settings as defaults
-from streams.kafka.client import connection, require_fetching
+from streams.kafka.client import METADATA_AGE, connection, require_fetching
+from streams.kafka.cluster import identify
 from streams.kafka.fetched import release
 from streams.kafka.lease import CommitPoint
+from streams.kafka.memo import Identity, signature
 from streams.tasks import first
 
 logger = logging.getLogger(__name__)
@@ -78,7 +82,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             group_id=app.conf.id,
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # what is gone is counted, see `TopicWatch.resume`
+            metadata_max_age_ms=int(METADATA_AGE * 1000),
             isolation_level="read_committed",
             max_poll_records=MAX_POLL_RECORDS,
             fetch_max_bytes=FETCH_MAX_BYTES,
@@ -149,6 +154,29 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         partitions = [TopicPartition(*tp) for tp in tps]
         return cast("Mapping[TP, OffsetAndMetadata]", await coordinator.fetch_committed_offsets(partitions))
 
+    async def identities(self) -> Mapping[str, Identity | None]:
+        """Return which topics those subscribed to are now, None for one that does not exist."""
+        consumer = self._ensure_consumer()
+        client = consumer._client
+        return await identify(lambda request: client.send(client.get_random_node(), request), consumer.subscription())
+
+    async def outlook(self, tps: Iterable[TP]) -> tuple[Mapping[str, Identity], Mapping[TP, OffsetAndMetadata]]:
+        """Return which topics these partitions are of, asked first, and the group's commits.
+
+        Raises UnknownTopicOrPartitionError if there is no such topic.
+        """
+        identities = {name: identity for name, identity in (await self.identities()).items() if identity is not None}
+        missing = {tp.topic for tp in tps} - identities.keys()
+        if missing:
+            raise UnknownTopicOrPartitionError(*missing)
+        return identities, await self.committed(tps)
+
+    async def span(self, tp: TP) -> tuple[int, int]:
+        """Return the first offset that a log has, and its end."""
+        consumer, place = self._ensure_consumer(), TopicPartition(*tp)
+        begin = await consumer.beginning_offsets([place])
+        return begin[place], (await consumer.end_offsets([place]))[place]
+
     async def ends(self, tps: Iterable[TP]) -> Mapping[TP, int]:
         """Return where the logs end."""
         found = await self._ensure_consumer().end_offsets([TopicPartition(*tp) for tp in tps])
@@ -173,9 +201,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             try:
                 await consumer.commit({TopicPartition(*tp): OffsetAndMetadata(*point) for tp, point in held.items()})
             except OffsetMetadataTooLargeError:  # a broker with a lower limit than the default
-                await consumer.commit({TopicPartition(*tp): OffsetAndMetadata(p.offset, "") for tp, p in held.items()})
+                await consumer.commit({
+                    TopicPartition(*tp): OffsetAndMetadata(point.offset, signature(point.metadata))
+                    for tp, point in held.items()
+                })  # fmt: skip
         except (CommitFailedError, IllegalStateError) as exc:
-            logger.info("commit refused, the group has moved on: %s", exc)
+            logger.info("commit refused, the group has moved on (%s)", type(exc.__cause__ or exc).__name__)
             return False
         except KafkaError as exc:
             logger.warning("commit failed, the next one will carry it: %s: %s", type(exc).__name__, exc)
@@ -213,3 +244,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             await asyncio.wait_for(super().on_thread_stop(), STOP_TIMEOUT)
         except TimeoutError:
             logger.warning("leaving the group took over %g s; the broker will time this member out", STOP_TIMEOUT)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop for the thread."""
+    loop = uvloop.new_event_loop()
+    loop.set_exception_handler(_unheeded)
+    return loop
+
+
+def _unheeded(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Keep to ourselves what became of a commit that was given up: aiokafka shields it, and nobody asks any more."""
+    if isinstance(context.get("exception"), KafkaError):
+        logger.debug("%s: %r", context.get("message"), context["exception"])
+    else:
+        loop.default_exception_handler(context)

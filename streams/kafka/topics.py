@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
@@ -117,6 +117,18 @@ class Admin:
         except AttributeError:  # aiokafka asks the controller: a mock cluster has none, and its own way
             await self.mention(name)
         return True
+
+    async def enlarge(self, name: str, partitions: int) -> None:
+        """Give a topic more partitions. Raises BrokerError."""
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                response = await self._client.create_partitions({name: NewPartitions(partitions)})
+            for _, code, *message in response.topic_errors:
+                if code:
+                    raise for_code(code)(*message)
+        except (KafkaError, TimeoutError) as exc:
+            msg = f"topic {name!r} could not be given {partitions} partitions: {type(exc).__name__}: {exc}"
+            raise BrokerError(msg) from exc
 
     async def _settings(self, name: str) -> dict[str, str]:
         try:

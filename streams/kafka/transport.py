@@ -22,23 +22,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
-import uvloop
-from aiokafka import ConsumerRecord
-from aiokafka.errors import ConsumerStoppedError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from models.errors import AccessError
 from streams import settings as defaults
-from streams.kafka.batch import RecordBatch
+from streams.kafka.batch import RecordBatch, size_of
 from streams.kafka.client import explain
+from streams.kafka.holdings import Holdings
 from streams.kafka.lease import CommitPoint, Lease
-from streams.kafka.thread import ConsumerThread, Polled
-from streams.settings import Settings
+from streams.kafka.thread import ConsumerThread, Polled, new_loop
+from streams.kafka.watch import LOOK_EVERY, TopicWatch
+from streams.settings import Kafka, Settings
 from streams.telemetry.timed import timed
 from streams.telemetry.watchdog import Standing
 
@@ -66,17 +66,16 @@ class Consumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.leases: dict[TP, Lease] = {}
+        self.leases = Holdings(self.app.conf.id)
         self._committing = asyncio.Lock()
-        self.untrusted_memos = 0
-        self.recalled = 0
         self.rebalances = 0
         self.commits = 0
         self.commit_failures = 0
         self.heard = time.monotonic()
+        self.watch = TopicWatch(self._thread, self.leases, self._kafka)
 
     def _new_consumer_thread(self) -> ConsumerThread:
-        thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
+        thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=new_loop())
         thread._close_thread_loop_on_stop = True  # mode leaves a loop that it was given to its giver
         return thread
 
@@ -85,16 +84,26 @@ class Consumer(driver.Consumer):
         """End the worker when the group will not have it (a refused login, ACL or session timeout): aiokafka gives up
         in the background and says so only to whoever polls, which a member without partitions never does.
         """
+        await self._watch(GROUP_CHECK_EVERY, self._look_at_group)
+
+    @Service.task
+    async def _watch_topics(self) -> None:
+        await self._watch(LOOK_EVERY, self.watch.look)
+
+    async def _watch(self, pause: float, look: Callable[[], Awaitable[None]]) -> None:
         while not self.should_stop:
-            await self.sleep(GROUP_CHECK_EVERY)
+            await self.sleep(pause)
             try:
-                await self._thread.call(self._thread.check_group())
-                self.heard = time.monotonic()
-                await self._learn_ends()
+                await look()
             except ConsumerStoppedError:
                 return
             except KafkaError as exc:
-                await self.app.crash(explain(exc, cast("Transport", self.transport).settings.kafka))
+                await self.app.crash(explain(exc, self._kafka))
+
+    async def _look_at_group(self) -> None:
+        await self._thread.call(self._thread.check_group())
+        self.heard = time.monotonic()
+        await self._learn_ends()
 
     async def _learn_ends(self) -> None:
         """Ask where the logs end of which nothing is polled now, because too much is pending: their lag grows."""
@@ -104,6 +113,10 @@ class Consumer(driver.Consumer):
                 ends = await asyncio.wait_for(self._thread.call(self._thread.ends(full)), COMMIT_TIMEOUT)
                 for tp, end in ends.items():
                     full[tp].end = end
+
+    @property
+    def _kafka(self) -> Kafka:
+        return cast("Transport", self.transport).settings.kafka
 
     def standings(self) -> list[Standing]:
         """Return how far each partition is, for the watchdog."""
@@ -140,9 +153,14 @@ class Consumer(driver.Consumer):
             polled = await self._thread.call(self._thread.poll(set(open_), timeout))
         except ConsumerStoppedError:
             raise
+        except NoOffsetForPartitionError:  # aiokafka looked for a commit before we had sought the beginning
+            return
+        except OffsetOutOfRangeError as exc:
+            await self.watch.resume(exc.args[0])
+            return
         except KafkaError as exc:
             if not exc.retriable:
-                raise explain(exc, cast("Transport", self.transport).settings.kafka) from exc
+                raise explain(exc, self._kafka) from exc
             logger.warning("fetching failed, trying again: %s: %s", type(exc).__name__, exc)
             await asyncio.sleep(RETRY_PAUSE)
             return
@@ -196,23 +214,18 @@ class Consumer(driver.Consumer):
         """Take a lease on every partition just assigned, from the group's commit and what it remembers."""
         tps = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
         generation = self.app.consumer_generation_id
-        commits = await self._while_assigned(generation, lambda: self._thread.committed(tps))
-        if commits is None:
+        outlook = await self._while_assigned(generation, lambda: self._thread.outlook(tps))
+        if outlook is None:
             return
-        positions = {tp: commits[tp].offset if tp in commits else None for tp in tps}
-        await self._thread.call(self._thread.seek_all(positions))
+        identities, commits = outlook
+        for tp in self.leases:
+            self.leases.give_up(tp)
+        leases = {tp: self.leases.lease(tp, identities[tp.topic], commits.get(tp)) for tp in tps}
+        await self._thread.call(self._thread.seek_all({tp: lease.position for tp, lease in leases.items()}))
         self.rebalances += 1
         logger.info("assigned: %s", ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(tps)) or "no partition")
-        for lease in self.leases.values():
-            lease.revoke()
         self.leases.clear()
-        for tp in tps:
-            commit = commits.get(tp)
-            self.leases[tp] = Lease(
-                self.app.conf.id, tp.topic, tp.partition,
-                position=None if commit is None else commit.offset,
-                metadata="" if commit is None else commit.metadata,
-            )  # fmt: skip
+        self.leases.update(leases)
 
     async def _while_assigned(self, generation: int, ask: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
         """Ask the broker until it answers; None once another generation or the stop has made that pointless.
@@ -225,9 +238,9 @@ class Consumer(driver.Consumer):
                 return await asyncio.wait_for(self._thread.call(ask()), COMMIT_TIMEOUT)
             except (TimeoutError, KafkaError) as exc:
                 if time.monotonic() > deadline or not getattr(exc, "retriable", True):
-                    await self.app.crash(explain(exc, cast("Transport", self.transport).settings.kafka))
+                    await self.app.crash(explain(exc, self._kafka))
                     return None
-                logger.warning("reading the group's commits failed, trying again: %r", exc)
+                logger.warning("reading the group's commits failed, trying again: %s: %s", type(exc).__name__, exc)
                 await asyncio.sleep(RETRY_PAUSE)
         return None
 
@@ -242,13 +255,12 @@ class Consumer(driver.Consumer):
         drained = await asyncio.gather(*(lease.drain(deadline) for lease in leases))
         late = [lease for lease, done in zip(leases, drained, strict=True) if not done]
         if late:
-            logger.warning("%g s were not enough to finish %s: they will be answered by the next owner",
-                           deadline, late)  # fmt: skip
+            logger.warning("%g s were not enough for %d requests under way in %s: the next owner answers them",
+                           deadline, sum(lease.under_way for lease in late),
+                           ", ".join(f"{lease.topic}-{lease.partition}" for lease in late))  # fmt: skip
         await self.force_commit()
-        for lease in leases:
-            self.recalled += lease.recalled
-            self.untrusted_memos += lease.untrusted
-            lease.revoke()
+        for tp in self.leases:
+            self.leases.give_up(tp)
         if self.app.should_stop:
             self._thread.leave()
 
@@ -268,6 +280,8 @@ class Consumer(driver.Consumer):
             }
             if not points:
                 return False
+            for lease, point in points.values():
+                lease.tried.append(point.offset)
             try:
                 done = await self._commit({tp: point for tp, (_, point) in points.items()})
             except ConsumerStoppedError:
@@ -285,14 +299,6 @@ class Consumer(driver.Consumer):
     @timed(name="commit")
     async def _commit(self, points: Mapping[TP, CommitPoint]) -> bool:
         return await asyncio.wait_for(self._thread.call(self._thread.commit_points(points)), COMMIT_TIMEOUT)
-
-
-def size_of(record: ConsumerRecord[bytes, bytes]) -> int:
-    """Return the bytes of a record's key, value and headers."""
-    size: int = record.serialized_key_size + record.serialized_value_size
-    for name, content in record.headers:
-        size += len(name) + len(content or b"")
-    return size
 
 
 class Transport(driver.Transport):

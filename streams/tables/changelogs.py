@@ -1,12 +1,13 @@
 """The tables' changelogs on Kafka: their names, and making them where the broker lets us.
 
-One a table, compacted, with as many partitions as results have: partition N of each has what counts results' N.
+One a table, compacted, with as many partitions as results have, or more: partition N of each counts results' N.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from models.errors import BrokerError
 from streams.kafka.cluster import require_access
@@ -29,8 +30,31 @@ def changelogs(settings: Settings) -> dict[str, str]:
     return {table: f"{settings.group}-tables-{table}-changelog" for table in TABLES}
 
 
-async def prepare(settings: Settings) -> Sequence[Topic]:
-    """Return the changelogs, made if they were missing. Raises BrokerError saying what to do about what cannot be."""
+class Changelogs(NamedTuple):
+    """The changelogs as they are, and how many partitions results have."""
+
+    topics: Sequence[Topic]
+    partitions: int
+
+    @property
+    def covered(self) -> int:
+        """Return how many partitions of results each changelog has one for."""
+        return min(self.partitions, *(topic.partitions for topic in self.topics))
+
+    def lack(self, results: str, partitions: Collection[int]) -> str:
+        """Say what these partitions of results lack, and what to do about it."""
+        short = [topic for topic in self.topics if topic.partitions < self.partitions]
+        have = ", ".join(f"topic {topic.name!r} has {topic.partitions} partitions" for topic in short)
+        return (
+            f"partitions {', '.join(map(str, sorted(partitions)))} of {results!r} are not counted: {have}, and the "
+            f"broker does not let us add any; give each {self.partitions}, and start this worker again"
+        )
+
+
+async def prepare(settings: Settings) -> Changelogs:
+    """Return the changelogs, made if they were missing, and enlarged if results have more partitions, where the broker
+    lets us. Raises BrokerError saying what to do about what is not there.
+    """
     names = list(changelogs(settings).values())
     group = f"{settings.group}-tables"
     await require_access(settings.kafka, read=[settings.results_topic], groups=[group])
@@ -43,6 +67,8 @@ async def prepare(settings: Settings) -> Sequence[Topic]:
         if not all(name in found for name in names):
             await create(admin, results, [name for name in names if name not in found])
             found = await admin.settled(*names)
+        if await enlarge(admin, results, [found[name] for name in names if name in found]):
+            found = await admin.settled(*names)
     await require_access(settings.kafka, read=names, write=names)
     for name in names:
         topic = found.get(name)
@@ -52,16 +78,28 @@ async def prepare(settings: Settings) -> Sequence[Topic]:
                 "or answer without tables: --role answer"
             )
             raise BrokerError(msg)
-        if topic.partitions != results.partitions:
-            msg = (
-                f"topic {name!r} has {topic.partitions} partitions, {results.name!r} has {results.partitions}: "
-                "they must be as many; delete it, and a worker counts anew from the results that are still there"
-            )
-            raise BrokerError(msg)
         if topic.cleanup is not None and topic.cleanup != "compact":
             logger.warning("topic %r has cleanup.policy=%s: rows that Kafka deletes are missing after a restart",
                            name, topic.cleanup)  # fmt: skip
-    return [found[name] for name in names]
+    return Changelogs([found[name] for name in names], results.partitions)
+
+
+async def enlarge(admin: Admin, results: Topic, topics: Sequence[Topic]) -> bool:
+    """Give changelogs as many partitions as results have, as far as the broker lets us; says whether any was given
+    some: what counts the partitions that were there stays where it is.
+    """
+    given = False
+    for topic in topics:
+        if topic.partitions < results.partitions:
+            try:
+                await admin.enlarge(topic.name, results.partitions)
+            except BrokerError as exc:
+                logger.warning("%s", exc)
+            else:
+                given = True
+                logger.info("topic %s: %d partitions, as many as %s has, were %d",
+                            topic.name, results.partitions, results.name, topic.partitions)  # fmt: skip
+    return given
 
 
 async def create(admin: Admin, results: Topic, names: Sequence[str], replication: int = -1) -> None:

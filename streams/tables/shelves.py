@@ -196,8 +196,9 @@ class Shelves:
         return lease.taking and lease.partition in self.recovered
 
     def forget_if_foreign(self, publisher: Publishes, lease: Lease, first: int) -> Iterator[None]:
-        """Begin a partition anew if its rows are of a topic that was deleted: they count further than its log goes,
-        and reading, at offset `first`, began before the group's commit, or there was none. Yields between slices.
+        """Begin a partition anew if its rows are of a topic that was deleted: its lease says so, or they count further
+        than its log goes, and reading, at offset `first`, began before the group's commit, or there was none. Yields
+        between slices.
 
         Counting on would skip every result of the new one up to there. A log that only lost its end, or whose end is
         known late, is read on from the commit: its rows stay.
@@ -205,9 +206,10 @@ class Shelves:
         newest = {table: self.store.newest(table, lease.partition) for table in self.topics}
         reaches = {table: -1 if row is None else offset_of(row) for table, row in newest.items()}
         reach = max(reaches.values())
-        if lease.end is None or reach < lease.end or (lease.resumed is not None and first >= lease.resumed):
+        fits = lease.end is None or reach < lease.end or (lease.resumed is not None and first >= lease.resumed)
+        if reach < 0 or (fits and not lease.anew):
             return
-        logger.warning("%s-%d ends at offset %d, the tables count up to %d: it is another topic of that name, and they "
+        logger.warning("%s-%d ends at offset %s, the tables count up to %d: it is another topic of that name, and they "
                        "begin anew", lease.topic, lease.partition, lease.end, reach)  # fmt: skip
         shelf = self.of(lease)
         for table in sorted(reaches, key=reaches.__getitem__):  # should this be cut off, the next lease sees it, too

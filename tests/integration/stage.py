@@ -11,15 +11,21 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import DescribeGroupsRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.structs import OffsetAndMetadata
 
-from streams.kafka.memo import decode
+from streams.kafka.cluster import identify
+from streams.kafka.door import Door
+from streams.kafka.memo import Memo, decode
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
 
@@ -242,11 +248,40 @@ class Stage:
             await admin.close()
         return {tp.partition: (each.offset, each.metadata) for tp, each in found.items() if tp.topic == self.requests}
 
+    async def commit(self, commits: Mapping[int, tuple[int, str]]) -> None:
+        """Commit for the group, which must have no members: as a former worker did, or a tool."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers, group_id=self.group, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            tps = {number: TopicPartition(self.requests, number) for number in commits}
+            consumer.assign(list(tps.values()))
+            await consumer.commit({tps[number]: OffsetAndMetadata(*commit) for number, commit in commits.items()})
+        finally:
+            await consumer.stop()
+
+    async def evict(self) -> None:
+        """Take all members out of the group, as a session that ends does."""
+        kafka = Kafka(bootstrap_servers=self.servers)
+        async with Door(kafka) as door:
+            place = await door.ask(FindCoordinatorRequest(self.group, 0))
+            async with Door(kafka, (place.host, place.port)) as coordinator:
+                [group] = (await coordinator.ask(DescribeGroupsRequest([self.group]))).groups
+                for member, *_ in group[5]:
+                    await coordinator.ask(LeaveGroupRequest(self.group, member))
+
+    async def remembered(self) -> dict[int, tuple[int, Memo | None]]:
+        """Return the group's commits: offset, and what is remembered beyond it, by partition."""
+        async with Door(Kafka(bootstrap_servers=self.servers)) as door:
+            identity = (await identify(door.ask, [self.requests]))[self.requests]
+        return {
+            number: (offset, decode(f"{self.group}/{self.requests}/{number}", identity, offset, metadata))
+            for number, (offset, metadata) in (await self.commits()).items()
+        }
+
     async def assert_commits_are_true(self, request_ids: dict[tuple[int, int], str], answered: Iterable[Seen]) -> None:
         """Fail if the group's commits, or what they remember, go past a request without a result."""
         ids = {each.result["id"] for each in answered}
-        for partition, (offset, metadata) in (await self.commits()).items():
-            memo = decode(f"{self.group}/{self.requests}/{partition}", offset, metadata)
+        for partition, (offset, memo) in (await self.remembered()).items():
             for (place, number), name in request_ids.items():
                 claimed = number < offset or (memo is not None and number in memo)
                 assert not (place == partition and claimed and name not in ids), f"{name} is committed, not answered"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from streams.kafka.broker import Apache, Broker
+from streams.kafka.memo import Memo
 from streams.settings import DRAIN_DEADLINE, SHUTDOWN_DEADLINE
 from tests.integration.stage import Stage, Upstream, asked, repeats
 
 COUNT = 2_400
 SLOW_EVERY = 50
 """Every 50th request takes 3 s: 2 %."""
+FREEZE, FREEZE_COUNT = 20.0, 6_750
+"""Seconds that a broker stands still, longer than a session, and requests that there are."""
 pytestmark = pytest.mark.kafka
 
 
@@ -37,13 +41,13 @@ async def test_kill_in_mid_run_loses_nothing_and_repeats_only_what_was_open(
     worker.kill()
     await worker.ended()
     before = await stage.read()
-    commits = await stage.commits()
+    commits = await stage.remembered()
     request_ids = await stage.offsets()
     await stage.assert_commits_are_true(request_ids, before)
 
     await stage.start()
     after = await stage.results_of(ids)
-    remembered = _committed_ids(stage, commits, request_ids)
+    remembered = _committed_ids(commits, request_ids)
     allowed = len({each.result["id"] for each in before} - remembered)
     print(f"\nkill -9: {COUNT - len({e.result['id'] for e in after})} lost, {repeats(after)} repeats; "
           f"{allowed} were finished since the last commit")  # fmt: skip
@@ -52,18 +56,14 @@ async def test_kill_in_mid_run_loses_nothing_and_repeats_only_what_was_open(
     assert len(repeated) == len(remembered), "what a commit remembers was answered again"
 
 
-def _committed_ids(stage: Stage, commits: dict[int, tuple[int, str]], ids: dict[tuple[int, int], str]) -> set[str]:
-    from streams.kafka.memo import decode
-
-    found = set()
-    for partition, (offset, metadata) in commits.items():
-        memo = decode(f"{stage.group}/{stage.requests}/{partition}", offset, metadata)
-        found |= {
-            name
-            for (place, number), name in ids.items()
-            if place == partition and (number < offset or (memo is not None and number in memo))
-        }
-    return found
+def _committed_ids(commits: dict[int, tuple[int, Memo | None]], ids: dict[tuple[int, int], str]) -> set[str]:
+    return {
+        name
+        for (partition, number), name in ids.items()
+        if partition in commits
+        for offset, memo in [commits[partition]]
+        if number < offset or (memo is not None and number in memo)
+    }
 
 
 async def test_sigterm_in_mid_run_loses_and_repeats_nothing(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
@@ -201,3 +201,41 @@ async def _commits_reach_the_end(stage: Stage) -> None:
     async with asyncio.timeout(20):
         while {place: offset for place, (offset, _) in (await stage.commits()).items()} != ends:
             await asyncio.sleep(0.2)
+
+
+async def test_a_frozen_broker_repeats_no_more_than_was_in_flight(kafka: Broker, upstream: Upstream) -> None:
+    """(h) A broker that stands still (SIGSTOP) for longer than a session loses its members; what they finished, but
+    could not commit, is not answered again when they come back.
+    """
+    if kafka.apache is None:
+        pytest.skip("needs a broker of the test's own")
+    with Apache() as broker:
+        async with Stage(broker.servers) as stage:
+            await stage.create_topics()
+            worker = await stage.start(MILLRACE_MAX_IN_FLIGHT="40")
+            values, ids = load(upstream, FREEZE_COUNT, slow=0.1)
+            await stage.send(values)
+            await stage.until_results(FREEZE_COUNT // 4)
+            broker._process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(FREEZE)
+            broker._process.send_signal(signal.SIGCONT)
+            seen = await stage.results_of(ids)
+            print(f"\nfrozen broker: 0 lost, {repeats(seen)} repeats of {FREEZE_COUNT}")
+            print(*(line for line in worker.log if "assigned" in line), sep="\n")
+            assert repeats(seen) <= 40
+
+
+async def test_a_member_that_the_group_lost_repeats_nothing(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """(i) Taken out of its group in mid-run, a worker comes back, and what it finished but could not commit any more is
+    not answered again.
+    """
+    worker = await stage.start(MILLRACE_MAX_IN_FLIGHT="40")
+    for n in range(0, 3_000, 1_000):  # few enough to be done within the drain's deadline
+        values = [asked(f"{upstream.url}/doc/{i}?delay={i % 50 / 1000}", i) for i in range(n, n + 1_000)]
+        await stage.send(values)
+        await stage.until_results(n + 500)
+        await stage.evict()
+    seen = await stage.results_of({f"r{n}" for n in range(3_000)})
+    print(f"\nlost by the group: {repeats(seen)} repeats of 3,000")
+    assert sum("assigned: requests" in line for line in worker.log) > 1
+    assert repeats(seen) <= 40

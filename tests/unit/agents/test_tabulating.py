@@ -11,7 +11,11 @@ from faust.types import TP
 from agents import tabulating as module
 from agents.tabulating import Tabulating
 from models.errors import BrokerError
+from streams.kafka.holdings import Holdings
+from streams.kafka.memo import Identity
+from streams.kafka.topics import Topic
 from streams.settings import Settings
+from streams.tables.changelogs import Changelogs
 
 
 class Reads:
@@ -30,6 +34,10 @@ class Reads:
             raise self.faults.pop(0)
 
 
+def changelogs_of(partitions, results=4):
+    return Changelogs([Topic(name, partitions, 1) for name in ("hosts-log", "answers-log")], results)
+
+
 @pytest.fixture
 async def part(monkeypatch, request):
     part = Tabulating(Settings(role=request.param))
@@ -40,7 +48,8 @@ async def part(monkeypatch, request):
 
     monkeypatch.setattr(part.app, "crash", crash)
     assigned = {TP("results", 1), TP("results", 3)}
-    monkeypatch.setattr(type(part.app), "holder", SimpleNamespace(assignment=lambda: assigned, leases={}))
+    monkeypatch.setattr(type(part.app), "holder", SimpleNamespace(assignment=lambda: assigned, leases=Holdings("g")))
+    part._changelogs = changelogs_of(4)
     monkeypatch.setattr(module, "RETRY_PAUSE", 0.01)
     return part
 
@@ -113,3 +122,40 @@ async def test_a_recovery_that_ends_behind_the_next_notes_what_it_saw_itself(par
     monkeypatch.setattr(module, "Recovery", lambda *_, **__: SimpleNamespace(overwritten=seen, run=run))
     await part.recover()
     assert noted == [seen]
+
+
+@pytest.mark.parametrize("part", ["all", "tables"], indirect=True)
+async def test_partitions_that_no_changelog_has_one_for_are_left_out(part, monkeypatch):
+    """Results grew, and the changelogs may not: the other partitions go on, and readiness has the whole reason."""
+    reading(monkeypatch)
+
+    async def prepare(_):
+        return changelogs_of(2)
+
+    monkeypatch.setattr(module, "prepare", prepare)
+    part.publisher, part._changelogs = SimpleNamespace(learn=lambda *_: None), None
+    leases = part.app.holder.leases
+    for tp in part.app.holder.assignment():
+        leases[tp] = leases.lease(tp, Identity("c", "t"), None)
+    await part.recover()
+    assert part.shelves.recovered == {1}
+    assert {tp.partition: lease.taking for tp, lease in leases.items()} == {1: True, 3: False}
+    assert "partitions 3 of 'results' are not counted: topic 'hosts-log' has 2 partitions" in part.shelves.waiting_for
+    assert "give each 4" in part.shelves.waiting_for
+
+
+@pytest.mark.parametrize("part", ["all"], indirect=True)
+async def test_changelogs_that_cannot_be_had_end_nobody_who_answers(part, monkeypatch):
+    """There may be no changelogs at the start, nor the right to make them: the tables wait for them, nobody else."""
+    reading(monkeypatch)
+    tries = [BrokerError("no topic 'hosts-log'"), BrokerError("no topic 'hosts-log'")]
+
+    async def prepare(_):
+        if tries:
+            raise tries.pop()
+        return changelogs_of(4)
+
+    monkeypatch.setattr(module, "prepare", prepare)
+    part.publisher, part._changelogs = SimpleNamespace(learn=lambda *_: None), None
+    await part.recover()
+    assert (part.shelves.recovered, part.crashes) == ({1, 3}, [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from streams.kafka import memo
 from streams.kafka.lease import CommitPoint, Lease
+from streams.kafka.memo import Identity
+
+HERE = Identity("cluster", "topic-id")
 
 
 class Record(NamedTuple):
@@ -24,7 +27,12 @@ def records(*offsets: int) -> list[Record]:
 
 
 def held(position: int | None = 0, metadata: str = "") -> Lease:
-    return Lease("group", "topic", 0, position=position, metadata=metadata)
+    return Lease("group", "topic", 0, HERE, position=position, metadata=metadata)
+
+
+def signed(offset: int) -> CommitPoint:
+    """The commit of a lease that has nothing to remember."""
+    return CommitPoint(offset, memo.sign(held().owner, HERE))
 
 
 class Partition(RuleBasedStateMachine):
@@ -104,14 +112,14 @@ class Partition(RuleBasedStateMachine):
     def the_commit_never_passes_an_unfinished_request(self) -> None:
         for point in (self.commit, self.lease.commit_point()):
             assert point is not None
-            remembered = memo.decode(self.lease.owner, *point)
+            remembered = memo.decode(self.lease.owner, HERE, *point)
             for record in self.log:
                 claimed = record.offset < point.offset or (remembered is not None and record.offset in remembered)
                 assert not claimed or record.offset in self.answered
 
     @invariant()
     def the_last_commit_remembers_all_that_was_answered(self) -> None:
-        remembered = memo.decode(self.lease.owner, *self.commit)
+        remembered = memo.decode(self.lease.owner, HERE, *self.commit)
         for offset in self.committed_answers:
             assert offset < self.commit.offset or (remembered is not None and offset in remembered)
 
@@ -124,7 +132,7 @@ class Partition(RuleBasedStateMachine):
         for offset in self.open:
             self.answered.add(offset)
             self.lease.finish(offset)
-        assert self.lease.commit_point() == CommitPoint(self.end, "")
+        assert self.lease.commit_point() == signed(self.end)
 
 
 Partition.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
@@ -140,7 +148,7 @@ def test_finishing_behind_a_slow_one_is_remembered_in_the_metadata() -> None:
     point = lease.commit_point()
     assert point is not None
     assert point.offset == 0
-    remembered = memo.decode(lease.owner, *point)
+    remembered = memo.decode(lease.owner, HERE, *point)
     assert remembered is not None
     assert [record.offset for record in records(0, 1, 2, 3, 9, 10) if record.offset in remembered] == [1, 2, 9]
 
@@ -159,9 +167,15 @@ def test_a_new_owner_runs_only_what_was_unfinished() -> None:
     assert lease.recalled == 4
 
 
-def _point(**changes: object) -> CommitPoint:
+def _point(**changes: Any) -> CommitPoint:
     """The commit of a lease that has finished offset 2 of 0 to 4."""
-    former = Lease(str(changes.get("group", "group")), str(changes.get("topic", "topic")), 0, position=0)
+    former = Lease(
+        str(changes.get("group", "group")),
+        str(changes.get("topic", "topic")),
+        0,
+        changes.get("identity", HERE),
+        position=0,
+    )
     former.deliver(records(0, 1, 2, 3, 4), 5)
     former.finish(2)
     point = former.commit_point()
@@ -174,8 +188,10 @@ def _point(**changes: object) -> CommitPoint:
     [
         (_point(group="another"), records(0, 1, 2, 3), 5),
         (_point(topic="another"), records(0, 1, 2, 3), 5),
+        (_point(identity=Identity("cluster", "another-id")), records(0, 1, 2, 3, 4), 5),  # a topic made again
+        (_point(identity=Identity("mirror", "topic-id")), records(0, 1, 2, 3, 4), 5),
         (CommitPoint(0, "some other tool's note"), records(0, 1, 2, 3), 5),
-        (CommitPoint(0, "mr1 x 0 1+1"), records(0, 1, 2, 3), 5),
+        (CommitPoint(0, "mr2 x x x 0 1+1"), records(0, 1, 2, 3), 5),
         (_point(), [Record(0, 99), Record(2, 100)], 5),  # the topic was made anew: other records at the same offsets
         (_point(), records(1, 2, 3), 5),  # the record at the commit point is gone
         (_point(), records(0, 1), 2),  # the log is shorter than what the memo claims
@@ -196,7 +212,7 @@ def test_a_memo_whose_records_are_all_gone_does_not_hold_the_commit_back() -> No
     lease = held(*_point())
     assert lease.commit_point() == _point()
     lease.deliver([], 40, 40)
-    assert lease.commit_point() == CommitPoint(40, "")
+    assert lease.commit_point() == signed(40)
 
 
 def test_too_much_to_remember_is_cut_to_the_brokers_limit() -> None:
@@ -208,7 +224,7 @@ def test_too_much_to_remember_is_cut_to_the_brokers_limit() -> None:
     point = lease.commit_point()
     assert point is not None
     assert len(point.metadata) <= memo.METADATA_LIMIT
-    remembered = memo.decode(lease.owner, *point)
+    remembered = memo.decode(lease.owner, HERE, *point)
     assert remembered is not None
     assert 1 in remembered
     assert 2 not in remembered
@@ -229,11 +245,11 @@ def test_a_slow_one_costs_no_memory_of_what_is_finished_behind_it() -> None:
     assert (lease.uncommitted, lease.unfinished, lease.ahead, lease.unremembered) == (1_000_000, 1, 999_999, 0)
     point = lease.commit_point()
     assert point is not None
-    remembered = memo.decode(lease.owner, *point)
+    remembered = memo.decode(lease.owner, HERE, *point)
     assert remembered is not None
     assert (point.offset, remembered.ranges) == (0, ((1, 1_000_000),))
     lease.finish(0)
-    assert lease.commit_point() == CommitPoint(1_000_000, "")
+    assert lease.commit_point() == signed(1_000_000)
 
 
 def test_large_records_are_counted_until_they_are_finished() -> None:
@@ -256,7 +272,7 @@ def test_nothing_is_committed_before_a_position_is_known() -> None:
     lease = held(None)
     assert lease.commit_point() is None
     lease.deliver([], 5)
-    assert lease.commit_point() == CommitPoint(5, "")
+    assert lease.commit_point() == signed(5)
 
 
 def test_finishing_twice_or_what_was_never_delivered_changes_nothing() -> None:
@@ -268,7 +284,7 @@ def test_finishing_twice_or_what_was_never_delivered_changes_nothing() -> None:
     lease.finish(0)
     lease.finish(17)
     assert lease.under_way == 1
-    assert lease.commit_point() == CommitPoint(1, "")
+    assert lease.commit_point() == signed(1)
 
 
 async def test_a_drain_waits_for_what_was_begun_only() -> None:
@@ -348,10 +364,10 @@ def test_records_without_timestamps_are_committed_by_position_alone() -> None:
     lease = held()
     lease.deliver([Record(0, -1), Record(1, -1), Record(2, -1)], 3)
     lease.finish(1)
-    assert lease.commit_point() == CommitPoint(0, "")
+    assert lease.commit_point() == signed(0)
     lease.finish(0)
     lease.finish(2)
-    assert lease.commit_point() == CommitPoint(3, "")
+    assert lease.commit_point() == signed(3)
 
 
 def test_the_end_of_the_log_and_the_commit_tell_the_lag() -> None:

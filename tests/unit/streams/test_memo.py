@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.kafka import memo
-from streams.kafka.memo import METADATA_LIMIT, Memo, UntrustedMemo
+from streams.kafka.memo import METADATA_LIMIT, Identity, Memo, UntrustedMemo
 
 OWNER = "millrace/requests/3"
+HERE = Identity("a cluster", "DFaW4DbcRA-k8hhPpA9qpQ")
 OFFSETS = st.integers(0, 2**53)
 TIMESTAMPS = st.integers(0, 2**62)
 
@@ -28,9 +29,9 @@ def ranges_beyond(draw, max_size=30):
 def test_what_is_remembered_is_read_back(owner, drawn, timestamp):
     """Any ranges that fit the limit survive the commit, with the timestamp of the record at its point."""
     point, ranges = drawn
-    metadata = memo.encode(owner, point, timestamp, ranges)
+    metadata = memo.encode(owner, HERE, point, timestamp, ranges)
     assert metadata.isascii()
-    assert memo.decode(owner, point, metadata) == (Memo(timestamp, ranges) if ranges else None)
+    assert memo.decode(owner, HERE, point, metadata) == (Memo(timestamp, ranges) if ranges else None)
 
 
 @settings(deadline=None, max_examples=30)
@@ -39,8 +40,8 @@ def test_what_no_longer_fits_is_left_out_from_the_end(point, gap, run, count, ti
     """Metadata never passes the broker's limit, and what it holds is the beginning of the list, not less than fits."""
     step = gap + run
     ranges = [(point + n * step + gap, point + (n + 1) * step) for n in range(count)]
-    metadata = memo.encode(OWNER, point, timestamp, ranges)
-    kept = memo.decode(OWNER, point, metadata).ranges
+    metadata = memo.encode(OWNER, HERE, point, timestamp, ranges)
+    kept = memo.decode(OWNER, HERE, point, metadata).ranges
     assert len(metadata) <= METADATA_LIMIT
     assert list(kept) == ranges[: len(kept)]
     if len(kept) < count:
@@ -50,26 +51,74 @@ def test_what_no_longer_fits_is_left_out_from_the_end(point, gap, run, count, ti
 
 def test_a_thousand_finished_behind_one_slow_record_fit_easily():
     """The case that it is made for takes a few bytes."""
-    metadata = memo.encode(OWNER, 5_000_000_000, 1_700_000_000_000, [(5_000_000_001, 5_000_001_001)])
-    assert len(metadata) < 40
+    metadata = memo.encode(OWNER, HERE, 5_000_000_000, 1_700_000_000_000, [(5_000_000_001, 5_000_001_001)])
+    assert len(metadata) < 80
 
 
 @pytest.mark.parametrize("ranges", [(), []])
 def test_nothing_finished_beyond_the_point_is_no_metadata(ranges):
-    """Without ranges the metadata is empty, and empty metadata says nothing."""
-    assert memo.encode(OWNER, 7, 1, ranges) == ""
-    assert memo.decode(OWNER, 7, "") is None
+    """Without ranges the metadata is the signature, which lists nothing; so does empty metadata."""
+    assert memo.encode(OWNER, HERE, 7, 1, ranges) == memo.sign(OWNER, HERE)
+    assert memo.decode(OWNER, HERE, 7, memo.sign(OWNER, HERE)) is None
+    assert memo.decode(OWNER, HERE, 7, "") is None
 
 
 @pytest.mark.parametrize("other", ["millrace/requests/4", "millrace/other/3", "other/requests/3", ""])
 def test_another_s_memo_is_not_trusted(other):
     """Metadata of another group, topic or partition is refused as such."""
-    metadata = memo.encode(OWNER, 7, 1, [(8, 9)])
+    metadata = memo.encode(OWNER, HERE, 7, 1, [(8, 9)])
     with pytest.raises(UntrustedMemo, match="written for another group, topic or partition"):
-        memo.decode(other, 7, metadata)
+        memo.decode(other, HERE, 7, metadata)
 
 
-HEAD = memo.encode(OWNER, 0, 1, [(1, 2)]).rsplit(" ", 1)[0]
+ELSEWHERE = [Identity("a cluster", "another-topic-id"), Identity("a mirror", HERE.topic), Identity("a cluster", "")]
+
+
+@pytest.mark.parametrize("identity", ELSEWHERE)
+def test_a_list_is_trusted_in_the_very_topic_alone(identity):
+    """What a topic made again, a mirror, or a broker without topic ids finds is not trusted."""
+    metadata = memo.encode(OWNER, HERE, 7, 1, [(8, 9)])
+    with pytest.raises(UntrustedMemo, match="in another cluster, or for a former topic"):
+        memo.decode(OWNER, identity, 7, metadata)
+
+
+def test_an_offset_is_void_in_a_topic_made_again_alone():
+    """A mirror's offset was translated by who carried it there; an unsigned one was set by hand."""
+    for metadata in (memo.sign(OWNER, HERE), memo.encode(OWNER, HERE, 7, 1, [(8, 9)])):
+        assert [memo.is_void(OWNER, identity, metadata) for identity in (HERE, *ELSEWHERE)] == [
+            False,
+            True,
+            False,
+            False,
+        ]
+        assert not memo.is_void("another/requests/3", ELSEWHERE[0], metadata)
+    for unsigned in ("", "x", "mr1 x 0 1+1", "mr2", "mr2 a b"):
+        assert not memo.is_void(OWNER, HERE, unsigned)
+
+
+def test_a_memo_of_the_release_before_lists_nothing():
+    """It did not say of which topic it was: what it lists is answered again, without being an alarm."""
+    assert memo.decode(OWNER, HERE, 7, "mr1 0f3a9c11 1700000000000 1+5") is None
+
+
+def test_without_a_topic_id_nothing_is_remembered():
+    """Where brokers have no topic ids, nobody could tell whether a list is still true."""
+    assert memo.encode(OWNER, Identity("a cluster", ""), 7, 1, [(8, 9)]) == ""
+
+
+@settings(deadline=None)
+@given(ranges_beyond(max_size=2000))
+def test_what_was_cut_is_the_beginning(drawn):
+    """Metadata made without a limit is cut to the limit between two ranges."""
+    point, ranges = drawn
+    whole = memo.encode(OWNER, HERE, point, 1, ranges, limit=1 << 30)
+    kept = memo.decode(OWNER, HERE, point, memo.cut(whole))
+    assert len(memo.cut(whole)) <= METADATA_LIMIT
+    assert (kept.ranges if kept else ()) == ranges[: len(kept.ranges) if kept else 0]
+    assert memo.signature(whole) == memo.sign(OWNER, HERE)
+
+
+HEAD = memo.encode(OWNER, HERE, 0, 1, [(1, 2)]).rsplit(" ", 1)[0]
 
 
 @pytest.mark.parametrize(
@@ -77,12 +126,13 @@ HEAD = memo.encode(OWNER, 0, 1, [(1, 2)]).rsplit(" ", 1)[0]
     [
         " ",
         "x",
-        "mr1",
+        "mr2",
+        "mr3 x",
         "garbage metadata of another tool",
         '{"offset":1}',
         "\0" * 100,
         "x" * 5000,
-        "mr1 " * 1000,
+        "mr2 " * 1000,
         "ünïcödé",
         HEAD,
         HEAD + " ",
@@ -109,8 +159,8 @@ HEAD = memo.encode(OWNER, 0, 1, [(1, 2)]).rsplit(" ", 1)[0]
         HEAD + " 1+1\n",
         HEAD + " " + "z" * 14 + "+1",
         HEAD + " 1+" + "1" * 5000,
-        HEAD.replace("mr1", "mr2") + " 1+1",
-        HEAD.replace("mr1", "MR1") + " 1+1",
+        HEAD.replace("mr2", "mr3") + " 1+1",
+        HEAD.replace("mr2", "MR2") + " 1+1",
         HEAD.rsplit(" ", 1)[0] + " x 1+1",
         HEAD.rsplit(" ", 1)[0] + " 1.5 1+1",
         HEAD.rsplit(" ", 1)[0] + " -1 1+1",
@@ -120,7 +170,7 @@ HEAD = memo.encode(OWNER, 0, 1, [(1, 2)]).rsplit(" ", 1)[0]
 def test_garbage_is_not_trusted(metadata):
     """Metadata that is torn, foreign, of another version or planted raises UntrustedMemo, never anything else."""
     with pytest.raises(UntrustedMemo) as caught:
-        memo.decode(OWNER, 0, metadata)
+        memo.decode(OWNER, HERE, 0, metadata)
     assert 0 < len(str(caught.value)) < 100
 
 
@@ -132,7 +182,7 @@ def test_garbage_is_not_trusted(metadata):
 def test_any_metadata_is_refused_or_holds_ascending_ranges(metadata, point):
     """Whatever stands there, either it is not trusted or it claims proper ranges from the commit point on."""
     try:
-        found = memo.decode(OWNER, point, metadata)
+        found = memo.decode(OWNER, HERE, point, metadata)
     except UntrustedMemo:
         return
     if found is None:
@@ -186,11 +236,11 @@ def test_the_end_is_after_the_last_claimed():
 @pytest.mark.parametrize("timestamp", [-1, -(2**62)])
 def test_without_a_timestamp_nothing_is_remembered(timestamp):
     """A record without a timestamp cannot tell one log from another, so the commit says its position alone."""
-    assert memo.encode(OWNER, 7, timestamp, [(8, 9)]) == ""
+    assert memo.encode(OWNER, HERE, 7, timestamp, [(8, 9)]) == memo.sign(OWNER, HERE)
 
 
 @pytest.mark.parametrize("timestamp", ["1" * 20, "\u0663", "\xb2", "-1", "+1", "1e3", ""])
 def test_a_timestamp_that_kafka_cannot_have_is_not_trusted(timestamp):
     """Only up to 19 ASCII digits are a timestamp."""
     with pytest.raises(UntrustedMemo, match=r"^not in our format$"):
-        memo.decode(OWNER, 0, f"{HEAD.rsplit(' ', 1)[0]} {timestamp} 1+1")
+        memo.decode(OWNER, HERE, 0, f"{HEAD.rsplit(' ', 1)[0]} {timestamp} 1+1")

@@ -10,8 +10,10 @@ from aiokafka import ConsumerRecord
 from faust.types import TP
 
 from streams import settings as defaults
+from streams.kafka.batch import size_of
 from streams.kafka.lease import Lease
-from streams.kafka.transport import Consumer, size_of
+from streams.kafka.memo import Identity
+from streams.kafka.transport import Consumer
 from streams.settings import Settings
 
 
@@ -24,7 +26,9 @@ class Held:
     """A consumer's leases, as far as what may be taken goes."""
 
     def __init__(self, partitions: int, most: int = 1_000) -> None:
-        self.leases = {TP("t", number): Lease("g", "t", number, position=0) for number in range(partitions)}
+        self.leases = {
+            TP("t", number): Lease("g", "t", number, Identity("c", "t"), position=0) for number in range(partitions)
+        }
         self.transport = SimpleNamespace(settings=Settings(max_pending_bytes=most))
 
     def take(self, number: int, count: int, size: int = 0) -> None:

@@ -1,0 +1,87 @@
+"""The partitions that a consumer holds: from where each lease goes on, and what is kept of it when it ends.
+
+A lease goes on from the group's commit, unless that was made for a former topic: then at the first record. A group may
+lose a member that works on, as when the broker stands still for longer than a session: what it finished meanwhile could
+not be committed. When it gets a partition back and nobody has committed in between, it goes on from what it knows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import NamedTuple
+
+from aiokafka.structs import OffsetAndMetadata
+from faust.types import TP
+
+from streams.kafka.lease import CommitPoint, Lease
+from streams.kafka.memo import Identity, is_void, owner
+
+logger = logging.getLogger(__name__)
+
+
+class Kept(NamedTuple):
+    """What a lease knew at its end: of which topic, how far it was, and where the group's commit may be if nobody else
+    has committed since.
+    """
+
+    identity: Identity
+    point: CommitPoint
+    commits: frozenset[int]
+
+
+class Holdings(dict[TP, Lease]):
+    """The leases of a group's member by partition. `recalled` and `untrusted` count those of the leases that ended."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__()
+        self.group = group
+        self.recalled = 0
+        self.untrusted = 0
+        self._declined: frozenset[int] = frozenset()
+        self._kept: dict[TP, Kept] = {}
+
+    def decline(self, partitions: Collection[int]) -> None:
+        """Take nothing from these partitions, though the group gives them to us."""
+        self._declined = frozenset(partitions)
+        for tp, lease in self.items():
+            lease.draining = lease.draining or tp.partition in self._declined
+
+    def lease(self, tp: TP, identity: Identity, commit: OffsetAndMetadata | None, *, anew: bool = False) -> Lease:
+        """Make a lease that goes on from the group's commit, or from what we know better; the caller puts it in."""
+        if commit is not None and is_void(owner(self.group, *tp), identity, commit.metadata):
+            logger.warning("%s-%d: the group's commit was made for a former topic of this name: beginning at the first "
+                           "record", *tp)  # fmt: skip
+            commit, anew = None, True
+        committed = None if commit is None else CommitPoint(commit.offset, commit.metadata)
+        start = committed
+        kept = self._kept.pop(tp, None)
+        if kept is not None and kept.identity == identity and (commit is None or commit.offset in kept.commits):
+            start = kept.point
+        lease = Lease(
+            self.group, tp.topic, tp.partition, identity, anew=anew,
+            position=None if start is None else start.offset, metadata="" if start is None else start.metadata,
+        )  # fmt: skip
+        lease.committed = committed
+        lease.draining = tp.partition in self._declined
+        return lease
+
+    def lease_at(self, tp: TP, position: int) -> Lease:
+        """Make a lease in place of one whose log has lost its end: what was committed and finished says nothing."""
+        former = self[tp]
+        self.give_up(tp)
+        self._kept.pop(tp, None)
+        self[tp] = lease = Lease(self.group, tp.topic, tp.partition, former.identity, position=position, anew=True)
+        lease.committed = None
+        return lease
+
+    def give_up(self, tp: TP) -> None:
+        """End a lease, and keep what it knows."""
+        lease = self[tp]
+        if lease.alive and (point := lease.knowledge()) is not None:
+            committed = () if lease.committed is None else (lease.committed.offset,)
+            self._kept[tp] = Kept(lease.identity, point, frozenset((*lease.tried, *committed)))
+        self.recalled += lease.recalled
+        self.untrusted += lease.untrusted
+        lease.recalled = lease.untrusted = 0
+        lease.revoke()

@@ -1,0 +1,106 @@
+"""What becomes of the topics that a consumer is at: made again, cut, gone, or out of reach.
+
+A consumer asks by name and offset, and is given what now has that name and offset. So it looks every few seconds
+whether each name still stands for the topic that its leases are of (KIP-516), and whether anybody answers at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from streams import settings as defaults
+from streams.kafka.client import explain
+from streams.kafka.holdings import Holdings
+from streams.kafka.lease import Lease
+from streams.kafka.thread import ConsumerThread
+from streams.settings import Kafka
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks."""
+LOOK_TIMEOUT = 5.0
+"""Seconds that one look may take."""
+AWAY_AFTER = 15.0
+"""Seconds without an answer after which a worker is not ready."""
+
+
+class TopicWatch:
+    """One consumer's; `skipped` counts the offsets that went from the log before they were read."""
+
+    def __init__(
+        self, thread: ConsumerThread, leases: Holdings, kafka: Kafka, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._thread = thread
+        self._leases = leases
+        self._kafka = kafka
+        self._clock = clock
+        self._answered = clock()
+        self._trouble = ""
+        self._missing: list[str] = []
+        self.skipped = 0
+
+    def state(self) -> str:
+        """Return `ok`, or what keeps this consumer from reading, for `/readyz`."""
+        silent = self._clock() - self._answered
+        if silent >= AWAY_AFTER:
+            return f"no answer for {silent:.0f} s: {self._trouble or 'none was asked for'}"
+        if self._missing:
+            return f"no topic {', '.join(map(repr, self._missing))}; create it with: millrace topics --create"
+        return "ok"
+
+    async def look(self) -> None:
+        """Look once. Raises ConsumerStoppedError, and KafkaError for what does not mend by itself."""
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                found = await self._thread.call(self._thread.identities())
+            self._answered, self._trouble = self._clock(), ""
+            self._missing = sorted(name for name, identity in found.items() if identity is None)
+            former = {
+                tp: lease for tp, lease in self._leases.items()
+                if lease.alive and found.get(tp.topic) not in (None, lease.identity)
+            }  # fmt: skip
+            if former:
+                await self._begin_anew(former)
+        except (KafkaError, TimeoutError) as exc:
+            if not getattr(exc, "retriable", True):
+                raise
+            self._trouble = str(explain(exc, self._kafka))
+
+    async def _begin_anew(self, former: Mapping[TP, Lease]) -> None:
+        """Take leases on topics that were made again; what was begun for the former ones may still finish."""
+        for topic in sorted({tp.topic for tp in former}):
+            logger.warning("topic %r was deleted and made again: beginning at its first record", topic)
+        await asyncio.gather(*(lease.drain(defaults.DRAIN_DEADLINE) for lease in former.values()))
+        identities, commits = await self._thread.call(self._thread.outlook(former))
+        for tp, lease in former.items():
+            if self._leases.get(tp) is lease and lease.alive:  # no rebalance has come before
+                self._leases.give_up(tp)
+                anew = self._leases[tp] = self._leases.lease(tp, identities[tp.topic], commits.get(tp), anew=True)
+                await self._thread.call(self._thread.seek_all({tp: anew.position}))
+
+    async def resume(self, lost: Mapping[Any, int]) -> None:
+        """Go on where the log has something, after it had nothing at these offsets. Raises KafkaError."""
+        for place, offset in lost.items():
+            tp = TP(*place)
+            lease = self._leases.get(tp)
+            if lease is None or not lease.taking:
+                continue
+            first, end = await self._thread.call(self._thread.span(tp))
+            if offset < first:
+                self.skipped += first - offset
+                logger.warning("%s-%d: %d offsets, from %d on, went from the log unread: retention, or a deletion of "
+                               "records; going on at %d", *tp, first - offset, offset, first)  # fmt: skip
+                lease.skip_to(first)
+            elif offset > end:
+                logger.warning("%s-%d ends at offset %d, before %d: it lost its end, and all that it has is read again",
+                               *tp, end, offset)  # fmt: skip
+                lease = self._leases.lease_at(tp, first)
+            await self._thread.call(self._thread.seek_all({tp: lease.position}))

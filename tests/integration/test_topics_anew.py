@@ -1,0 +1,183 @@
+"""Topics that are deleted and made again, mirrored, cut or enlarged while workers are at them, on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterable
+
+import aiohttp
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import NewPartitions
+from aiokafka.admin.records_to_delete import RecordsToDelete
+
+from streams.kafka.broker import Broker
+from streams.kafka.topics import Admin
+from streams.settings import Kafka
+from tests.integration.stage import Stage, Upstream, Worker, asked, repeats
+from tests.integration.test_watchdog import FAULTY, until_unready
+
+pytestmark = pytest.mark.kafka
+NOTICED = 30.0
+"""Seconds within which a worker goes on with a topic that was made again."""
+
+
+async def delete(stage: Stage, name: str) -> None:
+    """Delete a topic, and wait until it is gone."""
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        await admin._client.delete_topics([name])
+        while name in await admin.describe(name):
+            await asyncio.sleep(0.05)
+
+
+async def make_again(stage: Stage, name: str) -> None:
+    """Delete a topic, and make it again."""
+    await delete(stage, name)
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        assert await admin.create(name, stage.partitions, 1)
+        await admin.settled(name)
+
+
+async def add_partitions(stage: Stage, name: str, count: int) -> None:
+    """Give a topic more partitions."""
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        await admin._client.create_partitions({name: NewPartitions(count)})
+
+
+async def delete_records(stage: Stage, before: int) -> None:
+    """Delete what stands before an offset from the one requests partition that reaches so far."""
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        [place] = [tp for tp, end in (await ends(stage, stage.requests)).items() if end >= before]
+        await admin._client.delete_records({place: RecordsToDelete(before)})
+
+
+async def ends(stage: Stage, topic: str) -> dict[TopicPartition, int]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=stage.servers)
+    await consumer.start()
+    try:
+        found = await consumer.end_offsets([TopicPartition(topic, number) for number in range(stage.partitions)])
+        return dict(found)
+    finally:
+        await consumer.stop()
+
+
+async def readiness(worker: Worker) -> str:
+    async with aiohttp.ClientSession() as session, session.get(worker.url + "/readyz?verbose") as response:
+        return await response.text()
+
+
+async def metric(worker: Worker, name: str) -> float:
+    async with aiohttp.ClientSession() as session, session.get(worker.url + "/metrics") as response:
+        return sum(float(line.split()[-1]) for line in (await response.text()).splitlines() if line.startswith(name))
+
+
+def some(upstream: Upstream, numbers: Iterable[int]) -> list[bytes]:
+    return [asked(f"{upstream.url}/doc/1", number) for number in numbers]
+
+
+def ids(numbers: Iterable[int]) -> set[str]:
+    return {f"r{number}" for number in numbers}
+
+
+async def test_requests_made_again_are_read_from_the_first(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """Deleted and made again while the worker was stopped for a moment, as if it were full: the new topic's records
+    are all answered, also those at offsets that the old one's were committed at; and a worker that comes later does
+    not take the old commits for the new topic's.
+    """
+    worker = await stage.start()
+    await stage.send(some(upstream, range(600)))
+    await stage.results_of(ids(range(600)))
+    worker.process.send_signal(signal.SIGSTOP)
+    await make_again(stage, stage.requests)
+    await stage.send(some(upstream, range(1000, 2000)))
+    worker.process.send_signal(signal.SIGCONT)
+    await stage.results_of(ids(range(1000, 2000)), seconds=NOTICED)
+    await worker.logged("made again")
+
+    worker.kill()
+    await worker.ended()
+    before = await stage.read()
+    other = await stage.start()
+    await stage.send(some(upstream, range(2000, 2010)))
+    seen = await stage.results_of(ids(range(2000, 2010)))
+    assert repeats(seen[len(before) :]) == 0
+    assert len(seen) <= len(before) + 10 + 1000
+    assert not any("former topic" in line for line in other.log)
+
+
+async def test_the_group_s_commits_for_a_former_topic_skip_nothing(
+    kafka: Broker, stage: Stage, upstream: Upstream
+) -> None:
+    """A commit that was made for the old topic and is still there, or again, says nothing of the new one's records."""
+    worker = await stage.start()
+    await stage.send(some(upstream, range(400)))
+    await stage.results_of(ids(range(400)))
+    async with asyncio.timeout(20):
+        while sum(offset for offset, _ in (await stage.commits()).values()) < 400:
+            await asyncio.sleep(0.1)
+    worker.terminate()
+    await worker.ended()
+    former = await stage.commits()
+    await make_again(stage, stage.requests)
+    await stage.commit(former)
+    await stage.send(some(upstream, range(1000, 1800)))
+    worker = await stage.start()
+    await stage.results_of(ids(range(1000, 1800)))
+    await worker.logged("made for a former topic")
+
+
+async def test_requests_made_again_under_a_worker(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """Deleted, missed for a while, and made again with fewer partitions under a running worker: it says that there is
+    no such topic, makes none by looking for it, and goes on with the new one within 30 s.
+    """
+    worker = await stage.start()
+    await stage.send(some(upstream, range(100)))
+    await stage.results_of(ids(range(100)))
+    await delete(stage, stage.requests)
+    await until_unready(worker, "connected")
+    assert f"no topic '{stage.requests}'" in await readiness(worker)
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        assert await admin.create(stage.requests, 2, 1)
+        await admin.settled(stage.requests)
+    await stage.producer.client.force_metadata_update()
+    await stage.send(some(upstream, range(1000, 1300)))
+    await stage.results_of(ids(range(1000, 1300)), seconds=NOTICED)
+    assert worker.process.returncode is None
+
+
+async def test_partitions_added_to_requests_are_read(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """Records of partitions that were added under a running worker are answered within 30 s."""
+    await stage.start()
+    await add_partitions(stage, stage.requests, 6)
+    sent = [await stage.producer.send(stage.requests, value, partition=5) for value in some(upstream, range(20))]
+    await asyncio.gather(*sent)
+    await stage.results_of(ids(range(20)), seconds=NOTICED)
+
+
+async def test_what_went_from_the_log_unread_is_counted(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """Records deleted past the commit while no worker was there, and under one that is full: a warning and a count."""
+    worker = await stage.start()
+    await stage.send(some(upstream, range(100)), key=lambda _: b"k")
+    await stage.results_of(ids(range(100)))
+    worker.terminate()
+    assert await worker.ended() == 0
+    await stage.send(some(upstream, range(100, 300)), key=lambda _: b"k")
+    await delete_records(stage, 250)
+    worker = await stage.start(*FAULTY, "full")
+    await stage.results_of(ids(range(250, 300)))
+    await worker.logged(r"150 offsets, from 100 on, went from the log unread.*going on at 250")
+    assert await metric(worker, "millrace_skipped_offsets_total") == 150
+
+    hanging = [asked(f"{upstream.url}/doc/{number}?delay=4", number) for number in range(300, 310)]
+    await stage.send([*hanging, *some(upstream, range(310, 3000))], key=lambda _: b"k")
+    async with asyncio.timeout(20):
+        while upstream.calls["/doc/309?delay=4"] < 1:
+            await asyncio.sleep(0.05)
+    await delete_records(stage, 2900)
+    seen = await stage.results_of(ids([*range(300, 310), *range(2900, 3000)]))
+    assert repeats(seen) == 0
+    assert await metric(worker, "millrace_skipped_offsets_total") > 150
+    async with asyncio.timeout(20):
+        while max(offset for offset, _ in (await stage.commits()).values()) < 3000:
+            await asyncio.sleep(0.1)
