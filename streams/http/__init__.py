@@ -15,6 +15,7 @@ tally     what was asked of upstreams, and how they did
 bodies    room for the bodies of answers
 limits    what one host may cost and suffer: places, requests a second, pauses
 breaker   the circuit breaker
+outage    the log of hosts that fail
 hop       what is sent to one address, and where a redirect leads
 cookies   what answers set, for as long as one request's redirects
 excerpt   what an upstream says in place of a document: the beginning of a body, chosen headers

@@ -250,7 +250,7 @@ class Client:
             return answer
         finally:
             self.tally.add(terms.source, said, started)
-            host.leave(ticket, ok=ok, gate=gate)
+            host.leave(ticket, ok=ok, gate=gate, said=said)
 
     async def _traced(self, hop: Hop, signed: Signed, terms: Terms, deadline: float | None) -> Response | _Redirect:
         """Send one request within a span of its own, which the upstream is told of."""

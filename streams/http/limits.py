@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from models.errors import Overloaded
 from models.source import Limits
 from streams.http.breaker import OPEN_FOR, WINDOW, Breaker
+from streams.http.outage import Outage
 from streams.settings import DEFAULT_MAX_WAITING_PER_HOST
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ class Host:
         self._most = waiting
         self._waiting: set[Place] = set()
         self.breaker = Breaker(clock)
+        self._outage = Outage(name, clock)
         self.gate = Gate(limits or Limits(), clock)
         self._clock = clock
         self._held_until = 0.0
@@ -210,10 +212,11 @@ class Host:
         return None if self.breaker.would_admit() else self._refusal()
 
     def _refusal(self) -> Overloaded:
+        self._outage.refuse()
         return Overloaded(f"{self.name} fails too often: nothing is sent to it for {self.breaker.opens_in():.1f} s")
 
-    def leave(self, ticket: int, *, ok: bool | None, gate: Gate | None = None) -> None:
-        """Give the place back; `ok` says how the host did, None that it was not to blame either way."""
+    def leave(self, ticket: int, *, ok: bool | None, gate: Gate | None = None, said: str = "") -> None:
+        """Give the place back; `ok` says how the host did, None that it was not to blame; `said` is for the log."""
         self.users -= 1
         (gate or self.gate).leave()
         if ok is None:
@@ -221,17 +224,18 @@ class Host:
             return
         if ok:
             (gate or self.gate).answered()
-        self._record(ticket, ok=ok)
+        self._record(ticket, ok=ok, said=said)
 
-    def _record(self, ticket: int, *, ok: bool) -> None:
-        was_closed = self.breaker.is_closed
+    def _record(self, ticket: int, *, ok: bool, said: str = "") -> None:
+        was_closed, was_told = self.breaker.is_closed, self._outage.is_told
+        self._outage.record(ok=ok, said=said)
         self.breaker.record(ticket, ok=ok)
         if was_closed and not self.breaker.is_closed:
             logger.warning("%s fails too often: one request every %g s until it is back", self.name, OPEN_FOR)
             for place in self._waiting:
                 if not place.done():
                     place.set_exception(self._refusal())
-        elif not was_closed and self.breaker.is_closed:
+        elif not was_closed and self.breaker.is_closed and not was_told:
             logger.info("%s is back", self.name)
 
     async def _wait_out_the_hold(self, deadline: float | None) -> None:

@@ -760,3 +760,30 @@ async def test_a_renewed_token_takes_no_redirect_away(client, issuer):
     await ask(client, issuer, held)
     issuer.valid.clear()
     assert (await ask(client, issuer, held)).status == 200
+
+
+# -- a token that was withdrawn
+
+
+@pytest.mark.parametrize(
+    ("status", "challenge", "times"),
+    [
+        (403, 'Bearer realm="x", error="invalid_token", error_description="The token was revoked"', 2),
+        (403, "bearer error=invalid_token", 2),
+        (403, 'Basic realm="x", Bearer error = "invalid_token"', 2),
+        (403, 'Bearer error="insufficient_scope"', 1),
+        (403, 'Bearer realm="x"', 1),
+        (403, 'Basic error="invalid_token"', 1),
+        (403, None, 1),
+        (400, 'Bearer error="invalid_token"', 1),
+        (401, None, 2),
+    ],
+)
+async def test_a_withdrawn_token_is_renewed_once(client, issuer, status, challenge, times):
+    """A 403 that says that the token is at fault (RFC 6750, section 3.1) is asked again with another, once."""
+    held = terms_of(issuer.source, client.terms, client.post)
+    issuer.api = issuer.api.replace("/api", "/closed")
+    headers = {"WWW-Authenticate": challenge} if challenge else {}
+    issuer.upstream.answers["/closed"] = {"status": status, "headers": headers}
+    error = await refused(client, issuer, held, UpstreamError)
+    assert (error.status, error.attempts, len(issuer.asked), len(issuer.upstream.seen)) == (status, times, times, times)

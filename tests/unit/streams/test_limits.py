@@ -118,14 +118,15 @@ async def test_an_open_breaker_refuses_at_once() -> None:
 
 
 async def test_a_breaker_that_opens_and_closes_is_told_of(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """One line when a host's breaker opens, none as long as it fails on, one when the host is back."""
+    """One line when a host begins to fail, one when its breaker opens, none as it fails on, one when it is back."""
     caplog.set_level(logging.INFO)
     host = Host("h:81", clock=clock)
     await break_down(host)
     for ok in (False, False, True, True):
         clock.now += OPEN_FOR
         host.leave(await host.enter(None), ok=ok)
-    assert [record.getMessage()[:21] for record in caplog.records] == ["h:81 fails too often:", "h:81 is back"]
+    told = [record.getMessage()[:12] for record in caplog.records]
+    assert told == ["h:81 fails: ", "h:81 fails t", "h:81 is back"]
 
 
 async def test_a_pause_past_the_deadline_is_refused_at_once() -> None:

@@ -359,3 +359,67 @@ def test_aiohttp_sends_again_only_what_these_errors_end():
     retried = source[start : source.index("# Update cookies from raw headers", start)]
     assert "except (ClientOSError, ServerDisconnectedError):" in retried
     assert hashlib.blake2b(retried.encode(), digest_size=6).hexdigest() == "4e68d549cb83"
+
+
+# -- odd answers
+
+
+ODD = {
+    "informational": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + OK, 200),
+    "continue": (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, 200),
+    "early 413": (Half(answered(413, b"Connection: close")), 413),
+    "408": (Half(answered(408, b"Connection: close")), 408),
+    "connection: close": (Half(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok"), 200),
+    "HTTP/1.0": (Half(b"HTTP/1.0 200 OK\r\n\r\nok"), 200),
+    "upgrade": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", 101),
+    "426": (answered(426, b"Upgrade: h2c", b"Connection: Upgrade"), 426),
+    "shorter than it says": (Half(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), "unreachable"),
+    "longer than it says": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokay", "upstream_error"),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "upstream_error"),
+    "length and chunks": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", None,
+    ),
+}  # fmt: skip
+"""An answer, and its status or the outcome; None: either of them, since the RFC leaves it open (9112, section 6.3)."""
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_odd_answers_end_as_they_should(client, raw, method, odd):
+    """Each is an answer, or an error of its kind, and is counted as often as it was asked for; what follows is well."""
+    answer, ends = ODD[odd]
+    terms = terms_of(Source("s", retry=Retries(attempts=1)), client.terms, client.post)
+    server = await raw(answer)
+    body = None if method == "GET" else "x" * 100_000
+    try:
+        said = (await ask(client, server.url, method, body=body, terms=terms)).status
+    except AnswerError as error:
+        said = error.status if getattr(error, "status", None) else error.outcome
+    assert said == ends or ends is None
+    assert counted(client, server) == 1
+    server.answers = [OK]
+    assert (await ask(client, server.url, method, terms=terms)).body.content == b"ok"
+    assert counted(client, server) == 2
+
+
+@pytest.mark.parametrize("status", [413, 401, 200])
+async def test_an_answer_before_the_body_was_sent_is_taken(client, status):
+    """An upstream that answers a large POST from its head and closes is heard, not lost in a broken connection."""
+    heads, ended = [], asyncio.Event()
+
+    async def early(reader, writer):
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answered(status, b"Connection: close"))
+        await writer.drain()
+        await reader.read(1000)  # some of the body, which is not asked for any more
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(early, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        try:
+            said = (await ask(client, url, "POST", body="x" * 1_000_000)).status
+        except UpstreamError as error:
+            said = error.status
+        await ended.wait()
+    assert (said, len(heads)) == (status, 1)

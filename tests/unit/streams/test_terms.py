@@ -366,3 +366,69 @@ async def test_conditions_are_made_anew_at_each_try(client, upstream):
     response = await ask(client, at(upstream), validators=VALIDATORS, retry=Retries(first_pause=0.0))
     assert (response.status, response.attempts) == (304, 2)
     assert all(seen.headers["If-None-Match"] == '"1"' for seen in upstream.seen)
+
+
+# -- sources of one host, apart
+
+
+async def test_sources_of_one_host_with_keys_of_their_own_are_told_apart(client, upstream):
+    """With `per = "source"` a pause that one's key has earned holds for that source alone; without, for the host."""
+
+    async def answer(request):
+        return web.Response(status=429, headers={"Retry-After": "120"}) if "first" in request.query else web.Response()
+
+    upstream.answers["/"] = answer
+
+    def terms(name, **limits):
+        source = Source(name, retry=ONCE, limits=Limits(**limits) if limits else None)
+        return terms_of(source, client.terms, client.post)
+
+    async def ask(name, query="", **limits):
+        soon = time.monotonic() + PATIENCE
+        return await client.fetch("GET", at(upstream, f"/?{query}"), {}, terms=terms(name, **limits), deadline=soon)
+
+    with pytest.raises(UpstreamError):
+        await ask("a", "first", per="source")
+    assert (await ask("b", per="source")).status == 200
+    assert (await ask("c")).status == 200
+    with pytest.raises(Overloaded, match="asked for a pause"):
+        await ask("a", per="source")
+    with pytest.raises(UpstreamError):
+        await ask("c", "first")
+    with pytest.raises(Overloaded, match="asked for a pause"):
+        await ask("d")
+    assert (await ask("b", per="source")).status == 200
+    host = f"127.0.0.1:{upstream.url.port}"
+    assert {figure["host"] for figure in client.hosts.figures()} == {f"{host} (a)", f"{host} (b)", host}
+
+
+async def test_a_breaker_apart_opens_for_its_source_alone(client, upstream):
+    """What one source's key makes fail says nothing to another's."""
+    upstream.answers["/bad"] = {"status": 500}
+    apart = {"limits": Limits(per="source")}
+    for _ in range(MIN_REQUESTS):
+        await refused(client, at(upstream, "/bad"), UpstreamError, **apart)
+    await refused(client, at(upstream, "/"), Overloaded, **apart)
+    assert (await ask(client, at(upstream, "/"))).status == 200
+
+
+# -- redirects
+
+
+@pytest.mark.parametrize(("redirects", "hops"), [(None, 5), (7, 7), (1, 1), (20, 20)])
+async def test_a_source_says_how_many_redirects_are_followed(client, upstream, redirects, hops):
+    """Its own number, or the worker's."""
+    for hop in range(30):
+        upstream.redirect(f"/{hop}", 302, f"/{hop + 1}")
+    error = await refused(client, at(upstream, "/0"), UpstreamError, redirects=redirects)
+    assert (str(error), len(upstream.seen)) == (
+        f"127.0.0.1: more than {hops} redirects (see MILLRACE_MAX_REDIRECTS)", hops + 1,
+    )  # fmt: skip
+
+
+async def test_without_redirects_one_is_an_answer_like_any_other(client, upstream):
+    """At 0 the status is told, and a source that calls it a success has its body."""
+    upstream.redirect("/", 302, "/next")
+    assert (await refused(client, at(upstream), UpstreamError, redirects=0)).status == 302
+    assert (await ask(client, at(upstream), redirects=0, success=frozenset({302}))).status == 302
+    assert [seen.path for seen in upstream.seen] == ["/", "/"]

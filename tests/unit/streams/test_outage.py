@@ -1,0 +1,99 @@
+"""What the log says of hosts that fail, on a clock of the test's."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.source import Retries
+from streams.http.client import Client
+from streams.http.outage import IN_A_ROW, MAX_LINES, QUIET, Ledger, Outage
+from tests.unit.streams.test_client import LIMIT, LOOPBACK, at
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level("INFO", "streams.http")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def fail(outage, times=1):
+    for _ in range(times):
+        outage.record(ok=False, said="unreachable")
+
+
+def test_an_outage_has_two_lines(clock, said):
+    """One when it begins, whatever fails after that, and one when it ends, with how many failed and were not sent."""
+    outage = Outage("h", clock, Ledger())
+    fail(outage, 100)
+    for _ in range(7):
+        outage.refuse()
+    clock.now += 40
+    outage.record(ok=True)
+    outage.record(ok=True)
+    assert said() == [
+        f"h fails: {IN_A_ROW} requests in a row within 0.0 s, the last with unreachable",
+        "h is back after 40 s: 100 requests failed, 7 more were not sent",
+    ]
+
+
+def test_failures_among_successes_are_none(clock, said):
+    """A host that answers in between has no outage; the breaker sees to it."""
+    outage = Outage("h", clock, Ledger())
+    for _ in range(50):
+        fail(outage, IN_A_ROW - 1)
+        outage.record(ok=True)
+    assert said() == []
+
+
+def test_a_host_that_comes_and_goes_is_told_of_once_a_minute(clock, said):
+    """Its next outages are told when the time has passed, also of one that goes on."""
+    outage = Outage("h", clock, Ledger())
+    for _ in range(20):
+        fail(outage, IN_A_ROW)
+        outage.record(ok=True)
+        clock.now += 1
+    assert len(said()) == 2
+    clock.now += QUIET
+    fail(outage, IN_A_ROW)
+    assert len(said()) == 3
+
+
+def test_when_all_hosts_fail_the_log_stays_readable(clock, said):
+    """Of a thousand hosts twenty are named, and the others counted."""
+    ledger = Ledger()
+    outages = [Outage(str(number), clock, ledger) for number in range(1000)]
+    for outage in outages:
+        fail(outage, IN_A_ROW)
+    assert len(said()) == MAX_LINES
+    clock.now += QUIET
+    fail(Outage("last", clock, ledger), IN_A_ROW)
+    assert said()[MAX_LINES:][0] == f"{1000 - MAX_LINES} more hosts have failed that are not named here"
+
+
+async def test_a_real_outage_is_told(serve, said):
+    """A host that goes away and comes back, with fewer requests than the breaker judges by."""
+    upstream = await serve()
+    async with Client(LIMIT, LOOPBACK, retry=Retries(attempts=3, first_pause=0.0)) as client:
+        upstream.answers["/"] = {"status": 503}
+        for _ in range(2):
+            with pytest.raises(Exception, match="503"):
+                await client.fetch("GET", at(upstream), {})
+        del upstream.answers["/"]
+        await client.fetch("GET", at(upstream), {})
+    host = f"127.0.0.1:{upstream.url.port}"
+    first, last = said()
+    assert first.startswith(f"{host} fails: 4 requests in a row within ")
+    assert first.endswith("the last with 5xx")
+    assert last == f"{host} is back after 0 s: 6 requests failed, 0 more were not sent"
