@@ -63,10 +63,20 @@ def run(options: argparse.Namespace) -> int:
         logger.critical("%s", exc)
         code = MISUSED if isinstance(exc, SettingsError) else FAILED
     # Python joins its threads at the end: one that waits for a disk that hangs must not keep the process.
-    last_resort = threading.Timer(EXIT_GRACE, os._exit, (code,))
+    last_resort = threading.Timer(EXIT_GRACE, _exit, (code,))
     last_resort.daemon = True
     last_resort.start()
     return code
+
+
+def _exit(code: int) -> None:
+    """End the process, and say which threads would not let it."""
+    left = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+    logging.getLogger(__name__).warning(
+        "threads still run %g s after the stop: %s; exiting", EXIT_GRACE, ", ".join(left)
+    )
+    logging.shutdown()
+    os._exit(code)
 
 
 def setup_logging(settings: Settings) -> Mask:
@@ -81,6 +91,8 @@ def setup_logging(settings: Settings) -> Mask:
             handler.addFilter(_is_event)
     for name in ("faust", "mode", "aiokafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # A timer that is late, or overlaps, is nothing to act on: what holds up a commit has a line of ours.
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)
     # It calls an ERROR what it tries again; what it gives up on ends the worker, with the reason (`_watch_group`).
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
     logging.getLogger("aiokafka.conn").addFilter(_is_unsaid)

@@ -40,6 +40,7 @@ async def test_a_workers_log_is_json_and_says_what_matters(stage: Stage, upstrea
     [ready] = [message for message in messages if message.startswith("ready after")]
     assert f"{stage.group} has {stage.partitions} partitions" in ready
     assert "stopped" in messages[-3:]
+    assert not any("threads still run" in message for message in messages)
     assert not any(message.startswith("[^") for message in messages)  # Faust's services that come and go
     tried = [message for message in messages if message.startswith("trying")]
     assert 1 <= len(tried) <= 20
