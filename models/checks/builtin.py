@@ -12,6 +12,8 @@ from typing import Any
 from models import strictjson
 from models.checks.registry import check
 
+MAX_KEPT_SCHEMA = 64 << 10
+"""Bytes of a JSON Schema whose validator is kept."""
 MAX_PATTERN = 1_000
 """Characters of a regular expression."""
 MAX_PATTERN_BYTES = 256 << 10
@@ -52,7 +54,12 @@ def json_schema(value: Any, schema: dict[str, Any] | bool) -> bool:  # noqa: FBT
 
     Raises SchemaError for what is no schema, and Unresolvable for a `$ref` out of it: nothing is ever fetched.
     """
-    return bool(_validator(strictjson.dumps(schema)).is_valid(value))
+    return bool(_validator_of(strictjson.dumps(schema)).is_valid(value))
+
+
+def _validator_of(schema: bytes) -> Any:
+    """Return a schema's validator; a large one, parsed some 20 times its bytes, is made anew each time."""
+    return _validator(schema) if len(schema) <= MAX_KEPT_SCHEMA else _validator.__wrapped__(schema)
 
 
 @lru_cache(maxsize=32)

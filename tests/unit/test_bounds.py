@@ -13,6 +13,7 @@ from agents import known, reading
 from agents.api.overview import Overview
 from agents.known import Book
 from agents.reading import Reader
+from models.checks import builtin
 from streams.http import guard, limits, tally
 from streams.http.guard import Guard
 from streams.http.limits import Hosts
@@ -147,3 +148,13 @@ def test_metrics_name_so_many_sources():
         counted.add(f"s{number}", "2xx")
     assert len(counted.requests) <= tally.MAX_SOURCES + 2
     assert counted.requests[OTHERS, "2xx"] >= 49
+
+
+def test_validators_of_large_schemas_are_not_kept(monkeypatch):
+    """Parsed, a schema of a mebibyte takes twenty, in the worker's children each."""
+    monkeypatch.setattr(builtin, "MAX_KEPT_SCHEMA", 100)
+    builtin._validator.cache_clear()
+    for size in (10, 1_000):
+        schema = {"type": "string", "description": "x" * size}
+        assert [builtin.json_schema(value, schema) for value in ("text", 5)] == [True, False]
+    assert builtin._validator.cache_info().currsize == 1
