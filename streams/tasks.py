@@ -107,20 +107,16 @@ def watch_callbacks(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait until they have ended. What one of them failed with is logged, not raised.
+    """Cancel tasks and wait until they have ended. What one of them failed with was said then, and is not raised.
 
     Python 3.11's `wait_for` loses a cancellation that comes as what it waits for is done: its task would go on for
     ever, and with it whoever waits for its end.
     """
-    ending = {task for task in tasks if task is not None}
-    left = ending
+    left = {task for task in tasks if task is not None}
     while left:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN)
-    for task in ending:
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            logger.error("%s had failed: %r", task.get_name(), exc)
 
 
 async def _kept(work: Work, name: str, means: str, again: float | None) -> None:

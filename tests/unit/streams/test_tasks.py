@@ -175,13 +175,9 @@ async def test_a_task_that_lost_its_cancellation_is_told_again(monkeypatch: pyte
     assert task.cancelled()
 
 
-async def test_what_a_task_failed_with_is_logged_and_not_raised(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_a_task_failed_with_is_said_once_and_not_raised(caplog: pytest.LogCaptureFixture) -> None:
     """Closing goes on with what else there is to close, and the fault is not lost."""
-
-    async def fail() -> None:
-        raise LookupError("gone")
-
-    task = asyncio.create_task(fail(), name="reading")
+    task = start(fail(), "reading", means="nothing is read", fatal=False)
     await asyncio.wait({task})
     await end_tasks(task)
-    assert caplog.messages == ["reading had failed: LookupError('gone')"]
+    assert caplog.messages == ["reading has ended: LookupError: gone; without it nothing is read"]
