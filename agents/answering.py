@@ -85,10 +85,10 @@ class Answering:
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
         self.client, self.caller, self.pool = client, caller, pool
         tiers = parse_tiers(settings.cache)
-        cache = self.cache = await stack.enter_async_context(Cache(tiers))
+        large = self._large = await stack.enter_async_context(LargeWork(settings.plugins))
+        cache = self.cache = await stack.enter_async_context(Cache(tiers, large=large))
         named = {name: terms_of(source, client.terms, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        large = self._large = await stack.enter_async_context(LargeWork(settings.plugins))
         asker = Asker(client, caller, named, large, self._limit)
         policy = CachePolicy(ttl=freshness_of(tiers))
         enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit,

@@ -35,6 +35,11 @@ _ID = re.compile(rb'\{"id":("[ !#-\[\]-~]{1,500}"),')
 _TAIL = re.compile(
     rb'(?:,"cache":"([a-z]{1,16})")?(?:,"age":[0-9]{1,12}\.[0-9])?,"elapsed_ms":([0-9]{1,12}\.[0-9])\}\Z'
 )
+MAX_CANDIDATES = 8
+"""Places in a large result that are tried as the beginning of its checks."""
+CHECKS_BYTES = 256 << 10
+"""Bytes before a large result's end in which its checks are looked for."""
+_DOCUMENT, _ATTEMPTS, _CHECKS = b',"document":', b',"attempts":', b',"checks":['
 _CACHE, _ELAPSED = b',"cache":"', b',"elapsed_ms":'
 _STATES = {state.encode(): state for state in CACHE_STATES}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -93,7 +98,8 @@ class Reader:
         shared = self._known.get(middle)
         if shared is None:
             # Members that are whole between braces are whole here: then so is the result around them.
-            shared = _shared(_parse(b"{%b}" % middle))
+            around = _around(middle) if len(middle) > MEMO_LARGEST else None
+            shared = _shared(_parse(b"{%b}" % middle) if around is None else around)
             self._remember(middle, shared)
         cache = tail[1]
         return Reading(
@@ -108,6 +114,32 @@ class Reader:
             self._known.clear()
             self._bytes = len(middle)
         self._known[middle] = shared
+
+
+def _around(middle: bytes) -> dict[str, Any] | None:
+    """Return the members around a large document without reading it, which would hold up the event loop; None for a
+    shared part that is not written as ours are.
+
+    No string can hold the marks that members begin with: a quote in it has a backslash before. Checks that have such a
+    member inside their own values are the innermost that are whole.
+    """
+    head, found, rest = middle.partition(_DOCUMENT)
+    end = rest.rfind(_ATTEMPTS)
+    if not found or end < 0 or len(head) > MEMO_LARGEST or len(rest) - end > MEMO_LARGEST:
+        return None
+    members = {**_parse(b"{%b}" % head), **_parse(b"{%b}" % rest[end + 1 :])}
+    start = end
+    for _ in range(MAX_CANDIDATES):
+        start = rest.rfind(_CHECKS, max(0, end - CHECKS_BYTES), start)
+        if start < 0:
+            break
+        try:
+            checks = _decode(rest[start + len(_CHECKS) - 1 : end].decode())
+        except ValueError:
+            continue
+        if isinstance(checks, list):
+            return {**members, "checks": checks}
+    return members
 
 
 def _parse(value: bytes) -> Mapping[str, Any]:

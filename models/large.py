@@ -14,7 +14,7 @@ from typing import Any
 from models import documents
 from models import request as requests
 from models.errors import AnswerError, InternalError, InvalidDocument
-from models.result import is_shared, too_large
+from models.result import is_shared, read_result, too_large
 from models.schema import kind
 from models.strictjson import Raw
 
@@ -35,6 +35,14 @@ def _is_shared(shared: bytes) -> bytes:
     return b"true" if is_shared(shared) else b"false"
 
 
+def _is_result(value: bytes) -> bytes:
+    try:
+        read_result(value)
+    except ValueError:
+        return b"false"
+    return b"true"
+
+
 def _read_request(value: bytes) -> bytes:
     """Read a request; what nests in it stays text, which is all that its worker needs of it."""
     request_id, request = requests.parse(value)
@@ -51,8 +59,12 @@ def _text_of(value: Any) -> Any:
     return Raw(value, kind(value)) if isinstance(value, list | dict) else value
 
 
-TASKS: Mapping[str, Callable[..., bytes]] = {"load a document": _load, "look at an entry": _is_shared,
-                                             "read a request": _read_request}  # fmt: skip
+TASKS: Mapping[str, Callable[..., bytes]] = {
+    "load a document": _load,
+    "look at an entry": _is_shared,
+    "look at a result": _is_result,
+    "read a request": _read_request,
+}
 """What can be done, by name: no check has a name with a blank. Bytes come back."""
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import pickle
 import re
 import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from aiohttp import web
@@ -25,10 +26,12 @@ from agents.letters import traced
 from models import request as requests
 from models import strictjson
 from models.errors import AnswerError, BrokerError, InvalidRequest
+from models.large import LARGE
 from models.result import read_result
 from models.source import Sources
 from streams.kafka.sender import Sender
 from streams.kafka.tail import Tail
+from streams.pool import LargeWork
 from streams.settings import Settings
 from streams.web.bodies import read_json
 from streams.web.problems import Problem
@@ -58,10 +61,12 @@ class Intake:
         self._sources = sources
         self._tail = tail
         self._sender = Sender(settings.kafka, f"{settings.worker_id}-web")
+        self._large = LargeWork(settings.plugins)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._sender)
+        await self._stack.enter_async_context(self._large)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -69,7 +74,7 @@ class Intake:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer 202 with the id, or the result itself if it was waited for and came."""
-        asked = self._judge(await read_json(request), request.query)
+        asked = await self._judge(await read_json(request), request.query)
         carried = [(name.lower(), text.encode(errors="replace")) for name, text in request.headers.items()]
         headers = [("content-type", b"application/json"), *traced(carried)]
         try:
@@ -89,29 +94,35 @@ class Intake:
                     result = await coming
             except TimeoutError:
                 return self._accepted(asked, partition, offset)
-        try:
-            read_result(result)
-        except ValueError:  # somebody else wrote it there
+        if not await self._is_result(result):  # somebody else wrote it there
             return self._accepted(asked, partition, offset)
         return web.Response(body=result + b"\n", content_type="application/json",
                             headers={"Content-Location": _location(asked)})  # fmt: skip
+
+    async def _is_result(self, value: bytes) -> bool:
+        try:
+            if len(value) > LARGE:
+                return await self._large.run("look at a result", value) == b"true"
+            read_result(value)
+        except (ValueError, AnswerError):
+            return False
+        return True
 
     def _accepted(self, asked: Asked, partition: int, offset: int) -> web.Response:
         told = {"id": asked.id, "topic": self._topic, "partition": partition, "offset": offset}
         return web.Response(status=HTTPStatus.ACCEPTED, body=strictjson.dumps(told) + b"\n",
                             content_type="application/json", headers={"Location": _location(asked)})  # fmt: skip
 
-    def _judge(self, body: bytes, query: Mapping[str, str]) -> Asked:
+    async def _judge(self, body: bytes, query: Mapping[str, str]) -> Asked:
         """Return what is asked. Raises Problem, naming the fields."""
         key, wait = _key(query), _wait(query.get("wait"))
         if len(body) > requests.MAX_BYTES:
             raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has {requests.MAX_BYTES} bytes at most")
         try:
-            members = strictjson.loads(body, exact=True)
-        except ValueError as exc:
-            raise Problem(HTTPStatus.BAD_REQUEST, str(exc)) from None
-        try:
-            given, request = requests.load(members)
+            if len(body) > LARGE:
+                given, request = pickle.loads(await self._large.run("read a request", body))  # noqa: S301  our own process
+            else:
+                given, request = requests.load(_members(body))
             know(request, self._sources)
         except AnswerError as exc:
             raise _refused(exc) from None
@@ -119,6 +130,13 @@ class Intake:
             return Asked(given, body, key, wait)
         made = uuid.uuid4().hex
         return Asked(made, b'{"id":"%b",%b' % (made.encode(), body.partition(b"{")[2]), key, wait)  # digits stay
+
+
+def _members(body: bytes) -> Any:
+    try:
+        return strictjson.loads(body, exact=True)
+    except ValueError as exc:
+        raise Problem(HTTPStatus.BAD_REQUEST, str(exc)) from None
 
 
 def _refused(exc: AnswerError) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from multidict import CIMultiDict
@@ -145,8 +145,11 @@ def encode_entry(key: bytes, entry: Entry) -> bytes:
     return b'%b,"verdicts":%b}\n%b' % (strictjson.dumps(head)[:-1], verdicts, entry.shared)
 
 
-def decode_entry(key: bytes, written: bytes, now: float) -> Entry | None:
-    """Read an entry; None for what is none, is another key's, claims times that cannot be, or holds no `ok` answer.
+def decode_entry(
+    key: bytes, written: bytes, now: float, *, is_whole: Callable[[bytes], bool] = is_shared
+) -> Entry | None:
+    """Read an entry; None for what is none, is another key's, claims times that cannot be, or holds no `ok` answer,
+    which `is_whole` looks at.
 
     Whoever can write to a shared tier can write answers; but not one that breaks a result or goes to another request.
     """
@@ -161,7 +164,7 @@ def decode_entry(key: bytes, written: bytes, now: float) -> Entry | None:
         return None
     if not valid or not _possible(times, now):
         return None
-    if not all(each is None or _sendable(each) for each in fields) or not is_shared(shared):
+    if not all(each is None or _sendable(each) for each in fields) or not is_whole(shared):
         return None
     known = dict(zip((*_TIMES, *_FIELDS), (*times, *fields), strict=True))
     return Entry(shared, verdicts=verdicts, **known)

@@ -13,10 +13,12 @@ from typing import Any, Self
 
 from aiocache.base import BaseCache
 
-from models.errors import PurgeError
+from models.errors import AnswerError, PurgeError
+from models.large import LARGE
 from streams.cache.changes import CLOCK_SLACK, Changes, marker_key, read_marker, target_of, write_marker
 from streams.cache.entry import LONGEST, Entry, decode_entry, encode_entry
 from streams.cache.memory import MemoryCache
+from streams.pool import LargeWork
 from streams.tasks import start
 from streams.telemetry.timed import timed
 from streams.tiers import FileTier, MemcachedTier, MemoryTier, Tier
@@ -35,19 +37,25 @@ CLOSE_TIMEOUT = 2.0
 class Cache:
     """Opened with `async with`. Keys as `agents.known.entry_key` makes them; none of its calls raises.
 
-    `longest` is how many seconds an entry of a lower tier may be used at most. `counts`: `lower_hits`, `lower_misses`,
-    `refused` (what a lower tier held was no entry of this key), `outdated` (it was from before a change),
-    `unwritten` (too many writes were under way).
+    `large` looks at entries that would hold up the event loop. `longest` is how many seconds an entry of a lower tier
+    may be used at most. `counts`: `lower_hits`, `lower_misses`, `refused` (what a lower tier held was no entry of this
+    key), `outdated` (it was from before a change), `unwritten` (too many writes were under way).
     """
 
     def __init__(
-        self, tiers: Sequence[Tier], *, longest: float = LONGEST, clock: Callable[[], float] = time.time
+        self,
+        tiers: Sequence[Tier],
+        *,
+        longest: float = LONGEST,
+        clock: Callable[[], float] = time.time,
+        large: LargeWork | None = None,
     ) -> None:
         first = tiers[0] if tiers and isinstance(tiers[0], MemoryTier) else None
         # Without a memory tier it still holds what is being fetched and what has failed, for a moment.
         self.memory = MemoryCache(first or MemoryTier(entries=1_000, bytes=1 << 20), group=target_of)
         self.lower: list[BaseCache] = [_lower(tier) for tier in tiers if not isinstance(tier, MemoryTier)]
         self._clock = clock
+        self._large = large
         self._stack = AsyncExitStack()
         self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
         self._writes: set[asyncio.Task[None]] = set()
@@ -88,7 +96,7 @@ class Cache:
             written = await _get(tier, key)
             if written is None:
                 continue
-            entry = decode_entry(key, written, self._clock())
+            entry = await self._decoded(key, written)
             if entry is None:
                 self.counts["refused"] += 1
             elif await self._is_outdated(key, entry):
@@ -111,6 +119,17 @@ class Cache:
         # Ours last: it may have changed while we looked.
         changed_at = max([self.changes.time_of(target), *(time for time in marked if time is not None)])
         return entry.asked_at <= changed_at + CLOCK_SLACK
+
+    async def _decoded(self, key: bytes, written: bytes) -> Entry | None:
+        if self._large is None or len(written) <= LARGE:
+            return decode_entry(key, written, self._clock())
+        entry = decode_entry(key, written, self._clock(), is_whole=lambda _: True)
+        if entry is None:
+            return None
+        try:
+            return entry if await self._large.run("look at an entry", entry.shared) == b"true" else None
+        except AnswerError:
+            return None
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Keep an entry: at once in memory, and soon in the lower tiers unless it is a failure."""

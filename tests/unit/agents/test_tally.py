@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from aiokafka import ConsumerRecord
@@ -245,3 +246,35 @@ def test_the_memory_of_shared_parts_is_bounded(monkeypatch):
     for number in range(100):
         reader.read(result(number))
         assert len(reader._known) <= 10
+
+
+def large_result(document, checks=b"", error=b""):
+    return (
+        b'{"id":"a","outcome":"ok","request":{"method":"GET","url":"http://h/"},"status":200,"document":%b%b'
+        b',"attempts":2,"fetched_at":"2026-11-29T10:00:00.000Z"%b,"cache":"miss","elapsed_ms":1.5}'
+        % (document, checks, error)
+    )
+
+
+NESTED = b'{"x":",\\"checks\\":[","y":{"z":0,"checks":[{"name":"no","elapsed_ms":1}],"attempts":9,"document":1}}'
+
+
+@pytest.mark.parametrize(
+    ("checks", "names"),
+    [
+        (b"", []),
+        (b',"checks":[]', []),
+        (b',"checks":[{"name":"a","value":true,"elapsed_ms":1.5},{"name":"b","error":"x","elapsed_ms":2}]', ["a", "b"]),
+        (b',"checks":[{"name":"a","value":{"k":1,"checks":[1]},"elapsed_ms":1.5}]', ["a"]),
+    ],
+)
+@pytest.mark.parametrize("tail", [b"", b',"error":{"type":"CheckError","message":"m","retryable":false}'])
+def test_a_large_result_is_read_around_its_document(checks, names, tail):
+    """What is counted of it is what reading all of it would give, whatever the document holds, in a moment."""
+    document = b'{"a":[' + b"[]," * 300_000 + NESTED + b"]}"
+    began = time.thread_time()
+    found = Reader().read(large_result(document, checks, tail))
+    assert time.thread_time() - began < 0.02
+    assert found == Reader().read(large_result(NESTED, checks, tail))
+    assert [run.name for run in found.shared.checks] == names
+    assert (found.cache, found.micros) == ("miss", 1_500)

@@ -20,7 +20,7 @@ from models.large import LARGE
 from models.request import Request
 from models.source import CachePolicy, Source, Sources
 from models.template import JsonTemplate, UrlTemplate
-from streams.cache.entry import fresh_entry
+from streams.cache.entry import encode_entry, fresh_entry
 from streams.cache.freshness import Freshness
 from streams.cache.front import Cache
 from streams.http.hop import with_body
@@ -249,3 +249,30 @@ async def test_requests_that_differ_deep_inside_are_kept_apart(large):
     again = (await book.read_large(bodies[0].replace(b'"b":1,', b"").replace(b"]}}", b'],"b":1}}')))[1]
     assert one.key != other.key
     assert one.key == again.key
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_large_entry_of_a_lower_tier_is_looked_at_elsewhere(large, whole):
+    """What another worker kept is verified as ever, without holding up the event loop, and refused if it is broken."""
+    now = time.time()
+    document = b"[" + b"[]," * 300_000 + b"1]" * whole
+    shared = (b'"outcome":"ok","request":{"method":"GET","url":"http://a/"},"status":200,"document":%b,"attempts":1,'
+              b'"fetched_at":"2026-11-29T10:00:00.000Z"' % document)  # fmt: skip
+    entry = fresh_entry(shared, now, Freshness(60, 60, 60))
+
+    class Lower:
+        NAME = "lower"
+
+        async def get(self, key):
+            return encode_entry(key, entry) if key == b"k" else None
+
+        async def delete(self, _key):
+            return True
+
+    async with Cache((MemoryTier(),), large=large) as cache:
+        cache.lower.append(Lower())
+        found, longest = await longest_turn(cache.find(b"k"))
+        assert (found is not None) is whole
+        assert cache.counts["refused"] == (not whole)
+        assert longest < LONGEST
+        cache.lower.clear()

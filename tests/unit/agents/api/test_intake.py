@@ -162,3 +162,13 @@ async def test_a_trace_goes_along_if_it_is_one(fleet):
     await fleet.post("/api/requests", URL, traceparent="nonsense")
     kept = [("content-type", b"application/json")]
     assert [sent[4] for sent in fleet.sender.sent] == [[*kept, ("traceparent", trace.encode())], kept]
+
+
+async def test_a_large_request_is_read_elsewhere_and_told_in_the_same_words(fleet):
+    """1 MiB of JSON goes on the topic as it came, or is refused with the reason, and never holds up the pages."""
+    filling = b"[]," * 300_000
+    body = b'{"url":"http://a.example/","method":"POST","body":[%b1.10]}' % filling
+    status, told, _ = await fleet.post("/api/requests", body)
+    assert (status, fleet.sender.values) == (202, [b'{"id":"%b",%b' % (told["id"].encode(), body[1:])])
+    status, told, _ = await fleet.post("/api/requests", body.replace(b"POST", b"SEND"))
+    assert (status, told["errors"][0]["field"]) == (422, "method")
