@@ -10,9 +10,15 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-import cramjam
-import lz4.frame
-import zstandard
+from models.errors import BrokerError
+
+try:
+    import cramjam
+    import lz4.frame
+    import zstandard
+except ImportError as exc:
+    _MSG = f"a library that inflates batches cannot be loaded: {exc}; install Millrace again with what it depends on"
+    raise BrokerError(_MSG) from exc
 
 PIECE = 1 << 20
 """Bytes that are inflated at once; of snappy, which cannot be cut, one block."""

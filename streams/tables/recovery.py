@@ -37,7 +37,9 @@ PAUSE = 0.001
 POLL_MS = 500
 """Milliseconds that a poll waits for rows."""
 FETCH_BYTES = 4 << 20
-"""Bytes of a partition that one fetch brings."""
+"""Bytes of a partition that one fetch brings, at most."""
+FETCHED_BYTES = 64 << 20
+"""Bytes that those of all partitions may be together: each partition's wait until they are read."""
 REQUEST_TIMEOUT_MS = 20_000
 LOOK_LIMIT = 30.0
 """Seconds that a look at some offsets may take."""
@@ -74,7 +76,7 @@ class Recovery:
         if not partitions:
             return
         started = self._moved = time.monotonic()
-        consumer = await self._patiently(self._open)
+        consumer = await self._patiently(lambda: self._open(len(partitions)))
         try:
             tps = [TopicPartition(topic, partition) for topic in self._tables for partition in sorted(partitions)]
             consumer.assign(tps)
@@ -86,8 +88,8 @@ class Recovery:
         taken = time.monotonic() - started
         logger.info("tables recovered: %d rows of %d partitions in %.1f s", self.rows, len(partitions), taken)
 
-    async def _open(self) -> AIOKafkaConsumer:
-        return await open_consumer(self._kafka, self._client_id)
+    async def _open(self, partitions: int) -> AIOKafkaConsumer:
+        return await open_consumer(self._kafka, self._client_id, len(self._tables) * partitions)
 
     async def _begin(self, consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> None:
         """Find where each changelog ends, and seek where the store goes on."""
@@ -189,14 +191,14 @@ def _tombstone_offset(headers: Iterable[tuple[str, bytes | None]]) -> int | None
     return None
 
 
-async def open_consumer(kafka: Kafka, client_id: str) -> AIOKafkaConsumer:
-    """Return a started consumer of no group."""
+async def open_consumer(kafka: Kafka, client_id: str, partitions: int = 1) -> AIOKafkaConsumer:
+    """Return a started consumer of no group, for so many partitions."""
     consumer = AIOKafkaConsumer(
         **connection(kafka),
         client_id=client_id,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        max_partition_fetch_bytes=FETCH_BYTES,
+        max_partition_fetch_bytes=min(FETCH_BYTES, FETCHED_BYTES // partitions),
         request_timeout_ms=REQUEST_TIMEOUT_MS,
     )
     try:

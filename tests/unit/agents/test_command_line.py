@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 
 import pytest
@@ -34,3 +35,13 @@ def test_the_demo_names_a_command_that_is_there(monkeypatch, tmp_path):
 def test_a_clipped_text_ends_with_an_ellipsis():
     """What fits is left alone."""
     assert [clipped("abc de", width) for width in (6, 5, 3)] == ["abc de", "abc…", "ab…"]
+
+
+@pytest.mark.parametrize("library", ["cramjam", "lz4.frame", "zstandard"])
+@pytest.mark.parametrize("command", ["worker", "doctor"])
+def test_a_codec_that_cannot_be_loaded_is_said_at_the_start(library, command):
+    """One line that names the library, not a worker that dies of the first batch that is compressed so."""
+    code = f"import sys; sys.modules[{library!r}] = None; from agents.commands import run; sys.exit(run([{command!r}]))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert f"inflates batches cannot be loaded: import of {library} halted" in ended.stderr
