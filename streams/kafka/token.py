@@ -40,7 +40,7 @@ class Tokens:
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
-        self._context = Context(kafka.ssl_cafile, system=True)
+        self._context: Context | None = None
         self._token = ""
         self._renew_at = 0.0
         self._failure: tuple[float, str] = (0.0, "")
@@ -55,7 +55,7 @@ class Tokens:
             raise TokenError(reason)
         try:
             token, life = read_token(await self._ask())
-        except (aiohttp.ClientError, AnswerError, OSError, TimeoutError, TokenError) as exc:
+        except (aiohttp.ClientError, AnswerError, OSError, TimeoutError, TokenError, ValueError) as exc:
             url = self._kafka.sasl_oauthbearer_token_endpoint_url
             reason = f"no token from {url}: {exc or type(exc).__name__}"
             self._failure = now + FAILED_FOR, reason
@@ -68,6 +68,8 @@ class Tokens:
         form = {"grant_type": "client_credentials"}
         if kafka.sasl_oauthbearer_scope:
             form["scope"] = kafka.sasl_oauthbearer_scope
+        if self._context is None:
+            self._context = Context(kafka.ssl_cafile, system=True)
         # RFC 6749, section 2.3.1: id and secret are form-encoded before they become a Basic login.
         login = basic(
             *map(quote_plus, (kafka.sasl_oauthbearer_client_id or "", kafka.sasl_oauthbearer_client_secret or ""))

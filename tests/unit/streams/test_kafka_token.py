@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import pytest
+import trustme
 from aiohttp import web
 from aiokafka import conn
 from aiokafka.errors import SaslAuthenticationFailed
@@ -14,7 +16,8 @@ from streams.settings import Kafka
 class Endpoint:
     """A token endpoint on loopback that answers what a test wants."""
 
-    def __init__(self):
+    def __init__(self, tls=None, ca=None):
+        self._tls, self._ca = tls, ca
         self.answer, self.status, self.asked = {"access_token": "t1", "expires_in": 100}, 200, []
         self.halting = False
 
@@ -23,9 +26,10 @@ class Endpoint:
         app.router.add_post("/token", self._token)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
         self.kafka = Kafka(
-            sasl_oauthbearer_token_endpoint_url=f"http://127.0.0.1:{self._runner.addresses[0][1]}/token",
+            ssl_cafile=self._ca,
+            sasl_oauthbearer_token_endpoint_url=f"{'https' if self._tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}/token",
             sasl_oauthbearer_client_id="a:b", sasl_oauthbearer_client_secret="hunter2", sasl_oauthbearer_scope="kafka",
         )  # fmt: skip
         return self
@@ -64,6 +68,29 @@ async def test_a_token_is_asked_for_once_and_renewed_before_it_ends(endpoint, mo
     endpoint.answer = {"access_token": "t2", "expires_in": 100}
     now += 10
     assert await tokens.get() == "t2"
+
+
+async def test_authorities_of_the_token_endpoint_may_be_replaced(tmp_path):
+    """What is on the disk when a token is asked for is what the endpoint is judged by; a bad file is told as such."""
+    path = tmp_path / "ca.pem"
+
+    async def asked(endpoint_of, trusted):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        endpoint_of.issue_cert("127.0.0.1").configure_cert(context)
+        async with Endpoint(context, str(path)) as endpoint:
+            tokens._kafka = endpoint.kafka
+            tokens._token, tokens._failure = "", (0.0, "")
+            path.write_bytes(trusted)
+            return await tokens.get()
+
+    old, new = trustme.CA(), trustme.CA()
+    tokens = Tokens(Kafka())
+    with pytest.raises(TokenError, match=r"no token from .*: .*ca\.pem: "):
+        await asked(old, b"garbage")
+    assert await asked(old, old.cert_pem.bytes()) == "t1"
+    assert await asked(new, new.cert_pem.bytes()) == "t1"
+    with pytest.raises(TokenError, match="CERTIFICATE_VERIFY_FAILED"):
+        await asked(old, new.cert_pem.bytes())
 
 
 async def test_an_answer_may_come_in_parts(endpoint):
