@@ -85,12 +85,13 @@ class Answering:
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
         self.client, self.caller, self.pool = client, caller, pool
         tiers = parse_tiers(settings.cache)
+        policy = CachePolicy(ttl=freshness_of(tiers))
+        longest = max(each.longest for each in (policy, *(source.cache for source in sources.by_name.values())))
         large = self._large = await stack.enter_async_context(LargeWork(settings.plugins))
-        cache = self.cache = await stack.enter_async_context(Cache(tiers, large=large))
+        cache = self.cache = await stack.enter_async_context(Cache(tiers, longest=longest, large=large))
         named = {name: terms_of(source, client.terms, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
         asker = Asker(client, caller, named, large, self._limit)
-        policy = CachePolicy(ttl=freshness_of(tiers))
         enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit,
                             negative_ttl=settings.negative_ttl)  # fmt: skip
         return await stack.enter_async_context(enricher)

@@ -17,6 +17,7 @@ FRONT = {
     "lower_hits": "looks into the lower tiers that found an entry",
     "lower_misses": "looks into the lower tiers that found none",
     "refused": "entries of a lower tier that were none of ours",
+    "outdated": "entries of lower tiers from before a change of what they are about; they are removed",
     "unwritten": "writes left out because too many were under way",
 }
 """What `Cache.counts` counts."""

@@ -99,6 +99,12 @@ class CachePolicy:
     methods_too: bool = False
     coalesce: bool = False
 
+    @property
+    def longest(self) -> float:
+        """Return the seconds that an answer may be used at most, fresh or stale, without its upstream being asked."""
+        windows = self.stale_while_revalidate, self.stale_if_error
+        return self.ttl + max(MAX_STALE if window is None else window for window in windows)
+
 
 @dataclass(frozen=True, slots=True)
 class Basic:

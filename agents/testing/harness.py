@@ -145,7 +145,8 @@ class AsyncHarness:
         asker = Asker(client, caller, named)
         policy = CachePolicy(ttl=freshness_of(tiers))
         limit = DEFAULT_LIMIT - RESULT_ROOM
-        enricher = Enricher(asker, cast("Any", Pool()), cache, settings.timeout, policy, limit=lambda: limit)
+        enricher = Enricher(asker, cast("Any", Pool()), cache, settings.timeout, policy, limit=lambda: limit,
+                            negative_ttl=settings.negative_ttl)  # fmt: skip
         return await stack.enter_async_context(enricher)
 
 
