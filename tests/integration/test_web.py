@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import aiohttp
 import psutil
 import pytest
 
+from streams.kafka.broker import free_port
 from tests.integration.stage import PATIENCE, asked
 
 pytestmark = pytest.mark.kafka
@@ -80,12 +82,15 @@ async def test_any_worker_answers_for_all(stage, upstream, two):
 
 
 async def test_bound_everywhere_they_find_each_other(stage, upstream):
-    """On every address and without a URL of its own a worker is asked by the others by its machine's name."""
-    workers = [await stage.start(MILLRACE_ROLE="all", MILLRACE_WEB_HOST="0.0.0.0", MILLRACE_WEB_TOKEN="t")
-               for _ in range(2)]  # fmt: skip
+    """Without a URL of its own a worker is asked by its machine's name, with one also by a pod's IPv6 address."""
+    port = str(free_port())
+    by_name = await stage.start(MILLRACE_ROLE="all", MILLRACE_WEB_HOST="0.0.0.0", MILLRACE_WEB_TOKEN="t")
+    six = {"MILLRACE_WEB_PORT": port, "MILLRACE_WEB_URL": f"http://::1:{port}"} if socket.has_dualstack_ipv6() else {}
+    by_address = await stage.start(MILLRACE_ROLE="all", MILLRACE_WEB_HOST="*", MILLRACE_WEB_TOKEN="t", **six)
     await stage.send([asked(f"{upstream.url}/doc/{number}", number) for number in range(COUNT)])
-    for worker in workers:
-        worker.url = worker.url.replace("0.0.0.0", "127.0.0.1")
+    by_name.url = by_name.url.replace("0.0.0.0", "127.0.0.1")
+    by_address.url = by_address.url.replace("*", "[::1]" if six else "127.0.0.1")
+    for worker in (by_name, by_address):
         await until(worker, "/api/tables/answers?limit=100", whole(COUNT))
 
 
