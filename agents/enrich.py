@@ -215,6 +215,7 @@ class Enricher:
                     asked = await self._asker.ask(known, extra, deadline, {})
                 found = self._keeper.keep(known, self._encode(known, asked), asked, cache, began)
         except AnswerError as error:
+            error.settle()
             if error.retryable and (stale := self._stand_in(known, rest=not error.hurried)) is not None:
                 return stale
             found = self._keeper.keep_failure(known, error, cache, began)

@@ -94,6 +94,16 @@ class AnswerError(MillraceError):
         longer = len(message) > MESSAGE_LIMIT or len(text) > MESSAGE_LIMIT
         super().__init__(text[: MESSAGE_LIMIT - 1] + "…" if longer else text)
 
+    def settle(self) -> None:
+        """Let go of where it was raised: now it is an answer, and may be kept. The frames hold the request and its
+        body, in a circle with this error that only the garbage collector would find.
+        """
+        raised: BaseException | None = self
+        while raised is not None:
+            raised.__traceback__ = None
+            raised = raised.__cause__ or raised.__context__
+        self.__context__ = self.__cause__ = None
+
     def describe(self) -> dict[str, str | bool]:
         """Return the `error` object of a result: `type`, `message`, `retryable`, `body` and whether it is cut."""
         said: dict[str, str | bool] = {"type": type(self).__name__, "message": str(self), "retryable": self.retryable}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import io
 import json
@@ -19,7 +20,16 @@ from yarl import URL
 
 from agents.known import entry_key
 from models.documents import Body
-from models.errors import Denied, InvalidDocument, InvalidRequest, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.errors import (
+    AnswerError,
+    Denied,
+    InvalidDocument,
+    InvalidRequest,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    UpstreamError,
+)
 from models.request import parse
 from models.source import Retries
 from streams.http.client import Client
@@ -847,3 +857,37 @@ async def test_a_large_body_takes_room_from_when_it_is_large(upstream):
         await asyncio.wait({large})
         assert client.bodies.taken == 0
         go_on.set()
+
+
+@pytest.mark.parametrize("fails", ["status", "connection"])
+async def test_an_error_that_is_settled_holds_no_request(upstream, fails):
+    """Kept as an answer, an error holds neither the body that was sent nor anything else of where it was raised, and
+    what it held is free without the garbage collector.
+    """
+    upstream.answers["/"] = {"status": 405}
+    where = at(upstream) if fails == "status" else "http://127.0.0.1:1/"
+    kept = []
+
+    async def fail(client):
+        try:
+            await client.fetch("POST", where, {}, "x" * 1_000_000)
+        except AnswerError as error:
+            error.settle()
+            kept.append(error)
+
+    async with Client(LIMIT, LOOPBACK, retry=ONCE) as client:
+        await fail(client)
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                await fail(client)
+            upstream.seen.clear()
+            async with asyncio.timeout(5):  # connections let go of what they have sent in a turn of their own
+                while tracemalloc.get_traced_memory()[0] > 3_000_000:
+                    await asyncio.sleep(0)
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert len(kept) == 11
