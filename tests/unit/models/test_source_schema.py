@@ -59,9 +59,11 @@ def test_everything_that_may_be_said_is_taken():
         method="POST", headers={"X-A": "{a}", "X-Key": TOKEN}, body={"a": "{a}"}, schema="text",
         params={"a": {"default": 1, "pattern": "[0-9]", "one_of": [1, 2]}},
         checks=["is_prime", {"name": "sha256", "field": "f", "args": {}}], success=[200, "3xx"],
-        retry={"statuses": ["5xx", 429], "attempts": 20, "first_pause": 0, "longest_pause": 1.5},
+        retry={"statuses": ["5xx", 429], "attempts": 20, "first_pause": 0, "longest_pause": 1.5,
+               "unsafe": True},
+        response_headers=["ETag", "X-Id", "etag"], redirects=20,
         timeout=300, connect_timeout=0.1, read_timeout=2, max_bytes=1,
-        limits={"concurrency": 3, "rate": 0.5, "burst": 7},
+        limits={"concurrency": 3, "rate": 0.5, "burst": 7, "per": "source"},
         cache={"ttl": 0, "stale_while_revalidate": 1, "stale_if_error": 2, "refresh_ahead": False,
                "negative_ttl": 3},
         auth={"type": "bearer", "token": {"file": "/run/t"}},
@@ -75,9 +77,10 @@ def test_everything_that_may_be_said_is_taken():
     assert source.params["a"].pattern.pattern == "[0-9]"
     assert source.checks == (Call("is_prime"), Call("sha256", "f", {}))
     assert source.success == {200, *range(300, 400)}
-    assert source.retry == Retries(frozenset({429, *range(500, 600)}), 20, 0.0, 1.5)
+    assert source.retry == Retries(frozenset({429, *range(500, 600)}), 20, 0.0, 1.5, unsafe=True)
+    assert (source.response_headers, source.redirects, source.is_apart) == (("etag", "x-id"), 20, True)
     assert (source.timeout, source.connect_timeout, source.read_timeout, source.max_bytes) == (300.0, 0.1, 2.0, 1)
-    assert source.limits == Limits(3, 0.5, 7)
+    assert source.limits == Limits(3, 0.5, 7, per="source")
     assert source.cache == CachePolicy(0.0, 1.0, 2.0, False, dict.fromkeys(NEGATIVE_KINDS, 3.0), methods_too=True)
     assert source.auth == Bearer(Secret("file", "/run/t"))
     assert source.tls == Tls("a", "c", "k", Secret("env", "TOKEN"))
@@ -124,7 +127,8 @@ SECONDS = "must be a number of seconds, 0 or more"
         ({"url": URL, "call": "a:b"}, "url: not with call: give one of them"),
         *(({"call": "a:b", name: value}, f"{name}: is of no use with call") for name, value in [
             ("method", "POST"), ("headers", {"A": "b"}), ("success", [200]), ("connect_timeout", 1),
-            ("read_timeout", 1), ("auth", {"type": "none"}), ("tls", {}), ("proxy", "http://p")]),
+            ("read_timeout", 1), ("auth", {"type": "none"}), ("tls", {}), ("proxy", "http://p"),
+            ("response_headers", ["ETag"]), ("redirects", 1)]),
         *(({"call": call}, "call: must be 'package.module:function'")
           for call in ("a", "a.b", "a:b:c", ":b", "a:", "a b:c", "a:b()", "a:b\n")),
         ({"url": URL, "ulr": 1}, "ulr: unknown field"),
@@ -161,6 +165,15 @@ def test_what_is_asked_must_be_clear(members, message):
         ({"retry": {"attempts": 0}}, f"retry.attempts: {ATTEMPTS}"),
         ({"retry": {"attempts": 21}}, f"retry.attempts: {ATTEMPTS}"),
         ({"retry": {"attempts": 1.5}}, "retry.attempts: Not a valid integer"),
+        ({"retry": {"unsafe": "yes"}}, "retry.unsafe: Not a valid boolean"),
+        ({"limits": {"per": "key"}}, "limits.per: Must be one of: host, source"),
+        ({"redirects": 21}, "redirects: Must be greater than or equal to 0 and less than or equal to 20"),
+        ({"redirects": -1}, "redirects: Must be greater than or equal to 0 and less than or equal to 20"),
+        ({"redirects": True}, "redirects: Not a valid integer"),
+        ({"response_headers": []}, "response_headers: Length must be between 1 and 50"),
+        ({"response_headers": "ETag"}, "response_headers: Not a valid list"),
+        ({"response_headers": ["a b"]}, "response_headers.0: 'a b' is no header name (RFC 9110, section 5.1)"),
+        ({"response_headers": ["X\r\nY"]}, "response_headers.0: 'X\\r\\nY' is no header name (RFC 9110, section 5.1)"),
         ({"retry": {"first_pause": -1}}, f"retry.first_pause: {SECONDS}"),
         ({"timeout": 0}, "timeout: Must be greater than 0 and less than or equal to 300.0"),
         ({"timeout": math.inf}, f"timeout: {SECONDS}"),
@@ -254,8 +267,9 @@ def test_headers_that_cannot_be_sent_are_refused(headers, message):
 def test_limits_of_a_host_are_those_of_a_source():
     """The table of a host takes the same keys, and no others."""
     assert LimitsSchema().load({"rate": 5, "burst": 2}) == Limits(rate=5.0, burst=2)
-    with pytest.raises(ValidationError):
-        LimitsSchema().load({"url": URL})
+    for other in ({"url": URL}, {"per": "source"}):
+        with pytest.raises(ValidationError):
+            LimitsSchema().load(other)
 
 
 @pytest.mark.parametrize(
