@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from aiohttp import TCPConnector
 from aiokafka import ConsumerRecord
 
 from agents.answer import Answerer
@@ -25,7 +24,8 @@ from models.result import RESULT_ROOM, ResultSchema, read_result
 from models.source import CachePolicy, Sources
 from streams.cache.front import Cache
 from streams.functions import Caller
-from streams.http.client import _session, client_of
+from streams.http.client import client_of
+from streams.http.session import session_of
 from streams.http.terms import terms_of
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
@@ -132,7 +132,7 @@ class AsyncHarness:
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
         """Put together what `agents/worker.py` does, with an upstream and a pool of our own."""
         settings = self._settings
-        session = await stack.enter_async_context(_session(cast("TCPConnector", Connector(self._upstream))))
+        session = await stack.enter_async_context(session_of(Connector(self._upstream)))
         client = client_of(settings, self._sources)
         client._direct = client._proxied = session
         sources = self._sources = hurry(client, self._sources)

@@ -17,6 +17,7 @@ limits    what one host may cost and suffer: places, requests a second, pauses
 breaker   the circuit breaker
 outage    the log of hosts that fail
 hop       what is sent to one address, and where a redirect leads
+session   aiohttp's session, with nothing that it does by itself
 cookies   what answers set, for as long as one request's redirects
 excerpt   what an upstream says in place of a document: the beginning of a body, chosen headers
 response  a whole answer of an upstream

@@ -24,18 +24,18 @@ from streams.cache.freshness import Head
 from streams.files import share
 from streams.http.auth import Credentials, Signed
 from streams.http.bodies import Bodies
-from streams.http.content import ACCEPT_ENCODING, read_body
+from streams.http.content import read_body
 from streams.http.cookies import Cookies
-from streams.http.excerpt import add_excerpt, chosen
+from streams.http.excerpt import add_excerpt, chosen, tells
 from streams.http.failures import blame, no_success, translate
 from streams.http.guard import Guard, guard_of
 from streams.http.hop import Hop, redirected, with_body
 from streams.http.limits import Gate, Hosts
-from streams.http.once import MAX_FIELD, MAX_FIELDS, Pool, send_once
+from streams.http.once import Pool
 from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
+from streams.http.session import CONNECTING, options_of, session_of
 from streams.http.tally import Tally, result_of, status_class
-from streams.http.telling import told_in_large
 from streams.http.terms import CONNECT_TIMEOUT, Terms
 from streams.http.tls import PROTOCOLS
 from streams.http.url import parse
@@ -51,12 +51,6 @@ from streams.tls import Context
 if TYPE_CHECKING:
     from streams.http.traced import HttpSpans
 
-KEEPALIVE = 30.0
-"""Seconds that an idle connection is kept for the next request."""
-DNS_TTL = 30
-"""Seconds that a resolved name is kept."""
-DNS_NAMES = 1_000
-"""Resolved names kept, the least recently used out first."""
 SLOW = 1.0
 """Seconds: a request that its deadline ends sooner says nothing about the host."""
 
@@ -64,11 +58,6 @@ NOT_MODIFIED, BAD_REQUEST = 304, 400
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing (RFC 9110, section 9.2.1)."""
 
-_CONNECTING: dict[str, Any] = {
-    "ttl_dns_cache": DNS_TTL,
-    "dns_cache_max_size": DNS_NAMES,
-    "keepalive_timeout": KEEPALIVE,
-}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -116,11 +105,13 @@ class Client:
         files, resolver = share().upstream, self._guard.resolver()
         self._stack.push_async_callback(resolver.close)
         self._direct = await self._stack.enter_async_context(
-            _session(Pool(files, self._guard.socket, resolver=resolver, ssl=secured, **_CONNECTING))
+            session_of(Pool(files, self._guard.socket, resolver=resolver, ssl=secured, **CONNECTING))
         )
-        # Through a proxy, every address dialled is the proxy's, which the operator named.
+        # Through a proxy, every address dialled is the proxy's, which the operator named; then a tunnel is made.
         self._proxied = await self._stack.enter_async_context(
-            _session(Pool(files, ssl=secured, **_CONNECTING), connect=2 * CONNECT_TIMEOUT)  # to the proxy, and a tunnel
+            session_of(
+                Pool(files, ssl=secured, **CONNECTING), connect=2 * CONNECT_TIMEOUT
+            )  # to the proxy, and a tunnel
         )
         return self
 
@@ -265,7 +256,7 @@ class Client:
     async def _exchange(self, hop: Hop, signed: Signed, terms: Terms, deadline: float | None) -> Response | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""
         session = self._proxied if terms.proxy else self._direct
-        options = _options(hop, terms)
+        options = options_of(hop, terms)
         began = time.monotonic()
         response = await session.request(
             hop.method, signed.url, headers=signed.headers, data=hop.data, allow_redirects=False, **options
@@ -288,7 +279,7 @@ class Client:
                 raise error
             content = await self._read(hop, response, terms, deadline)
             body = Body(content, *media(response.headers.get("Content-Type")))
-            if terms.credentials is not None and await _tells(body, response.headers, terms.credentials):
+            if terms.credentials is not None and await tells(body, response.headers, terms.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
                 raise InvalidDocument(msg)
             return Response(status, body, response.headers, delay=head.delay, redirects=hop.redirects)
@@ -326,21 +317,6 @@ def _with_trail(error: AnswerError, trail: tuple[Head, ...]) -> AnswerError:
     return error
 
 
-def _session(connector: aiohttp.TCPConnector, connect: float | None = None) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        headers={"Accept-Encoding": ACCEPT_ENCODING},  # aiohttp asks for whatever codings happen to be installed
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
-        timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=CONNECT_TIMEOUT),
-        trust_env=False,
-        middlewares=(send_once,),
-        max_line_size=MAX_FIELD,
-        max_field_size=MAX_FIELD,
-        max_headers=MAX_FIELDS,
-    )
-
-
 def _renewed(error: AnswerError, signed: Signed, credentials: Credentials) -> bool:
     """Whether there are other credentials to show to who refused these."""
     return isinstance(error, UpstreamError) and error.refuses_credentials and credentials.renews(signed)
@@ -350,19 +326,3 @@ def _authority(url: URL) -> str:
     """Return host and port, unless that is the scheme's own; a dot at the name's end makes no other host."""
     authority = url.raw_authority
     return authority.replace(".:", ":").removesuffix(".") if ".:" in authority or authority[-1] == "." else authority
-
-
-async def _tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
-    """Whether what becomes a document, or words about one, has the credentials in it."""
-    quoted = " ".join(headers.get(name, "") for name in ("Content-Type", "ETag", "Last-Modified"))
-    if credentials.told_in(quoted.encode(errors="replace")):
-        return True
-    return await told_in_large(credentials.told_in, body.content, body.codec())
-
-
-def _options(hop: Hop, terms: Terms) -> dict[str, Any]:
-    """Return what a request needs beyond the session's own: for most, nothing."""
-    if terms.timeout is None and terms.tls is None and terms.proxy is None:
-        return {}
-    options = {"timeout": terms.timeout, "ssl": terms.tls if hop.own else None, "proxy": terms.proxy}
-    return {name: value for name, value in options.items() if value is not None}

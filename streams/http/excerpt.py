@@ -18,6 +18,7 @@ from models.errors import AnswerError
 from models.page import charset_of
 from streams.http.content import STEP, Cut, Decoder, codings_of
 from streams.http.response import media
+from streams.http.telling import told_in_large
 
 if TYPE_CHECKING:
     from streams.http.auth import Credentials
@@ -69,7 +70,7 @@ async def add_excerpt(
     if credentials is not None and not whole:
         return
     body = Body(bytes(content[:MAX_READ]), *media(response.headers.get("Content-Type")))
-    if credentials is None or not _tells(body, credentials):
+    if credentials is None or not await told_in_large(credentials.told_in, body.content, body.codec()):
         error.body, error.body_truncated = excerpt(body, whole=whole and len(content) <= MAX_READ)
 
 
@@ -102,8 +103,9 @@ def chosen(
     }
 
 
-def _tells(body: Body, credentials: Credentials) -> bool:
-    if credentials.told_in(body.content):
+async def tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
+    """Whether what becomes a document, or words about one, has the credentials in it."""
+    quoted = " ".join(headers.get(name, "") for name in ("Content-Type", "ETag", "Last-Modified"))
+    if credentials.told_in(quoted.encode(errors="replace")):
         return True
-    codec = text_codec(body.charset)
-    return codec is not None and credentials.told_in(body.content.decode(codec, errors="replace").encode())
+    return await told_in_large(credentials.told_in, body.content, body.codec())

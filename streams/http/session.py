@@ -1,0 +1,49 @@
+"""aiohttp's session as upstreams are asked with it: nothing that it does by itself, and bounds on what it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+
+from streams.http.content import ACCEPT_ENCODING
+from streams.http.hop import Hop
+from streams.http.once import MAX_FIELD, MAX_FIELDS, send_once
+from streams.http.terms import CONNECT_TIMEOUT, Terms
+
+KEEPALIVE = 30.0
+"""Seconds that an idle connection is kept for the next request."""
+DNS_TTL = 30
+"""Seconds that a resolved name is kept."""
+DNS_NAMES = 1_000
+"""Resolved names kept, the least recently used out first."""
+CONNECTING: dict[str, Any] = {
+    "ttl_dns_cache": DNS_TTL,
+    "dns_cache_max_size": DNS_NAMES,
+    "keepalive_timeout": KEEPALIVE,
+}
+"""What every pool of connections is made with."""
+
+
+def session_of(connector: aiohttp.BaseConnector, connect: float | None = None) -> aiohttp.ClientSession:
+    """Return a session on a pool; `connect` is in seconds for a connection, a tunnel included."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers={"Accept-Encoding": ACCEPT_ENCODING},  # aiohttp asks for whatever codings happen to be installed
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
+        timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=CONNECT_TIMEOUT),
+        trust_env=False,
+        middlewares=(send_once,),
+        max_line_size=MAX_FIELD,
+        max_field_size=MAX_FIELD,
+        max_headers=MAX_FIELDS,
+    )
+
+
+def options_of(hop: Hop, terms: Terms) -> dict[str, Any]:
+    """Return what a request needs beyond the session's own: for most, nothing."""
+    if terms.timeout is None and terms.tls is None and terms.proxy is None:
+        return {}
+    options = {"timeout": terms.timeout, "ssl": terms.tls if hop.own else None, "proxy": terms.proxy}
+    return {name: value for name, value in options.items() if value is not None}
