@@ -285,6 +285,7 @@ async def test_workers_that_share_a_tier_share_changes(start: Start, upstream: U
     await two.ask("/a", "PUT")
     await two.settle()
     assert await two.ask("/a") == "miss"
+    await two.settle()
     four = await start(tiers)
     assert (await four.ask("/a"), four.cache.counts["outdated"]) == ("miss", 1)
     # Their own memory is theirs: until what they have there ends.
