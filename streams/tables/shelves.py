@@ -23,6 +23,8 @@ from streams.tables.store import OFFSET_HEADER, Store, offset_of
 
 logger = logging.getLogger(__name__)
 
+MAX_GAPS = 1_000
+"""Gaps that are noted each for itself."""
 SLICE = 1_000
 """Rows that go at once where all of them go."""
 
@@ -176,10 +178,18 @@ class Shelves:
         if base > (expected or 0):
             logger.warning("%s-%d: offsets %s to %d are not of this worker's writing", topic, partition, expected, base)
             self.gaps += 1
-            self.unmended.append(Gap(table, partition, expected or 0, base))
+            self._note_gap(Gap(table, partition, expected or 0, base))
             self.store.doubt(partition)
         changes = [(parcel.key or b"", parcel.value) for parcel in parcels]
         self.store.apply(table, partition, changes, base + len(parcels) if base >= 0 else None)
+
+    def _note_gap(self, gap: Gap) -> None:
+        """Have a gap mended. One of too many is mended together with the last of its place, and our rows between."""
+        numbers = [n for n, each in enumerate(self.unmended) if each[:2] == gap[:2]]
+        if numbers and len(self.unmended) >= MAX_GAPS:
+            self.unmended[numbers[-1]] = self.unmended[numbers[-1]]._replace(end=gap.end)
+        else:
+            self.unmended.append(gap)
 
     def fits(self, publisher: Publishes, table: str, key: bytes, size: int) -> bool:
         """Whether a row of so many bytes can be sent under this key."""

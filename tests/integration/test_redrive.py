@@ -11,9 +11,11 @@ from collections import Counter
 import pytest
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from models.letter import Choice
+from streams.kafka import letters as module
 from streams.kafka.broker import Broker
 from streams.kafka.letters import BEFORE, Letters
 from streams.settings import Kafka as KafkaSettings
@@ -208,3 +210,26 @@ async def test_the_newest_letters_come_first(kafka: Broker, stage: Stage) -> Non
         assert (len(everything), [letter.at for letter in latest]) == (30, [letter.at for letter in everything[:10]])
         again = await letters.redrive(Choice(places=frozenset({(1, 7)})))
         assert again.refused == {BEFORE: 1}
+
+
+async def test_marks_of_letters_that_kafka_deleted_are_taken_back(
+    kafka: Broker, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With tombstones, in a transaction like all else: whoever reads the marks then has those of letters there are."""
+    monkeypatch.setattr(module, "MANY_MARKS", 0)
+    monkeypatch.setattr(module, "MARK_AGE", -60.0)  # none is young
+    await dead(stage, 12)
+    settings = Settings(kafka=KafkaSettings(bootstrap_servers=stage.servers), group=stage.group,
+                        requests_topic=stage.requests, dead_letters_topic=stage.dead_letters)  # fmt: skip
+    async with Letters(settings) as letters:
+        assert (await letters.redrive(Choice(), rate=0)).redriven == 12
+        admin = AIOKafkaAdminClient(bootstrap_servers=stage.servers)
+        await admin.start()
+        gone = {TopicPartition(stage.dead_letters, n): RecordsToDelete(before_offset=3 if n else 2) for n in range(4)}
+        await admin.delete_records(gone)
+        await admin.close()
+        assert (await letters.redrive(Choice())).refused == {BEFORE: 1}
+    async with Letters(settings) as fresh:
+        assert (await fresh.redrive(Choice())).refused == {BEFORE: 1}
+        assert len(fresh._marked) == 1
+    assert len(await put_back(stage)) == 12

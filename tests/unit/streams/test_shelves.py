@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from streams.kafka.lease import CommitPoint, Lease
+from streams.tables import shelves
 from streams.tables.pruning import AT_ONCE, LOOK_AGAIN, LOOKS, Bounds
 from streams.tables.shelves import SLICE, Shelves
 from streams.tables.store import MemoryStore, mark
@@ -90,6 +91,17 @@ def test_offsets_are_finished_only_when_all_rows_of_their_batch_have_arrived():
     second[2].receipt.finish(0)
     assert scene.lease.unfinished == 0
     assert scene.lease.commit_point().offset == 2
+
+
+def test_gaps_are_bounded(monkeypatch):
+    """Of too many that somebody else writes into a changelog, the later ones are one: all of it is looked at."""
+    monkeypatch.setattr(shelves, "MAX_GAPS", 3)
+    scene = Scene()
+    for number in range(10):
+        scene.ship([("a", b"k", row(number))], number)
+        scene.publisher.acknowledge(scene.shelves, base=10 * number)
+    assert [gap[2:] for gap in scene.shelves.unmended] == [(1, 10), (11, 20), (21, 90)]
+    assert scene.shelves.gaps == 9
 
 
 def test_a_batch_without_rows_is_finished_at_once():
