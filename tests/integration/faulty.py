@@ -29,9 +29,8 @@ def forgets() -> None:
     """A request's answer is never delivered."""
     enrich = Answerer._enrich
 
-    async def forget(self: Answerer, record: Any, *more: Any) -> None:
-        if b"forgotten" not in record.value:
-            await enrich(self, record, *more)
+    async def forget(self: Answerer, item: Any) -> bool:
+        return b"forgotten" in item.record.value or await enrich(self, item)
 
     Answerer._enrich = forget  # type: ignore[method-assign]
 
