@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -48,7 +48,7 @@ MAGIC, V2 = 16, 2
 _LEGACY_ATTRIBUTES = 17
 _LEGACY_SIZES = 8
 """Bytes of the lengths of key and value."""
-Found: TypeAlias = Iterator[tuple[int, Sequence[Record | Flaw]]]
+Found: TypeAlias = Iterator[tuple[int, Iterable[Record | Flaw]]]
 
 unreadable: Counter[str] = Counter()
 """How many records could not be read, or not whole, by topic."""
@@ -162,7 +162,7 @@ class PartitionRecords(fetcher.PartitionRecords):
         else:
             end = at + 1
         if raw[MAGIC] >= V2 and HEADER.unpack_from(raw)[BASE] + HEADER.unpack_from(raw)[LAST_DELTA] + 1 == end:
-            return iter([(len(raw), list(missing(raw, at, reason)))]), end
+            return iter([(len(raw), missing(raw, at, reason))]), end
         return iter([(len(raw), [Flaw(at, NO_TIMESTAMP, reason, raw, whole_batch=True)])]), max(end, at + 1)
 
     def _legacy(self, batch: Any, raw: bytes) -> Found:

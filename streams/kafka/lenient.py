@@ -8,7 +8,7 @@ parsed by aiokafka, and only a piece that will not parse is looked at record by 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter, eq
 from typing import Any, NamedTuple, TypeAlias
 
@@ -57,7 +57,7 @@ class _FramingError(Exception):
     """Where the next record begins is not known."""
 
 
-def read_batch(batch: bytes) -> Iterator[tuple[int, Sequence[Record | Flaw]]]:
+def read_batch(batch: bytes) -> Iterator[tuple[int, Iterable[Record | Flaw]]]:
     """Yield what a batch of format v2 holds, in offset order: some records and how many bytes they were, again and
     again. Never raises for what is in it.
     """
@@ -77,7 +77,7 @@ def read_batch(batch: bytes) -> Iterator[tuple[int, Sequence[Record | Flaw]]]:
             at = found[-1].offset + 1
             yield len(piece), [_too_large(each, left_out) for each in found] if left_out else found
     except (CodecError, _FramingError) as exc:
-        yield len(batch), list(missing(batch, at, str(exc)))
+        yield len(batch), missing(batch, at, str(exc))  # perhaps of millions: none is made before it is wanted
 
 
 def missing(batch: bytes, at: int, reason: str) -> Iterator[Flaw]:
@@ -175,7 +175,7 @@ class _Stream:
     def _whole(self, end: int, most: int) -> tuple[int, int]:
         """Return how many whole records are there, the first of which ends at `end`, and where the last ends."""
         buffer, number = self._buffer, 1
-        limit = len(buffer)
+        limit = min(len(buffer), PIECE)  # a block of snappy is more than is parsed at once
         while number < most and end + _MAX_VARINT <= limit:
             try:
                 size, body = decode_varint(buffer, end)

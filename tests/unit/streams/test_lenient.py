@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import tracemalloc
+from itertools import islice
 
 import cramjam
 import pytest
@@ -142,6 +143,28 @@ def test_attributes_of_a_record_mean_nothing():
     plain = bytearray(batch(*ORDINARY[:3])[61:])
     plain[plain[0] // 2 + 2] = 0xFF
     assert told(flat(read_batch(changed(batch(*ORDINARY[:3]), {}, bytes(plain))))) == ORDINARY[:3]
+
+
+@pytest.mark.parametrize("codec", ALL)
+def test_no_piece_is_more_than_is_parsed_at_once(codec):
+    """Records of some bytes become objects of some hundred: not all of a batch at once, however it is compressed."""
+    plain = batch((b"k", b"v", []))[61:] * 130_000
+    payload = plain if codec == NONE else _deflate(codec, plain)
+    raw = changed(batch((b"k", b"v", [])), {ATTRIBUTES: codec, COUNT: 130_000, LAST_DELTA: 129_999}, payload)
+    sizes, at = [], 0
+    for size, records in read_batch(raw):
+        sizes.append(size)
+        at += len(list(records))
+    assert at == 130_000
+    assert max(sizes) <= codecs.PIECE
+    assert len(sizes) > 1
+
+
+def test_what_stands_for_millions_is_made_one_by_one():
+    """A batch may claim that many, and be damaged."""
+    raw = changed(batch(*ORDINARY[:3]), {ATTRIBUTES: ZSTD, COUNT: 1 << 31 >> 1, LAST_DELTA: (1 << 31 >> 1) - 1}, b"no")
+    [(_, records)] = read_batch(raw)
+    assert [each.offset for each in islice(records, 3)] == [0, 1, 2]
 
 
 def test_a_batch_that_compaction_thinned_has_one_flaw():
