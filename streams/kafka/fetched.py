@@ -192,7 +192,9 @@ class PartitionRecords(fetcher.PartitionRecords):
 
 
 class FetchResult(fetcher.FetchResult):
-    """aiokafka's, but that a poll ends when a partition has brought its share of MAX_POLL_BYTES."""
+    """aiokafka's, but that a poll ends when all partitions together have brought MAX_POLL_BYTES, if `begin_poll` was
+    called before it, else when each has brought its share of them.
+    """
 
     _partition_records: PartitionRecords | None
 
@@ -201,7 +203,11 @@ class FetchResult(fetcher.FetchResult):
         records = self._partition_records
         if not self.check_assignment(self._topic_partition) or records is None:
             return []
-        stop = records.served + MAX_POLL_BYTES // max(1, len(self._assignment.tps))
+        room = getattr(self._assignment, "room", None)
+        if room is not None and room <= 0:
+            return []  # at the next poll
+        begun = records.served
+        stop = begun + (MAX_POLL_BYTES // max(1, len(self._assignment.tps)) if room is None else room)
         taken: list[ConsumerRecord[bytes, bytes]] = []
         for record in records:
             taken.append(record)
@@ -211,14 +217,25 @@ class FetchResult(fetcher.FetchResult):
         else:
             self._update_position()
             self._partition_records = None
+        if room is not None:
+            self._assignment.room = room - (records.served - begun)
         return taken
 
 
-def release(consumer: Any, wanted: Collection[TopicPartition]) -> None:
-    """Let go of batches half inflated in partitions that are not read for now: they are fetched again."""
+def begin_poll(consumer: Any, wanted: Collection[TopicPartition]) -> None:
+    """Bound what the next poll brings, and inflates, which holds up the heartbeats meanwhile.
+
+    The partition that came first comes last, so that none holds up the others. Batches half inflated in partitions
+    that are not read for now are let go, and fetched again.
+    """
+    subscription = consumer._subscription.subscription
+    if subscription is not None and subscription.assignment is not None:
+        subscription.assignment.room = MAX_POLL_BYTES
     pending = consumer._fetcher._records
     for tp in [tp for tp, found in pending.items() if tp not in wanted and _holds_much(found)]:
         del pending[tp]
+    if pending:
+        pending.move_to_end(next(iter(pending)))
 
 
 def _holds_much(found: Any) -> bool:

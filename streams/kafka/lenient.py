@@ -58,8 +58,8 @@ class _FramingError(Exception):
 
 
 def read_batch(batch: bytes) -> Iterator[tuple[int, Iterable[Record | Flaw]]]:
-    """Yield what a batch of format v2 holds, in offset order: some records and how many bytes they were, again and
-    again. Never raises for what is in it.
+    """Yield what a batch of format v2 holds, in offset order: how many bytes were inflated and the records that they
+    are, again and again. Never raises for what is in it.
     """
     fields = list(HEADER.unpack_from(batch))
     codec, count, at = fields[ATTRIBUTES] & CODEC_MASK, fields[COUNT], fields[BASE]
@@ -75,7 +75,10 @@ def read_batch(batch: bytes) -> Iterator[tuple[int, Iterable[Record | Flaw]]]:
             found = _parse(fields, number, piece, at)
             found = _numbered(found, at) if whole else found
             at = found[-1].offset + 1
-            yield len(piece), [_too_large(each, left_out) for each in found] if left_out else found
+            if left_out:
+                yield left_out, [_too_large(each, left_out) for each in found]
+            else:
+                yield len(piece), found
     except (CodecError, _FramingError) as exc:
         yield len(batch), missing(batch, at, str(exc))  # perhaps of millions: none is made before it is wanted
 

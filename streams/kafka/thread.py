@@ -31,7 +31,7 @@ from faust.types import TP
 from streams import settings as defaults
 from streams.kafka.client import METADATA_AGE, connection, require_fetching
 from streams.kafka.cluster import identify
-from streams.kafka.fetched import release
+from streams.kafka.fetched import begin_poll
 from streams.kafka.lease import CommitPoint
 from streams.kafka.memo import Identity, signature
 from streams.tasks import first
@@ -120,7 +120,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         Positions are read in the same step in which the records are taken, so they fit each other.
         """
         consumer = self._ensure_consumer()
-        release(consumer, tps)
+        begin_poll(consumer, tps)
         fetched = await self._fetch_records(consumer, tps, timeout=timeout, max_records=MAX_POLL_RECORDS)
         self._pace(consumer, brought=any(fetched.values()))
         subscription = consumer._subscription.subscription

@@ -137,8 +137,8 @@ async def test_what_kafka_takes_stops_nothing(stage: Stage, upstream: Upstream, 
         await send(batch((b"k", request(number), []), timestamp=timestamp))
     await send(changed(batch((b"k", request(14), [])), {ATTRIBUTES: 0x40C0}))
     bomb = batch((b"big", bytes(250_000_000), [("ce_id", b"bomb")]), (b"k", request(15), []), codec=4)
-    for _ in range(BOMBS):
-        await send(bomb)
+    for number in range(BOMBS):
+        await put(stage, stage.requests, bomb, number % stage.partitions)
     await stage.send([request(16)])
 
     most, expected = 0, 3 + 3 + 3 + 2 + 1 + 4 + 1 + 2 * BOMBS + 1
@@ -158,4 +158,6 @@ async def test_what_kafka_takes_stops_nothing(stage: Stage, upstream: Upstream, 
     lines = [line for line in worker.log if "cannot be read" in line]
     assert len(lines) == BOMBS
     async with aiohttp.ClientSession() as session, session.get(worker.url + "/metrics") as response:
-        assert f'millrace_unreadable_records_total{{topic="{stage.requests}"}} {BOMBS}.0' in await response.text()
+        metrics = await response.text()
+    assert f'millrace_unreadable_records_total{{topic="{stage.requests}"}} {BOMBS}.0' in metrics
+    assert f'millrace_rebalances_total{{group="{stage.group}"}} 1.0' in metrics  # heartbeats went on meanwhile

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import logging
+from collections import OrderedDict
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED
 
 from streams.kafka import fetched as module
-from streams.kafka.fetched import FETCH_TRIES, FetchResult, PartitionRecords, Unreadable, release
+from streams.kafka import lenient
+from streams.kafka.fetched import FETCH_TRIES, FetchResult, PartitionRecords, Unreadable, begin_poll
 from tests.unit.streams.raw_batches import ATTRIBUTES, batch, changed, legacy
 
 TP = TopicPartition("requests", 0)
@@ -120,19 +122,47 @@ def test_a_poll_brings_a_share_of_bytes(monkeypatch):
     assert len(result(state, batch(*SOME)).getall()) == 1
 
 
+class Consumer:
+    """A consumer of partitions that share one assignment, with what was fetched of each."""
+
+    def __init__(self, state, **pending):
+        self._subscription = self.subscription = self
+        self.assignment = state
+        self._fetcher = self
+        self._records = OrderedDict((TopicPartition(name, 0), found) for name, found in pending.items())
+
+    def poll(self):
+        return {tp.topic: len(found.getall()) for tp, found in self._records.items() if found.has_more()}
+
+
+def test_all_partitions_of_a_poll_share_what_it_brings(monkeypatch):
+    """What is inflated counts, also where nothing of it is kept; the partition that was first is last next time."""
+    monkeypatch.setattr(module, "MAX_POLL_BYTES", 1 << 20)
+    monkeypatch.setattr(lenient, "MAX_RECORD", 1 << 20)
+    large = [(b"k", bytes(3 << 20), [])]
+    states = {name: State() for name in "abc"}
+    room = State(partitions=3)
+    consumer = Consumer(room, **{name: result(state, batch(*large, codec=4), batch(*large, codec=4, offset=1))
+                                 for name, state in states.items()})  # fmt: skip
+    for found, state in zip(consumer._records.values(), states.values(), strict=True):
+        state.room = None
+        found.check_assignment = lambda _: True
+        found._update_position = lambda: None
+        found._assignment = room
+    polls = []
+    for _ in range(6):
+        begin_poll(consumer, set(consumer._records))
+        polls.append([name for name, count in consumer.poll().items() if count])
+    assert polls == [["b"], ["c"], ["a"], ["b"], ["c"], ["a"]]
+
+
 def test_what_is_half_inflated_is_let_go_where_nothing_is_read():
     """A partition that takes no more keeps no inflated batch; one that is plain stays."""
-
-    class Consumer:
-        _fetcher = type("", (), {"_records": {}})
-
-    pending = Consumer._fetcher._records
-    other = TopicPartition("requests", 1)
-    for tp, codec in ((TP, 4), (other, 0)):
-        state = State()
-        pending[tp] = result(state, batch(*SOME, (b"k", bytes(1000), []), codec=codec))
-        assert len(pending[tp].getall(1)) == 1
-    release(Consumer, {TP})
-    assert set(pending) == {TP, other}
-    release(Consumer, set())
-    assert set(pending) == {other}
+    wide = (*SOME, (b"k", bytes(1000), []))
+    found = {name: result(State(), batch(*wide, codec=codec)) for name, codec in (("packed", 4), ("plain", 0))}
+    consumer = Consumer(State(), **found)
+    assert [len(each.getall(1)) for each in found.values()] == [1, 1]
+    begin_poll(consumer, set(consumer._records))
+    assert {tp.topic for tp in consumer._records} == {"packed", "plain"}
+    begin_poll(consumer, set())
+    assert {tp.topic for tp in consumer._records} == {"plain"}
