@@ -28,7 +28,8 @@ _LETTER = {
     "topic": "of the request", "partition": "of the request", "offset": "of the request", "group": "that answered it",
     "delivery.count": "how often it was delivered", "message": "why it was not answered ok", "outcome": "of its result",
     "id": "of the request", "host": "that was asked", "timestamp": "of the request, in ms",
-    "first": "where it first came",
+    "first": "where it first came", "value.bytes": "size of a value that was left out",
+    "unreadable": "what the value is of what could not be decoded: record, batch, or elsewhere",
 }  # fmt: skip
 
 

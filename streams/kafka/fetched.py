@@ -88,6 +88,10 @@ class PartitionRecords(fetcher.PartitionRecords):
     inflating = False
     next_fetch_offset: int
 
+    def __init__(self, tp: TopicPartition, *args: Any) -> None:
+        super().__init__(tp, *args)
+        unreadable.setdefault(tp.topic, 0)  # told of before it grows, so that growth is seen
+
     def __iter__(self) -> Iterator[ConsumerRecord[bytes, bytes]]:
         return self._records_iterator or iter(())
 
