@@ -36,7 +36,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 class Letter(NamedTuple):
     """A dead letter. `at` and `requested_at` are seconds since the epoch; what its headers do not say is None.
 
-    `topic`, `origin_partition` and `origin_offset` say where the request came; `attempts` how often it was delivered.
+    `topic`, `origin_partition` and `origin_offset` say where the request came; `attempts` how often it was delivered;
+    `body` what the upstream said, or the beginning of it.
     """
 
     partition: int
@@ -57,6 +58,7 @@ class Letter(NamedTuple):
     left_out: int | None
     unreadable: bool = False
     redriven: bool = False
+    body: str | None = None
 
     @property
     def place(self) -> Place:
@@ -106,7 +108,7 @@ def read_letter(place: Place, at_ms: int, key: bytes | None, value: bytes | None
         topic=said.get("topic") if None not in (partition, offset) else None,
         origin_partition=partition or 0, origin_offset=offset or 0, requested_at=None if at is None else at / 1000,
         attempts=read_count(said.get("delivery.count")), left_out=_number(said.get("value.bytes")),
-        unreadable="unreadable" in said,
+        unreadable="unreadable" in said, body=said.get("body"),
     )  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def _told(letter: Letter, topic: str) -> dict[str, Any]:
         "id": letter.request_id,
         "outcome": letter.outcome,
         "message": letter.message,
+        "body": letter.body,
         "host": letter.host,
         "attempts": letter.attempts,
         "redriven": letter.redriven,

@@ -161,6 +161,7 @@ class LetterSchema(Open):
     id = fields.String()
     outcome = fields.String()
     message = fields.String()
+    body = fields.String()
     host = fields.String()
     attempts = count()
     redriven = fields.Boolean()

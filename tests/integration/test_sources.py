@@ -26,6 +26,8 @@ cache.ttl = 60
 [sources.orders]
 url = "{url}/orders"
 method = "POST"
+retry.unsafe = true
+response_headers = ["X-Order"]
 body = {{ item = "{{item}}", count = "{{count}}", note = "for {{item}}" }}
 headers.X-Api-Key = {{ file = "{key}" }}
 
@@ -48,6 +50,8 @@ class Office(Upstream):
         self.app.router.add_post("/token", self._token)
         self.app.router.add_get("/{account}/letters", self._letters)
         self.app.router.add_post("/orders", self._orders)
+        self.app.router.add_post("/refused", self._refuse)
+        self.app.router.add_delete("/orders", self._delete)
 
     async def _token(self, _: web.Request) -> web.Response:
         self.calls["token"] += 1
@@ -67,7 +71,14 @@ class Office(Upstream):
         self.bodies.append(await request.json())
         if len(self.bodies) == 1:
             return web.Response(status=503)
-        return web.json_response({"done": True})
+        return web.json_response({"done": True}, headers={"X-Order": "17"})
+
+    async def _refuse(self, _: web.Request) -> web.Response:
+        self.calls["refused"] += 1
+        return web.json_response({"detail": "no ink"}, status=503, content_type="application/problem+json")
+
+    async def _delete(self, _: web.Request) -> web.Response:
+        return web.Response(status=204)
 
 
 async def answer(stage: Stage, **request: Any) -> dict[str, Any]:
@@ -90,8 +101,9 @@ def configure(stage: Stage, office: Office, folder: Path) -> None:
 
 
 async def test_sources_are_asked_as_they_say(stage: Stage, tmp_path: Path) -> None:
-    """A token is fetched once and shown, values go to their places, checks run, what has not changed is revalidated,
-    a POST is tried again with one Idempotency-Key, a function is called; no secret is in any result or the log.
+    """A token is fetched once and shown, values go to their places, checks run, what has not changed is revalidated. A
+    POST is tried again with one Idempotency-Key where its source says so, and once where nobody does; an error has the
+    upstream's words, a DELETE no document. A function is called; no secret is in any result or the log.
     """
     async with Office() as office:
         configure(stage, office, tmp_path)
@@ -113,12 +125,18 @@ async def test_sources_are_asked_as_they_say(stage: Stage, tmp_path: Path) -> No
 
         order = {"source": "orders", "params": {"item": "pen", "count": 3}}
         done = await answer(stage, id="4", **order)
-        assert (done["outcome"], done["attempts"]) == ("ok", 2)
+        assert (done["outcome"], done["attempts"], done["headers"]) == ("ok", 2, {"x-order": "17"})
         assert office.bodies == [{"item": "pen", "count": 3, "note": "for pen"}] * 2
         keys = {request.headers["Idempotency-Key"] for request in office.seen[-2:]}
         assert len(keys) == 1
         assert keys.pop().startswith(f"{stage.requests}-")
         assert office.seen[-1].headers["X-Api-Key"] == "key-67890"
+
+        refused = await answer(stage, id="r", url=f"{office.url}/refused", method="POST", body={})
+        assert (refused["status"], refused["attempts"], office.calls["refused"]) == (503, 1, 1)
+        assert refused["error"]["body"] == '{"detail": "no ink"}'
+        deleted = await answer(stage, id="d", url=f"{office.url}/orders", method="DELETE")
+        assert (deleted["outcome"], deleted["status"], "document" in deleted) == ("ok", 204, False)
 
         total = await answer(stage, id="5", source="sums", params={"numbers": [1, 2, 3]})
         assert (total["document"], total["request"]) == ({"total": 6}, {"source": "sums"})
