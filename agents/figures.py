@@ -75,6 +75,7 @@ def answers(answering: Answering) -> Iterator[Sample]:
         return
     for key, count in answerer.account.answers.items():
         yield Sample("millrace_answers", count, key)
+    yield Sample("millrace_requests_waiting", answerer.places.figures()["waiting"])
     stages = {"queue": answerer.account.queued, **enricher.stages, "publish": publisher.shipping,
               "whole": answerer.account.whole}  # fmt: skip
     for stage, histogram in stages.items():

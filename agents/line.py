@@ -64,6 +64,11 @@ class Line:
         if self._started > now:
             self._started = self._last = now
 
+    def excuse(self, seconds: float) -> None:
+        """Leave out a time in which the worker itself stood still: nothing could be answered then."""
+        self._started += seconds
+        self._last += seconds
+
     def relaxed(self) -> None:
         """Judge no more: there is plenty of room again."""
         self._started = self._last = float("inf")

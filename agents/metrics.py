@@ -37,6 +37,7 @@ CATALOGUE = (
         ("stage",),
     ),
     Kind("millrace_under_way", "gauge", "Records begun and not finished.", GROUP),
+    Kind("millrace_requests_waiting", "gauge", "Requests taken that wait for room in the line of their host."),
     Kind("millrace_fetches_in_flight", "gauge", "Requests to upstreams under way."),
     Kind("millrace_fetches_limit", "gauge", "Requests to upstreams that may be under way (MILLRACE_MAX_IN_FLIGHT)."),
     Kind(

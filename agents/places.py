@@ -33,6 +33,8 @@ LOOKS = 64
 """Lines looked at when a place comes free; the others' turn is the next time."""
 LOOK_EVERY = 0.1
 """Seconds between looks at who waits in vain."""
+STANDS = 0.5
+"""Seconds without a look after which it is this process that stood still, not the hosts."""
 REFUSED_TOGETHER = 100
 """Requests refused in one turn of the event loop: some 5 ms."""
 TREE = 100
@@ -86,6 +88,7 @@ class Places:
         self._lines: dict[Key, Line] = {}
         self._crowded: OrderedDict[Key, deque[Waiting]] = OrderedDict()
         self._looking: asyncio.TimerHandle | None = None
+        self._looked_at = 0.0
 
     def enter(self, item: Waiting) -> None:
         """Begin a request, put it into its line, or refuse it: at once, whichever it is."""
@@ -105,7 +108,8 @@ class Places:
         if queue is None and self._try(key, line, item):
             return
         now = self._clock()
-        if line.begun + len(queue or ()) >= line.most and not line.keeps_up(now):
+        stands = now - self._looked_at > STANDS  # or nobody looks: then it is refused by the next look
+        if line.begun + len(queue or ()) >= line.most and not line.keeps_up(now) and not stands:
             self._refuse(item, line.refusal(now))
             return
         line.crowded(now)
@@ -176,12 +180,16 @@ class Places:
 
     def _look_in(self, seconds: float) -> None:
         if self._looking is None:
+            self._looked_at = self._clock()
             self._looking = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
         """Refuse who waits in vain: the last of the lines whose hosts do not keep up, a few at a time."""
         self._looking = None
         now, left = self._clock(), REFUSED_TOGETHER
+        if (stood := now - self._looked_at) > STANDS:
+            for line in self._lines.values():
+                line.excuse(stood)
         for key, queue in list(self._crowded.items()):
             line = self._lines[key]
             self._advance(key)

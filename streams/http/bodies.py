@@ -29,11 +29,11 @@ _answering: ContextVar[list[Callable[[], None]] | None] = ContextVar("answering"
 def kept_until_answered() -> Iterator[None]:
     """Keep the room of a body that is read in this block until its end; else it is given back once the body is read."""
     gives: list[Callable[[], None]] = []
-    token = _answering.set(gives)
+    _answering.set(gives)
     try:
         yield
     finally:
-        _answering.reset(token)
+        _answering.set(None)
         for give in gives:
             give()
 

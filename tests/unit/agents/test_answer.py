@@ -449,6 +449,7 @@ async def test_what_may_not_wait_is_refused_and_counts_against_its_host(enricher
     await answerer.take(batch_of(*(record(offset) for offset in range(40))))
     started = time.monotonic()
     answerer.places._clock = lambda: started + 5.0
+    answerer.places._looked_at = started + 5.0
     late = batch_of(record(40))
     await answerer.take(late)
     assert (publisher.topics(), enricher.crowded_out) == (["dead-letters"], ["http://example.org/"])

@@ -26,7 +26,7 @@ class Worker:
         self.point = self.committed = self.finished = self.ahead = 0
         self.hold = object()
         self.assigned = self.answers = True
-        self.held_up = False
+        self.held_up = self.waits = False
         self.asked = 0
         self.reasons = []
         self.dog = Watchdog(
@@ -39,7 +39,7 @@ class Worker:
         )
 
     def standings(self):
-        held = Standing("requests-3", self.hold, self.point, self.committed, self.finished, self.ahead)
+        held = Standing("requests-3", self.hold, self.point, self.committed, self.finished, self.ahead, self.waits)
         return [held] if self.assigned else []
 
     async def ask(self):
@@ -165,6 +165,16 @@ async def test_what_waits_for_its_turn_is_not_stuck(worker):
     worker.point = worker.committed = 4
     await worker.live(10 * UNFINISHED_DEADLINE)
     assert worker.reasons == []
+
+
+async def test_a_request_that_waits_for_its_host_is_not_stuck(worker):
+    """In the line of a busy host the oldest request may wait long while others finish; once begun its time counts."""
+    worker.ahead, worker.waits = 5, True
+    await worker.live(2 * UNFINISHED_DEADLINE)
+    assert (worker.reasons, worker.dog.state()) == ([], "ok")
+    worker.waits = False
+    await worker.live(UNFINISHED_DEADLINE)
+    assert len(worker.reasons) == 1
 
 
 async def test_a_topic_that_takes_nothing_is_no_fault_of_ours(worker):
