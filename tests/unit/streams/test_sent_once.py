@@ -423,3 +423,14 @@ async def test_an_answer_before_the_body_was_sent_is_taken(client, status):
             said = error.status
         await ended.wait()
     assert (said, len(heads)) == (status, 1)
+
+
+async def test_a_proxy_that_makes_no_tunnel_has_sent_nothing(raw, client):
+    """What CONNECT ends in, an answer or a closed connection, is no reason not to send a POST again."""
+    for answer in (answered(503), CLOSE):
+        proxy = await raw(answer)
+        terms = terms_of(Source("s", retry=TRIES, proxy=proxy.url), client.terms, client.post)
+        error = await refused(client, "https://93.184.216.34/", "POST", body="x", terms=terms)
+        assert (error.attempts, error.unsent) == (3, True)
+        assert [head.split()[0] for head in proxy.seen] == [b"CONNECT"] * 3
+        assert proxy.bodies == []
