@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import KafkaError, ProducerClosed, UnknownTopicOrPartitionError
 
-from models.errors import AccessError, MillraceError
+from models.errors import AccessError, BrokerError, MillraceError
 from models.latency import Histogram
 from streams.kafka.client import connection, explain
 from streams.kafka.door import reason
@@ -42,6 +42,8 @@ REQUEST_TIMEOUT = 30.0
 """Seconds that Kafka may take to acknowledge one batch before it is asked again."""
 REFUSED_FOR = 10.0
 """Seconds for which a login that worked may be refused, as by a broker that is starting; then the worker ends."""
+ABSENT_FOR = 20.0
+"""Seconds for which a partition that was there, or was just added, may not be there."""
 STOP_TIMEOUT = 5.0
 """Seconds that closing a producer may take."""
 
@@ -73,6 +75,7 @@ class Publisher:
         self._broken: asyncio.Future[None] = self._loop.create_future()
         self._departure: asyncio.TimerHandle | None = None
         self._hurried = False
+        self._absent: dict[tuple[str, int], float] = {}
         self._closed = False
         self.limits: dict[str, int] = {}
         self.dropped = 0
@@ -206,6 +209,7 @@ class Publisher:
         producer = self._producer or await self._reopen(None)
         broken = self._broken
         try:
+            await self._see(producer, topic, partition)
             began = self._loop.time()
             acknowledged = await producer.send_batch(batch, topic, partition=partition)
             await asyncio.wait({acknowledged, broken}, return_when=asyncio.FIRST_COMPLETED)
@@ -225,6 +229,24 @@ class Publisher:
         self.batches += 1
         self.shipping.add(self._loop.time() - began)
         return int(metadata.offset)
+
+    async def _see(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
+        """Raise UnknownTopicOrPartitionError, where aiokafka would assert, for a partition that is not there yet. Ends
+        the worker if it stays so: the topic was made again with fewer, and others must take over what it had.
+        """
+        client, now = producer.client, self._loop.time()
+        if partition not in (client.cluster.partitions_for_topic(topic) or (partition,)):
+            await client.force_metadata_update()
+        there = client.cluster.partitions_for_topic(topic)
+        if not there or partition in there:
+            self._absent.pop((topic, partition), None)
+        elif now - self._absent.setdefault((topic, partition), now) < ABSENT_FOR:
+            msg = f"{topic}-{partition}"
+            raise UnknownTopicOrPartitionError(msg)
+        else:
+            self._on_crash(BrokerError(f"topic {topic!r} has {len(there)} partitions now, fewer than when this worker "
+                                       "began: it must begin again"))  # fmt: skip
+            await asyncio.Event().wait()
 
     async def _reopen(self, broken: AIOKafkaProducer | None) -> AIOKafkaProducer:
         async with self._reopening:

@@ -236,6 +236,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if self._stopping is not None and not self.thread_loop.is_closed():
             self.thread_loop.call_soon_threadsafe(self._stopping.set)
 
+    def _stopped_set(self) -> None:
+        if self.thread_loop.is_closed():  # it has ended with the thread, as both do at once when the worker crashes
+            self._stopped.set()
+        else:
+            super()._stopped_set()
+
     async def on_thread_stop(self) -> None:
         """Leave the group, in bounded time."""
         if self._stopping is not None:

@@ -7,9 +7,10 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Consumer   `_drain_messages`, `perform_seek`, `wait_empty`, `commit`, `force_commit`, `verify_event_path`,
              `on_buffer_full`, `on_buffer_drop`, `_new_consumer_thread`, `_is_changelog_tp`
   Topic      `_compile_decode`, `_create_event` (in batch.py)
-  Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`
-             (in thread.py, with aiokafka's `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`,
-             `_fetcher._fetch_max_wait_ms`, `._fetch_task`)
+  Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`,
+             `_stopped_set` (in thread.py, with aiokafka's `_subscription`, `_coordinator.fetch_committed_offsets`,
+             `.check_errors`, `_fetcher._fetch_max_wait_ms`, `._fetch_task`, `_client`)
+  Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py); `get_random_node`, `send`
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Batches    `_DefaultRecordBatchPy`, `_DefaultRecordPy`, `_LegacyRecordBatchPy`, `_MemoryRecordsPy` (in lenient.py)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)

@@ -45,6 +45,15 @@ def stalls() -> None:
     Answerer.take = hang  # type: ignore[method-assign]
 
 
+def crashes() -> None:
+    """The agent meets a fault of ours."""
+
+    async def fail(*_: Any) -> None:
+        raise LookupError("a bug")
+
+    Answerer.take = fail  # type: ignore[method-assign]
+
+
 def full() -> None:
     """No fault: a partition is full after a few records."""
     settings.MAX_PENDING = 20
@@ -65,6 +74,7 @@ FAULTS = {
     "commits-hang": commits_hang,
     "forgets": forgets,
     "stalls": stalls,
+    "crashes": crashes,
     "none": lambda: None,
 }
 

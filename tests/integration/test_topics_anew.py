@@ -12,11 +12,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
+from models import strictjson
 from streams.kafka import memo
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
-from tests.integration.stage import Stage, Upstream, Worker, asked, repeats
+from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, repeats
 from tests.integration.test_watchdog import FAULTY, until_unready
 
 pytestmark = pytest.mark.kafka
@@ -74,6 +75,14 @@ async def timestamp_at(stage: Stage, place: TopicPartition, offset: int) -> int:
         await consumer.stop()
 
 
+async def committed(stage: Stage, count: int) -> bool:
+    """Whether the group's commits are for the topic as it is now, and reach so far together."""
+    try:
+        return sum(offset for offset, _ in (await stage.remembered()).values()) == count
+    except memo.UntrustedMemo:
+        return False
+
+
 async def readiness(worker: Worker) -> str:
     async with aiohttp.ClientSession() as session, session.get(worker.url + "/readyz?verbose") as response:
         return await response.text()
@@ -82,6 +91,14 @@ async def readiness(worker: Worker) -> str:
 async def metric(worker: Worker, name: str) -> float:
     async with aiohttp.ClientSession() as session, session.get(worker.url + "/metrics") as response:
         return sum(float(line.split()[-1]) for line in (await response.text()).splitlines() if line.startswith(name))
+
+
+async def rows_of(worker: Worker, table: str, count: int) -> None:
+    """Wait until a worker's table has so many rows."""
+    name = f'millrace_table_rows{{table="{table}"}}'
+    async with asyncio.timeout(PATIENCE):
+        while await metric(worker, name) != count:
+            await asyncio.sleep(0.1)
 
 
 def some(upstream: Upstream, numbers: Iterable[int]) -> list[bytes]:
@@ -108,7 +125,7 @@ async def test_requests_made_again_are_read_from_the_first(kafka: Broker, stage:
     await worker.logged("made again")
 
     async with asyncio.timeout(20):
-        while sum(offset for offset, _ in (await stage.commits()).values()) != 1000:
+        while not await committed(stage, 1000):
             await asyncio.sleep(0.1)
     worker.kill()
     await worker.ended()
@@ -214,3 +231,36 @@ async def test_a_list_that_may_be_another_log_s_skips_nothing(
     await stage.start()
     seen = await stage.results_of(ids(range(50, 200)))
     assert {each.result["id"] for each in seen} == ids(range(50, 200))
+
+
+async def test_results_that_grow_hold_up_nobody(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """Partitions added to results: answering goes on, the changelogs are enlarged, and what comes on the added
+    partitions is counted, too.
+    """
+    worker = await stage.start(MILLRACE_ROLE="all")
+    await stage.send(some(upstream, range(40)))
+    await rows_of(worker, "answers", 40)
+    await add_partitions(stage, stage.results, 6)
+    await worker.logged("answers-changelog: 6 partitions, as many as")
+    value = strictjson.dumps((await stage.read())[0].result | {"id": "x"})
+    await stage.producer.client.force_metadata_update()
+    await stage.producer.send_and_wait(stage.results, value, key=b"x", partition=5)
+    await stage.send(some(upstream, range(40, 80)))
+    await stage.results_of(ids(range(80)))
+    await rows_of(worker, "answers", 81)
+    assert "tables: ok" in await readiness(worker)
+
+
+async def test_results_made_again_are_written_and_counted_anew(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """Results and dead letters deleted and made again under a worker: it publishes to the new ones, and the tables
+    count what is there from the first record on, also where the former topic was longer.
+    """
+    worker = await stage.start(MILLRACE_ROLE="all")
+    await stage.send(some(upstream, range(100)))
+    await rows_of(worker, "answers", 100)
+    for name in (stage.results, stage.dead_letters):
+        await make_again(stage, name)
+    await stage.send([*some(upstream, range(100, 140)), b"no request"])
+    await stage.results_of(ids(range(100, 140)))
+    await rows_of(worker, "answers", 41)
+    assert worker.process.returncode is None

@@ -60,6 +60,16 @@ async def test_a_request_that_never_ends_ends_the_worker(kafka: Broker, stage: S
         assert "offset 0 unfinished" in critical.string
 
 
+async def test_a_crash_is_told_of_once(kafka: Broker, stage: Stage) -> None:
+    """A fault of ours ends the worker with 1, and its log has the reason, not what breaks because of that."""
+    broken = await stage.start(*FAULTY, "crashes")
+    await stage.send([asked("http://127.0.0.1/", 0)])
+    assert await broken.ended() == 1
+    await broken.logged("ERROR.*crashed: LookupError")
+    for noise in ("Event loop is closed", "<Lease", "overlapping", "never retrieved"):
+        assert not any(noise in line for line in broken.log), noise
+
+
 async def test_a_stalled_event_loop_is_told_of_and_ended(kafka: Broker, stage: Stage) -> None:
     """A handler that never returns to the loop: the log has its stack, and the process ends with 1."""
     broken = await stage.start(*FAULTY, "stalls")

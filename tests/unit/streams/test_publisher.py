@@ -106,11 +106,25 @@ class Cluster:
 class Connection:
     """What a producer holds open beneath itself."""
 
+    there: set[int] | None = None
+    updates = 0
+
+    @property
+    def cluster(self):
+        return self
+
     def __init__(self):
         self.closed = False
 
     async def close(self):
         self.closed = True
+
+    def partitions_for_topic(self, _):
+        """As of the metadata; None: it knows none of this topic."""
+        return self.there
+
+    async def force_metadata_update(self):
+        self.updates += 1
 
 
 class Producer:
