@@ -776,3 +776,28 @@ async def test_a_producer_whose_start_is_cancelled_is_closed(aiokafka):
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert [producer.stopped for producer in aiokafka.made] == [True]
+
+
+async def test_a_partition_that_was_just_added_is_looked_for(publisher, desk, monkeypatch):
+    """Metadata that is old makes aiokafka assert: it is asked for anew first, and the record goes out."""
+    monkeypatch.setattr(Connection, "there", {1})
+
+    async def learn(_):
+        monkeypatch.setattr(Connection, "there", {0, 1})
+
+    monkeypatch.setattr(Connection, "force_metadata_update", learn)
+    publish(publisher, desk, [1])
+    await desk.until(1)
+    assert publisher.failures == 0
+
+
+async def test_a_partition_that_stays_away_ends_the_worker(publisher, desk, crashes, monkeypatch):
+    """A topic made again with fewer partitions is first waited for, then said to have fewer."""
+    monkeypatch.setattr(Connection, "there", {1})
+    monkeypatch.setattr(module, "ABSENT_FOR", 0.05)
+    publish(publisher, desk, [1])
+    async with asyncio.timeout(PATIENCE):
+        while not crashes:
+            await asyncio.sleep(0.01)
+    assert "topic 't' has 1 partitions now, fewer than when this worker began" in str(crashes[0])
+    assert (desk.finished, publisher.failures > 0) == ([], True)

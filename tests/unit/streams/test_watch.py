@@ -1,0 +1,139 @@
+"""What a consumer makes of topics that are made again, cut, gone or out of reach."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import NodeNotReadyError
+from aiokafka.structs import OffsetAndMetadata
+from faust.types import TP
+
+from streams.kafka import memo
+from streams.kafka.holdings import Holdings
+from streams.kafka.memo import Identity
+from streams.kafka.watch import AWAY_AFTER, TopicWatch
+from streams.settings import Kafka
+
+PLACE = TP("requests", 0)
+FORMER, CURRENT = Identity("c", "former"), Identity("c", "current")
+OWNER = memo.owner("group", "requests", 0)
+
+
+class Thread:
+    """As much of the consumer's thread as the watch uses."""
+
+    def __init__(self) -> None:
+        self.found: Any = {"requests": FORMER}
+        self.commits: dict[TP, OffsetAndMetadata] = {}
+        self.log = (0, 100)
+        self.sought: list[Any] = []
+
+    async def call(self, coroutine: Any) -> Any:
+        return await coroutine
+
+    async def identities(self) -> Any:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+    async def outlook(self, _: Any) -> Any:
+        return self.found, self.commits
+
+    async def span(self, _: TP) -> tuple[int, int]:
+        return self.log
+
+    async def seek_all(self, positions: Any) -> None:
+        self.sought.append(positions)
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.thread = Thread()
+        self.leases = Holdings("group")
+        self.watch = TopicWatch(cast("Any", self.thread), self.leases, Kafka(), clock=lambda: self.now)
+
+    def hold(self, offset: int) -> None:
+        commit = OffsetAndMetadata(offset, memo.sign(OWNER, FORMER))
+        self.thread.commits[PLACE] = commit
+        self.leases[PLACE] = self.leases.lease(PLACE, FORMER, commit)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+async def test_a_broker_that_is_away_is_told_with_the_reason(scene: Scene) -> None:
+    """Not ready after 15 s without an answer, and again with the first one."""
+    scene.thread.found = NodeNotReadyError("no")
+    scene.now = AWAY_AFTER - 1
+    await scene.watch.look()
+    assert scene.watch.state() == "ok"
+    scene.now = AWAY_AFTER
+    assert scene.watch.state().startswith("no answer for 15 s: Kafka at localhost:9092 cannot be reached")
+    scene.thread.found = {"requests": FORMER}
+    await scene.watch.look()
+    assert scene.watch.state() == "ok"
+
+
+async def test_a_topic_that_is_not_there_is_named(scene: Scene) -> None:
+    """Its name, and what to do about it."""
+    scene.thread.found = {"requests": None}
+    await scene.watch.look()
+    assert scene.watch.state() == "no topic 'requests'; create it with: millrace topics --create"
+
+
+async def test_a_topic_made_again_is_begun_anew(scene: Scene) -> None:
+    """The former lease ends, the new one begins at the first record, and commits nothing before an answer."""
+    scene.hold(50)
+    former = scene.leases[PLACE]
+    scene.thread.found = {"requests": CURRENT}
+    await scene.watch.look()
+    lease = scene.leases[PLACE]
+    assert (former.alive, lease.position, lease.anew, scene.thread.sought) == (False, None, True, [{PLACE: None}])
+    assert lease.commit_point() is None
+
+
+async def test_a_topic_that_stayed_is_left_alone(scene: Scene) -> None:
+    """The same id, or none that can be had, changes nothing."""
+    scene.hold(50)
+    for found in ({"requests": FORMER}, {"requests": None}, {}):
+        scene.thread.found = found
+        await scene.watch.look()
+    assert (scene.leases[PLACE].alive, scene.thread.sought) == (True, [])
+
+
+async def test_what_retention_took_is_counted(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """Reading goes on where the log begins, and the number of offsets between is said and kept."""
+    scene.hold(50)
+    scene.thread.log = (80, 100)
+    await scene.watch.resume({TopicPartition(*PLACE): 50})
+    assert (scene.watch.skipped, scene.leases[PLACE].point, scene.thread.sought) == (30, 80, [{PLACE: 80}])
+    assert "requests-0: 30 offsets, from 50 on, went from the log unread" in caplog.text
+
+
+async def test_a_log_that_lost_its_end_is_read_from_its_beginning(scene: Scene) -> None:
+    """Nobody knows where it was cut: nothing is skipped, and the commit goes back with the first answer."""
+    scene.hold(500)
+    await scene.watch.resume({TopicPartition(*PLACE): 500})
+    lease = scene.leases[PLACE]
+    assert (lease.position, lease.committed, lease.anew, scene.watch.skipped) == (0, None, True, 0)
+
+
+async def test_what_a_lost_member_finished_is_known_unless_somebody_has_committed(scene: Scene) -> None:
+    """A lease taken again goes on from what its predecessor knew, also if the group's commit is gone, but not past
+    what another owner, or an operator, has committed meanwhile.
+    """
+    for commit, position in (
+        (OffsetAndMetadata(50, memo.sign(OWNER, FORMER)), 60),
+        (None, 60),
+        (OffsetAndMetadata(55, memo.sign(OWNER, FORMER)), 55),
+        (OffsetAndMetadata(20, ""), 20),
+    ):
+        scene.hold(50)
+        scene.leases[PLACE].deliver((), 60)
+        scene.leases.give_up(PLACE)
+        assert scene.leases.lease(PLACE, FORMER, commit).position == position
