@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 
 import pytest
 
+from streams.cache.changes import target_of
+from streams.cache.entry import fresh_entry
+from streams.cache.freshness import Freshness
+from streams.cache.front import Cache
 from streams.cache.memcached import LONGEST_TTL, VALUE_LIMIT, choose, stored_key
-from tests.integration.memcached import TIMEOUT, Clock, Memcached, key, on_both_loops, opened, within
+from streams.tiers import parse_tiers
+from tests.integration.memcached import PATIENCE, TIMEOUT, Clock, Memcached, key, on_both_loops, opened, within
 
 
 @pytest.fixture
@@ -209,3 +215,33 @@ async def test_nothing_is_logged_while_all_is_well(caplog):
         await cache.set(key(), b"1", ttl=60)
         await asyncio.gather(*(cache.get(key(n)) for n in range(20)))
         assert caplog.records == []
+
+
+# -- changes
+
+
+@on_both_loops
+async def test_what_one_worker_changed_no_other_finds():
+    """The marker outlives the answers of before, under whatever server its key lives, and purging takes both."""
+    shared = b'"outcome":"ok","document":1,"attempts":1,"fetched_at":"2027-01-15T08:00:00.000Z"'
+    async with Memcached() as one, Memcached() as two:
+        tiers = parse_tiers(f"memory:// memcached://{one.host}:{one.port},{two.host}:{two.port}?timeout={TIMEOUT}")
+        names = [b"00000000-%016x-%040x" % (number, 7) for number in range(1, 9)]
+        async with Cache(tiers, longest=60.0) as writer, Cache(tiers, longest=60.0) as changer, Cache(tiers) as reader:
+            for name in names:
+                writer.put(name, fresh_entry(shared, time.time(), Freshness(30.0, 0.0, 0.0)))
+            await written(writer)
+            for name in names[:4]:
+                changer.change(target_of(name))
+            await written(changer)
+            assert [await reader.find(name) is None for name in names] == [True] * 4 + [False] * 4
+            assert reader.counts == {"outdated": 4, "lower_misses": 4, "lower_hits": 4}
+            await written(reader)
+            assert await reader.purge(lambda _: True) == 4 + 4 + 4  # entries, markers, and what is in memory
+
+
+async def written(cache):
+    """Wait for what is written behind the answers' backs."""
+    async with asyncio.timeout(PATIENCE):
+        while cache._writes:
+            await asyncio.wait(cache._writes)
