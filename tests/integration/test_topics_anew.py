@@ -247,7 +247,7 @@ async def test_results_that_grow_hold_up_nobody(kafka: Broker, stage: Stage, ups
     await stage.producer.send_and_wait(stage.results, value, key=b"x", partition=5)
     await stage.send(some(upstream, range(40, 80)))
     await stage.results_of(ids(range(80)))
-    await rows_of(worker, "answers", 81)
+    await rows_of(worker, "answers", 41)  # a row a key, and the keys are the same
     assert "tables: ok" in await readiness(worker)
 
 
