@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 from agents import rows
+from agents.answering import PUBLISH_FAILING
 from agents.glimpse import glimpse
 from agents.tabulate import Tabulator, bounds_of
 from models.errors import BrokerError
@@ -136,6 +138,9 @@ class Tabulating:
 
     def readiness(self) -> str:
         """Return `ok`, or what the tables wait for."""
+        failing = None if self.publisher is None else self.publisher.failing_since
+        if failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
+            return f"no acknowledgement of rows from Kafka for {time.monotonic() - failing:.0f} s"
         for state in self.app.readiness().values():
             if state != "ok":
                 return self.shelves.waiting_for or state

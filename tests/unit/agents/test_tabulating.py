@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -159,3 +160,12 @@ async def test_changelogs_that_cannot_be_had_end_nobody_who_answers(part, monkey
     part.publisher, part._changelogs = SimpleNamespace(learn=lambda *_: None), None
     await part.recover()
     assert (part.shelves.recovered, part.crashes) == ({1, 3}, [])
+
+
+@pytest.mark.parametrize("part", ["all"], indirect=True)
+async def test_rows_that_kafka_does_not_take_are_a_reason(part):
+    """A changelog that was deleted under the worker takes no rows: readiness says so, after a while."""
+    part.publisher = SimpleNamespace(failing_since=time.monotonic() - 12)
+    assert part.readiness() == "no acknowledgement of rows from Kafka for 12 s"
+    part.publisher.failing_since = time.monotonic() - 2
+    assert "acknowledgement" not in part.readiness()
