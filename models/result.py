@@ -80,16 +80,15 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     if answer.has_document:
         document = strictjson.dumps(answer.document) if answer.encoded is None else answer.encoded
         head = b'%b,"document":%b' % (head, document)
-    members = {}
     if answer.headers is not None:
-        members["headers"] = answer.headers
+        head = b'%b,"headers":%b' % (head, strictjson.dumps(answer.headers))
     if answer.attempts is not None:
-        members["attempts"] = answer.attempts
+        head = b'%b,"attempts":%d' % (head, answer.attempts)
     if answer.fetched_at is not None:
-        members["fetched_at"] = _timestamp(answer.fetched_at)
+        head = b'%b,"fetched_at":"%b"' % (head, _timestamp(answer.fetched_at).encode())
     if answer.error is not None:
-        members["error"] = answer.error.describe()
-    return b"%b,%b" % (head, strictjson.dumps(members)[1:-1]) if members else head
+        head = b'%b,"error":%b' % (head, strictjson.dumps(answer.error.describe()))
+    return head
 
 
 def too_large(size: int, limit: int) -> TooLarge:

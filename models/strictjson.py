@@ -31,9 +31,9 @@ _MARK = f"number {secrets.token_hex(8)} "
 _MARKED = re.compile(f'"{_MARK}([-+.0-9Ee]+)"')
 _RAW_MARK = f"raw {secrets.token_hex(8)} "
 _MARKED_RAW = re.compile(f'"{_RAW_MARK}([0-9]+)"'.encode())
-# Strings, and whatever stands between blanks outside of them.
-_TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^" \t\r\n]+')
-_BLANK = re.compile(rb"[ \t\r\n]")
+_BLANKS = b" \t\r\n"
+# What stands in any JSON text with blanks between its parts; in strings as well, which does no harm.
+_SPREAD = (b", ", b": ", b"\n", b"\r", b"\t", b"[ ", b"{ ", b" ]", b" }", b" ,", b" :")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -140,9 +140,21 @@ def canonical(value: Any) -> bytes:
 
 
 def compact(data: bytes) -> bytes:
-    """Return the text of a JSON value, which `loads` must have read, without blanks between its parts."""
-    data = data.removeprefix(_BOM)
-    return data if _BLANK.search(data) is None else b"".join(_TOKENS.findall(data))
+    """Return the text of a JSON value, which `loads` must have read, without blanks between its parts.
+
+    Two thirds of what writing the value anew takes. No control character stands in such a text: two stand here for
+    the escapes that would hide where a string ends.
+    """
+    data = data.removeprefix(_BOM).strip(_BLANKS)
+    if not any(map(data.__contains__, _SPREAD)):
+        return data
+    escapes = b"\\" in data
+    if escapes:
+        data = data.replace(b"\\\\", b"\x00").replace(b'\\"', b"\x01")
+    parts = data.split(b'"')
+    parts[::2] = b'"'.join(parts[::2]).translate(None, _BLANKS).split(b'"')  # those outside of strings
+    data = b'"'.join(parts)
+    return data.replace(b"\x00", b"\\\\").replace(b"\x01", b'\\"') if escapes else data
 
 
 def quote(text: str) -> bytes:
