@@ -180,8 +180,11 @@ class Answerer:
     def _crowd_out(self, item: Waiting, error: Overloaded) -> None:
         """Refuse what may not wait, and tell the host's breaker."""
         if item.known is not None:
-            self._enricher.overdue(item.known)
-            self._overload(item, error)
+            try:
+                self._enricher.overdue(item.known)
+                self._overload(item, error)
+            except Exception as exc:  # noqa: BLE001  as ever: an offset that never finishes holds up its partition
+                self._refuse(item.record, item.lease, item.received_at, blame(exc, item.record))
             return
         task = start(self._crowd_out_large(item, error), "a request", means="it is never answered")
         item.lease.work.add(task)

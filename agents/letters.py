@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from aiokafka import ConsumerRecord
@@ -30,6 +31,7 @@ _DOCUMENT = b',"document":'
 _TAIL_BYTES = 1_024
 _ATTEMPTS = re.compile(rb',"attempts":([0-9]{1,6})(?=[,}])')
 _ELAPSED = re.compile(rb',"elapsed_ms":([0-9.]{1,15})(?=[,}])')
+_ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -71,8 +73,14 @@ def _first_place(record: ConsumerRecord[bytes, bytes]) -> bytes:
 
 def host_of(url: str | None) -> str | None:
     """Return host:port of a URL, None where there is none to tell."""
+    found = _ORIGIN.match(url or "")
+    return None if found is None else _host_of(found[0])
+
+
+@lru_cache(maxsize=1_024)
+def _host_of(origin: str) -> str | None:
     try:
-        parts = urlsplit(url or "")
+        parts = urlsplit(origin)
         port = parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         return None

@@ -459,6 +459,18 @@ async def test_what_may_not_wait_is_refused_and_counts_against_its_host(enricher
     assert result["error"]["message"].startswith("example.org has 33 requests to answer and none was answered for ")
 
 
+async def test_a_fault_while_a_request_is_refused_is_answered_too(enricher, publisher, caplog):
+    """Whatever goes wrong as what waits is refused, it gets a result, and the others get theirs."""
+    answerer = Answerer(Settings(max_waiting_per_host=1), enricher, publisher)
+    enricher.gate, enricher.crowded_out = asyncio.Event(), None
+    batch = batch_of(*(record(offset) for offset in range(40)))
+    await answerer.take(batch)
+    await publisher.until(7)
+    assert caplog.records[0].exc_info[0] is AttributeError
+    assert publisher.topics() == ["dead-letters"] * 7
+    batch.lease.revoke()
+
+
 async def test_a_large_request_is_not_kept_parsed_while_it_waits(narrow, enricher, publisher):
     """What waits is held as it came; when its turn comes it is read again, and answered as itself."""
     enricher.gate = asyncio.Event()
