@@ -35,15 +35,15 @@ def decode(codings, data, step=7):
 
 
 CODED = {
-    "gzip": (["gzip"], gzip.compress(TEXT)),
+    "gzip": (["gzip"], gzip.compress(TEXT, mtime=0)),
     "deflate": (["deflate"], zlib.compress(TEXT)),
     "bare deflate": (["deflate"], raw_deflate(TEXT)),
-    "two members": (["gzip"], gzip.compress(TEXT[:999]) + gzip.compress(TEXT[999:])),
-    "an empty member": (["gzip"], gzip.compress(b"") + gzip.compress(TEXT)),
-    "padding": (["gzip"], gzip.compress(TEXT) + bytes(8)),
+    "two members": (["gzip"], gzip.compress(TEXT[:999], mtime=0) + gzip.compress(TEXT[999:], mtime=0)),
+    "an empty member": (["gzip"], gzip.compress(b"", mtime=0) + gzip.compress(TEXT, mtime=0)),
+    "padding": (["gzip"], gzip.compress(TEXT, mtime=0) + bytes(8)),
     "padded deflate": (["deflate"], zlib.compress(TEXT) + bytes(3)),
-    "two codings": (["deflate", "gzip"], gzip.compress(zlib.compress(TEXT))),
-    "gzip twice": (["gzip", "gzip"], gzip.compress(gzip.compress(TEXT))),
+    "two codings": (["deflate", "gzip"], gzip.compress(zlib.compress(TEXT), mtime=0)),
+    "gzip twice": (["gzip", "gzip"], gzip.compress(gzip.compress(TEXT, mtime=0), mtime=0)),
 }
 
 
@@ -70,11 +70,11 @@ def test_no_part_of_a_coded_body_is_taken_for_the_whole(case, share):
 @pytest.mark.parametrize(
     ("codings", "data"),
     [
-        (["gzip"], gzip.compress(TEXT) + b"junk"),
-        (["gzip"], gzip.compress(TEXT) + bytes(8) + gzip.compress(TEXT)),
+        (["gzip"], gzip.compress(TEXT, mtime=0) + b"junk"),
+        (["gzip"], gzip.compress(TEXT, mtime=0) + bytes(8) + gzip.compress(TEXT, mtime=0)),
         (["deflate"], zlib.compress(TEXT) + zlib.compress(TEXT)),
         (["gzip"], TEXT),
-        (["deflate", "gzip"], zlib.compress(gzip.compress(TEXT))),
+        (["deflate", "gzip"], zlib.compress(gzip.compress(TEXT, mtime=0))),
     ],
 )
 def test_what_is_no_coding_is_refused(codings, data):
@@ -93,7 +93,7 @@ def test_each_coding_may_give_so_much_and_no_more(depth):
     """A bomb inside a bomb stops at the limit, whichever layer passes it."""
     data = bytes(LIMIT * 64)
     for _ in range(depth):
-        data = gzip.compress(data)
+        data = gzip.compress(data, mtime=0)
     with pytest.raises(TooLarge):
         decode(["gzip"] * depth, data, 1 << 16)
 
@@ -102,7 +102,7 @@ def test_a_layer_that_gives_nothing_is_bounded_as_well():
     """A middle layer of empty blocks makes no content, but is counted: it cannot keep the worker busy for ever."""
     empty = b"\x00\x00\x00\xff\xff" * (LIMIT // 2)
     with pytest.raises(TooLarge):
-        decode(["deflate", "gzip"], gzip.compress(raw_deflate(b"")[:0] + empty), 1 << 16)
+        decode(["deflate", "gzip"], gzip.compress(raw_deflate(b"")[:0] + empty, mtime=0), 1 << 16)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ async def wire():
 @pytest.mark.parametrize(
     ("coding", "body"),
     [
-        ("x-gzip", gzip.compress(TEXT)),
-        ("deflate, gzip", gzip.compress(zlib.compress(TEXT))),
-        ("gzip", gzip.compress(TEXT) + bytes(8)),
+        ("x-gzip", gzip.compress(TEXT, mtime=0)),
+        ("deflate, gzip", gzip.compress(zlib.compress(TEXT), mtime=0)),
+        ("gzip", gzip.compress(TEXT, mtime=0) + bytes(8)),
         ("identity", TEXT),
     ],
 )
@@ -193,7 +193,7 @@ async def test_a_coded_answer_arrives_as_it_was(wire, coding, body):
 @pytest.mark.parametrize("share", [0.5, 0.9])
 async def test_a_gzip_body_cut_in_half_is_no_answer(wire, share):
     """A gzip body with a fitting Content-Length that ends too early is broken off, not a shorter document."""
-    body = gzip.compress(TEXT)
+    body = gzip.compress(TEXT, mtime=0)
     body = body[: int(len(body) * share)]
     head = f"Content-Encoding: gzip\r\nContent-Length: {len(body)}".encode()
     with pytest.raises(Unreachable, match="broke off"):
