@@ -216,7 +216,7 @@ class Enricher:
                 found = self._keeper.keep(known, self._encode(known, asked), asked, cache, began)
         except AnswerError as error:
             error.settle()
-            if error.retryable and (stale := self._stand_in(known, rest=not error.hurried)) is not None:
+            if error.retryable and (stale := self._stand_in(known, rest=not error.deadline_bound)) is not None:
                 return stale
             found = self._keeper.keep_failure(known, error, cache, began)
         if known.key is not None:
@@ -306,4 +306,4 @@ _FETCHED = (b"miss", b"revalidated")
 
 def _for_all(landed: Enriched | None) -> Enriched | None:
     """Return what came of a flight, if it holds for whoever waits: a later deadline might have ended otherwise."""
-    return None if landed is None or (landed.error is not None and landed.error.hurried) else landed
+    return None if landed is None or (landed.error is not None and landed.error.deadline_bound) else landed

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from agents.enriched import Enriched
 from agents.known import Known
 from models import checks
-from models.checks import Call, Unread, Verdict
+from models.checks import Call, CheckOutcome, Unread
 from models.large import LARGE
 from models.latency import Histogram
-from models.result import encode_verdict, failure, with_checks
+from models.result import encode_check_result, failure, with_check_results
 from models.source import NEGATIVE_TTL
 from streams.cache.verdicts import Said, Told, Verdicts, join
 from streams.pool import CheckPool
@@ -22,7 +22,7 @@ from streams.pool import CheckPool
 class _Run:
     """A check that runs, and how many wait for it: when none does any more, it need not."""
 
-    def __init__(self, call: Call, future: asyncio.Future[Verdict]) -> None:
+    def __init__(self, call: Call, future: asyncio.Future[CheckOutcome]) -> None:
         self._call, self.future = call, future
         self.waiting = 0
         self._said: Said | None = None
@@ -36,7 +36,7 @@ class _Run:
         """Return what it said, the same for all. Raises CancelledError if the pool was closed first."""
         if self._said is None:
             verdict = self.future.result()
-            encoded, error = encode_verdict(self._call, verdict), failure(self._call, verdict)
+            encoded, error = encode_check_result(self._call, verdict), failure(self._call, verdict)
             self._said = Said(encoded) if error is None else Said(encoded, error, time.time() + NEGATIVE_TTL)
         return self._said
 
@@ -101,15 +101,15 @@ class Judge:
             run.future.cancel()
             del self._running[id(verdicts), key]
 
-    def _submit(self, call: Call, found: Enriched) -> asyncio.Future[Verdict]:
+    def _submit(self, call: Call, found: Enriched) -> asyncio.Future[CheckOutcome]:
         """Ask the pool; a check whose field is not there fails without going there, unless the document is large."""
         if _is_large(found):
             return self._pool.submit(call.name, Unread(found.shared, call.field), call.args)
         try:
             value = checks.select(found.document(), call.field)
         except ValueError as exc:
-            failed: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-            failed.set_result(Verdict(error=str(exc)))
+            failed: asyncio.Future[CheckOutcome] = asyncio.get_running_loop().create_future()
+            failed.set_result(CheckOutcome(error=str(exc)))
             return failed
         return self._pool.submit(call.name, value, call.args)
 
@@ -128,4 +128,4 @@ def at_hand(known: Known, found: Enriched, now: float) -> Enriched | None:
 
 
 def _judged(found: Enriched, told: Told) -> Enriched:
-    return Enriched(with_checks(found.shared, *told), found.cache, found.as_of, told[1])
+    return Enriched(with_check_results(found.shared, *told), found.cache, found.as_of, told[1])

@@ -86,9 +86,9 @@ class Keeper:
             last = 0.0 if held is None else max(held.fresh_until, held.revalidate_until, held.usable_until)
             if (held is not None and held.error is None and now < last) or known.max_age == 0:
                 return  # who wanted it new has not looked what else there is
-        elif not error.hurried:
+        elif not error.deadline_bound:
             self._cache.drop(known.key)  # what was kept is not what the upstream has any more
-        if isinstance(error, _REPEATED) and not error.hurried and seconds > 0:
+        if isinstance(error, _REPEATED) and not error.deadline_bound and seconds > 0:
             self._cache.put(known.key, failed_entry(shared, now, seconds, error))
 
     def keep_on(self, known: Known, held: Entry, asked: Asked, began: Began) -> Enriched | None:

@@ -41,11 +41,11 @@ FLUSH_AFTER = 0.001
 RECEIVED = 1 << 18
 """Bytes asked for at once."""
 
-_SHUT = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn",
+_BANNED = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn",
          "os.kill", "os.killpg", "pty.spawn")  # fmt: skip
 
 
-class Silence(io.TextIOBase):
+class DiscardOutput(io.TextIOBase):
     """A standard output that refuses: whoever reads a result would never see what a check prints."""
 
     def write(self, text: str) -> NoReturn:
@@ -54,7 +54,7 @@ class Silence(io.TextIOBase):
         raise PermissionError(msg)
 
 
-class _Doors:
+class _NetworkBan:
     """Shut while a check runs."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _Doors:
         sys.addaudithook(self._judge)
 
     def _judge(self, event: str, _: tuple[Any, ...]) -> None:
-        if self.shut and event in _SHUT:
+        if self.shut and event in _BANNED:
             msg = f"{event}: a check opens no processes and sends no signals"
             raise PermissionError(msg)
 
@@ -100,8 +100,8 @@ def _serve(connection: socket.socket, page: mmap.mmap) -> None:
 def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | None], page: mmap.mmap) -> None:
     from models import checks, large, strictjson  # noqa: PLC0415  what fails to import is told, not printed
 
-    doors = _Doors()
-    sys.stdout = Silence()
+    doors = _NetworkBan()
+    sys.stdout = DiscardOutput()
     written, flushed = bytearray(), time.monotonic()
     for each in received:
         now = time.monotonic()

@@ -70,10 +70,10 @@ class AnswerError(MillraceError):
     retryable: bool = False
     attempts: int | None = None
     """How often the upstream was asked, None if it was not."""
-    hurried: bool = False
+    deadline_bound: bool = False
     """Whether a later deadline might have ended otherwise: then it is no answer for others who ask the same."""
 
-    spent: bool = False
+    no_immediate_retry: bool = False
     """Whether another try at once would meet the same, though a later request may not."""
 
     unsent: bool = False

@@ -21,7 +21,7 @@ class Histogram:
         self.sum = sum
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Make one of what `row` returned. Raises ValueError for bounds that are not ours."""
         if tuple(row["le"]) != BOUNDS or len(row["counts"]) != len(BOUNDS) + 1:
             msg = "a histogram with other bounds"

@@ -33,7 +33,7 @@ Place = tuple[int, int]
 Headers = Sequence[tuple[str, bytes | None]]
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """A dead letter. `at` and `requested_at` are seconds since the epoch; what its headers do not say is None.
 
     `topic`, `origin_partition` and `origin_offset` say where the request came; `attempts` how often it was delivered;
@@ -66,7 +66,7 @@ class Letter(NamedTuple):
         return self.partition, self.offset
 
     @property
-    def mark(self) -> bytes:
+    def redrive_key(self) -> bytes:
         """Return what the request is marked by once it is redriven: its own place and time.
 
         Two letters may tell of one request, answered again after a crash; a topic made anew has the same offsets.
@@ -74,7 +74,7 @@ class Letter(NamedTuple):
         at = round((self.requested_at or 0) * 1000)
         return b"%b-%d-%d-%d" % ((self.topic or "").encode(), self.origin_partition, self.origin_offset, at)
 
-    def flaw(self, topic: str) -> str | None:
+    def not_redrivable_reason(self, topic: str) -> str | None:
         """Say why this cannot be put back on the topic of the requests, None if it can."""
         if self.topic is None or self.request_id is None:
             return "it has no headers of a dead letter"
@@ -95,14 +95,14 @@ class Letter(NamedTuple):
         return [*own, *kept, ("ce_id", (self.request_id or "").encode())]
 
 
-def read_letter(place: Place, at_ms: int, key: bytes | None, value: bytes | None, headers: Headers) -> Letter:
+def read_letter(place: Place, at_ms: int, key: bytes | None, value: bytes | None, headers: Headers) -> DeadLetter:
     """Read a record of the dead letters' topic; `at_ms` is its timestamp. Never fails: others may write there too."""
     said: dict[str, str] = {}
     for name, content in headers:
         if name.startswith(DLQ) and content is not None:
             said.setdefault(name.removeprefix(DLQ), content.decode(errors="replace"))
     partition, offset, at = (_number(said.get(name)) for name in ("partition", "offset", "timestamp"))
-    return Letter(
+    return DeadLetter(
         *place, min(max(at_ms, 0), MAX_AT) / 1000, key, value, headers,
         request_id=said.get("id"), outcome=said.get("outcome"), message=said.get("message", ""), host=said.get("host"),
         topic=said.get("topic") if None not in (partition, offset) else None,
@@ -129,7 +129,7 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() and text.isascii() and len(text) <= len(str(1 << 63)) else None
 
 
-class Choice(NamedTuple):
+class DeadLetterFilter(NamedTuple):
     """Which letters: those that match everything that is given. Times are seconds since the epoch, `until` excluded.
 
     A host matches with its port or without.
@@ -142,7 +142,7 @@ class Choice(NamedTuple):
     since: float | None = None
     until: float | None = None
 
-    def takes(self, letter: Letter) -> bool:
+    def matches(self, letter: DeadLetter) -> bool:
         """Whether the letter is one of the chosen."""
         host = letter.host or ""
         return (

@@ -14,7 +14,7 @@ from typing import Any
 from marshmallow import fields, validate
 
 from models import strictjson
-from models.checks import Call, Verdict
+from models.checks import Call, CheckOutcome
 from models.errors import OUTCOMES, AnswerError, CheckError, TooLarge
 from models.request import Request
 from models.schema import StrictSchema
@@ -96,7 +96,7 @@ def too_large(size: int, limit: int) -> TooLarge:
     return TooLarge(f"the result has {size} bytes; the results topic takes {limit}")
 
 
-def encode_verdict(call: Call, verdict: Verdict) -> bytes:
+def encode_check_result(call: Call, verdict: CheckOutcome) -> bytes:
     """Encode what one check said, or why it said nothing: an item of a result's `checks`."""
     said: dict[str, Any] = {"name": call.name}
     if call.field is not None:
@@ -106,7 +106,7 @@ def encode_verdict(call: Call, verdict: Verdict) -> bytes:
     return strictjson.dumps(said)
 
 
-def failure(call: Call, verdict: Verdict) -> CheckError | None:
+def failure(call: Call, verdict: CheckOutcome) -> CheckError | None:
     """Return the error of a result with a check that said nothing, None for one that did."""
     if verdict.error is None:
         return None
@@ -114,7 +114,7 @@ def failure(call: Call, verdict: Verdict) -> CheckError | None:
     return CheckError(f"check {call.name}{where}: {verdict.error}")
 
 
-def with_checks(shared: bytes, verdicts: bytes, error: CheckError | None) -> bytes:
+def with_check_results(shared: bytes, verdicts: bytes, error: CheckError | None) -> bytes:
     """Return an `ok` answer's shared part with what checks said, items of JSON; an `error` makes it a `check_error`.
 
     Its last members are `attempts` and `fetched_at`, so what a document says cannot be taken for them.
@@ -171,7 +171,7 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
-def is_verdict(value: Any) -> bool:
+def is_check_result(value: Any) -> bool:
     """Whether a value is what `encode_verdict` makes of a check that did not fail."""
     return (
         isinstance(value, dict)

@@ -245,7 +245,7 @@ class Source:
             headers=self._headers(params),
             body=encode_form(self.form, params) if self.form else self.body.expand(params) if self.body else None,
             schema=request.schema or self.schema,
-            checks=_together(self.checks, request.checks),
+            checks=_merge_headers(self.checks, request.checks),
             timeout=request.timeout or self.timeout,
         )
 
@@ -277,7 +277,7 @@ class Source:
         return headers
 
 
-def _together(always: tuple[Call, ...], asked: tuple[Call, ...]) -> tuple[Call, ...]:
+def _merge_headers(always: tuple[Call, ...], asked: tuple[Call, ...]) -> tuple[Call, ...]:
     """Return a source's checks and those of a request that are not among them; 1 and true are not the same."""
     if not always:
         return asked

@@ -90,7 +90,7 @@ def _json(value: Any) -> Any:
     return value
 
 
-class _Made(fields.Field[Any]):
+class _Built(fields.Field[Any]):
     """A string, or any value, made into something by a function that raises ValueError for a wrong one."""
 
     def __init__(self, make: Any, kinds: type | tuple[type, ...] = str, **options: Any) -> None:
@@ -207,7 +207,7 @@ class _CacheSchema(StrictSchema):
 
 class _ParamSchema(StrictSchema):
     default = fields.Raw()
-    pattern = _Made(re.compile)
+    pattern = _Built(re.compile)
     one_of = fields.List(fields.Raw(), validate=validate.Length(1))
 
     @post_load
@@ -251,7 +251,7 @@ class _QueryKeySchema(StrictSchema):
 
 
 class _OAuthSchema(StrictSchema):
-    token_url = _Made(_plain_url, required=True)
+    token_url = _Built(_plain_url, required=True)
     client_id = fields.String(required=True, validate=validate.Length(1))
     client_secret = _SecretField(required=True)
     scope = fields.String()
@@ -315,7 +315,7 @@ class _HeadersField(fields.Field[dict[str, Any]]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> dict[str, Any]:  # noqa: ARG002
         if not isinstance(value, dict):
             _refuse(f"must be a table, not {kind(value)}")
-        text, secret = _Made(HeaderTemplate), _SecretField()
+        text, secret = _Built(HeaderTemplate), _SecretField()
         loaded: dict[str, Any] = {}
         wrong: dict[str, Any] = {}
         for name, each in value.items():
@@ -335,12 +335,12 @@ class _HeadersField(fields.Field[dict[str, Any]]):
 class SourceSchema(StrictSchema):
     """`[sources.name]`. The schemas and checks that it names must be registered: load the plugins first."""
 
-    url = _Made(_url)
+    url = _Built(_url)
     call = Text(lambda text: None if CALL.fullmatch(text) else _refuse("must be 'package.module:function'"))
     method = Text(check_method)
     headers = _HeadersField()
-    body = _Made(lambda value: JsonTemplate(_json(value)), (dict, list))
-    form = fields.Dict(keys=fields.String(), values=_Made(Template), validate=validate.Length(1))
+    body = _Built(lambda value: JsonTemplate(_json(value)), (dict, list))
+    form = fields.Dict(keys=fields.String(), values=_Built(Template), validate=validate.Length(1))
     params = fields.Dict(keys=Text(lambda name: None if _NAME.fullmatch(name) else _refuse("is no parameter's name")),
                          values=fields.Nested(_ParamSchema))  # fmt: skip
     schema = Text(documents.check_known)
@@ -357,7 +357,7 @@ class SourceSchema(StrictSchema):
     cache = fields.Nested(_CacheSchema)
     auth = _AuthField()
     tls = fields.Nested(_TlsSchema)
-    proxy = _Made(_plain_url)
+    proxy = _Built(_plain_url)
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _conflicts(self, _: dict[str, Any], original: Any, **__: Any) -> None:

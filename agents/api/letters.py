@@ -18,7 +18,7 @@ from marshmallow import ValidationError
 from agents.api.schemas import RedriveSchema
 from models import strictjson
 from models.errors import BrokerError
-from models.letter import Choice, Letter
+from models.letter import DeadLetter, DeadLetterFilter
 from models.schema import flatten, problems
 from streams.kafka.letters import Letters
 from streams.web.answers import answer
@@ -42,7 +42,7 @@ class Errors:
         self._box = box
         self._topic = topic
         self._reading = asyncio.Lock()
-        self._read: tuple[float, int, list[Letter]] = (-KEPT, 0, [])
+        self._read: tuple[float, int, list[DeadLetter]] = (-KEPT, 0, [])
 
     async def latest(self, limit: int) -> dict[str, Any]:
         """Return the latest letters. Raises Problem."""
@@ -64,13 +64,13 @@ class Errors:
         places = _places(await read_json(request))
         told: list[dict[str, Any]] = []
 
-        def note(letter: Letter, refusal: str | None) -> None:
+        def note(letter: DeadLetter, refusal: str | None) -> None:
             each = {"partition": letter.partition, "offset": letter.offset, "redriven": refusal is None}
             told.append(each if refusal is None else {**each, "reason": refusal})
 
         try:
             async with asyncio.timeout(REDRIVE_LIMIT):
-                report = await self._box.redrive(Choice(places=places), rate=0.0, told=note)
+                report = await self._box.redrive(DeadLetterFilter(places=places), rate=0.0, told=note)
         except TimeoutError:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka takes too long", letters=told) from None
         except BrokerError as exc:
@@ -81,7 +81,7 @@ class Errors:
         return answer(request, {"redriven": report.redriven, "letters": told, "missing": missing})
 
 
-def _told(letter: Letter, topic: str) -> dict[str, Any]:
+def _told(letter: DeadLetter, topic: str) -> dict[str, Any]:
     told: dict[str, Any] = {
         "partition": letter.partition,
         "offset": letter.offset,
@@ -93,7 +93,7 @@ def _told(letter: Letter, topic: str) -> dict[str, Any]:
         "host": letter.host,
         "attempts": letter.attempts,
         "redriven": letter.redriven,
-        "flaw": letter.flaw(topic),
+        "flaw": letter.not_redrivable_reason(topic),
     }
     if letter.topic is not None:
         told["origin"] = {"topic": letter.topic, "partition": letter.origin_partition, "offset": letter.origin_offset}

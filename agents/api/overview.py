@@ -141,7 +141,7 @@ def quantiles(latencies: Iterable[Mapping[str, Any]]) -> dict[str, float | None]
     whole = Histogram()
     for latency in latencies:
         with suppress(ValueError, KeyError, TypeError):  # another version's buckets
-            whole.merge(Histogram.of(latency))
+            whole.merge(Histogram.from_row(latency))
     return {name: whole.quantile(share) for name, share in SHARES.items()}
 
 

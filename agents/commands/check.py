@@ -62,7 +62,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _as_text(name: str, text: str, verdict: checks.Verdict) -> str:
+def _as_text(name: str, text: str, verdict: checks.CheckOutcome) -> str:
     if verdict.error is not None:
         return f"{text} generated an exception: {verdict.error}"
     value = verdict.value
@@ -70,7 +70,7 @@ def _as_text(name: str, text: str, verdict: checks.Verdict) -> str:
     return f"{text} is prime: {said}" if name == "is_prime" else f"{text} {name}: {said}"
 
 
-def _as_json(name: str, text: str, verdict: checks.Verdict) -> str:
+def _as_json(name: str, text: str, verdict: checks.CheckOutcome) -> str:
     members: dict[str, Any] = {"name": name, "input": _value(text), "elapsed_ms": round(verdict.elapsed * 1000, 3)}
     members |= {"value": verdict.value} if verdict.error is None else {"error": verdict.error}
     return strictjson.dumps(members).decode()

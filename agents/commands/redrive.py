@@ -13,7 +13,7 @@ from typing import Any
 from agents.commands import DONE, FAILED, MISUSED, clipped, moment, say
 from models import strictjson
 from models.errors import OUTCOMES
-from models.letter import Choice, Letter, Place
+from models.letter import DeadLetter, DeadLetterFilter, Place
 
 HELP = "put dead letters back on the requests topic"
 
@@ -72,22 +72,22 @@ def run(options: argparse.Namespace) -> int:
     """Redrive; returns 1 if a letter or an id that was named could not be redriven, 2 if nothing was chosen."""
     from streams import settings as configuration
 
-    choice = Choice(
+    choice = DeadLetterFilter(
         frozenset(options.outcome), frozenset(options.host), frozenset(options.id), frozenset(options.letter),
         options.since, options.until,
     )  # fmt: skip
-    if (choice == Choice()) is not options.all:
+    if (choice == DeadLetterFilter()) is not options.all:
         say("millrace redrive: choose by --outcome, --host, --id, --letter, --since and --until, or take --all")
         return MISUSED
     return asyncio.run(_redrive(configuration.load(), choice, options))
 
 
-async def _redrive(settings: Any, choice: Choice, options: argparse.Namespace) -> int:
+async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:
     from streams.kafka.letters import Letters
 
     would = "would be redriven" if options.dry_run else "redriven"
 
-    def told(letter: Letter, refusal: str | None) -> None:
+    def told(letter: DeadLetter, refusal: str | None) -> None:
         print(_json(letter, refusal, options) if options.json else _line(letter, refusal or would), flush=True)
 
     async with Letters(settings) as letters:
@@ -120,13 +120,13 @@ def _time(moment: float) -> str:
     return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
 
 
-def _line(letter: Letter, verdict: str) -> str:
+def _line(letter: DeadLetter, verdict: str) -> str:
     parts = [f"{letter.partition}:{letter.offset}", _time(letter.at), letter.request_id or "-", letter.outcome or "-",
              letter.host or "-", f"delivery {letter.attempts}", verdict, clipped(letter.message, WIDTH)]  # fmt: skip
     return "".join(char if char.isprintable() else "�" for char in "  ".join(parts))
 
 
-def _json(letter: Letter, refusal: str | None, options: argparse.Namespace) -> str:
+def _json(letter: DeadLetter, refusal: str | None, options: argparse.Namespace) -> str:
     told = {"partition": letter.partition, "offset": letter.offset, "at": letter.at, "id": letter.request_id,
             "outcome": letter.outcome, "host": letter.host, "attempts": letter.attempts, "message": letter.message,
             "redriven": refusal is None and not options.dry_run}  # fmt: skip

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from models import checks
-from models.checks import Verdict
-from models.child import Silence
+from models.checks import CheckOutcome
+from models.child import DiscardOutput
 from models.source import Limits, Source, Sources, replaced
 from streams.http.client import Client
 from streams.http.limits import Host, Hosts
@@ -56,14 +56,14 @@ class Pool:
     One that takes longer than it may is told so when it ends; one that ends its process ends the test.
     """
 
-    def submit(self, name: str, value: Any, arguments: Mapping[str, Any]) -> asyncio.Future[Verdict]:
+    def submit(self, name: str, value: Any, arguments: Mapping[str, Any]) -> asyncio.Future[CheckOutcome]:
         """Run one check."""
-        done: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[CheckOutcome] = asyncio.get_running_loop().create_future()
         value, arguments = pickle.loads(pickle.dumps((value, arguments)))  # noqa: S301  our own
-        with contextlib.redirect_stdout(Silence()):
+        with contextlib.redirect_stdout(DiscardOutput()):
             verdict = checks.run(name, value, arguments)
         if verdict.elapsed > CHECK_TIMEOUT:
-            verdict = Verdict(error=f"ran longer than {CHECK_TIMEOUT:g} s", elapsed=verdict.elapsed)
+            verdict = CheckOutcome(error=f"ran longer than {CHECK_TIMEOUT:g} s", elapsed=verdict.elapsed)
         done.set_result(verdict)
         return done
 

@@ -17,14 +17,14 @@ builtin    the other built-in checks; docs/checks.md describes them all
 from models.checks.builtin import is_in_range, is_one_of, json_schema, length_is_within, matches, sha256
 from models.checks.prime import is_prime
 from models.checks.registry import Call, Check, check, check_call, check_known, find, names
-from models.checks.running import MAX_VALUE_BYTES, Unread, Verdict, prepare_child, run, select
+from models.checks.running import MAX_VALUE_BYTES, CheckOutcome, Unread, prepare_child, run, select
 
 __all__ = [
     "MAX_VALUE_BYTES",
     "Call",
     "Check",
+    "CheckOutcome",
     "Unread",
-    "Verdict",
     "check",
     "check_call",
     "check_known",

@@ -47,7 +47,7 @@ class Signature:
     arguments: Mapping[str, Argument]
     others: bool
     required: frozenset[str]
-    untold: str | None = None
+    unannotated: str | None = None
     """The name that `others` leave out: the value's own."""
 
     def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
@@ -56,7 +56,7 @@ class Signature:
         for name, value in given.items():
             argument = self.arguments.get(name)
             if argument is None:
-                if not self.others or name == self.untold:
+                if not self.others or name == self.unannotated:
                     wrong[name] = f"no such argument; known: {', '.join(self.arguments) or 'none'}"
             elif not argument.shape.fits(value):
                 wrong[name] = f"must be {argument.shape.problem(value)}"
@@ -112,7 +112,7 @@ def signature_of(function: Callable[..., Any]) -> Signature:
         arguments,
         others=any(each.kind is inspect.Parameter.VAR_KEYWORD for each in rest),
         required=frozenset(name for name, argument in arguments.items() if argument.required),
-        untold=first.name if first.kind in NAMED else None,
+        unannotated=first.name if first.kind in NAMED else None,
     )
 
 

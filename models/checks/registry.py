@@ -14,7 +14,7 @@ from marshmallow import ValidationError
 from models.checks.arguments import Signature, signature_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Judge = Callable[[Mapping[str, Any]], None]
+ArgumentCheck = Callable[[Mapping[str, Any]], None]
 """Raises ValueError, saying why, for arguments that fit their hints and are wrong all the same."""
 
 _UNPLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -38,14 +38,14 @@ class Check:
     function: Callable[..., Any]
     inline: bool
     signature: Signature
-    judge: Judge | None = None
+    check_arguments: ArgumentCheck | None = None
 
     def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
         """Return what is wrong with the arguments given, by name; "" for what is wrong with all of them."""
         wrong = self.signature.problems(given)
-        if not wrong and self.judge is not None:
+        if not wrong and self.check_arguments is not None:
             try:
-                self.judge(given)
+                self.check_arguments(given)
             except ValueError as exc:
                 return {"": str(exc)}
             except Exception as exc:  # noqa: BLE001  foreign code: whatever it raises, the request gets its answer
@@ -60,10 +60,10 @@ _REGISTRY: dict[str, Check] = {}
 def check(target: Function, /) -> Function: ...
 @overload
 def check(
-    target: str | None = None, /, *, inline: bool = False, judge: Judge | None = None
+    target: str | None = None, /, *, inline: bool = False, judge: ArgumentCheck | None = None
 ) -> Callable[[Function], Function]: ...
 def check(
-    target: Callable[..., Any] | str | None = None, /, *, inline: bool = False, judge: Judge | None = None
+    target: Callable[..., Any] | str | None = None, /, *, inline: bool = False, judge: ArgumentCheck | None = None
 ) -> Any:
     """Register a function as a check, under its own name or the one given.
 
@@ -76,7 +76,7 @@ def check(
     return _register(None, target, inline, judge)
 
 
-def _register(given: str | None, function: Function, inline: bool, judge: Judge | None) -> Function:  # noqa: FBT001
+def _register(given: str | None, function: Function, inline: bool, judge: ArgumentCheck | None) -> Function:  # noqa: FBT001
     if not inspect.isroutine(function):
         msg = f"check {given!r}: {str(function)[:200]} is no function: write a `def` that calls it"
         raise ValueError(msg)
@@ -130,7 +130,7 @@ def check_known(name: str) -> None:
 def check_call(call: Call) -> None:
     """Raise ValidationError, naming the arguments that are wrong, if a check of a known name cannot be called so."""
     found = _REGISTRY[call.name]
-    if not call.args and not found.signature.required and found.judge is None:
+    if not call.args and not found.signature.required and found.check_arguments is None:
         return
     wrong = found.problems(call.args)
     if wrong:

@@ -27,7 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckOutcome:
     """What came of one call: `value`, or `error` saying why there is none. `elapsed` is in seconds."""
 
     value: Any = None
@@ -65,7 +65,7 @@ def select(document: Any, path: str | None) -> Any:
     return value
 
 
-def run(name: str, value: Any, args: Mapping[str, Any]) -> Verdict:
+def run(name: str, value: Any, args: Mapping[str, Any]) -> CheckOutcome:
     """Run one check; whatever it raises, `SystemExit` included, becomes the verdict's error.
 
     The value is what JSON makes of the answer, wherever the check runs: of a tuple, a list.
@@ -75,17 +75,17 @@ def run(name: str, value: Any, args: Mapping[str, Any]) -> Verdict:
         try:
             value = value.read()
         except ValueError as exc:
-            return Verdict(error=str(exc), elapsed=time.perf_counter() - started)
+            return CheckOutcome(error=str(exc), elapsed=time.perf_counter() - started)
     if any(isinstance(each, strictjson.Raw) for each in args.values()):
         args = {each: arg.read() if isinstance(arg, strictjson.Raw) else arg for each, arg in args.items()}
     try:
-        answer = _as_json(_ask(name, value, args))
+        answer = _as_json(_call(name, value, args))
     except BaseException as exc:  # noqa: BLE001  a check is foreign code
-        return Verdict(error=_reason(exc), elapsed=time.perf_counter() - started)
-    return Verdict(value=answer, elapsed=time.perf_counter() - started)
+        return CheckOutcome(error=_reason(exc), elapsed=time.perf_counter() - started)
+    return CheckOutcome(value=answer, elapsed=time.perf_counter() - started)
 
 
-def _ask(name: str, value: Any, args: Mapping[str, Any]) -> Any:
+def _call(name: str, value: Any, args: Mapping[str, Any]) -> Any:
     found = registry.find(name)
     takes = found.signature.value
     if not takes.fits(value):

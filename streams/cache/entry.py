@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from models import strictjson
 from models.errors import AnswerError, CheckError
-from models.result import RESULT_DEPTH, is_shared, with_checks
+from models.result import RESULT_DEPTH, is_shared, with_check_results
 from streams.cache.freshness import Freshness, all_of
 from streams.cache.verdicts import Verdicts, read_verdicts
 
@@ -65,7 +65,7 @@ class Entry(NamedTuple):
 
     def judged(self, verdicts: bytes, error: CheckError | None) -> Entry:
         """Return it as a hit for who asked for checks: with what they said."""
-        return Entry(with_checks(self.shared, verdicts, error), self.as_of, self.fresh_until, error)
+        return Entry(with_check_results(self.shared, verdicts, error), self.as_of, self.fresh_until, error)
 
     def validators(self) -> dict[str, str]:
         """Return the headers that ask whether it still holds (RFC 9110, section 13.1); none if it has no validator."""

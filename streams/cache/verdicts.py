@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from models import strictjson
 from models.errors import CheckError
-from models.result import is_verdict
+from models.result import is_check_result
 
 MAX_VERDICTS = 128
 """Verdicts kept of one document: twice what one request may ask for."""
@@ -103,7 +103,7 @@ def _size(said: Said) -> int:
 
 def read_verdicts(written: Any) -> Verdicts:
     """Take what `write` wrote, decoded. Raises ValueError for what it would not have written."""
-    if not isinstance(written, dict) or not all(map(is_verdict, written.values())):
+    if not isinstance(written, dict) or not all(map(is_check_result, written.values())):
         msg = "no verdicts"
         raise ValueError(msg)
     return Verdicts({key: Said(strictjson.dumps(verdict)) for key, verdict in written.items()})

@@ -130,7 +130,7 @@ class Token:
             token, life = read_token(await self._post(self._auth.token_url, *self._form(), deadline))
         except AnswerError as error:
             told_of = self._of_token(error)
-            if not told_of.hurried:
+            if not told_of.deadline_bound:
                 self._failure = self._clock() + FAILED_FOR, told_of
             raise told_of from None
         self._former.append(self._token)
@@ -142,7 +142,7 @@ class Token:
         """Return an error of the token endpoint, told as that; its status is not that of what was asked for."""
         words = "its words repeat the credentials" if self.told_in(str(error).encode()) else str(error)
         ours = type(error)(f"no token: {words}")
-        ours.retryable, ours.hurried, ours.attempts = error.retryable, error.hurried, error.attempts
+        ours.retryable, ours.deadline_bound, ours.attempts = error.retryable, error.deadline_bound, error.attempts
         return ours
 
     def _form(self) -> tuple[Headers, str]:
@@ -188,7 +188,7 @@ def basic(username: str, password: str) -> str:
 def _again(error: AnswerError) -> AnswerError:
     """Return a remembered failure for another request: an error is not raised into two, which both note their tries."""
     again = type(error)(str(error))
-    again.retryable, again.spent = error.retryable, True
+    again.retryable, again.no_immediate_retry = error.retryable, True
     return again
 
 

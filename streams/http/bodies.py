@@ -85,7 +85,7 @@ class Room:
                 f"there was no room for an answer of {self._host} of up to {self._most} bytes: too many are being read"
             )
             error = Overloaded(msg)
-            error.hurried = True
+            error.deadline_bound = True
             raise error from None
         self.taken = True
 

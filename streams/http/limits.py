@@ -98,7 +98,7 @@ class Gate:
         if deadline is not None and self._clock() + self._wait(rate) + self._queued / rate >= deadline:
             msg = f"{name} is asked {rate:g} times a second at most: its turn would come after the request's deadline"
             refused = Overloaded(msg)
-            refused.hurried = True
+            refused.deadline_bound = True
             raise refused
         self._queued += 1
         try:
@@ -243,7 +243,7 @@ class Host:
             if deadline is not None and self._held_until >= deadline:
                 msg = f"{self.name} asked for a pause of {wait:.0f} s more, which is past the request's deadline"
                 refused = Overloaded(msg)
-                refused.hurried = True
+                refused.deadline_bound = True
                 raise refused
             await asyncio.sleep(wait)
 

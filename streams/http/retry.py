@@ -31,7 +31,7 @@ def pause_after(attempt: int, error: AnswerError, retries: Retries) -> float | N
     Pauses are drawn evenly from 0 to a doubling bound: full jitter keeps those who failed together from coming back
     together.
     """
-    if attempt >= retries.attempts or not error.retryable or error.spent or isinstance(error, Overloaded):
+    if attempt >= retries.attempts or not error.retryable or error.no_immediate_retry or isinstance(error, Overloaded):
         return None
     if isinstance(error, Unreachable) and error.stale:
         return 0.0
@@ -49,7 +49,7 @@ def pause_before_next(attempt: int, error: AnswerError, retries: Retries, deadli
     if pause is None:
         raise error
     if deadline is not None and time.monotonic() + pause >= deadline:
-        error.hurried = True
+        error.deadline_bound = True
         raise error
     return pause
 

@@ -21,7 +21,7 @@ from typing import Self
 from aiokafka import TopicPartition
 
 from models.errors import BrokerError
-from models.letter import Choice, Letter, Place, read_letter
+from models.letter import DeadLetter, DeadLetterFilter, Place, read_letter
 from streams.kafka.parcel import RECORD_OVERHEAD
 from streams.kafka.reader import Reader, Record, Span
 from streams.kafka.redriver import COMPACTED, MARKS, Redriver, marks_of
@@ -49,11 +49,11 @@ class Report:
     missing: list[Place] = field(default_factory=list)
 
 
-Told = Callable[[Letter, str | None], None]
+Told = Callable[[DeadLetter, str | None], None]
 """Is told of each chosen letter: None once it is redriven (or would be), else why it is not."""
 
 
-def _silent(letter: Letter, refusal: str | None) -> None: ...
+def _silent(letter: DeadLetter, refusal: str | None) -> None: ...
 
 
 class Letters:
@@ -72,11 +72,11 @@ class Letters:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def latest(self, limit: int) -> list[Letter]:
+    async def latest(self, limit: int) -> list[DeadLetter]:
         """Return the newest letters, newest first, without values and headers, which nobody asks for."""
         topic = self._settings.dead_letters_topic
         partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
-        newest: list[Letter] = []
+        newest: list[DeadLetter] = []
         async with self._busy, Reader(self._settings.kafka) as reader:
             await self._learn_marks(reader, exist=await self._marks_exist())
             spans = await reader.spans(topic, partitions)
@@ -89,7 +89,7 @@ class Letters:
 
     async def redrive(
         self,
-        choice: Choice,
+        choice: DeadLetterFilter,
         *,
         rate: float = RATE,
         limit: int | None = None,
@@ -107,11 +107,11 @@ class Letters:
         report, missing = Report(), set(choice.places)
         taken: set[bytes] = set()
 
-        def done(redriven: list[Letter]) -> None:
+        def done(redriven: list[DeadLetter]) -> None:
             report.redriven += len(redriven)
             for each in redriven:
                 if not dry_run:
-                    self._marked.add(each.mark)
+                    self._marked.add(each.redrive_key)
                 told(each, None)
 
         async with self._busy, AsyncExitStack() as stack:
@@ -131,7 +131,7 @@ class Letters:
                     report.refused[refusal] += 1
                     told(letter, refusal)
                     continue
-                taken.add(letter.mark)
+                taken.add(letter.redrive_key)
                 if writer is not None:
                     await writer.write(letter)
                 else:
@@ -155,27 +155,27 @@ class Letters:
             return
         young = await reader.spans(self._marks, 1, time.time() - MARK_AGE)
         kept = {record.key async for record in reader.read(young)}
-        kept |= {self._letter(record).mark async for record in reader.read(spans)}
+        kept |= {self._letter(record).redrive_key async for record in reader.read(spans)}
         gone = self._marked - kept
         await writer.forget(gone)
         self._marked -= gone
         logger.info("%d marks of redriven letters were taken back: no dead letter has them any more", len(gone))
 
     async def _chosen(
-        self, records: AsyncIterator[Record], choice: Choice, report: Report, missing: set[Place]
-    ) -> AsyncIterator[Letter]:
+        self, records: AsyncIterator[Record], choice: DeadLetterFilter, report: Report, missing: set[Place]
+    ) -> AsyncIterator[DeadLetter]:
         async for record in records:
             letter = self._letter(record)
             missing.discard(letter.place)
-            if choice.takes(letter):
+            if choice.matches(letter):
                 yield letter
             elif letter.place in choice.places:
                 report.refused[OTHERWISE] += 1
 
-    def _letter(self, record: Record) -> Letter:
+    def _letter(self, record: Record) -> DeadLetter:
         place = record.partition, record.offset
         letter = read_letter(place, record.timestamp, record.key, record.value, record.headers)
-        return letter._replace(redriven=letter.mark in self._marked)
+        return letter._replace(redriven=letter.redrive_key in self._marked)
 
     async def _marks_exist(self, *, make: bool = False) -> bool:
         """Whether there is a topic of marks; one that is missing is made if told to. Raises BrokerError then if there
@@ -217,7 +217,7 @@ class Letters:
         self._marks_read = end
 
 
-async def _spans(reader: Reader, letters: Topic, choice: Choice) -> dict[TopicPartition, Span]:
+async def _spans(reader: Reader, letters: Topic, choice: DeadLetterFilter) -> dict[TopicPartition, Span]:
     """Return where the chosen letters are: since that time, or from the first to the last of the places."""
     if not choice.places:
         return await reader.spans(letters.name, letters.partitions, choice.since)
@@ -229,16 +229,16 @@ async def _spans(reader: Reader, letters: Topic, choice: Choice) -> dict[TopicPa
     return narrow
 
 
-def _refusal(letter: Letter, requests: Topic, taken: set[bytes]) -> str | None:
+def _refusal(letter: DeadLetter, requests: Topic, taken: set[bytes]) -> str | None:
     """Say why this letter is not redriven, if it is not. Two letters may tell of one request, answered again."""
-    if letter.redriven or letter.mark in taken:
+    if letter.redriven or letter.redrive_key in taken:
         return BEFORE
-    flaw = letter.flaw(requests.name)
+    flaw = letter.not_redrivable_reason(requests.name)
     if flaw is None and requests.max_bytes is not None and _size(letter) > requests.max_bytes:
         return f"with its headers it has more bytes than the {requests.max_bytes} that topic {requests.name!r} takes"
     return flaw
 
 
-def _size(letter: Letter) -> int:
+def _size(letter: DeadLetter) -> int:
     headers = sum(len(name.encode()) + len(content or b"") + 4 for name, content in letter.request_headers())
     return RECORD_OVERHEAD + len(letter.key or b"") + len(letter.value or b"") + headers

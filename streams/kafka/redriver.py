@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from models.errors import BrokerError
-from models.letter import Letter
+from models.letter import DeadLetter
 from streams.kafka.client import connection, explain
 from streams.kafka.door import reason
 from streams.kafka.parcel import RECORD_OVERHEAD
@@ -52,7 +52,7 @@ class Redriver:
     """
 
     def __init__(
-        self, settings: Settings, requests: Topic, *, marks: str, rate: float, done: Callable[[list[Letter]], None]
+        self, settings: Settings, requests: Topic, *, marks: str, rate: float, done: Callable[[list[DeadLetter]], None]
     ) -> None:
         self._settings = settings
         self._requests = requests
@@ -60,7 +60,7 @@ class Redriver:
         self._rate = rate
         self._most = TRANSACTION_LETTERS if not rate else min(TRANSACTION_LETTERS, max(1, int(rate / PER_SECOND)))
         self._done = done
-        self._waiting: list[Letter] = []
+        self._waiting: list[DeadLetter] = []
         self._bytes = 0
         self._next = 0.0
         self._producer = AIOKafkaProducer(
@@ -81,7 +81,7 @@ class Redriver:
     async def __aexit__(self, *_: object) -> None:
         await self._producer.stop()
 
-    async def write(self, letter: Letter) -> None:
+    async def write(self, letter: DeadLetter) -> None:
         """Take a letter along in the present transaction; end that if it is full."""
         self._waiting.append(letter)
         self._bytes += len(letter.value or b"")
@@ -104,7 +104,7 @@ class Redriver:
                 pending.append(await send(
                     requests.name, letter.value, letter.key, partition, headers=letter.request_headers()
                 ))  # fmt: skip
-                pending.append(await send(self._marks, b"%d-%d" % letter.place, letter.mark, 0))
+                pending.append(await send(self._marks, b"%d-%d" % letter.place, letter.redrive_key, 0))
         self._done(letters)
 
     async def forget(self, marks: Iterable[bytes]) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from models import strictjson
-from models.checks import MAX_VALUE_BYTES, Verdict
+from models.checks import MAX_VALUE_BYTES, CheckOutcome
 from models.child import (
     CALL,
     DONE,
@@ -52,7 +52,7 @@ main(*map(int, sys.argv[2:]))
 """
 
 
-Heard = tuple[int, Verdict]
+Heard = tuple[int, CheckOutcome]
 """The number of a call, and what came of it."""
 
 
@@ -205,15 +205,15 @@ def encode(call: tuple[str, Any, Any]) -> bytes:
     return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
 
 
-def _verdict(elapsed: float, said: bytes, kind: int) -> Verdict:
+def _verdict(elapsed: float, said: bytes, kind: int) -> CheckOutcome:
     if kind == FAILED:
-        return Verdict(error=said.decode(), elapsed=elapsed)
+        return CheckOutcome(error=said.decode(), elapsed=elapsed)
     if kind == DONE:
-        return Verdict(value=said, elapsed=elapsed)
+        return CheckOutcome(value=said, elapsed=elapsed)
     if said in _PLAIN:
-        return Verdict(value=_PLAIN[said], elapsed=elapsed)
+        return CheckOutcome(value=_PLAIN[said], elapsed=elapsed)
     small = len(said) <= _DIGITS and said.isdigit()
-    return Verdict(value=int(said) if small else strictjson.loads(said), elapsed=elapsed)
+    return CheckOutcome(value=int(said) if small else strictjson.loads(said), elapsed=elapsed)
 
 
 _PLAIN = {b"true": True, b"false": False, b"null": None}

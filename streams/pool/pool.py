@@ -17,7 +17,7 @@ from itertools import count
 from typing import Any, Self
 
 from models import checks
-from models.checks import Verdict
+from models.checks import CheckOutcome
 from models.child import RESTING
 from streams.pool.admission import Admission
 from streams.pool.child import Heard, encode
@@ -108,7 +108,7 @@ class CheckPool:
             **self.counts,
         }
 
-    def submit(self, name: str, value: Any, arguments: Mapping[str, Any]) -> asyncio.Future[Verdict]:
+    def submit(self, name: str, value: Any, arguments: Mapping[str, Any]) -> asyncio.Future[CheckOutcome]:
         """Ask for one check; the future always ends with a verdict, unless it is cancelled."""
         self.counts["checks"] += 1
         size = size_of(value, arguments) if checks.find(name).inline else None
@@ -120,7 +120,7 @@ class CheckPool:
         self._pump_soon()
         return job.done
 
-    def work(self, task: str, arguments: Sequence[Any]) -> asyncio.Future[Verdict]:
+    def work(self, task: str, arguments: Sequence[Any]) -> asyncio.Future[CheckOutcome]:
         """Ask for work on a large value (`models/large.py`), which travels alone; the verdict's value is bytes."""
         job = Job(task, tuple(arguments), {}, None)
         job.alone = True
@@ -134,7 +134,7 @@ class CheckPool:
         self._note(job, verdict)
         job.settle(verdict)
 
-    def _note(self, job: Job, verdict: Verdict) -> None:
+    def _note(self, job: Job, verdict: CheckOutcome) -> None:
         self.costs.add(job.name, job.size, verdict.elapsed)
         self.counts["failed"] += verdict.error is not None
 
@@ -207,7 +207,7 @@ class CheckPool:
             try:
                 call = encode(job.call)
             except Exception as exc:  # noqa: BLE001  what a plugin's schema made is no plain value
-                job.settle(Verdict(error=f"its value cannot be handed over: {type(exc).__name__}: {exc}"[:400]))
+                job.settle(CheckOutcome(error=f"its value cannot be handed over: {type(exc).__name__}: {exc}"[:400]))
                 continue
             room -= len(call)
             number = next(self._numbers)
@@ -275,7 +275,7 @@ class CheckPool:
             self._suspects.clear()
             self._waiting.clear()
             for job in jobs:
-                job.settle(Verdict(error=self.health()))
+                job.settle(CheckOutcome(error=self.health()))
         self._pump_soon()
 
     def _lost(self, seat: Seat, code: int) -> None:
@@ -302,4 +302,4 @@ class CheckPool:
         self.costs.add(job.name, job.size, elapsed)
         self._suspicion.add(job.name)
         logger.warning("check %s %s", job.name, reason)
-        job.settle(Verdict(error=reason, elapsed=elapsed))
+        job.settle(CheckOutcome(error=reason, elapsed=elapsed))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from models.checks import Verdict
+from models.checks import CheckOutcome
 from models.child import RESTING
 from streams.pool.child import Child
 
@@ -31,9 +31,9 @@ class Job:
         self.deaths = 0
         self.spent = 0.0
         self.alone = False
-        self.done: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[CheckOutcome] = asyncio.get_running_loop().create_future()
 
-    def settle(self, verdict: Verdict) -> None:
+    def settle(self, verdict: CheckOutcome) -> None:
         """Tell whoever waits, if that is still of interest."""
         if not self.done.done():
             self.done.set_result(verdict)

@@ -52,6 +52,6 @@ def _sum(told: list[Mapping[str, Any]], name: str) -> int | None:
 def quantile(row: Mapping[str, Any], name: str) -> float | None:
     """Return the seconds of `p50`, `p95` or `p99` of a row's latency; None if there is none of our kind."""
     try:
-        return Histogram.of(row["latency"]).quantile(_SHARES[name])
+        return Histogram.from_row(row["latency"]).quantile(_SHARES[name])
     except (KeyError, TypeError, ValueError):
         return None

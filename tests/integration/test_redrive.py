@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
-from models.letter import Choice
+from models.letter import DeadLetterFilter
 from streams.kafka import letters as module
 from streams.kafka.broker import Broker
 from streams.kafka.letters import BEFORE, Letters
@@ -202,13 +202,13 @@ async def test_the_newest_letters_come_first(kafka: Broker, stage: Stage) -> Non
     settings = Settings(kafka=kafka_settings, group=stage.group, requests_topic=stage.requests,
                         dead_letters_topic=stage.dead_letters)  # fmt: skip
     async with Letters(settings) as letters:
-        report = await letters.redrive(Choice(places=frozenset({(1, 7)})))
+        report = await letters.redrive(DeadLetterFilter(places=frozenset({(1, 7)})))
         assert (report.redriven, report.missing) == (1, [])
         everything, latest = await letters.latest(100), await letters.latest(10)
         assert {letter.request_id for letter in everything if letter.redriven} == {"d29"}
         assert [letter.at for letter in everything] == sorted((letter.at for letter in everything), reverse=True)
         assert (len(everything), [letter.at for letter in latest]) == (30, [letter.at for letter in everything[:10]])
-        again = await letters.redrive(Choice(places=frozenset({(1, 7)})))
+        again = await letters.redrive(DeadLetterFilter(places=frozenset({(1, 7)})))
         assert again.refused == {BEFORE: 1}
 
 
@@ -222,14 +222,14 @@ async def test_marks_of_letters_that_kafka_deleted_are_taken_back(
     settings = Settings(kafka=KafkaSettings(bootstrap_servers=stage.servers), group=stage.group,
                         requests_topic=stage.requests, dead_letters_topic=stage.dead_letters)  # fmt: skip
     async with Letters(settings) as letters:
-        assert (await letters.redrive(Choice(), rate=0)).redriven == 12
+        assert (await letters.redrive(DeadLetterFilter(), rate=0)).redriven == 12
         admin = AIOKafkaAdminClient(bootstrap_servers=stage.servers)
         await admin.start()
         gone = {TopicPartition(stage.dead_letters, n): RecordsToDelete(before_offset=3 if n else 2) for n in range(4)}
         await admin.delete_records(gone)
         await admin.close()
-        assert (await letters.redrive(Choice())).refused == {BEFORE: 1}
+        assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 1}
     async with Letters(settings) as fresh:
-        assert (await fresh.redrive(Choice())).refused == {BEFORE: 1}
+        assert (await fresh.redrive(DeadLetterFilter())).refused == {BEFORE: 1}
         assert len(fresh._marked) == 1
     assert len(await put_back(stage)) == 12

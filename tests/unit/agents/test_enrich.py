@@ -391,7 +391,7 @@ async def test_a_failure_for_want_of_time_is_nobody_else_s(enricher_of, cache):
     """An error that a later deadline might have spared is neither kept nor shared: who waited asks again."""
     gate = asyncio.Event()
     hurried = UpstreamError("no", 503)
-    hurried.hurried = True
+    hurried.deadline_bound = True
 
     class Hurried(FakeClient):
         async def fetch(self, *arguments, **options):

@@ -742,7 +742,7 @@ async def test_a_refresh_s_failure_for_want_of_time_is_nobody_else_s(
 ) -> None:
     """Who waited for a fetch behind the answers' backs that ran out of time asks for itself."""
     hurried = UpstreamError("no", 503)
-    hurried.hurried = True
+    hurried.deadline_bound = True
     said = "max-age=10, stale-while-revalidate=60, stale-if-error=0"
     upstream.answers.extend([says("one", said), hurried, says("two")])
     await ask(enricher, asking(), clock)

@@ -15,7 +15,7 @@ from agents.ask import Asker
 from agents.enrich import HOT, Enricher
 from agents.known import know
 from models import checks, strictjson
-from models.checks import Call, Verdict
+from models.checks import Call, CheckOutcome
 from models.documents import Body
 from models.errors import TimedOut, Unreachable
 from models.request import Request
@@ -194,7 +194,7 @@ async def test_all_who_want_the_same_at_once_share_one_run(worker_of, pool):
     await settle()
     assert sorted(pool.asked) == ["is_prime", "sha256"]
     for name, future in zip(pool.asked, pool.futures, strict=True):
-        future.set_result(Verdict(name))
+        future.set_result(CheckOutcome(name))
     for calls, task in zip(lists, asking, strict=True):
         assert values(await task) == [(call.name, call.name) for call in calls]
     assert enricher._judge._running == {}
@@ -209,7 +209,7 @@ async def test_who_gives_up_takes_nothing_from_others(worker_of, pool):
     patient = asyncio.create_task(enricher.answer(wanted(PRIME), {}))
     assert isinstance((await hasty).error, TimedOut)
     assert [future.cancelled() for future in pool.futures] == [False, True]
-    pool.futures[0].set_result(Verdict(True))
+    pool.futures[0].set_result(CheckOutcome(True))
     assert values(await patient) == [("is_prime", True)]
     assert (await asked(enricher, PRIME))[1] is True
 
@@ -220,7 +220,7 @@ async def test_when_nobody_waits_any_more_nothing_runs(worker_of, pool):
     enricher = await worker_of(FakeClient(b'{"n":7}'))
     asking = asyncio.create_task(enricher.answer(wanted(PRIME, DIGEST, ARRAY, timeout=0.05), {}))
     await settle()
-    pool.futures[1].set_result(Verdict("digest"))
+    pool.futures[1].set_result(CheckOutcome("digest"))
     assert isinstance((await asking).error, TimedOut)
     assert [future.cancelled() for future in pool.futures] == [True, False, True]
     assert enricher._judge._running == {}
@@ -241,9 +241,9 @@ async def test_verdicts_stay_with_their_document(worker_of, pool):
     third = asyncio.create_task(enricher.answer(wanted(PRIME), {}))
     await settle()
     assert len(pool.futures) == 2
-    pool.futures[0].set_result(Verdict("of seven"))
+    pool.futures[0].set_result(CheckOutcome("of seven"))
     await settle()
-    pool.futures[1].set_result(Verdict("of eight"))
+    pool.futures[1].set_result(CheckOutcome("of eight"))
     found = [said(await task) for task in (older, newer, third)]
     assert [(each["document"]["n"], each["checks"][0]["value"]) for each in found] == [
         (7, "of seven"), (8, "of eight"), (8, "of eight"),
@@ -435,7 +435,7 @@ def _truth(call, document):
     try:
         verdict = checks.run(call.name, checks.select(document, call.field), call.args)
     except ValueError as exc:
-        verdict = Verdict(error=str(exc))
+        verdict = CheckOutcome(error=str(exc))
     return call.name, call.field, verdict.value, verdict.error
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 
 from models import checks, strictjson
-from models.checks import MAX_VALUE_BYTES, Call, Verdict
+from models.checks import MAX_VALUE_BYTES, Call, CheckOutcome
 
 DOCUMENT = {"a": {"b": [10, {"c": None}]}, "": {"": 1}, "0": "key", "list": [[1], 2]}
 
@@ -155,7 +155,9 @@ PERSON = {"type": "object", "properties": {"age": {"type": "integer", "minimum":
 )
 def test_json_schema_says_whether_a_value_fits(value, schema, fits):
     """Draft 2020-12 by default, the draft that `$schema` names otherwise, and references within the schema."""
-    assert checks.run("json_schema", value, {"schema": schema}) == Verdict(value=fits, elapsed=pytest.approx(0, abs=9))
+    assert checks.run("json_schema", value, {"schema": schema}) == CheckOutcome(
+        value=fits, elapsed=pytest.approx(0, abs=9)
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_sorted_durations_are_counted_as_one_by_one(durations):
 def test_merging_is_counting_all_of_both(one, other):
     """A merged histogram is that of all durations, also after a way through JSON."""
     merged = of(one)
-    merged.merge(Histogram.of(of(other).row()))
+    merged.merge(Histogram.from_row(of(other).row()))
     assert merged.counts == of([*one, *other]).counts
 
 
@@ -65,4 +65,4 @@ def test_quantiles_are_interpolated_and_end_at_the_last_bound():
 def test_other_bounds_are_refused():
     """A row whose buckets are not ours cannot be added to ours without lying."""
     with pytest.raises(ValueError, match="other bounds"):
-        Histogram.of({"le": [1, 2], "counts": [0, 0, 0], "sum": 0})
+        Histogram.from_row({"le": [1, 2], "counts": [0, 0, 0], "sum": 0})

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.letter import Choice, Letter, read_count, read_letter
+from models.letter import DeadLetter, DeadLetterFilter, read_count, read_letter
 
 SAID = {
     "topic": b"requests", "partition": b"3", "offset": b"42", "timestamp": b"1500", "first": b"requests-0-7",
@@ -10,7 +10,7 @@ SAID = {
 }  # fmt: skip
 
 
-def letter(*own: tuple[str, bytes | None], at: int = 2_000, **said: bytes | None) -> Letter:
+def letter(*own: tuple[str, bytes | None], at: int = 2_000, **said: bytes | None) -> DeadLetter:
     """Read a letter with these headers of its own, and what a worker says, changed."""
     headers = [*own, *(("__dlq.errors." + name, content) for name, content in (SAID | said).items())]
     return read_letter((1, 9), at, b"k", b"v", headers)
@@ -23,8 +23,8 @@ def test_a_letter_says_what_went_wrong_and_where():
     assert (read.request_id, read.outcome, read.message, read.host) == ("a", "timeout", "no", "h:80")
     assert (read.topic, read.origin_partition, read.origin_offset, read.requested_at) == ("requests", 3, 42, 1.5)
     assert (read.attempts, read.left_out, read.redriven, read.place) == (2, None, False, (1, 9))
-    assert read.mark == b"requests-3-42-1500"
-    assert read.flaw("requests") is None
+    assert read.redrive_key == b"requests-3-42-1500"
+    assert read.not_redrivable_reason("requests") is None
 
 
 def test_it_becomes_a_request_with_its_id_count_and_first_place():
@@ -52,13 +52,13 @@ def test_it_becomes_a_request_with_its_id_count_and_first_place():
 )
 def test_why_one_cannot_be_redriven_is_said(said, flaw):
     """What others wrote to the topic, another installation's, one without value, an id that could not be kept."""
-    assert flaw in (letter(**said).flaw("requests") or "")
+    assert flaw in (letter(**said).not_redrivable_reason("requests") or "")
 
 
 @pytest.mark.parametrize("key", [None, b"k"])
 def test_one_without_a_value_is_no_request(key):
     """Nothing could come of it but another letter, and aiokafka sends no record that has neither key nor value."""
-    assert "had no value" in (letter()._replace(key=key, value=None).flaw("requests") or "")
+    assert "had no value" in (letter()._replace(key=key, value=None).not_redrivable_reason("requests") or "")
 
 
 def test_what_is_no_letter_is_read_all_the_same():
@@ -78,21 +78,21 @@ def test_only_a_small_number_is_a_count(text, count):
 @pytest.mark.parametrize(
     ("choice", "taken"),
     [
-        (Choice(), True),
-        (Choice(outcomes=frozenset({"timeout", "denied"})), True),
-        (Choice(outcomes=frozenset({"denied"})), False),
-        (Choice(hosts=frozenset({"h"})), True),
-        (Choice(hosts=frozenset({"h:80"})), True),
-        (Choice(hosts=frozenset({"h:81"})), False),
-        (Choice(ids=frozenset({"a"})), True),
-        (Choice(ids=frozenset({"b"})), False),
-        (Choice(places=frozenset({(1, 9)})), True),
-        (Choice(places=frozenset({(9, 1)})), False),
-        (Choice(since=2.0), True),
-        (Choice(since=2.1), False),
-        (Choice(until=2.0), False),
-        (Choice(until=2.1), True),
-        (Choice(outcomes=frozenset({"timeout"}), ids=frozenset({"b"})), False),
+        (DeadLetterFilter(), True),
+        (DeadLetterFilter(outcomes=frozenset({"timeout", "denied"})), True),
+        (DeadLetterFilter(outcomes=frozenset({"denied"})), False),
+        (DeadLetterFilter(hosts=frozenset({"h"})), True),
+        (DeadLetterFilter(hosts=frozenset({"h:80"})), True),
+        (DeadLetterFilter(hosts=frozenset({"h:81"})), False),
+        (DeadLetterFilter(ids=frozenset({"a"})), True),
+        (DeadLetterFilter(ids=frozenset({"b"})), False),
+        (DeadLetterFilter(places=frozenset({(1, 9)})), True),
+        (DeadLetterFilter(places=frozenset({(9, 1)})), False),
+        (DeadLetterFilter(since=2.0), True),
+        (DeadLetterFilter(since=2.1), False),
+        (DeadLetterFilter(until=2.0), False),
+        (DeadLetterFilter(until=2.1), True),
+        (DeadLetterFilter(outcomes=frozenset({"timeout"}), ids=frozenset({"b"})), False),
     ],
 )
 def test_a_choice_takes_what_matches_all_of_it(choice, taken):
@@ -102,5 +102,5 @@ def test_a_choice_takes_what_matches_all_of_it(choice, taken):
 
 def test_a_letter_without_host_is_chosen_by_no_host():
     """What was no request has no host, and an empty one matches nothing."""
-    assert not Choice(hosts=frozenset({"h"})).takes(letter(host=None))
-    assert Choice(outcomes=frozenset({"timeout"})).takes(letter(host=None))
+    assert not DeadLetterFilter(hosts=frozenset({"h"})).matches(letter(host=None))
+    assert DeadLetterFilter(outcomes=frozenset({"timeout"})).matches(letter(host=None))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 
 from models import strictjson
-from models.checks import Call, Verdict
+from models.checks import Call, CheckOutcome
 from models.errors import OUTCOMES, CheckError, Denied, InvalidDocument, TimedOut, UpstreamError
 from models.request import Request
 from models.result import (
@@ -18,14 +18,14 @@ from models.result import (
     Answer,
     ResultSchema,
     encode_answer,
-    encode_verdict,
+    encode_check_result,
     failure,
+    is_check_result,
     is_shared,
-    is_verdict,
     read_result,
     restamp,
     splice,
-    with_checks,
+    with_check_results,
 )
 
 REQUEST = Request(url="http://example.org/")
@@ -39,7 +39,9 @@ def checked(answer, calls, verdicts):
     """Encode an answer with what checks said of it, as the worker does."""
     pairs = list(zip(calls, verdicts, strict=True))
     error = next(filter(None, (failure(*pair) for pair in pairs)), None)
-    return with_checks(encode_answer(REQUEST, answer), b",".join(encode_verdict(*pair) for pair in pairs), error)
+    return with_check_results(
+        encode_answer(REQUEST, answer), b",".join(encode_check_result(*pair) for pair in pairs), error
+    )
 
 
 def plain(document=None):
@@ -104,7 +106,9 @@ def test_a_failed_answer_has_the_error_s_outcome_and_status(error, status):
 def test_checks_add_their_values_and_false_is_an_answer():
     """Values are listed in order with name, field and time, and a false one leaves all else as it was."""
     calls = Call("is_prime", "a.b"), Call("sha256")
-    found = read_result(b"{" + checked(plain(7), calls, [Verdict(False, elapsed=0.0123456), Verdict("x")]) + b"}")
+    found = read_result(
+        b"{" + checked(plain(7), calls, [CheckOutcome(False, elapsed=0.0123456), CheckOutcome("x")]) + b"}"
+    )
     assert found.pop("checks") == [
         {"name": "is_prime", "field": "a.b", "value": False, "elapsed_ms": 12.346},
         {"name": "sha256", "value": "x", "elapsed_ms": 0.0},
@@ -116,7 +120,9 @@ def test_a_check_that_failed_makes_check_error_and_keeps_the_document():
     """The first failure is the result's error, every failure is told with its check, and all else stays."""
     calls = (Call("sha256"), Call("is_prime", "n"), Call("json_schema"))
     found = read_result(
-        b"{" + checked(plain([1]), calls, [Verdict("x"), Verdict(error="boom"), Verdict(error="bang")]) + b"}"
+        b"{"
+        + checked(plain([1]), calls, [CheckOutcome("x"), CheckOutcome(error="boom"), CheckOutcome(error="bang")])
+        + b"}"
     )
     assert found.pop("outcome") == "check_error"
     assert found.pop("error") == CheckError("check is_prime on 'n': boom").describe()
@@ -126,8 +132,8 @@ def test_a_check_that_failed_makes_check_error_and_keeps_the_document():
 
 def test_a_check_of_the_whole_document_is_named_without_a_field():
     """The error of a check without field does not speak of one."""
-    assert str(failure(Call("is_prime"), Verdict(error="boom"))) == "check is_prime: boom"
-    assert failure(Call("is_prime"), Verdict(None)) is None
+    assert str(failure(Call("is_prime"), CheckOutcome(error="boom"))) == "check is_prime: boom"
+    assert failure(Call("is_prime"), CheckOutcome(None)) is None
 
 
 @settings(deadline=None)
@@ -173,7 +179,7 @@ def test_a_reader_takes_every_outcome(outcome):
 
 def test_a_reader_takes_failed_checks_and_errors():
     """A result with everything that can go wrong in it is read by the schema."""
-    shared = checked(plain(), (Call("is_prime", "n"), Call("sha256")), [Verdict(error="boom"), Verdict("x")])
+    shared = checked(plain(), (Call("is_prime", "n"), Call("sha256")), [CheckOutcome(error="boom"), CheckOutcome("x")])
     value = splice(b'"a"', shared, b"miss", None, 0)
     loaded = ResultSchema().load(strictjson.loads(value))
     assert loaded["error"]["type"] == "CheckError"
@@ -202,7 +208,7 @@ def test_a_reader_refuses_what_is_no_result(change, field):
 
 def test_a_check_that_answers_null_is_read():
     """`value: null` is an answer of a check, and a reader takes it."""
-    value = splice(b'"a"', checked(plain(), (Call("sha256"),), [Verdict(None)]), b"miss", None, 0)
+    value = splice(b'"a"', checked(plain(), (Call("sha256"),), [CheckOutcome(None)]), b"miss", None, 0)
     loaded = ResultSchema().load(read_result(value))
     assert loaded["checks"] == [{"name": "sha256", "value": None, "elapsed_ms": 0.0}]
 
@@ -216,7 +222,7 @@ def nested(levels):
 
 def test_a_document_and_a_value_as_deep_as_they_may_be_are_read():
     """A result holds what the contract allows one level further down, and can be read all the same."""
-    shared = checked(plain(nested(64)), (Call("echo"),), [Verdict(nested(64))])
+    shared = checked(plain(nested(64)), (Call("echo"),), [CheckOutcome(nested(64))])
     loaded = read_result(splice(b'"a"', shared, b"miss", None, 0))
     assert loaded["document"] == loaded["checks"][0]["value"] == nested(64)
 
@@ -257,7 +263,7 @@ def test_an_answer_that_still_holds_is_as_if_fetched_now(document, attempts, fet
 @given(TRICKY, TRICKY, st.none() | st.text(max_size=5))
 def test_verdicts_come_between_document_and_end(document, value, reason):
     """Whatever a document or a verdict holds, the result is the answer with the verdicts, and nothing else."""
-    found = read_result(b"{" + checked(plain(document), [Call("x", "f")], [Verdict(value, reason)]) + b"}")
+    found = read_result(b"{" + checked(plain(document), [Call("x", "f")], [CheckOutcome(value, reason)]) + b"}")
     verdict, error = found.pop("checks"), found.pop("error", None)
     assert verdict == [{"name": "x", "field": "f", "elapsed_ms": 0.0}
                        | ({"value": value} if reason is None else {"error": reason})]  # fmt: skip
@@ -268,8 +274,8 @@ def test_verdicts_come_between_document_and_end(document, value, reason):
 @given(TRICKY, st.none() | st.text(max_size=5))
 def test_every_verdict_of_ours_is_one(value, field):
     """What is encoded is recognised, a failure is not."""
-    assert is_verdict(read_result(encode_verdict(Call("x", field), Verdict(value, elapsed=0.5))))
-    assert not is_verdict(read_result(encode_verdict(Call("x", field), Verdict(error="boom"))))
+    assert is_check_result(read_result(encode_check_result(Call("x", field), CheckOutcome(value, elapsed=0.5))))
+    assert not is_check_result(read_result(encode_check_result(Call("x", field), CheckOutcome(error="boom"))))
 
 
 @pytest.mark.parametrize(
@@ -280,8 +286,8 @@ def test_every_verdict_of_ours_is_one(value, field):
 def test_what_no_reader_takes_is_no_verdict(change):
     """Members that are missing, odd or too many."""
     changed = {"name": "x", "field": "f", "value": 1, "elapsed_ms": 0.1} | change
-    assert not is_verdict({name: value for name, value in changed.items() if value is not ...})
-    assert not is_verdict([changed])
+    assert not is_check_result({name: value for name, value in changed.items() if value is not ...})
+    assert not is_check_result([changed])
 
 
 @settings(deadline=None)
@@ -289,7 +295,7 @@ def test_what_no_reader_takes_is_no_verdict(change):
 def test_every_ok_answer_of_ours_is_one(document, fetched_at):
     """What is encoded is recognised, also once its time is another; with checks it is none that is kept."""
     answer = Answer("ok", 200, document, has_document=True, attempts=1, fetched_at=fetched_at)
-    assert not is_shared(checked(answer, (Call("sha256"),), [Verdict(None)]))
+    assert not is_shared(checked(answer, (Call("sha256"),), [CheckOutcome(None)]))
     shared = encode_answer(REQUEST._replace(source="s"), answer)
     assert is_shared(shared)
     assert is_shared(restamp(shared, 7, 1.0))

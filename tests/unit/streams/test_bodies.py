@@ -74,7 +74,7 @@ async def test_no_room_before_the_deadline_is_told_as_that() -> None:
     late = Reading(bodies, "slow", MOST, time.monotonic() + 0.06)
     with pytest.raises(Overloaded, match="no room for an answer of slow of up to 1048576 bytes") as caught:
         await late.task
-    assert caught.value.hurried
+    assert caught.value.deadline_bound
     for each in slow:
         await each.end()
 

@@ -10,10 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import strictjson
-from models.checks import Call, Verdict
+from models.checks import Call, CheckOutcome
 from models.errors import CheckError, UpstreamError
 from models.request import Request
-from models.result import Answer, ResultSchema, encode_answer, encode_verdict, read_result, restamp, splice, with_checks
+from models.result import (
+    Answer,
+    ResultSchema,
+    encode_answer,
+    encode_check_result,
+    read_result,
+    restamp,
+    splice,
+    with_check_results,
+)
 from streams.cache.entry import (
     MAX_SKEW,
     REFRESH_SHARE,
@@ -35,7 +44,7 @@ SHARED = encode_answer(
     Request(url="http://a/"), Answer("ok", 200, {"n": 7}, has_document=True, attempts=1, fetched_at=NOW)
 )
 ENTRY = fresh_entry(SHARED, NOW, Freshness(60.0, 30.0, 300.0), headers={"ETag": '"1"', "Last-Modified": "then"})
-SAID = Said(encode_verdict(Call("is_prime", "n"), Verdict(True, elapsed=0.1)))
+SAID = Said(encode_check_result(Call("is_prime", "n"), CheckOutcome(True, elapsed=0.1)))
 TIMES = ("as_of", "refresh_at", "fresh_until", "revalidate_until", "usable_until")
 
 
@@ -92,7 +101,7 @@ VALIDATORS = st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=1
 VERDICTS = st.dictionaries(
     st.text("0123456789abcdef", max_size=40),
     st.builds(
-        lambda field, value, elapsed: Said(encode_verdict(Call("x", field), Verdict(value, elapsed=elapsed))),
+        lambda field, value, elapsed: Said(encode_check_result(Call("x", field), CheckOutcome(value, elapsed=elapsed))),
         st.none() | st.text(max_size=5), DOCUMENTS, st.floats(0, 10),
     ),
     max_size=4,
@@ -249,7 +258,7 @@ def taken(entry):
     """Assert that an entry makes one whole result, as it is, revalidated, and with each of its verdicts."""
     assert entry.verdicts is not None
     said = [each.encoded for each in entry.verdicts._kept.values()]
-    judged = [with_checks(entry.shared, b"%b,%b" % (each, each), None) for each in said]
+    judged = [with_check_results(entry.shared, b"%b,%b" % (each, each), None) for each in said]
     for shared in (entry.shared, restamp(entry.shared, 2, NOW), *judged):
         members = read_result(splice(b'"mine"', shared, b"hit", 1.0, 0.001))
         assert (members["id"], members["outcome"], members["cache"], members["age"]) == ("mine", "ok", "hit", 1.0)

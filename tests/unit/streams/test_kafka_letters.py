@@ -6,7 +6,7 @@ import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 
 from models.errors import BrokerError
-from models.letter import DLQ, Choice
+from models.letter import DLQ, DeadLetterFilter
 from streams.kafka import letters as module
 from streams.kafka.letters import BEFORE, OTHERWISE, Letters
 from streams.kafka.topics import Topic
@@ -91,22 +91,22 @@ def cluster(monkeypatch):
 async def test_a_topic_that_is_not_listed_once_is_forgotten_by_nobody(cluster):
     """A look that misses the marks costs none of them: what was redriven is refused right then and after it."""
     letters = Letters(SETTINGS)
-    assert (await letters.redrive(Choice())).redriven == 6
+    assert (await letters.redrive(DeadLetterFilter())).redriven == 6
     for _ in range(2):
         cluster.hidden = 1
         await letters.latest(10)
-        assert (await letters.redrive(Choice())).refused == {BEFORE: 6}
+        assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 6}
         cluster.hidden = 1
-        assert (await letters.redrive(Choice())).refused == {BEFORE: 6}
+        assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 6}
     cluster.hidden = 2
     with pytest.raises(BrokerError, match="cannot be seen: nothing is redriven"):
-        await Letters(SETTINGS).redrive(Choice())
+        await Letters(SETTINGS).redrive(DeadLetterFilter())
 
 
 async def test_marks_made_anew_are_read_from_their_beginning(cluster):
     """A topic that is shorter than what was read of it is another: its marks are all read."""
     letters = Letters(SETTINGS)
-    await letters.redrive(Choice(places=frozenset((0, offset) for offset in range(4))))
+    await letters.redrive(DeadLetterFilter(places=frozenset((0, offset) for offset in range(4))))
     first, *_ = cluster.logs.pop(MARKS)
     assert len([each for each in await letters.latest(10) if each.redriven]) == 4
     five = (first[0].replace(b"-0-0-", b"-0-5-"), b"", [])
@@ -119,7 +119,7 @@ async def test_marks_that_kafka_deletes_are_refused(cluster, cleanup):
     """A topic of marks with a retention would forget them: nothing is redriven, and it is said what to do."""
     cluster.logs[MARKS], cluster.cleanup = [], cleanup
     with pytest.raises(BrokerError, match=f"has cleanup.policy={cleanup}.*make it cleanup.policy=compact"):
-        await Letters(SETTINGS).redrive(Choice())
+        await Letters(SETTINGS).redrive(DeadLetterFilter())
     assert cluster.logs[MARKS] == []
 
 
@@ -127,9 +127,9 @@ async def test_a_letter_that_something_else_excludes_is_there(cluster):
     """Named by its place it is said not to match, and only one that is not there is missing."""
     cluster.logs[LETTERS][1] = letter(1, "timeout")
     chosen = frozenset({(0, 1), (0, 2), (0, 77)})
-    report = await Letters(SETTINGS).redrive(Choice(frozenset({"denied"}), places=chosen))
+    report = await Letters(SETTINGS).redrive(DeadLetterFilter(frozenset({"denied"}), places=chosen))
     assert (report.redriven, report.refused, report.missing) == (1, {OTHERWISE: 1}, [(0, 77)])
-    late = await Letters(SETTINGS).redrive(Choice(places=frozenset({(0, 3)}), since=2.0))
+    late = await Letters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 3)}), since=2.0))
     assert (late.redriven, late.refused, late.missing) == (0, {OTHERWISE: 1}, [])
 
 
@@ -139,7 +139,7 @@ async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
     cluster.logs[LETTERS][1] = None, None, headers
     cluster.logs[LETTERS][2] = key, value, [(name, b"" if name == DLQ + "id" else text) for name, text in headers]
     cluster.logs[LETTERS][3] = key, value, [*headers, (DLQ + "unreadable", b"batch")]
-    report = await Letters(SETTINGS).redrive(Choice())
+    report = await Letters(SETTINGS).redrive(DeadLetterFilter())
     assert (report.redriven, sum(report.refused.values())) == (3, 3)
     assert {refusal.split(":")[0] for refusal in report.refused} == {
         "its record had no value", "its id could not be kept", "its record could not be decoded",
@@ -148,7 +148,7 @@ async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
 
 async def test_beyond_a_limit_nothing_is_missing(cluster):
     """Where the limit ends the search, nobody knows of the rest."""
-    report = await Letters(SETTINGS).redrive(Choice(places=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
+    report = await Letters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
     assert (report.redriven, report.missing) == (1, [])
 
 
@@ -170,29 +170,29 @@ async def test_marks_of_letters_that_are_gone_go(cluster, monkeypatch):
     """
     monkeypatch.setattr(module, "MANY_MARKS", 2)
     letters, follower = Letters(SETTINGS), Letters(SETTINGS)
-    assert (await letters.redrive(Choice())).redriven == 6
+    assert (await letters.redrive(DeadLetterFilter())).redriven == 6
     await follower.latest(10)
     cluster.deleted = 4  # the letters 0 to 3
     cluster.logs[LETTERS].append(letter(1))  # letter 1's request was answered again
     cluster.young = 2  # the marks 0 and 1 are older than a day
-    assert (await letters.redrive(Choice())).refused == {BEFORE: 3}
+    assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 3}
     assert marked(cluster) == {0, 1, 2, 3, 4, 5}, "six marks are not more than two for each of three letters"
     cluster.deleted = 5
-    assert (await letters.redrive(Choice())).refused == {BEFORE: 2}
+    assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 2}
     assert marked(cluster) == {1, 2, 3, 4, 5}
     cluster.young = len(cluster.logs[MARKS])
-    assert (await letters.redrive(Choice())).refused == {BEFORE: 2}
+    assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 2}
     assert marked(cluster) == {1, 5}
     await follower.latest(10)
     for each in (letters, follower, Letters(SETTINGS)):
-        assert (await each.redrive(Choice())).refused == {BEFORE: 2}
+        assert (await each.redrive(DeadLetterFilter())).refused == {BEFORE: 2}
         assert len(each._marked) == 2
 
 
 async def test_a_dry_run_takes_no_marks_back(cluster, monkeypatch):
     """It writes nothing at all."""
     monkeypatch.setattr(module, "MANY_MARKS", 0)
-    await Letters(SETTINGS).redrive(Choice())
+    await Letters(SETTINGS).redrive(DeadLetterFilter())
     cluster.deleted = cluster.young = 6
-    await Letters(SETTINGS).redrive(Choice(), dry_run=True)
+    await Letters(SETTINGS).redrive(DeadLetterFilter(), dry_run=True)
     assert marked(cluster) == {0, 1, 2, 3, 4, 5}

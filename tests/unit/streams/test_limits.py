@@ -113,7 +113,7 @@ async def test_an_open_breaker_refuses_at_once() -> None:
     for _ in range(3):
         with pytest.raises(Overloaded, match=r"upstream\.example fails too often: .* for 5\.0 s") as caught:
             await host.enter(None)
-        assert not caught.value.hurried
+        assert not caught.value.deadline_bound
     assert (host.users, host.gate.in_flight) == (0, 0)
 
 
@@ -136,7 +136,7 @@ async def test_a_pause_past_the_deadline_is_refused_at_once() -> None:
     host.hold(60)
     with pytest.raises(Overloaded, match="60 s") as caught:
         await host.enter(clock.now + 30)
-    assert caught.value.hurried, "a request with more time might have been answered"
+    assert caught.value.deadline_bound, "a request with more time might have been answered"
     assert (host.users, host.gate.in_flight) == (0, 0)
 
 
@@ -293,7 +293,7 @@ async def test_a_turn_past_the_deadline_is_refused_and_takes_no_token(clock: Clo
     for _ in range(5):
         with pytest.raises(Overloaded, match=r"^slow\.example is asked 0\.5 times a second at most: ") as caught:
             await host.enter(clock.now + 2)
-        assert caught.value.hurried
+        assert caught.value.deadline_bound
     assert (host.users, host.gate.in_flight, clock.slept) == (0, 0, [])
     await host.enter(clock.now + 2.001)
     assert clock.slept == [2]
@@ -449,7 +449,7 @@ async def test_no_more_than_so_many_wait_for_a_host_that_is_silent() -> None:
         Overloaded, match=r"^h has 5 requests waiting and answers none: .*MAX_WAITING_PER_HOST"
     ) as caught:
         await host.enter(None)
-    assert not caught.value.hurried
+    assert not caught.value.deadline_bound
     for each in waiting[:3]:
         each.cancel()
     await settle()

@@ -7,16 +7,16 @@ import math
 
 import pytest
 
-from models.checks import Call, Verdict
+from models.checks import Call, CheckOutcome
 from models.errors import CheckError
-from models.result import encode_verdict
+from models.result import encode_check_result
 from streams.cache.verdicts import MAX_VERDICTS, VERDICT_OVERHEAD, Said, Verdicts, read_verdicts
 
 NOW = 1_800_000_000.0
 
 
 def said(value):
-    return Said(encode_verdict(Call("x"), Verdict(value)))
+    return Said(encode_check_result(Call("x"), CheckOutcome(value)))
 
 
 FAILED = Said(b'{"name":"x","error":"boom","elapsed_ms":0.0}', CheckError("boom"), NOW + 5)
