@@ -42,7 +42,7 @@ from streams.http.bodies import kept_until_answered
 from streams.kafka.batch import RecordBatch
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
-from streams.kafka.parcel import Headers, Parcel
+from streams.kafka.parcel import Headers, OutgoingRecord
 from streams.kafka.publisher import Publisher
 from streams.pool import LargeWork
 from streams.pool.admission import Admission
@@ -268,7 +268,7 @@ class Answerer:
             return
         host = None if known is None else host_of(known.request.url)
         then = _ThenResult(lease, partial(self._publish, record, lease, request_id, value, trace))
-        letter = Parcel(
+        letter = OutgoingRecord(
             then, record.offset, record.key, record.value,
             dead_letter_headers(record, self._group, request_id, error, host), shrink_dead_letter,
         )  # fmt: skip
@@ -278,7 +278,7 @@ class Answerer:
         self, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes, trace: Headers | None = None
     ) -> None:
         headers = self._headers(request_id, record.headers if trace is None else trace)
-        parcel = Parcel(lease, record.offset, record.key, value, headers, shrink_result)
+        parcel = OutgoingRecord(lease, record.offset, record.key, value, headers, shrink_result)
         self._publisher.publish(self._results, record.partition, parcel)
 
 

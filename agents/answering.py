@@ -15,9 +15,9 @@ from models.result import RESULT_ROOM
 from models.source import CachePolicy, Sources
 from streams.app import App, settle_memory
 from streams.cache.front import Cache
-from streams.functions import Caller
+from streams.functions import FunctionCaller
 from streams.http.client import Client, client_of
-from streams.http.terms import terms_of
+from streams.http.terms import policy_of
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic, differences, require
 from streams.pool import CheckPool, LargeWork
@@ -47,7 +47,7 @@ class Answering:
         self.pool: CheckPool | None = None
         self.enricher: Enricher | None = None
         self.client: Client | None = None
-        self.caller: Caller | None = None
+        self.caller: FunctionCaller | None = None
         self.cache: Cache | None = None
         self._large: LargeWork | None = None
         self.app.opens(self.open)
@@ -57,7 +57,7 @@ class Answering:
     async def answer(self, stream: Any) -> None:
         """The agent: hands each batch to the answerer."""
         assert self.answerer is not None
-        await self.app.hand_on(stream, self.answerer.take)
+        await self.app.deliver(stream, self.answerer.take)
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
@@ -81,7 +81,7 @@ class Answering:
         settings, sources = self.settings, self.sources
         client = await stack.enter_async_context(client_of(settings, sources))
         secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
-        caller = await stack.enter_async_context(Caller(settings.max_bytes, secrets))
+        caller = await stack.enter_async_context(FunctionCaller(settings.max_bytes, secrets))
         pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
         self.client, self.caller, self.pool = client, caller, pool
         tiers = parse_tiers(settings.cache)
@@ -89,7 +89,7 @@ class Answering:
         longest = max(each.longest for each in (policy, *(source.cache for source in sources.by_name.values())))
         large = self._large = await stack.enter_async_context(LargeWork(settings.plugins))
         cache = self.cache = await stack.enter_async_context(Cache(tiers, longest=longest, large=large))
-        named = {name: terms_of(source, client.terms, client.post)
+        named = {name: policy_of(source, client.policy, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
         asker = Asker(client, caller, named, large, self._limit)
         enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit,

@@ -18,13 +18,13 @@ from models.latency import Histogram
 from models.request import Request
 from models.result import Answer
 from streams.cache.freshness import PARTIAL, Head
-from streams.functions import Caller
+from streams.functions import FunctionCaller
 from streams.http.client import NOT_MODIFIED, Client
 from streams.http.excerpt import chosen, excerpt
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import repeatable
-from streams.http.terms import Terms
+from streams.http.terms import UpstreamPolicy
 from streams.pool import LargeWork
 
 Headers = Mapping[str, str]
@@ -65,8 +65,8 @@ class Asker:
     def __init__(
         self,
         client: Client,
-        caller: Caller,
-        terms: Mapping[str, Terms],
+        caller: FunctionCaller,
+        terms: Mapping[str, UpstreamPolicy],
         large: LargeWork | None = None,
         limit: Callable[[], int] = any_size,
     ) -> None:
@@ -121,7 +121,7 @@ class Asker:
         """Take note that this request could not even wait for its host."""
         source, host = known.source, self._host(known)
         if host is not None:
-            host.overdue(None if source is None or source.call is not None else self._terms[source.name].gate)
+            host.overdue(None if source is None or source.call is not None else self._terms[source.name].bulkhead)
 
     def _host(self, known: Known) -> Host | None:
         source, url = known.source, known.request.url

@@ -25,7 +25,7 @@ from models.latency import Histogram
 from models.result import Answer, encode_answer, too_large
 from models.source import NEGATIVE_TTL, CachePolicy
 from streams.cache.entry import Entry
-from streams.cache.flights import Flights
+from streams.cache.flights import SingleFlight
 from streams.cache.front import Cache
 from streams.pool import CheckPool
 from streams.shares import Shares
@@ -67,7 +67,7 @@ class Enricher:
         self._keeper = Keeper(cache, policy or CachePolicy(), negative_ttl)
         asker.on_change(self._keeper.forget)
         self._judge = Judge(pool, self._keeper.keep_verdicts)
-        self._flights: Flights[Enriched] = Flights()
+        self._flights: SingleFlight[Enriched] = SingleFlight()
         self._refreshes: dict[bytes, asyncio.Task[None]] = {}
         self._refreshing: Shares[str] = Shares(MAX_REFRESHES)
         self._late_hits: dict[bytes | None, int] = {}
@@ -90,10 +90,10 @@ class Enricher:
         entry = self._that_will_do(self._cache.peek(known.key), known, now)
         if entry is None or not known.checks or entry.error is not None:
             return entry
-        told = None if entry.verdicts is None else entry.verdicts.told(known.checks, now)
+        told = None if entry.check_results is None else entry.check_results.joined(known.checks, now)
         if told is None:
             return None
-        judged = entry.judged(*told)
+        judged = entry.with_check_results(*told)
         return judged if len(judged.shared) <= self._limit() else None
 
     def _that_will_do(self, entry: Entry | None, known: Known, now: float) -> Entry | None:
@@ -149,15 +149,15 @@ class Enricher:
                 return served
             if known.only_if_cached or self._flights.parted(key, time.time()):
                 return await self._find_or_fetch(key, known, extra, deadline, entry)
-            if (flight := self._flights.lead(key, changes.count, changes.last(key))) is not None:
+            if (flight := self._flights.begin(key, changes.count, changes.last(key))) is not None:
                 break
-            landed = await self._flights.join(key)
+            landed = await self._flights.wait(key)
             if landed is not None and (taken := self._from(landed, known)) is not None:
                 return taken
         try:
             found = await self._find_or_fetch(key, known, extra, deadline, entry)
         finally:
-            self._flights.land(key, flight, _for_all(found))
+            self._flights.finish(key, flight, _for_all(found))
         return found
 
     async def _find_or_fetch(
@@ -283,7 +283,7 @@ class Enricher:
 
     async def _refreshed(self, key: bytes, known: Known) -> None:
         changes = self._cache.changes
-        flight = self._flights.lead(key, changes.count, changes.last(key))
+        flight = self._flights.begin(key, changes.count, changes.last(key))
         if flight is None:
             return
         landed = None
@@ -294,7 +294,7 @@ class Enricher:
         except TimeoutError:
             self._stand_in(known, rest=True)
         finally:
-            self._flights.land(key, flight, _for_all(landed))
+            self._flights.finish(key, flight, _for_all(landed))
         if landed is not None and landed.cache in _FETCHED:
             with contextlib.suppress(TimeoutError):  # whoever asks next begins them anew
                 async with asyncio.timeout(self._timeout):

@@ -8,7 +8,7 @@ from models.documents import UNREAD
 from models.errors import AnswerError
 from models.result import read_result
 from streams.cache.entry import Entry
-from streams.cache.verdicts import Verdicts
+from streams.cache.verdicts import CheckResults
 
 
 class Enriched(NamedTuple):
@@ -23,14 +23,14 @@ class Enriched(NamedTuple):
     cache: bytes
     as_of: float | None
     error: AnswerError | None
-    verdicts: Verdicts | None = None
+    verdicts: CheckResults | None = None
     loaded: Any = UNREAD
     may_share: bool = True
 
     @classmethod
     def of(cls, entry: Entry, cache: bytes) -> Enriched:
         """Make one of what is kept."""
-        return cls(entry.shared, cache, entry.as_of, entry.error, entry.verdicts)
+        return cls(entry.shared, cache, entry.as_of, entry.error, entry.check_results)
 
     @property
     def outcome(self) -> str:

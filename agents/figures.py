@@ -95,10 +95,10 @@ def upstreams(answering: Answering, hosts: dict[str, str]) -> Iterator[Sample]:
         return
     yield Sample("millrace_fetches_in_flight", client.in_flight)
     yield Sample("millrace_fetches_limit", client.max_in_flight)
-    for key, count in client.tally.requests.items():
+    for key, count in client.stats.requests.items():
         yield Sample("millrace_upstream_requests", count, key)
-    yield Sample("millrace_stage_seconds", client.tally.waits, ("wait",))
-    yield Sample("millrace_stage_seconds", client.tally.exchanges, ("fetch",))
+    yield Sample("millrace_stage_seconds", client.stats.waits, ("wait",))
+    yield Sample("millrace_stage_seconds", client.stats.exchanges, ("fetch",))
     states = Counter(host.breaker.state for host in client.hosts)
     for state in BREAKER:
         yield Sample("millrace_hosts", states[state], (state,))
@@ -136,7 +136,7 @@ def pool(answering: Answering) -> Iterator[Sample]:
     """Read how the checks' processes do."""
     if answering.pool is None:
         return
-    figures = answering.pool.figures()
+    figures = answering.pool.stats()
     for name, figure in {"processes": "alive", "queued": "queued", "running": "running"}.items():
         yield Sample(f"millrace_pool_{name}", figures[figure])
     for name in POOL:
@@ -178,13 +178,13 @@ def partitions(app: App) -> Iterator[Sample]:
     leases = [lease for lease in consumer.leases.values() if lease.alive]
     figures = {
         "assigned_partitions": len(leases),
-        "under_way": sum(lease.under_way for lease in leases),
+        "under_way": sum(lease.in_progress for lease in leases),
         "rebalances": consumer.rebalances,
         "commits": consumer.commits,
         "commit_failures": consumer.commit_failures,
         "skipped_offsets": consumer.watch.skipped,
-        "recalled_records": consumer.leases.recalled + sum(lease.recalled for lease in leases),
-        "untrusted_memos": consumer.leases.untrusted + sum(lease.untrusted for lease in leases),
+        "recalled_records": consumer.leases.recalled + sum(lease.skipped_completed for lease in leases),
+        "untrusted_memos": consumer.leases.untrusted + sum(lease.invalid_metadata for lease in leases),
     }
     for name, figure in figures.items():
         yield Sample(f"millrace_{name}", figure, group)

@@ -15,7 +15,7 @@ from models.large import LARGE
 from models.latency import Histogram
 from models.result import encode_check_result, failure, with_check_results
 from models.source import NEGATIVE_TTL
-from streams.cache.verdicts import Said, Told, Verdicts, join
+from streams.cache.verdicts import CheckResult, CheckResults, JoinedResults, join
 from streams.pool import CheckPool
 
 
@@ -25,19 +25,21 @@ class _Run:
     def __init__(self, call: Call, future: asyncio.Future[CheckOutcome]) -> None:
         self._call, self.future = call, future
         self.waiting = 0
-        self._said: Said | None = None
+        self._said: CheckResult | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether it has said something."""
         return self.future.done() and not self.future.cancelled()
 
-    def said(self) -> Said:
+    def said(self) -> CheckResult:
         """Return what it said, the same for all. Raises CancelledError if the pool was closed first."""
         if self._said is None:
             verdict = self.future.result()
             encoded, error = encode_check_result(self._call, verdict), failure(self._call, verdict)
-            self._said = Said(encoded) if error is None else Said(encoded, error, time.time() + NEGATIVE_TTL)
+            self._said = (
+                CheckResult(encoded) if error is None else CheckResult(encoded, error, time.time() + NEGATIVE_TTL)
+            )
         return self._said
 
 
@@ -46,7 +48,7 @@ class Judge:
     checks took that had to be run.
     """
 
-    def __init__(self, pool: CheckPool, learned: Callable[[Known, Verdicts], None]) -> None:
+    def __init__(self, pool: CheckPool, learned: Callable[[Known, CheckResults], None]) -> None:
         self._pool = pool
         self._learned = learned
         # By the identity of the verdicts: whoever waits holds them.
@@ -57,7 +59,7 @@ class Judge:
         """Return an answer with what the request's checks say of it; one that fails makes it a `check_error`."""
         if found.error is not None or not known.checks:
             return found
-        verdicts = Verdicts() if found.verdicts is None else found.verdicts
+        verdicts = CheckResults() if found.verdicts is None else found.verdicts
         now = time.time()
         said = {key: kept for key in known.checks if (kept := verdicts.find(key, now)) is not None}
         missing = {key: call for key, call in zip(known.checks, known.request.checks, strict=True) if key not in said}
@@ -66,8 +68,8 @@ class Judge:
         return _judged(found, join([said[key] for key in known.checks]))
 
     async def _ask(
-        self, known: Known, missing: Mapping[str, Call], found: Enriched, verdicts: Verdicts
-    ) -> dict[str, Said]:
+        self, known: Known, missing: Mapping[str, Call], found: Enriched, verdicts: CheckResults
+    ) -> dict[str, CheckResult]:
         """Run what nobody runs on this document yet, and wait for all; what has said something is kept in any case."""
         runs: dict[str, _Run] = {}
         began = time.monotonic()
@@ -82,20 +84,20 @@ class Judge:
             return {key: run.said() for key, run in runs.items()}
         finally:
             self.checking.add(time.monotonic() - began)
-            news = [verdicts.keep(key, run.said()) for key, run in runs.items() if run.is_done]
+            news = [verdicts.store(key, run.said()) for key, run in runs.items() if run.is_done]
             for key, run in runs.items():
                 self._leave(verdicts, key, run)
             if any(news):
                 self._learned(known, verdicts)
 
-    def _join(self, verdicts: Verdicts, key: str, call: Call, found: Enriched) -> _Run:
+    def _join(self, verdicts: CheckResults, key: str, call: Call, found: Enriched) -> _Run:
         run = self._running.get((id(verdicts), key))
         if run is None:
             run = self._running[id(verdicts), key] = _Run(call, self._submit(call, found))
         run.waiting += 1
         return run
 
-    def _leave(self, verdicts: Verdicts, key: str, run: _Run) -> None:
+    def _leave(self, verdicts: CheckResults, key: str, run: _Run) -> None:
         run.waiting -= 1
         if not run.waiting:
             run.future.cancel()
@@ -123,9 +125,9 @@ def at_hand(known: Known, found: Enriched, now: float) -> Enriched | None:
     """Do what `judge` does if all is known at `now` (epoch seconds); else return None."""
     if found.error is not None or not known.checks:
         return found
-    told = None if found.verdicts is None else found.verdicts.told(known.checks, now)
+    told = None if found.verdicts is None else found.verdicts.joined(known.checks, now)
     return None if told is None else _judged(found, told)
 
 
-def _judged(found: Enriched, told: Told) -> Enriched:
+def _judged(found: Enriched, told: JoinedResults) -> Enriched:
     return Enriched(with_check_results(found.shared, *told), found.cache, found.as_of, told[1])

@@ -19,7 +19,7 @@ from models.source import NEGATIVE_TTL, CachePolicy
 from streams.cache.entry import Entry, failed_entry, fresh_entry, updated
 from streams.cache.freshness import Freshness, Head, Headers, age_of, failure_lifetime, freshness
 from streams.cache.front import Cache
-from streams.cache.verdicts import Verdicts
+from streams.cache.verdicts import CheckResults
 from streams.http.url import parse, resolve
 
 _REPEATED = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
@@ -62,7 +62,7 @@ class Keeper:
         assert asked.answer is not None
         policy = self.policy_of(known)
         fresh = freshness(asked.trail, policy, asked.fetched_at)
-        found = Enriched(shared, cache, _as_of(asked, fresh), None, Verdicts(), may_share=_may_share(fresh, policy))
+        found = Enriched(shared, cache, _as_of(asked, fresh), None, CheckResults(), may_share=_may_share(fresh, policy))
         if asked.answer.has_document:
             found = found._replace(loaded=asked.answer.document)
         self._put(known, found, asked, fresh, began)
@@ -104,15 +104,15 @@ class Keeper:
         policy = self.policy_of(known)
         fresh = freshness(asked.trail, policy, asked.fetched_at)
         shared = restamp(held.shared, asked.attempts, asked.fetched_at, asked.told)
-        found = Enriched(shared, b"revalidated", _as_of(asked, fresh), None, held.verdicts,
+        found = Enriched(shared, b"revalidated", _as_of(asked, fresh), None, held.check_results,
                          may_share=_may_share(fresh, policy))  # fmt: skip
         self._put(known, found, asked, fresh, began)
         return found
 
-    def keep_verdicts(self, known: Known, verdicts: Verdicts) -> None:
+    def keep_verdicts(self, known: Known, verdicts: CheckResults) -> None:
         """Something new is known of a document: keep it with that, unless another has taken its place."""
         entry = None if known.key is None else self._cache.peek(known.key)
-        if entry is not None and entry.verdicts is verdicts:
+        if entry is not None and entry.check_results is verdicts:
             self._store(known, entry)
 
     def forget(self, url: str, headers: Headers) -> None:

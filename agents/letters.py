@@ -16,7 +16,7 @@ from models.request import Request, check_id
 from models.result import read_result
 from streams.http.retry import IDEMPOTENCY_KEY, IDEMPOTENT, sender_key
 from streams.kafka.fetched import Unreadable
-from streams.kafka.parcel import Headers, Parcel
+from streams.kafka.parcel import Headers, OutgoingRecord
 
 RESULT_TYPE = b"millrace.result"
 """The CloudEvents type of a result."""
@@ -176,7 +176,7 @@ def unreadable_request(record: Unreadable) -> InvalidRequest:
     return error
 
 
-def shrink_result(parcel: Parcel) -> Parcel | None:
+def shrink_result(parcel: OutgoingRecord) -> OutgoingRecord | None:
     """Make a `too_large` result of one that the results topic does not take; then one without key; then give up.
 
     The document is not read: before it no string can hold the mark that it begins with, and what is behind it is
@@ -202,7 +202,7 @@ def _behind(tail: bytes) -> list[tuple[str, list[bytes]]]:
     return [("attempts", _ATTEMPTS.findall(tail)), ("elapsed_ms", _ELAPSED.findall(tail))]
 
 
-def shrink_dead_letter(parcel: Parcel) -> Parcel | None:
+def shrink_dead_letter(parcel: OutgoingRecord) -> OutgoingRecord | None:
     """Leave out the value of a dead letter that the topic does not take, then its headers and key; then give up."""
     if parcel.value is not None:
         return parcel._replace(value=None, headers=[*parcel.headers, (LEFT_OUT, b"%d" % len(parcel.value))])

@@ -83,15 +83,15 @@ class Told:
         if part.answerer is not None:
             told["answers"] = part.answerer.account.figures()
         if part.client is not None:
-            told["hosts"] = part.client.hosts.figures()[-MAX_HOSTS:]
+            told["hosts"] = part.client.hosts.stats()[-MAX_HOSTS:]
             told["in_flight"] = part.client.in_flight
         if part.pool is not None:
-            told["pool"] = part.pool.figures()
+            told["pool"] = part.pool.stats()
         if part.cache is not None:
             looked, figures = self._figures
             if time.monotonic() - looked > FIGURES_EVERY:
                 with suppress(TimeoutError):
-                    figures = await asyncio.wait_for(part.cache.figures(), FIGURES_LIMIT)
+                    figures = await asyncio.wait_for(part.cache.stats(), FIGURES_LIMIT)
                 self._figures = time.monotonic(), figures
             if figures is not None:
                 told["cache"] = figures
@@ -108,7 +108,7 @@ def partition(lease: Lease) -> dict[str, Any]:
         "committed": committed,
         "end": lease.end,
         "lag": lease.lag,
-        "in_flight": lease.under_way,
+        "in_flight": lease.in_progress,
         "unfinished": lease.unfinished,
         "oldest_unfinished_s": None if age is None else round(age, 1),
     }

@@ -19,9 +19,9 @@ from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings
-from streams.tables.mending import Mending
+from streams.tables.mending import ChangelogRepair
 from streams.tables.pruning import Bounds
-from streams.tables.shelves import Shelves
+from streams.tables.shelves import TableState
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def bounds_of(settings: Settings) -> dict[str, Bounds]:
 class Tabulator:
     """Counts batches of results; one for each worker."""
 
-    def __init__(self, settings: Settings, publisher: Publisher, shelves: Shelves, mending: Mending) -> None:
+    def __init__(self, settings: Settings, publisher: Publisher, shelves: TableState, mending: ChangelogRepair) -> None:
         self._settings = settings
         self._publisher = publisher
         self._shelves = shelves
@@ -82,7 +82,7 @@ class Tabulator:
             lease.begun += len(part)
             await asyncio.sleep(0)
         if lease.alive:
-            self._shelves.ship(
+            self._shelves.publish(
                 self._publisher, self._shelves.of(lease), list(tally.changes(time.time())), records[:done]
             )
         self.records += done
@@ -92,12 +92,12 @@ class Tabulator:
         """Keep the tables within their bounds and their changelogs in order, for ever."""
         while True:
             before = self.pruned
-            await self._mending.mend(self._publisher)
+            await self._mending.repair(self._publisher)
             if not self._publisher.congested:
                 for gone in self._shelves.prune(self._publisher):
                     self.pruned += gone
                     await asyncio.sleep(0)
-            await asyncio.sleep(TEND_EVERY if self.pruned > before or self._shelves.store.doubted else REST)
+            await asyncio.sleep(TEND_EVERY if self.pruned > before or self._shelves.store.dirty else REST)
 
     def _knows(self, lease: Lease) -> bool:
         known = self._tallies.get(lease.partition)

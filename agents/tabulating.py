@@ -18,9 +18,9 @@ from streams.app import App, settle_memory
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings
 from streams.tables.changelogs import Changelogs, changelogs, prepare
-from streams.tables.mending import Mending
+from streams.tables.mending import ChangelogRepair
 from streams.tables.recovery import PAUSE, Recovery
-from streams.tables.shelves import Shelves
+from streams.tables.shelves import TableState
 from streams.tables.stores import make_store
 from streams.tables.view import Tables
 from streams.tasks import end_tasks, keep
@@ -43,8 +43,8 @@ class Tabulating:
         self.recovery: Recovery | None = None
         self._changelogs: Changelogs | None = None
         self.topics = changelogs(settings)
-        self.shelves = Shelves(make_store(settings), self.topics, bounds_of(settings), self._leases)
-        self.mending = Mending(settings, self.shelves)
+        self.shelves = TableState(make_store(settings), self.topics, bounds_of(settings), self._leases)
+        self.mending = ChangelogRepair(settings, self.shelves)
         self.tables = Tables(rows.TABLES, self.shelves, rows.decode, glimpse)
         self.app.opens(self.open)
         topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
@@ -53,7 +53,7 @@ class Tabulating:
     async def tabulate(self, stream: Any) -> None:
         """The agent: hands each batch to the tabulator."""
         assert self.tabulator is not None
-        await self.app.hand_on(stream, self.tabulator.take)
+        await self.app.deliver(stream, self.tabulator.take)
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open store and publisher. Raises MillraceError for what is not as it must be."""

@@ -23,8 +23,8 @@ from streams.kafka.topics import require
 from streams.plugins import load_plugins
 from streams.settings import Settings
 from streams.sources import load as load_sources
-from streams.tables.presence import Presence
-from streams.tables.workers import Workers
+from streams.tables.presence import Heartbeat
+from streams.tables.workers import WorkerRegistry
 from streams.telemetry.announcer import Announcer
 from streams.telemetry.loop import LoopWatch
 from streams.web import metrics
@@ -42,7 +42,7 @@ class Worker:
         self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic)
         self.server: Server | None = None
         self.loop_watch: LoopWatch | None = None
-        self.presence: Presence | None = None
+        self.presence: Heartbeat | None = None
 
     @property
     def apps(self) -> list[App]:
@@ -58,7 +58,7 @@ class Worker:
         exporter = exporter_of(process, self.answering, self.tabulating)
         query = await stack.enter_async_context(self.query)
         if self.tabulating is not None:
-            await query.hears(await stack.enter_async_context(Workers(settings)))
+            await query.hears(await stack.enter_async_context(WorkerRegistry(settings)))
         api = await stack.enter_async_context(open_api(settings, self.sources, query))
         site = Site(settings, api)
         routes = [*site.routes(), *metrics.routes(exporter)]
@@ -68,7 +68,7 @@ class Worker:
         self.server = await stack.enter_async_context(server)
         process.web = server.requests
         told = Told(settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port)
-        self.presence = await stack.enter_async_context(Presence(settings, told.record))
+        self.presence = await stack.enter_async_context(Heartbeat(settings, told.record))
         await stack.enter_async_context(site.events)
         await stack.enter_async_context(Announcer(self.readiness, self._said))
 

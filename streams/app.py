@@ -23,7 +23,7 @@ from faust.tables import manager, recovery
 from models.errors import MillraceError, Stalled, TaskEnded
 from streams import settings as defaults
 from streams.kafka.batch import BatchTopic, RecordBatch
-from streams.kafka.group import answers as group_answers
+from streams.kafka.group import coordinator_answers as group_answers
 from streams.kafka.transport import Consumer, Transport
 from streams.settings import Settings
 from streams.tasks import end_worker, every, first, start, watch_callbacks
@@ -153,14 +153,14 @@ class App(faust.App):
         self.watchdog = await stack.enter_async_context(
             Watchdog(
                 lambda: self.holder.standings() if self.started and not self.should_stop else (),
-                heard=lambda: self.holder.heard,
+                heard=lambda: self.holder.last_contact,
                 broker_answers=lambda: group_answers(kafka, group),
                 held_up=self.held_up,
                 end=self._stands_still,
             )
         )
 
-    async def hand_on(self, stream: Any, take: Callable[[RecordBatch], Awaitable[None]]) -> None:
+    async def deliver(self, stream: Any, take: Callable[[RecordBatch], Awaitable[None]]) -> None:
         """Hand an agent's batches to `take`, one after the other. A fault in it ends the worker: its records are read
         again, where Faust would restart the agent and go on behind the failed batch.
         """

@@ -24,7 +24,7 @@ from models.strictjson import Raw
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_before_next
-from streams.http.telling import told
+from streams.http.telling import contains_secret
 from streams.tasks import start_thread
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def signature_of(function: Callable[..., Any]) -> dict[str, Param]:
     }
 
 
-class Caller:
+class FunctionCaller:
     """Calls the functions of sources in threads, each source within its own limits, breaker and retries.
 
     A function that hangs keeps its thread and its place: the requests end by their deadlines, and no more than the
@@ -120,11 +120,11 @@ class Caller:
 
     async def _once(self, source: Source, params: Mapping[str, Any], deadline: float | None) -> Any:
         host = self._host(source)
-        ticket = await host.enter(deadline)
+        ticket = await host.acquire(deadline)
         try:
             done = self._pools[source.name].schedule(_ended, args=(self._functions[source.name], dict(params)))
         except BaseException:
-            host.leave(ticket, ok=None)
+            host.release(ticket, ok=None)
             raise
         # The place is free when the thread is, not when the request has given up.
         done.add_done_callback(lambda ended: self._loop.call_soon_threadsafe(_leave, host, ticket, ended))
@@ -142,14 +142,14 @@ class Caller:
         if len(body.content) > limit:
             msg = f"the function returned {len(body.content)} bytes; at most {limit} are taken"
             raise TooLarge(msg)
-        if told(self._secrets, body.content):
+        if contains_secret(self._secrets, body.content):
             msg = f"source {source.name} returned a secret of a source, which is not passed on"
             raise InvalidDocument(msg)
         return Response(None, body, {}, attempts)
 
     def _silent(self, error: AnswerError) -> AnswerError:
         """Return an error without its words if they tell a secret."""
-        if not told(self._secrets, str(error).encode()):
+        if not contains_secret(self._secrets, str(error).encode()):
             return error
         silent = type(error)("the function failed, in words that tell a secret of a source")
         silent.retryable = error.retryable
@@ -188,7 +188,7 @@ def _leave(host: Host, ticket: int, ended: concurrent.futures.Future[tuple[Any, 
     raised = None if ended.cancelled() else ended.result()[1]
     # What a function makes of its arguments tells nothing of what is behind it.
     failed = isinstance(raised, OSError) or (isinstance(raised, AnswerError) and raised.retryable)
-    host.leave(ticket, ok=None if ended.cancelled() else not failed)
+    host.release(ticket, ok=None if ended.cancelled() else not failed)
 
 
 def _translated(source: Source, exc: BaseException) -> AnswerError:

@@ -33,7 +33,7 @@ class Named(NamedTuple):
     version: str | None = None
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """Return who names it, in words."""
         if self.group is None:
             return "MILLRACE_PLUGINS"
@@ -48,7 +48,7 @@ class Refused(NamedTuple):
 
     def __str__(self) -> str:
         named = self.named
-        line = f"{named.told}: {named.plugin.target!r} cannot be imported: {self.reason}"
+        line = f"{named.label}: {named.plugin.target!r} cannot be imported: {self.reason}"
         return line if named.group is None else f"{line}; uninstall {named.distribution} or mend it"
 
 
@@ -97,7 +97,7 @@ def find_plugins(settings: Settings) -> list[Named]:
     found = {name: Named(Plugin("module", name, name)) for name in settings.plugins}
     for group in GROUPS:
         for named in sorted((_named(group, each) for each in _entry_points(group)), key=_order):
-            found.setdefault(f"{named.told} {named.plugin.spec}" if _is_object(named) else named.plugin.spec, named)
+            found.setdefault(f"{named.label} {named.plugin.spec}" if _is_object(named) else named.plugin.spec, named)
     return list(found.values())
 
 
@@ -134,4 +134,4 @@ def _with_owner(reason: str, loaded: Loaded) -> str:
     """Add to the news that a name is taken which plugin has it."""
     taken = _TAKEN.search(reason)
     owner = loaded.brought.get((taken[1], taken[2])) if taken else None
-    return f"{reason}; it is that of {owner.plugin.target!r} ({owner.told})" if owner else reason
+    return f"{reason}; it is that of {owner.plugin.target!r} ({owner.label})" if owner else reason

@@ -89,7 +89,7 @@ def _shown(value: Any) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
-def unknown() -> Iterator[str]:
+def unknown_names() -> Iterator[str]:
     """Say, a line each, which MILLRACE_ and KAFKA_ variables are no setting of ours, and what may be meant."""
     known = [name for name, _ in settings.names(Settings())]
     for variable in sorted(os.environ):

@@ -80,7 +80,7 @@ class _Reader:
 
     def read(self, members: Mapping[str, Any]) -> Sources:
         for name in members.keys() - {"sources", "hosts"}:
-            self._tell((name,), "unknown table; known: sources, hosts")
+            self._report((name,), "unknown table; known: sources, hosts")
         found = {name: self._source(name, table) for name, table in self._tables(members, "sources")}
         hosts = {self._host(name): self._load(LimitsSchema(), ("hosts", name), table)
                  for name, table in self._tables(members, "hosts")}  # fmt: skip
@@ -90,7 +90,7 @@ class _Reader:
     def _host(self, name: str) -> str:
         """Return a host as requests name it: without a port that is a scheme's own."""
         if not _HOST.fullmatch(name):
-            self._tell(("hosts", name), "is no host: give host, or host:port")
+            self._report(("hosts", name), "is no host: give host, or host:port")
         return name.lower().removesuffix(":80").removesuffix(":443")
 
     def _tables(self, members: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
@@ -98,7 +98,7 @@ class _Reader:
         if isinstance(tables, dict):
             yield from tables.items()
         else:
-            self._tell((name,), "must be a table of tables")
+            self._report((name,), "must be a table of tables")
 
     def _source(self, name: str, table: Any) -> Source | None:
         where = ("sources", name)
@@ -110,7 +110,7 @@ class _Reader:
                 digest.update(hardened(read_secret(secret), name))
             except ValueError as exc:
                 readable = False
-                self._tell((*where, *steps), str(exc))
+                self._report((*where, *steps), str(exc))
         params = self._params(where, table, source)
         if source is None:
             return None
@@ -118,7 +118,7 @@ class _Reader:
             try:
                 tls_context(source.tls)
             except ValueError as exc:
-                self._tell((*where, "tls"), str(exc))
+                self._report((*where, "tls"), str(exc))
         return replaced(source, name=name, identity=digest.hexdigest(), params=params)
 
     def _params(self, where: Steps, table: Any, source: Source | None) -> Mapping[str, Param]:
@@ -130,10 +130,10 @@ class _Reader:
         try:
             params = signature_of(function_of(call))
         except ValueError as exc:
-            self._tell((*where, "call"), str(exc))
+            self._report((*where, "call"), str(exc))
             return declared
         for name in declared.keys() - params.keys() if params else ():
-            self._tell((*where, "params", name), f"is no parameter of {call}")
+            self._report((*where, "params", name), f"is no parameter of {call}")
         return {**params, **declared}
 
     def _load(self, schema: Schema, where: Steps, table: Any) -> Any:
@@ -141,10 +141,10 @@ class _Reader:
             return schema.load(table)
         except ValidationError as exc:
             for path, reason in problems(exc.messages):
-                self._tell((*where, *_as_written(path)), reason)
+                self._report((*where, *_as_written(path)), reason)
             return None
 
-    def _tell(self, steps: Steps, reason: str) -> None:
+    def _report(self, steps: Steps, reason: str) -> None:
         """Note a problem at the line of the key, or of the nearest table around it."""
         line = next((self._lines[steps[:end]] for end in range(len(steps), 0, -1) if steps[:end] in self._lines), 1)
         self.wrong.append(Problem(line, ".".join(steps), reason))

@@ -20,7 +20,7 @@ from models import strictjson
 from models.errors import BrokerError
 from models.letter import DeadLetter, DeadLetterFilter
 from models.schema import flatten, problems
-from streams.kafka.letters import Letters
+from streams.kafka.letters import DeadLetters
 from streams.web.answers import answer
 from streams.web.bodies import read_json
 from streams.web.problems import Problem
@@ -38,7 +38,7 @@ _REDRIVE = RedriveSchema()
 class Errors:
     """What failed, latest first."""
 
-    def __init__(self, box: Letters, topic: str) -> None:
+    def __init__(self, box: DeadLetters, topic: str) -> None:
         self._box = box
         self._topic = topic
         self._reading = asyncio.Lock()

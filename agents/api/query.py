@@ -114,7 +114,7 @@ class Query:
         cache = self._own.cache if self._own is not None else None
         if cache is None and self._fleet.heard is None:
             raise not_ready("starting", 1)
-        own = await cache.figures() if cache is not None else {"tiers": [], "counts": {}}
+        own = await cache.stats() if cache is not None else {"tiers": [], "counts": {}}
         return own | {"workers": self._fleet.caches() if self._fleet.heard is not None else []}
 
     def purged(self) -> Cache:
@@ -127,7 +127,7 @@ class Query:
         """Return this worker's own check pool."""
         if self._own is None or self._own.pool is None:
             raise not_ready("starting, or this worker does not answer requests", 1)
-        return self._own.pool.figures()
+        return self._own.pool.stats()
 
     async def errors(self, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
         """Return the latest dead letters."""

@@ -22,13 +22,13 @@ from agents.api.selection import MAX_LIMIT, asked, select, wrong
 from agents.api.shelf import LATEST
 from agents.api.tables import MAX_KEYS, TABLES, unpacked
 from models.source import Sources
-from streams.kafka.letters import Letters
+from streams.kafka.letters import DeadLetters
 from streams.kafka.tail import Tail
 from streams.settings import Settings
 from streams.web.answers import answer
 from streams.web.docs import Docs
 from streams.web.problems import Problem
-from streams.web.security import unhurried
+from streams.web.security import no_time_limit
 
 PARTITION_DIGITS = 6
 """Digits of a partition's number."""
@@ -64,8 +64,8 @@ class Api:
             web.get("/api/pool", self._plain(query.pool)),
             web.get("/api/hosts", self._hosts),
             web.get("/api/errors", self._errors),
-            web.post("/api/redrive", unhurried(self._letters.redrive)),
-            web.post("/api/requests", unhurried(self._intake.handle)),
+            web.post("/api/redrive", no_time_limit(self._letters.redrive)),
+            web.post("/api/requests", no_time_limit(self._intake.handle)),
             *self._docs.routes(),
         ]
 
@@ -120,7 +120,7 @@ class Api:
 async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncIterator[Api]:
     """Open the API of one worker: it connects to Kafka when somebody asks for what needs it."""
     async with (
-        Letters(settings) as letters,
+        DeadLetters(settings) as letters,
         Tail(settings.kafka, settings.results_topic) as tail,
         Intake(settings, sources, tail) as intake,
     ):

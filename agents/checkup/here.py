@@ -26,7 +26,7 @@ from streams.http.tls import tls_context
 from streams.kafka.client import ssl_context
 from streams.plugins import try_plugins
 from streams.pool import CheckPool
-from streams.reference import unknown
+from streams.reference import unknown_names
 from streams.secrets import secrets_of
 from streams.settings import ANYWHERE, Settings
 from streams.sources import load
@@ -52,7 +52,7 @@ SKEW = 2.0
 
 def settings_known() -> Iterator[Finding]:
     """Name what is set and is no setting."""
-    lines = list(unknown())
+    lines = list(unknown_names())
     for line in lines:
         yield warning("settings", line)
     if not lines:

@@ -9,7 +9,7 @@ from agents.checkup.finding import Finding, ok, problem, warning
 from models.errors import BrokerError
 from streams.kafka.client import places
 from streams.kafka.cluster import OPERATIONS, READ, WRITE, Cluster, Topic, granted_on_group, principal, survey
-from streams.kafka.door import Door
+from streams.kafka.door import BrokerConnection
 from streams.kafka.reader import Reader
 from streams.kafka.topics import Admin, differences
 from streams.settings import Kafka, Settings
@@ -29,7 +29,7 @@ async def kafka(settings: Settings) -> AsyncIterator[Finding]:
         yield finding
     if all(finding.state == "problem" for finding in found):
         return
-    async with Door(settings.kafka) as door:
+    async with BrokerConnection(settings.kafka) as door:
         cluster = await survey(door, {*settings.topics(), *_kept(settings)})
         if cluster is None:
             yield warning("cluster", "the broker is too old to say what we may do", "use Apache Kafka 2.3 or later")
@@ -51,7 +51,7 @@ async def kafka(settings: Settings) -> AsyncIterator[Finding]:
 async def _broker(kafka: Kafka, place: tuple[str, int]) -> Finding:
     subject = f"broker {place[0]}:{place[1]}"
     try:
-        async with Door(kafka, place) as door:
+        async with BrokerConnection(kafka, place) as door:
             seen = f"lets us in, by {kafka.security_protocol}, and answers in {door.latency * 1000:.0f} ms"
             return warning(subject, seen, "it is far away, or busy") if door.latency > SLOW else ok(subject, seen)
     except BrokerError as exc:

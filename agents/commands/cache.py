@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 async def _stats(_: Settings, cache: Cache, options: argparse.Namespace) -> int:
     from streams.cache.file import COUNTED
 
-    figures = await cache.figures()
+    figures = await cache.stats()
     # This process has counted nothing, but for what went wrong in looking.
     lower = [
         {name: value for name, value in tier.items() if value or name not in COUNTED}
@@ -117,8 +117,8 @@ async def _get(settings: Settings, cache: Cache, options: argparse.Namespace) ->
 
 def _shown(entry: Entry, checks: tuple[str, ...], now: float, *, as_json: bool) -> str:
     """Say what is kept, with what the checks said if that is known."""
-    verdicts = entry.verdicts.told(checks, now) if checks and entry.verdicts is not None else None
-    answer = read_result(b"{%b}" % (entry.shared if verdicts is None else entry.judged(*verdicts).shared))
+    verdicts = entry.check_results.joined(checks, now) if checks and entry.check_results is not None else None
+    answer = read_result(b"{%b}" % (entry.shared if verdicts is None else entry.with_check_results(*verdicts).shared))
     state = "fresh" if now < entry.fresh_until else "stale"
     told = {"state": state, "age": round(now - entry.as_of, 1), "kept": round(entry.keep_until - now, 1)}
     if as_json:

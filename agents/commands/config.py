@@ -25,13 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print them; wrong ones end the command with 2."""
     from streams import settings as configuration
-    from streams.reference import reference, unknown
+    from streams.reference import reference, unknown_names
 
     if options.reference:
         print(reference(), end="")
         return DONE
     settings = configuration.load()
-    for line in unknown():
+    for line in unknown_names():
         say(f"millrace: {line}")
     if options.sources is not None:
         return _sources(settings, options)

@@ -83,14 +83,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:
-    from streams.kafka.letters import Letters
+    from streams.kafka.letters import DeadLetters
 
     would = "would be redriven" if options.dry_run else "redriven"
 
     def told(letter: DeadLetter, refusal: str | None) -> None:
         print(_json(letter, refusal, options) if options.json else _line(letter, refusal or would), flush=True)
 
-    async with Letters(settings) as letters:
+    async with DeadLetters(settings) as letters:
         report = await letters.redrive(
             choice, rate=options.rate, limit=options.limit, dry_run=options.dry_run, told=told
         )

@@ -131,13 +131,13 @@ async def _watch(kafka: Any, give_up: float | None) -> None:
     Raises BrokerError when it refuses us, or has been away for `give_up` seconds.
     """
     from models.errors import AccessError, BrokerError
-    from streams.kafka.door import Door
+    from streams.kafka.door import BrokerConnection
 
     away: float | None = None
     while True:
         await asyncio.sleep(WATCH_EVERY)
         try:
-            async with Door(kafka):
+            async with BrokerConnection(kafka):
                 pass
         except AccessError:
             raise

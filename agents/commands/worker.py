@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from streams.app import run as run_worker
     from streams.files import raise_limit, share
     from streams.kafka.client import caution
-    from streams.reference import unknown
+    from streams.reference import unknown_names
     from streams.secrets import secrets_of
 
     settings = configuration.load()
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         logger.warning(
             "MILLRACE_MAX_IN_FLIGHT=%d needs more open files: at most %d fetches at once", settings.max_in_flight, most
         )
-    for line in filter(None, (*unknown(), caution(settings.kafka))):
+    for line in filter(None, (*unknown_names(), caution(settings.kafka))):
         logger.warning("%s", line)
 
     async def main() -> int:

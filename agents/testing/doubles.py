@@ -15,7 +15,7 @@ from models.child import DiscardOutput
 from models.source import Limits, Source, Sources, replaced
 from streams.http.client import Client
 from streams.http.limits import Host, Hosts
-from streams.kafka.parcel import Parcel
+from streams.kafka.parcel import OutgoingRecord
 from streams.kafka.publisher import DEFAULT_LIMIT
 from streams.settings import CHECK_TIMEOUT
 
@@ -34,10 +34,10 @@ class Publisher:
         future = self._awaited[offset] = asyncio.get_running_loop().create_future()
         return future
 
-    def publish(self, topic: str, _: int, parcel: Parcel | None) -> None:
+    def publish(self, topic: str, _: int, parcel: OutgoingRecord | None) -> None:
         """Take a record."""
         assert parcel is not None
-        offset, receipt = parcel.offset, parcel.receipt
+        offset, receipt = parcel.offset, parcel.listener
         while parcel is not None and parcel.size() > DEFAULT_LIMIT:
             parcel = parcel.shrink(parcel)
         if topic == self._results:
@@ -79,14 +79,14 @@ class _Hosts(Hosts):
 class _Host(Host):
     async def _wait_out_the_hold(self, deadline: float | None) -> None:
         if deadline is not None and self._held_until >= deadline:
-            await super()._wait_out_the_hold(deadline)
+            await super()._wait_out_pause(deadline)
         self._held_until = 0.0
 
 
 def hurry(client: Client, sources: Sources) -> Sources:
     """Have a client wait for nothing before another try; returns the sources with which it does not, either."""
     client.hosts = _Hosts(sources.hosts)
-    client.terms = dataclasses.replace(client.terms, retry=_hurried(Source("", retry=client.terms.retry)).retry)
+    client.policy = dataclasses.replace(client.policy, retry=_hurried(Source("", retry=client.policy.retry)).retry)
     return Sources({name: _hurried(source) for name, source in sources.by_name.items()}, sources.hosts)
 
 

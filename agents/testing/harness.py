@@ -23,10 +23,10 @@ from models.errors import SettingsError
 from models.result import RESULT_ROOM, ResultSchema, read_result
 from models.source import CachePolicy, Sources
 from streams.cache.front import Cache
-from streams.functions import Caller
+from streams.functions import FunctionCaller
 from streams.http.client import client_of
 from streams.http.session import session_of
-from streams.http.terms import terms_of
+from streams.http.terms import policy_of
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import DEFAULT_LIMIT
@@ -137,10 +137,10 @@ class AsyncHarness:
         client._direct = client._proxied = session
         sources = self._sources = hurry(client, self._sources)
         secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
-        caller = await stack.enter_async_context(Caller(settings.max_bytes, secrets))
+        caller = await stack.enter_async_context(FunctionCaller(settings.max_bytes, secrets))
         tiers = parse_tiers(settings.cache)
         cache = await stack.enter_async_context(Cache(tiers))
-        named = {name: terms_of(source, client.terms, client.post)
+        named = {name: policy_of(source, client.policy, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
         asker = Asker(client, caller, named)
         policy = CachePolicy(ttl=freshness_of(tiers))

@@ -12,7 +12,7 @@ from models import strictjson
 from models.errors import AnswerError, CheckError
 from models.result import RESULT_DEPTH, is_shared, with_check_results
 from streams.cache.freshness import Freshness, all_of
-from streams.cache.verdicts import Verdicts, read_verdicts
+from streams.cache.verdicts import CheckResults, read_check_results
 
 REVALIDATE_WITHIN = 3600.0
 """Seconds past its last use that an answer with an ETag or Last-Modified is kept: asking whether it still holds is
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     etag: str | None = None
     last_modified: str | None = None
     ask_after: float = 0.0
-    verdicts: Verdicts | None = None
+    check_results: CheckResults | None = None
     asked_at: float = 0.0
     cache_control: str | None = None
     expires: str | None = None
@@ -63,7 +63,7 @@ class Entry(NamedTuple):
         last = max(self.fresh_until, self.revalidate_until, self.usable_until)
         return last + REVALIDATE_WITHIN if self.etag or self.last_modified else last
 
-    def judged(self, verdicts: bytes, error: CheckError | None) -> Entry:
+    def with_check_results(self, verdicts: bytes, error: CheckError | None) -> Entry:
         """Return it as a hit for who asked for checks: with what they said."""
         return Entry(with_check_results(self.shared, verdicts, error), self.as_of, self.fresh_until, error)
 
@@ -81,7 +81,7 @@ def fresh_entry(
     refresh_ahead: bool = True,
     headers: Mapping[str, str] | None = None,
     asked_at: float | None = None,
-    verdicts: Verdicts | None = None,
+    verdicts: CheckResults | None = None,
 ) -> Entry:
     """Return the entry of an answer that came `now`, with what is known of its document by `verdicts`."""
     until = now + freshness.fresh
@@ -93,7 +93,7 @@ def fresh_entry(
         refresh_at=max(until - freshness.fresh * REFRESH_SHARE, now - freshness.age) if refresh_ahead else until,
         revalidate_until=until + freshness.while_revalidate,
         usable_until=until + freshness.if_error,
-        verdicts=Verdicts() if verdicts is None else verdicts,
+        check_results=CheckResults() if verdicts is None else verdicts,
         etag=kept.get("etag"),
         last_modified=kept.get("last_modified"),
         cache_control=kept.get("cache_control"),
@@ -141,7 +141,7 @@ def encode_entry(key: bytes, entry: Entry) -> bytes:
     """Write an entry for a tier that others share: a line of JSON, and the answer's bytes."""
     head: dict[str, Any] = {"version": VERSION, "key": key.decode()}
     head |= {name: getattr(entry, name) for name in (*_TIMES, *_FIELDS)}
-    verdicts = b"{}" if entry.verdicts is None else entry.verdicts.write()
+    verdicts = b"{}" if entry.check_results is None else entry.check_results.write()
     return b'%b,"verdicts":%b}\n%b' % (strictjson.dumps(head)[:-1], verdicts, entry.shared)
 
 
@@ -159,7 +159,7 @@ def decode_entry(
         times = [float(head[name]) for name in _TIMES]
         fields = [head[name] for name in _FIELDS]
         valid = head["version"] == VERSION and head["key"] == key.decode()
-        verdicts = read_verdicts(head["verdicts"])
+        verdicts = read_check_results(head["verdicts"])
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
     if not valid or not _possible(times, now):
@@ -167,7 +167,7 @@ def decode_entry(
     if not all(each is None or _sendable(each) for each in fields) or not is_whole(shared):
         return None
     known = dict(zip((*_TIMES, *_FIELDS), (*times, *fields), strict=True))
-    return Entry(shared, verdicts=verdicts, **known)
+    return Entry(shared, check_results=verdicts, **known)
 
 
 def _possible(times: list[float], now: float) -> bool:

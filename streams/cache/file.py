@@ -111,7 +111,7 @@ class FileCache(BaseCache):
         """Return the keys held, expired ones too until a sweep."""
         return await self._walk(self._folder.keys, WALK_DEADLINE) or []
 
-    async def figures(self) -> list[dict[str, str | int]]:
+    async def stats(self) -> list[dict[str, str | int]]:
         """Return the folder's `path`, how many `entries` it holds, expired ones too, and what was counted."""
         entries = len(await self.keys())
         return [{"tier": self.NAME, "path": str(self.tier.path), "entries": entries, **self.counts}]
@@ -134,7 +134,7 @@ class FileCache(BaseCache):
     async def _get(self, key: Any, encoding: str = "utf-8", _conn: Any = None) -> bytes | None:  # noqa: ARG002
         found = None
         if self._is_ours(key):
-            found = await self._ask(self._reads, partial(self._folder.read, key), READ_DEADLINE)
+            found = await self._run(self._reads, partial(self._folder.read, key), READ_DEADLINE)
         reason, value = found or ("", None)
         if reason:
             self.counts[reason] += 1
@@ -152,7 +152,7 @@ class FileCache(BaseCache):
             self.counts["skipped"] += 1
             return False
         write = partial(self._folder.write, key, value, self._clock() + lifetime)
-        if not await self._ask(self._writes, write, WRITE_DEADLINE, len(value)):
+        if not await self._run(self._writes, write, WRITE_DEADLINE, len(value)):
             return False
         self.counts["stores"] += 1
         self._unswept += 1
@@ -163,7 +163,7 @@ class FileCache(BaseCache):
     async def _delete(self, key: Any, _conn: Any = None) -> int:
         if not self._is_ours(key):
             return 0
-        return await self._ask(self._writes, partial(self._folder.delete, key), WRITE_DEADLINE) or 0
+        return await self._run(self._writes, partial(self._folder.delete, key), WRITE_DEADLINE) or 0
 
     async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
         try:
@@ -195,14 +195,14 @@ class FileCache(BaseCache):
                 return
 
     async def _walk(self, walk: Callable[[], Walked[T]], deadline: float | None) -> T | None:
-        walked = await self._ask(self._walks, walk, deadline)
+        walked = await self._run(self._walks, walk, deadline)
         if walked is None:
             return None
         for exc in walked.errors:
             self._fail(exc)
         return walked.found
 
-    async def _ask(self, threads: Threads, call: Callable[[], T], deadline: float | None, weight: int = 0) -> T | None:
+    async def _run(self, threads: Threads, call: Callable[[], T], deadline: float | None, weight: int = 0) -> T | None:
         try:
             return await threads.run(call, deadline, weight)
         except Refused:

@@ -22,7 +22,7 @@ class Flight(Generic[T]):
         self.waiting: list[asyncio.Future[T | None]] = []
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """What is being fetched now, by key. A leader costs a dict entry; only those who wait cost a future."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Flights(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    def lead(self, key: Hashable, changes: int = 0, changed: int = 0) -> Flight[T] | None:
+    def begin(self, key: Hashable, changes: int = 0, changed: int = 0) -> Flight[T] | None:
         """Begin a flight; None if there is one, which `join` then waits for.
 
         `changes` are those known so far, of which `changed` was the last one to this key. A flight that began before
@@ -44,13 +44,13 @@ class Flights(Generic[T]):
         flight = self._flights[key] = Flight(changes)
         return flight
 
-    async def join(self, key: Hashable) -> T | None:
+    async def wait(self, key: Hashable) -> T | None:
         """Wait for the flight under way; None if it ended without an answer, and whoever still wants one may lead."""
         future: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
         self._flights[key].waiting.append(future)
         return await future
 
-    def land(self, key: Hashable, flight: Flight[T], answer: T | None) -> None:
+    def finish(self, key: Hashable, flight: Flight[T], answer: T | None) -> None:
         """End a flight. None says that the leader gave up on its own account, not that there is no answer."""
         if self._flights.get(key) is flight:
             del self._flights[key]

@@ -164,7 +164,7 @@ class Cache:
         self.changes.start(target, id(tier))
         await tier.set(marker_key(target), write_marker(self.changes.time_of(target)), ttl=self.changes.longest)
 
-    async def figures(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         """Return what there is to know of each tier, and the counts."""
         memory = {"tier": "memory", "entries": len(self.memory), "bytes": self.memory.bytes,
                   "evictions": self.memory.evictions}  # fmt: skip

@@ -16,8 +16,8 @@ from aiocache.serializers import NullSerializer
 
 from models.errors import MillraceError, PurgeError
 from models.source import DEFAULT_TTL
-from streams.cache.memcached_console import read_figures, remove
-from streams.cache.memcached_server import Away, Server
+from streams.cache.memcached_console import read_stats, remove
+from streams.cache.memcached_server import Server, ServerUnavailable
 from streams.tiers import MIB, MemcachedTier
 
 KEY_LIMIT = 250
@@ -80,13 +80,13 @@ class MemcachedCache(BaseCache):
             raise PurgeError("\n".join(problems), removed)
         return removed
 
-    async def figures(self) -> list[dict[str, str | int]]:
+    async def stats(self) -> list[dict[str, str | int]]:
         """Return for each server its `address` and `state`: `up` with its figures, or `away` with the `reason`."""
         found: list[dict[str, str | int]] = []
         for server in self._servers.values():
             row: dict[str, str | int] = {"tier": self.NAME, "address": server.name, "state": "up"}
             try:
-                row |= await read_figures(server.host, server.port)
+                row |= await read_stats(server.host, server.port)
             except MillraceError as exc:
                 row |= {"state": "away", "reason": str(exc)}
             found.append(row)
@@ -104,8 +104,8 @@ class MemcachedCache(BaseCache):
     async def _get(self, key: bytes, encoding: str = "utf-8", _conn: Any = None) -> bytes | None:  # noqa: ARG002
         server = self._server(key)
         try:
-            value = await server.ask(server.client.get, key)
-        except Away:
+            value = await server.run(server.client.get, key)
+        except ServerUnavailable:
             return None
         self.counts["misses" if value is None else "hits"] += 1
         return value
@@ -120,8 +120,8 @@ class MemcachedCache(BaseCache):
             return False
         server = self._server(key)
         try:
-            stored = await server.ask(server.client.set, key, value, lifetime(DEFAULT_TTL if ttl is None else ttl))
-        except Away:
+            stored = await server.run(server.client.set, key, value, lifetime(DEFAULT_TTL if ttl is None else ttl))
+        except ServerUnavailable:
             return False
         self.counts["stores" if stored else "refused"] += 1
         return stored
@@ -129,8 +129,8 @@ class MemcachedCache(BaseCache):
     async def _delete(self, key: bytes, _conn: Any = None) -> int:
         server = self._server(key)
         try:
-            return int(await server.ask(server.client.delete, key))
-        except Away:
+            return int(await server.run(server.client.delete, key))
+        except ServerUnavailable:
             return 0
 
     async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:

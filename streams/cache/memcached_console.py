@@ -14,9 +14,9 @@ from urllib.parse import unquote_to_bytes
 from models.errors import MillraceError
 from streams.tiers import MIB
 
-FIGURES_TIMEOUT = 2.0
+STATS_TIMEOUT = 2.0
 """Seconds that a server may take to say its figures."""
-FIGURES_LINES = 1_000
+STATS_LINES = 1_000
 """Lines of figures that are read at most; memcached has about a hundred."""
 LISTING_TIMEOUT = 60.0
 """Seconds that listing and deleting the keys of one server may take together."""
@@ -26,7 +26,7 @@ BUSY_PAUSE = 0.1
 """Seconds before a server is asked again whose crawler is at work for itself or for another."""
 BATCH = 500
 """Deletes that are sent before their answers are read."""
-FIGURES = {
+STATS = {
     "items": b"curr_items",
     "bytes": b"bytes",
     "get_hits": b"get_hits",
@@ -38,7 +38,7 @@ FIGURES = {
 NO_MEMCACHED = "it does not speak memcached's protocol"
 
 
-class Plain:
+class AdminConnection:
     """A connection over which lines go to and fro."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -63,21 +63,21 @@ class Plain:
         return line.rstrip(b"\r\n")
 
 
-async def read_figures(host: str, port: int) -> dict[str, str | int]:
+async def read_stats(host: str, port: int) -> dict[str, str | int]:
     """Return the version and the FIGURES of a server. Raises MillraceError if it is not reachable or no memcached."""
     stats: dict[bytes, bytes] = {}
-    async with _connected(host, port, FIGURES_TIMEOUT) as plain:
+    async with _connected(host, port, STATS_TIMEOUT) as plain:
         await plain.send(b"stats\r\n")
-        for _ in range(FIGURES_LINES):
+        for _ in range(STATS_LINES):
             line = await plain.line()
             if line == b"END":
                 break
             word, name, value = [*line.split(b" ", 2), b"", b""][:3]
             if word != b"STAT":
-                raise _surprise(line)
+                raise _unexpected_reply(line)
             stats[name] = value
     try:
-        figures = {ours: int(stats[theirs]) for ours, theirs in FIGURES.items()}
+        figures = {ours: int(stats[theirs]) for ours, theirs in STATS.items()}
         return {"version": stats[b"version"].decode(), **figures}
     except (KeyError, ValueError) as exc:
         msg = f"{NO_MEMCACHED}: it leaves out figures"
@@ -97,7 +97,7 @@ async def remove(host: str, port: int, matches: Callable[[bytes], bool]) -> int:
         return removed
 
 
-async def _list(plain: Plain, matches: Callable[[bytes], bool]) -> list[bytes] | None:
+async def _list(plain: AdminConnection, matches: Callable[[bytes], bool]) -> list[bytes] | None:
     """Return the keys that match, None while the crawler is busy."""
     keys: list[bytes] = []
     read = 0
@@ -118,23 +118,23 @@ async def _list(plain: Plain, matches: Callable[[bytes], bool]) -> list[bytes] |
     return keys
 
 
-async def _delete(plain: Plain, keys: list[bytes]) -> int:
+async def _delete(plain: AdminConnection, keys: list[bytes]) -> int:
     await plain.send(b"".join(b"delete %b\r\n" % key for key in keys))
     answers = [await plain.line() for _ in keys]
     for answer in answers:
         if answer not in (b"DELETED", b"NOT_FOUND"):
-            raise _surprise(answer)
+            raise _unexpected_reply(answer)
     return answers.count(b"DELETED")
 
 
 @asynccontextmanager
-async def _connected(host: str, port: int, timeout: float) -> AsyncIterator[Plain]:
+async def _connected(host: str, port: int, timeout: float) -> AsyncIterator[AdminConnection]:
     """Open a connection for `timeout` seconds. Whatever goes wrong within becomes a MillraceError."""
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                yield Plain(reader, writer)
+                yield AdminConnection(reader, writer)
             finally:
                 writer.transport.abort()
     except TimeoutError as exc:
@@ -145,5 +145,5 @@ async def _connected(host: str, port: int, timeout: float) -> AsyncIterator[Plai
         raise MillraceError(msg) from exc
 
 
-def _surprise(line: bytes) -> MillraceError:
+def _unexpected_reply(line: bytes) -> MillraceError:
     return MillraceError(f"{NO_MEMCACHED}: {line[:80]!r}")

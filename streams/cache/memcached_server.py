@@ -43,7 +43,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Away(Exception):
+class ServerUnavailable(Exception):
     """The server gives no answer now: it rests, failed or was too slow. It is counted by then."""
 
 
@@ -176,7 +176,7 @@ class Server:
         self._closed = False
         self._era = 0
 
-    async def ask(self, question: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, question: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return the answer of one of the client's methods. Raises Away, after `timeout` seconds at the latest."""
         era, trial = self._admit()
         try:
@@ -184,10 +184,10 @@ class Server:
                 answer = await question(*args, **kwargs)
         except TimeoutError as exc:
             self._fail(era, "timeouts", f"no answer within {self._timeout:g} s")
-            raise Away from exc
+            raise ServerUnavailable from exc
         except Exception as exc:  # garbage makes aiomcache stumble in ways that no list holds
             self._fail(era, "failures", (str(exc) or type(exc).__name__)[:REASON_LIMIT])
-            raise Away from exc
+            raise ServerUnavailable from exc
         finally:
             if trial:
                 self._trying = False
@@ -205,7 +205,7 @@ class Server:
             return self._era, False
         if self._closed or self._trying or self._clock() < self._until:
             self._counts["resting"] += 1
-            raise Away
+            raise ServerUnavailable
         self._trying = True
         return self._era, True
 

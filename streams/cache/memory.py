@@ -176,7 +176,7 @@ class MemoryCache(BaseCache):
 
 def _size(value: Any) -> int:
     if isinstance(value, Entry):
-        verdicts = 0 if value.verdicts is None else value.verdicts.size
+        verdicts = 0 if value.check_results is None else value.check_results.size
         headers = value.etag, value.last_modified, value.cache_control, value.expires
         return len(value.shared) + sum(len(each) for each in headers if each) + verdicts
     return len(value) if isinstance(value, bytes | str) else 0

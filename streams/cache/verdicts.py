@@ -10,13 +10,13 @@ from models import strictjson
 from models.errors import CheckError
 from models.result import is_check_result
 
-MAX_VERDICTS = 128
+MAX_CHECK_RESULTS = 128
 """Verdicts kept of one document: twice what one request may ask for."""
-VERDICT_OVERHEAD = 400
+CHECK_RESULT_OVERHEAD = 400
 """Bytes that a verdict takes beside its JSON: key, tuple and the table's share, rounded up."""
 
 
-class Said(NamedTuple):
+class CheckResult(NamedTuple):
     """What one check said, as JSON in a result; of a check that failed also the error that makes of the result.
 
     It may be told until `until`, in seconds since the epoch.
@@ -27,41 +27,41 @@ class Said(NamedTuple):
     until: float = math.inf
 
 
-Told = tuple[bytes, CheckError | None]
+JoinedResults = tuple[bytes, CheckError | None]
 """What several checks said, joined, and the error of the first that failed."""
 
 
-def join(said: Sequence[Said]) -> Told:
+def join(said: Sequence[CheckResult]) -> JoinedResults:
     """Return what a result is told of some verdicts."""
     error = next((each.error for each in said if each.error is not None), None)
     return b",".join([each.encoded for each in said]), error
 
 
-class Verdicts:
+class CheckResults:
     """Of one document, by `agents.known.check_key`; the first kept are the first to go."""
 
     __slots__ = ("_kept", "_last", "size")
 
-    def __init__(self, kept: Mapping[str, Said] | None = None) -> None:
-        self._kept: dict[str, Said] = {}
-        self._last: tuple[tuple[str, ...], Told] | None = None
+    def __init__(self, kept: Mapping[str, CheckResult] | None = None) -> None:
+        self._kept: dict[str, CheckResult] = {}
+        self._last: tuple[tuple[str, ...], JoinedResults] | None = None
         """What was told last, if it is not to change: many ask the same."""
         self.size = 0
         """Bytes that they take in memory, about."""
         for key, said in (kept or {}).items():
-            self.keep(key, said)
+            self.store(key, said)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Verdicts) and self._kept == other._kept
+        return isinstance(other, CheckResults) and self._kept == other._kept
 
     __hash__ = None  # type: ignore[assignment]  # they change
 
-    def find(self, key: str, now: float) -> Said | None:
+    def find(self, key: str, now: float) -> CheckResult | None:
         """Return what a check said, if that is known at `now` (epoch seconds)."""
         said = self._kept.get(key)
         return None if said is None or now >= said.until else said
 
-    def told(self, keys: tuple[str, ...], now: float) -> Told | None:
+    def joined(self, keys: tuple[str, ...], now: float) -> JoinedResults | None:
         """Return what all these checks said, in their order; None unless all is known at `now` (epoch seconds)."""
         if self._last is not None and self._last[0] == keys:
             return self._last[1]
@@ -74,13 +74,13 @@ class Verdicts:
             self._last = keys, told
         return told
 
-    def keep(self, key: str, said: Said) -> bool:
+    def store(self, key: str, said: CheckResult) -> bool:
         """Keep what a check said; returns whether that is news."""
         if self._kept.get(key) is said:
             return False
         self._last = None
         self._drop(key)
-        while len(self._kept) >= MAX_VERDICTS:
+        while len(self._kept) >= MAX_CHECK_RESULTS:
             self._drop(next(iter(self._kept)))
         self._kept[key] = said
         self.size += _size(said)
@@ -97,13 +97,13 @@ class Verdicts:
         return b"{%b}" % b",".join(members)
 
 
-def _size(said: Said) -> int:
-    return VERDICT_OVERHEAD + 2 * len(said.encoded)  # once more in what was told last
+def _size(said: CheckResult) -> int:
+    return CHECK_RESULT_OVERHEAD + 2 * len(said.encoded)  # once more in what was told last
 
 
-def read_verdicts(written: Any) -> Verdicts:
+def read_check_results(written: Any) -> CheckResults:
     """Take what `write` wrote, decoded. Raises ValueError for what it would not have written."""
     if not isinstance(written, dict) or not all(map(is_check_result, written.values())):
         msg = "no verdicts"
         raise ValueError(msg)
-    return Verdicts({key: Said(strictjson.dumps(verdict)) for key, verdict in written.items()})
+    return CheckResults({key: CheckResult(strictjson.dumps(verdict)) for key, verdict in written.items()})

@@ -17,7 +17,7 @@ from yarl import URL
 from models import strictjson
 from models.errors import AnswerError, UpstreamError
 from models.source import ApiKey, Basic, Bearer, ClientCredentials, Source
-from streams.http.telling import told
+from streams.http.telling import contains_secret
 from streams.secrets import read_secret
 
 RENEW_BEFORE = 30.0
@@ -50,7 +50,7 @@ class Credentials(Protocol):
     def renews(self, refused: Signed) -> bool:
         """Say whether, after a 401 for this request, another try has better credentials to show."""
 
-    def told_in(self, text: bytes) -> bool:
+    def contained_in(self, text: bytes) -> bool:
         """Say whether a text has one of the secrets in it, however it is written there."""
 
 
@@ -77,9 +77,9 @@ class Fixed:
         """Say no: they are what they are."""
         return False
 
-    def told_in(self, text: bytes) -> bool:
+    def contained_in(self, text: bytes) -> bool:
         """Say whether a text has one of the secrets in it, however it is written there."""
-        return told(self._secrets, text)
+        return contains_secret(self._secrets, text)
 
 
 class Token:
@@ -115,9 +115,9 @@ class Token:
             self._token = ""
         return True
 
-    def told_in(self, text: bytes) -> bool:
+    def contained_in(self, text: bytes) -> bool:
         """Say whether a text has the token or the client's secret in it."""
-        return told((self._token, *self._former, self._secret), text) or self._fixed.told_in(text)
+        return contains_secret((self._token, *self._former, self._secret), text) or self._fixed.contained_in(text)
 
     def _fresh(self) -> bool:
         return bool(self._token) and self._clock() < self._renew_at
@@ -140,7 +140,7 @@ class Token:
 
     def _of_token(self, error: AnswerError) -> AnswerError:
         """Return an error of the token endpoint, told as that; its status is not that of what was asked for."""
-        words = "its words repeat the credentials" if self.told_in(str(error).encode()) else str(error)
+        words = "its words repeat the credentials" if self.contained_in(str(error).encode()) else str(error)
         ours = type(error)(f"no token: {words}")
         ours.retryable, ours.deadline_bound, ours.attempts = error.retryable, error.deadline_bound, error.attempts
         return ours

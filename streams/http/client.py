@@ -27,16 +27,16 @@ from streams.http.bodies import Bodies
 from streams.http.content import read_body
 from streams.http.cookies import Cookies
 from streams.http.excerpt import add_excerpt, chosen, tells
-from streams.http.failures import blame, no_success, translate
+from streams.http.failures import is_host_fault, translate, unsuccessful
 from streams.http.guard import Guard, guard_of
-from streams.http.hop import Hop, redirected, with_body
-from streams.http.limits import Gate, Hosts
+from streams.http.hop import OutgoingRequest, redirected, with_body
+from streams.http.limits import Bulkhead, Hosts
 from streams.http.once import Pool
 from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.session import CONNECTING, options_of, session_of
-from streams.http.tally import Tally, result_of, status_class
-from streams.http.terms import CONNECT_TIMEOUT, Terms
+from streams.http.tally import UpstreamStats, result_of, status_class
+from streams.http.terms import CONNECT_TIMEOUT, UpstreamPolicy
 from streams.http.tls import PROTOCOLS
 from streams.http.url import parse
 from streams.settings import (
@@ -90,11 +90,11 @@ class Client:
     ) -> None:
         self._guard = guard
         self.max_in_flight = max_in_flight
-        self._slots: Shares[Gate] = Shares(max_in_flight, lambda gate: gate.greed)
+        self._slots: Shares[Bulkhead] = Shares(max_in_flight, lambda gate: gate.greed)
         self._stack = AsyncExitStack()
-        self.terms = Terms(max_bytes, retry=retry or Retries(), proxy=proxy, redirects=max_redirects)
+        self.policy = UpstreamPolicy(max_bytes, retry=retry or Retries(), proxy=proxy, redirects=max_redirects)
         self.hosts = Hosts(limits, waiting=max_waiting)
-        self.tally = Tally()
+        self.stats = UpstreamStats()
         self.bodies = Bodies(max_bytes)
         self.spans: HttpSpans | None = None
         self.changed: Callable[[str, Mapping[str, str]], None] | None = None
@@ -123,7 +123,7 @@ class Client:
     @property
     def calls(self) -> int:
         """Return how many requests were sent."""
-        return self.tally.exchanges.count
+        return self.stats.exchanges.count
 
     @property
     def in_flight(self) -> int:
@@ -138,7 +138,7 @@ class Client:
         body: Any = None,
         *,
         deadline: float | None = None,
-        terms: Terms | None = None,
+        terms: UpstreamPolicy | None = None,
         validators: Mapping[str, str] | None = None,
         again: bool | None = None,
     ) -> Response:
@@ -150,13 +150,13 @@ class Client:
         no success), TooLarge, InvalidDocument (an undecodable body), InvalidRequest and Overloaded; the error's
         `attempts` says how often it was tried.
         """
-        terms = terms or self.terms
+        terms = terms or self.policy
         headers, data = with_body(headers, body)
         again = terms.repeatable or (repeatable(method, headers) if again is None else again)
         if validators:
             headers = {**headers, **validators}
         sent = None if self.spans is None else count()
-        hop = Hop(method, parse(url), headers, data, conditional=bool(validators), sent=sent)
+        hop = OutgoingRequest(method, parse(url), headers, data, conditional=bool(validators), sent=sent)
         attempt = 1
         while True:
             try:
@@ -170,12 +170,12 @@ class Client:
             attempt += 1
 
     async def post(
-        self, terms: Terms, url: str, headers: Mapping[str, str], text: str, deadline: float | None
+        self, terms: UpstreamPolicy, url: str, headers: Mapping[str, str], text: str, deadline: float | None
     ) -> bytes:
         """Post a text and return the answer's body. Raises AnswerError as `fetch` does."""
         return (await self.fetch("POST", url, headers, text, deadline=deadline, terms=terms)).body.content
 
-    async def _follow(self, hop: Hop, deadline: float | None, terms: Terms) -> Response:
+    async def _follow(self, hop: OutgoingRequest, deadline: float | None, terms: UpstreamPolicy) -> Response:
         """Send a request where it points and where redirects point from there; once more with renewed credentials,
         which counts as another attempt.
         """
@@ -208,28 +208,30 @@ class Client:
                 cookies.take(hop.url, answer.cookies)
             hop = redirected(hop, answer.status, answer.location, credentials)
 
-    async def _send(self, hop: Hop, signed: Signed, deadline: float | None, terms: Terms) -> Response | _Redirect:
+    async def _send(
+        self, hop: OutgoingRequest, signed: Signed, deadline: float | None, terms: UpstreamPolicy
+    ) -> Response | _Redirect:
         """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
         host = self.hosts.of(_authority(hop.url), terms.source if terms.apart and hop.own else None)
-        gate = (terms.gate if hop.own else None) or host.gate
+        gate = (terms.bulkhead if hop.own else None) or host.bulkhead
         asked = time.monotonic()
-        ticket = await host.enter(deadline, gate)
+        ticket = await host.acquire(deadline, gate)
         started, said, ok = None, "cancelled", None
         try:
             async with self._slots.held(gate):
                 started = time.monotonic()
-                self.tally.waits.add(started - asked)
+                self.stats.waits.add(started - asked)
                 answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms, deadline)
             said, ok = status_class(answer.status), True
         except AnswerError as error:
-            said, ok = result_of(error), blame(error)
+            said, ok = result_of(error), is_host_fault(error)
             error.trail = error.trail or hop.redirects
             if isinstance(error, UpstreamError) and error.retry_after is not None:
-                host.hold(error.retry_after)
+                host.pause(error.retry_after)
             raise
         except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             translated = translate(exc, hop.url)
-            said, ok = translated.outcome, blame(translated)
+            said, ok = translated.outcome, is_host_fault(translated)
             # Not from it: what it quotes may be a secret, the address asked or the line that was no HTTP.
             raise _with_trail(translated, hop.redirects) from None
         except asyncio.CancelledError:
@@ -240,10 +242,12 @@ class Client:
         else:
             return answer
         finally:
-            self.tally.add(terms.source, said, started)
-            host.leave(ticket, ok=ok, gate=gate, said=said)
+            self.stats.add(terms.source, said, started)
+            host.release(ticket, ok=ok, gate=gate, said=said)
 
-    async def _traced(self, hop: Hop, signed: Signed, terms: Terms, deadline: float | None) -> Response | _Redirect:
+    async def _traced(
+        self, hop: OutgoingRequest, signed: Signed, terms: UpstreamPolicy, deadline: float | None
+    ) -> Response | _Redirect:
         """Send one request within a span of its own, which the upstream is told of."""
         assert self.spans is not None
         assert hop.sent is not None
@@ -253,7 +257,9 @@ class Client:
             span.answered(answer.status or 0)
             return answer
 
-    async def _exchange(self, hop: Hop, signed: Signed, terms: Terms, deadline: float | None) -> Response | _Redirect:
+    async def _exchange(
+        self, hop: OutgoingRequest, signed: Signed, terms: UpstreamPolicy, deadline: float | None
+    ) -> Response | _Redirect:
         """Send one request; returns the answer, or status and location of a redirect."""
         session = self._proxied if terms.proxy else self._direct
         options = options_of(hop, terms)
@@ -273,7 +279,7 @@ class Client:
                     raise UpstreamError(msg, status)
                 return _Redirect(status, location, response.headers.getall("Set-Cookie", ()), head)
             if status not in terms.success and not (status == NOT_MODIFIED and hop.conditional):
-                error = no_success(hop.url.host or "?", response, terms)
+                error = unsuccessful(hop.url.host or "?", response, terms)
                 if isinstance(error, UpstreamError):
                     await add_excerpt(error, response, terms.credentials, deadline)
                 raise error
@@ -289,7 +295,9 @@ class Client:
         finally:
             response.release()  # closes the connection if the body was not read to its end
 
-    async def _read(self, hop: Hop, response: aiohttp.ClientResponse, terms: Terms, deadline: float | None) -> bytes:
+    async def _read(
+        self, hop: OutgoingRequest, response: aiohttp.ClientResponse, terms: UpstreamPolicy, deadline: float | None
+    ) -> bytes:
         """Return a body, for which there has to be room. What is coded may come to as much as is taken."""
         plain = "Content-Encoding" not in response.headers
         most = min(response.content_length or terms.max_bytes if plain else terms.max_bytes, terms.max_bytes)

@@ -32,7 +32,9 @@ class Cookies:
         """Return the headers with the cookies for this address, in place of those of the same name."""
         set_here = {name: morsel.coded_value for name, morsel in self._jar.filter_cookies(url).items()}
         cookies = "; ".join(f"{name}={value}" for name, value in set_here.items())
-        if not cookies or (not own and self._credentials is not None and self._credentials.told_in(cookies.encode())):
+        if not cookies or (
+            not own and self._credentials is not None and self._credentials.contained_in(cookies.encode())
+        ):
             return headers
         given = [each for name, value in headers.items() if name.lower() == "cookie" for each in value.split(";")]
         kept = [each.strip() for each in given if each.partition("=")[0].strip() not in set_here]

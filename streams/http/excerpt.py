@@ -70,7 +70,7 @@ async def add_excerpt(
     if credentials is not None and not whole:
         return
     body = Body(bytes(content[:MAX_READ]), *media(response.headers.get("Content-Type")))
-    if credentials is None or not await told_in_large(credentials.told_in, body.content, body.codec()):
+    if credentials is None or not await told_in_large(credentials.contained_in, body.content, body.codec()):
         error.body, error.body_truncated = excerpt(body, whole=whole and len(content) <= MAX_READ)
 
 
@@ -99,13 +99,13 @@ def chosen(
     return {
         name: value.encode(errors="replace").decode()
         for name, value in found.items()
-        if credentials is None or not credentials.told_in(value.encode(errors="replace"))
+        if credentials is None or not credentials.contained_in(value.encode(errors="replace"))
     }
 
 
 async def tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
     """Whether what becomes a document, or words about one, has the credentials in it."""
     quoted = " ".join(headers.get(name, "") for name in ("Content-Type", "ETag", "Last-Modified"))
-    if credentials.told_in(quoted.encode(errors="replace")):
+    if credentials.contained_in(quoted.encode(errors="replace")):
         return True
-    return await told_in_large(credentials.told_in, body.content, body.codec())
+    return await told_in_large(credentials.contained_in, body.content, body.codec())

@@ -24,7 +24,7 @@ from models.errors import (
 from streams.http.guard import DeniedAddress, why
 from streams.http.once import MAX_FIELD, MAX_FIELDS, Broken, Unsent
 from streams.http.retry import retry_after
-from streams.http.terms import Terms
+from streams.http.terms import UpstreamPolicy
 
 PROXY_LOGIN = 407
 """The status by which a proxy asks for a login (RFC 9110, section 15.5.8)."""
@@ -34,12 +34,12 @@ _INVALID_TOKEN = re.compile(r'\bbearer\b.*\berror\s*=\s*"?invalid_token\b', re.I
 """How a 403 says that the token is at fault, not what it allows (RFC 6750, section 3.1)."""
 
 
-def no_success(host: str, response: aiohttp.ClientResponse, terms: Terms) -> AnswerError:
+def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPolicy) -> AnswerError:
     """Return the error for a status that is no success; never with a secret that the upstream repeats."""
     status, reason = response.status, response.reason or ""
     if status == PROXY_LOGIN and terms.proxy is not None:
         return Unreachable(f"the proxy to {host} wants a login: it answered {status}")
-    if terms.credentials is not None and terms.credentials.told_in(reason.encode(errors="replace")):
+    if terms.credentials is not None and terms.credentials.contained_in(reason.encode(errors="replace")):
         reason = ""
     error = UpstreamError(f"{host} answered {status} {reason}".rstrip(), status,
                           retry_after(response.headers.get("Retry-After")))  # fmt: skip
@@ -50,7 +50,7 @@ def no_success(host: str, response: aiohttp.ClientResponse, terms: Terms) -> Ans
     return error
 
 
-def blame(error: AnswerError) -> bool | None:
+def is_host_fault(error: AnswerError) -> bool | None:
     """Say what an error tells about its host: False it failed, True it did its part, None nothing."""
     match error:
         case UpstreamError(status=429) | Denied() | InvalidRequest() | Overloaded() | Unreachable(stale=True):

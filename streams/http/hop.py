@@ -20,11 +20,11 @@ USER_AGENT = {"User-Agent": "millrace"}
 # What a redirect may carry to another origin: any other header may be a credential, whatever it is called.
 _HARMLESS = frozenset({"accept", "accept-language", "user-agent", "content-type", "traceparent", "tracestate",
                        "idempotency-key"})  # fmt: skip
-_ASKING = frozenset({"if-none-match", "if-modified-since"})
+_CONDITIONAL = frozenset({"if-none-match", "if-modified-since"})
 _CONTENT = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
 
 
-class Hop(NamedTuple):
+class OutgoingRequest(NamedTuple):
     """What is sent to one address. `own`: it is where the request itself pointed, not elsewhere by a redirect;
     `conditional`: a 304 is an answer, since what it speaks of is at hand. `sent` counts the requests sent for one
     fetch, if there are traces. `redirects` has the heads of those that led here.
@@ -59,7 +59,9 @@ def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str],
     return {**headers, "Content-Type": "text/plain; charset=utf-8" if text else "application/json"}, data
 
 
-def redirected(hop: Hop, status: int, location: str, credentials: Credentials | None = None) -> Hop:
+def redirected(
+    hop: OutgoingRequest, status: int, location: str, credentials: Credentials | None = None
+) -> OutgoingRequest:
     """Say what to send to where a redirect points (RFC 9110, section 15.4).
 
     Raises Denied for one to another scheme, and for one that would carry the `credentials` to another origin.
@@ -82,10 +84,10 @@ def redirected(hop: Hop, status: int, location: str, credentials: Credentials | 
         headers = {name: value for name, value in headers.items() if name.lower() not in _CONTENT}
     own = hop.own and target.origin() == hop.url.origin()
     if hop.conditional:  # it asked about what this address has, not about what the next one has
-        headers = {name: value for name, value in headers.items() if name.lower() not in _ASKING}
+        headers = {name: value for name, value in headers.items() if name.lower() not in _CONDITIONAL}
     if target.origin() != hop.url.origin():
-        if credentials is not None and credentials.told_in(str(target).encode()):
+        if credentials is not None and credentials.contained_in(str(target).encode()):
             msg = f"{hop.url.host} redirected to another origin with the source's credentials"
             raise Denied(msg)
         headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
-    return Hop(method, target, headers, data, own, sent=hop.sent, redirects=hop.redirects)
+    return OutgoingRequest(method, target, headers, data, own, sent=hop.sent, redirects=hop.redirects)

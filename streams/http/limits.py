@@ -33,7 +33,7 @@ Clock = Callable[[], float]
 Place = asyncio.Future[None]
 
 
-class Gate:
+class Bulkhead:
     """Requests in flight, and a token bucket: `rate` tokens a second, at most `burst` of them saved up."""
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
@@ -56,7 +56,7 @@ class Gate:
         """Return how many times as many of the worker's places as are left it may have."""
         return GREED if self._clock() - self._answered_at < LATELY else 1
 
-    def enter(self) -> Place | None:
+    def acquire(self) -> Place | None:
         """Take a place, or return what to await for one.
 
         No coroutine of its own: thousands may wait here, and the collector walks their frames.
@@ -74,9 +74,9 @@ class Gate:
         """Wait no longer; what came of it all the same is given back."""
         self._waiting.pop(place, None)
         if place.done() and not place.cancelled() and place.exception() is None:
-            self.leave()
+            self.release()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place back, to the first who waits for it."""
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
@@ -129,27 +129,27 @@ class Host:
         self._waiting: set[Place] = set()
         self.breaker = Breaker(clock)
         self._outage = Outage(name, clock)
-        self.gate = Gate(limits or Limits(), clock)
+        self.bulkhead = Bulkhead(limits or Limits(), clock)
         self._clock = clock
-        self._held_until = 0.0
+        self._paused_until = 0.0
         self.users = 0
 
     @property
-    def held(self) -> float:
+    def paused_for(self) -> float:
         """Return the seconds for which nothing more is sent, because the host asked for it."""
-        return max(0.0, self._held_until - self._clock())
+        return max(0.0, self._paused_until - self._clock())
 
-    def hold(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Send nothing more for so long: the host asked for it (Retry-After)."""
-        self._held_until = max(self._held_until, self._clock() + seconds)
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    async def enter(self, deadline: float | None, gate: Gate | None = None) -> int:
+    async def acquire(self, deadline: float | None, gate: Bulkhead | None = None) -> int:
         """Wait for a place behind the host's gate or another; returns the ticket to `leave` with.
 
         Raises Overloaded while the breaker is open, also if it opens meanwhile, if too many wait for a silent host
         already, or if host or gate would have it wait past the deadline (monotonic seconds).
         """
-        gate = gate or self.gate
+        gate = gate or self.bulkhead
         rate = gate.limits.rate
         placed = has_token = False
         self.users += 1
@@ -158,10 +158,10 @@ class Host:
                 if not placed:
                     await self._place(gate, deadline)
                     placed = True
-                if self._held_until and self.held:  # also a pause that began while this request waited
-                    gate.leave()
+                if self._paused_until and self.paused_for:  # also a pause that began while this request waited
+                    gate.release()
                     placed = False
-                    await self._wait_out_the_hold(deadline)
+                    await self._wait_out_pause(deadline)
                     continue
                 if rate is not None and not has_token:
                     if not self.breaker.would_admit():
@@ -176,17 +176,17 @@ class Host:
         except BaseException:
             self.users -= 1
             if placed:
-                gate.leave()
+                gate.release()
             raise
 
-    async def _place(self, gate: Gate, deadline: float | None) -> None:
+    async def _place(self, gate: Bulkhead, deadline: float | None) -> None:
         most = gate.limits.waiting or self._most
         if gate.waiting >= most and gate.is_silent(SILENT):
             self.overdue(gate)
             msg = (f"{self.name} has {gate.waiting} requests waiting and answers none: no more may wait for it "
                    "(MILLRACE_MAX_WAITING_PER_HOST, or limits.waiting of a source)")  # fmt: skip
             raise Overloaded(msg)
-        place = gate.enter()
+        place = gate.acquire()
         if place is None:
             return
         self._waiting.add(place)
@@ -200,11 +200,11 @@ class Host:
         finally:
             self._waiting.discard(place)
 
-    def overdue(self, gate: Gate | None = None) -> None:
+    def overdue(self, gate: Bulkhead | None = None) -> None:
         """Take note that a request could not wait any longer. It is the host's failure if that was silent all along,
         and not because of a pause that it asked for.
         """
-        if (gate or self.gate).is_silent(WINDOW) and self.breaker.is_closed and not self.held:
+        if (gate or self.bulkhead).is_silent(WINDOW) and self.breaker.is_closed and not self.paused_for:
             self._record(self.breaker.ticket, ok=False)
 
     def refusal(self) -> Overloaded | None:
@@ -215,15 +215,15 @@ class Host:
         self._outage.refuse()
         return Overloaded(f"{self.name} fails too often: nothing is sent to it for {self.breaker.opens_in():.1f} s")
 
-    def leave(self, ticket: int, *, ok: bool | None, gate: Gate | None = None, said: str = "") -> None:
+    def release(self, ticket: int, *, ok: bool | None, gate: Bulkhead | None = None, said: str = "") -> None:
         """Give the place back; `ok` says how the host did, None that it was not to blame; `said` is for the log."""
         self.users -= 1
-        (gate or self.gate).leave()
+        (gate or self.bulkhead).release()
         if ok is None:
             self.breaker.withdraw(ticket)
             return
         if ok:
-            (gate or self.gate).answered()
+            (gate or self.bulkhead).answered()
         self._record(ticket, ok=ok, said=said)
 
     def _record(self, ticket: int, *, ok: bool, said: str = "") -> None:
@@ -238,9 +238,9 @@ class Host:
         elif not was_closed and self.breaker.is_closed and not was_told:
             logger.info("%s is back", self.name)
 
-    async def _wait_out_the_hold(self, deadline: float | None) -> None:
-        while wait := self.held:
-            if deadline is not None and self._held_until >= deadline:
+    async def _wait_out_pause(self, deadline: float | None) -> None:
+        while wait := self.paused_for:
+            if deadline is not None and self._paused_until >= deadline:
                 msg = f"{self.name} asked for a pause of {wait:.0f} s more, which is past the request's deadline"
                 refused = Overloaded(msg)
                 refused.deadline_bound = True
@@ -285,16 +285,16 @@ class Hosts:
         """Return a new host."""
         return Host(name, limits, waiting=self._waiting)
 
-    def figures(self) -> list[dict[str, str | float]]:
+    def stats(self) -> list[dict[str, str | float]]:
         """Return of each host its breaker, requests in flight, their limit, who uses it, and the pause it asked for."""
         return [
             {
                 "host": host.name,
                 "breaker": host.breaker.state,
-                "in_flight": host.gate.in_flight,
-                "limit": host.gate.limits.concurrency,
+                "in_flight": host.bulkhead.in_flight,
+                "limit": host.bulkhead.limits.concurrency,
                 "users": host.users,
-                "held_seconds": round(host.held, 1),
+                "held_seconds": round(host.paused_for, 1),
             }
             for host in self._hosts.values()
         ]

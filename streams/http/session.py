@@ -7,9 +7,9 @@ from typing import Any
 import aiohttp
 
 from streams.http.content import ACCEPT_ENCODING
-from streams.http.hop import Hop
+from streams.http.hop import OutgoingRequest
 from streams.http.once import MAX_FIELD, MAX_FIELDS, send_once
-from streams.http.terms import CONNECT_TIMEOUT, Terms
+from streams.http.terms import CONNECT_TIMEOUT, UpstreamPolicy
 
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept for the next request."""
@@ -41,7 +41,7 @@ def session_of(connector: aiohttp.BaseConnector, connect: float | None = None) -
     )
 
 
-def options_of(hop: Hop, terms: Terms) -> dict[str, Any]:
+def options_of(hop: OutgoingRequest, terms: UpstreamPolicy) -> dict[str, Any]:
     """Return what a request needs beyond the session's own: for most, nothing."""
     if terms.timeout is None and terms.tls is None and terms.proxy is None:
         return {}

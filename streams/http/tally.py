@@ -15,7 +15,7 @@ MAX_SOURCES = 200
 OTHERS = "other"
 
 
-class Tally:
+class UpstreamStats:
     """`requests` by (source, how it ended), redirects and retries each for itself; `waits` for host and worker to have
     a place for a request, and `exchanges` from its sending to the end of its answer.
     """

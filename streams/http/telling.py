@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
-MIN_TELLING = 6
+MIN_SECRET = 6
 """Characters from which on a secret is looked for: a shorter one stands in many texts by chance."""
 
 _HTML = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
@@ -24,9 +24,9 @@ OVERLAP = 64 << 10
 """Bytes that are looked at again with the next: a secret, with each character escaped, lies in one of the two."""
 
 
-def told(secrets: Iterable[str], text: bytes) -> bool:
+def contains_secret(secrets: Iterable[str], text: bytes) -> bool:
     """Whether one of the secrets, of visible ASCII, stands in a text."""
-    looked_for = tuple(secret for secret in secrets if len(secret) >= MIN_TELLING)
+    looked_for = tuple(secret for secret in secrets if len(secret) >= MIN_SECRET)
     return bool(looked_for) and _spellings(looked_for).search(text) is not None
 
 

@@ -12,7 +12,7 @@ import aiohttp
 
 from models.source import Retries, Source
 from streams.http.auth import Credentials, credentials_of
-from streams.http.limits import Gate
+from streams.http.limits import Bulkhead
 from streams.http.tls import tls_context
 from streams.settings import DEFAULT_MAX_REDIRECTS
 
@@ -20,12 +20,12 @@ CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
 MAX_TOKEN_BYTES = 65_536
 """Bytes of a token endpoint's answer that are read."""
-USUAL = Source("")
+DEFAULT = Source("")
 """What holds for a plain URL."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class UpstreamPolicy:
     """`max_bytes` caps a decoded body. `gate`: limits of the source's own, instead of its host's.
 
     `timeout` and `tls` are None where the session's own hold, `proxy` where none is used. `repeatable`: a request of
@@ -36,10 +36,10 @@ class Terms:
     """
 
     max_bytes: int
-    retry: Retries = USUAL.retry
-    success: frozenset[int] = USUAL.success
+    retry: Retries = DEFAULT.retry
+    success: frozenset[int] = DEFAULT.success
     timeout: aiohttp.ClientTimeout | None = None
-    gate: Gate | None = None
+    bulkhead: Bulkhead | None = None
     credentials: Credentials | None = None
     tls: ssl.SSLContext | None = None
     proxy: str | None = None
@@ -51,7 +51,7 @@ class Terms:
     reads: bool = False
 
 
-def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes]]) -> Terms:
+def policy_of(source: Source, default: UpstreamPolicy, post: Callable[..., Awaitable[bytes]]) -> UpstreamPolicy:
     """Return the terms of a source; `default` holds for what it does not say. Raises ValueError for missing secrets.
 
     `post(terms, url, headers, text, deadline)` is how a token is fetched.
@@ -82,6 +82,6 @@ def terms_of(source: Source, default: Terms, post: Callable[..., Awaitable[bytes
         repeatable=source.retry.unsafe,
         apart=source.is_apart,
         timeout=timeout,
-        gate=Gate(source.limits) if source.limits else None,
+        bulkhead=Bulkhead(source.limits) if source.limits else None,
         credentials=credentials_of(source, partial(post, for_token)),
     )

@@ -53,7 +53,7 @@ class HttpSpans:
             "http.request.method": method,
             "server.address": url.host or "",
             "server.port": url.port or 0,
-            "url.full": told(url),
+            "url.full": span_url(url),
         }
         if resends:
             attributes["http.request.resend_count"] = resends
@@ -70,7 +70,7 @@ class HttpSpans:
                 raise
 
 
-def told(url: URL) -> str:
+def span_url(url: URL) -> str:
     """Return a URL without login and fragment, and without what its query says."""
     plain = url.with_user(None).with_fragment(None)
     return str(plain.with_query(HIDDEN)) if plain.raw_query_string else str(plain)

@@ -92,14 +92,14 @@ def explain(exc: Exception, kafka: Kafka, place: str | None = None) -> BrokerErr
         case TokenError():
             said = f"wants a login, and there is none: {exc}; check KAFKA_SASL_OAUTHBEARER_*"
         case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
-            said = f"refuses the login{_login(kafka)}: check KAFKA_SASL_* ({_words(exc)})"
+            said = f"refuses the login{_login(kafka)}: check KAFKA_SASL_* ({_message(exc)})"
         case errors.UnsupportedSaslMechanismError():
             said = f"does not take KAFKA_SASL_MECHANISM={kafka.sasl_mechanism}"
         case errors.IllegalSaslStateError():
             said = "takes no login there: check KAFKA_SECURITY_PROTOCOL and the port"
         case errors.BrokerResponseError() if type(exc) in _ACLS:
             what, operations = _ACLS[type(exc)]
-            said = f"refuses access to {f'{what} {_words(exc)}'.strip()}: grant{_to(kafka)} {operations}"
+            said = f"refuses access to {f'{what} {_message(exc)}'.strip()}: grant{_to(kafka)} {operations}"
         case _:
             kind, said = BrokerError, _of_network(exc, kafka)
     return kind(f"Kafka at {place or kafka.bootstrap_servers} {said}")
@@ -148,7 +148,7 @@ def _of_tls(exc: ssl.SSLError) -> str:
     return f"does not speak TLS there ({reason}): check KAFKA_SECURITY_PROTOCOL and the port"
 
 
-def _words(exc: Exception) -> str:
+def _message(exc: Exception) -> str:
     """Return what an error names, without its number and name."""
     named = exc.args[0] if exc.args else ""
     return ", ".join(sorted(map(repr, named))) if isinstance(named, set | frozenset | list | tuple) else str(named)

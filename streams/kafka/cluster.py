@@ -25,7 +25,7 @@ from aiokafka.protocol.types import (
 )
 
 from models.errors import AccessError
-from streams.kafka.door import Door
+from streams.kafka.door import BrokerConnection
 from streams.kafka.memo import Identity
 from streams.settings import Kafka
 
@@ -186,11 +186,11 @@ class _GroupsRequest(Request[_GroupsStruct]):
         return struct([self._group], True)  # noqa: FBT003  in the order of the schema
 
 
-async def survey(door: Door, topics: Collection[str]) -> Cluster | None:
+async def survey(door: BrokerConnection, topics: Collection[str]) -> Cluster | None:
     """Return brokers and these topics, none of which is made by asking; None if the broker is too old to say."""
     if not (_takes(door, _Metadata8) or _takes(door, _Metadata10)):
         return None
-    answer = await door.ask(_MetadataRequest(topics, operations=True))
+    answer = await door.send(_MetadataRequest(topics, operations=True))
     return Cluster(
         tuple(Broker(*each[:3]) for each in answer.brokers),
         {topic.name: topic for topic in _topics(answer)},
@@ -224,21 +224,21 @@ async def identify(ask: Callable[[Any], Awaitable[Any]], topics: Collection[str]
     return {topic.name: Identity(cluster, topic.id) if topic.exists else None for topic in _topics(answer)}
 
 
-async def granted_on_group(kafka: Kafka, door: Door, group: str) -> frozenset[int] | None:
+async def granted_on_group(kafka: Kafka, door: BrokerConnection, group: str) -> frozenset[int] | None:
     """Return what we may do with a group, None if nobody says."""
     if not _takes(door, _GroupsStruct) or len(group.encode()) > MAX_STRING:
         return None
-    place = await door.ask(FindCoordinatorRequest(group, 0))
+    place = await door.send(FindCoordinatorRequest(group, 0))
     if place.error_code == GroupAuthorizationFailedError.errno:
         return frozenset()
     if place.error_code == CoordinatorNotAvailableError.errno:  # the first group of a cluster
         return None
-    async with Door(kafka, (place.host, place.port)) as coordinator:
-        [answer] = (await coordinator.ask(_GroupsRequest(group))).groups
+    async with BrokerConnection(kafka, (place.host, place.port)) as coordinator:
+        [answer] = (await coordinator.send(_GroupsRequest(group))).groups
     return frozenset() if answer[0] == GroupAuthorizationFailedError.errno else _operations(answer[-1])
 
 
-def _takes(door: Door, struct: type[RequestStruct]) -> bool:
+def _takes(door: BrokerConnection, struct: type[RequestStruct]) -> bool:
     first, last = door.versions.get(struct.API_KEY, (0, -1))
     return bool(first <= struct.API_VERSION <= last)
 
@@ -253,7 +253,7 @@ async def require_access(
     """See that we may read and write these topics and belong to these groups. Raises AccessError naming all that is
     missing; what the broker does not say is taken to be granted.
     """
-    async with Door(kafka) as door:
+    async with BrokerConnection(kafka) as door:
         cluster = await survey(door, {*read, *write})
         missing = [] if cluster is None else list(_missing(cluster, read, write))
         for group in groups:

@@ -15,11 +15,11 @@ from models.errors import AccessError, BrokerError
 from streams.kafka.client import connection, explain, places
 from streams.settings import Kafka
 
-DOOR_TIMEOUT = 10.0
+CONNECTION_TIMEOUT = 10.0
 """Seconds that connecting and each question may take."""
 
 
-class Door:
+class BrokerConnection:
     """A connection that is open and let in, to the first of the bootstrap servers that does so, or to a given place.
 
     Opened with `async with`. Raises BrokerError saying why there is none, and what to do about it.
@@ -51,7 +51,7 @@ class Door:
     async def _open(self, place: tuple[str, int]) -> None:
         arguments = {name: value for name, value in connection(self._kafka).items() if name != "bootstrap_servers"}
         opened = await create_conn(
-            *place, client_id="millrace", request_timeout_ms=int(DOOR_TIMEOUT * 1000), **arguments
+            *place, client_id="millrace", request_timeout_ms=int(CONNECTION_TIMEOUT * 1000), **arguments
         )
         self._connection = opened
         asked = time.monotonic()
@@ -70,7 +70,7 @@ class Door:
         found: dict[int, tuple[int, int]] = self._connection._versions
         return found
 
-    async def ask(self, request: Any) -> Any:
+    async def send(self, request: Any) -> Any:
         """Send a request and return the answer. Raises BrokerError."""
         assert self._connection is not None
         try:
@@ -82,7 +82,7 @@ class Door:
 async def reason(exc: Exception, kafka: Kafka) -> BrokerError:
     """Return why one of aiokafka's clients could not connect: it says that to its log alone, so we knock ourselves."""
     try:
-        async with Door(kafka):
+        async with BrokerConnection(kafka):
             return explain(exc, kafka)
     except BrokerError as found:
         return found

@@ -17,7 +17,7 @@ TIMEOUT = 10.0
 """Seconds that the coordinator may take, finding it included."""
 
 
-async def answers(kafka: Kafka, group: str) -> bool:
+async def coordinator_answers(kafka: Kafka, group: str) -> bool:
     """Whether the group's coordinator tells the group's commits, as it must to take one."""
     client = AIOKafkaAdminClient(
         **connection(kafka), client_id="millrace-watchdog", request_timeout_ms=int(TIMEOUT * 1000)

@@ -81,7 +81,7 @@ class Holdings(dict[TP, Lease]):
         if lease.alive and (point := lease.knowledge()) is not None:
             committed = () if lease.committed is None else (lease.committed.offset,)
             self._kept[tp] = Kept(lease.identity, point, frozenset((*lease.tried, *committed)))
-        self.recalled += lease.recalled
-        self.untrusted += lease.untrusted
-        lease.recalled = lease.untrusted = 0
+        self.recalled += lease.skipped_completed
+        self.untrusted += lease.invalid_metadata
+        lease.skipped_completed = lease.invalid_metadata = 0
         lease.revoke()

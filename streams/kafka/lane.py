@@ -18,7 +18,7 @@ from aiokafka.errors import (
     RecordTooLargeError,
 )
 
-from streams.kafka.parcel import Parcel
+from streams.kafka.parcel import OutgoingRecord
 from streams.tasks import end_tasks, start
 
 logger = logging.getLogger(__name__)
@@ -32,43 +32,43 @@ MAX_RETRY_PAUSE = 30.0
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError)
 
 
-class Shipper(Protocol):
+class QueueOwner(Protocol):
     """What a lane needs of the publisher that it belongs to."""
 
     limits: dict[str, int]
     records: int
 
-    def arrived(self, *, now: bool) -> None: ...  # noqa: D102
+    def schedule_flush(self, *, now: bool) -> None: ...  # noqa: D102
     def crashed(self, reason: BaseException) -> None: ...  # noqa: D102
-    def charged(self, parcel: Parcel) -> None: ...  # noqa: D102
-    def settled(self, parcels: Sequence[Parcel]) -> None: ...  # noqa: D102
-    def too_large(self, topic: str, parcel: Parcel) -> Parcel | None: ...  # noqa: D102
+    def reserve(self, parcel: OutgoingRecord) -> None: ...  # noqa: D102
+    def release(self, parcels: Sequence[OutgoingRecord]) -> None: ...  # noqa: D102
+    def too_large(self, topic: str, parcel: OutgoingRecord) -> OutgoingRecord | None: ...  # noqa: D102
     async def new_batch(self) -> Any: ...  # noqa: D102
     async def send(self, topic: str, partition: int, batch: Any) -> int: ...  # noqa: D102
-    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[Parcel]) -> None: ...  # noqa: D102
+    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[OutgoingRecord]) -> None: ...  # noqa: D102
 
 
-class Lane:
+class PartitionQueue:
     """What waits for one partition; it is shipped in one batch after the other."""
 
-    def __init__(self, publisher: Shipper, topic: str, partition: int) -> None:
+    def __init__(self, publisher: QueueOwner, topic: str, partition: int) -> None:
         self._publisher = publisher
         self._topic = topic
         self._partition = partition
-        self._waiting: deque[Parcel] = deque()
+        self._waiting: deque[OutgoingRecord] = deque()
         self._bytes = 0
         self._alone = 0
         self._shipping: asyncio.Task[None] | None = None
         self._failures = 0
         self.failing_since: float | None = None
 
-    def put(self, parcel: Parcel) -> None:
+    def put(self, parcel: OutgoingRecord) -> None:
         """Add a record at the end."""
         self._waiting.append(parcel)
         self._bytes += len(parcel.value or b"")
-        self._publisher.arrived(now=self._bytes >= BATCH_BYTES)
+        self._publisher.schedule_flush(now=self._bytes >= BATCH_BYTES)
 
-    def depart(self) -> None:
+    def flush(self) -> None:
         """Begin to ship what waits, unless a batch is under way: that one's end is followed by another departure."""
         if self._waiting and self._shipping is None:
             self._shipping = start(
@@ -87,7 +87,7 @@ class Lane:
         if (exc := task.exception()) is not None:
             self._publisher.crashed(exc)
         elif self._waiting:
-            self._publisher.arrived(now=self._bytes >= BATCH_BYTES)
+            self._publisher.schedule_flush(now=self._bytes >= BATCH_BYTES)
         else:  # also if nobody waits any more for what had failed
             self.failing_since, self._failures = None, 0
 
@@ -98,7 +98,7 @@ class Lane:
         if parcels:
             await self._send(batch, parcels)
 
-    async def _send(self, batch: Any, parcels: list[Parcel]) -> None:
+    async def _send(self, batch: Any, parcels: list[OutgoingRecord]) -> None:
         try:
             base = await self._publisher.send(self._topic, self._partition, batch)
         except _TOO_LARGE:
@@ -113,22 +113,22 @@ class Lane:
         else:
             self._publisher.acknowledged(self._topic, self._partition, base, parcels)
             for parcel in parcels:
-                parcel.receipt.finish(parcel.offset)
+                parcel.listener.finish(parcel.offset)
             self._publisher.records += len(parcels)
-            self._publisher.settled(parcels)
+            self._publisher.release(parcels)
             self.failing_since, self._failures = None, 0
 
-    def _fill(self, batch: Any) -> list[Parcel]:
+    def _fill(self, batch: Any) -> list[OutgoingRecord]:
         """Move what fits from the queue into a batch; what nobody waits for any more is dropped."""
-        parcels: list[Parcel] = []
+        parcels: list[OutgoingRecord] = []
         waiting, append = self._waiting, batch.append
         limit = self._publisher.limits[self._topic]
         tight = limit < BATCH_BYTES
         while waiting:
             parcel = waiting[0]
-            if not parcel.receipt.alive:
+            if not parcel.listener.alive:
                 waiting.popleft()
-                self._publisher.settled([parcel])
+                self._publisher.release([parcel])
                 continue
             if parcels and (self._alone or (tight and batch.size() + parcel.size() > limit)):
                 break
@@ -140,17 +140,17 @@ class Lane:
         self._alone = max(0, self._alone - len(parcels))
         return parcels
 
-    def _cut(self, parcels: list[Parcel]) -> None:
+    def _cut(self, parcels: list[OutgoingRecord]) -> None:
         """Kafka found a batch too large: several records are sent one by one, a single one is made smaller."""
         if len(parcels) > 1:
             self._alone = len(parcels)
             self._put_back(parcels)
             return
         fitting = self._publisher.too_large(self._topic, parcels[0])
-        self._publisher.settled(parcels)
+        self._publisher.release(parcels)
         if fitting is not None:
-            self._publisher.charged(fitting)
+            self._publisher.reserve(fitting)
             self._put_back([fitting])
 
-    def _put_back(self, parcels: list[Parcel]) -> None:
+    def _put_back(self, parcels: list[OutgoingRecord]) -> None:
         self._waiting.extendleft(reversed(parcels))

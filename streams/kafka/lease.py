@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from streams.kafka import memo
-from streams.kafka.memo import Identity, Memo, UntrustedMemo
+from streams.kafka.memo import CompletedOffsets, Identity, InvalidCommitMetadata
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,35 @@ class Lease:
     """
 
     __slots__ = (
-        "_count", "_delivered", "_drained", "_large", "_last", "_memo", "_metadata", "_unfinished", "_waiting", "alive",
-        "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group", "identity", "partition", "point",
-        "position", "recalled", "resumed", "topic", "tried", "unremembered", "untrusted", "work",
+        "_completed",
+        "_count",
+        "_delivered",
+        "_drained",
+        "_large",
+        "_last",
+        "_metadata",
+        "_unfinished",
+        "_waiting",
+        "alive",
+        "anew",
+        "begun",
+        "bytes",
+        "committed",
+        "draining",
+        "end",
+        "finished",
+        "group",
+        "identity",
+        "invalid_metadata",
+        "partition",
+        "point",
+        "position",
+        "resumed",
+        "skipped_completed",
+        "topic",
+        "tried",
+        "unremembered",
+        "work",
     )  # fmt: skip
 
     def __init__(
@@ -83,8 +109,8 @@ class Lease:
         self.committed = None if position is None else CommitPoint(position, metadata)
         self.tried: deque[int] = deque(maxlen=TRIED)
         self.work: set[asyncio.Task[Any]] = set()
-        self.recalled = 0
-        self.untrusted = 0
+        self.skipped_completed = 0
+        self.invalid_metadata = 0
         self.finished = 0
         self.end: int | None = None
         self.bytes = 0
@@ -98,7 +124,7 @@ class Lease:
         self._drained: asyncio.Event | None = None
         self.point = position
         self._metadata = metadata
-        self._memo: Memo | None = None
+        self._completed: CompletedOffsets | None = None
         self._last: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
@@ -126,14 +152,14 @@ class Lease:
         return len(self._unfinished)
 
     @property
-    def under_way(self) -> int:
+    def in_progress(self) -> int:
         """Return how many records were begun and are not finished."""
         return self.begun - self.finished
 
     @property
     def ahead(self) -> int:
         """Return how many were finished beyond the point; 0 if a former owner's may be among them."""
-        return 0 if self.recalled else self.uncommitted - len(self._unfinished)
+        return 0 if self.skipped_completed else self.uncommitted - len(self._unfinished)
 
     @property
     def lag(self) -> int | None:
@@ -158,8 +184,8 @@ class Lease:
             return ()
         self.end = self.end if end is None else end
         if self._metadata and (records or position != self.point):
-            self._memo = self._trusted_memo(records[0] if records else None, end)
-        known = self._memo
+            self._completed = self._completed_offsets(records[0] if records else None, end)
+        known = self._completed
         fresh = records if known is None else [record for record in records if record.offset not in known]
         if len(self._delivered) > 2 * len(self._unfinished) + SPARE:
             self._delivered = deque(each for each in self._delivered if each[0] in self._unfinished)
@@ -170,11 +196,11 @@ class Lease:
         if large:
             self._large.update((record.offset, large[record.offset]) for record in fresh if record.offset in large)
             self.bytes = sum(self._large.values())
-        self.recalled += len(records) - len(fresh)
+        self.skipped_completed += len(records) - len(fresh)
         if records:
             self._last = records[-1].offset, records[-1].timestamp
         if known is not None and position >= known.end():
-            self._memo = None
+            self._completed = None
         self.position = position
         self._advance()
         return fresh
@@ -188,7 +214,7 @@ class Lease:
             self.finished += 1
             if offset == self._delivered[0][0]:
                 self._advance()
-            if self._drained is not None and self.under_way <= 0:
+            if self._drained is not None and self.in_progress <= 0:
                 self._drained.set()
 
     def finish_all(self, offsets: Iterable[int]) -> None:
@@ -201,14 +227,14 @@ class Lease:
                 self._large = {offset: size for offset, size in self._large.items() if offset in self._unfinished}
                 self.bytes = sum(self._large.values())
             self._advance()
-            if self._drained is not None and self.under_way <= 0:
+            if self._drained is not None and self.in_progress <= 0:
                 self._drained.set()
 
     def wait(self, offset: int) -> None:
         """Take back one `begun`: the work on the record at `offset` has to wait, which no drain is to wait for."""
         self._waiting.add(offset)
         self.begun -= 1
-        if self._drained is not None and self.under_way <= 0:
+        if self._drained is not None and self.in_progress <= 0:
             self._drained.set()
 
     def resume(self, offset: int) -> None:
@@ -241,9 +267,9 @@ class Lease:
         assert self.point is not None
         if self._metadata:  # nothing was read yet: what the former owner wrote still holds
             return CommitPoint(self.point, self._metadata if limit == UNLIMITED else memo.cut(self._metadata))
-        anchor = self._delivered[0][:2] if self._delivered else self._last if self._memo is not None else None
+        anchor = self._delivered[0][:2] if self._delivered else self._last if self._completed is not None else None
         self.unremembered = 0
-        if anchor is None or (self._memo is None and self.uncommitted == len(self._unfinished)):
+        if anchor is None or (self._completed is None and self.uncommitted == len(self._unfinished)):
             return CommitPoint(self.point, memo.sign(self.owner, self.identity))
         offset, timestamp = anchor
         ranges = list(self._finished_ranges(offset))
@@ -254,7 +280,7 @@ class Lease:
     async def drain(self, seconds: float) -> bool:
         """Begin nothing more and wait for what is under way; returns whether all of it finished in time."""
         self.draining = True
-        if self.under_way <= 0 or not self.alive:
+        if self.in_progress <= 0 or not self.alive:
             return True
         if self._drained is None:
             self._drained = asyncio.Event()
@@ -298,15 +324,15 @@ class Lease:
                 before, number = offset, this
         if number + 1 < self._count and self._last is not None:
             yield before + 1, self._last[0] + 1
-        if self._memo is not None and self.position is not None:
-            yield from self._memo.beyond(self.position)
+        if self._completed is not None and self.position is not None:
+            yield from self._completed.beyond(self.position)
 
-    def _trusted_memo(self, first: Record | None, end: int | None) -> Memo | None:
+    def _completed_offsets(self, first: Record | None, end: int | None) -> CompletedOffsets | None:
         metadata, self._metadata = self._metadata, ""
         anchor = None if first is None else (first.offset, first.timestamp)
         try:
             return memo.trusted(self.owner, self.identity, self.point or 0, metadata, anchor=anchor, end=end)
-        except UntrustedMemo as exc:
-            self.untrusted += 1
+        except InvalidCommitMetadata as exc:
+            self.invalid_metadata += 1
             logger.warning("%s-%d: the commit's memo is ignored: %s", self.topic, self.partition, exc)
             return None

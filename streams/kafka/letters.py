@@ -49,14 +49,14 @@ class Report:
     missing: list[Place] = field(default_factory=list)
 
 
-Told = Callable[[DeadLetter, str | None], None]
+OnLetter = Callable[[DeadLetter, str | None], None]
 """Is told of each chosen letter: None once it is redriven (or would be), else why it is not."""
 
 
-def _silent(letter: DeadLetter, refusal: str | None) -> None: ...
+def _ignore(letter: DeadLetter, refusal: str | None) -> None: ...
 
 
-class Letters:
+class DeadLetters:
     """The dead letters of one group, opened with `async with`. Raises BrokerError for what Kafka does not give."""
 
     def __init__(self, settings: Settings) -> None:
@@ -94,7 +94,7 @@ class Letters:
         rate: float = RATE,
         limit: int | None = None,
         dry_run: bool = False,
-        told: Told = _silent,
+        told: OnLetter = _ignore,
     ) -> Report:
         """Put the chosen letters back on the topic of the requests, `rate` a second (0: as fast as it goes).
 

@@ -44,12 +44,12 @@ class Identity(NamedTuple):
     topic: str
 
 
-class UntrustedMemo(ValueError):
+class InvalidCommitMetadata(ValueError):
     """The metadata of a commit is not ours, not readable, or does not fit the log: it is ignored and counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Memo:
+class CompletedOffsets:
     """Finished offsets beyond a commit point as ascending, half-open ranges, and how to know the log again."""
 
     timestamp: int
@@ -131,7 +131,7 @@ def is_void(owner: str, identity: Identity, metadata: str) -> bool:
     return len(written) == len(ours) and written[:-1] == ours[:-1] and written[-1] != ours[-1]
 
 
-def decode(owner: str, identity: Identity, point: int, metadata: str) -> Memo | None:
+def decode(owner: str, identity: Identity, point: int, metadata: str) -> CompletedOffsets | None:
     """Read a commit's metadata; None if it lists nothing. Raises UntrustedMemo for what is not of this topic or not
     readable.
     """
@@ -141,32 +141,32 @@ def decode(owner: str, identity: Identity, point: int, metadata: str) -> Memo | 
         case [version, who, cluster, topic, *listed] if version == _VERSION:
             if who != _checksum(owner):
                 msg = "written for another group, topic or partition"
-                raise UntrustedMemo(msg)
+                raise InvalidCommitMetadata(msg)
             if not topic or (cluster, topic) != (_checksum(identity.cluster), identity.topic):
                 msg = "written in another cluster, or for a former topic of this name"
-                raise UntrustedMemo(msg)
+                raise InvalidCommitMetadata(msg)
             match listed:
                 case []:
                     return None
                 case [timestamp, ranges] if _TIMESTAMP.fullmatch(timestamp):
-                    return Memo(int(timestamp), tuple(_ranges(point, ranges)))
+                    return CompletedOffsets(int(timestamp), tuple(_ranges(point, ranges)))
     msg = "not in our format"
-    raise UntrustedMemo(msg)
+    raise InvalidCommitMetadata(msg)
 
 
 def trusted(
     owner: str, identity: Identity, point: int, metadata: str, *, anchor: tuple[int, int] | None, end: int | None
-) -> Memo | None:
+) -> CompletedOffsets | None:
     """Read a commit's metadata, and see that it fits the log: `anchor` is offset and timestamp of the first record from
     the commit point on, `end` the log's end, if known. Raises UntrustedMemo.
     """
     found = decode(owner, identity, point, metadata)
     if found is not None and anchor != (point, found.timestamp):
         msg = "the record at the commit point is another one"
-        raise UntrustedMemo(msg)
+        raise InvalidCommitMetadata(msg)
     if found is not None and end is not None and found.end() > end:
         msg = f"it claims offsets up to {found.end()}, the log ends at {end}"
-        raise UntrustedMemo(msg)
+        raise InvalidCommitMetadata(msg)
     return found
 
 
@@ -178,14 +178,14 @@ def _ranges(point: int, text: str) -> Iterator[tuple[int, int]]:
         position = start + _number(run)
         if position == start:
             msg = f"{part[:20]!r} claims nothing"
-            raise UntrustedMemo(msg)
+            raise InvalidCommitMetadata(msg)
         yield start, position
 
 
 def _number(digits: str) -> int:
     if not 1 <= len(digits) <= _MAX_DIGITS or not set(digits) <= set(_DIGITS):
         msg = f"{digits[:20]!r} is no count"
-        raise UntrustedMemo(msg)
+        raise InvalidCommitMetadata(msg)
     return int(digits, 36)
 
 

@@ -12,7 +12,7 @@ Headers = list[tuple[str, bytes]]
 """A list, because that is what aiokafka's batch builder takes."""
 
 
-class Receipt(Protocol):
+class DeliveryListener(Protocol):
     """Who wants to know that a record was delivered: a lease, or a step that comes after."""
 
     @property
@@ -25,15 +25,15 @@ class Receipt(Protocol):
         ...
 
 
-class Parcel(NamedTuple):
+class OutgoingRecord(NamedTuple):
     """One record on its way. `shrink` makes a smaller one when Kafka finds it too large; None: it is dropped."""
 
-    receipt: Receipt
+    listener: DeliveryListener
     offset: int
     key: bytes | None
     value: bytes | None
     headers: Headers
-    shrink: Callable[[Parcel], Parcel | None]
+    shrink: Callable[[OutgoingRecord], OutgoingRecord | None]
 
     def size(self) -> int:
         """Return how many bytes Kafka will count."""

@@ -22,8 +22,8 @@ from models.errors import AccessError, BrokerError, MillraceError
 from models.latency import Histogram
 from streams.kafka.client import connection, explain
 from streams.kafka.door import reason
-from streams.kafka.lane import BATCH_BYTES, RETRY_PAUSE, Lane
-from streams.kafka.parcel import Parcel
+from streams.kafka.lane import BATCH_BYTES, RETRY_PAUSE, PartitionQueue
+from streams.kafka.parcel import OutgoingRecord
 from streams.settings import Kafka
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ ABSENT_FOR = 20.0
 STOP_TIMEOUT = 5.0
 """Seconds that closing a producer may take."""
 
-Acknowledged: TypeAlias = Callable[[str, int, int, Sequence[Parcel]], None]
+Acknowledged: TypeAlias = Callable[[str, int, int, Sequence[OutgoingRecord]], None]
 """Called with topic, partition, offset of the first record, and the records of a batch that arrived."""
 
 
@@ -69,18 +69,18 @@ class Publisher:
         self._on_acknowledged = on_acknowledged
         self._producer: AIOKafkaProducer | None = None
         self._reopening = asyncio.Lock()
-        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._queues: dict[tuple[str, int], PartitionQueue] = {}
         self._counts: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
         self._broken: asyncio.Future[None] = self._loop.create_future()
-        self._departure: asyncio.TimerHandle | None = None
-        self._hurried = False
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flushing_now = False
         self._absent: dict[tuple[str, int], float] = {}
         self._closed = False
         self.limits: dict[str, int] = {}
         self.dropped = 0
-        self._ebb = asyncio.Event()
-        self._ebb.set()
+        self._room = asyncio.Event()
+        self._room.set()
         self.backlog = 0
         self.backlog_bytes = 0
         self.congested = False
@@ -95,9 +95,9 @@ class Publisher:
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True  # a lane that has just arrived must not depart again
-        if self._departure is not None:
-            self._departure.cancel()
-        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()))
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        await asyncio.gather(*(lane.stop() for lane in self._queues.values()))
         await self._close()
 
     def learn(self, topic: str, partitions: int, limit: int | None = None) -> None:
@@ -108,58 +108,58 @@ class Publisher:
         self._counts[topic] = partitions
         self.limits[topic] = limit or DEFAULT_LIMIT
 
-    def publish(self, topic: str, partition: int, parcel: Parcel) -> None:
+    def publish(self, topic: str, partition: int, parcel: OutgoingRecord) -> None:
         """Put a record on its lane: the partition of the same number, modulo the topic's count. Never blocks."""
         _, _, key, value, headers, _ = parcel
         limit = self.limits[topic]
-        fitting: Parcel | None = parcel
+        fitting: OutgoingRecord | None = parcel
         # Results have few headers, made here: adding them up is for what is large or carries those of others.
         if len(value or b"") >= limit >> 1 or len(key or b"") >= limit >> 2 or len(headers) > USUAL_HEADERS:
             fitting = self._fitting(topic, parcel)
         if fitting is None:
             return
         place = topic, partition % self._counts[topic]
-        lane = self._lanes.get(place)
+        lane = self._queues.get(place)
         if lane is None:
-            lane = self._lanes[place] = Lane(self, *place)
-        self.charged(fitting)
+            lane = self._queues[place] = PartitionQueue(self, *place)
+        self.reserve(fitting)
         lane.put(fitting)
 
-    def charged(self, parcel: Parcel) -> None:
+    def reserve(self, parcel: OutgoingRecord) -> None:
         """Take note that a record is in a lane; `settled` is the opposite."""
         self.backlog += 1
         self.backlog_bytes += len(parcel.value or b"")
         self.congested = self.backlog >= BACKLOG_RECORDS or self.backlog_bytes >= BACKLOG_BYTES
 
-    def arrived(self, *, now: bool) -> None:
+    def schedule_flush(self, *, now: bool) -> None:
         """Have the lanes depart together, soon or now: aiokafka sends what is there at once in one request a broker."""
         if self._closed:
             return
-        if now and not self._hurried:
-            self._hurried = True
-            self._loop.call_soon(self._depart)
-        elif self._departure is None and not self._hurried:
-            self._departure = self._loop.call_later(LINGER, self._depart)
+        if now and not self._flushing_now:
+            self._flushing_now = True
+            self._loop.call_soon(self._flush)
+        elif self._flush_timer is None and not self._flushing_now:
+            self._flush_timer = self._loop.call_later(LINGER, self._flush)
 
     def crashed(self, reason: BaseException) -> None:
         """Pass on a fault of ours that ended a lane."""
         self._on_crash(reason)
 
-    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[Parcel]) -> None:
+    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[OutgoingRecord]) -> None:
         """Pass on that a batch arrived, and at which offset its first record is."""
         if self._on_acknowledged is not None:
             self._on_acknowledged(topic, partition, base, parcels)
 
-    def _depart(self) -> None:
-        if self._departure is not None:
-            self._departure.cancel()
-        self._departure, self._hurried = None, False
+    def _flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        self._flush_timer, self._flushing_now = None, False
         if self._closed:
             return
-        for lane in self._lanes.values():
-            lane.depart()
+        for lane in self._queues.values():
+            lane.flush()
 
-    def _fitting(self, topic: str, parcel: Parcel) -> Parcel | None:
+    def _fitting(self, topic: str, parcel: OutgoingRecord) -> OutgoingRecord | None:
         """Return the parcel, made smaller if the topic would not take it; None once it could not be."""
         limit = self.limits[topic]
         while parcel.size() > limit:
@@ -168,12 +168,12 @@ class Publisher:
                 logger.error("%s: a record of %d bytes fits in no form, the limit is %d: the request at offset %d "
                              "goes without it", topic, parcel.size(), limit, parcel.offset)  # fmt: skip
                 self.dropped += 1
-                parcel.receipt.finish(parcel.offset)
+                parcel.listener.finish(parcel.offset)
                 return None
             parcel = smaller
         return parcel
 
-    def too_large(self, topic: str, parcel: Parcel) -> Parcel | None:
+    def too_large(self, topic: str, parcel: OutgoingRecord) -> OutgoingRecord | None:
         """Kafka refused this record alone: its limit is lower than we knew. Return what fits now, if anything."""
         self.limits[topic] = min(self.limits[topic], parcel.size() - 1)
         return self._fitting(topic, parcel)
@@ -181,21 +181,21 @@ class Publisher:
     @property
     def failing_since(self) -> float | None:
         """Return the monotonic time since which some partition has taken nothing, None if all do."""
-        return min((lane.failing_since for lane in self._lanes.values() if lane.failing_since), default=None)
+        return min((lane.failing_since for lane in self._queues.values() if lane.failing_since), default=None)
 
     async def pace(self) -> None:
         """Wait while too many records are unacknowledged: the one place where Kafka's speed holds up the agents."""
         if self.congested:
-            self._ebb.clear()
-            await self._ebb.wait()
+            self._room.clear()
+            await self._room.wait()
 
-    def settled(self, parcels: Sequence[Parcel]) -> None:
+    def release(self, parcels: Sequence[OutgoingRecord]) -> None:
         """Take note that records left a lane."""
         self.backlog -= len(parcels)
         self.backlog_bytes -= sum(len(parcel.value or b"") for parcel in parcels)
         if self.backlog < BACKLOG_RECORDS and self.backlog_bytes < BACKLOG_BYTES:
             self.congested = False
-            self._ebb.set()
+            self._room.set()
 
     async def new_batch(self) -> Any:
         """Return an empty batch to fill, opening a producer first if there is none."""

@@ -81,7 +81,7 @@ class Tail:
         Raises BrokerError if the topic's end cannot be found out.
         """
         partition = request_partition % await self._started()
-        wanted, future = request_id.encode(), _heeded()
+        wanted, future = request_id.encode(), _on_failure()
         self._expected.setdefault(wanted, set()).add(future)
         self._awaited[partition] += 1
         try:
@@ -107,7 +107,7 @@ class Tail:
     def _start(self) -> asyncio.Future[int]:
         if self._ready is None or not self.reading:
             self._last_needed = time.monotonic()
-            self._ready = _heeded()
+            self._ready = _on_failure()
             self._reading = start(self._read(), "follow the results", means="nobody sees new results", fatal=False)
         return self._ready
 
@@ -207,10 +207,10 @@ class Tail:
         for future in waiting:
             if not future.done():
                 future.set_exception(fault)
-        self._ready = _heeded()
+        self._ready = _on_failure()
 
 
-def _heeded() -> asyncio.Future[Any]:
+def _on_failure() -> asyncio.Future[Any]:
     """Return a future whose fault nobody need look at."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     future.add_done_callback(lambda done: done.cancelled() or done.exception())

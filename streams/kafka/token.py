@@ -54,7 +54,7 @@ class Tokens:
         if now < until:  # whoever connects again and again must not ask again and again
             raise TokenError(reason)
         try:
-            token, life = read_token(await self._ask())
+            token, life = read_token(await self._fetch())
         except (aiohttp.ClientError, AnswerError, OSError, TimeoutError, TokenError, ValueError) as exc:
             url = self._kafka.sasl_oauthbearer_token_endpoint_url
             reason = f"no token from {url}: {exc or type(exc).__name__}"
@@ -63,7 +63,7 @@ class Tokens:
         self._token, self._renew_at = token, now + max(life - RENEW_BEFORE, life * 0.8)
         return token
 
-    async def _ask(self) -> bytes:
+    async def _fetch(self) -> bytes:
         kafka = self._kafka
         form = {"grant_type": "client_credentials"}
         if kafka.sasl_oauthbearer_scope:
@@ -122,7 +122,7 @@ def _refusal(status: int, body: bytes) -> str:
     return f"it answered {status}: {code[:MAX_CODE] if code.isascii() and code.isprintable() else 'unreadable'}"
 
 
-class _Heeding(conn.OAuthAuthenticator):
+class _RefusalCheckingClient(conn.OAuthAuthenticator):
     """aiokafka takes whatever the broker answers to a token for a yes; a refusal is text (RFC 7628, section 3.2.3)."""
 
     async def step(self, payload: bytes | None) -> Any:
@@ -133,4 +133,4 @@ class _Heeding(conn.OAuthAuthenticator):
         return await super().step(payload)
 
 
-conn.OAuthAuthenticator = _Heeding
+conn.OAuthAuthenticator = _RefusalCheckingClient

@@ -72,7 +72,7 @@ class Consumer(driver.Consumer):
         self.rebalances = 0
         self.commits = 0
         self.commit_failures = 0
-        self.heard = time.monotonic()
+        self.last_contact = time.monotonic()
         self.watch = TopicWatch(self._thread, self.leases, self._kafka)
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -103,7 +103,7 @@ class Consumer(driver.Consumer):
 
     async def _look_at_group(self) -> None:
         await self._thread.call(self._thread.check_group())
-        self.heard = time.monotonic()
+        self.last_contact = time.monotonic()
         await self._learn_ends()
 
     async def _learn_ends(self) -> None:
@@ -257,7 +257,7 @@ class Consumer(driver.Consumer):
         late = [lease for lease, done in zip(leases, drained, strict=True) if not done]
         if late:
             logger.warning("%g s were not enough for %d requests under way in %s: the next owner answers them",
-                           deadline, sum(lease.under_way for lease in late),
+                           deadline, sum(lease.in_progress for lease in late),
                            ", ".join(f"{lease.topic}-{lease.partition}" for lease in late))  # fmt: skip
         await self.force_commit()
         for tp in self.leases:

@@ -38,7 +38,7 @@ from models.child import (
 
 MEMORY = 512 << 20
 """Bytes that checks may take in one process, beyond what it has after importing the plugins."""
-MAX_SAID_BYTES = {VALUE: MAX_VALUE_BYTES, FAILED: MAX_VALUE_BYTES, DONE: 1 << 30}
+MAX_ANSWER_BYTES = {VALUE: MAX_VALUE_BYTES, FAILED: MAX_VALUE_BYTES, DONE: 1 << 30}
 """Bytes of what may follow a verdict, by its kind; a child that announces more is not speaking for itself."""
 LONGEST_PAUSE = 0.1
 """Seconds between two looks whether a process that was ended is gone."""
@@ -66,7 +66,7 @@ class Child(asyncio.Protocol):
     def __init__(self, heard: Callable[[Sequence[Heard], float], None], ended: Callable[[], None]) -> None:
         self._heard, self._ended = heard, ended
         self._buffer = bytearray()
-        self.closed = self.babbled = False
+        self.closed = self.sent_garbage = False
         """Whether nothing more is heard of it, and whether it was ended because what was heard was no verdict."""
         self._last = RESTING, 0.0
         self._transport: asyncio.Transport | None = None
@@ -173,7 +173,7 @@ class Child(asyncio.Protocol):
                 elif not self._ready.done():
                     self._ready.set_result(said.decode())
         except ValueError:  # no JSON, no UTF-8, no length
-            self.babbled = True
+            self.sent_garbage = True
             self.kill()
         if heard:
             self._heard(heard, began)
@@ -182,7 +182,7 @@ class Child(asyncio.Protocol):
         buffer, start = self._buffer, 0
         while len(buffer) - start >= VERDICT.size:
             number, elapsed, kind, length = VERDICT.unpack_from(buffer, start)
-            if length > MAX_SAID_BYTES.get(kind, 0) or not 0.0 <= elapsed < math.inf:
+            if length > MAX_ANSWER_BYTES.get(kind, 0) or not 0.0 <= elapsed < math.inf:
                 msg = "no verdict"
                 raise ValueError(msg)
             end = start + VERDICT.size + length

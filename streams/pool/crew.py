@@ -11,7 +11,7 @@ from typing import Any
 
 from models.errors import SettingsError
 from streams.pool.child import Child, Heard
-from streams.pool.seat import Seat
+from streams.pool.seat import WorkerSlot
 from streams.tasks import start
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ STOP_TIMEOUT = 0.5
 """Seconds that a process may take to end by itself once its socket is closed."""
 
 
-class Crew:
+class Workers:
     """Seats, as many as `size` when all is well. Calls back: `heard` with the verdicts of one, `lost` when one has
     ended by itself and how, `changed` when one has come, or cannot.
     """
@@ -37,14 +37,14 @@ class Crew:
         plugins: Sequence[str],
         counts: Counter[str],
         *,
-        heard: Callable[[Seat, Sequence[Heard], float], None],
-        lost: Callable[[Seat, int], None],
+        heard: Callable[[WorkerSlot, Sequence[Heard], float], None],
+        lost: Callable[[WorkerSlot, int], None],
         changed: Callable[[], None],
     ) -> None:
         self.size = size
         self._plugins, self._counts = tuple(plugins), counts
         self._heard, self._lost, self._changed = heard, lost, changed
-        self.seats: list[Seat] = []
+        self.slots: list[WorkerSlot] = []
         self._children: set[Child] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reason = ""
@@ -52,8 +52,8 @@ class Crew:
         self._empty_since = 0.0
         self.closed = False
 
-    def __iter__(self) -> Iterator[Seat]:
-        return iter(self.seats)
+    def __iter__(self) -> Iterator[WorkerSlot]:
+        return iter(self.slots)
 
     async def open(self) -> None:
         """Start all. Raises SettingsError, saying why one does not start."""
@@ -75,11 +75,11 @@ class Crew:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for seat in self.seats:
+        for seat in self.slots:
             if seat.given:
                 seat.child.kill()
         await asyncio.gather(*map(self._see_out, list(self._children)))
-        self.seats.clear()
+        self.slots.clear()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have something done in the background, for as long as the crew is not closed."""
@@ -89,34 +89,34 @@ class Crew:
 
     def health(self) -> str:
         """Return "ok", or why there is no process."""
-        hopeless = self._reason and not self.seats and time.monotonic() - self._empty_since > GIVE_UP_AFTER
+        hopeless = self._reason and not self.slots and time.monotonic() - self._empty_since > GIVE_UP_AFTER
         return f"no process runs checks: {self._reason}" if hopeless else "ok"
 
-    def retire(self, seat: Seat) -> None:
+    def retire(self, seat: WorkerSlot) -> None:
         """Give a process nothing more to do, and have another come in its place; it ends once all is answered."""
         if not seat.retiring:
             seat.retiring = True
             self._counts["recycled"] += 1
             self._spawn(self._replace())
-        if not seat.given and seat in self.seats:
+        if not seat.given and seat in self.slots:
             self._remove(seat)
             self._spawn(self._see_out(seat.child))
 
-    def _remove(self, seat: Seat) -> None:
-        self.seats.remove(seat)
+    def _remove(self, seat: WorkerSlot) -> None:
+        self.slots.remove(seat)
         self._empty_since = time.monotonic()  # counts only if it was the last
 
-    def _ended(self, seat: Seat) -> None:
+    def _ended(self, seat: WorkerSlot) -> None:
         """A process has closed its end of the socket."""
-        if seat not in self.seats or self.closed:
+        if seat not in self.slots or self.closed:
             return
         self._remove(seat)
         self._counts["ended"] += 1
         if not seat.retiring:
             self._spawn(self._replace())
-        self._spawn(self._inquire(seat))
+        self._spawn(self._ask_for_exit_code(seat))
 
-    async def _inquire(self, seat: Seat) -> None:
+    async def _ask_for_exit_code(self, seat: WorkerSlot) -> None:
         """Learn how a process ended, and tell."""
         self._lost(seat, await self._see_out(seat.child))
 
@@ -146,7 +146,7 @@ class Crew:
     async def _start(self) -> None:
         """Start a process and wait until it serves. Raises OSError, and _UnstartedError saying why it does not."""
         child = Child(lambda verdicts, began: self._heard(seat, verdicts, began), lambda: self._ended(seat))
-        seat = Seat(child)
+        seat = WorkerSlot(child)
         child.start()
         self._children.add(child)
         try:
@@ -158,7 +158,7 @@ class Crew:
             child.kill()
             await self._see_out(child)
             raise _UnstartedError(reason or "its process ended at once")
-        self.seats.append(seat)
+        self.slots.append(seat)
         self._changed()
 
 

@@ -22,9 +22,9 @@ from models.child import RESTING
 from streams.pool.admission import Admission
 from streams.pool.child import Heard, encode
 from streams.pool.costs import Costs, size_of
-from streams.pool.crew import Crew
-from streams.pool.seat import Job, Seat
-from streams.pool.suspicion import Suspicion, said_of
+from streams.pool.crew import Workers
+from streams.pool.seat import Job, WorkerSlot
+from streams.pool.suspicion import Quarantine, exit_reason
 from streams.settings import CHECK_TIMEOUT
 
 logger = logging.getLogger(__name__)
@@ -64,26 +64,28 @@ class CheckPool:
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.costs = Costs()
         self.admission = Admission(self.costs, processes)
-        self._crew = Crew(processes, plugins, self.counts, heard=self._heard, lost=self._lost, changed=self._changed)
+        self._workers = Workers(
+            processes, plugins, self.counts, heard=self._heard, lost=self._lost, changed=self._changed
+        )
         self._waiting: deque[Job] = deque()
         self._suspects: deque[Job] = deque()
-        self._suspicion = Suspicion()
+        self._quarantine = Quarantine()
         self._numbers = count(1)
         self._pumping = False
         self._ticking: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        await self._crew.open()
+        await self._workers.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._ticking is not None:
             self._ticking.cancel()
-        given = [job for seat in self._crew for job in seat.given.values()]
+        given = [job for seat in self._workers for job in seat.given.values()]
         for job in (*self._waiting, *self._suspects, *given):
             job.done.cancel()
-        await self._crew.close()
+        await self._workers.close()
 
     # -- what is asked
 
@@ -94,15 +96,15 @@ class CheckPool:
 
     def health(self) -> str:
         """Return "ok", or why no check can be run."""
-        return self._crew.health()
+        return self._workers.health()
 
-    def figures(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, Any]:
         """Return what there is to know of the pool."""
         return {
-            "processes": self._crew.size,
-            "alive": len(self._crew.seats),
+            "processes": self._workers.size,
+            "alive": len(self._workers.slots),
             "queued": self.queued,
-            "running": sum(len(seat.given) for seat in self._crew),
+            "running": sum(len(seat.given) for seat in self._workers),
             "promised_seconds": round(self.admission.promised, 3),
             "hand_over_us": round(self.costs.hand_over * 1e6, 1),
             **self.counts,
@@ -116,7 +118,7 @@ class CheckPool:
         if self.costs.is_cheap(name, size):
             self._run_here(job)
             return job.done
-        (self._suspects if name in self._suspicion else self._waiting).append(job)
+        (self._suspects if name in self._quarantine else self._waiting).append(job)
         self._pump_soon()
         return job.done
 
@@ -148,38 +150,38 @@ class CheckPool:
 
     def _pump(self) -> None:
         self._pumping = False
-        if self._crew.closed:
+        if self._workers.closed:
             return
         for queue in (self._waiting, self._suspects):
             while queue and queue[0].done.done():  # its request ran out of time
                 queue.popleft()
         self._pump_suspects()
-        idle = [seat for seat in self._crew if seat.idle]
+        idle = [seat for seat in self._workers if seat.idle]
         while self._waiting and idle:
             self._give(idle.pop(), -(-len(self._waiting) // (len(idle) + 1)))
-        for seat in self._crew.seats if self._waiting else ():
+        for seat in self._workers.slots if self._waiting else ():
             if len(seat.given) < TOGETHER and not (seat.late or seat.retiring or seat.suspect):
                 self._give_ahead(seat)
-        if self._ticking is None and any(seat.given for seat in self._crew):
+        if self._ticking is None and any(seat.given for seat in self._workers):
             self._ticking = self._loop.call_later(TICK, self._tick)
 
     def _pump_suspects(self) -> None:
         """Suspects go one by one, and leave a process for the rest unless the pool is of one."""
-        left = min(1, self._crew.size - 1)
-        while self._suspects and sum(not seat.suspect for seat in self._crew) > left:
-            seat = next((seat for seat in self._crew if seat.idle), None)
+        left = min(1, self._workers.size - 1)
+        while self._suspects and sum(not seat.suspect for seat in self._workers) > left:
+            seat = next((seat for seat in self._workers if seat.idle), None)
             if seat is None:
                 return
             seat.suspect = True
             self._send(seat, [self._suspects.popleft()])
 
-    def _give_ahead(self, seat: Seat) -> None:
+    def _give_ahead(self, seat: WorkerSlot) -> None:
         if self._waiting and not self._waiting[0].alone:
             work = sum(self.costs.expected(job.name) for job in (*seat.given.values(), self._waiting[0]))
             if work <= AHEAD_SECONDS:
                 self._give(seat, TOGETHER)
 
-    def _give(self, seat: Seat, most: int) -> None:
+    def _give(self, seat: WorkerSlot, most: int) -> None:
         """Give a child the head of the queue: as much as may travel together, at least one check."""
         jobs: list[Job] = []
         seconds = 0.0
@@ -195,7 +197,7 @@ class CheckPool:
                     break
         self._send(seat, jobs)
 
-    def _send(self, seat: Seat, jobs: Sequence[Job]) -> None:
+    def _send(self, seat: WorkerSlot, jobs: Sequence[Job]) -> None:
         """Encode and send; what does not fit any more goes back to the head of the queue."""
         began = time.thread_time()
         calls: list[tuple[int, bytes]] = []
@@ -222,7 +224,7 @@ class CheckPool:
         seat.child.send(calls)
         self.costs.handed_over(time.thread_time() - began, len(calls))
 
-    def _heard(self, seat: Seat, verdicts: Sequence[Heard], began: float) -> None:
+    def _heard(self, seat: WorkerSlot, verdicts: Sequence[Heard], began: float) -> None:
         seat.late = False
         for number, verdict in verdicts:
             job = seat.given.pop(number, None)
@@ -231,11 +233,11 @@ class CheckPool:
             self._note(job, verdict)
             job.settle(verdict)
             if verdict.error is not None and verdict.error.startswith("MemoryError"):
-                self._crew.retire(seat)
+                self._workers.retire(seat)
         if not seat.given:
             seat.suspect = False
             if seat.retiring or seat.is_old():
-                self._crew.retire(seat)
+                self._workers.retire(seat)
         self._pump_soon()
         self.costs.took_back(time.thread_time() - began, len(verdicts))
 
@@ -245,7 +247,7 @@ class CheckPool:
         """End what runs too long, and have others do what waits behind it."""
         self._ticking = None
         now = time.monotonic()
-        for seat in self._crew:
+        for seat in self._workers:
             if not seat.given:
                 continue
             number, since = seat.child.running()
@@ -257,7 +259,7 @@ class CheckPool:
                 seat.late = True
                 behind = [job for each, job in seat.given.items() if each != number]
                 self._repeat(behind)
-        if any(seat.given for seat in self._crew):
+        if any(seat.given for seat in self._workers):
             self._ticking = self._loop.call_later(TICK, self._tick)
 
     def _repeat(self, jobs: Iterable[Job]) -> None:
@@ -265,12 +267,12 @@ class CheckPool:
         for job in reversed(list(jobs)):
             if not job.done.done():
                 self.counts["repeated"] += 1
-                (self._suspects if job.name in self._suspicion else self._waiting).appendleft(job)
+                (self._suspects if job.name in self._quarantine else self._waiting).appendleft(job)
         self._pump_soon()
 
     def _changed(self) -> None:
         """A process has come, or cannot."""
-        if self._crew.health() != "ok":
+        if self._workers.health() != "ok":
             jobs = [*self._suspects, *self._waiting]
             self._suspects.clear()
             self._waiting.clear()
@@ -278,28 +280,28 @@ class CheckPool:
                 job.settle(CheckOutcome(error=self.health()))
         self._pump_soon()
 
-    def _lost(self, seat: Seat, code: int) -> None:
+    def _lost(self, seat: WorkerSlot, code: int) -> None:
         """A process has ended: others do what it was given; the check that was running is blamed, or runs again."""
         job, elapsed = seat.take_last()
         self._repeat(seat.given.values())
         if job is None:
-            logger.warning("a process that runs checks ended while it ran none: %s", said_of(code))
+            logger.warning("a process that runs checks ended while it ran none: %s", exit_reason(code))
             return
         job.deaths += 1
         job.alone = True
         job.spent += elapsed or 0.0
         if seat.overran and elapsed is not None:
             self._blame(job, "timeouts", f"ran longer than {CHECK_TIMEOUT:g} s", elapsed)
-        elif seat.child.babbled:
+        elif seat.child.sent_garbage:
             self._blame(job, "crashes", "ended its process: wrote where only verdicts go", elapsed or 0.0)
-        elif self._suspicion.is_guilty(job, code, ran=elapsed is not None):
-            self._blame(job, "crashes", f"ended its process: {said_of(code)}", elapsed or 0.0)
+        elif self._quarantine.is_guilty(job, code, ran=elapsed is not None):
+            self._blame(job, "crashes", f"ended its process: {exit_reason(code)}", elapsed or 0.0)
         else:
             self._repeat([job])
 
     def _blame(self, job: Job, kind: str, reason: str, elapsed: float) -> None:
         self.counts[kind] += 1
         self.costs.add(job.name, job.size, elapsed)
-        self._suspicion.add(job.name)
+        self._quarantine.add(job.name)
         logger.warning("check %s %s", job.name, reason)
         job.settle(CheckOutcome(error=reason, elapsed=elapsed))

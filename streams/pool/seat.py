@@ -39,7 +39,7 @@ class Job:
             self.done.set_result(verdict)
 
 
-class Seat:
+class WorkerSlot:
     """A child at work: what it was given by number, in order, and how it does.
 
     `late`: what it runs takes long, so it is given no more. `overran`: it was ended for that. `retiring`: it is to end

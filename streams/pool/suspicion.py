@@ -16,7 +16,7 @@ SUSPECT_FOR = 10.0
 """Seconds that a check which has ended a process is kept apart from others."""
 
 
-class Suspicion:
+class Quarantine:
     """The names of checks that have ended a process lately."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Suspicion:
         return code >= 0 or job.deaths >= DIED_BEFORE_BLAMED or 2 * job.spent > CHECK_TIMEOUT
 
 
-def said_of(code: int) -> str:
+def exit_reason(code: int) -> str:
     """Say how a process ended: with an exit code, or killed by minus the code."""
     if code >= 0:
         return f"exit code {code}"

@@ -18,16 +18,16 @@ from aiokafka.errors import KafkaError
 from streams.settings import Settings
 from streams.tables.pruning import AT_ONCE
 from streams.tables.recovery import Place, rows_between
-from streams.tables.shelves import Gap, Publishes, Shelf, Shelves
+from streams.tables.shelves import Gap, PartitionRows, Publishes, TableState
 from streams.tables.store import mark
 
 logger = logging.getLogger(__name__)
 
 
-class Mending:
+class ChangelogRepair:
     """What is to be written again. `mend` is called now and then, `begin_anew` before each recovery."""
 
-    def __init__(self, settings: Settings, shelves: Shelves) -> None:
+    def __init__(self, settings: Settings, shelves: TableState) -> None:
         self._settings = settings
         self._shelves = shelves
         self._overwritten: dict[Place, set[bytes]] = {}
@@ -36,7 +36,7 @@ class Mending:
 
     def begin_anew(self, partitions: Collection[int]) -> None:
         """Forget what was noted: of a partition where something was still to be mended, all is read again."""
-        for partition in self._shelves.store.doubted & set(partitions):
+        for partition in self._shelves.store.dirty & set(partitions):
             self._shelves.store.drop(partition)
         self._overwritten.clear()
         self._lost.clear()
@@ -47,9 +47,9 @@ class Mending:
         for place, keys in overwritten.items():
             if keys:
                 self._overwritten.setdefault(place, set()).update(keys)
-                self._shelves.store.doubt(place[1])
+                self._shelves.store.mark_dirty(place[1])
 
-    async def mend(self, publisher: Publishes) -> None:
+    async def repair(self, publisher: Publishes) -> None:
         """Look into gaps, and write what is ours again."""
         shelves = self._shelves
         for gap in list(shelves.unmended):
@@ -62,8 +62,8 @@ class Mending:
                 self._rewrite(publisher, shelf, table, [*islice((k for k in keys if k not in on_its_way), AT_ONCE)])
         if not shelves.waiting_for:  # a recovery notes at its end what it made doubtful
             noted = {place[1] for place in self._overwritten} | {gap.partition for gap in shelves.unmended}
-            for partition in shelves.store.doubted - noted - self._lost:
-                shelves.store.trust(partition)
+            for partition in shelves.store.dirty - noted - self._lost:
+                shelves.store.mark_clean(partition)
 
     async def _look(self, gap: Gap) -> None:
         settings = self._settings
@@ -88,7 +88,7 @@ class Mending:
             return
         self.note({(gap.table, gap.partition): rows})
 
-    def _rewrite(self, publisher: Publishes, shelf: Shelf, table: str, keys: Sequence[bytes]) -> None:
+    def _rewrite(self, publisher: Publishes, shelf: PartitionRows, table: str, keys: Sequence[bytes]) -> None:
         if not keys:
             return
         place = table, shelf.partition
@@ -102,4 +102,4 @@ class Mending:
                 self._overwritten.pop(place, None)
 
         logger.warning("%s: %d rows of partition %d are written again", table, len(keys), shelf.partition)
-        self._shelves.ship(publisher, shelf, [(table, key, shelf.get(table, key)) for key in keys], then=arrived)
+        self._shelves.publish(publisher, shelf, [(table, key, shelf.get(table, key)) for key in keys], then=arrived)

@@ -23,13 +23,13 @@ from streams.tasks import end_tasks, keep
 
 logger = logging.getLogger(__name__)
 
-TELL_EVERY = 1.0
+HEARTBEAT_EVERY = 1.0
 """Seconds between two records."""
-TELL_LIMIT = 5.0
+HEARTBEAT_TIMEOUT = 5.0
 """Seconds that one record may take."""
 RETRY_PAUSE = 5.0
 """Seconds between tries while the topic cannot be had."""
-FAREWELL_LIMIT = 2.0
+FAREWELL_TIMEOUT = 2.0
 """Seconds that the tombstone may take."""
 CONFIG = {
     "cleanup.policy": "compact,delete",
@@ -39,20 +39,20 @@ CONFIG = {
     "min.cleanable.dirty.ratio": "0.1",
 }
 
-Tell = Callable[[], Awaitable[dict[str, Any]]]
+Status = Callable[[], Awaitable[dict[str, Any]]]
 
 
-class Presence:
+class Heartbeat:
     """Opened with `async with`. `tell` makes the record."""
 
-    def __init__(self, settings: Settings, tell: Tell) -> None:
+    def __init__(self, settings: Settings, tell: Status) -> None:
         self._settings = settings
-        self._tell = tell
+        self._status = tell
         self._producer: AIOKafkaProducer | None = None
         self._telling: asyncio.Task[None] | None = None
         self._failing = False
         self.failures = 0
-        self.told = 0
+        self.sent = 0
 
     async def __aenter__(self) -> Self:
         self._telling = keep(self._run, "telling of this worker", means="no page sees this worker", again=RETRY_PAUSE)
@@ -60,9 +60,9 @@ class Presence:
 
     async def __aexit__(self, *_: object) -> None:
         await end_tasks(self._telling)
-        if self._producer is not None and self.told:
+        if self._producer is not None and self.sent:
             with suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(self._send(None), FAREWELL_LIMIT)
+                await asyncio.wait_for(self._send(None), FAREWELL_TIMEOUT)
         await self._close()
 
     async def _run(self) -> None:
@@ -72,18 +72,18 @@ class Presence:
             try:
                 if self._producer is None:
                     await self._open()
-                await asyncio.wait_for(self._send(await self._tell()), TELL_LIMIT)
+                await asyncio.wait_for(self._send(await self._status()), HEARTBEAT_TIMEOUT)
             except (KafkaError, BrokerError, OSError, TimeoutError) as exc:
                 await self._failed(exc)
             except Exception as exc:  # a record that cannot be made must not end the worker
                 logger.exception("telling of this worker failed")
                 await self._failed(exc)
             else:
-                self.told += 1
+                self.sent += 1
                 if self._failing:
                     self._failing = False
                     logger.info("%s: records of this worker arrive again", self._settings.workers_topic)
-            due = max(due + TELL_EVERY, loop.time())
+            due = max(due + HEARTBEAT_EVERY, loop.time())
             await asyncio.sleep(due - loop.time())
 
     async def _failed(self, exc: Exception) -> None:
@@ -106,7 +106,7 @@ class Presence:
         producer = AIOKafkaProducer(
             **connection(self._settings.kafka),
             client_id=f"{self._settings.worker_id}-presence",
-            request_timeout_ms=int(TELL_LIMIT * 1000),
+            request_timeout_ms=int(HEARTBEAT_TIMEOUT * 1000),
         )
         try:
             await producer.start()
@@ -119,7 +119,7 @@ class Presence:
         producer, self._producer = self._producer, None
         if producer is not None:
             with suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(producer.stop(), FAREWELL_LIMIT)
+                await asyncio.wait_for(producer.stop(), FAREWELL_TIMEOUT)
 
 
 async def make_topic(kafka: Kafka, name: str, replication: int = -1) -> None:

@@ -76,13 +76,13 @@ class Recovery:
         if not partitions:
             return
         started = self._moved = time.monotonic()
-        consumer = await self._patiently(lambda: self._open(len(partitions)))
+        consumer = await self._retrying(lambda: self._open(len(partitions)))
         try:
             tps = [TopicPartition(topic, partition) for topic in self._tables for partition in sorted(partitions)]
             consumer.assign(tps)
-            await self._patiently(lambda: self._begin(consumer, tps))
+            await self._retrying(lambda: self._begin(consumer, tps))
             while self._wanted:
-                await self._patiently(lambda: self._step(consumer))
+                await self._retrying(lambda: self._step(consumer))
         finally:
             await consumer.stop()
         taken = time.monotonic() - started
@@ -151,7 +151,7 @@ class Recovery:
                 changes[key] = there
                 self.overwritten.setdefault(place, set()).add(key)
         if self.overwritten.get(place):
-            self._store.doubt(tp.partition)
+            self._store.mark_dirty(tp.partition)
         self.rows += len(records)
         self._store.apply(*place, changes.items(), records[-1].offset + 1)
 
@@ -169,7 +169,7 @@ class Recovery:
             return False
         return True
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _retrying(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until the broker answers; give up once nothing has moved for too long, or it never will."""
         while True:
             try:

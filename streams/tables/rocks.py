@@ -50,7 +50,7 @@ class RocksStore:
         self._numbers = {table: number for number, table in enumerate(tables)}
         self._db: Rdict | None = None
         self._meta: dict[tuple[str, int], tuple[int, int]] = {}
-        self.doubted: set[int] = set()
+        self.dirty: set[int] = set()
 
     def open(self) -> None:
         """Open the database. Raises SettingsError saying what is in the way."""
@@ -73,7 +73,7 @@ class RocksStore:
             raise SettingsError(msg)
         self._db.put(_OWNER, self._owner)
         self._meta = dict(self._read_meta())
-        self.doubted = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
+        self.dirty = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
 
     def close(self) -> None:
         """Close the database: what is in memory is written."""
@@ -145,17 +145,17 @@ class RocksStore:
         db.write(batch)
         self._meta[table, partition] = meta
 
-    def doubt(self, partition: int) -> None:
+    def mark_dirty(self, partition: int) -> None:
         """Doubt a partition, also after this process has ended."""
-        if partition not in self.doubted:
+        if partition not in self.dirty:
             self._open_db().put(_PLACE.pack(b"d", 0, partition), b"")
-            self.doubted.add(partition)
+            self.dirty.add(partition)
 
-    def trust(self, partition: int) -> None:
+    def mark_clean(self, partition: int) -> None:
         """Doubt it no more."""
-        if partition in self.doubted:
+        if partition in self.dirty:
             self._open_db().delete(_PLACE.pack(b"d", 0, partition))
-            self.doubted.discard(partition)
+            self.dirty.discard(partition)
 
     def drop(self, partition: int) -> None:
         """Forget a partition, and that it was doubted."""
@@ -170,7 +170,7 @@ class RocksStore:
             self._meta.pop((table, partition), None)
         batch.delete(_PLACE.pack(b"d", 0, partition))
         self._open_db().write(batch)
-        self.doubted.discard(partition)
+        self.dirty.discard(partition)
 
     def _from(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key, value in self._open_db().items(from_key=prefix):

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from aiokafka import ConsumerRecord
 
 from streams.kafka.lease import Lease
-from streams.kafka.parcel import RECORD_OVERHEAD, Headers, Parcel
+from streams.kafka.parcel import RECORD_OVERHEAD, Headers, OutgoingRecord
 from streams.tables.pruning import Bounds, Look, excess
 from streams.tables.store import OFFSET_HEADER, Store, offset_of
 
@@ -46,22 +46,22 @@ class Publishes(Protocol):
     limits: dict[str, int]
     congested: bool
 
-    def publish(self, topic: str, partition: int, parcel: Parcel) -> None: ...  # noqa: D102
+    def publish(self, topic: str, partition: int, parcel: OutgoingRecord) -> None: ...  # noqa: D102
 
 
-class Cargo:
+class RowBatchDelivery:
     """The rows of one batch on their way to the changelogs: the receipt of each of their parcels."""
 
-    __slots__ = ("_left", "keys", "records", "shelf", "then")
+    __slots__ = ("_left", "keys", "records", "rows", "then")
 
     def __init__(
         self,
-        shelf: Shelf,
+        shelf: PartitionRows,
         records: Sequence[ConsumerRecord[bytes, bytes]],
         left: int,
         then: Callable[[], None] | None,
     ) -> None:
-        self.shelf = shelf
+        self.rows = shelf
         self.records = records
         self.then = then
         self.keys: list[tuple[str, bytes]] = []
@@ -70,20 +70,20 @@ class Cargo:
     @property
     def alive(self) -> bool:
         """Whether the lease still holds."""
-        return self.shelf.lease.alive
+        return self.rows.lease.alive
 
     def finish(self, offset: int) -> None:  # noqa: ARG002  rows are counted, not named
         """Count a row that arrived; with the last one the batch is finished."""
         self._left -= 1
         if self._left <= 0:
-            self.shelf.arrived(self)
+            self.rows.arrived(self)
 
 
-Pending: TypeAlias = tuple[bytes | None, Cargo]
+Pending: TypeAlias = tuple[bytes | None, RowBatchDelivery]
 """A row on its way, and with what it travels."""
 
 
-class Shelf:
+class PartitionRows:
     """One partition's rows under one lease."""
 
     def __init__(self, lease: Lease, store: Store, tables: Iterable[str]) -> None:
@@ -98,7 +98,7 @@ class Shelf:
         entry = self.pending[table].get(key)
         return self._store.get(table, self.partition, key) if entry is None else entry[0]
 
-    def arrived(self, cargo: Cargo) -> None:
+    def arrived(self, cargo: RowBatchDelivery) -> None:
         """Take note that all rows of a batch are in the store, unless the lease ended before."""
         for table, key in cargo.keys:
             entry = self.pending[table].get(key)  # a later batch, whose rows lie over these, may be there before
@@ -109,7 +109,7 @@ class Shelf:
             cargo.then()
 
 
-class Shelves:
+class TableState:
     """All that is held; `topics` names each table's changelog."""
 
     def __init__(
@@ -126,7 +126,7 @@ class Shelves:
         self._leases = leases
         self._clock = clock
         self._tables = {topic: table for table, topic in topics.items()}
-        self._shelves: dict[int, Shelf] = {}
+        self._shelves: dict[int, PartitionRows] = {}
         self.recovered: set[int] = set()
         self.waiting_for = "the group's assignment"
         self.gaps = 0
@@ -134,18 +134,18 @@ class Shelves:
 
     # -- writing
 
-    def of(self, lease: Lease) -> Shelf:
+    def of(self, lease: Lease) -> PartitionRows:
         """Return the shelf of a lease; a new lease begins with what the store has."""
         shelf = self._shelves.get(lease.partition)
         if shelf is None or shelf.lease is not lease:
             self._shelves = {number: kept for number, kept in self._shelves.items() if kept.lease.alive}
-            shelf = self._shelves[lease.partition] = Shelf(lease, self.store, self.topics)
+            shelf = self._shelves[lease.partition] = PartitionRows(lease, self.store, self.topics)
         return shelf
 
-    def ship(
+    def publish(
         self,
         publisher: Publishes,
-        shelf: Shelf,
+        shelf: PartitionRows,
         changes: Sequence[tuple[str, bytes, bytes | None]],
         records: Sequence[ConsumerRecord[bytes, bytes]] = (),
         then: Callable[[], None] | None = None,
@@ -154,7 +154,7 @@ class Shelves:
 
         A tombstone says up to where the row counted that it ends: so an echo of it is known for one.
         """
-        cargo = Cargo(shelf, records, len(changes), then)
+        cargo = RowBatchDelivery(shelf, records, len(changes), then)
         if not changes:
             shelf.arrived(cargo)
         cargo.keys = [(table, key) for table, key, _ in changes]
@@ -164,14 +164,14 @@ class Shelves:
             if row is None and (there := shelf.get(table, key)) is not None:
                 headers = [(OFFSET_HEADER, b"%d" % offset_of(there))]
             pending[table][key] = row, cargo
-            publish(topics[table], partition, Parcel(cargo, 0, key, row, headers, _unsendable))
+            publish(topics[table], partition, OutgoingRecord(cargo, 0, key, row, headers, _unsendable))
 
-    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[Parcel]) -> None:
+    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[OutgoingRecord]) -> None:
         """Put into the store what Kafka has acknowledged, `base` being the first one's offset, -1 if unknown.
 
         What a dead lease sent is left to whoever reads the changelog next.
         """
-        if not parcels[-1].receipt.alive:  # a batch is of one lease: those of a dead one are not filled in any more
+        if not parcels[-1].listener.alive:  # a batch is of one lease: those of a dead one are not filled in any more
             return
         table = self._tables[topic]
         expected = self.store.reaches(table, partition)
@@ -179,7 +179,7 @@ class Shelves:
             logger.warning("%s-%d: offsets %s to %d are not of this worker's writing", topic, partition, expected, base)
             self.gaps += 1
             self._note_gap(Gap(table, partition, expected or 0, base))
-            self.store.doubt(partition)
+            self.store.mark_dirty(partition)
         changes = [(parcel.key or b"", parcel.value) for parcel in parcels]
         self.store.apply(table, partition, changes, base + len(parcels) if base >= 0 else None)
 
@@ -195,7 +195,7 @@ class Shelves:
         """Whether a row of so many bytes can be sent under this key."""
         return len(key) + size + RECORD_OVERHEAD <= publisher.limits[self.topics[table]]
 
-    def in_possession(self, partition: int) -> Shelf | None:
+    def in_possession(self, partition: int) -> PartitionRows | None:
         """Return the shelf of a partition that is held, recovered, and not being given up."""
         for lease in self._leases():
             if lease.partition == partition and self._possesses(lease):
@@ -225,7 +225,7 @@ class Shelves:
         for table in sorted(reaches, key=reaches.__getitem__):  # should this be cut off, the next lease sees it, too
             rows = self.store.scan(table, lease.partition)
             while lease.taking and (gone := [(table, key, None) for key, _ in islice(rows, SLICE)]):
-                self.ship(publisher, shelf, gone)
+                self.publish(publisher, shelf, gone)
                 yield
 
     # -- pruning
@@ -248,7 +248,7 @@ class Shelves:
                         self.store, place, shelf.pending[table], bounds, committed=committed, now=now
                     )
                     if gone:
-                        self.ship(publisher, shelf, [(table, key, None) for key in gone])
+                        self.publish(publisher, shelf, [(table, key, None) for key in gone])
                     yield len(gone)
 
     # -- reading: see view.Shelves
@@ -277,5 +277,5 @@ class Shelves:
         return self.store.count(table, partition)
 
 
-def _unsendable(parcel: Parcel) -> None:  # noqa: ARG001  a row that does not fit was made smaller before
+def _unsendable(parcel: OutgoingRecord) -> None:  # noqa: ARG001  a row that does not fit was made smaller before
     return None

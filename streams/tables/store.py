@@ -46,7 +46,7 @@ class Store(Protocol):
     until they are trusted again, whoever recovers them drops them and reads all of it.
     """
 
-    doubted: set[int]
+    dirty: set[int]
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -84,11 +84,11 @@ class Store(Protocol):
         """Forget a partition, and that it was doubted."""
         ...
 
-    def doubt(self, partition: int) -> None:
+    def mark_dirty(self, partition: int) -> None:
         """Doubt a partition, also after this process has ended."""
         ...
 
-    def trust(self, partition: int) -> None:
+    def mark_clean(self, partition: int) -> None:
         """Doubt it no more."""
         ...
 
@@ -107,7 +107,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, int], dict[bytes, bytes]] = {}
         self._reaches: dict[tuple[str, int], int] = {}
-        self.doubted: set[int] = set()
+        self.dirty: set[int] = set()
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -156,18 +156,18 @@ class MemoryStore:
 
     def drop(self, partition: int) -> None:
         """Forget a partition, and that it was doubted."""
-        self.doubted.discard(partition)
+        self.dirty.discard(partition)
         for place in [place for place in self._rows if place[1] == partition]:
             del self._rows[place]
             self._reaches.pop(place, None)
 
-    def doubt(self, partition: int) -> None:
+    def mark_dirty(self, partition: int) -> None:
         """Doubt a partition."""
-        self.doubted.add(partition)
+        self.dirty.add(partition)
 
-    def trust(self, partition: int) -> None:
+    def mark_clean(self, partition: int) -> None:
         """Doubt it no more."""
-        self.doubted.discard(partition)
+        self.dirty.discard(partition)
 
     def open(self) -> None:
         """Do nothing: it is there."""

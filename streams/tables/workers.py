@@ -39,14 +39,14 @@ MAX_ID = 250
 """Characters of an id."""
 
 
-class Workers:
+class WorkerRegistry:
     """Opened with `async with`; a topic that cannot be read costs the others' records, nothing else."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self.me = settings.worker_id
         self._settings = settings
         self._clock = clock
-        self._heard: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._workers: dict[str, tuple[float, dict[str, Any]]] = {}
         self._sizes: dict[str, int] = {}
         self._reading: asyncio.Task[None] | None = None
         self.failures = 0
@@ -66,7 +66,7 @@ class Workers:
         now = self._clock()
         return [
             record | {"silent_s": round(max(0.0, now - heard), 1)}
-            for _, (heard, record) in sorted(self._heard.items())
+            for _, (heard, record) in sorted(self._workers.items())
             if now - heard < FORGET_AFTER
         ]
 
@@ -108,11 +108,11 @@ class Workers:
                 require_fetching(consumer)
                 for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
                     for record in records:
-                        self.hear(record, live=record.offset >= end)
+                        self.receive(record, live=record.offset >= end)
         finally:
             await consumer.stop()
 
-    def hear(self, record: ConsumerRecord[bytes, bytes], *, live: bool = True) -> None:
+    def receive(self, record: ConsumerRecord[bytes, bytes], *, live: bool = True) -> None:
         """Take one record; `live` if it was written just now, by whatever clock its writer has."""
         try:
             name = (record.key or b"").decode()
@@ -126,22 +126,22 @@ class Workers:
             self.unreadable += 1
         else:
             now = self._clock()
-            self._heard[name] = (now if live else min(now, record.timestamp / 1000), told | {"id": name})
+            self._workers[name] = (now if live else min(now, record.timestamp / 1000), told | {"id": name})
             self._sizes[name] = len(record.value or b"")
             self._forget(now)
 
     def _forget(self, now: float) -> None:
         if self._are_too_many():
-            for name in [name for name, (heard, _) in self._heard.items() if now - heard >= FORGET_AFTER]:
+            for name in [name for name, (heard, _) in self._workers.items() if now - heard >= FORGET_AFTER]:
                 self._drop(name)
             while self._are_too_many():
-                self._drop(min(self._heard, key=lambda name: self._heard[name][0]))
+                self._drop(min(self._workers, key=lambda name: self._workers[name][0]))
 
     def _are_too_many(self) -> bool:
-        return len(self._heard) > MOST or sum(self._sizes.values()) > MAX_RECORDS
+        return len(self._workers) > MOST or sum(self._sizes.values()) > MAX_RECORDS
 
     def _drop(self, name: str) -> None:
-        self._heard.pop(name, None)
+        self._workers.pop(name, None)
         self._sizes.pop(name, None)
 
 

@@ -29,7 +29,7 @@ class _Interval:
         self.written = self.left_out = 0
 
 
-class _Told(NamedTuple):
+class _LeftOut(NamedTuple):
     kind: Kind
     left_out: int
 
@@ -42,7 +42,7 @@ class FloodGate(logging.Filter):
 
     def __init__(self, tell: Callable[[logging.LogRecord], None], clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._tell = tell
+        self._report = tell
         self._clock = clock
         self._intervals: dict[Kind, _Interval] = {}
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class FloodGate(logging.Filter):
         with self._lock:
             over = self._over() if len(self._intervals) >= MAX_KINDS else self._over(kind)
             passes = self._count(kind)
-        self._tell_of(over)
+        self._report_left_out(over)
         return passes
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class FloodGate(logging.Filter):
             over = self._over(everything=True)
             if self._timer is not None:
                 self._timer.cancel()
-        self._tell_of(over)
+        self._report_left_out(over)
 
     def _count(self, kind: Kind) -> bool:
         interval = self._intervals.get(kind)
@@ -83,7 +83,7 @@ class FloodGate(logging.Filter):
             self._timer.start()
         return False
 
-    def _over(self, *kinds: Kind, everything: bool = False) -> list[_Told]:
+    def _over(self, *kinds: Kind, everything: bool = False) -> list[_LeftOut]:
         """Forget the intervals (default: any) that are over; returns those that left something out."""
         now = self._clock()
         over = [
@@ -93,7 +93,7 @@ class FloodGate(logging.Filter):
         ]
         for kind, _ in over:
             del self._intervals[kind]
-        return [_Told(kind, interval.left_out) for kind, interval in over if interval.left_out]
+        return [_LeftOut(kind, interval.left_out) for kind, interval in over if interval.left_out]
 
     def _sweep(self) -> None:
         with self._lock:
@@ -103,9 +103,9 @@ class FloodGate(logging.Filter):
                 self._timer = threading.Timer(INTERVAL / 2, self._sweep)
                 self._timer.daemon = True
                 self._timer.start()
-        self._tell_of(over)
+        self._report_left_out(over)
 
-    def _tell_of(self, over: list[_Told]) -> None:
+    def _report_left_out(self, over: list[_LeftOut]) -> None:
         for (name, level, message), left_out in over:
             line = "%d more lines like this were left out: %s"
-            self._tell(logging.LogRecord(name, level, "", 0, line, (left_out, message), None))
+            self._report(logging.LogRecord(name, level, "", 0, line, (left_out, message), None))

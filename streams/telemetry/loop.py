@@ -87,16 +87,14 @@ class LoopWatch:
             if looks * TICK >= STALLED and not told:
                 told = True
                 self.stalls += 1
-                self._tell(logging.ERROR, "the event loop has not turned for %.0f s; it is here:", STALLED)
+                self._log(logging.ERROR, "the event loop has not turned for %.0f s; it is here:", STALLED)
             if looks * TICK >= HOPELESS:
-                self._tell(
-                    logging.CRITICAL, "the event loop has not turned for %.0f s: exiting; it was here:", HOPELESS
-                )
+                self._log(logging.CRITICAL, "the event loop has not turned for %.0f s: exiting; it was here:", HOPELESS)
                 logging.shutdown()
                 self._exit(1)
                 return
 
-    def _tell(self, level: int, message: str, seconds: float) -> None:
+    def _log(self, level: int, message: str, seconds: float) -> None:
         frame = sys._current_frames().get(self._watched)
         stack = "".join(traceback.format_stack(frame)).rstrip() if frame is not None else "(its thread has ended)"
         logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (seconds,), None, sinfo=stack))

@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     labels: tuple[str, ...] = ()
 
     @property
-    def told_as(self) -> str:
+    def exposed_name(self) -> str:
         """Return the name under which it is asked for: a counter's ends in `_total`."""
         return f"{self.name}_total" if self.type == "counter" else self.name
 
@@ -116,7 +116,7 @@ def _put(
 def table(catalogue: Iterable[Kind]) -> str:
     """Return the catalogue as a table in Markdown."""
     rows = [
-        f"| `{kind.told_as}` | {kind.type} | {', '.join(f'`{label}`' for label in kind.labels)} | {kind.help} |"
+        f"| `{kind.exposed_name}` | {kind.type} | {', '.join(f'`{label}`' for label in kind.labels)} | {kind.help} |"
         for kind in catalogue
     ]
     return "\n".join(["| metric | type | labels | what it says |", "|---|---|---|---|", *rows, ""])

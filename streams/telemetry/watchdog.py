@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 """Seconds between two looks."""
-TOLD_AFTER = 15.0
+REPORT_AFTER = 15.0
 """Seconds of standing still after which a worker is not ready."""
 COMMIT_DEADLINE = 60.0
 """Seconds for which commits may fail, though there is something to commit, before the broker is asked why."""
@@ -96,7 +96,7 @@ class Watchdog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._standings = standings
-        self._heard = heard
+        self._last_contact = heard
         self._broker_answers = broker_answers
         self._held_up = held_up
         self._end = end
@@ -118,7 +118,7 @@ class Watchdog:
         """Return `ok`, or since when which partition stands still, for `/readyz`."""
         now = self._clock()
         for each in self._watched.values():
-            if each.uncommitted is not None and now - each.uncommitted >= TOLD_AFTER:
+            if each.uncommitted is not None and now - each.uncommitted >= REPORT_AFTER:
                 return f"{each.last.name}: no commit for {now - each.uncommitted:.0f} s"
             if _is_stuck(each, now):
                 return f"{each.last.name}: offset {each.last.point} is not finished though later ones are"
@@ -137,12 +137,12 @@ class Watchdog:
         held_up = self._held_up()
         for each in found:
             self._watched[each.name].look(each, now, held_up=held_up or each.waits)
-        if found and now - self._heard() >= THREAD_DEADLINE:
-            self._bite(f"the consumer's thread has not answered for {now - self._heard():.0f} s")
+        if found and now - self._last_contact() >= THREAD_DEADLINE:
+            self._end_worker(f"the consumer's thread has not answered for {now - self._last_contact():.0f} s")
             return
         for watched in self._watched.values():
             if _is_stuck(watched, now):
-                self._bite(f"{watched.last.name}: offset {watched.last.point} unfinished {UNFINISHED_DEADLINE:.0f} s "
+                self._end_worker(f"{watched.last.name}: offset {watched.last.point} unfinished {UNFINISHED_DEADLINE:.0f} s "
                            "after later ones were finished: longer than any request may take")  # fmt: skip
                 return
         await self._look_at_commits(now)
@@ -159,13 +159,13 @@ class Watchdog:
             return
         if self._answered_at is None:
             if now >= self._ask_at:
-                await self._ask(waiting[0], now)
+                await self._check_broker(waiting[0], now)
         elif now - self._answered_at >= GRACE:
             first = waiting[0]
-            self._bite(f"{first.last.name}: nothing could be committed for {now - (first.uncommitted or now):.0f} s "
+            self._end_worker(f"{first.last.name}: nothing could be committed for {now - (first.uncommitted or now):.0f} s "
                        "though the broker answers")  # fmt: skip
 
-    async def _ask(self, waiting: _Watched, now: float) -> None:
+    async def _check_broker(self, waiting: _Watched, now: float) -> None:
         if await self._broker_answers():
             self._answered_at = self._clock()
         else:
@@ -173,7 +173,7 @@ class Watchdog:
             logger.warning("%s: no commit for %.0f s; the broker does not answer over a new connection either: waiting",
                            waiting.last.name, now - (waiting.uncommitted or now))  # fmt: skip
 
-    def _bite(self, reason: str) -> None:
+    def _end_worker(self, reason: str) -> None:
         if not self._ended:
             self._ended = True
             self._end(reason)

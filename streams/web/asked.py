@@ -14,7 +14,7 @@ FILTERS = ("outcome", "host")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TableView:
     """The terms of a table's page, as its address says them."""
 
     path: str

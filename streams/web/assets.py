@@ -17,7 +17,7 @@ OURS = ("*.*", "uplot/*")
 """Which of them are the pages'; the others are read by who serves them."""
 KEEP = "public, max-age=31536000, immutable"
 """For an address with the digest of what it names."""
-ASK = "no-cache"
+REVALIDATE = "no-cache"
 """For an address without one, as the modules name each other: kept, but asked about by its ETag."""
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", "": "text/plain"}
 
@@ -47,7 +47,7 @@ class Assets:
         asset = self._by_path.get(request.match_info["path"])
         if asset is None:
             raise Problem(HTTPStatus.NOT_FOUND, "there is no such file")
-        keep = KEEP if request.query.get("v") == asset.digest else ASK
+        keep = KEEP if request.query.get("v") == asset.digest else REVALIDATE
         headers = {"Cache-Control": keep, "ETag": f'"{asset.digest}"'}
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)

@@ -18,8 +18,8 @@ from aiohttp import web
 from streams.tasks import start
 from streams.web.encoding import encode
 from streams.web.problems import Problem, not_ready
-from streams.web.sample import Choice, Sampler
-from streams.web.security import unhurried
+from streams.web.sample import LiveFilter, Sampler
+from streams.web.security import no_time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ Overview = Callable[[], Awaitable[Mapping[str, Any]]]
 class _Client:
     """One open stream: what waits to be written to it."""
 
-    def __init__(self, choice: Choice | None) -> None:
+    def __init__(self, choice: LiveFilter | None) -> None:
         self.choice = choice
         self.since: float | None = None
         self._waiting: deque[bytes] = deque()
@@ -82,7 +82,7 @@ class Events:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for the server."""
-        return [web.get("/events", unhurried(self.events), allow_head=False)]
+        return [web.get("/events", no_time_limit(self.events), allow_head=False)]
 
     async def __aenter__(self) -> Self:
         self._open = True
@@ -99,7 +99,7 @@ class Events:
         """Write events until the client goes."""
         if not self._open or len(self._clients) >= MAX_CLIENTS:
             raise not_ready("not started yet, or too many listen already", 5)
-        client = _Client(Choice.of(request.query) if request.query.get("tail") == "1" else None)
+        client = _Client(LiveFilter.of(request.query) if request.query.get("tail") == "1" else None)
         response = web.StreamResponse(headers=_HEADERS)
         response.content_type = "text/event-stream"
         self._clients[client] = asyncio.current_task()
@@ -135,7 +135,7 @@ class Events:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while self._clients:
-            event = await self._told()
+            event = await self._changed()
             for client, task in tuple(self._clients.items()):
                 if client.since is not None and loop.time() - client.since > TAKING and task is not None:
                     task.cancel()
@@ -145,7 +145,7 @@ class Events:
             await asyncio.sleep(due - loop.time())
         self._whole = b""
 
-    async def _told(self) -> bytes:
+    async def _changed(self) -> bytes:
         first = not self._whole
         try:
             told = dict(await self._overview())

@@ -20,10 +20,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from models.errors import OUTCOMES
 from streams.web import columns, wording
-from streams.web.asked import FILTERS, Asked
+from streams.web.asked import FILTERS, TableView
 from streams.web.assets import Assets
 from streams.web.problems import Problem
-from streams.web.upstream import quantile, upstream
+from streams.web.upstream import host_status, quantile
 
 Row = dict[str, Any]
 Gather = Callable[[web.Request], Awaitable[Row]]
@@ -124,7 +124,7 @@ class Pages:
         self._templates.filters.update({name: getattr(wording, name) for name in WORDS})
         self._templates.globals.update(
             about=about, asset=self._assets.address, key_text=columns.key_text, address=columns.address,
-            outcomes=OUTCOMES, silent=SILENT, upstream=upstream, quantile=quantile, nodes=wording.nodes,
+            outcomes=OUTCOMES, silent=SILENT, upstream=host_status, quantile=quantile, nodes=wording.nodes,
             tree_nodes=TREE_NODES, text_characters=TEXT_CHARACTERS,
         )  # fmt: skip
 
@@ -178,7 +178,7 @@ class Pages:
     async def _table(self, request: web.Request) -> Row:
         """Search, sort and page; the rest of the address is left alone."""
         name = request.match_info["name"]
-        asked = Asked.of(name, request.query)
+        asked = TableView.of(name, request.query)
         found = await self._query.rows(name, prefix=asked.prefix, where=asked.where, sort=asked.sort, limit=PAGE_ROWS,
                                        cursor=asked.cursor)  # fmt: skip
         return {"name": name, "asked": asked, "found": found, "columns": columns.columns_of(name, found["rows"])}
@@ -199,7 +199,7 @@ class Pages:
         return {"asked": asked, "found": await rows}
 
     async def _hosts(self, request: web.Request) -> Row:
-        asked = Asked.of("hosts", request.query, path="/hosts")
+        asked = TableView.of("hosts", request.query, path="/hosts")
         hosts = self._query.hosts(prefix=asked.prefix, sort=asked.sort, limit=PAGE_ROWS, cursor=asked.cursor)
         return {"asked": asked, "found": await hosts}
 

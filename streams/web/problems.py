@@ -61,7 +61,7 @@ def not_ready(detail: str, retry_after: int = 2) -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(retry_after)})
 
 
-def _told(request: web.Request, problem: Problem) -> web.Response:
+def _as_page_or_json(request: web.Request, problem: Problem) -> web.Response:
     page = request.app.get(ERROR_PAGE)
     looks = "text/html" in request.headers.get(hdrs.ACCEPT, "") and not request.path.startswith("/api/")
     if page is None or problem.status != HTTPStatus.NOT_FOUND or not looks:
@@ -75,13 +75,13 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except Problem as exc:
-        return _told(request, exc)
+        return _as_page_or_json(request, exc)
     except web.HTTPException as exc:
         if exc.status < HTTPStatus.BAD_REQUEST:
             raise
         kept = {name: exc.headers[name] for name in _CARRIED if name in exc.headers}
         detail = _DETAILS.get(HTTPStatus(exc.status)) or exc.text or exc.reason
-        return _told(request, Problem(exc.status, detail.strip(), headers=kept))
+        return _as_page_or_json(request, Problem(exc.status, detail.strip(), headers=kept))
     except Exception:
         logger.exception("a fault in answering %s %r", request.method, request.path)
         return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the worker: its log has the traceback").response()

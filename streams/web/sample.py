@@ -32,7 +32,7 @@ Watching: TypeAlias = Callable[[Callable[[Sequence[Any], int], None]], AbstractC
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LiveFilter:
     """Which results are watched: of an outcome, whose key and host begin like this. Empty: all."""
 
     outcome: str = ""
@@ -49,7 +49,7 @@ class Choice:
             raise Problem(HTTPStatus.BAD_REQUEST, f"key, host: at most {MAX_TEXT} characters are taken")
         return choice
 
-    def may_take(self, record: Any) -> bool:
+    def may_match(self, record: Any) -> bool:
         """Whether a record may be among them, by its bytes."""
         value = record.value or b""
         return (
@@ -58,7 +58,7 @@ class Choice:
             and self.host.rpartition(":")[0].encode(errors="replace") in value
         )
 
-    def takes(self, row: Row) -> bool:
+    def matches(self, row: Row) -> bool:
         """Whether a row is among them; its key has been looked at."""
         return (not self.outcome or row.get("outcome") == self.outcome) and str(row.get("host", "")).startswith(
             self.host
@@ -71,10 +71,10 @@ class Sampler:
 
     watching: Watching
     row_of: Callable[[Any], Row | None]
-    _puts: dict[Choice, list[Put]] = field(default_factory=dict)
+    _puts: dict[LiveFilter, list[Put]] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
-    def join(self, choice: Choice, put: Put) -> None:
+    def join(self, choice: LiveFilter, put: Put) -> None:
         """Have events of this choice put from now on. Raises Problem when too many are watched already."""
         if choice not in self._puts and len(self._puts) >= MAX_CHOICES:
             raise not_ready("too many filters are watched already", 5)
@@ -82,7 +82,7 @@ class Sampler:
             self._stack.enter_context(self.watching(self.look))
         self._puts.setdefault(choice, []).append(put)
 
-    def leave(self, choice: Choice, put: Put) -> None:
+    def leave(self, choice: LiveFilter, put: Put) -> None:
         """Put no more."""
         puts = self._puts.get(choice, [])
         if put in puts:
@@ -95,9 +95,9 @@ class Sampler:
     def look(self, records: Sequence[Any], dropped: int) -> None:
         """Look at records as they come, in order, and put an event for each choice that takes some."""
         for choice, puts in self._puts.items():
-            found = [record for record in records if choice.may_take(record)]
+            found = [record for record in records if choice.may_match(record)]
             made = [self.row_of(record) for record in found[-MOST:]]
-            rows = [_shown(row) for row in made if row is not None and choice.takes(row)]
+            rows = [_shown(row) for row in made if row is not None and choice.matches(row)]
             left = dropped + max(0, len(found) - MOST)
             if rows or left:
                 event = encode("results", {"rows": rows, "dropped": left})

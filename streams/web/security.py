@@ -75,7 +75,7 @@ def _is_loopback(text: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def unhurried(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Handler:
+def no_time_limit(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Handler:
     """Mark a handler that bounds its own time: a stream, or one that was asked to wait."""
 
     async def handle(request: web.Request) -> web.StreamResponse:

@@ -13,7 +13,7 @@ _WORST = ("open", "half-open", "closed")
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
+class HostStatus:
     """`breaker` is the worst of all workers, None if none tells; `with_it` is how many say so, of `workers`;
     `limit` is how many requests may be in flight together.
     """
@@ -27,13 +27,13 @@ class Upstream:
     held_seconds: float
 
 
-def upstream(row: Mapping[str, Any]) -> Upstream:
+def host_status(row: Mapping[str, Any]) -> HostStatus:
     """Add up what the workers tell of a host."""
     told = [each for each in row.get("workers", ()) if each.get("breaker")]
     states = [str(each["breaker"]).replace("_", "-") for each in told]
     worst = min(states, key=lambda state: _WORST.index(state) if state in _WORST else 0, default=None)
     in_flight, users = _sum(told, "in_flight"), _sum(told, "users")
-    return Upstream(
+    return HostStatus(
         breaker=worst,
         with_it=states.count(worst) if worst is not None else 0,
         workers=len(told),

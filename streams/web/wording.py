@@ -30,7 +30,7 @@ _TONES = {
 }
 
 
-def tone(outcome: str) -> str:
+def severity(outcome: str) -> str:
     """Return how an outcome looks: `ok`, `bad` (an upstream or we failed) or `warn` (the request or its answer did)."""
     return _TONES.get(outcome, "warn")
 

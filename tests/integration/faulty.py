@@ -79,7 +79,7 @@ FAULTS = {
 }
 
 if __name__ == "__main__":
-    watchdog.TOLD_AFTER, watchdog.COMMIT_DEADLINE, watchdog.GRACE, watchdog.ASK_AGAIN = 1.0, 5.0, 2.0, 1.0
+    watchdog.REPORT_AFTER, watchdog.COMMIT_DEADLINE, watchdog.GRACE, watchdog.ASK_AGAIN = 1.0, 5.0, 2.0, 1.0
     watchdog.UNFINISHED_DEADLINE = 5.0
     transport.COMMIT_TIMEOUT = group.TIMEOUT = 2.0
     loop.STALLED, loop.HOPELESS = 1.0, 4.0

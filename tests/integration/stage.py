@@ -24,8 +24,8 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from streams.kafka.cluster import identify
-from streams.kafka.door import Door
-from streams.kafka.memo import Memo, decode
+from streams.kafka.door import BrokerConnection
+from streams.kafka.memo import CompletedOffsets, decode
 from streams.kafka.topics import Admin
 from streams.settings import Kafka
 
@@ -262,17 +262,17 @@ class Stage:
     async def evict(self) -> None:
         """Take all members out of the group, as a session that ends does."""
         kafka = Kafka(bootstrap_servers=self.servers)
-        async with Door(kafka) as door:
-            place = await door.ask(FindCoordinatorRequest(self.group, 0))
-            async with Door(kafka, (place.host, place.port)) as coordinator:
-                [group] = (await coordinator.ask(DescribeGroupsRequest([self.group]))).groups
+        async with BrokerConnection(kafka) as door:
+            place = await door.send(FindCoordinatorRequest(self.group, 0))
+            async with BrokerConnection(kafka, (place.host, place.port)) as coordinator:
+                [group] = (await coordinator.send(DescribeGroupsRequest([self.group]))).groups
                 for member, *_ in group[5]:
-                    await coordinator.ask(LeaveGroupRequest(self.group, member))
+                    await coordinator.send(LeaveGroupRequest(self.group, member))
 
-    async def remembered(self) -> dict[int, tuple[int, Memo | None]]:
+    async def remembered(self) -> dict[int, tuple[int, CompletedOffsets | None]]:
         """Return the group's commits: offset, and what is remembered beyond it, by partition."""
-        async with Door(Kafka(bootstrap_servers=self.servers)) as door:
-            identity = (await identify(door.ask, [self.requests]))[self.requests]
+        async with BrokerConnection(Kafka(bootstrap_servers=self.servers)) as door:
+            identity = (await identify(door.send, [self.requests]))[self.requests]
         return {
             number: (offset, decode(f"{self.group}/{self.requests}/{number}", identity, offset, metadata))
             for number, (offset, metadata) in (await self.commits()).items()

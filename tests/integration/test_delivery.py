@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from streams.kafka.broker import Apache, Broker
-from streams.kafka.memo import Memo
+from streams.kafka.memo import CompletedOffsets
 from streams.settings import DRAIN_DEADLINE, SHUTDOWN_DEADLINE
 from tests.integration.stage import Stage, Upstream, asked, repeats
 
@@ -56,7 +56,9 @@ async def test_kill_in_mid_run_loses_nothing_and_repeats_only_what_was_open(
     assert len(repeated) == len(remembered), "what a commit remembers was answered again"
 
 
-def _committed_ids(commits: dict[int, tuple[int, Memo | None]], ids: dict[tuple[int, int], str]) -> set[str]:
+def _committed_ids(
+    commits: dict[int, tuple[int, CompletedOffsets | None]], ids: dict[tuple[int, int], str]
+) -> set[str]:
     return {
         name
         for (partition, number), name in ids.items()

@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from streams.kafka.broker import Broker
-from streams.reference import unknown
+from streams.reference import unknown_names
 from tests.integration.stage import PATIENCE, Stage, Upstream
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_the_settings_are_known(monkeypatch):
     assert len(settings()) > 10
     for name in settings():
         monkeypatch.setenv(name, "x")
-    assert [line for line in unknown() if any(name in line for name in settings())] == []
+    assert [line for line in unknown_names() if any(name in line for name in settings())] == []
 
 
 async def test_every_command_does_what_it_says(kafka: Broker, stage: Stage, tmp_path: Path) -> None:

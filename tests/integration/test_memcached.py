@@ -104,7 +104,7 @@ async def test_ipv6_and_names_are_servers_too(host):
         async with opened(memcached, timeout=2.0) as cache:
             assert await cache.set(key(), b"1", ttl=60) is True
             assert await cache.get(key()) == b"1"
-            assert [row["state"] for row in await cache.figures()] == ["up"]
+            assert [row["state"] for row in await cache.stats()] == ["up"]
 
 
 # -- several servers, and servers that go away

@@ -55,14 +55,14 @@ async def test_purge_says_which_server_it_could_not_ask():
     async with Memcached() as dead, Memcached() as memcached, opened(dead, memcached) as cache:
         for number in range(20):
             await cache.set(key(number), b"1", ttl=60)
-        kept = int((await cache.figures())[1]["items"])
+        kept = int((await cache.stats())[1]["items"])
         await dead.kill()
         with pytest.raises(PurgeError) as caught:
             await cache.purge(lambda _: True)
         assert str(caught.value).startswith(f"memcached 127.0.0.1:{dead.port}: not reachable: ")
         assert caught.value.removed == kept
         assert 0 < kept < 20
-        assert (await cache.figures())[1]["items"] == 0
+        assert (await cache.stats())[1]["items"] == 0
 
 
 @on_both_loops
@@ -137,7 +137,7 @@ async def test_servers_shows_figures(monkeypatch):
         hanging.hang()
         await dead.kill()
         async with opened(up, hanging, dead, fake) as cache:
-            rows = await cache.figures()
+            rows = await cache.stats()
         hanging.go_on()
     assert [row["address"] for row in rows[:3]] == [f"127.0.0.1:{each.port}" for each in (up, hanging, dead)]
     assert rows[0].pop("version", "")[0].isdigit()
@@ -155,6 +155,6 @@ async def test_servers_shows_figures(monkeypatch):
 async def test_figures_are_read_with_care(said):
     """A server that has no figures, or no end of them, is away, and says so in time."""
     async with Fake(lambda _: said) as fake, opened(fake) as cache:
-        (row,) = await cache.figures()
+        (row,) = await cache.stats()
         assert row["state"] == "away"
         assert row["reason"].startswith("it does not speak memcached's protocol")

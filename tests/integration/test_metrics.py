@@ -76,7 +76,7 @@ def assert_whole_and_bounded(found: Scrape) -> None:
         "cpu_seconds", "max_fds", "open_fds", "resident_memory_bytes", "start_time_seconds", "virtual_memory_bytes",
     )} == found.families  # fmt: skip
     for kind in metrics.CATALOGUE:
-        assert f"# HELP {kind.told_as} {kind.help}" in found.text
+        assert f"# HELP {kind.exposed_name} {kind.help}" in found.text
     assert found.values("outcome") <= set(OUTCOMES)
     assert found.values("cache") <= {*CACHE_STATES, "none"}
     assert found.values("source") == {"docs", "url"}

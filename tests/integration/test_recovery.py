@@ -127,7 +127,7 @@ async def test_strangers_and_echoes_change_nothing(changelogs: Changelogs) -> No
     left = {b"gone": row(2), b"h": row(9, "new"), b"kept": row(5), b"mended": row(6)}
     assert dict(store.scan("hosts", 0)) == left
     assert recovery.overwritten == {("hosts", 0): {b"h", b"x", b"kept"}}, "whose latest record is not ours"
-    assert store.doubted == {0}
+    assert store.dirty == {0}
 
 
 async def test_a_record_that_aiokafka_cannot_read_keeps_no_row_back(changelogs: Changelogs) -> None:

@@ -17,7 +17,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from models.letter import DeadLetterFilter
 from streams.kafka import letters as module
 from streams.kafka.broker import Broker
-from streams.kafka.letters import BEFORE, Letters
+from streams.kafka.letters import BEFORE, DeadLetters
 from streams.settings import Kafka as KafkaSettings
 from streams.settings import Settings
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
@@ -201,7 +201,7 @@ async def test_the_newest_letters_come_first(kafka: Broker, stage: Stage) -> Non
     kafka_settings = KafkaSettings(bootstrap_servers=stage.servers)
     settings = Settings(kafka=kafka_settings, group=stage.group, requests_topic=stage.requests,
                         dead_letters_topic=stage.dead_letters)  # fmt: skip
-    async with Letters(settings) as letters:
+    async with DeadLetters(settings) as letters:
         report = await letters.redrive(DeadLetterFilter(places=frozenset({(1, 7)})))
         assert (report.redriven, report.missing) == (1, [])
         everything, latest = await letters.latest(100), await letters.latest(10)
@@ -221,7 +221,7 @@ async def test_marks_of_letters_that_kafka_deleted_are_taken_back(
     await dead(stage, 12)
     settings = Settings(kafka=KafkaSettings(bootstrap_servers=stage.servers), group=stage.group,
                         requests_topic=stage.requests, dead_letters_topic=stage.dead_letters)  # fmt: skip
-    async with Letters(settings) as letters:
+    async with DeadLetters(settings) as letters:
         assert (await letters.redrive(DeadLetterFilter(), rate=0)).redriven == 12
         admin = AIOKafkaAdminClient(bootstrap_servers=stage.servers)
         await admin.start()
@@ -229,7 +229,7 @@ async def test_marks_of_letters_that_kafka_deleted_are_taken_back(
         await admin.delete_records(gone)
         await admin.close()
         assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 1}
-    async with Letters(settings) as fresh:
+    async with DeadLetters(settings) as fresh:
         assert (await fresh.redrive(DeadLetterFilter())).refused == {BEFORE: 1}
         assert len(fresh._marked) == 1
     assert len(await put_back(stage)) == 12

@@ -20,7 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from streams.settings import Kafka, Settings
-from streams.tables.workers import Workers
+from streams.tables.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked
 
 pytestmark = pytest.mark.kafka
@@ -220,9 +220,9 @@ async def test_one_process_answers_and_tabulates(stage: Stage, upstream: Upstrea
     assert await worker.ended() == 0
 
 
-def listening(stage: Stage) -> Workers:
+def listening(stage: Stage) -> WorkerRegistry:
     """The records of this test's workers."""
-    return Workers(Settings(kafka=Kafka(bootstrap_servers=stage.servers), workers_topic=f"workers-{stage.mark}"))
+    return WorkerRegistry(Settings(kafka=Kafka(bootstrap_servers=stage.servers), workers_topic=f"workers-{stage.mark}"))
 
 
 async def until(condition: Callable[[], Any]) -> Any:
@@ -233,7 +233,7 @@ async def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def told(workers: Workers) -> dict[str, dict[str, Any]]:
+def told(workers: WorkerRegistry) -> dict[str, dict[str, Any]]:
     """What each worker told last of its tables."""
     return {record["id"]: record["tables"] for record in workers.all()}
 

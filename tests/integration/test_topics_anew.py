@@ -79,7 +79,7 @@ async def committed(stage: Stage, count: int) -> bool:
     """Whether the group's commits are for the topic as it is now, and reach so far together."""
     try:
         return sum(offset for offset, _ in (await stage.remembered()).values()) == count
-    except memo.UntrustedMemo:
+    except memo.InvalidCommitMetadata:
         return False
 
 

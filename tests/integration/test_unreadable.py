@@ -11,7 +11,7 @@ from streams.kafka.broker import Broker
 from streams.kafka.tail import Tail
 from streams.kafka.topics import Admin
 from streams.settings import Kafka, Settings
-from streams.tables.workers import Workers
+from streams.tables.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage
 from tests.integration.test_commands import millrace
 from tests.integration.test_contract import NotUtf8
@@ -61,7 +61,7 @@ async def test_workers_are_heard_beyond_them(kafka: Broker, stage: Stage) -> Non
         await admin.settled(settings.workers_topic)
     await unreadable(stage, settings.workers_topic, b'{"n": 1}', b'{"n": 2}', key=b"first")
     await stage.producer.send_and_wait(settings.workers_topic, b"{}", key=b"second")
-    async with Workers(settings) as workers, asyncio.timeout(PATIENCE):
+    async with WorkerRegistry(settings) as workers, asyncio.timeout(PATIENCE):
         while len(workers.all()) < 2:
             await asyncio.sleep(0.05)
     assert [(each["id"], each.get("n")) for each in workers.all()] == [("first", 2), ("second", None)]

@@ -8,7 +8,7 @@ import pytest
 
 from streams.kafka.broker import Broker
 from streams.settings import Kafka, Settings
-from streams.tables.workers import Workers
+from streams.tables.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
 
 pytestmark = pytest.mark.kafka
@@ -21,8 +21,8 @@ async def until(condition, seconds: float = PATIENCE):
     return found
 
 
-def listening(stage: Stage) -> Workers:
-    return Workers(Settings(kafka=Kafka(bootstrap_servers=stage.servers), workers_topic=f"workers-{stage.mark}"))
+def listening(stage: Stage) -> WorkerRegistry:
+    return WorkerRegistry(Settings(kafka=Kafka(bootstrap_servers=stage.servers), workers_topic=f"workers-{stage.mark}"))
 
 
 async def test_records_appear_go_silent_and_go(kafka: Broker, stage: Stage, upstream: Upstream) -> None:

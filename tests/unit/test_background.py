@@ -16,8 +16,8 @@ from streams.kafka.client import require_fetching
 from streams.kafka.tail import Tail
 from streams.settings import Kafka, Settings
 from streams.tables import presence, workers
-from streams.tables.presence import Presence
-from streams.tables.workers import Workers
+from streams.tables.presence import Heartbeat
+from streams.tables.workers import WorkerRegistry
 from streams.tasks import end_worker
 from streams.telemetry import announcer, loop
 from streams.telemetry.announcer import Announcer
@@ -60,14 +60,14 @@ def settings() -> Settings:
 
 def presence_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(presence, "RETRY_PAUSE", 0.0)
-    monkeypatch.setattr(Presence, "_run", failing.later)
-    return Presence(settings(), failing.later)
+    monkeypatch.setattr(Heartbeat, "_run", failing.later)
+    return Heartbeat(settings(), failing.later)
 
 
 def workers_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(workers, "RETRY_PAUSE", 0.0)
-    monkeypatch.setattr(Workers, "_read", failing.later)
-    return Workers(settings())
+    monkeypatch.setattr(WorkerRegistry, "_read", failing.later)
+    return WorkerRegistry(settings())
 
 
 def announcer_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:

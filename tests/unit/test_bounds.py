@@ -17,12 +17,12 @@ from models.checks import builtin
 from streams.http import guard, limits, tally
 from streams.http.guard import Guard
 from streams.http.limits import Hosts
-from streams.http.tally import OTHERS, Tally
+from streams.http.tally import OTHERS, UpstreamStats
 from streams.kafka import tail
 from streams.kafka.tail import Tail
 from streams.settings import Kafka, Settings
 from streams.tables import workers
-from streams.tables.workers import Workers
+from streams.tables.workers import WorkerRegistry
 from streams.telemetry import flood
 from streams.telemetry.flood import FloodGate
 
@@ -75,15 +75,15 @@ def test_workers_records_are_bounded_by_number_and_bytes(monkeypatch):
     monkeypatch.setattr(workers, "MAX_RECORD", 100)
     monkeypatch.setattr(workers, "MAX_RECORDS", 250)
     now = [1000.0]
-    heard = Workers(Settings(), clock=lambda: now[0])
+    heard = WorkerRegistry(Settings(), clock=lambda: now[0])
     for number in range(20):
         now[0] += 1
-        heard.hear(record(f"w{number}", json.dumps({"pad": "x" * (5 if number < 10 else 80)}).encode()))
+        heard.receive(record(f"w{number}", json.dumps({"pad": "x" * (5 if number < 10 else 80)}).encode()))
     assert [each["id"] for each in heard.all()] == ["w18", "w19"]
-    heard.hear(record("large", json.dumps({"pad": "x" * 100}).encode()))
+    heard.receive(record("large", json.dumps({"pad": "x" * 100}).encode()))
     assert heard.unreadable == 1
-    heard.hear(record("w19", None))
-    assert set(heard._heard) == set(heard._sizes) == {"w18"}
+    heard.receive(record("w19", None))
+    assert set(heard._workers) == set(heard._sizes) == {"w18"}
 
 
 def test_the_overviews_notes_keep_what_rates_are_made_of():
@@ -143,7 +143,7 @@ def test_origins_that_the_guard_let_through_are_bounded(monkeypatch):
 
 def test_metrics_name_so_many_sources():
     """Those beyond share one label."""
-    counted = Tally()
+    counted = UpstreamStats()
     for number in range(tally.MAX_SOURCES + 50):
         counted.add(f"s{number}", "2xx")
     assert len(counted.requests) <= tally.MAX_SOURCES + 2

@@ -205,11 +205,11 @@ async def test_a_miss_is_fetched_and_its_offset_finished_once_delivered(answerer
     (result,) = publisher.results()
     assert (result["id"], result["outcome"], result["cache"], result["document"]) == ("requests-3-7", "ok", "miss", [1])
     assert result["age"] == pytest.approx(0, abs=0.2)
-    assert (batch.lease.unfinished, batch.lease.under_way) == (1, 1)
+    assert (batch.lease.unfinished, batch.lease.in_progress) == (1, 1)
     publisher.acknowledge()
     await asyncio.gather(*batch.lease.work)
     await asyncio.sleep(0)  # the task's own end is told in the loop's next turn
-    assert (batch.lease.unfinished, batch.lease.under_way, batch.lease.work) == (0, 0, set())
+    assert (batch.lease.unfinished, batch.lease.in_progress, batch.lease.work) == (0, 0, set())
     assert answerer.account.figures()["outcomes"] == {"ok": 1}
 
 
@@ -355,7 +355,7 @@ async def test_no_more_than_there_is_room_for_is_under_way(narrow, enricher, pub
     batch = batch_of(*(record(offset) for offset in range(5)))
     await narrow.take(batch)
     await settle()
-    assert (enricher.running, batch.lease.under_way) == (2, 2)
+    assert (enricher.running, batch.lease.in_progress) == (2, 2)
     enricher.gate.set()
     await publisher.until(5)
     assert sorted(result["id"] for result in publisher.results()) == [f"requests-3-{offset}" for offset in range(5)]
@@ -439,7 +439,7 @@ async def test_what_would_be_refused_is_not_begun(answerer, enricher, publisher)
     assert answerer.account.figures()["outcomes"] == {"overloaded": 2}
     publisher.acknowledge(2)
     publisher.acknowledge(3)
-    assert (batch.lease.unfinished, batch.lease.under_way) == (0, 0)
+    assert (batch.lease.unfinished, batch.lease.in_progress) == (0, 0)
 
 
 async def test_what_may_not_wait_is_refused_and_counts_against_its_host(enricher, publisher):

@@ -25,10 +25,10 @@ from models.result import ResultSchema, encode_answer, is_shared, read_result
 from models.source import CachePolicy, Param, Retries, Source, Sources
 from models.template import UrlTemplate
 from streams.cache.front import Cache
-from streams.functions import Caller
+from streams.functions import FunctionCaller
 from streams.http.client import Client
 from streams.http.guard import Guard
-from streams.http.terms import Terms, terms_of
+from streams.http.terms import UpstreamPolicy, policy_of
 from streams.networks import parse_networks, parse_ports
 from streams.tiers import MemoryTier
 
@@ -109,7 +109,7 @@ async def terms():
 
 @pytest.fixture
 async def asker(upstream, terms):
-    async with Client(LIMIT, LOOPBACK, retry=QUICK) as client, Caller(LIMIT) as caller:
+    async with Client(LIMIT, LOOPBACK, retry=QUICK) as client, FunctionCaller(LIMIT) as caller:
         yield Asker(client, caller, terms)
 
 
@@ -157,7 +157,7 @@ async def test_304_is_no_answer_to_what_was_not_asked(upstream, asker, own):
 
 async def test_304_to_a_condition_of_the_request_s_own_says_nothing_of_ours(upstream, asker, terms):
     """Where 304 is a success of the source's, it answers the source's own condition: what is at hand may be another."""
-    terms["s"] = Terms(LIMIT, success=frozenset({200, 304}))
+    terms["s"] = UpstreamPolicy(LIMIT, success=frozenset({200, 304}))
     upstream.says("/", {"status": 304})
     known = wanted(upstream, headers={"If-None-Match": '"mine"'})._replace(source=Source("s"))
     asked = await asker.ask(known, {}, in_5_seconds(), {"If-None-Match": '"1"'})
@@ -166,7 +166,7 @@ async def test_304_to_a_condition_of_the_request_s_own_says_nothing_of_ours(upst
 
 async def test_the_terms_are_those_of_the_source(upstream, asker, terms):
     """A success of its own, and the cap on its bodies."""
-    terms["s"] = Terms(10, success=frozenset({404}))
+    terms["s"] = UpstreamPolicy(10, success=frozenset({404}))
     upstream.says("/", {"status": 404, "text": "none"}, {"status": 404, "text": "x" * 11})
     sources = Sources({"s": Source("s", UrlTemplate(upstream.url + "/"), schema="text")})
     known = know(Request(source="s", schema=""), sources)
@@ -368,8 +368,8 @@ async def test_a_result_has_the_headers_that_its_source_names(upstream):
     upstream.says("/", {"text": 'a,"headers":{"x":1},"attempts":1', "headers": first},
                   {"status": 304, "headers": {"X-Quota": "8", "Cache-Control": "max-age=60"}})  # fmt: skip
     async with Client(LIMIT, LOOPBACK) as client, Cache((MemoryTier(),)) as cache:
-        terms = {"s": terms_of(source, client.terms, client.post)}
-        enricher = Enricher(Asker(client, Caller(LIMIT), terms), Pool(), cache, 5.0)
+        terms = {"s": policy_of(source, client.policy, client.post)}
+        enricher = Enricher(Asker(client, FunctionCaller(LIMIT), terms), Pool(), cache, 5.0)
         asked = know(Request(source="s", schema="text"), Sources({"s": source}))
         said = []
         for _ in range(3):

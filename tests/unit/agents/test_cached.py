@@ -23,10 +23,10 @@ from models.source import CachePolicy, Retries, Source, Sources
 from models.template import UrlTemplate
 from streams.cache.changes import CLOCK_SLACK
 from streams.cache.front import Cache
-from streams.functions import Caller
+from streams.functions import FunctionCaller
 from streams.http.client import Client
 from streams.http.guard import Guard
-from streams.http.terms import terms_of
+from streams.http.terms import policy_of
 from streams.networks import parse_networks, parse_ports
 from streams.tiers import parse_tiers
 
@@ -130,9 +130,9 @@ async def start(stack: AsyncExitStack, upstream: Upstream) -> Start:
     async def start(tiers: str = "memory://", negative_ttl: float = 5.0, **sources: CachePolicy) -> Worker:
         client = await stack.enter_async_context(Client(100_000, LOOPBACK, retry=Retries(attempts=1)))
         cache = await stack.enter_async_context(Cache(parse_tiers(tiers)))
-        caller = await stack.enter_async_context(Caller(100_000))
+        caller = await stack.enter_async_context(FunctionCaller(100_000))
         made = {name: source_of(upstream, name, policy) for name, policy in sources.items()}
-        terms = {name: terms_of(source, client.terms, client.post) for name, source in made.items()}
+        terms = {name: policy_of(source, client.policy, client.post) for name, source in made.items()}
         enricher = Enricher(Asker(client, caller, terms), None, cache, PATIENCE, negative_ttl=negative_ttl)  # type: ignore[arg-type]
         return Worker(upstream, await stack.enter_async_context(enricher), cache)
 

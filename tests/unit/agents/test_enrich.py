@@ -29,7 +29,7 @@ from models.request import Request
 from models.source import NEGATIVE_TTL
 from streams.cache.entry import Entry
 from streams.cache.front import Cache
-from streams.cache.verdicts import Verdicts
+from streams.cache.verdicts import CheckResults
 from streams.http.response import Response
 from streams.tiers import MemoryTier
 
@@ -162,7 +162,7 @@ async def test_a_miss_is_fetched_loaded_and_kept(enricher_of, cache):
     entry = enricher.peek(PLAIN, time.time())
     until = enriched.as_of + 60
     assert entry == Entry(enriched.shared, enriched.as_of, until, None, until - 12, until, until + 300,
-                          verdicts=Verdicts(), asked_at=entry.asked_at)  # fmt: skip
+                          check_results=CheckResults(), asked_at=entry.asked_at)  # fmt: skip
     assert before <= entry.asked_at <= enriched.as_of
     assert (len(client.calls), len(cache.memory)) == (1, 1)
 

@@ -32,7 +32,7 @@ from models.source import MAX_STALE, NEGATIVE_KINDS, NEGATIVE_TTL, CachePolicy, 
 from models.template import UrlTemplate
 from streams.cache.front import Cache
 from streams.http.response import Response
-from streams.http.terms import Terms
+from streams.http.terms import UpstreamPolicy
 from streams.shares import Shares
 from streams.tiers import MemoryTier
 
@@ -123,7 +123,7 @@ def cache(clock: Clock) -> Cache:
 
 
 def enricher_over(upstream: Upstream, cache: Cache, timeout: float = 30, policy: CachePolicy | None = None) -> Enricher:
-    terms = {"s": Terms(1_000), "t": Terms(1_000)}
+    terms = {"s": UpstreamPolicy(1_000), "t": UpstreamPolicy(1_000)}
     return Enricher(Asker(upstream, None, terms), None, cache, timeout, policy)  # type: ignore[arg-type]
 
 

@@ -23,7 +23,7 @@ from models.errors import Denied, InvalidRequest, TooLarge
 from models.letter import DLQ
 from models.request import Request
 from models.result import ResultSchema
-from streams.kafka.publisher import Parcel
+from streams.kafka.publisher import OutgoingRecord
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACESTATE = b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
@@ -46,7 +46,7 @@ GET = Request(url="http://a/")
 
 
 def parcel(value, *, key=b"k", headers=(), shrink=shrink_result):
-    return Parcel(Receipt(), 42, key, value, list(headers), shrink)
+    return OutgoingRecord(Receipt(), 42, key, value, list(headers), shrink)
 
 
 def test_the_body_s_id_goes_first():

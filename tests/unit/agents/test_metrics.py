@@ -11,7 +11,7 @@ from agents import metrics
 from agents.figures import origins
 from models.source import Source, Sources
 from models.template import UrlTemplate
-from streams.http.tally import MAX_SOURCES, OTHERS, PLAIN, Tally, status_class
+from streams.http.tally import MAX_SOURCES, OTHERS, PLAIN, UpstreamStats, status_class
 
 ROOT = Path(__file__).parents[3]
 UNITS = ("_seconds", "_bytes", "_records", "_offset", "_partitions")
@@ -36,7 +36,7 @@ def test_names_keep_to_prometheus_conventions(kind):
 
 def test_sources_are_few_and_others_share_a_name():
     """More sources than a dashboard can show are counted together, and statuses by their class."""
-    tally = Tally()
+    tally = UpstreamStats()
     for number in range(MAX_SOURCES + 5):
         tally.add(f"s{number}", status_class(204))
     tally.add(None, "timeout")

@@ -10,7 +10,7 @@ from agents import commands
 from agents.checkup.finding import ok, problem
 from agents.commands import DONE, MISUSED, doctor, redrive, run
 from models.letter import DLQ, read_letter
-from streams.kafka.letters import Letters, Report
+from streams.kafka.letters import DeadLetters, Report
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_nothing_found_is_said_with_the_choice(options, told, monkeypatch, capsy
     async def none(*_, **__):
         return Report()
 
-    monkeypatch.setattr(Letters, "redrive", none)
+    monkeypatch.setattr(DeadLetters, "redrive", none)
     assert run(["redrive", *options]) == DONE
     assert capsys.readouterr().err.startswith(told)
 

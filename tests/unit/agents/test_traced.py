@@ -15,7 +15,7 @@ from yarl import URL
 
 from agents.traced import RequestSpans, is_sampled
 from models.errors import UpstreamError
-from streams.http.traced import HttpSpans, told
+from streams.http.traced import HttpSpans, span_url
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SENT = [("traceparent", f"00-{TRACE}-{PARENT}-01".encode()), ("tracestate", b"a=b")]
@@ -149,5 +149,5 @@ def test_what_fails_is_told_by_its_kind_alone(spans, raised, kind, status):
 
 def test_urls_are_told_without_what_may_be_secret():
     """No login, no fragment, and that there was a query, not what it said."""
-    assert told(URL("https://user:word@h/a/b?key=secret#part")) == "https://h/a/b?REDACTED"
-    assert told(URL("http://h:81/")) == "http://h:81/"
+    assert span_url(URL("https://user:word@h/a/b?key=secret#part")) == "https://h/a/b?REDACTED"
+    assert span_url(URL("http://h:81/")) == "http://h:81/"

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from streams import settings
-from streams.reference import unknown
+from streams.reference import unknown_names
 from streams.web.probes import Probes
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +36,7 @@ def load(monkeypatch, tmp_path):
         for name, value in variables.items():
             monkeypatch.setenv(name, str(secret) if name.endswith(FILE) else value)
         loaded = settings.load()
-        assert list(unknown()) == []
+        assert list(unknown_names()) == []
         shown = {name for name, _ in settings.names(loaded)}
         ours = {name.removesuffix(FILE) for name in variables if re.match("KAFKA_|MILLRACE_", name)}
         assert ours <= shown

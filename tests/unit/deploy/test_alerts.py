@@ -23,7 +23,7 @@ SELECTED = re.compile(r"\b((?:millrace|process)_[a-z_]+)\{([^}]*)\}")
 EXPORTED = {
     name: {*kind.labels, "le", "job", "instance"}
     for kind in CATALOGUE
-    for name in ([kind.told_as] if kind.type != "histogram" else
+    for name in ([kind.exposed_name] if kind.type != "histogram" else
                  [f"{kind.name}{suffix}" for suffix in ("_bucket", "_sum", "_count")])
 } | {
     f"process_{name}": {"job", "instance"}

@@ -33,9 +33,9 @@ from models.errors import (
 from models.request import parse
 from models.source import Retries
 from streams.http.client import Client
-from streams.http.failures import blame, translate
+from streams.http.failures import is_host_fault, translate
 from streams.http.guard import DENIED, DeniedAddress, Guard
-from streams.http.hop import Hop, redirected
+from streams.http.hop import OutgoingRequest, redirected
 from streams.http.once import MAX_FIELD, MAX_FIELDS
 from streams.networks import parse_networks, parse_ports
 from streams.settings import DEFAULT_MAX_REDIRECTS
@@ -404,12 +404,14 @@ async def test_a_redirect_to_no_host_is_the_upstream_s_error(client, upstream, l
 
 def test_a_redirect_from_https_to_http_is_denied():
     """What was asked for in private is not asked for in the open; the other way round is fine."""
-    private, public = (Hop("GET", URL(f"{scheme}://example.org/"), CREDENTIALS, None) for scheme in ("https", "http"))
+    private, public = (
+        OutgoingRequest("GET", URL(f"{scheme}://example.org/"), CREDENTIALS, None) for scheme in ("https", "http")
+    )
     with pytest.raises(Denied, match=r"^example.org redirected from https to http$"):
         redirected(private, 302, "http://example.org/secret-path")
     there = URL("https://example.org/a")
-    assert redirected(private, 302, "/a") == Hop("GET", there, CREDENTIALS, None, own=True)
-    assert redirected(public, 302, "https://example.org/a") == Hop("GET", there, {}, None, own=False)
+    assert redirected(private, 302, "/a") == OutgoingRequest("GET", there, CREDENTIALS, None, own=True)
+    assert redirected(public, 302, "https://example.org/a") == OutgoingRequest("GET", there, {}, None, own=False)
 
 
 # -- bounds
@@ -648,7 +650,7 @@ async def test_a_head_past_its_limits_is_too_large_and_no_fault_of_the_host(clie
     """The error names both limits, no retry helps, and the breaker does not count it as a failure."""
     error = await failure(client, await speak(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n"), TooLarge)
     assert str(error) == "127.0.0.1 answered with more than 256 headers, or one of over 32768 bytes"
-    assert (error.retryable, blame(error)) == (False, True)
+    assert (error.retryable, is_host_fault(error)) == (False, True)
 
 
 async def test_cookies_live_in_one_request_s_redirects(client, upstream):

@@ -11,7 +11,7 @@ from streams.pool import costs as module
 from streams.pool.admission import ADMITTED, Admission
 from streams.pool.costs import ENOUGH, FADING, MAX_ITEMS, MAX_SIZE, UNSEEN, WEIGHT, Costs, size_of
 from streams.pool.seat import Job
-from streams.pool.suspicion import DIED_BEFORE_BLAMED, KILLED_BEFORE_BLAMED, SUSPECT_FOR, Suspicion, said_of
+from streams.pool.suspicion import DIED_BEFORE_BLAMED, KILLED_BEFORE_BLAMED, SUSPECT_FOR, Quarantine, exit_reason
 from streams.settings import CHECK_TIMEOUT
 
 
@@ -124,14 +124,14 @@ async def test_who_is_to_blame(code, ran, deaths, spent, guilty):
     """
     job = Job("a", None, {}, None)
     job.deaths, job.spent = deaths, spent
-    suspicion = Suspicion()
+    suspicion = Quarantine()
     assert suspicion.is_guilty(job, code, ran=ran) is guilty
     assert ("a" in suspicion) is (ran and code != -signal.SIGKILL)
 
 
 def test_suspicion_ends(monkeypatch):
     """After a while without another incident a check travels with others again."""
-    suspicion = Suspicion()
+    suspicion = Quarantine()
     suspicion.add("a")
     assert "a" in suspicion
     later = time.monotonic() + SUSPECT_FOR
@@ -144,4 +144,4 @@ def test_suspicion_ends(monkeypatch):
                                             (-11, "killed by SIGSEGV"), (-40, "killed by signal 40")])  # fmt: skip
 def test_how_a_process_ended_is_said(code, said):
     """In words that whoever reads a result can look up."""
-    assert said_of(code) == said
+    assert exit_reason(code) == said

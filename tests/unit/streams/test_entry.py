@@ -35,7 +35,7 @@ from streams.cache.entry import (
     fresh_entry,
 )
 from streams.cache.freshness import Freshness
-from streams.cache.verdicts import Said, Verdicts
+from streams.cache.verdicts import CheckResult, CheckResults
 
 NOW = 1_800_000_000.0
 KEY = b"00000000-4a6965d8262a22b0-6e6afc0a1b25d888fe66ebcb4e164395f168fc1e"
@@ -44,7 +44,7 @@ SHARED = encode_answer(
     Request(url="http://a/"), Answer("ok", 200, {"n": 7}, has_document=True, attempts=1, fetched_at=NOW)
 )
 ENTRY = fresh_entry(SHARED, NOW, Freshness(60.0, 30.0, 300.0), headers={"ETag": '"1"', "Last-Modified": "then"})
-SAID = Said(encode_check_result(Call("is_prime", "n"), CheckOutcome(True, elapsed=0.1)))
+SAID = CheckResult(encode_check_result(Call("is_prime", "n"), CheckOutcome(True, elapsed=0.1)))
 TIMES = ("as_of", "refresh_at", "fresh_until", "revalidate_until", "usable_until")
 
 
@@ -101,7 +101,7 @@ VALIDATORS = st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=1
 VERDICTS = st.dictionaries(
     st.text("0123456789abcdef", max_size=40),
     st.builds(
-        lambda field, value, elapsed: Said(encode_check_result(Call("x", field), CheckOutcome(value, elapsed=elapsed))),
+        lambda field, value, elapsed: CheckResult(encode_check_result(Call("x", field), CheckOutcome(value, elapsed=elapsed))),
         st.none() | st.text(max_size=5), DOCUMENTS, st.floats(0, 10),
     ),
     max_size=4,
@@ -126,11 +126,11 @@ def test_what_was_written_is_read(  # noqa: PLR0917  what an entry is made of
     shared = encode_answer(Request(url="http://a/"), answer)
     given = {"ETag": etag, "Last-Modified": last_modified, "Cache-Control": "max-age=5", "Expires": "0"}
     entry = fresh_entry(
-        shared, fetched_at, Freshness(*windows), refresh_ahead=ahead, asked_at=fetched_at - 1, verdicts=Verdicts(said),
+        shared, fetched_at, Freshness(*windows), refresh_ahead=ahead, asked_at=fetched_at - 1, verdicts=CheckResults(said),
         headers={name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
-    failed = Said(b'{"name":"x","error":"boom","elapsed_ms":0.0}', CheckError("boom"), fetched_at + 5)
-    known = entry._replace(ask_after=9.0, verdicts=Verdicts({**said, "failed": failed}))
+    failed = CheckResult(b'{"name":"x","error":"boom","elapsed_ms":0.0}', CheckError("boom"), fetched_at + 5)
+    known = entry._replace(ask_after=9.0, verdicts=CheckResults({**said, "failed": failed}))
     assert decode_entry(KEY, encode_entry(KEY, known), fetched_at) == entry
 
 
@@ -279,7 +279,7 @@ def test_any_bytes_are_an_entry_or_none(content):
 @given(st.data())
 def test_a_damaged_entry_is_an_entry_or_none(data):
     """Bytes changed, cut out or put in anywhere: nothing is raised, and what is still read makes a whole result."""
-    content = bytearray(encode_entry(KEY, ENTRY._replace(verdicts=Verdicts({"a": SAID, "b": SAID}))))
+    content = bytearray(encode_entry(KEY, ENTRY._replace(verdicts=CheckResults({"a": SAID, "b": SAID}))))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(content)))
         piece = data.draw(st.binary(max_size=3) | st.sampled_from([b"9" * 30, b'"', b"}", b",", b"\n", b"e", TAIL]))

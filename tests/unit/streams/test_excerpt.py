@@ -15,7 +15,7 @@ from models.errors import TooLarge, UpstreamError
 from models.source import Bearer, Retries, Secret, Source
 from streams.http.client import Client
 from streams.http.excerpt import MAX_EXCERPT, MAX_READ, PATIENCE, excerpt
-from streams.http.terms import terms_of
+from streams.http.terms import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, at
 
 KEY = 'k3y/with+odd=chars&"'
@@ -30,7 +30,7 @@ async def client(upstream, monkeypatch):
 
 
 def terms(client, **source):
-    return terms_of(Source("s", retry=client.terms.retry, **source), client.terms, client.post)
+    return policy_of(Source("s", retry=client.terms.retry, **source), client.terms, client.post)
 
 
 def secretive(client, **source):

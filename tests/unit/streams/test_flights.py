@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streams.cache.flights import Flights
+from streams.cache.flights import SingleFlight
 
 
 async def waiting(flights, key, count):
@@ -14,90 +14,90 @@ async def waiting(flights, key, count):
 
 async def test_of_all_who_ask_one_leads():
     """The first to ask leads; the others do not until it has landed."""
-    flights = Flights()
-    first, *others = [flights.lead("a") for _ in range(3)]
+    flights = SingleFlight()
+    first, *others = [flights.begin("a") for _ in range(3)]
     assert (first is None, others) == (False, [None, None])
-    flights.land("a", first, 1)
-    assert flights.lead("a") is not None
+    flights.finish("a", first, 1)
+    assert flights.begin("a") is not None
 
 
 async def test_flights_of_different_keys_do_not_meet():
     """Each key has a leader of its own, and its landing wakes nobody else."""
-    flights = Flights()
-    a, b = flights.lead("a"), flights.lead("b")
+    flights = SingleFlight()
+    a, b = flights.begin("a"), flights.begin("b")
     (for_a,) = await waiting(flights, "a", 1)
-    flights.land("b", b, 2)
+    flights.finish("b", b, 2)
     await asyncio.sleep(0)
     assert not for_a.done()
-    flights.land("a", a, 1)
+    flights.finish("a", a, 1)
     assert await for_a == 1
 
 
 async def test_all_who_wait_get_the_one_answer():
     """Everyone who joined is given the very object that landed."""
-    flights = Flights()
-    flight = flights.lead("a")
+    flights = SingleFlight()
+    flight = flights.begin("a")
     tasks = await waiting(flights, "a", 5)
     answer = object()
-    flights.land("a", flight, answer)
+    flights.finish("a", flight, answer)
     assert [await task is answer for task in tasks] == [True] * 5
 
 
 async def test_a_leader_that_gives_up_lets_another_lead():
     """None wakes those who wait, and the first of them may lead."""
-    flights = Flights()
-    flight = flights.lead("a")
+    flights = SingleFlight()
+    flight = flights.begin("a")
     tasks = await waiting(flights, "a", 2)
-    flights.land("a", flight, None)
+    flights.finish("a", flight, None)
     assert await asyncio.gather(*tasks) == [None, None]
-    assert [flights.lead("a") is None, flights.lead("a") is None] == [False, True]
+    assert [flights.begin("a") is None, flights.begin("a") is None] == [False, True]
 
 
 async def test_one_who_stops_waiting_harms_nobody():
     """A cancelled waiter neither breaks the landing nor takes the others' answer."""
-    flights = Flights()
-    flight = flights.lead("a")
+    flights = SingleFlight()
+    flight = flights.begin("a")
     first, second = await waiting(flights, "a", 2)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    flights.land("a", flight, 1)
+    flights.finish("a", flight, 1)
     assert first.cancelled()
     assert await second == 1
 
 
 async def test_what_has_landed_is_forgotten():
     """Only flights under way are held, and counted."""
-    flights = Flights()
+    flights = SingleFlight()
     assert len(flights) == 0
-    a, b = flights.lead("a"), flights.lead("b")
-    flights.lead("a")
+    a, b = flights.begin("a"), flights.begin("b")
+    flights.begin("a")
     assert len(flights) == 2
-    flights.land("a", a, 1)
-    flights.land("b", b, None)
+    flights.finish("a", a, 1)
+    flights.finish("b", b, None)
     assert len(flights) == 0
 
 
 async def test_nobody_joins_a_flight_from_before_a_change():
     """Who asks after a change leads anew; who waited before it gets what that flight brings, and both land."""
-    flights = Flights()
-    old = flights.lead("a", changes=3, changed=0)
+    flights = SingleFlight()
+    old = flights.begin("a", changes=3, changed=0)
     (waited,) = await waiting(flights, "a", 1)
-    assert flights.lead("a", changes=4, changed=3) is None
-    new = flights.lead("a", changes=5, changed=5)
+    assert flights.begin("a", changes=4, changed=3) is None
+    new = flights.begin("a", changes=5, changed=5)
     assert new is not None
     (waits,) = await waiting(flights, "a", 1)
-    flights.land("a", old, "old")
+    flights.finish("a", old, "old")
     await asyncio.sleep(0)
     assert (await waited, waits.done(), len(flights)) == ("old", False, 1)
-    assert flights.lead("a", changes=5, changed=5) is None
-    flights.land("a", new, "new")
+    assert flights.begin("a", changes=5, changed=5) is None
+    flights.finish("a", new, "new")
     assert (await waits, len(flights)) == ("new", 0)
 
 
 def test_nobody_waits_for_an_answer_that_is_for_nobody_else(monkeypatch):
     """Until the time that is said, or until it is taken back; as many keys as the limit says are remembered."""
     monkeypatch.setattr("streams.cache.flights.MAX_PARTED", 2)
-    flights = Flights()
+    flights = SingleFlight()
     assert not flights.parted("a", 5.0)
     flights.part("a", 10.0)
     assert (flights.parted("a", 9.9), flights.parted("a", 10.0), flights.parted("b", 5.0)) == (True, False, False)

@@ -14,7 +14,7 @@ import pytest
 from models.documents import Body
 from models.errors import Denied, InvalidDocument, Overloaded, TimedOut, TooLarge, Unreachable, UpstreamError
 from models.source import Limits, Retries, Source
-from streams.functions import JOIN_TIMEOUT, Caller
+from streams.functions import JOIN_TIMEOUT, FunctionCaller
 from streams.http.breaker import MIN_REQUESTS
 
 PATIENCE = 5.0
@@ -25,7 +25,7 @@ ONCE = Retries(attempts=1)
 
 @pytest.fixture
 async def caller():
-    async with Caller(1 << 20) as opened:
+    async with FunctionCaller(1 << 20) as opened:
         yield opened
 
 
@@ -266,7 +266,7 @@ async def test_closing_does_not_wait_for_functions_that_hang(source):
         began.append(None)
         released.wait(PATIENCE)
 
-    opened = await Caller(1 << 20).__aenter__()
+    opened = await FunctionCaller(1 << 20).__aenter__()
     sources = [source(function, name) for name in ("a", "b", "c")]
     tasks = [asyncio.ensure_future(opened.call(each, {}, None)) for each in sources]
     try:
@@ -285,7 +285,7 @@ async def test_closing_does_not_wait_for_functions_that_hang(source):
 async def test_closing_an_idle_caller_is_quick(source):
     """Threads that wait for work end at once, and nothing is left of them."""
     before = set(threading.enumerate())
-    async with asyncio.timeout(JOIN_TIMEOUT), Caller(1 << 20) as opened:
+    async with asyncio.timeout(JOIN_TIMEOUT), FunctionCaller(1 << 20) as opened:
         await opened.call(source(lambda: "ok"), {}, None)
         begun = set(threading.enumerate()) - before
         assert begun
@@ -301,7 +301,7 @@ async def test_no_secret_of_a_source_is_told_by_a_function(source, way):
             raise RuntimeError("login with s3cret-key failed")
         return {"config": "s3cret-key"}
 
-    async with Caller(1 << 20, {"s3cret-key"}) as opened:
+    async with FunctionCaller(1 << 20, {"s3cret-key"}) as opened:
         error = await failure(opened, source(function))
     assert "s3cret" not in str(error)
     assert "secret of a source" in str(error)

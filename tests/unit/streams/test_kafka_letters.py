@@ -8,7 +8,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from models.errors import BrokerError
 from models.letter import DLQ, DeadLetterFilter
 from streams.kafka import letters as module
-from streams.kafka.letters import BEFORE, OTHERWISE, Letters
+from streams.kafka.letters import BEFORE, OTHERWISE, DeadLetters
 from streams.kafka.topics import Topic
 from streams.settings import Settings
 
@@ -90,7 +90,7 @@ def cluster(monkeypatch):
 
 async def test_a_topic_that_is_not_listed_once_is_forgotten_by_nobody(cluster):
     """A look that misses the marks costs none of them: what was redriven is refused right then and after it."""
-    letters = Letters(SETTINGS)
+    letters = DeadLetters(SETTINGS)
     assert (await letters.redrive(DeadLetterFilter())).redriven == 6
     for _ in range(2):
         cluster.hidden = 1
@@ -100,12 +100,12 @@ async def test_a_topic_that_is_not_listed_once_is_forgotten_by_nobody(cluster):
         assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 6}
     cluster.hidden = 2
     with pytest.raises(BrokerError, match="cannot be seen: nothing is redriven"):
-        await Letters(SETTINGS).redrive(DeadLetterFilter())
+        await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
 
 
 async def test_marks_made_anew_are_read_from_their_beginning(cluster):
     """A topic that is shorter than what was read of it is another: its marks are all read."""
-    letters = Letters(SETTINGS)
+    letters = DeadLetters(SETTINGS)
     await letters.redrive(DeadLetterFilter(places=frozenset((0, offset) for offset in range(4))))
     first, *_ = cluster.logs.pop(MARKS)
     assert len([each for each in await letters.latest(10) if each.redriven]) == 4
@@ -119,7 +119,7 @@ async def test_marks_that_kafka_deletes_are_refused(cluster, cleanup):
     """A topic of marks with a retention would forget them: nothing is redriven, and it is said what to do."""
     cluster.logs[MARKS], cluster.cleanup = [], cleanup
     with pytest.raises(BrokerError, match=f"has cleanup.policy={cleanup}.*make it cleanup.policy=compact"):
-        await Letters(SETTINGS).redrive(DeadLetterFilter())
+        await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
     assert cluster.logs[MARKS] == []
 
 
@@ -127,9 +127,9 @@ async def test_a_letter_that_something_else_excludes_is_there(cluster):
     """Named by its place it is said not to match, and only one that is not there is missing."""
     cluster.logs[LETTERS][1] = letter(1, "timeout")
     chosen = frozenset({(0, 1), (0, 2), (0, 77)})
-    report = await Letters(SETTINGS).redrive(DeadLetterFilter(frozenset({"denied"}), places=chosen))
+    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(frozenset({"denied"}), places=chosen))
     assert (report.redriven, report.refused, report.missing) == (1, {OTHERWISE: 1}, [(0, 77)])
-    late = await Letters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 3)}), since=2.0))
+    late = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 3)}), since=2.0))
     assert (late.redriven, late.refused, late.missing) == (0, {OTHERWISE: 1}, [])
 
 
@@ -139,7 +139,7 @@ async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
     cluster.logs[LETTERS][1] = None, None, headers
     cluster.logs[LETTERS][2] = key, value, [(name, b"" if name == DLQ + "id" else text) for name, text in headers]
     cluster.logs[LETTERS][3] = key, value, [*headers, (DLQ + "unreadable", b"batch")]
-    report = await Letters(SETTINGS).redrive(DeadLetterFilter())
+    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
     assert (report.redriven, sum(report.refused.values())) == (3, 3)
     assert {refusal.split(":")[0] for refusal in report.refused} == {
         "its record had no value", "its id could not be kept", "its record could not be decoded",
@@ -148,13 +148,13 @@ async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
 
 async def test_beyond_a_limit_nothing_is_missing(cluster):
     """Where the limit ends the search, nobody knows of the rest."""
-    report = await Letters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
+    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
     assert (report.redriven, report.missing) == (1, [])
 
 
 async def test_the_latest_are_kept_without_their_bytes(cluster):
     """What a page tells of a letter needs neither value nor headers, which may be megabytes."""
-    latest = await Letters(SETTINGS).latest(10)
+    latest = await DeadLetters(SETTINGS).latest(10)
     assert [(each.request_id, each.value, each.headers) for each in latest[:1]] == [("r0", None, ())]
 
 
@@ -169,7 +169,7 @@ async def test_marks_of_letters_that_are_gone_go(cluster, monkeypatch):
     follows the marks forgets them, too, and no letter that is there is redriven again.
     """
     monkeypatch.setattr(module, "MANY_MARKS", 2)
-    letters, follower = Letters(SETTINGS), Letters(SETTINGS)
+    letters, follower = DeadLetters(SETTINGS), DeadLetters(SETTINGS)
     assert (await letters.redrive(DeadLetterFilter())).redriven == 6
     await follower.latest(10)
     cluster.deleted = 4  # the letters 0 to 3
@@ -184,7 +184,7 @@ async def test_marks_of_letters_that_are_gone_go(cluster, monkeypatch):
     assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 2}
     assert marked(cluster) == {1, 5}
     await follower.latest(10)
-    for each in (letters, follower, Letters(SETTINGS)):
+    for each in (letters, follower, DeadLetters(SETTINGS)):
         assert (await each.redrive(DeadLetterFilter())).refused == {BEFORE: 2}
         assert len(each._marked) == 2
 
@@ -192,7 +192,7 @@ async def test_marks_of_letters_that_are_gone_go(cluster, monkeypatch):
 async def test_a_dry_run_takes_no_marks_back(cluster, monkeypatch):
     """It writes nothing at all."""
     monkeypatch.setattr(module, "MANY_MARKS", 0)
-    await Letters(SETTINGS).redrive(DeadLetterFilter())
+    await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
     cluster.deleted = cluster.young = 6
-    await Letters(SETTINGS).redrive(DeadLetterFilter(), dry_run=True)
+    await DeadLetters(SETTINGS).redrive(DeadLetterFilter(), dry_run=True)
     assert marked(cluster) == {0, 1, 2, 3, 4, 5}

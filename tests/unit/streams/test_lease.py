@@ -164,7 +164,7 @@ def test_a_new_owner_runs_only_what_was_unfinished() -> None:
     assert point is not None
     lease = held(*point)
     assert [record.offset for record in lease.deliver(log, 10, 10)] == [0, 4, 5, 6, 8, 9]
-    assert lease.recalled == 4
+    assert lease.skipped_completed == 4
 
 
 def _point(**changes: Any) -> CommitPoint:
@@ -203,8 +203,8 @@ def test_metadata_that_cannot_be_trusted_is_ignored_and_counted(
     """Another group's, topic's or log's memo, or none of ours, skips no request."""
     lease = held(*point)
     assert lease.deliver(log, log[-1].offset + 1, end) == log
-    assert lease.untrusted == 1
-    assert lease.recalled == 0
+    assert lease.invalid_metadata == 1
+    assert lease.skipped_completed == 0
 
 
 def test_a_memo_whose_records_are_all_gone_does_not_hold_the_commit_back() -> None:
@@ -283,7 +283,7 @@ def test_finishing_twice_or_what_was_never_delivered_changes_nothing() -> None:
     lease.finish(0)
     lease.finish(0)
     lease.finish(17)
-    assert lease.under_way == 1
+    assert lease.in_progress == 1
     assert lease.commit_point() == signed(1)
 
 
@@ -315,7 +315,7 @@ async def test_what_has_to_wait_holds_up_no_drain() -> None:
     assert lease.point_waits
     assert await draining
     lease.resume(0)
-    assert (lease.point_waits, lease.under_way) == (False, 1)
+    assert (lease.point_waits, lease.in_progress) == (False, 1)
 
 
 async def test_a_drain_that_is_not_done_in_time_says_so() -> None:
@@ -390,5 +390,5 @@ def test_what_a_former_owner_finished_is_not_ahead() -> None:
     """Only what was begun in order tells that the point is behind; what a memo recalls does not."""
     lease = held(*_point())
     lease.deliver(records(0, 1, 2, 3), 4, 5)
-    assert lease.recalled > 0
+    assert lease.skipped_completed > 0
     assert lease.ahead == 0

@@ -8,7 +8,7 @@ from collections import Counter
 import aiomcache
 import pytest
 
-from streams.cache.memcached_server import Away, Server
+from streams.cache.memcached_server import Server, ServerUnavailable
 
 NOWHERE = ("127.0.0.1", 1)
 TIMEOUT = 0.05
@@ -64,7 +64,7 @@ def server(clock, counts):
 async def fail(server, question):
     """Ask once and see it fail."""
     question.fails = True
-    with pytest.raises(Away):
+    with pytest.raises(ServerUnavailable):
         await server.ask(question)
     question.fails = False
 
@@ -72,7 +72,7 @@ async def fail(server, question):
 async def is_away(server, question):
     """Whether the server is not even asked."""
     before = question.asked
-    with pytest.raises(Away):
+    with pytest.raises(ServerUnavailable):
         await server.ask(question)
     return question.asked == before
 
@@ -125,7 +125,7 @@ async def test_failures_of_one_moment_are_one(server, question, clock, counts, c
     while question.asked < 20:
         await asyncio.sleep(0)
     question.gate.set()
-    assert all(isinstance(end, Away) for end in await asyncio.gather(*calls, return_exceptions=True))
+    assert all(isinstance(end, ServerUnavailable) for end in await asyncio.gather(*calls, return_exceptions=True))
     question.fails = False
     clock.now += 1
     assert await server.ask(question) == b"answer"
@@ -145,7 +145,7 @@ async def test_what_began_before_a_rest_does_not_make_another(server, clock, que
     clock.now += 1
     await server.ask(question)
     slow.gate.set()
-    with pytest.raises(Away):
+    with pytest.raises(ServerUnavailable):
         await late
     assert await server.ask(question) == b"answer"
 
@@ -154,7 +154,7 @@ async def test_no_call_takes_longer_than_the_timeout(server, question, counts):
     """A call without an answer ends at the tier's timeout and is counted as that."""
     question.gate.clear()
     begun = asyncio.get_running_loop().time()
-    with pytest.raises(Away):
+    with pytest.raises(ServerUnavailable):
         await server.ask(question)
     assert TIMEOUT * 0.9 < asyncio.get_running_loop().time() - begun < TIMEOUT + 0.2
     assert await is_away(server, question)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.kafka import memo
-from streams.kafka.memo import METADATA_LIMIT, Identity, Memo, UntrustedMemo
+from streams.kafka.memo import METADATA_LIMIT, CompletedOffsets, Identity, InvalidCommitMetadata
 
 OWNER = "millrace/requests/3"
 HERE = Identity("a cluster", "DFaW4DbcRA-k8hhPpA9qpQ")
@@ -31,7 +31,7 @@ def test_what_is_remembered_is_read_back(owner, drawn, timestamp):
     point, ranges = drawn
     metadata = memo.encode(owner, HERE, point, timestamp, ranges)
     assert metadata.isascii()
-    assert memo.decode(owner, HERE, point, metadata) == (Memo(timestamp, ranges) if ranges else None)
+    assert memo.decode(owner, HERE, point, metadata) == (CompletedOffsets(timestamp, ranges) if ranges else None)
 
 
 @settings(deadline=None, max_examples=30)
@@ -67,7 +67,7 @@ def test_nothing_finished_beyond_the_point_is_no_metadata(ranges):
 def test_another_s_memo_is_not_trusted(other):
     """Metadata of another group, topic or partition is refused as such."""
     metadata = memo.encode(OWNER, HERE, 7, 1, [(8, 9)])
-    with pytest.raises(UntrustedMemo, match="written for another group, topic or partition"):
+    with pytest.raises(InvalidCommitMetadata, match="written for another group, topic or partition"):
         memo.decode(other, HERE, 7, metadata)
 
 
@@ -78,7 +78,7 @@ ELSEWHERE = [Identity("a cluster", "another-topic-id"), Identity("a mirror", HER
 def test_a_list_is_trusted_in_the_very_topic_alone(identity):
     """What a topic made again, a mirror, or a broker without topic ids finds is not trusted."""
     metadata = memo.encode(OWNER, HERE, 7, 1, [(8, 9)])
-    with pytest.raises(UntrustedMemo, match="in another cluster, or for a former topic"):
+    with pytest.raises(InvalidCommitMetadata, match="in another cluster, or for a former topic"):
         memo.decode(OWNER, identity, 7, metadata)
 
 
@@ -169,7 +169,7 @@ HEAD = memo.encode(OWNER, HERE, 0, 1, [(1, 2)]).rsplit(" ", 1)[0]
 )
 def test_garbage_is_not_trusted(metadata):
     """Metadata that is torn, foreign, of another version or planted raises UntrustedMemo, never anything else."""
-    with pytest.raises(UntrustedMemo) as caught:
+    with pytest.raises(InvalidCommitMetadata) as caught:
         memo.decode(OWNER, HERE, 0, metadata)
     assert 0 < len(str(caught.value)) < 100
 
@@ -183,7 +183,7 @@ def test_any_metadata_is_refused_or_holds_ascending_ranges(metadata, point):
     """Whatever stands there, either it is not trusted or it claims proper ranges from the commit point on."""
     try:
         found = memo.decode(OWNER, HERE, point, metadata)
-    except UntrustedMemo:
+    except InvalidCommitMetadata:
         return
     if found is None:
         assert metadata == ""
@@ -200,14 +200,14 @@ def test_any_metadata_is_refused_or_holds_ascending_ranges(metadata, point):
 def test_an_offset_is_contained_if_a_range_holds_it(drawn, distance):
     """Membership agrees with looking through all ranges, at their edges and between them."""
     point, ranges = drawn
-    held = Memo(0, ranges)
+    held = CompletedOffsets(0, ranges)
     edges = [point + distance, *(edge + d for run in ranges for edge in run for d in (-1, 0, 1))]
     assert [offset in held for offset in edges] == [
         any(start <= offset < stop for start, stop in ranges) for offset in edges
     ]
 
 
-SMALL = Memo(0, ((3, 5), (8, 10)))
+SMALL = CompletedOffsets(0, ((3, 5), (8, 10)))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_beyond_an_offset_only_the_rest_is_claimed(offset, rest):
 def test_the_end_is_after_the_last_claimed():
     """The end tells how long the log must be for the claims to be true; without claims it asks nothing."""
     assert SMALL.end() == 10
-    assert Memo(0, ()).end() == 0
+    assert CompletedOffsets(0, ()).end() == 0
 
 
 @pytest.mark.parametrize("timestamp", [-1, -(2**62)])
@@ -242,5 +242,5 @@ def test_without_a_timestamp_nothing_is_remembered(timestamp):
 @pytest.mark.parametrize("timestamp", ["1" * 20, "\u0663", "\xb2", "-1", "+1", "1e3", ""])
 def test_a_timestamp_that_kafka_cannot_have_is_not_trusted(timestamp):
     """Only up to 19 ASCII digits are a timestamp."""
-    with pytest.raises(UntrustedMemo, match=r"^not in our format$"):
+    with pytest.raises(InvalidCommitMetadata, match=r"^not in our format$"):
         memo.decode(OWNER, HERE, 0, f"{HEAD.rsplit(' ', 1)[0]} {timestamp} 1+1")

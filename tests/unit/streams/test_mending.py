@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaConnectionError
 from streams.kafka.lease import CommitPoint, Lease
 from streams.settings import Settings
 from streams.tables import mending as module
-from streams.tables.mending import Mending
+from streams.tables.mending import ChangelogRepair
 from streams.tables.pruning import Bounds
 from streams.tables.shelves import Gap
 from tests.unit.streams.test_shelves import filled, row
@@ -22,7 +22,7 @@ class Scene:
     def __init__(self, monkeypatch):
         self.scene = filled(3, Bounds(10), committed=3)
         self.shelves, self.publisher = self.scene.shelves, self.scene.publisher
-        self.mending = Mending(Settings(), self.shelves)
+        self.mending = ChangelogRepair(Settings(), self.shelves)
         self.theirs = {}
         monkeypatch.setattr(module, "rows_between", self._rows_between)
 
@@ -32,7 +32,7 @@ class Scene:
         return self.theirs
 
     async def mend(self):
-        await self.mending.mend(self.publisher)
+        await self.mending.repair(self.publisher)
         return sorted((parcel.key, parcel.value) for _, _, parcel in self.publisher.sent)
 
 

@@ -276,7 +276,7 @@ async def test_closing_cancels_what_waits_and_leaves_no_process(monkeypatch):
     async with asyncio.timeout(30), CheckPool(2, [PLUGIN]) as opened:
         waiting = [opened.submit("bad_spin", 7, {}) for _ in range(3)]
         await _busy(opened)
-        pids = [each.child.pid for each in opened._crew]
+        pids = [each.child.pid for each in opened._workers]
     for future in waiting:
         with pytest.raises(asyncio.CancelledError):
             await future
@@ -288,9 +288,9 @@ async def test_closing_while_a_process_starts_leaves_none(turns):
     """However far its start has got, it is ended and waited for: no process, no zombie, no open file is left."""
     before = psutil.Process().num_fds()
     async with CheckPool(1, [PLUGIN]) as opened:
-        [seat_] = opened._crew.seats
+        [seat_] = opened._workers.slots
         seat_.child.kill()
-        while seat_ in opened._crew.seats:  # each turn of the loop counts here
+        while seat_ in opened._workers.slots:  # each turn of the loop counts here
             await asyncio.sleep(0)
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -354,7 +354,7 @@ async def test_when_no_process_starts_any_more_checks_fail_and_come_back(tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     async with CheckPool(1, ["sometimes_bad_plugin"]) as opened:
         plugin.write_text("raise OSError('the disk is gone')")
-        os.kill(opened._crew.seats[0].child.pid, signal.SIGKILL)
+        os.kill(opened._workers.slots[0].child.pid, signal.SIGKILL)
         await until(lambda: opened.health() != "ok")
         assert "the disk is gone" in opened.health()
         assert "the disk is gone" in (await opened.submit("is_prime", 7, {})).error

@@ -20,7 +20,7 @@ from models.errors import AnswerError, Denied, TimedOut, Unreachable, UpstreamEr
 from models.source import ApiKey, Bearer, ClientCredentials, Secret, Source, Tls
 from streams.http.client import Client, client_of
 from streams.http.guard import Guard
-from streams.http.terms import terms_of
+from streams.http.terms import policy_of
 from streams.settings import Settings
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
@@ -151,7 +151,7 @@ def trusting(authority, tmp_path):
 
 
 async def ask(client, url, source=None, **options):
-    terms = terms_of(source, client.terms, client.post) if source else None
+    terms = policy_of(source, client.terms, client.post) if source else None
     async with asyncio.timeout(PATIENCE):
         return await client.fetch("GET", url, {}, terms=terms, **options)
 
@@ -262,7 +262,7 @@ async def test_a_proxy_that_is_silent_is_timed_out(opened, scheme):
         "s", connect_timeout=0.05, read_timeout=0.05, retry=ONCE, proxy=f"http://127.0.0.1:{silent.getsockname()[1]}"
     )
     async with Client(LIMIT, Guard(), retry=ONCE) as client:
-        terms = terms_of(source, client.terms, client.post)
+        terms = policy_of(source, client.policy, client.post)
         with pytest.raises(TimedOut):
             await asyncio.wait_for(client.fetch("GET", f"{scheme}://{NAME}/", {}, terms=terms), 1)
 

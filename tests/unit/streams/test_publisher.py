@@ -27,7 +27,7 @@ from aiokafka.structs import RecordMetadata
 from models.errors import BrokerError
 from streams.kafka import lane
 from streams.kafka import publisher as module
-from streams.kafka.parcel import Parcel
+from streams.kafka.parcel import OutgoingRecord
 from streams.kafka.publisher import BATCH_BYTES, DEFAULT_LIMIT, Publisher
 from streams.settings import Kafka
 
@@ -206,7 +206,7 @@ def drop(_):
 
 
 def parcel(desk, offset, value=b"v", *, key=b"k", headers=(), shrink=drop):
-    return Parcel(desk, offset, key, value, list(headers), shrink)
+    return OutgoingRecord(desk, offset, key, value, list(headers), shrink)
 
 
 def publish(publisher, desk, offsets, **options):

@@ -43,7 +43,7 @@ def test_an_unknown_name_is_noticed_with_what_may_be_meant(monkeypatch):
     monkeypatch.setenv("KAFKA_SASL_PASWORD_FILE", os.devnull)
     monkeypatch.setenv("KAFKA_HEAP_OPTS", "-Xmx1g")
     monkeypatch.setenv("MILLRACE_WEB_TOKEN_FILE", os.devnull)
-    assert list(reference.unknown()) == [
+    assert list(reference.unknown_names()) == [
         "KAFKA_SASL_PASWORD_FILE is no setting: is KAFKA_SASL_PASSWORD meant?",
         "MILLRACE_MAX_INFLIGHT is no setting: is MILLRACE_MAX_IN_FLIGHT meant?",
         "MILLRACE_ZZZ is no setting, it changes nothing",

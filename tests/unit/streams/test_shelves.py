@@ -9,7 +9,7 @@ import pytest
 from streams.kafka.lease import CommitPoint, Lease
 from streams.tables import shelves
 from streams.tables.pruning import AT_ONCE, LOOK_AGAIN, LOOKS, Bounds
-from streams.tables.shelves import SLICE, Shelves
+from streams.tables.shelves import SLICE, TableState
 from streams.tables.store import MemoryStore, mark
 from streams.tables.view import Tables
 
@@ -49,7 +49,7 @@ class Scene:
         self.lease = Lease("g", "results", 0, position=0)
         self.leases = [self.lease]
         bounds = bounds or {"a": Bounds(10), "b": Bounds(10)}
-        self.shelves = Shelves(
+        self.shelves = TableState(
             store or MemoryStore(), {"a": "g-a", "b": "g-b"}, bounds, lambda: self.leases, clock=lambda: self.now
         )
         self.shelves.recovered, self.shelves.waiting_for = {0}, ""
@@ -65,7 +65,7 @@ class Scene:
         return records
 
     def ship(self, changes, *offsets):
-        self.shelves.ship(self.publisher, self.shelf, changes, self.records(*offsets) if offsets else ())
+        self.shelves.publish(self.publisher, self.shelf, changes, self.records(*offsets) if offsets else ())
 
 
 def test_a_row_is_read_back_before_and_after_it_arrived():
@@ -167,7 +167,7 @@ def test_a_strangers_rows_are_noticed():
     assert scene.shelves.gaps == 1
     assert scene.shelves.store.reaches("a", 0) == 6
     assert scene.shelves.unmended == [("a", 0, 1, 5)]
-    assert scene.shelves.store.doubted == {0}
+    assert scene.shelves.store.dirty == {0}
 
 
 def test_rows_of_a_topic_that_was_deleted_are_not_counted_on():

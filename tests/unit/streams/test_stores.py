@@ -73,21 +73,21 @@ def test_memory_and_disk_keep_the_same(tmp_path_factory, steps):
                 offset += 1
                 changes.append((key, row(offset) if there else None))
             for store in both:
-                store.doubt(partition) if made else store.trust(partition)
+                store.mark_dirty(partition) if made else store.mark_clean(partition)
                 store.apply(table, partition, changes, offset)
                 if dropped:
                     store.drop(partition)
         memory, disk = both
         assert seen(disk) == seen(memory)
         assert disk.partitions() == memory.partitions()
-        assert disk.doubted == memory.doubted
+        assert disk.dirty == memory.dirty
         for table in TABLES:
             assert sorted(disk.scan(table, 0, b"a")) == sorted(memory.scan(table, 0, b"a"))
             assert disk.get(table, 0, b"a") == memory.get(table, 0, b"a")
     again = RocksStore(str(path), "me", TABLES)
     again.open()
     assert seen(again) == seen(memory)
-    assert again.doubted == memory.doubted
+    assert again.dirty == memory.dirty
     again.close()
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.documents import Body
-from streams.http.telling import MIN_TELLING, OVERLAP, WINDOW, told, told_in_large
+from streams.http.telling import MIN_SECRET, OVERLAP, WINDOW, contains_secret, told_in_large
 
 SECRET = "s3cr3t/Tok&n+def=="
 SPELLINGS = [
@@ -32,19 +32,19 @@ SPELLINGS = [
 @pytest.mark.parametrize("around", [b"", b"\xff\x00", b"\\\\\\", b"%25"])
 def test_a_secret_is_seen_however_it_is_written(spelling, around):
     """Plain, escaped or escaped twice, among whatever bytes."""
-    assert told(["other-secret", SECRET], around + spelling.encode() + around)
-    assert not told(["other-secret"], around + spelling.encode() + around)
+    assert contains_secret(["other-secret", SECRET], around + spelling.encode() + around)
+    assert not contains_secret(["other-secret"], around + spelling.encode() + around)
 
 
-@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=MIN_TELLING, max_size=40))
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=MIN_SECRET, max_size=40))
 def test_any_secret_is_looked_for_as_it_is(secret):
     """No character of a secret means anything to the pattern."""
-    assert told([secret], f"<{secret}>".encode())
-    assert not told([secret], f"<{secret[:-1]}>".encode())
+    assert contains_secret([secret], f"<{secret}>".encode())
+    assert not contains_secret([secret], f"<{secret[:-1]}>".encode())
 
 
 async def large(body):
-    return await told_in_large(lambda text: told([SECRET], text), body.content, body.codec())
+    return await told_in_large(lambda text: contains_secret([SECRET], text), body.content, body.codec())
 
 
 @pytest.mark.parametrize("place", [0, WINDOW - 9, WINDOW, WINDOW - OVERLAP, 3 * WINDOW - 30, 5 * WINDOW])

@@ -14,7 +14,7 @@ from models.errors import AnswerError, Overloaded, TimedOut, TooLarge, UpstreamE
 from models.source import Limits, Retries, Source
 from streams.http.breaker import MIN_REQUESTS
 from streams.http.client import Client
-from streams.http.terms import terms_of
+from streams.http.terms import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
 PATIENCE = 5.0
@@ -30,7 +30,7 @@ async def client(upstream):
 
 async def ask(client, url, method="GET", *, deadline=None, validators=None, **source):
     """Fetch on the terms of a source that is tried once unless it says more."""
-    terms = terms_of(Source("s", **({"retry": ONCE} | source)), client.terms, client.post)
+    terms = policy_of(Source("s", **({"retry": ONCE} | source)), client.terms, client.post)
     async with asyncio.timeout(PATIENCE):
         return await client.fetch(method, url, {}, terms=terms, deadline=deadline, validators=validators)
 
@@ -174,7 +174,7 @@ async def test_a_source_has_so_many_in_flight_and_its_host_others_beside(client,
         return web.Response()
 
     upstream.answers["/"] = count
-    terms = terms_of(Source("s", limits=Limits(concurrency=2)), client.terms, client.post)
+    terms = policy_of(Source("s", limits=Limits(concurrency=2)), client.terms, client.post)
     fetching = [asyncio.ensure_future(client.fetch("GET", at(upstream), {}, terms=terms)) for _ in range(10)]
     await asyncio.wait_for(two.wait(), PATIENCE)
     assert (await client.fetch("GET", at(upstream, "/plain"), {})).status == 200
@@ -229,7 +229,7 @@ async def test_hosts_that_hang_leave_places_for_others(serve):
 
 async def test_a_turn_past_the_deadline_is_overloaded(client, upstream):
     """A source of one request in a thousand seconds answers one, and refuses the next without sending it."""
-    terms = terms_of(Source("s", limits=Limits(rate=0.001)), client.terms, client.post)
+    terms = policy_of(Source("s", limits=Limits(rate=0.001)), client.terms, client.post)
     await client.fetch("GET", at(upstream), {}, terms=terms)
     with pytest.raises(Overloaded, match=r"asked 0\.001 times a second at most"):
         await client.fetch("GET", at(upstream), {}, terms=terms, deadline=time.monotonic() + 60)
@@ -241,10 +241,10 @@ async def test_a_redirect_elsewhere_is_within_the_limits_of_there(client, serve,
     """The source's own limits are those of its origin; elsewhere it is one of the host's guests."""
     there = await serve()
     upstream.redirect("/", 302, at(there))
-    terms = terms_of(Source("s", limits=Limits(concurrency=1, rate=0.001)), client.terms, client.post)
+    terms = policy_of(Source("s", limits=Limits(concurrency=1, rate=0.001)), client.terms, client.post)
     async with asyncio.timeout(PATIENCE):
         await client.fetch("GET", at(upstream), {}, terms=terms)
-    assert (len(there.seen), terms.gate.in_flight) == (1, 0)
+    assert (len(there.seen), terms.bulkhead.in_flight) == (1, 0)
 
 
 @pytest.mark.parametrize("status", [404, 429, 503])
@@ -381,7 +381,7 @@ async def test_sources_of_one_host_with_keys_of_their_own_are_told_apart(client,
 
     def terms(name, **limits):
         source = Source(name, retry=ONCE, limits=Limits(**limits) if limits else None)
-        return terms_of(source, client.terms, client.post)
+        return policy_of(source, client.terms, client.post)
 
     async def ask(name, query="", **limits):
         soon = time.monotonic() + PATIENCE

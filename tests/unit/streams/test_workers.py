@@ -8,7 +8,7 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from streams.settings import Settings
-from streams.tables.workers import FORGET_AFTER, MOST, Workers
+from streams.tables.workers import FORGET_AFTER, MOST, WorkerRegistry
 
 
 class Clock:
@@ -30,7 +30,7 @@ def clock():
 
 @pytest.fixture
 def workers(clock):
-    return Workers(Settings(worker_id="me"), clock=clock)
+    return WorkerRegistry(Settings(worker_id="me"), clock=clock)
 
 
 def test_silence_is_counted_from_when_a_record_was_heard(workers, clock):

@@ -59,7 +59,7 @@ def test_every_metric_has_its_help_and_type_also_without_a_sample():
     """Whoever writes an alert sees what there is before it happens."""
     text = Exporter(CATALOGUE).expose(None)[0].decode()
     for kind in CATALOGUE:
-        name = kind.told_as
+        name = kind.exposed_name
         assert f"# HELP {name} {kind.help}\n# TYPE {name} {kind.type}\n" in text
 
 

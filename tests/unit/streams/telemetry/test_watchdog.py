@@ -10,8 +10,8 @@ from streams.telemetry.watchdog import (
     ASK_AGAIN,
     COMMIT_DEADLINE,
     GRACE,
+    REPORT_AFTER,
     THREAD_DEADLINE,
-    TOLD_AFTER,
     UNFINISHED_DEADLINE,
     Standing,
     Watchdog,
@@ -213,7 +213,7 @@ async def test_a_silent_thread_ends_the_worker(worker):
 async def test_readiness_says_so_earlier(worker):
     """Long before the worker ends it is not ready, and says which partition stands still."""
     worker.point = 7
-    await worker.live(TOLD_AFTER)
+    await worker.live(REPORT_AFTER)
     assert worker.dog.state() == "ok"
     await worker.live(1)
     assert worker.dog.state() == "requests-3: no commit for 15 s"

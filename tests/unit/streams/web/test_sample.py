@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 
 from streams.web import sample
-from streams.web.sample import Choice, Sampler
+from streams.web.sample import LiveFilter, Sampler
 from tests.browser.fake import FakeTail
 
 
@@ -23,7 +23,7 @@ def watch(**choice):
     """Return a tail and the events that one watcher of it gets."""
     tail, events = FakeTail(), []
     sampler = Sampler(tail.watching, row_of)
-    sampler.join(Choice(**choice), events.append)
+    sampler.join(LiveFilter(**choice), events.append)
     return tail, sampler, events
 
 
@@ -74,7 +74,7 @@ def test_nothing_to_tell_is_no_event():
 def test_an_event_is_encoded_once_for_all_of_one_choice():
     """Two who chose the same get the very same bytes."""
     _, sampler, events = watch()
-    sampler.join(Choice(), events.append)
+    sampler.join(LiveFilter(), events.append)
     sampler.look([record("a")], 0)
     assert events[0] is events[1]
 
@@ -84,7 +84,9 @@ def test_the_tail_is_watched_while_somebody_watches():
     tail, sampler, events = watch()
     put = events.append
     assert len(tail.watchers) == 1
-    sampler.leave(Choice(key="unknown"), put)
+    sampler.leave(LiveFilter(key="unknown"), put)
     for watching in (0, 1, 0):
-        (sampler.join if watching else sampler.leave)(Choice(), sampler._puts[Choice()][0] if not watching else put)
+        (sampler.join if watching else sampler.leave)(
+            LiveFilter(), sampler._puts[LiveFilter()][0] if not watching else put
+        )
         assert len(tail.watchers) == watching

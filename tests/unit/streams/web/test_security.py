@@ -17,7 +17,7 @@ from streams.settings import Settings
 from streams.web import connection
 from streams.web.answers import answer
 from streams.web.bodies import read_json
-from streams.web.security import HEADERS, unhurried
+from streams.web.security import HEADERS, no_time_limit
 from streams.web.server import MAX_BODY, Server
 
 TOKEN = "a-töken"
@@ -61,7 +61,7 @@ ROUTES = [
     web.get("/metrics", _thing),
     web.get("/fault", _fault),
     web.get("/slow", _slow),
-    web.get("/unhurried", unhurried(_wait)),
+    web.get("/unhurried", no_time_limit(_wait)),
     web.get("/large", _large),
     web.get("/stream", _stream),
 ]

@@ -8,9 +8,9 @@ import pytest
 
 from models.latency import Histogram
 from streams.web import columns, wording
-from streams.web.asked import Asked
+from streams.web.asked import TableView
 from streams.web.problems import Problem
-from streams.web.upstream import quantile, upstream
+from streams.web.upstream import host_status, quantile
 
 DURATIONS = {
     0: "0 ms", 0.0004: "0.4 ms", 0.0123: "12.3 ms", 0.123: "123 ms", 1.244: "1.24 s", 59.9: "59.9 s", 185: "3 min 5 s",
@@ -37,7 +37,7 @@ def test_other_figures():
     assert [wording.milliseconds(each) for each in (12, None)] == ["12 ms", "unknown"]
     assert [wording.clock(each) for each in ("2026-01-02T03:04:05Z", "nonsense")] == ["2026-01-02 03:04:05", "unknown"]
     assert len(wording.clock(datetime.now(UTC).isoformat())) == len("03:04:05")
-    assert [wording.tone(each) for each in ("ok", "timeout", "denied", "<x>")] == ["ok", "bad", "warn", "warn"]
+    assert [wording.severity(each) for each in ("ok", "timeout", "denied", "<x>")] == ["ok", "bad", "warn", "warn"]
 
 
 def test_keys_can_be_seen():
@@ -76,7 +76,7 @@ def test_a_table_we_do_not_know_shows_its_plain_fields():
 
 def test_what_was_asked_is_kept_in_addresses():
     """Sorting turns round, keeps search and filters, and begins at the first page."""
-    asked = Asked.of("answers", {"prefix": "a&b", "outcome": "ok", "host": "", "cursor": "c", "sort": "key"})
+    asked = TableView.of("answers", {"prefix": "a&b", "outcome": "ok", "host": "", "cursor": "c", "sort": "key"})
     assert asked.sorted_by("key") == "/tables/answers?prefix=a%26b&outcome=ok&sort=-key"
     assert asked.sorted_by("at") == "/tables/answers?prefix=a%26b&outcome=ok&sort=at"
     assert [asked.order(each) for each in ("key", "at")] == ["ascending", "none"]
@@ -88,12 +88,12 @@ def test_a_host_is_as_bad_as_its_worst_breaker():
     """The worst state counts and how many say so; sums are unknown when one is."""
     told = [{"breaker": "closed", "in_flight": 2, "users": 5, "limit": 32}, {"breaker": "half_open", "in_flight": 1,
             "users": 1, "limit": 32, "held_seconds": 3.0}]  # fmt: skip
-    both = upstream({"workers": told})
+    both = host_status({"workers": told})
     assert (both.breaker, both.with_it, both.workers, both.in_flight, both.waiting) == ("half-open", 1, 2, 3, 3)
     assert (both.limit, both.held_seconds) == (64, 3.0)
-    assert upstream({"workers": [*told, {"breaker": "odd"}]}).breaker == "odd"
-    assert upstream({"workers": [*told, {"breaker": "closed"}]}).in_flight is None
-    assert upstream({}).breaker is None
+    assert host_status({"workers": [*told, {"breaker": "odd"}]}).breaker == "odd"
+    assert host_status({"workers": [*told, {"breaker": "closed"}]}).in_flight is None
+    assert host_status({}).breaker is None
 
 
 def test_a_quantile_of_nothing_is_unknown():
