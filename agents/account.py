@@ -12,7 +12,7 @@ NO_CACHE = "none"
 """Stands for the cache state of what was no request."""
 
 
-class Account:
+class AnswerStats:
     """`answers` by (outcome, cache state), `whole` the time from a record's receipt to its answer, `queued` the part
     of it that passed before a request which the cache did not answer was begun.
     """
@@ -22,7 +22,7 @@ class Account:
         self.whole = Histogram()
         self.queued = Histogram()
 
-    def hits(self, elapsed: Sequence[float]) -> None:
+    def count_hits(self, elapsed: Sequence[float]) -> None:
         """Count a batch's answers from memory that were `ok`, in the order in which they were given (seconds each).
 
         Once a batch: one by one would make a hit dearer.
@@ -36,7 +36,7 @@ class Account:
         self.answers[outcome, cache] += 1
         self.whole.add(elapsed)
 
-    def figures(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """Return the totals as plain JSON."""
         outcomes: Counter[str] = Counter()
         cache: Counter[str] = Counter()

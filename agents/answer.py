@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from aiokafka import ConsumerRecord
 
-from agents.account import NO_CACHE, Account
+from agents.account import NO_CACHE, AnswerStats
 from agents.enrich import Enricher
-from agents.known import Book, Known, LargeRequest, salvage_id
+from agents.known import LargeRequest, ParsedRequest, ParsedRequestCache, salvage_id
 from agents.letters import (
     ResultHeaders,
     dead_letter_headers,
+    forwarded_headers,
     host_of,
     read_id,
     refused_id,
-    sent_along,
     shrink_dead_letter,
     shrink_result,
     unreadable_request,
 )
-from agents.places import Leave, Places, Waiting
+from agents.places import InFlightLimiter, Leave, Waiting
 from models.errors import AnswerError, InternalError, InvalidRequest, Overloaded, TimedOut
 from models.framing import schema_by_header
 from models.result import Answer, encode_answer, splice
@@ -82,22 +82,22 @@ class Answerer:
         self._group = settings.group
         self._enricher = enricher
         self._publisher = publisher
-        self._book = Book(sources, large)
+        self._parsed_requests = ParsedRequestCache(sources, large)
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         hosts = sources.hosts if sources is not None else None
-        self.places = Places(settings, self._begin, self._crowd_out, admission=admission, hosts=hosts)
-        self.account = Account()
+        self.places = InFlightLimiter(settings, self._begin, self._crowd_out, admission=admission, hosts=hosts)
+        self.stats = AnswerStats()
         self._spans = spans
 
-    async def take(self, batch: RecordBatch) -> None:
+    async def answer(self, batch: RecordBatch) -> None:
         """Answer a batch: returns when all of it is answered or under way, or its lease takes no more work."""
         hits: list[float] = []
         try:
-            await self._take(batch, hits)
+            await self._answer_batch(batch, hits)
         finally:
-            self.account.hits(hits)
+            self.stats.count_hits(hits)
 
-    async def _take(self, batch: RecordBatch, hits: list[float]) -> None:
+    async def _answer_batch(self, batch: RecordBatch, hits: list[float]) -> None:
         lease = batch.lease
         now, turn = time.time(), time.monotonic()
         for record in batch.records:
@@ -107,7 +107,7 @@ class Answerer:
                 return
             lease.begun += 1
             try:
-                body_id, known = self._book.read(record.value)
+                body_id, known = self._parsed_requests.parse(record.value)
                 request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
                 entry = self._enricher.peek(known, now)
                 if entry is not None:
@@ -123,7 +123,7 @@ class Answerer:
                         hits.append(elapsed)
                     else:
                         self._deliver(record, lease, request_id, value, entry.error, known=known, trace=trace)
-                        self.account.add(entry.error.outcome, "hit", elapsed)
+                        self.stats.add(entry.error.outcome, "hit", elapsed)
                     continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
                 await self._take_odd(record, batch, exc)
@@ -139,21 +139,21 @@ class Answerer:
         try:
             if not isinstance(reason, LargeRequest):
                 raise reason  # noqa: TRY301  it ends as what follows may end
-            body_id, known = await self._book.read_large(record.value or b"")
+            body_id, known = await self._parsed_requests.read_large(record.value or b"")
             item = Waiting(record, batch.lease, batch.received_at, read_id(record, body_id), known)
         except Exception as exc:  # noqa: BLE001  as for any other
-            self._refuse(record, batch.lease, batch.received_at, blame(exc, record))
+            self._refuse(record, batch.lease, batch.received_at, error_for(exc, record))
         else:
             self._start(item)
 
-    async def _known(self, item: Waiting) -> Known:
+    async def _known(self, item: Waiting) -> ParsedRequest:
         """Return what an item asks for, read again if it was too large to be kept."""
         if item.known is not None:
             return item.known
         try:
-            return self._book.read(item.record.value)[1]
+            return self._parsed_requests.parse(item.record.value)[1]
         except LargeRequest:
-            return (await self._book.read_large(item.record.value or b""))[1]
+            return (await self._parsed_requests.read_large(item.record.value or b""))[1]
 
     def _start(self, item: Waiting) -> None:
         """Begin what the cache does not know, or have it wait, or refuse it."""
@@ -165,10 +165,10 @@ class Answerer:
             else:
                 self._overload(item, refusal)
         except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
-            self._refuse(item.record, item.lease, item.received_at, blame(exc, item.record))
+            self._refuse(item.record, item.lease, item.received_at, error_for(exc, item.record))
 
     def _begin(self, item: Waiting, leave: Leave) -> None:
-        self.account.queued.add(time.monotonic() - item.received_at)
+        self.stats.queued.add(time.monotonic() - item.received_at)
         task = start(self._enrich(item), "a request", means="it is never answered")
         item.lease.work.add(task)
         task.add_done_callback(partial(self._ended, item.lease, leave))  # also of one cancelled before its first step
@@ -184,7 +184,7 @@ class Answerer:
                 self._enricher.overdue(item.known)
                 self._overload(item, error)
             except Exception as exc:  # noqa: BLE001  as ever: an offset that never finishes holds up its partition
-                self._refuse(item.record, item.lease, item.received_at, blame(exc, item.record))
+                self._refuse(item.record, item.lease, item.received_at, error_for(exc, item.record))
             return
         task = start(self._crowd_out_large(item, error), "a request", means="it is never answered")
         item.lease.work.add(task)
@@ -196,7 +196,7 @@ class Answerer:
             self._enricher.overdue(known)
             self._overload(item._replace(known=known), error)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
-            self._refuse(item.record, item.lease, item.received_at, blame(exc, item.record))
+            self._refuse(item.record, item.lease, item.received_at, error_for(exc, item.record))
 
     def _overload(self, item: Waiting, error: AnswerError) -> None:
         """Answer what is not begun. Nothing of it is kept: the next request may find room."""
@@ -211,7 +211,7 @@ class Answerer:
         if self._spans is not None and record.headers:
             trace = self._spans.answered(record, item.request_id, elapsed, error.outcome, cache.decode())
         self._deliver(record, lease, item.request_id, value, error, known=known, trace=trace)
-        self.account.add(error.outcome, cache.decode(), elapsed)
+        self.stats.add(error.outcome, cache.decode(), elapsed)
 
     async def _enrich(self, item: Waiting) -> bool:
         """Answer a request; returns whether its host is one that answers."""
@@ -221,7 +221,7 @@ class Answerer:
             known = await self._known(item)
             traced = _UNTRACED if self._spans is None else self._spans.request(record, request_id)
             with kept_until_answered(), traced as span:
-                enriched = await self._enricher.answer(known, sent_along(record, known.request))
+                enriched = await self._enricher.answer(known, forwarded_headers(record, known.request))
                 outcome, cache = enriched.outcome, enriched.cache.decode()
                 if span is not None:
                     span.ended(outcome, cache)
@@ -230,9 +230,9 @@ class Answerer:
             value = splice(request_id, enriched.shared, enriched.cache, age, elapsed)
             trace = None if span is None else span.headers
             self._deliver(record, lease, request_id, value, enriched.error, known=known, trace=trace)
-            self.account.add(outcome, cache, elapsed)
+            self.stats.add(outcome, cache, elapsed)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
-            self._refuse(record, lease, received_at, blame(exc, record))
+            self._refuse(record, lease, received_at, error_for(exc, record))
             return False
         return outcome not in (TimedOut.outcome, Overloaded.outcome)
 
@@ -249,7 +249,7 @@ class Answerer:
         if self._spans is not None:
             trace = self._spans.answered(record, request_id, elapsed, error.outcome, NO_CACHE)
         self._deliver(record, lease, request_id, value, error, trace=trace)
-        self.account.add(error.outcome, NO_CACHE, elapsed)
+        self.stats.add(error.outcome, NO_CACHE, elapsed)
 
     def _deliver(
         self,
@@ -259,7 +259,7 @@ class Answerer:
         value: bytes,
         error: AnswerError | None,
         *,
-        known: Known | None = None,
+        known: ParsedRequest | None = None,
         trace: Headers | None = None,
     ) -> None:
         """Publish a result, after its dead letter if it needs one. `trace` goes with it instead of the request's."""
@@ -267,7 +267,7 @@ class Answerer:
             self._publish(record, lease, request_id, value, trace)
             return
         host = None if known is None else host_of(known.request.url)
-        then = _ThenResult(lease, partial(self._publish, record, lease, request_id, value, trace))
+        then = _PublishResultAfter(lease, partial(self._publish, record, lease, request_id, value, trace))
         letter = OutgoingRecord(
             then, record.offset, record.key, record.value,
             dead_letter_headers(record, self._group, request_id, error, host), shrink_dead_letter,
@@ -282,7 +282,7 @@ class Answerer:
         self._publisher.publish(self._results, record.partition, parcel)
 
 
-def blame(exc: Exception, record: RequestRecord) -> AnswerError:
+def error_for(exc: Exception, record: RequestRecord) -> AnswerError:
     """Return the error that a result will name: what a producer caused, or else a fault of ours, logged."""
     if isinstance(exc, InvalidRequest) and not exc.fields and (wrote := schema_by_header(record.headers)):
         return InvalidRequest(f"{exc}; {wrote}")
@@ -293,7 +293,7 @@ def blame(exc: Exception, record: RequestRecord) -> AnswerError:
     return InternalError(f"{type(exc).__name__}: {exc}")
 
 
-class _ThenResult:
+class _PublishResultAfter:
     """The receipt of a dead letter: once it is acknowledged, the result follows."""
 
     __slots__ = ("_lease", "_publish")

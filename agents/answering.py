@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from agents.answer import Answerer
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import Enricher
 from models.result import RESULT_ROOM
 from models.source import CachePolicy, Sources
@@ -35,7 +35,7 @@ PUBLISH_FAILING = 10.0
 """Seconds without an acknowledgement, though there was something to acknowledge, after which a worker is not ready."""
 
 
-class Answering:
+class AnswerApp:
     """See the module."""
 
     def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
@@ -57,7 +57,7 @@ class Answering:
     async def answer(self, stream: Any) -> None:
         """The agent: hands each batch to the answerer."""
         assert self.answerer is not None
-        await self.app.deliver(stream, self.answerer.take)
+        await self.app.deliver(stream, self.answerer.answer)
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
@@ -91,7 +91,7 @@ class Answering:
         cache = self.cache = await stack.enter_async_context(Cache(tiers, longest=longest, large=large))
         named = {name: policy_of(source, client.policy, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        asker = Asker(client, caller, named, large, self._limit)
+        asker = Fetcher(client, caller, named, large, self._limit)
         enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit,
                             negative_ttl=settings.negative_ttl)  # fmt: skip
         return await stack.enter_async_context(enricher)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from agents.known import Known
+from agents.known import ParsedRequest
 from agents.line import authority
 from models import documents
 from models.documents import Document
@@ -42,7 +42,7 @@ def any_size() -> int:
     return sys.maxsize
 
 
-class Asked(NamedTuple):
+class FetchResult(NamedTuple):
     """What the upstream said: `answer`, or None if it said that what is at hand still holds.
 
     `trail` has the heads of redirects and of the response, for its freshness, `told` those headers that results carry;
@@ -56,7 +56,7 @@ class Asked(NamedTuple):
     told: Headers | None = None
 
 
-class Asker:
+class Fetcher:
     """Knows how each request is asked: `terms` are those of the sources, by name. `loading` is how long it took.
 
     `large` loads what would hold up the event loop; `limit` returns the bytes that a result may have.
@@ -75,13 +75,13 @@ class Asker:
         self._terms = terms
         self._large = large
         self._limit = limit
-        self.loading = Histogram()
+        self.load_times = Histogram()
 
     def on_change(self, changed: Callable[[str, Headers], None]) -> None:
         """Call `changed` with the URL, and the answer's headers, of each request that changed what an upstream has."""
         self._client.changed = changed
 
-    async def ask(self, known: Known, extra: Headers, deadline: float, validators: Headers) -> Asked:
+    async def fetch(self, known: ParsedRequest, extra: Headers, deadline: float, validators: Headers) -> FetchResult:
         """Ask with `extra` headers, before `deadline` (monotonic seconds). Raises AnswerError.
 
         `validators` ask whether an answer at hand still holds; without them there always is an answer.
@@ -89,11 +89,11 @@ class Asker:
         request = known.request
         if validators and not _CONDITIONAL.isdisjoint(name.lower() for name in request.headers):
             validators = {}
-        response = await self._fetch(known, extra, deadline, validators)
+        response = await self._request(known, extra, deadline, validators)
         fetched_at = time.time()
         trail = response.trail()
         if response.status == NOT_MODIFIED and validators:
-            return Asked(None, trail, response.attempts, fetched_at, self._told(known, response))
+            return FetchResult(None, trail, response.attempts, fetched_at, self._told(known, response))
         if _is_partial(request, response):
             host = urlsplit(request.url or "").hostname
             msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
@@ -110,27 +110,27 @@ class Asker:
             attempts=response.attempts,
             fetched_at=fetched_at,
         )
-        return Asked(answer, trail, response.attempts, fetched_at)
+        return FetchResult(answer, trail, response.attempts, fetched_at)
 
-    def refusal(self, known: Known) -> AnswerError | None:
+    def refusal(self, known: ParsedRequest) -> AnswerError | None:
         """Return why nothing is sent for this request now, if that is known before it is begun."""
         host = self._host(known)
         return None if host is None else host.refusal()
 
-    def overdue(self, known: Known) -> None:
+    def overdue(self, known: ParsedRequest) -> None:
         """Take note that this request could not even wait for its host."""
         source, host = known.source, self._host(known)
         if host is not None:
             host.overdue(None if source is None or source.call is not None else self._terms[source.name].bulkhead)
 
-    def _host(self, known: Known) -> Host | None:
+    def _host(self, known: ParsedRequest) -> Host | None:
         source, url = known.source, known.request.url
         if source is not None and source.call is not None:
             return self._caller.hosts.get(source.name)
         own = source.name if source is not None and source.is_apart else None
         return None if url is None else self._client.hosts.get(authority(url), own)
 
-    async def _load(self, known: Known, response: Response, headers: Headers | None) -> Document:
+    async def _load(self, known: ParsedRequest, response: Response, headers: Headers | None) -> Document:
         """Return the document of a response's body. Raises InvalidDocument, which shows where the body begins, and
         TooLarge for one that no result could bring.
         """
@@ -152,17 +152,17 @@ class Asker:
             error.body, error.body_truncated = excerpt(response.body)
             raise _of(response, error) from None
         finally:
-            self.loading.add(time.monotonic() - began)
+            self.load_times.add(time.monotonic() - began)
 
-    def _told(self, known: Known, response: Response) -> Headers | None:
+    def _told(self, known: ParsedRequest, response: Response) -> Headers | None:
         """Return the headers of a response that its source has results carry, None if it has none."""
         if known.source is None or not known.source.response_headers:
             return None
         terms = self._terms[known.source.name]
         return chosen(response.headers, terms.response_headers, terms.credentials)
 
-    def _fetch(
-        self, known: Known, extra: Headers, deadline: float, validators: Headers
+    def _request(
+        self, known: ParsedRequest, extra: Headers, deadline: float, validators: Headers
     ) -> Coroutine[Any, Any, Response]:
         """Return what to await for the response. No coroutine of its own: thousands may wait in it, and frames cost."""
         request, source = known.request, known.source

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self
 
-from agents.ask import Asked, Asker, any_size
-from agents.enriched import Enriched
-from agents.judge import Judge, at_hand
-from agents.keeper import Keeper, absent
-from agents.known import Known
+from agents.ask import Fetcher, FetchResult, any_size
+from agents.enriched import EncodedAnswer
+from agents.judge import CheckRunner, with_known_results
+from agents.keeper import CacheWriter, absent
+from agents.known import ParsedRequest
 from agents.line import authority
 from models.errors import AnswerError, TimedOut
 from models.latency import Histogram
@@ -51,7 +51,7 @@ class Enricher:
 
     def __init__(
         self,
-        asker: Asker,
+        asker: Fetcher,
         pool: CheckPool,
         cache: Cache,
         timeout: float,
@@ -60,14 +60,14 @@ class Enricher:
         limit: Callable[[], int] = any_size,
         negative_ttl: float = NEGATIVE_TTL,
     ) -> None:
-        self._asker = asker
+        self._fetcher = asker
         self._cache = cache
         self._timeout = timeout
         self._limit = limit
-        self._keeper = Keeper(cache, policy or CachePolicy(), negative_ttl)
-        asker.on_change(self._keeper.forget)
-        self._judge = Judge(pool, self._keeper.keep_verdicts)
-        self._flights: SingleFlight[Enriched] = SingleFlight()
+        self._writer = CacheWriter(cache, policy or CachePolicy(), negative_ttl)
+        asker.on_change(self._writer.forget)
+        self._checks = CheckRunner(pool, self._writer.store_check_results)
+        self._flights: SingleFlight[EncodedAnswer] = SingleFlight()
         self._refreshes: dict[bytes, asyncio.Task[None]] = {}
         self._refreshing: Shares[str] = Shares(MAX_REFRESHES)
         self._late_hits: dict[bytes | None, int] = {}
@@ -81,13 +81,13 @@ class Enricher:
     @property
     def stages(self) -> dict[str, Histogram]:
         """Return how long documents took to load, and to be checked."""
-        return {"load": self._asker.loading, "checks": self._judge.checking}
+        return {"load": self._fetcher.load_times, "checks": self._checks.run_times}
 
-    def peek(self, known: Known, now: float) -> Entry | None:
+    def peek(self, known: ParsedRequest, now: float) -> Entry | None:
         """Return the cached answer that will do for this request at `now` (epoch seconds), without waiting."""
         if known.key is None or known.max_age == 0:
             return None
-        entry = self._that_will_do(self._cache.peek(known.key), known, now)
+        entry = self._usable(self._cache.peek(known.key), known, now)
         if entry is None or not known.checks or entry.error is not None:
             return entry
         told = None if entry.check_results is None else entry.check_results.joined(known.checks, now)
@@ -96,23 +96,23 @@ class Enricher:
         judged = entry.with_check_results(*told)
         return judged if len(judged.shared) <= self._limit() else None
 
-    def _that_will_do(self, entry: Entry | None, known: Known, now: float) -> Entry | None:
+    def _usable(self, entry: Entry | None, known: ParsedRequest, now: float) -> Entry | None:
         if entry is None or (known.max_age is not None and not known.takes(entry.as_of, entry.fresh_until, now)):
             return None
         if now < entry.refresh_at:
             return entry
-        return self._ending(known, entry, now) if now < entry.fresh_until else None
+        return self._count_late_hit(known, entry, now) if now < entry.fresh_until else None
 
-    def refusal(self, known: Known) -> AnswerError | None:
+    def refusal(self, known: ParsedRequest) -> AnswerError | None:
         """Return why asking for this would be refused at once, unless something that is kept may be its answer."""
-        refusal = self._asker.refusal(known)
-        return None if refusal is None or self._cache.lower or self._held(known) is not None else refusal
+        refusal = self._fetcher.refusal(known)
+        return None if refusal is None or self._cache.lower or self._cached_answer(known) is not None else refusal
 
-    def overdue(self, known: Known) -> None:
+    def overdue(self, known: ParsedRequest) -> None:
         """Take note that this request could not even wait for its host."""
-        self._asker.overdue(known)
+        self._fetcher.overdue(known)
 
-    async def answer(self, known: Known, extra: Mapping[str, str]) -> Enriched:
+    async def answer(self, known: ParsedRequest, extra: Mapping[str, str]) -> EncodedAnswer:
         """Answer a request that `peek` cannot, with `extra` headers if it is sent. Never raises: every end is one."""
         seconds = known.request.timeout or self._timeout
         deadline = time.monotonic() + seconds
@@ -123,24 +123,26 @@ class Enricher:
                     found = await self._fetch(known, extra, b"bypass", deadline, None)
                 else:
                     found = await self._answer_once(key, known, extra, deadline)
-                return self._fitting(known, await self._judge.judge(known, found))
+                return self._fitting(known, await self._checks.run(known, found))
         except TimeoutError:
             answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
-            failed = Enriched(encode_answer(known.request, answer), b"bypass" if key is None else b"miss", None,
+            failed = EncodedAnswer(encode_answer(known.request, answer), b"bypass" if key is None else b"miss", None,
                               answer.error)  # fmt: skip
             stale = self._stand_in(known, rest=False)
-            return (stale and at_hand(known, stale, time.time())) or failed
+            return (stale and with_known_results(known, stale, time.time())) or failed
 
-    def _fitting(self, known: Known, found: Enriched) -> Enriched:
+    def _fitting(self, known: ParsedRequest, found: EncodedAnswer) -> EncodedAnswer:
         """Return an answer if its result fits, else the error: checks may have made it too large."""
         if len(found.shared) <= self._limit():
             return found
         error = too_large(len(found.shared), self._limit())
-        return Enriched(encode_answer(known.request, Answer.failed(error)), found.cache, found.as_of, error)
+        return EncodedAnswer(encode_answer(known.request, Answer.failed(error)), found.cache, found.as_of, error)
 
     # -- once for all who ask the same
 
-    async def _answer_once(self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float) -> Enriched:
+    async def _answer_once(
+        self, key: bytes, known: ParsedRequest, extra: Mapping[str, str], deadline: float
+    ) -> EncodedAnswer:
         """Find or fetch, or wait for who does; if that one gives up, take its place."""
         changes, found = self._cache.changes, None
         while True:
@@ -152,17 +154,17 @@ class Enricher:
             if (flight := self._flights.begin(key, changes.count, changes.last(key))) is not None:
                 break
             landed = await self._flights.wait(key)
-            if landed is not None and (taken := self._from(landed, known)) is not None:
+            if landed is not None and (taken := self._from_flight(landed, known)) is not None:
                 return taken
         try:
             found = await self._find_or_fetch(key, known, extra, deadline, entry)
         finally:
-            self._flights.finish(key, flight, _for_all(found))
+            self._flights.finish(key, flight, _shareable(found))
         return found
 
     async def _find_or_fetch(
-        self, key: bytes, known: Known, extra: Mapping[str, str], deadline: float, entry: Entry | None
-    ) -> Enriched:
+        self, key: bytes, known: ParsedRequest, extra: Mapping[str, str], deadline: float, entry: Entry | None
+    ) -> EncodedAnswer:
         if self._cache.lower:
             entry = await self._cache.find(key)
             if entry is not None and len(entry.shared) > self._limit():  # another worker's topic takes more
@@ -172,7 +174,7 @@ class Enricher:
                 return found
         return await self._fetch(known, extra, b"miss", deadline, entry)
 
-    def _from(self, landed: Enriched, known: Known) -> Enriched | None:
+    def _from_flight(self, landed: EncodedAnswer, known: ParsedRequest) -> EncodedAnswer | None:
         """Return what a flight brought for who waited for it, None if that will not do."""
         if landed.error is not None and landed.error.retryable and (stale := self._stand_in(known, rest=False)):
             return stale  # who fetched would have no answer as old as this one may be
@@ -180,13 +182,13 @@ class Enricher:
             return landed._replace(cache=b"coalesced") if landed.may_share else None
         return None if known.passes_over(landed.as_of, time.time()) else landed
 
-    def _serve(self, entry: Entry | None, known: Known) -> Enriched | None:
+    def _serve(self, entry: Entry | None, known: ParsedRequest) -> EncodedAnswer | None:
         """Return an answer at hand if it will do: fresh, or one to serve while it is fetched anew."""
         if entry is None:
             return None
         now = time.time()
-        if self._that_will_do(entry, known, now) is not None:
-            return Enriched.of(entry, b"hit")
+        if self._usable(entry, known, now) is not None:
+            return EncodedAnswer.of(entry, b"hit")
         if entry.error is not None or now < entry.fresh_until or known.passes_over(entry.as_of, now):
             return None
         resting = now < entry.ask_after
@@ -194,36 +196,36 @@ class Enricher:
             return None
         if not resting:
             self._refresh(known)
-        return Enriched.of(entry, b"stale")
+        return EncodedAnswer.of(entry, b"stale")
 
     # -- to the upstream
 
     async def _fetch(
-        self, known: Known, extra: Mapping[str, str], cache: bytes, deadline: float, held: Entry | None
-    ) -> Enriched:
+        self, known: ParsedRequest, extra: Mapping[str, str], cache: bytes, deadline: float, held: Entry | None
+    ) -> EncodedAnswer:
         """Ask the upstream, whether `held` still holds if there is something to hold."""
         held = None if held is None or held.error is not None else held
-        began = self._keeper.begin()
+        began = self._writer.begin()
         try:
             if known.only_if_cached:
                 return absent(known, cache)
-            asked = await self._asker.ask(known, extra, deadline, held.validators() if held else {})
+            asked = await self._fetcher.fetch(known, extra, deadline, held.validators() if held else {})
             self._late_hits.pop(known.key, None)
-            found = self._keeper.keep_on(known, held, asked, began) if asked.answer is None and held else None
+            found = self._writer.store_revalidated(known, held, asked, began) if asked.answer is None and held else None
             if found is None:
                 if asked.answer is None:  # it speaks of another version than ours
-                    asked = await self._asker.ask(known, extra, deadline, {})
-                found = self._keeper.keep(known, self._encode(known, asked), asked, cache, began)
+                    asked = await self._fetcher.fetch(known, extra, deadline, {})
+                found = self._writer.store(known, self._encode(known, asked), asked, cache, began)
         except AnswerError as error:
             error.settle()
             if error.retryable and (stale := self._stand_in(known, rest=not error.deadline_bound)) is not None:
                 return stale
-            found = self._keeper.keep_failure(known, error, cache, began)
+            found = self._writer.store_failure(known, error, cache, began)
         if known.key is not None:
             self._flights.part(known.key, 0.0 if found.may_share else time.time() + UNSHARED)
         return found
 
-    def _encode(self, known: Known, asked: Asked) -> bytes:
+    def _encode(self, known: ParsedRequest, asked: FetchResult) -> bytes:
         """Return the shared part of a result. Raises TooLarge for more than may be published."""
         assert asked.answer is not None
         shared = encode_answer(known.request, asked.answer)
@@ -235,25 +237,25 @@ class Enricher:
 
     # -- past its freshness, or near the end of it
 
-    def _held(self, known: Known) -> Entry | None:
+    def _cached_answer(self, known: ParsedRequest) -> Entry | None:
         """Return the answer at hand, however old it is, unless it is a failure or one was asked for that is new."""
         if known.key is None or known.max_age == 0:
             return None
         entry = self._cache.peek(known.key)
         return None if entry is None or entry.error is not None else entry
 
-    def _stand_in(self, known: Known, *, rest: bool) -> Enriched | None:
+    def _stand_in(self, known: ParsedRequest, *, rest: bool) -> EncodedAnswer | None:
         """Return an answer that may stand in for a failure (RFC 5861, section 4); give its upstream a `rest` then."""
-        entry, now = self._held(known), time.time()
+        entry, now = self._cached_answer(known), time.time()
         if entry is None or known.key is None:
             return None
         if rest:
             self._cache.put_in_memory(known.key, entry._replace(ask_after=now + NEGATIVE_TTL))
         if now >= max(entry.usable_until, entry.fresh_until) or known.passes_over(entry.as_of, now):
             return None
-        return Enriched.of(entry, b"stale")
+        return EncodedAnswer.of(entry, b"stale")
 
-    def _ending(self, known: Known, entry: Entry, now: float) -> Entry:
+    def _count_late_hit(self, known: ParsedRequest, entry: Entry, now: float) -> Entry:
         """Count a hit near the end of an answer's freshness: one that has many is fetched anew before it ends."""
         assert known.key is not None
         hits = self._late_hits.get(known.key, 0) + 1
@@ -264,7 +266,7 @@ class Enricher:
             self._refresh(known)
         return entry
 
-    def _refresh(self, known: Known) -> None:
+    def _refresh(self, known: ParsedRequest) -> None:
         """Fetch anew behind the answers' backs, unless that is under way."""
         key = known.key
         if key is None or key in self._refreshes:
@@ -281,7 +283,7 @@ class Enricher:
         del self._refreshes[key]
         self._refreshing.give(of)
 
-    async def _refreshed(self, key: bytes, known: Known) -> None:
+    async def _refreshed(self, key: bytes, known: ParsedRequest) -> None:
         changes = self._cache.changes
         flight = self._flights.begin(key, changes.count, changes.last(key))
         if flight is None:
@@ -290,20 +292,20 @@ class Enricher:
         try:
             async with asyncio.timeout(self._timeout):
                 deadline = time.monotonic() + self._timeout
-                landed = await self._fetch(known, {}, b"miss", deadline, self._held(known))
+                landed = await self._fetch(known, {}, b"miss", deadline, self._cached_answer(known))
         except TimeoutError:
             self._stand_in(known, rest=True)
         finally:
-            self._flights.finish(key, flight, _for_all(landed))
+            self._flights.finish(key, flight, _shareable(landed))
         if landed is not None and landed.cache in _FETCHED:
             with contextlib.suppress(TimeoutError):  # whoever asks next begins them anew
                 async with asyncio.timeout(self._timeout):
-                    await self._judge.judge(known, landed)
+                    await self._checks.run(known, landed)
 
 
 _FETCHED = (b"miss", b"revalidated")
 
 
-def _for_all(landed: Enriched | None) -> Enriched | None:
+def _shareable(landed: EncodedAnswer | None) -> EncodedAnswer | None:
     """Return what came of a flight, if it holds for whoever waits: a later deadline might have ended otherwise."""
     return None if landed is None or (landed.error is not None and landed.error.deadline_bound) else landed

@@ -11,7 +11,7 @@ from streams.cache.entry import Entry
 from streams.cache.verdicts import CheckResults
 
 
-class Enriched(NamedTuple):
+class EncodedAnswer(NamedTuple):
     """An answer encoded for `splice`: how the cache was involved, and as of when it holds, by which its age counts
     (None: it was not fetched).
 
@@ -28,7 +28,7 @@ class Enriched(NamedTuple):
     may_share: bool = True
 
     @classmethod
-    def of(cls, entry: Entry, cache: bytes) -> Enriched:
+    def of(cls, entry: Entry, cache: bytes) -> EncodedAnswer:
         """Make one of what is kept."""
         return cls(entry.shared, cache, entry.as_of, entry.error, entry.check_results)
 

@@ -9,9 +9,9 @@ from functools import partial
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
-from agents.answering import Answering
+from agents.answering import AnswerApp
 from agents.metrics import BREAKER, CATALOGUE, FRONT
-from agents.tabulating import Tabulating
+from agents.tabulating import TablesApp
 from models.moment import age_of
 from models.source import Sources
 from streams.app import App
@@ -27,7 +27,7 @@ from streams.web.metrics import Requests
 from streams.web.probes import Readiness
 
 
-class Process:
+class ProcessStats:
     """Reads what belongs to the process; `web` is what its server has counted."""
 
     def __init__(self, role: str, loop: LoopWatch, readiness: Readiness) -> None:
@@ -51,7 +51,7 @@ class Process:
             yield Sample("millrace_web_requests", count, key)
 
 
-def exporter_of(process: Process, answering: Answering | None, tabulating: Tabulating | None) -> Exporter:
+def exporter_of(process: ProcessStats, answering: AnswerApp | None, tabulating: TablesApp | None) -> Exporter:
     """Return what tells all figures of a worker of these parts."""
     exporter = Exporter(CATALOGUE)
     exporter.reads(process)
@@ -68,16 +68,16 @@ def exporter_of(process: Process, answering: Answering | None, tabulating: Tabul
     return exporter
 
 
-def answers(answering: Answering) -> Iterator[Sample]:
+def answers(answering: AnswerApp) -> Iterator[Sample]:
     """Read what was answered, and how long the stages took."""
     answerer, enricher, publisher = answering.answerer, answering.enricher, answering.publisher
     if answerer is None or enricher is None or publisher is None:
         return
-    for key, count in answerer.account.answers.items():
+    for key, count in answerer.stats.answers.items():
         yield Sample("millrace_answers", count, key)
     yield Sample("millrace_requests_waiting", answerer.places.figures()["waiting"])
-    stages = {"queue": answerer.account.queued, **enricher.stages, "publish": publisher.shipping,
-              "whole": answerer.account.whole}  # fmt: skip
+    stages = {"queue": answerer.stats.queued, **enricher.stages, "publish": publisher.shipping,
+              "whole": answerer.stats.whole}  # fmt: skip
     for stage, histogram in stages.items():
         yield Sample("millrace_stage_seconds", histogram, (stage,))
 
@@ -88,7 +88,7 @@ def reading() -> Iterator[Sample]:
         yield Sample("millrace_unreadable_records", count, (topic,))
 
 
-def upstreams(answering: Answering, hosts: dict[str, str]) -> Iterator[Sample]:
+def upstreams(answering: AnswerApp, hosts: dict[str, str]) -> Iterator[Sample]:
     """Read how upstreams did; `hosts` is each source's."""
     client, caller = answering.client, answering.caller
     if client is None or caller is None:
@@ -115,7 +115,7 @@ def _breaker(source: str, host: Host) -> Iterator[Sample]:
         yield Sample("millrace_source_breaker", float(host.breaker.state == state), (source, state))
 
 
-def cache(answering: Answering) -> Iterator[Sample]:
+def cache(answering: AnswerApp) -> Iterator[Sample]:
     """Read the cache's tiers; not their size on disk or in memcached, which would be work."""
     cache = answering.cache
     if cache is None:
@@ -132,7 +132,7 @@ def cache(answering: Answering) -> Iterator[Sample]:
             yield Sample("millrace_cache_evictions", tier.counts["pruned"], (tier.NAME,))
 
 
-def pool(answering: Answering) -> Iterator[Sample]:
+def pool(answering: AnswerApp) -> Iterator[Sample]:
     """Read how the checks' processes do."""
     if answering.pool is None:
         return
@@ -143,13 +143,13 @@ def pool(answering: Answering) -> Iterator[Sample]:
         yield Sample(f"millrace_pool_{name}", figures[name])
 
 
-def tables(tabulating: Tabulating) -> Iterator[Sample]:
+def tables(tabulating: TablesApp) -> Iterator[Sample]:
     """Read how large the tables are here."""
     for name in tabulating.tables.names:
         yield Sample("millrace_table_rows", tabulating.tables.count(name), (name,))
 
 
-def publishing(part: Answering | Tabulating) -> Iterator[Sample]:
+def publishing(part: AnswerApp | TablesApp) -> Iterator[Sample]:
     """Read what was published."""
     publisher, group = part.publisher, (part.app.conf.id,)
     if publisher is not None:

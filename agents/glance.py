@@ -6,23 +6,23 @@ import json
 import time
 from typing import Any
 
-from agents.reading import Reader, Unreadable
+from agents.reading import InvalidResult, ResultParser
 from agents.rows import Row, decode
 from agents.tally import answer_head
 from models.moment import believed
 
 
-class Glance:
+class LiveRow:
     """Called with a record of the results topic; None for one that is no result."""
 
     def __init__(self) -> None:
-        self._reader = Reader()
+        self._reader = ResultParser()
 
     def __call__(self, record: Any) -> Row | None:
         """Make the row, without the result itself."""
         try:
-            reading = self._reader.read(record.value)
-        except Unreadable:
+            reading = self._reader.parse(record.value)
+        except InvalidResult:
             return None
         key = json.loads(reading.id).encode(errors="replace") if record.key is None else record.key
         head = answer_head(record, reading, believed(record.timestamp, time.time()))

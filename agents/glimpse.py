@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from agents.rows import RESULT, Row, decode, iso
 from streams.tables.store import mark
 
-Glimpses: TypeAlias = Callable[[int, bytes, bytes], Row | None]
+Projections: TypeAlias = Callable[[int, bytes, bytes], Row | None]
 """Reads (partition, key, stored row); None if that row has to be decoded."""
 
 _PLAIN = frozenset(
@@ -27,7 +27,7 @@ _ABSENT = object()
 _DECODE = object()
 
 
-class Glimpse(dict[str, Any]):
+class Projection(dict[str, Any]):
     """Some fields of a row; `whole` returns all of it, without the result."""
 
     __slots__ = ("whole",)
@@ -39,10 +39,10 @@ class Glimpse(dict[str, Any]):
 
 def whole_of(row: Row) -> Row:
     """Return the row of which this may be a glimpse."""
-    return row.whole() if isinstance(row, Glimpse) else row
+    return row.whole() if isinstance(row, Projection) else row
 
 
-def glimpse(table: str, fields: Sequence[str]) -> Glimpses | None:
+def projection(table: str, fields: Sequence[str]) -> Projections | None:
     """Return what reads these fields of a table's rows; None if decoding is the way to them."""
     if table != "answers" or not _STORED.union(("partition",)).issuperset(fields):
         return None
@@ -59,7 +59,7 @@ def glimpse(table: str, fields: Sequence[str]) -> Glimpses | None:
                 return None
             if value is not _ABSENT:
                 row[field] = value
-        return Glimpse(row, partial(decode, table, partition, key, stored, heads=True))
+        return Projection(row, partial(decode, table, partition, key, stored, heads=True))
 
     return read
 

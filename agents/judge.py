@@ -7,8 +7,8 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 
-from agents.enriched import Enriched
-from agents.known import Known
+from agents.enriched import EncodedAnswer
+from agents.known import ParsedRequest
 from models import checks
 from models.checks import Call, CheckOutcome, Unread
 from models.large import LARGE
@@ -25,37 +25,37 @@ class _Run:
     def __init__(self, call: Call, future: asyncio.Future[CheckOutcome]) -> None:
         self._call, self.future = call, future
         self.waiting = 0
-        self._said: CheckResult | None = None
+        self._result: CheckResult | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether it has said something."""
         return self.future.done() and not self.future.cancelled()
 
-    def said(self) -> CheckResult:
+    def result(self) -> CheckResult:
         """Return what it said, the same for all. Raises CancelledError if the pool was closed first."""
-        if self._said is None:
+        if self._result is None:
             verdict = self.future.result()
             encoded, error = encode_check_result(self._call, verdict), failure(self._call, verdict)
-            self._said = (
+            self._result = (
                 CheckResult(encoded) if error is None else CheckResult(encoded, error, time.time() + NEGATIVE_TTL)
             )
-        return self._said
+        return self._result
 
 
-class Judge:
+class CheckRunner:
     """`learned` is called when something new is known of a request's document. `checking`: how long a document's
     checks took that had to be run.
     """
 
-    def __init__(self, pool: CheckPool, learned: Callable[[Known, CheckResults], None]) -> None:
+    def __init__(self, pool: CheckPool, learned: Callable[[ParsedRequest, CheckResults], None]) -> None:
         self._pool = pool
-        self._learned = learned
+        self._on_new_results = learned
         # By the identity of the verdicts: whoever waits holds them.
         self._running: dict[tuple[int, str], _Run] = {}
-        self.checking = Histogram()
+        self.run_times = Histogram()
 
-    async def judge(self, known: Known, found: Enriched) -> Enriched:
+    async def run(self, known: ParsedRequest, found: EncodedAnswer) -> EncodedAnswer:
         """Return an answer with what the request's checks say of it; one that fails makes it a `check_error`."""
         if found.error is not None or not known.checks:
             return found
@@ -64,11 +64,11 @@ class Judge:
         said = {key: kept for key in known.checks if (kept := verdicts.find(key, now)) is not None}
         missing = {key: call for key, call in zip(known.checks, known.request.checks, strict=True) if key not in said}
         if missing:
-            said |= await self._ask(known, missing, found, verdicts)
-        return _judged(found, join([said[key] for key in known.checks]))
+            said |= await self._run_missing(known, missing, found, verdicts)
+        return _add_check_results(found, join([said[key] for key in known.checks]))
 
-    async def _ask(
-        self, known: Known, missing: Mapping[str, Call], found: Enriched, verdicts: CheckResults
+    async def _run_missing(
+        self, known: ParsedRequest, missing: Mapping[str, Call], found: EncodedAnswer, verdicts: CheckResults
     ) -> dict[str, CheckResult]:
         """Run what nobody runs on this document yet, and wait for all; what has said something is kept in any case."""
         runs: dict[str, _Run] = {}
@@ -81,16 +81,16 @@ class Judge:
                 runs[key] = self._join(verdicts, key, call, found)
             if waiting := {run.future for run in runs.values() if not run.future.done()}:
                 await asyncio.wait(waiting)
-            return {key: run.said() for key, run in runs.items()}
+            return {key: run.result() for key, run in runs.items()}
         finally:
-            self.checking.add(time.monotonic() - began)
-            news = [verdicts.store(key, run.said()) for key, run in runs.items() if run.is_done]
+            self.run_times.add(time.monotonic() - began)
+            news = [verdicts.store(key, run.result()) for key, run in runs.items() if run.is_done]
             for key, run in runs.items():
                 self._leave(verdicts, key, run)
             if any(news):
-                self._learned(known, verdicts)
+                self._on_new_results(known, verdicts)
 
-    def _join(self, verdicts: CheckResults, key: str, call: Call, found: Enriched) -> _Run:
+    def _join(self, verdicts: CheckResults, key: str, call: Call, found: EncodedAnswer) -> _Run:
         run = self._running.get((id(verdicts), key))
         if run is None:
             run = self._running[id(verdicts), key] = _Run(call, self._submit(call, found))
@@ -103,7 +103,7 @@ class Judge:
             run.future.cancel()
             del self._running[id(verdicts), key]
 
-    def _submit(self, call: Call, found: Enriched) -> asyncio.Future[CheckOutcome]:
+    def _submit(self, call: Call, found: EncodedAnswer) -> asyncio.Future[CheckOutcome]:
         """Ask the pool; a check whose field is not there fails without going there, unless the document is large."""
         if _is_large(found):
             return self._pool.submit(call.name, Unread(found.shared, call.field), call.args)
@@ -116,18 +116,18 @@ class Judge:
         return self._pool.submit(call.name, value, call.args)
 
 
-def _is_large(found: Enriched) -> bool:
+def _is_large(found: EncodedAnswer) -> bool:
     """Whether a document is to be read where its checks run: here it would hold up the event loop."""
     return len(found.shared) > LARGE
 
 
-def at_hand(known: Known, found: Enriched, now: float) -> Enriched | None:
+def with_known_results(known: ParsedRequest, found: EncodedAnswer, now: float) -> EncodedAnswer | None:
     """Do what `judge` does if all is known at `now` (epoch seconds); else return None."""
     if found.error is not None or not known.checks:
         return found
     told = None if found.verdicts is None else found.verdicts.joined(known.checks, now)
-    return None if told is None else _judged(found, told)
+    return None if told is None else _add_check_results(found, told)
 
 
-def _judged(found: Enriched, told: JoinedResults) -> Enriched:
-    return Enriched(with_check_results(found.shared, *told), found.cache, found.as_of, told[1])
+def _add_check_results(found: EncodedAnswer, told: JoinedResults) -> EncodedAnswer:
+    return EncodedAnswer(with_check_results(found.shared, *told), found.cache, found.as_of, told[1])

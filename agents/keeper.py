@@ -10,9 +10,9 @@ import contextlib
 import time
 from typing import NamedTuple
 
-from agents.ask import Asked
-from agents.enriched import Enriched
-from agents.known import Known, target_tag
+from agents.ask import FetchResult
+from agents.enriched import EncodedAnswer
+from agents.known import ParsedRequest, target_tag
 from models.errors import AnswerError, InvalidDocument, TooLarge, Unreachable, UpstreamError
 from models.result import Answer, encode_answer, restamp
 from models.source import NEGATIVE_TTL, CachePolicy
@@ -22,7 +22,7 @@ from streams.cache.front import Cache
 from streams.cache.verdicts import CheckResults
 from streams.http.url import parse, resolve
 
-_REPEATED = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
+_REPEATABLE_FAILURES = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
 """Failures that the same request would meet again in a moment, whoever asks."""
 _GONE = (404, 410)
 GATEWAY_TIMEOUT = 504
@@ -39,7 +39,7 @@ class Began(NamedTuple):
     changes: int
 
 
-class Keeper:
+class CacheWriter:
     """`policy` says how long answers are kept that have no source; `negative_ttl` for how many seconds failures are
     remembered that say nothing of it, where their source does not either.
     """
@@ -49,7 +49,7 @@ class Keeper:
         self._policy = policy
         self._negative_ttl = negative_ttl
 
-    def policy_of(self, known: Known) -> CachePolicy:
+    def policy_of(self, known: ParsedRequest) -> CachePolicy:
         """Return the policy for a request's answers."""
         return self._policy if known.source is None else known.source.cache
 
@@ -57,18 +57,22 @@ class Keeper:
         """Return when something is asked for that is now."""
         return Began(time.time(), self._cache.changes.count)
 
-    def keep(self, known: Known, shared: bytes, asked: Asked, cache: bytes, began: Began) -> Enriched:
+    def store(
+        self, known: ParsedRequest, shared: bytes, asked: FetchResult, cache: bytes, began: Began
+    ) -> EncodedAnswer:
         """Put a new answer into the cache for as long as it may be used, and return it."""
         assert asked.answer is not None
         policy = self.policy_of(known)
         fresh = freshness(asked.trail, policy, asked.fetched_at)
-        found = Enriched(shared, cache, _as_of(asked, fresh), None, CheckResults(), may_share=_may_share(fresh, policy))
+        found = EncodedAnswer(
+            shared, cache, _as_of(asked, fresh), None, CheckResults(), may_share=_may_share(fresh, policy)
+        )
         if asked.answer.has_document:
             found = found._replace(loaded=asked.answer.document)
         self._put(known, found, asked, fresh, began)
         return found
 
-    def keep_failure(self, known: Known, error: AnswerError, cache: bytes, began: Began) -> Enriched:
+    def store_failure(self, known: ParsedRequest, error: AnswerError, cache: bytes, began: Began) -> EncodedAnswer:
         """Remember a failure that others would meet, unless an answer is kept that may stand in for it; return it."""
         policy = self.policy_of(known)
         now = time.time()
@@ -77,9 +81,11 @@ class Keeper:
         if known.key is not None and not self._is_outdated(known.key, began):
             self._keep_failure(known, shared, error, now, negative_ttl(error, policy, self._negative_ttl, said))
         may_share = policy.coalesce or said is None or said > 0
-        return Enriched(shared, cache, None, error, may_share=may_share)
+        return EncodedAnswer(shared, cache, None, error, may_share=may_share)
 
-    def _keep_failure(self, known: Known, shared: bytes, error: AnswerError, now: float, seconds: float) -> None:
+    def _keep_failure(
+        self, known: ParsedRequest, shared: bytes, error: AnswerError, now: float, seconds: float
+    ) -> None:
         assert known.key is not None
         held = self._cache.peek(known.key)
         if error.retryable:
@@ -88,10 +94,12 @@ class Keeper:
                 return  # who wanted it new has not looked what else there is
         elif not error.deadline_bound:
             self._cache.drop(known.key)  # what was kept is not what the upstream has any more
-        if isinstance(error, _REPEATED) and not error.deadline_bound and seconds > 0:
+        if isinstance(error, _REPEATABLE_FAILURES) and not error.deadline_bound and seconds > 0:
             self._cache.put(known.key, failed_entry(shared, now, seconds, error))
 
-    def keep_on(self, known: Known, held: Entry, asked: Asked, began: Began) -> Enriched | None:
+    def store_revalidated(
+        self, known: ParsedRequest, held: Entry, asked: FetchResult, began: Began
+    ) -> EncodedAnswer | None:
         """The upstream says that what is at hand still holds (RFC 9111, section 4.3.4); so does what checks said.
 
         None if it speaks of another version.
@@ -104,12 +112,12 @@ class Keeper:
         policy = self.policy_of(known)
         fresh = freshness(asked.trail, policy, asked.fetched_at)
         shared = restamp(held.shared, asked.attempts, asked.fetched_at, asked.told)
-        found = Enriched(shared, b"revalidated", _as_of(asked, fresh), None, held.check_results,
+        found = EncodedAnswer(shared, b"revalidated", _as_of(asked, fresh), None, held.check_results,
                          may_share=_may_share(fresh, policy))  # fmt: skip
         self._put(known, found, asked, fresh, began)
         return found
 
-    def keep_verdicts(self, known: Known, verdicts: CheckResults) -> None:
+    def store_check_results(self, known: ParsedRequest, verdicts: CheckResults) -> None:
         """Something new is known of a document: keep it with that, unless another has taken its place."""
         entry = None if known.key is None else self._cache.peek(known.key)
         if entry is not None and entry.check_results is verdicts:
@@ -126,7 +134,9 @@ class Keeper:
         for target in changed:
             self._cache.change(target.encode())
 
-    def _put(self, known: Known, found: Enriched, asked: Asked, fresh: Freshness | None, began: Began) -> None:
+    def _put(
+        self, known: ParsedRequest, found: EncodedAnswer, asked: FetchResult, fresh: Freshness | None, began: Began
+    ) -> None:
         if known.key is None or self._is_outdated(known.key, began):
             return
         entry = fresh_entry(
@@ -146,7 +156,7 @@ class Keeper:
     def _is_outdated(self, key: bytes, began: Began) -> bool:
         return self._cache.changes.last(key) > began.changes
 
-    def _store(self, known: Known, entry: Entry) -> None:
+    def _store(self, known: ParsedRequest, entry: Entry) -> None:
         assert known.key is not None
         if self._cache.lower and not _PRIVATE.isdisjoint(name.lower() for name in known.request.headers):
             self._cache.put_in_memory(known.key, entry)  # RFC 9111, section 3.5
@@ -154,7 +164,7 @@ class Keeper:
             self._cache.put(known.key, entry)
 
 
-def _as_of(asked: Asked, fresh: Freshness | None) -> float:
+def _as_of(asked: FetchResult, fresh: Freshness | None) -> float:
     return asked.fetched_at - (age_of(asked.trail, asked.fetched_at) if fresh is None else fresh.age)
 
 
@@ -163,10 +173,10 @@ def _may_share(fresh: Freshness | None, policy: CachePolicy) -> bool:
     return policy.coalesce or (fresh is not None and fresh.shared)
 
 
-def absent(known: Known, cache: bytes) -> Enriched:
+def absent(known: ParsedRequest, cache: bytes) -> EncodedAnswer:
     """Return the failure of a request that is only to be answered from the cache (RFC 9111, section 5.2.1.7)."""
     error = UpstreamError("nothing is kept that answers it, and the upstream is not to be asked", GATEWAY_TIMEOUT)
-    return Enriched(encode_answer(known.request, Answer.failed(error)), cache, None, error, may_share=False)
+    return EncodedAnswer(encode_answer(known.request, Answer.failed(error)), cache, None, error, may_share=False)
 
 
 def negative_ttl(error: AnswerError, policy: CachePolicy, default: float, said: float | None) -> float:

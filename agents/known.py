@@ -39,7 +39,7 @@ _LEADING_ID = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*" + _ID + rb",")
 _TRAILING_ID = re.compile(_ID + rb"\}[ \t\r\n]*\Z")
 
 
-class Known(NamedTuple):
+class ParsedRequest(NamedTuple):
     """A valid request without its id, and `key`: what makes two requests the same entry of the cache.
 
     `key` is None for a method whose answers must not be kept. `max_age` is in seconds, None for no wish; `min_fresh`
@@ -68,17 +68,17 @@ class LargeRequest(Exception):
     """A request that would hold up the event loop: `Book.read_large` is for it."""
 
 
-class Book:
+class ParsedRequestCache:
     """The bounded map from a request's bytes, without its id, to what they say. `large` reads what has many bytes."""
 
     def __init__(self, sources: Sources | None = None, large: LargeWork | None = None) -> None:
         self._sources = sources or Sources()
         self._large = large
-        self._young: dict[bytes, Known] = {}
-        self._old: dict[bytes, Known] = {}
+        self._young: dict[bytes, ParsedRequest] = {}
+        self._old: dict[bytes, ParsedRequest] = {}
         self._young_bytes = 0
 
-    def read(self, value: bytes | None) -> tuple[bytes | None, Known]:
+    def parse(self, value: bytes | None) -> tuple[bytes | None, ParsedRequest]:
         """Return the id as JSON, None if the body gives none, and the request. Raises InvalidRequest, LargeRequest."""
         if value is None or len(value) > LARGE:
             if self._large is not None and value is not None and len(value) <= requests.MAX_BYTES:
@@ -91,26 +91,26 @@ class Book:
             if known is not None:
                 return request_id, known
         text, request = requests.parse(value)
-        known = know(request, self._sources)
+        known = parse_request(request, self._sources)
         parsed_id = None if text is None else strictjson.quote(text)
         # An id written with escapes ("\\u0069d") is not seen by cut_id and would be forgotten with the rest.
-        if rest is not None and parsed_id == request_id and len(rest) <= _worth(request):
+        if rest is not None and parsed_id == request_id and len(rest) <= _is_worth_keeping(request):
             self._remember(rest, known)
         return parsed_id, known
 
-    async def read_large(self, value: bytes) -> tuple[bytes | None, Known]:
+    async def read_large(self, value: bytes) -> tuple[bytes | None, ParsedRequest]:
         """Do what `read` does, with what nests in the request left as text. Raises InvalidRequest, InternalError."""
         assert self._large is not None
         text, request = pickle.loads(await self._large.run("read a request", value))  # noqa: S301  our own process
-        return None if text is None else strictjson.quote(text), know(request, self._sources)
+        return None if text is None else strictjson.quote(text), parse_request(request, self._sources)
 
-    def _promoted(self, rest: bytes) -> Known | None:
+    def _promoted(self, rest: bytes) -> ParsedRequest | None:
         known = self._old.get(rest)
         if known is not None:
             self._remember(rest, known)
         return known
 
-    def _remember(self, rest: bytes, known: Known) -> None:
+    def _remember(self, rest: bytes, known: ParsedRequest) -> None:
         nested = _is_nested(known.request)
         size = OVERHEAD + len(rest) * (NESTED_FACTOR if nested else PLAIN_FACTOR)
         if len(self._young) >= GENERATION or self._young_bytes + size > GENERATION_BYTES:
@@ -119,7 +119,7 @@ class Book:
         self._young_bytes += size
 
 
-def _worth(request: Request) -> int:
+def _is_worth_keeping(request: Request) -> int:
     return MAX_KNOWN_BYTES if _is_nested(request) else MAX_PLAIN_BYTES
 
 
@@ -147,7 +147,7 @@ def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:
     return None, None
 
 
-def know(request: Request, sources: Sources | None = None) -> Known:
+def parse_request(request: Request, sources: Sources | None = None) -> ParsedRequest:
     """Work out what is asked, and under which key answers are kept. Raises InvalidRequest for what no source takes."""
     source = None
     if request.source is not None:
@@ -155,11 +155,11 @@ def know(request: Request, sources: Sources | None = None) -> Known:
     kept = request.method in CACHEABLE_METHODS or (source is not None and source.cache.methods_too)
     checks = tuple(map(check_key, request.checks))
     if not request.headers:
-        return Known(request, entry_key(request, source) if kept else None, request.max_age, source, checks)
+        return ParsedRequest(request, entry_key(request, source) if kept else None, request.max_age, source, checks)
     wishes = read_wishes(request.headers)
     key = entry_key(request, source) if kept and not wishes.no_store else None
     ages = [age for age in (request.max_age, wishes.max_age) if age is not None]
-    return Known(request, key, min(ages, default=None), source, checks, wishes.min_fresh, wishes.only_if_cached)
+    return ParsedRequest(request, key, min(ages, default=None), source, checks, wishes.min_fresh, wishes.only_if_cached)
 
 
 def entry_key(request: Request, source: Source | None = None) -> bytes:

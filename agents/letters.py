@@ -88,18 +88,18 @@ def _host_of(origin: str) -> str | None:
     return None if not host or not port else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def sent_along(record: ConsumerRecord[bytes, bytes], request: Request) -> Mapping[str, str]:
+def forwarded_headers(record: ConsumerRecord[bytes, bytes], request: Request) -> Mapping[str, str]:
     """Return the headers that a record adds to its HTTP request: the W3C trace context that it carries, and for a
     method that must not be repeated blindly, an Idempotency-Key that stays the same however often it is delivered,
     also when it is redriven.
     """
-    headers = {name: content.decode() for name, content in traced(record.headers)} if record.headers else {}
+    headers = {name: content.decode() for name, content in trace_headers(record.headers)} if record.headers else {}
     if request.method not in IDEMPOTENT and sender_key(request.headers) is None:
         headers[IDEMPOTENCY_KEY] = _first_place(record).decode()
     return headers
 
 
-def traced(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+def trace_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
     """Return the W3C trace context among headers, as far as it is valid."""
     return [
         (name, content)
@@ -128,7 +128,7 @@ class ResultHeaders:
         text = _plain(request_id)
         if not incoming:
             return [*self._fixed, ("ce_id", text)]
-        return [*self._fixed, ("ce_id", text), *traced(incoming)]
+        return [*self._fixed, ("ce_id", text), *trace_headers(incoming)]
 
 
 def _plain(request_id: bytes) -> bytes:

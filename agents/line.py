@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from agents.known import Known
+from agents.known import ParsedRequest
 from models.errors import Overloaded
 from models.source import Limits
 from streams.functions import DEFAULT_THREADS
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     limits: Limits
 
 
-def kind_of(known: Known, hosts: Mapping[str, Limits]) -> Kind:
+def kind_of(known: ParsedRequest, hosts: Mapping[str, Limits]) -> Kind:
     """Return the kind of line that a request is in; `hosts` are the limits of those hosts that have their own."""
     source, url = known.source, known.request.url
     host = authority(url) if url is not None else ""

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord
 
-from agents.known import Known
+from agents.known import ParsedRequest
 from agents.line import Line, kind_of
 from models.errors import Overloaded
 from models.source import Limits
@@ -26,7 +26,7 @@ from streams.pool.admission import Admission
 from streams.settings import LARGE, Settings
 from streams.shares import Shares
 
-MAX_UNDER_WAY = 4_096
+MAX_IN_PROGRESS = 4_096
 """Requests that a worker has begun beyond what its cache answers. Many more than fetch at once, so that those who wait
 for a slow host leave room for others."""
 LOOKS = 64
@@ -53,7 +53,7 @@ class Waiting(NamedTuple):
     lease: Lease
     received_at: float
     request_id: bytes
-    known: Known | None
+    known: ParsedRequest | None
     weight: int = 0
     checks: tuple[str, ...] = ()
 
@@ -62,7 +62,7 @@ Leave: TypeAlias = Callable[[bool], None]
 """Gives a place back; says whether there was an answer that took the host no longer than it may."""
 
 
-class Places:
+class InFlightLimiter:
     """`begin` and `refuse` are called with what is begun and what is not; `admission` is the check pool's, `hosts` are
     the limits of hosts that have their own.
     """
@@ -83,7 +83,7 @@ class Places:
         self._admission = admission
         self._hosts = hosts or {}
         self._clock = clock
-        self._places: Shares[Key] = Shares(MAX_UNDER_WAY)
+        self._places: Shares[Key] = Shares(MAX_IN_PROGRESS)
         self._bytes: Shares[Key] = Shares(settings.max_pending_bytes)
         self._lines: dict[Key, Line] = {}
         self._crowded: OrderedDict[Key, deque[Waiting]] = OrderedDict()
@@ -139,10 +139,10 @@ class Places:
         self._places.take(key)
         if item.weight:
             self._bytes.take(key, item.weight)
-        self._begin(item, partial(self._leave, key, line, item.weight, promised))
+        self._begin(item, partial(self._release, key, line, item.weight, promised))
         return True
 
-    def _leave(self, key: Key, line: Line, weight: int, promised: float, answered: bool) -> None:  # noqa: FBT001
+    def _release(self, key: Key, line: Line, weight: int, promised: float, answered: bool) -> None:  # noqa: FBT001
         line.begun -= 1
         self._places.give(key)
         if weight:
@@ -210,7 +210,7 @@ class Places:
             self._look_in(LOOK_EVERY if left else 0.0)
 
 
-def weight_of(value: bytes, known: Known) -> int:
+def weight_of(value: bytes, known: ParsedRequest) -> int:
     """Return the bytes of memory that a request takes while it is being answered, roughly: its text, and again what it
     sends; of a body that is no text, also its values.
     """

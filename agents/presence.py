@@ -21,28 +21,28 @@ from streams.settings import ANYWHERE, Settings
 from streams.web.server import place
 
 if TYPE_CHECKING:
-    from agents.answering import Answering
-    from agents.tabulating import Tabulating
+    from agents.answering import AnswerApp
+    from agents.tabulating import TablesApp
     from models.source import Sources
     from streams.telemetry.loop import LoopWatch
 
 MAX_HOSTS = 200
 """Hosts that are told of at most: those in use the latest."""
-FIGURES_LIMIT = 0.5
+STATS_BYTES = 0.5
 """Seconds that a cache on the network may take to tell its figures."""
-FIGURES_EVERY = 5.0
+STATS_EVERY = 5.0
 """Seconds between two looks at them."""
 
 
-class Told:
+class WorkerStatus:
     """Makes the records of one worker: of what it has of these parts, and of the port that its web server has."""
 
     def __init__(
         self,
         settings: Settings,
         sources: Sources,
-        answering: Answering | None,
-        tabulating: Tabulating | None,
+        answering: AnswerApp | None,
+        tabulating: TablesApp | None,
         *,
         loop: LoopWatch,
         port: int,
@@ -54,7 +54,7 @@ class Told:
         self._loop = loop
         self._url = url_of(settings, port)
         self._started_at = _now()
-        self._figures: tuple[float, dict[str, Any] | None] = (0.0, None)
+        self._stats: tuple[float, dict[str, Any] | None] = (0.0, None)
 
     async def record(self) -> dict[str, Any]:
         """Return the record as it is now."""
@@ -78,21 +78,21 @@ class Told:
             record["tables"] = tables(self._tabulating)
         return record
 
-    async def _answers(self, part: Answering) -> dict[str, Any]:
+    async def _answers(self, part: AnswerApp) -> dict[str, Any]:
         told: dict[str, Any] = {"in_flight": None}
         if part.answerer is not None:
-            told["answers"] = part.answerer.account.figures()
+            told["answers"] = part.answerer.stats.report()
         if part.client is not None:
             told["hosts"] = part.client.hosts.stats()[-MAX_HOSTS:]
             told["in_flight"] = part.client.in_flight
         if part.pool is not None:
             told["pool"] = part.pool.stats()
         if part.cache is not None:
-            looked, figures = self._figures
-            if time.monotonic() - looked > FIGURES_EVERY:
+            looked, figures = self._stats
+            if time.monotonic() - looked > STATS_EVERY:
                 with suppress(TimeoutError):
-                    figures = await asyncio.wait_for(part.cache.stats(), FIGURES_LIMIT)
-                self._figures = time.monotonic(), figures
+                    figures = await asyncio.wait_for(part.cache.stats(), STATS_BYTES)
+                self._stats = time.monotonic(), figures
             if figures is not None:
                 told["cache"] = figures
         return told
@@ -114,7 +114,7 @@ def partition(lease: Lease) -> dict[str, Any]:
     }
 
 
-def tables(part: Tabulating) -> dict[str, Any]:
+def tables(part: TablesApp) -> dict[str, Any]:
     """Tell of the tables that this worker keeps."""
     ready = part.readiness()
     lag = 0 if part.tables.recovered else None
@@ -163,4 +163,4 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-__all__ = ["Told", "partition", "source", "tables", "url_of"]
+__all__ = ["WorkerStatus", "partition", "source", "tables", "url_of"]

@@ -45,11 +45,11 @@ _STATES = {state.encode(): state for state in CACHE_STATES}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class Unreadable(ValueError):
+class InvalidResult(ValueError):
     """A record that is no result."""
 
 
-class Run(NamedTuple):
+class CheckRun(NamedTuple):
     """One check of a result: `micros` is what it took, in microseconds."""
 
     name: str
@@ -64,11 +64,11 @@ class Shared(NamedTuple):
 
     place: tuple[str, str | None]
     error: dict[str, Any] | None
-    checks: tuple[Run, ...]
+    checks: tuple[CheckRun, ...]
     head: bytes
 
 
-class Reading(NamedTuple):
+class ParsedResult(NamedTuple):
     """One result. `id` is an encoded JSON string, `micros` the elapsed time in microseconds."""
 
     id: bytes
@@ -77,18 +77,18 @@ class Reading(NamedTuple):
     micros: int
 
 
-class Reader:
+class ResultParser:
     """Reads results; remembers shared parts, within bounds."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Shared] = {}
         self._bytes = 0
 
-    def read(self, value: bytes | None) -> Reading:
+    def parse(self, value: bytes | None) -> ParsedResult:
         """Read one record's value. Raises Unreadable."""
         if value is None:
             msg = "a tombstone"
-            raise Unreadable(msg)
+            raise InvalidResult(msg)
         start = _ID.match(value)
         cut = value.rfind(_CACHE)
         tail = _TAIL.match(value, cut if cut >= 0 else value.rfind(_ELAPSED))
@@ -102,7 +102,7 @@ class Reader:
             shared = _shared(_parse(b"{%b}" % middle) if around is None else around)
             self._remember(middle, shared)
         cache = tail[1]
-        return Reading(
+        return ParsedResult(
             start[1], shared, None if cache is None else _STATES.get(cache), int(float(tail[2]) * 1000 + 0.5)
         )
 
@@ -146,35 +146,35 @@ def _parse(value: bytes) -> Mapping[str, Any]:
     try:
         if deeper_than(value, RESULT_DEPTH):
             msg = "nested too deep"
-            raise Unreadable(msg)
+            raise InvalidResult(msg)
         result = _decode(value.decode())
     except ValueError as exc:
-        raise Unreadable(str(exc)) from None
+        raise InvalidResult(str(exc)) from None
     if not isinstance(result, dict):
         msg = "no JSON object"
-        raise Unreadable(msg)
+        raise InvalidResult(msg)
     return result
 
 
 def _refuse(name: str) -> NoReturn:
     msg = f"{name} is no JSON number"
-    raise Unreadable(msg)
+    raise InvalidResult(msg)
 
 
 # Half the cost of strictjson, which looks for duplicate keys too: nothing hangs on them here.
 _decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
-def _read_any(value: bytes) -> Reading:
+def _read_any(value: bytes) -> ParsedResult:
     """Read a result that is not written as we write them."""
     result = _parse(value)
     found = result.get("id")
     encoded = _encode(found).encode() if isinstance(found, str) and found else b""
     if not 0 < len(encoded) <= MAX_ID:
         msg = "no id of a result"
-        raise Unreadable(msg)
+        raise InvalidResult(msg)
     cache = result.get("cache")
-    return Reading(
+    return ParsedResult(
         encoded, _shared(result), cache if cache in CACHE_STATES else None, _micros(result.get("elapsed_ms"))
     )
 
@@ -183,7 +183,7 @@ def _shared(result: Mapping[str, Any]) -> Shared:
     outcome = result.get("outcome")
     if not isinstance(outcome, str) or outcome not in OUTCOMES:
         msg = "no outcome of a result"
-        raise Unreadable(msg)
+        raise InvalidResult(msg)
     request = result.get("request")
     url = _text(request, "url", MAX_URL)
     host = _host(url[: url.find("/", len("https://")) + 1] or url) if url else None
@@ -239,11 +239,11 @@ def _error(value: Any) -> dict[str, Any] | None:
     }
 
 
-def _runs(value: Any) -> tuple[Run, ...]:
+def _runs(value: Any) -> tuple[CheckRun, ...]:
     if not isinstance(value, list):
         return ()
     return tuple(
-        Run(check["name"], "error" in check, _micros(check.get("elapsed_ms")))
+        CheckRun(check["name"], "error" in check, _micros(check.get("elapsed_ms")))
         for check in value[:MAX_CHECKS]
         if isinstance(check, dict) and isinstance(check.get("name"), str) and _is_name(check["name"])
     )
@@ -262,4 +262,4 @@ def _micros(milliseconds: Any) -> int:
     return 0
 
 
-__all__ = ["Reader", "Reading", "Run", "Shared", "Unreadable"]
+__all__ = ["CheckRun", "InvalidResult", "ParsedResult", "ResultParser", "Shared"]

@@ -14,7 +14,7 @@ from typing import NoReturn
 from aiohttp import web
 
 from agents.api.routes import Api
-from agents.glance import Glance
+from agents.glance import LiveRow
 from models import documents
 from streams.settings import Settings
 from streams.web.live import Events
@@ -40,7 +40,7 @@ class Site:
             token_set=bool(settings.web_token),
             schemas=documents.names(),
         )
-        self.events = Events(api.query.overview, Sampler(api.tail.watching, Glance()))
+        self.events = Events(api.query.overview, Sampler(api.tail.watching, LiveRow()))
         self.pages = Pages(api.query, about)
         self._parts = api, self.pages, self.events
         self._whole = settings.role != "answer"

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from aiokafka import ConsumerRecord
 
-from agents.reading import Reader
-from agents.tally import OUTCOMES_AGE, Tally
+from agents.reading import ResultParser
+from agents.tally import OUTCOMES_AGE, Aggregator
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
@@ -33,7 +33,7 @@ CHECKS = 1_000
 """Checks kept of one partition."""
 MINUTES = 10_000
 """Minutes kept of one partition, should their age not end them."""
-TEND_EVERY = 0.25
+PRUNE_EVERY = 0.25
 """Seconds between two looks at what is beyond its bounds or to be mended, while there is such."""
 REST = 1.0
 """The same while there is not."""
@@ -57,27 +57,27 @@ class Tabulator:
         self._publisher = publisher
         self._shelves = shelves
         self._mending = mending
-        self._reader = Reader()
-        self._tallies: dict[int, tuple[Lease, Tally]] = {}
+        self._reader = ResultParser()
+        self._aggregators: dict[int, tuple[Lease, Aggregator]] = {}
         self.records = 0
         self.unreadable = 0
         self.pruned = 0
 
-    async def take(self, batch: RecordBatch) -> None:
+    async def tabulate(self, batch: RecordBatch) -> None:
         """Count a batch and send its rows on their way; returns early if its lease takes no more work."""
         lease, records = batch.lease, batch.records
         await self._publisher.pace()
-        if lease.taking and not self._knows(lease):
+        if lease.taking and not self._is_recovered(lease):
             for _ in self._shelves.forget_if_foreign(self._publisher, lease, records[0].offset):
                 await asyncio.sleep(0)
                 await self._publisher.pace()
         if not lease.taking:  # and the partition may be another lease's by now
             return
-        tally = self._tally(lease)
+        tally = self._aggregator(lease)
         done = 0
         while done < len(records) and lease.taking:
             part = records[done : done + _some(records, done)]
-            tally.take(part, time.time())
+            tally.add(part, time.time())
             done += len(part)
             lease.begun += len(part)
             await asyncio.sleep(0)
@@ -86,9 +86,9 @@ class Tabulator:
                 self._publisher, self._shelves.of(lease), list(tally.changes(time.time())), records[:done]
             )
         self.records += done
-        self._tell(lease, tally)
+        self._write(lease, tally)
 
-    async def tend(self) -> None:
+    async def prune(self) -> None:
         """Keep the tables within their bounds and their changelogs in order, for ever."""
         while True:
             before = self.pruned
@@ -97,27 +97,27 @@ class Tabulator:
                 for gone in self._shelves.prune(self._publisher):
                     self.pruned += gone
                     await asyncio.sleep(0)
-            await asyncio.sleep(TEND_EVERY if self.pruned > before or self._shelves.store.dirty else REST)
+            await asyncio.sleep(PRUNE_EVERY if self.pruned > before or self._shelves.store.dirty else REST)
 
-    def _knows(self, lease: Lease) -> bool:
-        known = self._tallies.get(lease.partition)
+    def _is_recovered(self, lease: Lease) -> bool:
+        known = self._aggregators.get(lease.partition)
         return known is not None and known[0] is lease
 
-    def _tally(self, lease: Lease) -> Tally:
-        if self._knows(lease):
-            return self._tallies[lease.partition][1]
+    def _aggregator(self, lease: Lease) -> Aggregator:
+        if self._is_recovered(lease):
+            return self._aggregators[lease.partition][1]
         shelf = self._shelves.of(lease)
         publisher, shelves = self._publisher, self._shelves
 
         def fits(key: bytes, size: int) -> bool:
             return shelves.fits(publisher, "answers", key, size)
 
-        tally = Tally(self._reader, shelf.get, fits, self._settings.answers_age)
-        self._tallies = {number: kept for number, kept in self._tallies.items() if kept[0].alive}
-        self._tallies[lease.partition] = lease, tally
+        tally = Aggregator(self._reader, shelf.get, fits, self._settings.answers_age)
+        self._aggregators = {number: kept for number, kept in self._aggregators.items() if kept[0].alive}
+        self._aggregators[lease.partition] = lease, tally
         return tally
 
-    def _tell(self, lease: Lease, tally: Tally) -> None:
+    def _write(self, lease: Lease, tally: Aggregator) -> None:
         """Count what was no result; say so in the log once a lease."""
         if tally.unreadable:
             if not self.unreadable:

@@ -11,7 +11,7 @@ from typing import Any
 
 from agents import rows
 from agents.answering import PUBLISH_FAILING
-from agents.glimpse import glimpse
+from agents.glimpse import projection
 from agents.tabulate import Tabulator, bounds_of
 from models.errors import BrokerError
 from streams.app import App, settle_memory
@@ -31,7 +31,7 @@ RETRY_PAUSE = 5.0
 """Seconds between two tries of a recovery that came to no end."""
 
 
-class Tabulating:
+class TablesApp:
     """See the module. `tables` is what others read; `holds` is told how many partitions results have."""
 
     def __init__(self, settings: Settings, holds: Callable[[int], None] = lambda _: None) -> None:
@@ -45,7 +45,7 @@ class Tabulating:
         self.topics = changelogs(settings)
         self.shelves = TableState(make_store(settings), self.topics, bounds_of(settings), self._leases)
         self.mending = ChangelogRepair(settings, self.shelves)
-        self.tables = Tables(rows.TABLES, self.shelves, rows.decode, glimpse)
+        self.tables = Tables(rows.TABLES, self.shelves, rows.decode, projection)
         self.app.opens(self.open)
         topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="tabulate")(self.tabulate)
@@ -53,7 +53,7 @@ class Tabulating:
     async def tabulate(self, stream: Any) -> None:
         """The agent: hands each batch to the tabulator."""
         assert self.tabulator is not None
-        await self.app.deliver(stream, self.tabulator.take)
+        await self.app.deliver(stream, self.tabulator.tabulate)
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open store and publisher. Raises MillraceError for what is not as it must be."""
@@ -72,7 +72,7 @@ class Tabulating:
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
         means = "tables grow beyond their bounds, and changelogs are not mended"
-        tending = keep(self.tabulator.tend, "tending the tables", means=means)
+        tending = keep(self.tabulator.prune, "tending the tables", means=means)
         stack.push_async_callback(end_tasks, tending)
         settle_memory()
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord
 
-from agents.reading import Reader, Reading, Unreadable
+from agents.reading import InvalidResult, ParsedResult, ResultParser
 from agents.rows import iso
 from models.latency import BOUNDS
 from models.moment import AHEAD_MS, EARLIEST_MS
@@ -42,7 +42,7 @@ _BUCKETS = tuple(int(bound * 1_000_000) for bound in BOUNDS)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def answer_head(record: ConsumerRecord[bytes, bytes], reading: Reading, at: int) -> bytes:
+def answer_head(record: ConsumerRecord[bytes, bytes], reading: ParsedResult, at: int) -> bytes:
     """Return how the row of an answer is stored, but for the result itself: JSON without its closing brace."""
     return b'{"offset":%d,"at":%d,"keyed":%b,"id":%b%b%b,"elapsed_ms":%.3f,"bytes":%d' % (
         record.offset, at, b"false" if record.key is None else b"true", reading.id, reading.shared.head,
@@ -51,15 +51,15 @@ def answer_head(record: ConsumerRecord[bytes, bytes], reading: Reading, at: int)
     )  # fmt: skip
 
 
-class Tally:
+class Aggregator:
     """One for each held partition. `get` returns a row as stored; `fits` says whether an answer's row can be sent."""
 
-    def __init__(self, reader: Reader, get: Get, fits: Callable[[bytes, int], bool], answers_age: float) -> None:
+    def __init__(self, reader: ResultParser, get: Get, fits: Callable[[bytes, int], bool], answers_age: float) -> None:
         self._reader = reader
         self._get = get
         self._fits = fits
         self._answers_age = answers_age
-        self._answers: dict[bytes, tuple[ConsumerRecord[bytes, bytes], Reading, int]] = {}
+        self._answers: dict[bytes, tuple[ConsumerRecord[bytes, bytes], ParsedResult, int]] = {}
         self._groups: dict[tuple[tuple[str, str | None], str | None, int], list[Seen]] = {}
         self._hosts = _Counted("hosts", get, _new_counts)
         self._outcomes = _Counted("outcomes", get, _new_counts)
@@ -67,9 +67,9 @@ class Tally:
         self.unreadable = 0
         self.first_unreadable = ""
 
-    def take(self, records: Sequence[ConsumerRecord[bytes, bytes]], now: float) -> None:
+    def add(self, records: Sequence[ConsumerRecord[bytes, bytes]], now: float) -> None:
         """Take in records, in offset order; `now` is in seconds since the epoch."""
-        read, groups = self._reader.read, self._groups
+        read, groups = self._reader.parse, self._groups
         oldest_answer = (now - self._answers_age) * 1000
         taken_at = int(now * 1000)  # stands for a timestamp that cannot be right
         latest = taken_at + AHEAD_MS
@@ -77,7 +77,7 @@ class Tally:
             value = record.value
             try:
                 reading = read(value)
-            except Unreadable as exc:
+            except InvalidResult as exc:
                 self.unreadable += 1
                 self.first_unreadable = self.first_unreadable or f"at offset {record.offset}: {exc}"
                 continue
@@ -107,7 +107,7 @@ class Tally:
         for counted in (self._hosts, self._outcomes, self._checks):
             yield from counted.changes()
 
-    def _answer(self, record: ConsumerRecord[bytes, bytes], reading: Reading, at: int) -> None:
+    def _answer(self, record: ConsumerRecord[bytes, bytes], reading: ParsedResult, at: int) -> None:
         key = record.key
         if key is None:
             key = json.loads(reading.id).encode(errors="replace")
@@ -117,12 +117,12 @@ class Tally:
                 return
         self._answers[key] = record, reading, at
 
-    def _answer_row(self, key: bytes, record: ConsumerRecord[bytes, bytes], reading: Reading, at: int) -> bytes:
+    def _answer_row(self, key: bytes, record: ConsumerRecord[bytes, bytes], reading: ParsedResult, at: int) -> bytes:
         head = answer_head(record, reading, at)
         row = b'%b,"result":%b}' % (head, record.value or b"")
         return row if self._fits(key, len(row)) else head + b',"truncated":true}'
 
-    def _look_closer(self, offset: int, reading: Reading, at: int) -> None:
+    def _look_closer(self, offset: int, reading: ParsedResult, at: int) -> None:
         """Note a host's last error, and count checks."""
         shared = reading.shared
         outcome, host = shared.place
@@ -177,7 +177,7 @@ class Group:
         return Group(self.outcome, self.cache, left) if left else None
 
 
-class _Live(NamedTuple):
+class _LiveRow(NamedTuple):
     """A row in work, and the offset up to which it counted before."""
 
     row: Row
@@ -191,7 +191,7 @@ class _Counted:
         self._table = table
         self._get = get
         self._new = new
-        self._live: dict[bytes, _Live] = {}
+        self._live: dict[bytes, _LiveRow] = {}
 
     def touch(self, key: bytes, offset: int, at: int) -> Row | None:
         """Return the row to count one record in; None if it has counted that record before."""
@@ -226,11 +226,11 @@ class _Counted:
                 yield self._table, key, _encode(row).encode()
         self._live.clear()
 
-    def _row(self, key: bytes) -> _Live:
+    def _row(self, key: bytes) -> _LiveRow:
         live = self._live.get(key)
         if live is None:
             row = self._read(key)
-            live = self._live[key] = _Live(row, row["offset"])
+            live = self._live[key] = _LiveRow(row, row["offset"])
         return live
 
     def _read(self, key: bytes) -> Row:

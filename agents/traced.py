@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from agents.letters import traced
+from agents.letters import trace_headers
 from streams.kafka.parcel import Headers
 
 SAMPLED = 1
@@ -76,7 +76,7 @@ class RequestSpans:
         return made.headers
 
     def _start(self, record: ConsumerRecord[bytes, bytes], request_id: bytes, began: int | None) -> Any:
-        carrier = {name: content.decode() for name, content in traced(record.headers) if content is not None}
+        carrier = {name: content.decode() for name, content in trace_headers(record.headers) if content is not None}
         parent = _trace_context.extract(carrier, Context())
         sender = trace.get_current_span(parent).get_span_context()
         return self._tracer.start_span(
@@ -102,5 +102,5 @@ def is_sampled(headers: Sequence[tuple[str, bytes | None]]) -> bool:
     """Whether a producer sends a trace along that is sampled (W3C Trace Context, section 3.2.2.5)."""
     return any(
         name == "traceparent" and content is not None and int(content[-2:], 16) & SAMPLED
-        for name, content in traced(headers)
+        for name, content in trace_headers(headers)
     )

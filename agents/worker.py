@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from agents.answering import Answering
+from agents.answering import AnswerApp
 from agents.api.query import Query
 from agents.api.routes import open_api
-from agents.figures import Process, exporter_of
-from agents.presence import Told
+from agents.figures import ProcessStats, exporter_of
+from agents.presence import WorkerStatus
 from agents.site import Site
-from agents.tabulating import Tabulating
+from agents.tabulating import TablesApp
 from models.source import Sources
 from streams import settings as configuration
 from streams.app import App
@@ -37,8 +37,8 @@ class Worker:
     def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
         self.settings = settings
         self.sources = sources or Sources()
-        self.answering = Answering(settings, self.sources) if settings.role != "tables" else None
-        self.tabulating = Tabulating(settings, self._holds) if settings.role != "answer" else None
+        self.answering = AnswerApp(settings, self.sources) if settings.role != "tables" else None
+        self.tabulating = TablesApp(settings, self._set_partitions) if settings.role != "answer" else None
         self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic)
         self.server: Server | None = None
         self.loop_watch: LoopWatch | None = None
@@ -54,11 +54,11 @@ class Worker:
         settings = self.settings
         self.loop_watch = await stack.enter_async_context(LoopWatch())
         await self._look_at_kafka()
-        process = Process(settings.role, self.loop_watch, self.readiness)
+        process = ProcessStats(settings.role, self.loop_watch, self.readiness)
         exporter = exporter_of(process, self.answering, self.tabulating)
         query = await stack.enter_async_context(self.query)
         if self.tabulating is not None:
-            await query.hears(await stack.enter_async_context(WorkerRegistry(settings)))
+            await query.set_registry(await stack.enter_async_context(WorkerRegistry(settings)))
         api = await stack.enter_async_context(open_api(settings, self.sources, query))
         site = Site(settings, api)
         routes = [*site.routes(), *metrics.routes(exporter)]
@@ -67,10 +67,12 @@ class Worker:
                         error_page=site.error_page)  # fmt: skip
         self.server = await stack.enter_async_context(server)
         process.web = server.requests
-        told = Told(settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port)
+        told = WorkerStatus(
+            settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port
+        )
         self.presence = await stack.enter_async_context(Heartbeat(settings, told.record))
         await stack.enter_async_context(site.events)
-        await stack.enter_async_context(Announcer(self.readiness, self._said))
+        await stack.enter_async_context(Announcer(self.readiness, self._settings_summary))
 
     async def _look_at_kafka(self) -> None:
         """See what is needed of Kafka, all at once, before anything is written there. Raises BrokerError."""
@@ -90,13 +92,13 @@ class Worker:
             parts["tables"] = self.tabulating.readiness()
         return parts
 
-    def _said(self) -> str:
+    def _settings_summary(self) -> str:
         groups = ", ".join(f"{app.conf.id} has {len(app.holder.leases)} partitions" for app in self.apps)
         return f"worker {self.settings.worker_id}, role {self.settings.role}; {groups}"
 
-    def _holds(self, partitions: int) -> None:
+    def _set_partitions(self, partitions: int) -> None:
         assert self.tabulating is not None
-        self.query.holds(self.tabulating.tables, partitions)
+        self.query.set_local_rows(self.tabulating.tables, partitions)
 
 
 def create(settings: Settings) -> Worker:

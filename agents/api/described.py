@@ -43,7 +43,7 @@ def specification(title: str, version: str, description: str) -> APISpec:
     spec = APISpec(title=title, version=version, openapi_version=OPENAPI, plugins=[plugin], info=info)
     plugin.converter.field_mapping[Text] = ("string", None)
     plugin.converter.field_mapping[Seconds] = ("number", None)
-    plugin.converter.add_attribute_function(_least)
+    plugin.converter.add_attribute_function(_minimum)
     spec.components.schema("Result", schema=ResultSchema)
     return spec
 
@@ -52,7 +52,7 @@ def _name(schema: Any) -> str:
     return str(resolve_schema_cls(schema).__name__).strip("_").removesuffix("Schema")
 
 
-def _least(_: Any, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
+def _minimum(_: Any, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
     return {"minimum": 0} if isinstance(field, Seconds) else {}
 
 

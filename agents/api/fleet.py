@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agents.api.peers import Heard
+from agents.api.peers import Registry
 from agents.api.selection import Row
 from streams.tables.workers import SILENT_AFTER
 from streams.web.problems import not_ready
@@ -17,17 +17,17 @@ _LISTS = ("partitions", "hosts", "sources")
 _OBJECTS = ("tables", "answers", "cache", "pool")
 
 
-class Fleet:
+class ClusterStatus:
     """What all workers tell of themselves. `heard` is None until it is known, and in a role that does not listen."""
 
     def __init__(self) -> None:
-        self.heard: Heard | None = None
+        self.registry: Registry | None = None
 
     def records(self) -> list[Row]:
         """Return every worker's latest record, `answering` or not. Raises Problem."""
-        if self.heard is None:
+        if self.registry is None:
             raise not_ready("the workers' records are not there yet, or this worker has not the role of tables")
-        return [{**_plain(record), "answering": _answers(record)} for record in self.heard.all()]
+        return [{**_plain(record), "answering": _answers(record)} for record in self.registry.all()]
 
     def workers(self) -> dict[str, Any]:
         """Return the workers."""

@@ -21,8 +21,8 @@ from aiohttp import web
 
 from agents.api.selection import wrong
 from agents.api.tables import unpacked
-from agents.known import know
-from agents.letters import traced
+from agents.known import parse_request
+from agents.letters import trace_headers
 from models import request as requests
 from models import strictjson
 from models.errors import AnswerError, BrokerError, InvalidRequest
@@ -44,7 +44,7 @@ _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SubmittedRequest:
     """A request that is fit to be sent: its id, the record's value and key, and how long to wait for its result."""
 
     id: str
@@ -53,7 +53,7 @@ class Asked:
     wait: float
 
 
-class Intake:
+class RequestSubmission:
     """Opened with `async with`; connects to Kafka when the first request comes. `sources` are the worker's."""
 
     def __init__(self, settings: Settings, sources: Sources, tail: Tail) -> None:
@@ -74,15 +74,15 @@ class Intake:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer 202 with the id, or the result itself if it was waited for and came."""
-        asked = await self._judge(await read_json(request), request.query)
+        asked = await self._validate(await read_json(request), request.query)
         carried = [(name.lower(), text.encode(errors="replace")) for name, text in request.headers.items()]
-        headers = [("content-type", b"application/json"), *traced(carried)]
+        headers = [("content-type", b"application/json"), *trace_headers(carried)]
         try:
-            return await self._take(asked, headers)
+            return await self._submit(asked, headers)
         except BrokerError as exc:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers={"Retry-After": "5"}, id=asked.id) from exc
 
-    async def _take(self, asked: Asked, headers: list[tuple[str, bytes]]) -> web.Response:
+    async def _submit(self, asked: SubmittedRequest, headers: list[tuple[str, bytes]]) -> web.Response:
         partition = await self._sender.partition_for(self._topic, asked.key)
         if not asked.wait:
             offset = await self._sender.send(self._topic, partition, asked.key, asked.value, headers)
@@ -108,12 +108,12 @@ class Intake:
             return False
         return True
 
-    def _accepted(self, asked: Asked, partition: int, offset: int) -> web.Response:
+    def _accepted(self, asked: SubmittedRequest, partition: int, offset: int) -> web.Response:
         told = {"id": asked.id, "topic": self._topic, "partition": partition, "offset": offset}
         return web.Response(status=HTTPStatus.ACCEPTED, body=strictjson.dumps(told) + b"\n",
                             content_type="application/json", headers={"Location": _location(asked)})  # fmt: skip
 
-    async def _judge(self, body: bytes, query: Mapping[str, str]) -> Asked:
+    async def _validate(self, body: bytes, query: Mapping[str, str]) -> SubmittedRequest:
         """Return what is asked. Raises Problem, naming the fields."""
         key, wait = _key(query), _wait(query.get("wait"))
         if len(body) > requests.MAX_BYTES:
@@ -123,13 +123,15 @@ class Intake:
                 given, request = pickle.loads(await self._large.run("read a request", body))  # noqa: S301  our own process
             else:
                 given, request = requests.load(_members(body))
-            know(request, self._sources)
+            parse_request(request, self._sources)
         except AnswerError as exc:
             raise _refused(exc) from None
         if given is not None:
-            return Asked(given, body, key, wait)
+            return SubmittedRequest(given, body, key, wait)
         made = uuid.uuid4().hex
-        return Asked(made, b'{"id":"%b",%b' % (made.encode(), body.partition(b"{")[2]), key, wait)  # digits stay
+        return SubmittedRequest(
+            made, b'{"id":"%b",%b' % (made.encode(), body.partition(b"{")[2]), key, wait
+        )  # digits stay
 
 
 def _members(body: bytes) -> Any:
@@ -172,7 +174,7 @@ def _wait(text: str | None) -> float:
     return float(text)
 
 
-def _location(asked: Asked) -> str:
+def _location(asked: SubmittedRequest) -> str:
     """Return where the answer will be found: by its key, or without one by its id."""
     key = asked.id.encode() if asked.key is None else asked.key
     try:

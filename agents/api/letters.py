@@ -35,7 +35,7 @@ REDRIVE_LIMIT = 60.0
 _REDRIVE = RedriveSchema()
 
 
-class Errors:
+class DeadLetterApi:
     """What failed, latest first."""
 
     def __init__(self, box: DeadLetters, topic: str) -> None:
@@ -57,7 +57,7 @@ class Errors:
                 except BrokerError as exc:
                     raise _unavailable(exc) from exc
                 self._read = time.monotonic(), limit, letters
-        return {"errors": [_told(letter, self._topic) for letter in letters[:limit]]}
+        return {"errors": [_letter_json(letter, self._topic) for letter in letters[:limit]]}
 
     async def redrive(self, request: web.Request) -> web.Response:
         """Put back what the body names: {"letters": [{"partition", "offset"}, …]}."""
@@ -81,7 +81,7 @@ class Errors:
         return answer(request, {"redriven": report.redriven, "letters": told, "missing": missing})
 
 
-def _told(letter: DeadLetter, topic: str) -> dict[str, Any]:
+def _letter_json(letter: DeadLetter, topic: str) -> dict[str, Any]:
     told: dict[str, Any] = {
         "partition": letter.partition,
         "offset": letter.offset,

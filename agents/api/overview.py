@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from agents.api.fleet import Fleet
+from agents.api.fleet import ClusterStatus
 from agents.api.selection import Row
 from agents.api.tables import TableQuery
 from models.latency import Histogram
@@ -33,7 +33,7 @@ HITS = frozenset({"hit", "stale", "revalidated"})
 class Overview:
     """Opened with `async with`: takes its notes meanwhile. `requests` is the topic whose lag is told."""
 
-    def __init__(self, fleet: Fleet, tables: TableQuery, requests: str) -> None:
+    def __init__(self, fleet: ClusterStatus, tables: TableQuery, requests: str) -> None:
         self._fleet = fleet
         self._requests = requests
         self._tables = tables
@@ -55,11 +55,13 @@ class Overview:
 
     def note(self) -> None:
         """Note what every worker has counted so far."""
-        if self._fleet.heard is not None:
-            self._notes.append({record["id"]: _noted(record) for record in self._fleet.heard.all() if _counts(record)})
+        if self._fleet.registry is not None:
+            self._notes.append(
+                {record["id"]: _noted(record) for record in self._fleet.registry.all() if _counts(record)}
+            )
             self._claimed.append(frozenset(each["partition"] for each in self._claims()))
 
-    async def tell(self) -> dict[str, Any]:
+    async def report(self) -> dict[str, Any]:
         """Return the figures: None where something is not known. Raises Problem."""
         records = self._fleet.records()
         answering = [record for record in records if record["answering"]]

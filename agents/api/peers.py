@@ -28,9 +28,9 @@ from streams.tables.workers import SILENT_AFTER
 
 logger = logging.getLogger(__name__)
 
-ASK_LIMIT = 3.0
+REQUEST_TIMEOUT = 3.0
 """Seconds that another worker may take to answer."""
-CONNECT_LIMIT = 1.0
+CONNECT_TIMEOUT = 1.0
 """Seconds that connecting to it may take."""
 MAX_LINE = 2 << 20
 """Bytes of one row that is taken from another."""
@@ -45,7 +45,7 @@ GIVEN_UP = "it does not hold them any more"
 """Why partitions are missing that a worker held a moment ago."""
 
 
-class Heard(Protocol):
+class Registry(Protocol):
     """What is known of all workers: streams.tables.workers.Workers."""
 
     me: str
@@ -56,7 +56,7 @@ class Heard(Protocol):
 
 
 @dataclass(slots=True)
-class Told:
+class PeerRows:
     """What others told: their rows by key, how many there are beyond this page, and what did not come."""
 
     rows: list[tuple[bytes, Row]] = field(default_factory=list)
@@ -64,21 +64,21 @@ class Told:
     missing: list[dict[str, Any]] = field(default_factory=list)
 
 
-class NotTold(Exception):
+class PeerUnavailable(Exception):
     """A worker did not answer as it should; the message is the reason that others are told."""
 
 
 class Peers:
     """Opened with `async with`. `partitions` is how many the results topic has."""
 
-    def __init__(self, heard: Heard, partitions: Callable[[], int]) -> None:
+    def __init__(self, heard: Registry, partitions: Callable[[], int]) -> None:
         self._heard = heard
         self._partitions = partitions
         self._stack = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=ASK_LIMIT, sock_connect=CONNECT_LIMIT)
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT, sock_connect=CONNECT_TIMEOUT)
         session = aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(),
                                         read_bufsize=MAX_LINE // 2)  # fmt: skip
         self._session = await self._stack.enter_async_context(session)
@@ -87,13 +87,13 @@ class Peers:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def ask(self, table: str, query: Mapping[str, Any], held: Collection[int], waiting: str) -> Told:
+    async def fetch(self, table: str, query: Mapping[str, Any], held: Collection[int], waiting: str) -> PeerRows:
         """Ask those who hold the partitions that are not `held` here; `waiting` says why those might be nowhere."""
-        told = Told()
-        whom, told.missing = self._whom(frozenset(held), waiting)
-        asks = [self._ask_one(record, table, query, wanted) for record, wanted in whom]
+        told = PeerRows()
+        whom, told.missing = self._peers_to_query(frozenset(held), waiting)
+        asks = [self._fetch_from(record, table, query, wanted) for record, wanted in whom]
         for (record, wanted), found in zip(whom, await asyncio.gather(*asks, return_exceptions=True), strict=True):
-            if isinstance(found, NotTold):
+            if isinstance(found, PeerUnavailable):
                 reason = {"worker": record["id"], "partitions": sorted(wanted), "reason": str(found)}
                 told.missing.append(reason)
             elif isinstance(found, BaseException):
@@ -104,7 +104,7 @@ class Peers:
                 told.missing += found.missing
         return told
 
-    def _whom(self, held: frozenset[int], waiting: str) -> tuple[list[tuple[Row, frozenset[int]]], list[Row]]:
+    def _peers_to_query(self, held: frozenset[int], waiting: str) -> tuple[list[tuple[Row, frozenset[int]]], list[Row]]:
         """Return each worker to ask with the partitions to ask it for, and what nobody can be asked for."""
         left = frozenset(range(self._partitions())) - held
         whom: list[tuple[Row, frozenset[int]]] = []
@@ -123,22 +123,22 @@ class Peers:
             missing.append({"worker": None, "partitions": sorted(left), "reason": waiting})
         return whom, missing
 
-    async def _ask_one(self, record: Row, table: str, query: Mapping[str, Any], wanted: frozenset[int]) -> Told:
+    async def _fetch_from(self, record: Row, table: str, query: Mapping[str, Any], wanted: frozenset[int]) -> PeerRows:
         url = held_url(record.get("url"), table)
         asked = {**query, "partitions": ",".join(map(str, sorted(wanted)))}
         assert self._session is not None
         try:
             async with self._session.get(url, params=asked, allow_redirects=False) as response:
                 if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                    raise NotTold("its tables are not there yet")
+                    raise PeerUnavailable("its tables are not there yet")
                 if response.status != HTTPStatus.OK or response.content_type != ROWS:
-                    raise NotTold("what answers at its URL is no worker")
+                    raise PeerUnavailable("what answers at its URL is no worker")
                 return await _read(response, record["id"], wanted)
         except TimeoutError:
-            raise NotTold(f"no answer within {ASK_LIMIT:g} s") from None
+            raise PeerUnavailable(f"no answer within {REQUEST_TIMEOUT:g} s") from None
         except (aiohttp.ClientError, OSError) as exc:
             logger.info("worker %s at %s does not answer: %r", record["id"], url, exc)
-            raise NotTold("cannot be reached") from None
+            raise PeerUnavailable("cannot be reached") from None
 
 
 def _held_by(record: Mapping[str, Any]) -> frozenset[int]:
@@ -155,25 +155,25 @@ def held_url(base: object, table: str) -> URL:
         url = URL()
     plain = url.user is None and url.password is None and not url.query_string and not url.fragment
     if url.scheme not in ("http", "https") or not url.host or not plain:
-        raise NotTold("its record gives no URL of a worker")
+        raise PeerUnavailable("its record gives no URL of a worker")
     return url.with_path(url.path.rstrip("/") + f"/api/held/{table}")
 
 
-async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset[int]) -> Told:
+async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset[int]) -> PeerRows:
     """Read and validate what a worker tells. Raises NotTold."""
-    told, taken, head, ended = Told(), 0, None, False
+    told, taken, head, ended = PeerRows(), 0, None, False
     async for line in _lines(response):
         taken += len(line)
         if len(told.rows) % TURN_EVERY == 0:
             await asyncio.sleep(0)  # what has come already is read without waiting
         if taken > MAX_ANSWER:
-            raise NotTold("it tells more than is taken")
+            raise PeerUnavailable("it tells more than is taken")
         try:
             value = strictjson.loads(line, max_depth=strictjson.MAX_DEPTH * 2)
             if head is None:
                 head = value
                 if head["worker"] != worker:
-                    raise NotTold("another worker answers at its URL")
+                    raise PeerUnavailable("another worker answers at its URL")
                 given = frozenset(head["partitions"]) & wanted
                 told.total = int(head["total"])
             elif isinstance(value, dict):
@@ -182,9 +182,9 @@ async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset
                 key, row = value
                 told.rows.append((base64.b64decode(key, validate=True), dict(row)))
         except (ValueError, TypeError, KeyError, binascii.Error):
-            raise NotTold("what it tells is not what a worker tells") from None
+            raise PeerUnavailable("what it tells is not what a worker tells") from None
     if not ended:
-        raise NotTold("its answer broke off")
+        raise PeerUnavailable("its answer broke off")
     if absent := wanted - given:
         told.missing.append({"worker": worker, "partitions": sorted(absent), "reason": GIVEN_UP})
     return told
@@ -195,7 +195,7 @@ async def _lines(response: aiohttp.ClientResponse) -> Any:
         async for line in response.content:
             yield line
     except LineTooLong:
-        raise NotTold("it tells a row larger than is taken") from None
+        raise PeerUnavailable("it tells a row larger than is taken") from None
 
 
 def lines(worker: str, partitions: Iterable[int], total: int, rows: Iterable[tuple[bytes, Row]]) -> Iterable[bytes]:

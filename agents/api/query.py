@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Protocol, Self
 
-from agents.api.fleet import Fleet
-from agents.api.letters import Errors
+from agents.api.fleet import ClusterStatus
+from agents.api.letters import DeadLetterApi
 from agents.api.overview import Overview
-from agents.api.peers import Heard, Peers
+from agents.api.peers import Peers, Registry
 from agents.api.selection import DEFAULT_LIMIT, KEY, Row, select
-from agents.api.shelf import Found, Held
-from agents.api.tables import TABLES, Holdings, TableQuery, unknown
+from agents.api.shelf import Found, LocalRows
+from agents.api.tables import TABLES, TableQuery, TableSources, unknown
 from streams.cache.front import Cache
 from streams.pool import CheckPool
 from streams.web.problems import not_ready
@@ -34,10 +34,10 @@ class Query:
 
     def __init__(self, worker: str = "", own: Own | None = None, *, requests: str = "requests") -> None:
         self._own = own
-        self.letters: Errors | None = None
-        self._holdings = Holdings(worker=worker)
-        self._fleet = Fleet()
-        self._tables = TableQuery(self._holdings)
+        self.letters: DeadLetterApi | None = None
+        self._rows = TableSources(worker=worker)
+        self._fleet = ClusterStatus()
+        self._tables = TableQuery(self._rows)
         self._overview = Overview(self._fleet, self._tables, requests)
         self._stack = AsyncExitStack()
 
@@ -48,24 +48,24 @@ class Query:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def hears(self, heard: Heard) -> None:
+    async def set_registry(self, heard: Registry) -> None:
         """Know from now on what all workers tell, and fetch from them what they hold."""
-        self._fleet.heard = heard
-        peers = Peers(heard, lambda: self._holdings.partitions)
-        self._holdings.peers = await self._stack.enter_async_context(peers)
+        self._fleet.registry = heard
+        peers = Peers(heard, lambda: self._rows.partitions)
+        self._rows.peers = await self._stack.enter_async_context(peers)
 
-    def holds(self, held: Held, partitions: int) -> None:
+    def set_local_rows(self, held: LocalRows, partitions: int) -> None:
         """Have tables from now on; `partitions` is how many the results topic has."""
-        self._holdings.held, self._holdings.partitions = held, partitions
+        self._rows.held, self._rows.partitions = held, partitions
 
     @property
     def worker(self) -> str:
         """Return this worker's id."""
-        return self._holdings.worker
+        return self._rows.worker
 
     async def overview(self) -> dict[str, Any]:
         """Return the figures of the first page."""
-        return await self._overview.tell()
+        return await self._overview.report()
 
     async def tables(self) -> dict[str, Any]:
         """Return every table with its rows' count."""
@@ -82,10 +82,10 @@ class Query:
         selection = select(fields, prefix=prefix, where=where, sort=sort, limit=limit, cursor=cursor)
         return await self._tables.page(name, selection)
 
-    async def held(self, name: str, partitions: frozenset[int], wanted: Mapping[str, Any]
+    async def local_rows(self, name: str, partitions: frozenset[int], wanted: Mapping[str, Any]
                    ) -> tuple[frozenset[int], Found]:  # fmt: skip
         """Return what this worker itself holds: of these partitions, those that it has, and the rows."""
-        return await self._tables.held(name, partitions, wanted)
+        return await self._tables.local_rows(name, partitions, wanted)
 
     async def row(self, name: str, key: bytes) -> Row | None:
         """Return the whole row of a key; None if there is none for sure."""
@@ -106,16 +106,16 @@ class Query:
     async def hosts(self, **asked: Any) -> dict[str, Any]:
         """Return a page of upstream hosts: each one's row, and what the workers tell of its breaker and limits."""
         page = await self.rows("hosts", **asked)
-        told = self._fleet.hosts() if self._fleet.heard is not None else {}
+        told = self._fleet.hosts() if self._fleet.registry is not None else {}
         return page | {"rows": [{**row, "workers": told.get(row.get("host", ""), [])} for row in page["rows"]]}
 
     async def cache(self) -> dict[str, Any]:
         """Return this worker's own cache, and under `workers` everybody's."""
         cache = self._own.cache if self._own is not None else None
-        if cache is None and self._fleet.heard is None:
+        if cache is None and self._fleet.registry is None:
             raise not_ready("starting", 1)
         own = await cache.stats() if cache is not None else {"tiers": [], "counts": {}}
-        return own | {"workers": self._fleet.caches() if self._fleet.heard is not None else []}
+        return own | {"workers": self._fleet.caches() if self._fleet.registry is not None else []}
 
     def purged(self) -> Cache:
         """Return this worker's own cache, to purge it."""

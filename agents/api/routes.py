@@ -12,13 +12,13 @@ from typing import Any
 from aiohttp import web
 
 from agents.api.asyncapi import asyncapi
-from agents.api.intake import Intake
-from agents.api.letters import Errors
+from agents.api.intake import RequestSubmission
+from agents.api.letters import DeadLetterApi
 from agents.api.openapi import openapi
 from agents.api.peers import ROWS, lines
 from agents.api.purge import purge
 from agents.api.query import Query
-from agents.api.selection import MAX_LIMIT, asked, select, wrong
+from agents.api.selection import MAX_LIMIT, parse_query, select, wrong
 from agents.api.shelf import LATEST
 from agents.api.tables import MAX_KEYS, TABLES, unpacked
 from models.source import Sources
@@ -39,7 +39,7 @@ CHUNK = 1 << 16
 class Api:
     """The routes over one worker's answers; `tail` is the results' end, for who wants to watch it."""
 
-    def __init__(self, query: Query, intake: Intake, errors: Errors, tail: Tail, docs: Docs) -> None:
+    def __init__(self, query: Query, intake: RequestSubmission, errors: DeadLetterApi, tail: Tail, docs: Docs) -> None:
         self.query = query
         self._docs = docs
         self.tail = tail
@@ -77,11 +77,11 @@ class Api:
 
     async def _table(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        page = await self.query.rows(name, **_asked(request))
+        page = await self.query.rows(name, **_page_query(request))
         return answer(request, page, TABLES[name][1])
 
     async def _hosts(self, request: web.Request) -> web.Response:
-        page = await self.query.hosts(**_asked(request))
+        page = await self.query.hosts(**_page_query(request))
         return answer(request, page, (*TABLES["hosts"][1], "workers"))
 
     async def _row(self, request: web.Request) -> web.Response:
@@ -92,13 +92,13 @@ class Api:
         return answer(request, row)
 
     async def _errors(self, request: web.Request) -> web.Response:
-        given = asked(request.query, [])
+        given = parse_query(request.query, [])
         return answer(request, await self.query.errors(**{"limit": given["limit"]} if "limit" in given else {}))
 
     async def _held(self, request: web.Request) -> web.StreamResponse:
         """Answer another worker, from this one's own rows alone: a question goes no further."""
         name = request.match_info["name"]
-        partitions, found = await self.query.held(name, _partitions(request), _wanted(request, name))
+        partitions, found = await self.query.local_rows(name, _partitions(request), _wanted(request, name))
         told = lines(self.query.worker, partitions, found.total, found.rows)
         response = web.StreamResponse(headers={"Content-Type": ROWS})
         await response.prepare(request)
@@ -122,14 +122,14 @@ async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncI
     async with (
         DeadLetters(settings) as letters,
         Tail(settings.kafka, settings.results_topic) as tail,
-        Intake(settings, sources, tail) as intake,
+        RequestSubmission(settings, sources, tail) as intake,
     ):
         docs = Docs({"/openapi.json": openapi(sources), "/asyncapi.json": asyncapi(settings, sources)})
-        yield Api(query, intake, Errors(letters, settings.requests_topic), tail, docs)
+        yield Api(query, intake, DeadLetterApi(letters, settings.requests_topic), tail, docs)
 
 
-def _asked(request: web.Request) -> dict[str, Any]:
-    return asked(request.query, request.query.getall("where", []))
+def _page_query(request: web.Request) -> dict[str, Any]:
+    return parse_query(request.query, request.query.getall("where", []))
 
 
 def _key(text: str, encoding: str | None) -> bytes:
@@ -168,7 +168,7 @@ def _wanted(request: web.Request, name: str) -> dict[str, Any]:
     if "limit" not in request.query and name != LATEST:  # whose rows are many and large: they go by the page
         return {"prefix": prefix}
     fields = TABLES[name][1] if name in TABLES else ()
-    given = _asked(request)
+    given = _page_query(request)
     if "limit" not in given:
         raise wrong("limit", "is needed, or key, or only=keys")
     return {"selection": select(fields, **{**given, "prefix": prefix})}

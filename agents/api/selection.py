@@ -64,11 +64,11 @@ class Selection:
         """Whether keys alone say which rows are on the page."""
         return self.field == KEY and not self.where
 
-    def takes(self, row: Row) -> bool:
+    def matches(self, row: Row) -> bool:
         """Whether a row meets every condition."""
-        return all(_told(value_at(row, field)) == text for field, text in self.where)
+        return all(_sort_value(value_at(row, field)) == text for field, text in self.where)
 
-    def placing(self) -> Callable[[bytes, Row], Place]:
+    def sort_key(self) -> Callable[[bytes, Row], Place]:
         """Return what says where a row stands; one without the field comes last, whichever way the order goes."""
         field, descending = self.field, self.descending
         if field == KEY:
@@ -139,7 +139,7 @@ def select(
     return Selection(start, conditions, sort, limit, chosen.read_cursor(cursor))
 
 
-def asked(query: Mapping[str, str], where: Sequence[str]) -> dict[str, Any]:
+def parse_query(query: Mapping[str, str], where: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of `select` that a URL's query gives. Raises Problem (400) naming what is wrong."""
     for name, most in (("prefix", MAX_TEXT), ("sort", MAX_TEXT), ("cursor", MAX_CURSOR)):
         if len(query.get(name, "")) > most:
@@ -174,7 +174,7 @@ def value_at(row: Row, field: str) -> Any:
     return None
 
 
-def _told(value: Any) -> str | None:
+def _sort_value(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return strictjson.dumps(value).decode()

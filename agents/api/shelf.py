@@ -18,7 +18,7 @@ from agents.glimpse import whole_of
 
 SLICE = 0.002
 """Seconds for which the loop is held at most."""
-HANDFUL = 64
+BATCH = 64
 """Rows between two looks at the clock."""
 SPARE = 16
 """Rows that are kept beyond a page, should some of it turn out to be outdated by another worker's."""
@@ -29,7 +29,7 @@ Partitions = Collection[int] | None
 Item = TypeVar("Item")
 
 
-class Held(Protocol):
+class LocalRows(Protocol):
     """What of the tables a worker holds: streams.tables.view.Tables."""
 
     @property
@@ -69,7 +69,7 @@ class Found:
     total: int = 0
 
 
-async def sliced(items: Iterable[Item], handful: int = HANDFUL) -> AsyncIterator[list[Item]]:
+async def sliced(items: Iterable[Item], handful: int = BATCH) -> AsyncIterator[list[Item]]:
     """Yield items by the handful, and give the loop a turn whenever a slice is over."""
     left = iter(items)
     began = time.perf_counter()
@@ -85,32 +85,32 @@ class Page:
 
     def __init__(self, selection: Selection, stands: Callable[[tuple[Place, Row]], bool] | None = None) -> None:
         self.selection = selection
-        self._stands = stands
-        self._place = selection.placing()
+        self._is_after = stands
+        self._place = selection.sort_key()
         self._descending = selection.descending
         self._most = selection.limit + 1 + SPARE
         self._kept: list[tuple[Place, Row]] = []
-        self._worst: Place | None = None
+        self._last: Place | None = None
         self.total = 0
 
-    def take(self, key: bytes, row: Row) -> None:
+    def add(self, key: bytes, row: Row) -> None:
         """Consider a row."""
-        if self.selection.where and not self.selection.takes(row):
+        if self.selection.where and not self.selection.matches(row):
             return
         self.total += 1
         place = self._place(key, row)
-        if self._worst is not None and (place > self._worst) is not self._descending:
+        if self._last is not None and (place > self._last) is not self._descending:
             return
         if not self.selection.follows(place):
             return
         self._kept.append((place, row))
         if len(self._kept) > self._most * 8:
-            self._worst = self.rows()[-1][0]
+            self._last = self.rows()[-1][0]
 
     def rows(self) -> list[tuple[Place, Row]]:
         """Return the rows in order."""
         self._kept.sort(key=_place_of, reverse=self._descending)
-        standing = self._kept if self._stands is None else filter(self._stands, self._kept)
+        standing = self._kept if self._is_after is None else filter(self._is_after, self._kept)
         self._kept = list(islice(standing, self._most))
         return self._kept
 
@@ -118,7 +118,7 @@ class Page:
 _place_of = itemgetter(0)
 
 
-async def page_of(held: Held, table: str, selection: Selection, partitions: Partitions = None) -> Found:
+async def page_of(held: LocalRows, table: str, selection: Selection, partitions: Partitions = None) -> Found:
     """Return this worker's rows of one page, whole as far as it holds them, and with some to spare."""
     if selection.by_key:
         return await _page_by_key(held, table, selection, partitions)
@@ -136,17 +136,17 @@ async def page_of(held: Held, table: str, selection: Selection, partitions: Part
     parts = sliced(held.scan(table, selection.prefix, fields=selection.fields, partitions=partitions))
     async for pairs in parts if table == LATEST else merged(table, parts):
         for key, row in pairs:
-            page.take(key, row)
+            page.add(key, row)
     return Found([(place[3], whole_of(row)) for place, row in page.rows()], page.total)
 
 
-async def _page_by_key(held: Held, table: str, selection: Selection, partitions: Partitions) -> Found:
+async def _page_by_key(held: LocalRows, table: str, selection: Selection, partitions: Partitions) -> Found:
     """Return the rows of a page that the keys alone make out."""
     page = Page(selection)
     keys = await keys_of(held, table, selection.prefix, partitions)
     async for pairs in sliced(keys.rows):
         for key, row in pairs:
-            page.take(key, row)
+            page.add(key, row)
     found = Found(total=page.total)
     async for [(place, _)] in sliced(page.rows(), 1):
         if parts := held.get(table, place[3], partitions):
@@ -180,7 +180,7 @@ def whole(table: str, parts: Sequence[Row]) -> Row:
         return {"unreadable": True}
 
 
-async def parts_of(held: Held, table: str, prefix: bytes, partitions: Partitions = None) -> Found:
+async def parts_of(held: LocalRows, table: str, prefix: bytes, partitions: Partitions = None) -> Found:
     """Return every partial row whose key begins with `prefix`."""
     found: Pairs = []
     async for pairs in sliced(held.scan(table, prefix, partitions=partitions)):
@@ -188,7 +188,7 @@ async def parts_of(held: Held, table: str, prefix: bytes, partitions: Partitions
     return Found(found, len(found))
 
 
-async def keys_of(held: Held, table: str, prefix: bytes = b"", partitions: Partitions = None) -> Found:
+async def keys_of(held: LocalRows, table: str, prefix: bytes = b"", partitions: Partitions = None) -> Found:
     """Return every key that begins with `prefix`, once, with an empty row."""
     keys: set[bytes] = set()
     async for handful in sliced(held.keys(table, prefix, partitions)):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
-from agents.api.peers import GIVEN_UP, Peers, Told
+from agents.api.peers import GIVEN_UP, PeerRows, Peers
 from agents.api.selection import Row, Selection
-from agents.api.shelf import LATEST, Found, Held, Page, keyed, keys_of, merged, page_of, parts_of, sliced, whole
+from agents.api.shelf import LATEST, Found, LocalRows, Page, keyed, keys_of, merged, page_of, parts_of, sliced, whole
 from streams.web.problems import Problem, not_ready
 
 MAX_SCANS = 2
@@ -37,10 +37,10 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 @dataclass(slots=True)
-class Holdings:
+class TableSources:
     """What this worker holds, and who may know the rest. None: it has not the role, or has not started."""
 
-    held: Held | None = None
+    held: LocalRows | None = None
     peers: Peers | None = None
     partitions: int = 0
     worker: str = ""
@@ -51,7 +51,7 @@ class Holdings:
 class TableQuery:
     """Answers what is asked of the tables."""
 
-    def __init__(self, holdings: Holdings) -> None:
+    def __init__(self, holdings: TableSources) -> None:
         self._holdings = holdings
         self._scanning = asyncio.Semaphore(MAX_SCANS)
 
@@ -70,7 +70,7 @@ class TableQuery:
             page = await self.page(table, Selection(limit=1))
             return page["total"], page.get("partial", {}).get("missing", ())
         held, mine = self._ready(table)
-        told = await self._ask(table, {"only": "keys"}, mine)
+        told = await self._query_peers(table, {"only": "keys"}, mine)
         async with self._scanning:
             found = await keys_of(held, table, partitions=mine)
         return len({key for key, _ in [*found.rows, *told.rows]}), self._missing(told, mine)
@@ -80,15 +80,15 @@ class TableQuery:
         held, mine = self._ready(table)
         page = Page(selection)
         if table == LATEST:
-            told = await self._ask(table, _as_query(selection), mine)
+            told = await self._query_peers(table, _as_query(selection), mine)
             async with self._scanning:
                 found = await page_of(held, table, selection, mine)
             total = told.total + found.total
             latest = _latest([*found.rows, *told.rows])
             for key, row in latest.items():
-                page.take(key, row)
+                page.add(key, row)
         else:
-            told = await self._ask(table, {"prefix": _packed(selection.prefix)}, mine)
+            told = await self._query_peers(table, {"prefix": _packed(selection.prefix)}, mine)
             async with self._scanning:
                 total = await _summed(held, table, mine, told, page)
         rows_found = page.rows()
@@ -113,7 +113,7 @@ class TableQuery:
     async def rows(self, table: str, keys: Sequence[bytes]) -> dict[str, Any]:
         """Return whole rows by key, of those that are there."""
         held, mine = self._ready(table)
-        told = await self._ask(table, {"key": [_packed(key) for key in keys]}, mine)
+        told = await self._query_peers(table, {"key": [_packed(key) for key in keys]}, mine)
         parts: dict[bytes, list[Row]] = {}
         for key in keys:
             if found := held.get(table, key, mine):
@@ -122,7 +122,7 @@ class TableQuery:
             parts.setdefault(key, []).append(row)
         return _partial({"rows": {key: whole(table, found) for key, found in parts.items()}}, self._missing(told, mine))
 
-    async def held(
+    async def local_rows(
         self, table: str, partitions: frozenset[int], query: Mapping[str, Any]
     ) -> tuple[frozenset[int], Found]:
         """Return what this worker itself holds of these partitions, for another that puts it together."""
@@ -144,7 +144,7 @@ class TableQuery:
                 found = await parts_of(held, table, query["prefix"], given)
         return given & held.partitions, found
 
-    def _ready(self, table: str) -> tuple[Held, frozenset[int]]:
+    def _ready(self, table: str) -> tuple[LocalRows, frozenset[int]]:
         """Return the tables, and which partitions are held now: one question is about these throughout, however
         long others take to answer. One that comes meanwhile is theirs, one that goes is missing.
         """
@@ -155,24 +155,24 @@ class TableQuery:
             raise not_ready("the tables are not there yet, or this worker has not the role of tables")
         return held, held.partitions
 
-    def _missing(self, told: Told, mine: frozenset[int]) -> list[Row]:
+    def _missing(self, told: PeerRows, mine: frozenset[int]) -> list[Row]:
         """Return what others did not tell, and what of `mine` went while they were asked."""
         held = self._holdings.held
         lost = mine - held.partitions if held is not None else mine
         own = {"worker": self._holdings.worker, "partitions": sorted(lost), "reason": GIVEN_UP}
         return [*told.missing, own] if lost else told.missing
 
-    async def _ask(self, table: str, query: Mapping[str, Any], mine: frozenset[int]) -> Told:
+    async def _query_peers(self, table: str, query: Mapping[str, Any], mine: frozenset[int]) -> PeerRows:
         """Ask others for what is not `mine`. Raises Problem while it is not yet known what is missing."""
         holdings = self._holdings
         held = holdings.held
         assert held is not None
         waiting = "no worker holds them" if held.recovered else "they are being recovered"
-        told = Told()
+        told = PeerRows()
         if not holdings.partitions or (holdings.peers is None and len(mine) < holdings.partitions):
             raise not_ready("the tables are not there yet")
         if holdings.peers is not None and len(mine) < holdings.partitions:
-            told = await holdings.peers.ask(table, query, mine, waiting)
+            told = await holdings.peers.fetch(table, query, mine, waiting)
         if not told.missing:
             holdings.served = True
         elif not holdings.served:
@@ -180,17 +180,17 @@ class TableQuery:
         return told
 
 
-async def _summed(held: Held, table: str, mine: frozenset[int], told: Told, page: Page) -> int:
+async def _summed(held: LocalRows, table: str, mine: frozenset[int], told: PeerRows, page: Page) -> int:
     """Have a page take the rows that are sums over all partitions; returns how many there are."""
     if not told.rows:
         found = await page_of(held, table, page.selection, mine)
         for key, row in found.rows:
-            page.take(key, row)
+            page.add(key, row)
         return found.total
     parts = await parts_of(held, table, page.selection.prefix, mine)
     async for pairs in merged(table, sliced([*parts.rows, *told.rows])):
         for key, row in pairs:
-            page.take(key, row)
+            page.add(key, row)
     return page.total
 
 

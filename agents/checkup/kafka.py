@@ -116,10 +116,10 @@ def _access(cluster: Cluster, settings: Settings) -> Iterator[Finding]:
             subject = f"access to {name}"
             yield problem(subject, what, advice) if needed else warning(subject, what, f"{advice}: the tables need it")
     if not missing:
-        yield ok("access to topics", "all that is needed is granted" if _said(cluster) else "not refused")
+        yield ok("access to topics", "all that is needed is granted" if _cluster_summary(cluster) else "not refused")
 
 
-def _said(cluster: Cluster) -> bool:
+def _cluster_summary(cluster: Cluster) -> bool:
     return all(topic.granted is not None for topic in cluster.topics.values())
 
 

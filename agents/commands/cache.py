@@ -86,7 +86,7 @@ async def _stats(_: Settings, cache: Cache, options: argparse.Namespace) -> int:
 
 
 async def _get(settings: Settings, cache: Cache, options: argparse.Namespace) -> int:
-    from agents.known import know
+    from agents.known import parse_request
     from models import request as requests
     from streams.plugins import load_plugins
     from streams.sources import load
@@ -103,7 +103,7 @@ async def _get(settings: Settings, cache: Cache, options: argparse.Namespace) ->
     load_plugins(settings)
     text = options.request.encode() if options.request else strictjson.dumps({"url": options.url})
     try:
-        known = know(requests.parse(text)[1], load(settings.sources))
+        known = parse_request(requests.parse(text)[1], load(settings.sources))
     except AnswerError as exc:
         say(f"millrace cache get: {exc}")
         return MISUSED

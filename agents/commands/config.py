@@ -57,12 +57,12 @@ def _sources(settings: Any, options: argparse.Namespace) -> int:
     sources = load(path).by_name
     say(f"{path}: {len(sources)} sources, nothing wrong")
     for source in sources.values():
-        told = _told(source)
+        told = _source_line(source)
         print(strictjson.dumps(told).decode() if options.json else "  ".join(f"{k}={_brief(told[k])}" for k in told))
     return DONE
 
 
-def _told(source: Source) -> dict[str, Any]:
+def _source_line(source: Source) -> dict[str, Any]:
     """Return what there is to tell of a source; of its credentials only the kind."""
     told: dict[str, Any] = {"source": source.name}
     if source.url is not None:

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 @dataclass(slots=True)
-class Tally:
+class DemoStats:
     """What came back."""
 
     sent: dict[str, float] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Tally:
     primes: int = 0
     repeats: int = 0
 
-    def take(self, result: Mapping[str, Any], now: float) -> None:
+    def add(self, result: Mapping[str, Any], now: float) -> None:
         """Count one result."""
         name = result["id"]
         if name in self.latencies or name not in self.sent:
@@ -114,7 +114,7 @@ async def _demo(found: Broker, count: int) -> int:
         await consumer.start()
         stack.push_async_callback(consumer.stop)
         worker = await stack.enter_async_context(_worker(found, topics, mark, upstream))
-        tally = Tally()
+        tally = DemoStats()
         started = time.monotonic()
         sending = start(
             _send(producer, topics[0], upstream.address, count, tally), "sending", means="no more answers come"
@@ -223,7 +223,7 @@ async def _until_ready(worker: asyncio.subprocess.Process, url: str) -> None:
             await asyncio.sleep(READY_PAUSE)
 
 
-async def _send(producer: Any, topic: str, address: str, count: int, tally: Tally) -> None:
+async def _send(producer: Any, topic: str, address: str, count: int, tally: DemoStats) -> None:
     started = time.monotonic()
     for number in range(count):
         ahead = number / PACE - (time.monotonic() - started)
@@ -239,7 +239,7 @@ async def _send(producer: Any, topic: str, address: str, count: int, tally: Tall
         await producer.send(topic, strictjson.dumps(request), key=b"%d" % (number % URLS))
 
 
-async def _follow(consumer: Any, count: int, tally: Tally, failed: Callable[[], object]) -> None:
+async def _follow(consumer: Any, count: int, tally: DemoStats, failed: Callable[[], object]) -> None:
     """Read results until all are there, patience ends or sender or worker failed; a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -262,13 +262,13 @@ async def _follow(consumer: Any, count: int, tally: Tally, failed: Callable[[], 
             for records in batches.values():
                 first = first or now
                 for record in records:
-                    tally.take(read_result(record.value), now)
+                    tally.add(read_result(record.value), now)
             rate = len(tally.latencies) / max(now - (first or now), 0.1)
             share = tally.caches["hit"] / max(len(tally.latencies), 1)
             progress.update(bar, completed=len(tally.latencies), said=f"{rate:,.0f}/s, {share:.0%} from the cache")
 
 
-def _report(tally: Tally, count: int, calls: int, seconds: float) -> None:
+def _report(tally: DemoStats, count: int, calls: int, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -95,13 +95,13 @@ def setup_logging(settings: Settings) -> Mask:
     logging.getLogger("mode.timers").setLevel(logging.ERROR)
     # It calls an ERROR what it tries again; what it gives up on ends the worker, with the reason (`_watch_group`).
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
-    logging.getLogger("aiokafka.conn").addFilter(_is_unsaid)
+    logging.getLogger("aiokafka.conn").addFilter(_is_unlogged)
     # A commit that waits for Kafka makes Faust's timers late: whoever reads that can do nothing about it.
     logging.getLogger("mode.timers").setLevel(logging.ERROR)
     return mask
 
 
-def _is_unsaid(record: logging.LogRecord) -> bool:
+def _is_unlogged(record: logging.LogRecord) -> bool:
     """Say whether a line is more than what `caution` has said already: aiokafka says that at each connection."""
     return not str(record.msg).startswith("Sending username and password in the clear")
 

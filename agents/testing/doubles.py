@@ -83,12 +83,14 @@ class _Host(Host):
         self._held_until = 0.0
 
 
-def hurry(client: Client, sources: Sources) -> Sources:
+def remove_pauses(client: Client, sources: Sources) -> Sources:
     """Have a client wait for nothing before another try; returns the sources with which it does not, either."""
     client.hosts = _Hosts(sources.hosts)
-    client.policy = dataclasses.replace(client.policy, retry=_hurried(Source("", retry=client.policy.retry)).retry)
-    return Sources({name: _hurried(source) for name, source in sources.by_name.items()}, sources.hosts)
+    client.policy = dataclasses.replace(
+        client.policy, retry=_without_pauses(Source("", retry=client.policy.retry)).retry
+    )
+    return Sources({name: _without_pauses(source) for name, source in sources.by_name.items()}, sources.hosts)
 
 
-def _hurried(source: Source) -> Source:
+def _without_pauses(source: Source) -> Source:
     return replaced(source, retry=dataclasses.replace(source.retry, first_pause=0.0, longest_pause=0.0))

@@ -12,9 +12,9 @@ from typing import Any, Self, TypeVar, cast
 from aiokafka import ConsumerRecord
 
 from agents.answer import Answerer
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import Enricher
-from agents.testing.doubles import Pool, Publisher, hurry
+from agents.testing.doubles import Pool, Publisher, remove_pauses
 from agents.testing.loop import Loop
 from agents.testing.upstream import Asked, Upstream
 from agents.testing.wire import Connector
@@ -109,7 +109,7 @@ class AsyncHarness:
         record = self._record(request, key, headers or {})
         self._lease.deliver([record], record.offset + 1)
         result = self._publisher.expect(record.offset)
-        await self._answerer.take(RecordBatch([record], self._lease, time.monotonic()))
+        await self._answerer.answer(RecordBatch([record], self._lease, time.monotonic()))
         value = await result
         self._upstream.check()
         read: dict[str, Any] = read_result(value)
@@ -135,14 +135,14 @@ class AsyncHarness:
         session = await stack.enter_async_context(session_of(Connector(self._upstream)))
         client = client_of(settings, self._sources)
         client._direct = client._proxied = session
-        sources = self._sources = hurry(client, self._sources)
+        sources = self._sources = remove_pauses(client, self._sources)
         secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
         caller = await stack.enter_async_context(FunctionCaller(settings.max_bytes, secrets))
         tiers = parse_tiers(settings.cache)
         cache = await stack.enter_async_context(Cache(tiers))
         named = {name: policy_of(source, client.policy, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        asker = Asker(client, caller, named)
+        asker = Fetcher(client, caller, named)
         policy = CachePolicy(ttl=freshness_of(tiers))
         limit = DEFAULT_LIMIT - RESULT_ROOM
         enricher = Enricher(asker, cast("Any", Pool()), cache, settings.timeout, policy, limit=lambda: limit,

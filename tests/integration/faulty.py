@@ -42,7 +42,7 @@ def stalls() -> None:
         while True:
             time.sleep(0.1)  # noqa: ASYNC251  that is the fault
 
-    Answerer.take = hang  # type: ignore[method-assign]
+    Answerer.answer = hang  # type: ignore[method-assign]
 
 
 def crashes() -> None:
@@ -51,7 +51,7 @@ def crashes() -> None:
     async def fail(*_: Any) -> None:
         raise LookupError("a bug")
 
-    Answerer.take = fail  # type: ignore[method-assign]
+    Answerer.answer = fail  # type: ignore[method-assign]
 
 
 def full() -> None:

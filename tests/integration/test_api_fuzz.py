@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.api.intake import Intake
+from agents.api.intake import RequestSubmission
 from streams.cache.front import Cache
 from streams.pool import CheckPool
 from streams.tiers import MemoryTier
@@ -88,7 +88,7 @@ async def fleet():
         letters(opened, letter(9), letter(8)._replace(redriven=True))
         member.query._own = Own(cache)
         intake = member.api._intake
-        assert isinstance(intake, Intake)
+        assert isinstance(intake, RequestSubmission)
         intake._sender, intake._tail = Sender(), Tail()
         yield opened
 

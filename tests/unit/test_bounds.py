@@ -11,8 +11,8 @@ from yarl import URL
 
 from agents import known, reading
 from agents.api.overview import Overview
-from agents.known import Book
-from agents.reading import Reader
+from agents.known import ParsedRequestCache
+from agents.reading import ResultParser
 from models.checks import builtin
 from streams.http import guard, limits, tally
 from streams.http.guard import Guard
@@ -34,14 +34,14 @@ def request(number, **members):
 @pytest.mark.parametrize("members", [{}, {"method": "POST", "body": {"nested": [1] * 40}}])
 def test_known_requests_are_bounded_by_bytes(monkeypatch, members):
     """Two generations of so much memory, of nested requests fewer than of plain ones; those met last are known."""
-    book = Book()
+    book = ParsedRequestCache()
     for number in range(200):
-        book.read(request(number, **members))
+        book.parse(request(number, **members))
     assert len(book._young) == 200
     each = book._young_bytes // 200
     monkeypatch.setattr(known, "GENERATION_BYTES", 20 * each)
     for number in range(200, 400):
-        book.read(request(number, **members))
+        book.parse(request(number, **members))
         assert book._young_bytes <= 20 * each
     assert len(book._young) + len(book._old) <= 41
     assert book._young_bytes == sum(
@@ -54,11 +54,11 @@ def test_results_that_were_read_are_bounded_by_number_and_bytes(monkeypatch):
     monkeypatch.setattr(reading, "MEMO_ENTRIES", 10)
     monkeypatch.setattr(reading, "MEMO_BYTES", 2_000)
     monkeypatch.setattr(reading, "MEMO_LARGEST", 500)
-    reader = Reader()
+    reader = ResultParser()
     for size in (1, 100, 1_000):
         for number in range(50):
             document = f'"{number}{"x" * size}"'
-            reader.read(
+            reader.parse(
                 b'{"id":"r","outcome":"ok","document":%b,"cache":"hit","age":1.0,"elapsed_ms":1.0}' % document.encode()
             )
             assert len(reader._known) <= 10

@@ -11,7 +11,7 @@ from aiokafka import ConsumerRecord
 
 from agents import places
 from agents.answer import Answerer
-from agents.enriched import Enriched
+from agents.enriched import EncodedAnswer
 from models.errors import InternalError, Overloaded, UpstreamError
 from models.letter import DLQ
 from models.request import Request
@@ -106,8 +106,8 @@ class FakeEnricher:
         finally:
             self.running -= 1
         if self.error is not None:
-            return Enriched(encode_answer(known.request, Answer.failed(self.error)), b"miss", None, self.error)
-        return Enriched(SHARED, self.state, time.time() - self.fetched_ago, None)
+            return EncodedAnswer(encode_answer(known.request, Answer.failed(self.error)), b"miss", None, self.error)
+        return EncodedAnswer(SHARED, self.state, time.time() - self.fetched_ago, None)
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ async def test_null_headers_are_taken(enricher, publisher, name, hit, value):
     answerer = Answerer(Settings(), enricher, publisher)
     enricher.entry = kept() if hit else None
     batch = batch_of(record(7, value, headers=[(name, None)]), record(8))
-    await answerer.take(batch)
+    await answerer.answer(batch)
     await publisher.until(2)
     if value == b"x":
         publisher.acknowledge(publisher.topics().index("dead-letters"))
@@ -446,12 +446,12 @@ async def test_what_may_not_wait_is_refused_and_counts_against_its_host(enricher
     """Beyond the line of a host that answers nothing: `overloaded` at once, which its breaker hears of."""
     answerer = Answerer(Settings(max_waiting_per_host=1), enricher, publisher)
     enricher.gate = asyncio.Event()
-    await answerer.take(batch_of(*(record(offset) for offset in range(40))))
+    await answerer.answer(batch_of(*(record(offset) for offset in range(40))))
     started = time.monotonic()
     answerer.places._clock = lambda: started + 5.0
     answerer.places._looked_at = started + 5.0
     late = batch_of(record(40))
-    await answerer.take(late)
+    await answerer.answer(late)
     assert (publisher.topics(), enricher.crowded_out) == (["dead-letters"], ["http://example.org/"])
     publisher.acknowledge(0)
     (result,) = publisher.results()
@@ -464,7 +464,7 @@ async def test_a_fault_while_a_request_is_refused_is_answered_too(enricher, publ
     answerer = Answerer(Settings(max_waiting_per_host=1), enricher, publisher)
     enricher.gate, enricher.crowded_out = asyncio.Event(), None
     batch = batch_of(*(record(offset) for offset in range(40)))
-    await answerer.take(batch)
+    await answerer.answer(batch)
     await publisher.until(7)
     assert [each.exc_info[0] for each in caplog.records if each.exc_info] == [AttributeError] * 7
     assert publisher.topics() == ["dead-letters"] * len(publisher.parcels)
@@ -512,7 +512,7 @@ async def test_a_congested_publisher_holds_up_the_middle_of_a_batch(answerer, en
 async def test_results_go_to_the_topics_of_the_settings(enricher, publisher):
     """The names of topics and group are the settings'."""
     settings = Settings(results_topic="r", dead_letters_topic="d", group="g")
-    await Answerer(settings, enricher, publisher).take(batch_of(record(0, b"x"), record(1)))
+    await Answerer(settings, enricher, publisher).answer(batch_of(record(0, b"x"), record(1)))
     await publisher.until(2)
     publisher.acknowledge(0)
     assert sorted(publisher.topics()) == ["d", "r", "r"]
@@ -554,7 +554,7 @@ async def test_a_request_for_a_source_is_answered_by_what_it_becomes(enricher, p
     sources = Sources({"s": Source("s", UrlTemplate("http://h/"), identity="1")})
     answerer = Answerer(Settings(), enricher, publisher, sources)
     enricher.error = UpstreamError("h answered 503", 503)
-    await answerer.take(batch_of(record(7, b'{"source":"s"}'), record(8, b'{"source":"t"}')))
+    await answerer.answer(batch_of(record(7, b'{"source":"s"}'), record(8, b'{"source":"t"}')))
     await publisher.until(2)
     publisher.acknowledge(0)
     publisher.acknowledge(1)

@@ -11,11 +11,11 @@ from aiohttp import web
 from aiokafka import ConsumerRecord
 from marshmallow import Schema, fields
 
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import Enricher
-from agents.enriched import Enriched
-from agents.known import know
-from agents.letters import dead_letter_headers, sent_along
+from agents.enriched import EncodedAnswer
+from agents.known import parse_request
+from agents.letters import dead_letter_headers, forwarded_headers
 from models import checks, documents
 from models.checks import Call
 from models.errors import InvalidDocument, UpstreamError
@@ -110,7 +110,7 @@ async def terms():
 @pytest.fixture
 async def asker(upstream, terms):
     async with Client(LIMIT, LOOPBACK, retry=QUICK) as client, FunctionCaller(LIMIT) as caller:
-        yield Asker(client, caller, terms)
+        yield Fetcher(client, caller, terms)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def in_5_seconds():
 
 
 def wanted(upstream, path="/", schema="text", **members):
-    return know(Request(url=upstream.url + path, schema=schema, **members))
+    return parse_request(Request(url=upstream.url + path, schema=schema, **members))
 
 
 async def test_an_answer_says_when_it_was_fetched_and_by_which_try(upstream, asker):
@@ -169,7 +169,7 @@ async def test_the_terms_are_those_of_the_source(upstream, asker, terms):
     terms["s"] = UpstreamPolicy(10, success=frozenset({404}))
     upstream.says("/", {"status": 404, "text": "none"}, {"status": 404, "text": "x" * 11})
     sources = Sources({"s": Source("s", UrlTemplate(upstream.url + "/"), schema="text")})
-    known = know(Request(source="s", schema=""), sources)
+    known = parse_request(Request(source="s", schema=""), sources)
     assert (await asker.ask(known, {}, in_5_seconds(), {})).answer.status == 404
     with pytest.raises(Exception, match="at most 10"):
         await asker.ask(known, {}, in_5_seconds(), {})
@@ -178,7 +178,7 @@ async def test_the_terms_are_those_of_the_source(upstream, asker, terms):
 async def test_a_source_s_function_is_called(asker, upstream):
     """With its parameters; no HTTP is spoken, and there is neither status nor header."""
     sources = Sources({"f": Source("f", call="builtins:dict", params={"a": Param(default=7)})})
-    known = know(Request(source="f", schema="", params={"a": 8}), sources)
+    known = parse_request(Request(source="f", schema="", params={"a": 8}), sources)
     asked = await asker.ask(known, {}, in_5_seconds(), {})
     assert (asked.answer.document, asked.answer.status, asked.trail) == ({"a": 8}, None, ((None, {}, 0.0),))
     assert upstream.seen == []
@@ -209,7 +209,7 @@ async def test_a_key_of_the_sender_s_own_makes_a_post_repeatable_and_ours_does_n
     known = wanted(upstream, method=method, headers=given, body={"a": 1})
     record = ConsumerRecord("requests", 3, 42, 0, 0, None, b"", None, 0, 0, ())
     with pytest.raises(UpstreamError) as caught:
-        await asker.ask(known, sent_along(record, known.request), in_5_seconds(), {})
+        await asker.ask(known, forwarded_headers(record, known.request), in_5_seconds(), {})
     assert caught.value.attempts == times
     assert upstream.sent("Idempotency-Key") == [sent] * times
 
@@ -238,7 +238,7 @@ async def test_an_etag_of_any_bytes_harms_nothing(opened, asker, enricher):
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     opened.callback(server.close)
-    known = know(Request(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", schema="text"))
+    known = parse_request(Request(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", schema="text"))
     answers = [await enricher.answer(known, {}) for _ in range(2)]
     assert [(enriched.cache, enriched.error) for enriched in answers] == [(b"miss", None)] * 2
     assert len(heads) == 2
@@ -355,7 +355,7 @@ async def test_an_answer_without_a_body_is_kept_like_any_other(upstream, asker):
     asked = await asker.ask(wanted(upstream, schema="json"), {}, in_5_seconds(), {})
     shared = encode_answer(None, asked.answer)
     assert is_shared(shared)
-    assert Enriched(shared, b"hit", 1.0, None).outcome == "ok"
+    assert EncodedAnswer(shared, b"hit", 1.0, None).outcome == "ok"
 
 
 # -- what a result has of headers and errors
@@ -369,8 +369,8 @@ async def test_a_result_has_the_headers_that_its_source_names(upstream):
                   {"status": 304, "headers": {"X-Quota": "8", "Cache-Control": "max-age=60"}})  # fmt: skip
     async with Client(LIMIT, LOOPBACK) as client, Cache((MemoryTier(),)) as cache:
         terms = {"s": policy_of(source, client.policy, client.post)}
-        enricher = Enricher(Asker(client, FunctionCaller(LIMIT), terms), Pool(), cache, 5.0)
-        asked = know(Request(source="s", schema="text"), Sources({"s": source}))
+        enricher = Enricher(Fetcher(client, FunctionCaller(LIMIT), terms), Pool(), cache, 5.0)
+        asked = parse_request(Request(source="s", schema="text"), Sources({"s": source}))
         said = []
         for _ in range(3):
             enriched = await enricher.answer(asked, {})

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import Enricher
-from agents.known import Known, know
+from agents.known import ParsedRequest, parse_request
 from models.request import Request
 from models.source import CachePolicy, Retries, Source, Sources
 from models.template import UrlTemplate
@@ -101,14 +101,14 @@ class Worker:
     def __init__(self, upstream: Upstream, enricher: Enricher, cache: Cache) -> None:
         self.upstream, self.enricher, self.cache = upstream, enricher, cache
 
-    def known(self, path: str = "/a", method: str = "GET", **fields: Any) -> Known:
-        return know(Request(url=self.upstream.url + path, method=method, schema="text", **fields))
+    def known(self, path: str = "/a", method: str = "GET", **fields: Any) -> ParsedRequest:
+        return parse_request(Request(url=self.upstream.url + path, method=method, schema="text", **fields))
 
     async def ask(self, path: str = "/a", method: str = "GET", **fields: Any) -> str:
         """Ask as the agent does: the cache first; return the result's `cache`."""
         return await self.ask_known(self.known(path, method, **fields))
 
-    async def ask_known(self, known: Known) -> str:
+    async def ask_known(self, known: ParsedRequest) -> str:
         if self.enricher.peek(known, time.time()) is not None:
             return "hit"
         return (await self.enricher.answer(known, {})).cache.decode()
@@ -133,7 +133,7 @@ async def start(stack: AsyncExitStack, upstream: Upstream) -> Start:
         caller = await stack.enter_async_context(FunctionCaller(100_000))
         made = {name: source_of(upstream, name, policy) for name, policy in sources.items()}
         terms = {name: policy_of(source, client.policy, client.post) for name, source in made.items()}
-        enricher = Enricher(Asker(client, caller, terms), None, cache, PATIENCE, negative_ttl=negative_ttl)  # type: ignore[arg-type]
+        enricher = Enricher(Fetcher(client, caller, terms), None, cache, PATIENCE, negative_ttl=negative_ttl)  # type: ignore[arg-type]
         return Worker(upstream, await stack.enter_async_context(enricher), cache)
 
     return start
@@ -201,7 +201,8 @@ async def test_a_change_invalidates_what_it_names_too(
     upstream.says("POST /a", head(status=201, **{name: value.format(url=upstream.url)}))
     await worker.ask("/b")
     others = [
-        know(Request(url=url, schema="text")).key or b"" for url in ("http://127.0.0.1:1/b", "http://127.0.0.2/b")
+        parse_request(Request(url=url, schema="text")).key or b""
+        for url in ("http://127.0.0.1:1/b", "http://127.0.0.2/b")
     ]
     for other in others:
         worker.cache.put(other, worker.cache.peek(worker.known("/b").key or b""))
@@ -216,7 +217,7 @@ async def test_a_change_whose_answer_is_of_no_use_is_a_change(upstream: Upstream
     upstream.says("GET /gone", head(status=404))
     for _ in range(2):
         assert await worker.ask("/a") == "miss"
-        known = know(Request(url=upstream.url + "/a", method="POST"))
+        known = parse_request(Request(url=upstream.url + "/a", method="POST"))
         assert (await worker.enricher.answer(known, {})).error is not None
     assert await worker.ask("/a") == "miss"
 
@@ -260,7 +261,7 @@ async def test_what_was_under_way_when_the_change_came_is_not_kept(
 async def test_a_source_s_entries_are_of_their_url(start: Start, upstream: Upstream) -> None:
     """A plain change reaches what a source has of the same URL."""
     worker = await start(s=CachePolicy())
-    known = know(Request(source="s", schema=""), Sources({"s": source_of(upstream, "s", CachePolicy())}))
+    known = parse_request(Request(source="s", schema=""), Sources({"s": source_of(upstream, "s", CachePolicy())}))
     assert [await worker.ask_known(known), await worker.ask_known(known)] == ["miss", "hit"]
     await worker.ask("/a", "DELETE")
     assert await worker.ask_known(known) == "miss"
@@ -273,7 +274,7 @@ async def test_a_source_whose_posts_are_kept_reads(
     """A search by POST does not invalidate what it has found; one with a `ttl` of 0 is a change like any other."""
     policy = CachePolicy(ttl=ttl, methods_too=True)
     worker = await start(s=policy)
-    known = know(Request(source="s", schema=""), Sources({"s": source_of(upstream, "s", policy, "POST")}))
+    known = parse_request(Request(source="s", schema=""), Sources({"s": source_of(upstream, "s", policy, "POST")}))
     await worker.ask("/a")
     await worker.ask_known(known)
     assert await worker.ask("/a") == ("hit" if reads else "miss")
@@ -358,7 +359,7 @@ async def test_a_source_may_share_one_answer_among_all(start: Start, upstream: U
     worker = await start(s=policy)
     upstream.says("GET /a", head("no-store", status))
     upstream.gate = asyncio.Event()
-    known = know(Request(source="s", schema=""), Sources({"s": source_of(upstream, "s", policy)}))
+    known = parse_request(Request(source="s", schema=""), Sources({"s": source_of(upstream, "s", policy)}))
     asking = [asyncio.create_task(worker.ask_known(known)) for _ in range(4)]
     await upstream.until(1)
     upstream.gate.set()
@@ -418,7 +419,7 @@ async def test_a_failure_outlasts_the_five_seconds_if_it_says_so(
 async def test_an_invalid_document_that_must_not_be_kept_is_not(upstream: Upstream, worker: Worker) -> None:
     """What an upstream says of an answer holds for what becomes of it."""
     upstream.says("GET /a", head("no-store") | {"text": "{"})
-    known = know(Request(url=upstream.url + "/a"))
+    known = parse_request(Request(url=upstream.url + "/a"))
     assert [await worker.ask_known(known), await worker.ask_known(known)] == ["miss", "miss"]
 
 

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 import pytest
 from marshmallow import Schema, post_load
 
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import Enricher
-from agents.enriched import Enriched
-from agents.known import know
+from agents.enriched import EncodedAnswer
+from agents.known import parse_request
 from models import checks, documents, strictjson
 from models.documents import Body
 from models.errors import (
@@ -116,7 +116,7 @@ async def enricher_of(cache, pool):
     async with AsyncExitStack() as stack:
 
         def make(client, timeout=PATIENCE):
-            enricher = Enricher(Asker(client, None, {}), pool, cache, timeout)
+            enricher = Enricher(Fetcher(client, None, {}), pool, cache, timeout)
             stack.push_async_exit(enricher)
             return enricher
 
@@ -124,11 +124,11 @@ async def enricher_of(cache, pool):
 
 
 URL = "http://example.org/"
-PLAIN = know(Request(url=URL))
+PLAIN = parse_request(Request(url=URL))
 
 
 def wanted(**members):
-    return know(Request(**{"url": URL, **members}))
+    return parse_request(Request(**{"url": URL, **members}))
 
 
 def kept(shared=b'"outcome":"ok","document":"kept"', *, age=0.0, fresh=True, error=None):
@@ -184,7 +184,7 @@ async def test_an_answer_that_came_between_look_and_fetch_is_a_hit(enricher_of, 
     client = FakeClient()
     entry = kept(age=12.5)
     cache.put(PLAIN.key, entry)
-    assert await enricher_of(client).answer(PLAIN, {}) == Enriched.of(entry, b"hit")
+    assert await enricher_of(client).answer(PLAIN, {}) == EncodedAnswer.of(entry, b"hit")
     assert client.calls == []
 
 
@@ -425,7 +425,7 @@ async def test_an_answer_past_its_freshness_stands_in_for_a_failure(enricher_of,
     cache.put(PLAIN.key, entry)
     client = FakeClient(error)
     assert enricher_of(client).peek(PLAIN, time.time()) is None
-    assert await enricher_of(client).answer(PLAIN, {}) == Enriched.of(entry, b"stale")
+    assert await enricher_of(client).answer(PLAIN, {}) == EncodedAnswer.of(entry, b"stale")
     assert (len(client.calls), cache.peek(PLAIN.key)) == (1, entry._replace(ask_after=time.time() + NEGATIVE_TTL))
 
 
@@ -524,7 +524,7 @@ async def test_a_body_that_does_not_load_is_an_invalid_document(enricher_of, cac
 def test_a_source_that_is_not_configured_is_an_invalid_request():
     """A source by a name that nobody gave is told by name before anything is fetched."""
     with pytest.raises(InvalidRequest, match=r"^source: no source 'quotes'; known: none is configured"):
-        know(Request(source="quotes"))
+        parse_request(Request(source="quotes"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": {1, 2}}, "\ud800", b"bytes", object()])

@@ -12,10 +12,10 @@ import pytest
 from multidict import CIMultiDict
 
 from agents import enrich
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import HOT, Enricher
 from agents.keeper import negative_ttl
-from agents.known import Known, know
+from agents.known import ParsedRequest, parse_request
 from models.documents import Body
 from models.errors import (
     AnswerError,
@@ -124,7 +124,7 @@ def cache(clock: Clock) -> Cache:
 
 def enricher_over(upstream: Upstream, cache: Cache, timeout: float = 30, policy: CachePolicy | None = None) -> Enricher:
     terms = {"s": UpstreamPolicy(1_000), "t": UpstreamPolicy(1_000)}
-    return Enricher(Asker(upstream, None, terms), None, cache, timeout, policy)  # type: ignore[arg-type]
+    return Enricher(Fetcher(upstream, None, terms), None, cache, timeout, policy)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -133,11 +133,11 @@ async def enricher(upstream: Upstream, cache: Cache) -> AsyncIterator[Enricher]:
         yield enricher
 
 
-def asking(**fields: Any) -> Known:
-    return know(Request(url="http://h/", schema="text", **fields))
+def asking(**fields: Any) -> ParsedRequest:
+    return parse_request(Request(url="http://h/", schema="text", **fields))
 
 
-async def ask(enricher: Enricher, known: Known, clock: Clock) -> tuple[str, bytes]:
+async def ask(enricher: Enricher, known: ParsedRequest, clock: Clock) -> tuple[str, bytes]:
     """Ask as the agent does: the cache first; returns the cache state and the shared part."""
     entry = enricher.peek(known, clock.now)
     if entry is not None:
@@ -540,7 +540,7 @@ async def test_no_answer_goes_to_a_source_with_other_credentials(
     url = UrlTemplate("http://h/")
     sources = [Sources({name: Source(name, url, schema="text", identity=identity)})
                for name, identity in (("s", "1"), ("s", "2"), ("t", "1"))]  # fmt: skip
-    knowns = [know(Request(source=name, schema="text"), each) for each in sources for name in each.by_name]
+    knowns = [parse_request(Request(source=name, schema="text"), each) for each in sources for name in each.by_name]
     knowns += [asking(), *(asking(headers={"Authorization": token}) for token in "ab"), asking(headers={"Cookie": "a"})]
     upstream.answers.extend(says(str(number)) for number in range(len(knowns)))
     for number, known in enumerate(knowns):
@@ -554,7 +554,7 @@ async def test_a_source_s_policy_goes_before_the_worker_s(enricher: Enricher, up
     """How long, how stale, and that its POST may be kept."""
     policy = CachePolicy(ttl=5.0, stale_if_error=1.0, methods_too=True)
     source = Source("s", UrlTemplate("http://h/"), method="POST", schema="text", cache=policy, identity="1")
-    known = know(Request(source="s", schema="text"), Sources({"s": source}))
+    known = parse_request(Request(source="s", schema="text"), Sources({"s": source}))
     upstream.answers.extend([says("one"), Unreachable("gone"), Unreachable("gone")])
     assert (await ask(enricher, known, clock))[0] == "miss"
     clock.now += 4.9
@@ -655,7 +655,7 @@ async def test_a_host_that_hangs_keeps_no_other_s_answers_from_being_fetched_ane
     enricher: Enricher, upstream: Upstream, clock: Clock
 ) -> None:
     """With its share under way none of its answers is fetched anew; another host's is."""
-    hangs = know(Request(url="http://hangs.example/", schema="text"))
+    hangs = parse_request(Request(url="http://hangs.example/", schema="text"))
     upstream.answers.extend([says("one", "max-age=10, stale-while-revalidate=60")] * 2 + [says("two")])
     for known in (hangs, asking()):
         await ask(enricher, known, clock)

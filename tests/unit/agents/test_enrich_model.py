@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import Enricher
-from agents.enriched import Enriched
-from agents.known import know
+from agents.enriched import EncodedAnswer
+from agents.known import parse_request
 from models import strictjson
 from models.documents import Body
 from models.request import Request
@@ -61,7 +61,7 @@ class World:
         self.cache.memory._clock = self.model.clock
         if self.tier is not None:
             self.cache.lower = [self.tier]
-        self.enricher = Enricher(Asker(self, None, {}), None, self.cache, 30.0, self.model.policy)  # type: ignore[arg-type]
+        self.enricher = Enricher(Fetcher(self, None, {}), None, self.cache, 30.0, self.model.policy)  # type: ignore[arg-type]
 
     async def fetch(self, *_: Any, validators: Mapping[str, str], **__: Any) -> Response:
         self.asked.append(dict(validators))
@@ -79,12 +79,12 @@ class World:
     async def ask(self, max_age: float | None) -> Got:
         """Ask as the agent does, and let everything that this begins come to its end."""
         self.asked.clear()
-        known = know(Request(url="http://h/", max_age=max_age))
+        known = parse_request(Request(url="http://h/", max_age=max_age))
         entry = self.enricher.peek(known, self.model.now)
         if entry is None:
             found = await self.enricher.answer(known, {})
         else:
-            found = Enriched(entry.shared, b"hit", entry.as_of, entry.error)
+            found = EncodedAnswer(entry.shared, b"hit", entry.as_of, entry.error)
         while self.enricher._refreshes or self.cache._writes:
             await asyncio.sleep(0)
         members = strictjson.loads(b"{" + found.shared + b"}")

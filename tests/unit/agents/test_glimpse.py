@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.glimpse import Glimpse, glimpse
+from agents.glimpse import Projection, projection
 from agents.rows import decode
 
 FIELDS = ("at", "id", "outcome", "cache", "status", "url", "source", "host", "fetched_at", "elapsed_ms", "attempts",
@@ -28,9 +28,9 @@ def test_what_is_glimpsed_is_what_is_decoded(head, ascii_only, field):
               "result": {"status": 1, "text": SAID}}  # fmt: skip
     packed = json.dumps(stored, separators=(",", ":"), ensure_ascii=ascii_only).encode()
     decoded = decode("answers", 3, b"k", packed, heads=True)
-    found = glimpse("answers", [field])(3, b"k", packed)
+    found = projection("answers", [field])(3, b"k", packed)
     if found is not None:
-        assert isinstance(found, Glimpse)
+        assert isinstance(found, Projection)
         assert (found.get(field), type(found.get(field))) == (decoded.get(field), type(decoded.get(field)))
         assert found.whole() == decoded
 
@@ -38,7 +38,7 @@ def test_what_is_glimpsed_is_what_is_decoded(head, ascii_only, field):
 def test_what_is_plain_is_glimpsed():
     """A row as they are stored is not decoded for any of these fields."""
     packed = b'{"offset":5,"at":1795000000123,"id":"r","outcome":"ok","status":200,"elapsed_ms":1.500,"result":{}}'
-    found = glimpse("answers", FIELDS)(3, b"k", packed)
+    found = projection("answers", FIELDS)(3, b"k", packed)
     assert found == {"at": "2026-11-18T11:06:40.123Z", "id": "r", "outcome": "ok", "status": 200, "elapsed_ms": 1.5,
                      "partition": 3}  # fmt: skip
 
@@ -46,10 +46,10 @@ def test_what_is_plain_is_glimpsed():
 @pytest.mark.parametrize("stored", [b"", b"{}", b'{"at":1,"offset":5,"result":1}', b'{"offset":5,"at":x,"result":1}'])
 def test_what_somebody_else_wrote_is_decoded(stored):
     """A row that does not begin as ours do, or has no result, is left to decoding, which says what it is."""
-    assert glimpse("answers", ["at"])(0, b"k", stored) is None
+    assert projection("answers", ["at"])(0, b"k", stored) is None
 
 
 @pytest.mark.parametrize(("table", "fields"), [("hosts", ["bytes"]), ("answers", ["error.type"]), ("answers", ["key"])])
 def test_other_fields_are_decoded(table, fields):
     """Sums, and what is not stored as it is told, cannot be glimpsed."""
-    assert glimpse(table, fields) is None
+    assert projection(table, fields) is None

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import HOT, Enricher
-from agents.known import know
+from agents.known import parse_request
 from models import checks, strictjson
 from models.checks import Call, CheckOutcome
 from models.documents import Body
@@ -31,7 +31,7 @@ FAILING = Call("is_prime", "gone")
 
 
 def wanted(*calls, **members):
-    return know(Request(url=URL, checks=calls)._replace(**members))
+    return parse_request(Request(url=URL, checks=calls)._replace(**members))
 
 
 class Pool(FakePool):
@@ -86,7 +86,7 @@ async def worker_of(clock, pool):
             await stack.enter_async_context(cache)
             cache.lower = [] if lower is None else [lower]
             stack.callback(cache.lower.clear)  # it is nobody's to close
-            return await stack.enter_async_context(Enricher(Asker(client, None, {}), pool, cache, PATIENCE))
+            return await stack.enter_async_context(Enricher(Fetcher(client, None, {}), pool, cache, PATIENCE))
 
         yield make
 
@@ -410,7 +410,7 @@ async def _play(steps):
         cache = Cache((MemoryTier(),), clock=clock)
         cache.memory._clock = clock
         cache.lower = [lower]
-        async with Enricher(Asker(_Changing(), None, {}), _Later(), cache, PATIENCE) as enricher:
+        async with Enricher(Fetcher(_Changing(), None, {}), _Later(), cache, PATIENCE) as enricher:
             for together in steps:
                 clock.now += together[0][3]
                 asking = [

@@ -12,12 +12,12 @@ from agents import known
 from agents.known import (
     MAX_KNOWN_BYTES,
     MAX_PLAIN_BYTES,
-    Book,
-    Known,
+    ParsedRequest,
+    ParsedRequestCache,
     check_key,
     cut_id,
     entry_key,
-    know,
+    parse_request,
     salvage_id,
     source_tag,
     target_tag,
@@ -145,7 +145,7 @@ def request_bytes(draw):
 def slowly(value):
     """Read a request without any memory."""
     request_id, request = requests.parse(value)
-    return None if request_id is None else strictjson.quote(request_id), know(request, SOURCES)
+    return None if request_id is None else strictjson.quote(request_id), parse_request(request, SOURCES)
 
 
 def outcome(read, value):
@@ -160,9 +160,9 @@ def outcome(read, value):
 @given(st.lists(request_bytes(), min_size=2, max_size=20))
 def test_a_book_reads_as_if_it_remembered_nothing(values):
     """However requests follow each other, each is read as a fresh parse reads it: no two share what they must not."""
-    book = Book(SOURCES)
+    book = ParsedRequestCache(SOURCES)
     for value in values:
-        assert outcome(book.read, value) == outcome(slowly, value)
+        assert outcome(book.parse, value) == outcome(slowly, value)
 
 
 @pytest.mark.parametrize(
@@ -176,15 +176,15 @@ def test_a_book_reads_as_if_it_remembered_nothing(values):
 )
 def test_the_same_request_under_another_id_is_known_again(values):
     """The second of two requests that differ by their id only is not validated anew."""
-    book = Book()
-    first, second = (book.read(value)[1] for value in values)
+    book = ParsedRequestCache()
+    first, second = (book.parse(value)[1] for value in values)
     assert first is second
 
 
 def test_different_requests_are_not_taken_for_each_other():
     """One more field, or another value, is another request."""
-    book = Book(SOURCES)
-    read = [book.read(json.dumps({"id": "1", **body}).encode())[1].request for body in BODIES[:8]]
+    book = ParsedRequestCache(SOURCES)
+    read = [book.parse(json.dumps({"id": "1", **body}).encode())[1].request for body in BODIES[:8]]
     assert len({repr(request) for request in read}) == 8
 
 
@@ -194,42 +194,42 @@ def test_different_requests_are_not_taken_for_each_other():
 )
 def test_what_is_no_request_is_refused_every_time(value):
     """An invalid request is never remembered as a valid one."""
-    book = Book()
+    book = ParsedRequestCache()
     for _ in range(2):
         with pytest.raises(InvalidRequest):
-            book.read(value)
+            book.parse(value)
 
 
 def test_a_large_request_is_read_but_not_remembered():
     """With a body, beyond the limit each reading is a new one; at the limit it is remembered."""
-    book = Book()
+    book = ParsedRequestCache()
     room = MAX_KNOWN_BYTES - len(b'{"url":"http://a/","body":""}')
     for extra, same in ((0, True), (1, False)):
         value = b'{"url":"http://a/","body":"%b"}' % (b"x" * (room + extra))
-        assert (book.read(value)[1] is book.read(value)[1]) is same
+        assert (book.parse(value)[1] is book.parse(value)[1]) is same
 
 
 def test_a_request_without_nested_values_is_remembered_up_to_a_higher_limit():
     """Headers and a long URL take little more room than their bytes; nested values take many times theirs."""
-    book = Book()
+    book = ParsedRequestCache()
     room = MAX_PLAIN_BYTES - len(b'{"url":"http://a/","headers":{"a":""}}')
     for extra, same in ((0, True), (1, False)):
         value = b'{"url":"http://a/","headers":{"a":"%b"}}' % (b"x" * (room + extra))
-        assert (book.read(value)[1] is book.read(value)[1]) is same
+        assert (book.parse(value)[1] is book.parse(value)[1]) is same
 
 
 def test_a_book_forgets_what_was_not_asked_for_lately(monkeypatch):
     """Two generations are kept: what is met again stays, what is not goes with the older one."""
     monkeypatch.setattr(known, "GENERATION", 3)
-    book = Book()
+    book = ParsedRequestCache()
     values = [b'{"url":"http://a/%d"}' % number for number in range(20)]
-    kept, lost = book.read(values[0])[1], book.read(values[1])[1]
+    kept, lost = book.parse(values[0])[1], book.parse(values[1])[1]
     for value in values[2:]:
-        book.read(value)
-        assert book.read(values[0])[1] is kept
+        book.parse(value)
+        assert book.parse(values[0])[1] is kept
     assert len(book._young) + len(book._old) <= 6
-    assert book.read(values[1])[1] == lost
-    assert book.read(values[1])[1] is not lost
+    assert book.parse(values[1])[1] == lost
+    assert book.parse(values[1])[1] is not lost
 
 
 PLAIN = Request(url="http://a/")
@@ -310,7 +310,7 @@ def test_the_order_of_arguments_is_no_part_of_a_check():
 def test_a_request_knows_its_checks_in_order():
     """One key for each check, also for one that is named twice."""
     calls = (Call("x"), Call("y", "f"), Call("x"))
-    assert know(PLAIN._replace(checks=calls)).checks == tuple(map(check_key, calls))
+    assert parse_request(PLAIN._replace(checks=calls)).checks == tuple(map(check_key, calls))
 
 
 def test_the_case_and_order_of_headers_are_no_part_of_the_key():
@@ -342,7 +342,7 @@ def test_a_source_is_never_taken_for_a_url():
 def test_only_answers_to_safe_methods_are_kept(method, kept):
     """A request that may change something has no entry in the cache."""
     request = PLAIN._replace(method=method, max_age=3.0)
-    assert know(request) == Known(request, entry_key(request) if kept else None, 3.0)
+    assert parse_request(request) == ParsedRequest(request, entry_key(request) if kept else None, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -387,16 +387,16 @@ ESCAPED = [
 @pytest.mark.parametrize("form", ESCAPED)
 def test_a_request_whose_id_is_written_with_escapes_keeps_its_id(form):
     """The same bytes, and others that differ by such an id only, each get their own id every time."""
-    book = Book()
+    book = ParsedRequestCache()
     for name in (b"1", b"1", b"2", b"1"):
-        assert book.read(form % name)[0] == b'"%b"' % name
+        assert book.parse(form % name)[0] == b'"%b"' % name
 
 
 @pytest.mark.parametrize("form", ESCAPED)
 def test_a_request_whose_id_is_written_with_escapes_is_not_remembered(form):
     """What cannot be told apart from a request without id is not put on record as one."""
-    book = Book()
-    book.read(form % b"1")
+    book = ParsedRequestCache()
+    book.parse(form % b"1")
     assert not book._young
 
 
@@ -411,11 +411,11 @@ def test_a_request_whose_id_is_written_with_escapes_is_not_remembered(form):
 )
 def test_an_id_that_is_there_twice_is_refused_however_it_is_written(value):
     """Escapes hide no duplicate, also after the rest of the request has been met alone."""
-    book = Book()
+    book = ParsedRequestCache()
     for warm in (PLAIN_BYTES, b'{"\\u0069d":"2","url":"http://a/"}', b'{"\\u0069d":"1","url":"http://a/"}'):
-        book.read(warm)
+        book.parse(warm)
         with pytest.raises(InvalidRequest, match="duplicate key 'id'"):
-            book.read(value)
+            book.parse(value)
 
 
 @pytest.mark.parametrize("space", [b"\x0b", b"\x0c", b"\xc2\xa0", b"\x1c"])
@@ -435,10 +435,10 @@ def test_an_id_that_is_there_twice_is_refused_however_it_is_written(value):
 )
 def test_only_the_spaces_of_json_are_spaces(form, space):
     """Other white space around an id is refused, also when the request without it is known."""
-    book = Book()
-    book.read(PLAIN_BYTES)
+    book = ParsedRequestCache()
+    book.parse(PLAIN_BYTES)
     with pytest.raises(InvalidRequest, match="not JSON"):
-        book.read(form % space)
+        book.parse(form % space)
 
 
 @pytest.mark.parametrize(
@@ -450,12 +450,12 @@ def test_only_the_spaces_of_json_are_spaces(form, space):
 )
 def test_a_known_request_in_too_many_bytes_is_refused(value):
     """The size limit counts all bytes, also those that cutting the id would drop; at the limit it is taken."""
-    book = Book()
-    known_one = book.read(PLAIN_BYTES)[1]
+    book = ParsedRequestCache()
+    known_one = book.parse(PLAIN_BYTES)[1]
     with pytest.raises(InvalidRequest, match="at most 1048576 are taken"):
-        book.read(value)
+        book.parse(value)
     at_limit = value[1:] if value.startswith(b" ") else value[:-1]
-    assert book.read(at_limit) == (b'"1"', known_one)
+    assert book.parse(at_limit) == (b'"1"', known_one)
 
 
 @pytest.mark.parametrize("content", [b"7", b"1.5", b"true", b"null", b'["a"]', b'{"a":"b"}', b'[["a"]]', b"{}"])
@@ -510,7 +510,7 @@ def test_sources_share_no_entry(one, other):
 def test_a_change_of_credentials_is_a_change_of_key():
     """The identity covers the definition and its secrets: after either changed, nothing kept before is found."""
     request = Request(source="s", schema="")
-    known = [know(request, Sources({"s": get("s", identity=identity)})) for identity in ("1", "2", "1")]
+    known = [parse_request(request, Sources({"s": get("s", identity=identity)})) for identity in ("1", "2", "1")]
     assert known[0].key == known[2].key != known[1].key
     assert known[0].request == known[1].request
 
@@ -520,7 +520,7 @@ def test_parameters_are_part_of_the_key_where_they_go():
     sources = Sources({"u": get("u"), "f": FUNCTION})
     for name in "uf":
         given_x, given_y, default = (
-            know(Request(source=name, schema="", params=params), sources).key
+            parse_request(Request(source=name, schema="", params=params), sources).key
             for params in ({"a": "x" if name == "u" else 0}, {"a": "y"}, {})
         )
         assert given_x == default != given_y
@@ -529,7 +529,7 @@ def test_parameters_are_part_of_the_key_where_they_go():
 def test_a_request_for_a_source_becomes_what_the_source_says():
     """Method, URL and schema are the source's; deadline and max_age stay the request's."""
     source = get("s", method="HEAD", schema="text", timeout=3.0)
-    known = know(Request(source="s", schema="", params={"a": "b"}, max_age=5.0), Sources({"s": source}))
+    known = parse_request(Request(source="s", schema="", params={"a": "b"}, max_age=5.0), Sources({"s": source}))
     request = known.request
     assert (request.method, request.url, request.schema, request.timeout) == ("HEAD", "http://h/b", "text", 3.0)
     assert (known.max_age, known.source) == (5.0, source)
@@ -540,7 +540,8 @@ def test_a_source_may_have_answers_to_other_methods_kept(methods_too, kept):
     """Only where it says so, and then each body for itself."""
     source = get("s", method="POST", body=JsonTemplate({"q": "{a}"}), cache=CachePolicy(methods_too=methods_too))
     keys = [
-        know(Request(source="s", schema="", params={"a": value}), Sources({"s": source})).key for value in ("x", "y")
+        parse_request(Request(source="s", schema="", params={"a": value}), Sources({"s": source})).key
+        for value in ("x", "y")
     ]
     assert all((key is not None) is kept for key in keys)
     assert (keys[0] != keys[1]) is kept
@@ -549,15 +550,18 @@ def test_a_source_may_have_answers_to_other_methods_kept(methods_too, kept):
 def test_a_plain_request_is_none_for_a_source_that_asks_the_same():
     """Who names the URL gets nothing that was fetched with a source's credentials, nor the other way round."""
     source = get("s", identity="")
-    by_name, plain = know(Request(source="s", schema=""), Sources({"s": source})), know(Request(url="http://h/x"))
+    by_name, plain = (
+        parse_request(Request(source="s", schema=""), Sources({"s": source})),
+        parse_request(Request(url="http://h/x")),
+    )
     assert by_name.request.url == plain.request.url
     assert by_name.key != plain.key
 
 
 def test_a_book_knows_the_sources():
     """A source there is not is told every time; one there is is remembered."""
-    book = Book(SOURCES)
+    book = ParsedRequestCache(SOURCES)
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="no source 'other'"):
-            book.read(b'{"source":"other"}')
-    assert book.read(b'{"source":"s"}')[1] is book.read(b'{"source":"s","id":"1"}')[1]
+            book.parse(b'{"source":"other"}')
+    assert book.parse(b'{"source":"s"}')[1] is book.parse(b'{"source":"s","id":"1"}')[1]

@@ -11,10 +11,10 @@ from agents.letters import (
     ResultHeaders,
     dead_letter_headers,
     default_id,
+    forwarded_headers,
     host_of,
     read_id,
     refused_id,
-    sent_along,
     shrink_dead_letter,
     shrink_result,
 )
@@ -103,7 +103,7 @@ def test_what_is_no_request_has_an_id_all_the_same(headers, salvaged, request_id
 def test_a_redriven_post_keeps_the_idempotency_key_of_its_first_delivery(first, key):
     """The upstream may have done it then; a header that names no place is not believed."""
     post = Request(url="http://a/", method="POST")
-    assert sent_along(record([(DLQ + "first", first)]), post) == {"Idempotency-Key": key}
+    assert forwarded_headers(record([(DLQ + "first", first)]), post) == {"Idempotency-Key": key}
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_default_ids_differ_wherever_the_records_do():
 
 def test_a_trace_context_is_read():
     """Both headers of W3C Trace Context are found among others."""
-    found = sent_along(record([("a", b"b"), ("traceparent", TRACEPARENT), ("tracestate", TRACESTATE)]), GET)
+    found = forwarded_headers(record([("a", b"b"), ("traceparent", TRACEPARENT), ("tracestate", TRACESTATE)]), GET)
     assert found == {"traceparent": TRACEPARENT.decode(), "tracestate": TRACESTATE.decode()}
 
 
@@ -164,7 +164,7 @@ BAD_TRACES = [
 @pytest.mark.parametrize("header", BAD_TRACES)
 def test_what_is_no_trace_context_is_not_carried(header):
     """Header injection and other garbage goes neither to the upstream nor to the result."""
-    assert sent_along(record([header]), GET) == {}
+    assert forwarded_headers(record([header]), GET) == {}
     assert [name for name, _ in ResultHeaders("s")(b'"a"', [header])][5:] == []
 
 
@@ -318,8 +318,10 @@ NULLS = [("traceparent", None), ("ce_id", None), ("tracestate", None), (DLQ + "d
 
 def test_null_headers_are_no_trace_and_no_id():
     """Kafka's headers are nullable: such a one says nothing, and the next of its name counts."""
-    assert sent_along(record(NULLS), GET) == {}
-    assert sent_along(record([*NULLS, ("traceparent", TRACEPARENT)]), GET) == {"traceparent": TRACEPARENT.decode()}
+    assert forwarded_headers(record(NULLS), GET) == {}
+    assert forwarded_headers(record([*NULLS, ("traceparent", TRACEPARENT)]), GET) == {
+        "traceparent": TRACEPARENT.decode()
+    }
     assert read_id(record(NULLS), None) == default_id(record())
     assert read_id(record([*NULLS, ("ce_id", b"x")]), None) == b'"x"'
     assert ResultHeaders("s")(b'"a"', NULLS)[5:] == []
@@ -348,7 +350,7 @@ def test_a_result_with_a_document_as_deep_as_allowed_is_shrunk():
 def test_a_later_trace_version_is_carried(version):
     """Any version but ff may be valid."""
     header = version + TRACEPARENT[2:]
-    assert sent_along(record([("traceparent", header)]), GET) == {"traceparent": header.decode()}
+    assert forwarded_headers(record([("traceparent", header)]), GET) == {"traceparent": header.decode()}
 
 
 def test_a_result_that_nests_too_deep_to_be_read_is_shrunk_to_its_id():
@@ -372,17 +374,21 @@ def test_what_must_not_be_repeated_blindly_gets_a_key(method, headers, keyed):
     """Unless the request has one of its own, or its method needs none; beside the trace, if there is one."""
     request = Request(url="http://a/", method=method, headers=headers)
     key = {"Idempotency-Key": "requests-3-42"} if keyed else {}
-    assert sent_along(record(), request) == key
-    assert sent_along(record([("traceparent", TRACEPARENT)]), request) == key | {"traceparent": TRACEPARENT.decode()}
+    assert forwarded_headers(record(), request) == key
+    assert forwarded_headers(record([("traceparent", TRACEPARENT)]), request) == key | {
+        "traceparent": TRACEPARENT.decode()
+    }
 
 
 def test_a_key_is_the_same_on_every_delivery_and_no_other_record_s():
     """Topic, partition and offset make it; no header of the record's, nor its value, changes it."""
     request = Request(url="http://a/", method="POST")
     places = [(t, p, o) for t in ("requests", "requests-1") for p in (1, 11) for o in (1, 11, 111)]
-    keys = [sent_along(record(topic=t, partition=p, offset=o), request)["Idempotency-Key"] for t, p, o in places]
+    keys = [forwarded_headers(record(topic=t, partition=p, offset=o), request)["Idempotency-Key"] for t, p, o in places]
     again = [
-        sent_along(record([("ce_id", b"x")], value=b"w", topic=t, partition=p, offset=o), request)["Idempotency-Key"]
+        forwarded_headers(record([("ce_id", b"x")], value=b"w", topic=t, partition=p, offset=o), request)[
+            "Idempotency-Key"
+        ]
         for t, p, o in places
     ]
     assert keys == again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.known import know
+from agents.known import parse_request
 from agents.line import Line, authority, kind_of
 from models.request import Request
 from models.source import Limits, Source, Sources
@@ -38,12 +38,12 @@ def test_a_source_has_a_line_of_its_own() -> None:
         "function": Source("function", call="os:getcwd"),
     })  # fmt: skip
     hosts = {"h": Limits(concurrency=5)}
-    kinds = [kind_of(know(Request(source=name), sources), hosts) for name in sources.by_name]
+    kinds = [kind_of(parse_request(Request(source=name), sources), hosts) for name in sources.by_name]
     assert [(kind.name, kind.limits.concurrency) for kind in kinds] == [
         ("source plain", 5), ("source own", 3), ("source function", 8),
     ]  # fmt: skip
-    assert kind_of(know(Request(url="http://h/a")), hosts) == ("h", hosts["h"])
-    assert kind_of(know(Request(url="http://other/")), hosts) == ("other", Limits())
+    assert kind_of(parse_request(Request(url="http://h/a")), hosts) == ("h", hosts["h"])
+    assert kind_of(parse_request(Request(url="http://other/")), hosts) == ("other", Limits())
 
 
 def crowded(waiting: int = 1_000) -> Line:

@@ -6,8 +6,8 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from agents import places as module
-from agents.known import know
-from agents.places import REFUSED_TOGETHER, Places, Waiting, weight_of
+from agents.known import parse_request
+from agents.places import REFUSED_TOGETHER, InFlightLimiter, Waiting, weight_of
 from models.checks import Call
 from models.request import Request
 from models.source import Limits
@@ -29,7 +29,7 @@ class Desk:
         self.begun = []
         self.refused = []
         self.admission = Admission(Costs(), processes=1)
-        self.places = Places(Settings(**settings), lambda item, leave: self.begun.append((item, leave)),
+        self.places = InFlightLimiter(Settings(**settings), lambda item, leave: self.begun.append((item, leave)),
                              lambda item, error: self.refused.append((item, str(error))),
                              admission=self.admission, hosts={"narrow": Limits(concurrency=1, waiting=2)},
                              clock=lambda: self.now)  # fmt: skip
@@ -42,7 +42,9 @@ class Desk:
             record = ConsumerRecord("t", 0, offset, 5, 0, None, value, None, 0, len(value), ())
             self.lease.deliver([record], offset + 1)
             self.lease.begun += 1
-            known = know(Request(url=f"http://{host}/", checks=checks, body=body, method="POST" if body else "GET"))
+            known = parse_request(
+                Request(url=f"http://{host}/", checks=checks, body=body, method="POST" if body else "GET")
+            )
             self.places.enter(Waiting(record, self.lease, self.now, b'"id"', known))
 
     def live(self, seconds):
@@ -199,7 +201,7 @@ async def test_bytes_bound_what_is_begun(desk):
 ])  # fmt: skip
 def test_a_body_of_many_values_weighs_more_than_its_text(value, body, weight):
     """Parsed, small values take many times their bytes; a string does not."""
-    assert weight_of(value, know(Request(url="http://h/", method="POST", body=body))) == weight
+    assert weight_of(value, parse_request(Request(url="http://h/", method="POST", body=body))) == weight
 
 
 async def test_what_waits_for_a_lease_that_has_ended_is_let_go(desk):

@@ -10,7 +10,7 @@ import pytest
 from faust.types import TP
 
 from agents import tabulating as module
-from agents.tabulating import Tabulating
+from agents.tabulating import TablesApp
 from models.errors import BrokerError
 from streams.kafka.holdings import Holdings
 from streams.kafka.memo import Identity
@@ -41,7 +41,7 @@ def changelogs_of(partitions, results=4):
 
 @pytest.fixture
 async def part(monkeypatch, request):
-    part = Tabulating(Settings(role=request.param))
+    part = TablesApp(Settings(role=request.param))
     part.crashes = []
 
     async def crash(reason):

@@ -10,9 +10,9 @@ from aiokafka import ConsumerRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.reading import Reader
+from agents.reading import ResultParser
 from agents.rows import TABLES, decode, merge
-from agents.tally import OUTCOMES_AGE, Tally
+from agents.tally import OUTCOMES_AGE, Aggregator
 
 NOW = 1_764_000_000.0
 WEEK = 7 * 86_400.0
@@ -36,12 +36,12 @@ class Shelf:
 
     def __init__(self, limit=1 << 20):
         self.rows = {}
-        self.tally = Tally(
-            Reader(), lambda table, key: self.rows.get((table, key)), lambda _, size: size <= limit, WEEK
+        self.tally = Aggregator(
+            ResultParser(), lambda table, key: self.rows.get((table, key)), lambda _, size: size <= limit, WEEK
         )
 
     def take(self, records, now=NOW):
-        self.tally.take(records, now)
+        self.tally.add(records, now)
         changes = list(self.tally.changes(now))
         self.rows |= {(table, key): row for table, key, row in changes}
         return changes
@@ -233,8 +233,8 @@ def test_what_is_no_result_is_counted_as_such(value):
 
 def test_reading_a_memorised_part_is_the_same_as_reading_it_first():
     """The second of two results with the same shared part is read from memory, and says the same."""
-    reader = Reader()
-    first, second = reader.read(result(1, document={"n": 1})), reader.read(result(1, document={"n": 1}))
+    reader = ResultParser()
+    first, second = reader.parse(result(1, document={"n": 1})), reader.parse(result(1, document={"n": 1}))
     assert first == second
     assert second.shared is first.shared
 
@@ -242,9 +242,9 @@ def test_reading_a_memorised_part_is_the_same_as_reading_it_first():
 def test_the_memory_of_shared_parts_is_bounded(monkeypatch):
     """However many different results there are, what is remembered of them stays within its bounds."""
     monkeypatch.setattr("agents.reading.MEMO_ENTRIES", 10)
-    reader = Reader()
+    reader = ResultParser()
     for number in range(100):
-        reader.read(result(number))
+        reader.parse(result(number))
         assert len(reader._known) <= 10
 
 
@@ -273,8 +273,8 @@ def test_a_large_result_is_read_around_its_document(checks, names, tail):
     """What is counted of it is what reading all of it would give, whatever the document holds, in a moment."""
     document = b'{"a":[' + b"[]," * 300_000 + NESTED + b"]}"
     began = time.thread_time()
-    found = Reader().read(large_result(document, checks, tail))
+    found = ResultParser().parse(large_result(document, checks, tail))
     assert time.thread_time() - began < 0.02
-    assert found == Reader().read(large_result(NESTED, checks, tail))
+    assert found == ResultParser().parse(large_result(NESTED, checks, tail))
     assert [run.name for run in found.shared.checks] == names
     assert (found.cache, found.micros) == ("miss", 1_500)

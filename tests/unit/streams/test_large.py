@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agents.ask import Asker
+from agents.ask import Fetcher
 from agents.enrich import Enricher
-from agents.known import Book, LargeRequest, know, salvage_id
+from agents.known import LargeRequest, ParsedRequestCache, parse_request, salvage_id
 from models import documents
 from models.checks import Call
 from models.documents import Body
@@ -88,7 +88,7 @@ async def longest_turn(work):
 @asynccontextmanager
 async def enricher(upstream, large, limit=LIMIT, pool=None):
     async with Cache((MemoryTier(),)) as cache:
-        asker = Asker(upstream, None, {}, large, lambda: limit)
+        asker = Fetcher(upstream, None, {}, large, lambda: limit)
         async with Enricher(asker, pool, cache, 30.0, CachePolicy(ttl=60.0), limit=lambda: limit) as opened:
             yield opened
 
@@ -98,7 +98,7 @@ async def enricher(upstream, large, limit=LIMIT, pool=None):
 async def test_no_document_holds_up_the_event_loop(large, kind, schema):
     """Whatever the limits let in is loaded elsewhere: no turn of the loop is longer than 20 ms, and it has an end."""
     async with enricher(Upstream(BODIES[kind]), large) as opened:
-        known = know(Request(url="http://a/", schema=schema))
+        known = parse_request(Request(url="http://a/", schema=schema))
         found, longest = await longest_turn(opened.answer(known, {}))
     assert found.outcome in ("too_large", "invalid_document")
     assert longest < LONGEST
@@ -109,7 +109,7 @@ async def test_a_large_document_is_the_one_that_would_be_loaded_here(large):
     body = b'{"n":7,"price":1.10,"fill":[' + b",".join([b"0.10"] * 100_000) + b"]}"
     async with CheckPool(1) as pool, enricher(Upstream(body), large, pool=pool) as opened:
         calls = (Call("is_prime", "n"), Call("is_prime", "fill.99999"), Call("is_prime", "gone"))
-        known = know(Request(url="http://a/", checks=calls))
+        known = parse_request(Request(url="http://a/", checks=calls))
         found, longest = await longest_turn(opened.answer(known, {}))
         assert b'"document":' + body in found.shared
         told = json.loads(b"{%b}" % found.shared)["checks"]
@@ -135,7 +135,7 @@ async def test_a_result_that_its_topic_does_not_take_is_too_large_from_the_start
     """The outcome is known before anything is kept or counted; it is remembered like other failures."""
     upstream = Upstream(json.dumps(["x" * 100] * 25_000).encode())  # 2.6 MiB
     async with enricher(upstream, large) as opened:
-        known = know(Request(url="http://a/"))
+        known = parse_request(Request(url="http://a/"))
         first = await opened.answer(known, {})
         again = opened.peek(known, time.time())
     assert (first.outcome, first.error.attempts, upstream.calls) == ("too_large", 1, 1)
@@ -146,14 +146,14 @@ async def test_a_result_that_its_topic_does_not_take_is_too_large_from_the_start
 async def test_a_small_document_may_be_too_large_as_well():
     """Where the topic takes little, a result is measured as a whole, on this side."""
     async with enricher(Upstream(b'"' + b"x" * 500 + b'"'), None, limit=300) as opened:
-        assert (await opened.answer(know(Request(url="http://a/")), {})).outcome == "too_large"
+        assert (await opened.answer(parse_request(Request(url="http://a/")), {})).outcome == "too_large"
 
 
 async def test_checks_can_make_a_result_too_large():
     """What is kept fits, what checks add does not: the request that asks for them is told, others get their hit."""
     async with CheckPool(1) as pool, enricher(Upstream(b"7"), None, limit=200, pool=pool) as opened:
-        plain = know(Request(url="http://a/"))
-        checked = know(Request(url="http://a/", checks=(Call("is_prime"), Call("sha256"))))
+        plain = parse_request(Request(url="http://a/"))
+        checked = parse_request(Request(url="http://a/", checks=(Call("is_prime"), Call("sha256"))))
         assert (await opened.answer(plain, {})).outcome == "ok"
         assert (await opened.answer(checked, {})).outcome == "too_large"
         assert opened.peek(checked, time.time()) is None
@@ -165,7 +165,7 @@ async def test_what_another_worker_keeps_may_be_too_large_here(monkeypatch):
     """A lower tier's answer that our topic would not take is no hit: the upstream is asked."""
     upstream = Upstream(b"7")
     async with enricher(upstream, None, limit=300) as opened:
-        cache, known = opened._cache, know(Request(url="http://a/"))
+        cache, known = opened._cache, parse_request(Request(url="http://a/"))
         entry = fresh_entry(b'"outcome":"ok","document":"%b"' % (b"x" * 500), time.time(), Freshness(60, 60, 60))
 
         async def find(key):
@@ -213,9 +213,9 @@ SOURCES = Sources({"s": Source("s", UrlTemplate("http://a/"), method="POST", bod
 async def test_no_request_holds_up_the_event_loop(large, kind):
     """Whatever a request of 1 MiB holds, it is read elsewhere and in turns of less than 20 ms."""
     value = REQUESTS[kind]
-    book = Book(SOURCES, large)
+    book = ParsedRequestCache(SOURCES, large)
     with pytest.raises(LargeRequest):
-        book.read(value)
+        book.parse(value)
     found, longest = await longest_turn(book.read_large(value))
     assert longest < LONGEST
     if isinstance(found, InvalidRequest):
@@ -226,13 +226,13 @@ async def test_no_request_holds_up_the_event_loop(large, kind):
     _, data = with_body(known.request.headers, known.request.body)
     assert time.thread_time() - began < LONGEST
     assert request_id == b'"x"'
-    plain = Book(SOURCES).read(value)[1].request
+    plain = ParsedRequestCache(SOURCES).parse(value)[1].request
     assert data == with_body(plain.headers, plain.body)[1]
 
 
 async def test_arguments_that_were_left_as_text_are_the_same_where_checks_run(large):
     """A check gets its arguments as values, however large the request was that gave them."""
-    _, known = await Book(None, large).read_large(REQUESTS["dense arguments"])
+    _, known = await ParsedRequestCache(None, large).read_large(REQUESTS["dense arguments"])
     async with CheckPool(1) as pool:
         [call] = known.request.checks
         verdicts = [await pool.submit(call.name, value, call.args) for value in (1.1, 2)]
@@ -241,7 +241,7 @@ async def test_arguments_that_were_left_as_text_are_the_same_where_checks_run(la
 
 async def test_requests_that_differ_deep_inside_are_kept_apart(large):
     """The digest of what was left as text is part of the entry's and the check's key."""
-    book = Book(None, large)
+    book = ParsedRequestCache(None, large)
     bodies = [
         b'{"url":"http://a/","body":{"b":1,"a":[%b]}}' % b",".join([b"1"] * 50_000 + [end]) for end in (b"1", b"2")
     ]

@@ -88,8 +88,8 @@ class Member:
         server = Server("127.0.0.1", 0, dict, api.routes(), token=token)
         await stack.enter_async_context(server)
         self.url = f"http://127.0.0.1:{server.port}"
-        self.query.holds(self.tables, partitions)
-        await self.query.hears(self.heard)
+        self.query.set_local_rows(self.tables, partitions)
+        await self.query.set_registry(self.heard)
         return server
 
     def record(self, **more):

@@ -11,7 +11,7 @@ import pytest
 
 from agents.api.query import Query
 from agents.api.routes import open_api
-from agents.known import know
+from agents.known import parse_request
 from models.errors import PurgeError
 from models.request import Request
 from models.source import Source, Sources
@@ -60,7 +60,9 @@ async def serve(cache):
 
 def fill(cache):
     """Keep an answer for each URL, and one for the source whose URL is the first."""
-    known = [know(Request(url=url)) for url in URLS] + [know(Request(source="quotes", schema=""), SOURCES)]
+    known = [parse_request(Request(url=url)) for url in URLS] + [
+        parse_request(Request(source="quotes", schema=""), SOURCES)
+    ]
     for each in known:
         cache.put(each.key, fresh_entry(b'"outcome":"ok"', time.time(), Freshness(60, 0, 0)))
     return [each.key for each in known]

@@ -103,7 +103,7 @@ async def test_a_record_of_nobodys_breaks_nothing(record):
     """Whatever somebody wrote to the workers' topic: no answer becomes a fault by it."""
     async with Fleet({0}, {1}) as fleet:
         fleet.tell(w1=record)
-        fleet.members[0].query._holdings.served = True
+        fleet.members[0].query._rows.served = True
         for path in ("workers", "partitions", "sources", "cache", "hosts", "overview", "tables", "tables/answers"):
             fleet.members[0].query._overview.note()
             status, told, _ = await fleet.get("/api/" + path)

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from agents.api.letters import Errors
+from agents.api.letters import DeadLetterApi
 from agents.commands import redrive
 from models.errors import BrokerError
 from models.letter import read_letter
@@ -61,7 +61,7 @@ def letters(fleet, *found, fault=None):
     box = Box(*found, fault=fault)
     errors = fleet.apis[0]._letters
     errors._box = box
-    assert isinstance(errors, Errors)
+    assert isinstance(errors, DeadLetterApi)
     return box
 
 

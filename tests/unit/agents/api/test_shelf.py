@@ -9,7 +9,7 @@ import pytest
 from agents.api.selection import select
 from agents.api.shelf import page_of
 from agents.api.tables import TABLES
-from agents.glimpse import glimpse
+from agents.glimpse import projection
 from agents.rows import decode
 from streams.tables.view import Tables
 from tests.unit.agents.api.fleet import NAMES, Shelves
@@ -32,14 +32,14 @@ def put(shelves, number, partition, at):
 
 async def pages(shelves, sort, **more):
     """Follow the pages of this worker; returns the keys in order."""
-    tables = Tables(NAMES, shelves, decode, glimpse)
+    tables = Tables(NAMES, shelves, decode, projection)
     selection, keys = select(TABLES["answers"][1], sort=sort, limit=LIMIT, **more), []
     while True:
         found = await page_of(tables, "answers", selection)
         keys += [key for key, _ in found.rows[:LIMIT]]
         if len(found.rows) <= LIMIT:
             return keys
-        place = selection.placing()(*found.rows[LIMIT - 1])
+        place = selection.sort_key()(*found.rows[LIMIT - 1])
         again = select(TABLES["answers"][1], sort=sort, limit=LIMIT, cursor=selection.cursor(place), **more)
         selection = again
 
@@ -57,7 +57,7 @@ async def test_a_page_of_a_busy_table_is_whole(shelves, sort):
             put(shelves, number, 0, AT + 10_000 + number)
 
     shelves.scan = busy
-    tables = Tables(NAMES, shelves, decode, glimpse)
+    tables = Tables(NAMES, shelves, decode, projection)
     found = await page_of(tables, "answers", select(TABLES["answers"][1], sort=sort, limit=LIMIT))
     assert len(found.rows) > LIMIT
     assert all(row["offset"] == int(key[1:]) for key, row in found.rows)

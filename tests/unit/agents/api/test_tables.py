@@ -435,7 +435,7 @@ async def _beside(handle, reason):
         member = fleet.members[0]
         planted = member.record(id="w1", url="http://127.0.0.1:%d" % runner.addresses[0][1], tables={"partitions": [1]})
         member.heard.records = [member.record(), planted]
-        member.query._holdings.served = True
+        member.query._rows.served = True
         status, told, _ = await fleet.get("/api/tables/answers")
     await runner.cleanup()
     assert status == 200
