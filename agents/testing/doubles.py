@@ -77,10 +77,10 @@ class _Hosts(Hosts):
 
 
 class _Host(Host):
-    async def _wait_out_the_hold(self, deadline: float | None) -> None:
-        if deadline is not None and self._held_until >= deadline:
+    async def _wait_out_pause(self, deadline: float | None) -> None:
+        if deadline is not None and self._paused_until >= deadline:
             await super()._wait_out_pause(deadline)
-        self._held_until = 0.0
+        self._paused_until = 0.0
 
 
 def remove_pauses(client: Client, sources: Sources) -> Sources:
