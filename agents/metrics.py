@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 
-from models.latency import BOUNDS
+from models.histogram import BOUNDS
 from streams.pool.pool import COUNTED as POOL
 from streams.telemetry.metrics import Kind, table
 

@@ -14,9 +14,9 @@ from typing import NoReturn
 from aiohttp import web
 
 from agents.api.routes import Api
-from agents.glance import LiveRow
+from agents.tables.live_row import LiveRow
 from models import documents
-from streams.settings import Settings
+from streams.config.settings import Settings
 from streams.web.live import Events
 from streams.web.pages import About, Pages
 from streams.web.problems import Problem

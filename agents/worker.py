@@ -9,24 +9,24 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from agents.answering import AnswerApp
+from agents.answer.app import AnswerApp
 from agents.api.query import Query
 from agents.api.routes import open_api
-from agents.figures import ProcessStats, exporter_of
-from agents.presence import WorkerStatus
 from agents.site import Site
-from agents.tabulating import TablesApp
+from agents.stats import ProcessStats, exporter_of
+from agents.tables.app import TablesApp
+from agents.worker_status import WorkerStatus
 from models.source import Sources
-from streams import settings as configuration
 from streams.app import App
+from streams.config import settings as configuration
+from streams.config.plugins import load_plugins
+from streams.config.settings import Settings
 from streams.kafka.topics import require
-from streams.plugins import load_plugins
-from streams.settings import Settings
+from streams.registry.heartbeat import Heartbeat
+from streams.registry.workers import WorkerRegistry
 from streams.sources import load as load_sources
-from streams.tables.presence import Heartbeat
-from streams.tables.workers import WorkerRegistry
-from streams.telemetry.announcer import Announcer
 from streams.telemetry.loop import LoopWatch
+from streams.telemetry.readiness_log import Announcer
 from streams.web import metrics
 from streams.web.server import Server
 

@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from bench.stage import WORKERS, Stage, Upstream
+from streams.config.settings import Kafka
 from streams.kafka.broker import broker
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 
 FLOOD = 20_000
 """Requests for the host that hangs."""

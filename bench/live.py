@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterator
 
 from bench.stage import PARTITIONS, Stage, Upstream, cpu_of
+from streams.config.settings import Kafka
 from streams.kafka.broker import broker, free_port
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 
 CLIENTS = 200
 RATE = 2_000

@@ -17,8 +17,8 @@ import aiomcache
 import uvloop
 
 from streams.cache.memcached import MemcachedCache
-from streams.cache.memcached_server import CONNECTIONS
-from streams.tiers import MemcachedTier
+from streams.cache.memcached_connection import CONNECTIONS
+from streams.config.cache_url import MemcachedTier
 from tests.integration.memcached import Memcached
 
 CALLS = 4_000

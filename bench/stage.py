@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from streams.config.settings import Kafka
 from streams.kafka.broker import free_port
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 
 PARTITIONS = 4
 MEMORY = "memory://?entries=100000&bytes=256MiB&ttl=3600"

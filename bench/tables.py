@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.stage import LIMIT, PARTITIONS, Stage, Upstream, cpu_of
+from streams.config.settings import Kafka
 from streams.kafka.broker import broker
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 from streams.tables.changelogs import CONFIG
 
 RESULTS = 300_000

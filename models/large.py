@@ -1,5 +1,5 @@
 """Work on large values that another process does for the worker, whose event loop it would hold up: a megabyte of JSON
-takes 20 to 200 ms, in which nothing else is done, in a thread as well. `models/child.py` runs it.
+takes 20 to 200 ms, in which nothing else is done, in a thread as well. `models/process.py` runs it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """One plugin, loaded. A worker and the processes of its pool do this in the same way, so that both know the same checks
-and schemas; which plugins there are, only the worker finds out (`streams/plugins.py`).
+and schemas; which plugins there are, only the worker finds out (`streams/config/plugins.py`).
 """
 
 from __future__ import annotations

@@ -21,11 +21,11 @@ from faust.app.base import BootStrategy
 from faust.tables import manager, recovery
 
 from models.errors import MillraceError, Stalled, TaskEnded
-from streams import settings as defaults
+from streams.config import settings as defaults
+from streams.config.settings import Settings
 from streams.kafka.batch import BatchTopic, RecordBatch
 from streams.kafka.group import coordinator_answers as group_answers
 from streams.kafka.transport import Consumer, Transport
-from streams.settings import Settings
 from streams.tasks import end_worker, every, first, start, watch_callbacks
 from streams.telemetry.watchdog import Watchdog
 

@@ -24,7 +24,7 @@ from models.strictjson import Raw
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_before_next
-from streams.http.telling import contains_secret
+from streams.http.secret_scan import contains_secret
 from streams.tasks import start_thread
 
 logger = logging.getLogger(__name__)

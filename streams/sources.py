@@ -16,11 +16,11 @@ from models.errors import SettingsError
 from models.schema import problems
 from models.source import Param, Source, Sources, replaced
 from models.source_schema import CALL, LimitsSchema, SourceSchema
+from streams.config.secrets import hardened, read_secret, secrets_in
+from streams.config.toml_lines import Steps, lines_of
 from streams.functions import function_of, signature_of
 from streams.http.tls import tls_context
-from streams.secrets import hardened, read_secret, secrets_in
 from streams.telemetry.timed import timed
-from streams.toml_lines import Steps, lines_of
 
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[1-9][0-9]{0,4})?")
 MAX_FILE_BYTES = 1 << 20

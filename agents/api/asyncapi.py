@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from agents.api.described import check_schema, request_schema, schema_of, specification
 from agents.api.schemas import WorkerSchema
-from models.letter import DLQ
+from agents.api.specification import check_schema, request_schema, schema_of, specification
+from models.dead_letter import DLQ
 from models.source import Sources
-from streams.settings import Settings
+from streams.config.settings import Settings
 
 ASYNCAPI = "3.1.0"
 BINDING = "0.5.0"

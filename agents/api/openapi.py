@@ -7,10 +7,10 @@ from importlib.metadata import version
 from typing import Any
 
 from agents.api import row_schemas, schemas
-from agents.api.described import check_schema, request_schema, schema_of, specification
-from agents.api.intake import MAX_KEY, MAX_WAIT
-from agents.api.letters import MAX_ERRORS
+from agents.api.dead_letters import MAX_ERRORS
 from agents.api.selection import DEFAULT_LIMIT, MAX_CONDITIONS, MAX_LIMIT, MAX_TEXT
+from agents.api.specification import check_schema, request_schema, schema_of, specification
+from agents.api.submission import MAX_KEY, MAX_WAIT
 from agents.api.tables import TABLES
 from models.source import Sources
 from streams.web.security import TOKEN_HEADER

@@ -10,10 +10,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from agents.api.fleet import ClusterStatus
+from agents.api.cluster_status import ClusterStatus
 from agents.api.selection import Row
 from agents.api.tables import TableQuery
-from models.latency import Histogram
+from models.histogram import Histogram
 from streams.tasks import end_tasks, keep
 from streams.web.problems import Problem
 

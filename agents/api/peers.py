@@ -24,7 +24,7 @@ from yarl import URL
 
 from agents.api.selection import Row
 from models import strictjson
-from streams.tables.workers import SILENT_AFTER
+from streams.registry.workers import SILENT_AFTER
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ GIVEN_UP = "it does not hold them any more"
 
 
 class Registry(Protocol):
-    """What is known of all workers: streams.tables.workers.Workers."""
+    """What is known of all workers: streams.registry.workers.Workers."""
 
     me: str
 

@@ -6,8 +6,8 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from agents.answer.parsed_requests import matching
 from agents.api.query import Query
-from agents.known import matching
 from models.errors import PurgeError
 from streams.web.answers import answer
 from streams.web.problems import Problem

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Protocol, Self
 
-from agents.api.fleet import ClusterStatus
-from agents.api.letters import DeadLetterApi
+from agents.api.cluster_status import ClusterStatus
+from agents.api.dead_letters import DeadLetterApi
+from agents.api.local_rows import Found, LocalRows
 from agents.api.overview import Overview
 from agents.api.peers import Peers, Registry
 from agents.api.selection import DEFAULT_LIMIT, KEY, Row, select
-from agents.api.shelf import Found, LocalRows
 from agents.api.tables import TABLES, TableQuery, TableSources, unknown
 from streams.cache.front import Cache
 from streams.pool import CheckPool
@@ -19,7 +19,7 @@ from streams.web.problems import not_ready
 
 
 class Own(Protocol):
-    """What of a worker answers requests: agents.answering.Answering. None until it is there."""
+    """What of a worker answers requests: agents.answer.app.Answering. None until it is there."""
 
     cache: Cache | None
     pool: CheckPool | None

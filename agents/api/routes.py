@@ -12,19 +12,19 @@ from typing import Any
 from aiohttp import web
 
 from agents.api.asyncapi import asyncapi
-from agents.api.intake import RequestSubmission
-from agents.api.letters import DeadLetterApi
+from agents.api.dead_letters import DeadLetterApi
+from agents.api.local_rows import LATEST
 from agents.api.openapi import openapi
 from agents.api.peers import ROWS, lines
 from agents.api.purge import purge
 from agents.api.query import Query
 from agents.api.selection import MAX_LIMIT, parse_query, select, wrong
-from agents.api.shelf import LATEST
+from agents.api.submission import RequestSubmission
 from agents.api.tables import MAX_KEYS, TABLES, unpacked
 from models.source import Sources
-from streams.kafka.letters import DeadLetters
+from streams.config.settings import Settings
+from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.tail import Tail
-from streams.settings import Settings
 from streams.web.answers import answer
 from streams.web.docs import Docs
 from streams.web.problems import Problem

@@ -10,9 +10,21 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
+from agents.api.local_rows import (
+    LATEST,
+    Found,
+    LocalRows,
+    Page,
+    keyed,
+    keys_of,
+    merged,
+    page_of,
+    parts_of,
+    sliced,
+    whole,
+)
 from agents.api.peers import GIVEN_UP, PeerRows, Peers
 from agents.api.selection import Row, Selection
-from agents.api.shelf import LATEST, Found, LocalRows, Page, keyed, keys_of, merged, page_of, parts_of, sliced, whole
 from streams.web.problems import Problem, not_ready
 
 MAX_SCANS = 2

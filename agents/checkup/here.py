@@ -20,17 +20,17 @@ from yarl import URL
 from agents.checkup.finding import Finding, counted, ok, problem, warning
 from models.errors import AnswerError, MillraceError, SettingsError
 from models.source import Sources
+from streams.config.cache_url import MIB, FileTier, MemcachedTier, parse_tiers
+from streams.config.docs import unknown_names
+from streams.config.plugins import try_plugins
+from streams.config.secrets import secrets_of
+from streams.config.settings import ANYWHERE, Settings
 from streams.http.client import client_of
 from streams.http.guard import guard_of, literal, why
 from streams.http.tls import tls_context
 from streams.kafka.client import ssl_context
-from streams.plugins import try_plugins
 from streams.pool import CheckPool
-from streams.reference import unknown_names
-from streams.secrets import secrets_of
-from streams.settings import ANYWHERE, Settings
 from streams.sources import load
-from streams.tiers import MIB, FileTier, MemcachedTier, parse_tiers
 from streams.tls import Context
 from streams.web.server import Server, place
 

@@ -22,7 +22,7 @@ from models.result import read_result
 if TYPE_CHECKING:
     from streams.cache.entry import Entry
     from streams.cache.front import Cache
-    from streams.settings import Settings
+    from streams.config.settings import Settings
 
 HELP = "look into the cache, or purge it"
 
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns 1 if nothing was found or a tier or worker could not be reached, 2 for wrong usage."""
-    from streams import settings as configuration
     from streams.cache.front import Cache
-    from streams.tiers import parse_tiers
+    from streams.config import settings as configuration
+    from streams.config.cache_url import parse_tiers
 
     settings = configuration.load()
 
@@ -86,9 +86,9 @@ async def _stats(_: Settings, cache: Cache, options: argparse.Namespace) -> int:
 
 
 async def _get(settings: Settings, cache: Cache, options: argparse.Namespace) -> int:
-    from agents.known import parse_request
+    from agents.answer.parsed_requests import parse_request
     from models import request as requests
-    from streams.plugins import load_plugins
+    from streams.config.plugins import load_plugins
     from streams.sources import load
 
     if (options.url is None) == (options.request is None):
@@ -128,7 +128,7 @@ def _shown(entry: Entry, checks: tuple[str, ...], now: float, *, as_json: bool) 
 
 
 async def _purge(settings: Settings, cache: Cache, options: argparse.Namespace) -> int:
-    from agents.known import matching
+    from agents.answer.parsed_requests import matching
 
     query = {name: value for name, value in (("url", options.url), ("source", options.source)) if value is not None}
     query |= {"all": "true"} if options.all else {}

@@ -27,8 +27,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _check(options: argparse.Namespace) -> int:
-    from streams import settings as configuration
-    from streams.plugins import load_plugins
+    from streams.config import settings as configuration
+    from streams.config.plugins import load_plugins
     from streams.pool import CheckPool
 
     settings = configuration.load()

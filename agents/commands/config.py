@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print them; wrong ones end the command with 2."""
-    from streams import settings as configuration
-    from streams.reference import reference, unknown_names
+    from streams.config import settings as configuration
+    from streams.config.docs import reference, unknown_names
 
     if options.reference:
         print(reference(), end="")
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _sources(settings: Any, options: argparse.Namespace) -> int:
     from models.errors import SettingsError
-    from streams.plugins import load_plugins
+    from streams.config.plugins import load_plugins
     from streams.sources import load
 
     path = options.sources or settings.sources

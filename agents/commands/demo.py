@@ -126,8 +126,8 @@ async def _demo(found: Broker, count: int) -> int:
 
 
 async def _create(found: Broker, topics: tuple[str, str, str]) -> None:
+    from streams.config.settings import Kafka
     from streams.kafka.topics import Admin
-    from streams.settings import Kafka
 
     async with Admin(Kafka(bootstrap_servers=found.servers)) as admin:
         if found.real:

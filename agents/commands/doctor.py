@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look at everything; returns 1 if something keeps a worker from its work."""
-    from streams import settings as configuration
+    from streams.config import settings as configuration
 
     return asyncio.run(_doctor(configuration.load(), options))
 

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _fetch(options: argparse.Namespace) -> int:
-    from streams import settings as configuration
+    from streams.config import settings as configuration
     from streams.http.client import client_of
     from streams.tasks import start
 

@@ -11,7 +11,7 @@ from agents.commands import DONE, FAILED, say
 from models import checks, documents, strictjson
 
 if TYPE_CHECKING:
-    from streams.plugins import Loaded, Named
+    from streams.config.plugins import Loaded, Named
 
 HELP = "list checks and schemas, and what plugins were refused"
 
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List; returns 1 if a plugin was refused."""
-    from streams import settings as configuration
-    from streams.plugins import try_plugins
+    from streams.config import settings as configuration
+    from streams.config.plugins import try_plugins
 
     loaded = try_plugins(configuration.load())
     listed = [*_checks(loaded), *_schemas(loaded)]

@@ -12,8 +12,8 @@ from typing import Any
 
 from agents.commands import DONE, FAILED, MISUSED, clipped, moment, say
 from models import strictjson
+from models.dead_letter import DeadLetter, DeadLetterFilter, Place
 from models.errors import OUTCOMES
-from models.letter import DeadLetter, DeadLetterFilter, Place
 
 HELP = "put dead letters back on the requests topic"
 
@@ -70,7 +70,7 @@ def _rate(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Redrive; returns 1 if a letter or an id that was named could not be redriven, 2 if nothing was chosen."""
-    from streams import settings as configuration
+    from streams.config import settings as configuration
 
     choice = DeadLetterFilter(
         frozenset(options.outcome), frozenset(options.host), frozenset(options.id), frozenset(options.letter),
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:
-    from streams.kafka.letters import DeadLetters
+    from streams.kafka.dead_letters import DeadLetters
 
     would = "would be redriven" if options.dry_run else "redriven"
 

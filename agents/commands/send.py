@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Send; returns 1 if a line is no valid request (the valid ones are sent all the same), 2 for wrong usage."""
-    from streams import settings as configuration
-    from streams.plugins import load_plugins
+    from streams.config import settings as configuration
+    from streams.config.plugins import load_plugins
 
     if (misuse := _misuse(options)) is not None:
         say(f"millrace send: {misuse}")

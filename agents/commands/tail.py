@@ -58,7 +58,7 @@ def _count(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Follow until --count or Ctrl-C."""
-    from streams import settings as configuration
+    from streams.config import settings as configuration
 
     return asyncio.run(_tail(configuration.load(), options))
 
@@ -131,7 +131,7 @@ async def _watch(kafka: Any, give_up: float | None) -> None:
     Raises BrokerError when it refuses us, or has been away for `give_up` seconds.
     """
     from models.errors import AccessError, BrokerError
-    from streams.kafka.door import BrokerConnection
+    from streams.kafka.broker_connection import BrokerConnection
 
     away: float | None = None
     while True:
@@ -194,7 +194,7 @@ def _shown(record: Any, options: argparse.Namespace) -> str | None:
 
 def _chosen(result: Any, options: argparse.Namespace) -> bool:
     """Whether a result was asked for, by what it says itself."""
-    from agents.letters import host_of
+    from agents.answer.headers import host_of
 
     request = result.get("request")
     request = request if isinstance(request, dict) else {}

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Verify; returns 1 if something is missing."""
-    from streams import settings as configuration
+    from streams.config import settings as configuration
 
     return asyncio.run(_topics(configuration.load(), options))
 
@@ -60,8 +60,8 @@ async def _topics(settings: Any, options: argparse.Namespace) -> int:
 async def _create_own(admin: Any, settings: Any, results: Any, replication: int) -> None:
     """Make the tables' changelogs, the topic of the workers' records and that of the redriven letters' marks."""
     from streams.kafka.redriver import MARKS, marks_of
+    from streams.registry.heartbeat import make_topic
     from streams.tables.changelogs import changelogs, create
-    from streams.tables.presence import make_topic
 
     tables, marks = tuple(changelogs(settings).values()), marks_of(settings)
     own = (*tables, settings.workers_topic, marks)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from streams.config.settings import Settings
     from streams.telemetry.logs import Mask
 
 HELP = "run a worker"
@@ -31,12 +31,12 @@ def run(options: argparse.Namespace) -> int:
     from agents.commands import FAILED, MISUSED
     from agents.worker import create
     from models.errors import MillraceError, SettingsError
-    from streams import settings as configuration
     from streams.app import run as run_worker
+    from streams.config import settings as configuration
+    from streams.config.docs import unknown_names
+    from streams.config.secrets import secrets_of
     from streams.files import raise_limit, share
     from streams.kafka.client import caution
-    from streams.reference import unknown_names
-    from streams.secrets import secrets_of
 
     settings = configuration.load()
     settings = replace(settings, role=options.role or settings.role)
@@ -81,7 +81,7 @@ def _exit(code: int) -> None:
 
 def setup_logging(settings: Settings) -> Mask:
     """Log to stderr, one line an event; the libraries only when something is wrong."""
-    from streams.settings import secret_values
+    from streams.config.settings import secret_values
     from streams.telemetry import logs
 
     level = settings.log_level

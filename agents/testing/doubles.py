@@ -11,13 +11,13 @@ from typing import Any
 
 from models import checks
 from models.checks import CheckOutcome
-from models.child import DiscardOutput
+from models.process import DiscardOutput
 from models.source import Limits, Source, Sources, replaced
+from streams.config.settings import CHECK_TIMEOUT
 from streams.http.client import Client
 from streams.http.limits import Host, Hosts
-from streams.kafka.parcel import OutgoingRecord
-from streams.kafka.publisher import DEFAULT_LIMIT
-from streams.settings import CHECK_TIMEOUT
+from streams.kafka.producer import DEFAULT_LIMIT
+from streams.kafka.record import OutgoingRecord
 
 
 class Publisher:

@@ -11,9 +11,9 @@ from typing import Any, Self, TypeVar, cast
 
 from aiokafka import ConsumerRecord
 
-from agents.answer import Answerer
-from agents.ask import Fetcher
-from agents.enrich import Enricher
+from agents.answer.agent import Answerer
+from agents.answer.enrich import Enricher
+from agents.answer.fetch import Fetcher
 from agents.testing.doubles import Pool, Publisher, remove_pauses
 from agents.testing.loop import Loop
 from agents.testing.upstream import Asked, Upstream
@@ -23,17 +23,17 @@ from models.errors import SettingsError
 from models.result import RESULT_ROOM, ResultSchema, read_result
 from models.source import CachePolicy, Sources
 from streams.cache.front import Cache
+from streams.config.cache_url import freshness_of, parse_tiers
+from streams.config.secrets import secrets_of
+from streams.config.settings import Settings
 from streams.functions import FunctionCaller
 from streams.http.client import client_of
+from streams.http.policy import policy_of
 from streams.http.session import session_of
-from streams.http.terms import policy_of
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
-from streams.kafka.publisher import DEFAULT_LIMIT
-from streams.secrets import secrets_of
-from streams.settings import Settings
+from streams.kafka.producer import DEFAULT_LIMIT
 from streams.sources import parse
-from streams.tiers import freshness_of, parse_tiers
 
 Request = Mapping[str, Any] | str | bytes | None
 """A request: an object, its JSON, or whatever bytes may be on the topic; None is a tombstone."""

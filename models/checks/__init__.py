@@ -8,8 +8,8 @@ What it returns becomes the `value` of the check's result; False is an answer, r
         return value % of == 0
 
 registry   what checks there are, and `@check`, which adds one
-arguments  what type hints say of a check's value and arguments
-running    run one check here and now, whatever it does
+signature  what type hints say about a check's value and arguments
+run        runs one check in this process, whatever it does
 prime      is_prime
 builtin    the other built-in checks; docs/checks.md describes them all
 """
@@ -17,7 +17,7 @@ builtin    the other built-in checks; docs/checks.md describes them all
 from models.checks.builtin import is_in_range, is_one_of, json_schema, length_is_within, matches, sha256
 from models.checks.prime import is_prime
 from models.checks.registry import Call, Check, check, check_call, check_known, find, names
-from models.checks.running import MAX_VALUE_BYTES, CheckOutcome, Unread, prepare_child, run, select
+from models.checks.run import MAX_VALUE_BYTES, CheckOutcome, Unread, prepare_child, run, select
 
 __all__ = [
     "MAX_VALUE_BYTES",

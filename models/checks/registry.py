@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 from marshmallow import ValidationError
 
-from models.checks.arguments import Signature, signature_of
+from models.checks.signature import Signature, signature_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 ArgumentCheck = Callable[[Mapping[str, Any]], None]

@@ -11,8 +11,8 @@ from multidict import CIMultiDict
 from models import strictjson
 from models.errors import AnswerError, CheckError
 from models.result import RESULT_DEPTH, is_shared, with_check_results
+from streams.cache.check_results import CheckResults, read_check_results
 from streams.cache.freshness import Freshness, all_of
-from streams.cache.verdicts import CheckResults, read_check_results
 
 REVALIDATE_WITHIN = 3600.0
 """Seconds past its last use that an answer with an ETag or Last-Modified is kept: asking whether it still holds is

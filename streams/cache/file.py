@@ -20,8 +20,8 @@ from aiocache.serializers import NullSerializer
 from models.errors import PurgeError, SettingsError
 from streams.cache.folder import KEY, MAX_ENTRY_BYTES, SWEEP_SHARE, Folder, Walked
 from streams.cache.threads import Refused, Threads
+from streams.config.cache_url import MIB, FileTier
 from streams.tasks import start
-from streams.tiers import MIB, FileTier
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

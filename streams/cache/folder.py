@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
-from streams.tiers import MIB, FileTier
+from streams.config.cache_url import MIB, FileTier
 
 T = TypeVar("T")
 

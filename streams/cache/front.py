@@ -18,10 +18,10 @@ from models.large import LARGE
 from streams.cache.changes import CLOCK_SLACK, Changes, marker_key, read_marker, target_of, write_marker
 from streams.cache.entry import LONGEST, Entry, decode_entry, encode_entry
 from streams.cache.memory import MemoryCache
+from streams.config.cache_url import FileTier, MemcachedTier, MemoryTier, Tier
 from streams.pool import LargeWork
 from streams.tasks import start
 from streams.telemetry.timed import timed
-from streams.tiers import FileTier, MemcachedTier, MemoryTier, Tier
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ CLOSE_TIMEOUT = 2.0
 
 
 class Cache:
-    """Opened with `async with`. Keys as `agents.known.entry_key` makes them; none of its calls raises.
+    """Opened with `async with`. Keys as `agents.answer.parsed_requests.entry_key` makes them; none of its calls raises.
 
     `large` looks at entries that would hold up the event loop. `longest` is how many seconds an entry of a lower tier
     may be used at most. `counts`: `lower_hits`, `lower_misses`, `refused` (what a lower tier held was no entry of this

@@ -16,9 +16,9 @@ from aiocache.serializers import NullSerializer
 
 from models.errors import MillraceError, PurgeError
 from models.source import DEFAULT_TTL
-from streams.cache.memcached_console import read_stats, remove
-from streams.cache.memcached_server import Server, ServerUnavailable
-from streams.tiers import MIB, MemcachedTier
+from streams.cache.memcached_admin import read_stats, remove
+from streams.cache.memcached_connection import Server, ServerUnavailable
+from streams.config.cache_url import MIB, MemcachedTier
 
 KEY_LIMIT = 250
 """Bytes of a key that memcached takes."""

@@ -13,7 +13,7 @@ from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
 from streams.cache.entry import Entry
-from streams.tiers import MemoryTier
+from streams.config.cache_url import MemoryTier
 
 ENTRY_OVERHEAD = 1_000
 """Bytes that an entry takes beside its value: key, tuple and the tables' shares, rounded up."""

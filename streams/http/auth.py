@@ -17,8 +17,8 @@ from yarl import URL
 from models import strictjson
 from models.errors import AnswerError, UpstreamError
 from models.source import ApiKey, Basic, Bearer, ClientCredentials, Source
-from streams.http.telling import contains_secret
-from streams.secrets import read_secret
+from streams.config.secrets import read_secret
+from streams.http.secret_scan import contains_secret
 
 RENEW_BEFORE = 30.0
 """Seconds before its end that a token is renewed; for a short-lived one, a fifth of its life."""

@@ -21,35 +21,35 @@ from models.documents import Body
 from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
 from models.source import Limits, Retries, Sources
 from streams.cache.freshness import Head
-from streams.files import share
-from streams.http.auth import Credentials, Signed
-from streams.http.bodies import Bodies
-from streams.http.content import read_body
-from streams.http.cookies import Cookies
-from streams.http.excerpt import add_excerpt, chosen, tells
-from streams.http.failures import is_host_fault, translate, unsuccessful
-from streams.http.guard import Guard, guard_of
-from streams.http.hop import OutgoingRequest, redirected, with_body
-from streams.http.limits import Bulkhead, Hosts
-from streams.http.once import Pool
-from streams.http.response import Response, media, without_validators
-from streams.http.retry import ONCE, pause_before_next, repeatable
-from streams.http.session import CONNECTING, options_of, session_of
-from streams.http.tally import UpstreamStats, result_of, status_class
-from streams.http.terms import CONNECT_TIMEOUT, UpstreamPolicy
-from streams.http.tls import PROTOCOLS
-from streams.http.url import parse
-from streams.settings import (
+from streams.config.settings import (
     DEFAULT_MAX_IN_FLIGHT,
     DEFAULT_MAX_REDIRECTS,
     DEFAULT_MAX_WAITING_PER_HOST,
     Settings,
 )
+from streams.files import share
+from streams.http.auth import Credentials, Signed
+from streams.http.bodies import Bodies
+from streams.http.content import read_body
+from streams.http.cookies import Cookies
+from streams.http.errors import is_host_fault, translate, unsuccessful
+from streams.http.excerpt import add_excerpt, chosen, tells
+from streams.http.guard import Guard, guard_of
+from streams.http.limits import Bulkhead, Hosts
+from streams.http.once import Pool
+from streams.http.policy import CONNECT_TIMEOUT, UpstreamPolicy
+from streams.http.request import OutgoingRequest, redirected, with_body
+from streams.http.response import Response, media, without_validators
+from streams.http.retry import ONCE, pause_before_next, repeatable
+from streams.http.session import CONNECTING, options_of, session_of
+from streams.http.stats import UpstreamStats, result_of, status_class
+from streams.http.tls import PROTOCOLS
+from streams.http.url import parse
 from streams.shares import Shares
 from streams.tls import Context
 
 if TYPE_CHECKING:
-    from streams.http.traced import HttpSpans
+    from streams.http.tracing import HttpSpans
 
 SLOW = 1.0
 """Seconds: a request that its deadline ends sooner says nothing about the host."""

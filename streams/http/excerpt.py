@@ -18,7 +18,7 @@ from models.errors import AnswerError
 from models.page import charset_of
 from streams.http.content import STEP, Cut, Decoder, codings_of
 from streams.http.response import media
-from streams.http.telling import told_in_large
+from streams.http.secret_scan import told_in_large
 
 if TYPE_CHECKING:
     from streams.http.auth import Credentials

@@ -19,10 +19,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from models.errors import Denied
+from streams.config.networks import Network, PortRange, parse_nat64, parse_networks, parse_ports
+from streams.config.settings import Settings
 from streams.http.embedded import embedded
 from streams.http.resolver import Resolver
-from streams.networks import Network, PortRange, parse_nat64, parse_networks, parse_ports
-from streams.settings import Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

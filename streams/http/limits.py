@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from models.errors import Overloaded
 from models.source import Limits
+from streams.config.settings import DEFAULT_MAX_WAITING_PER_HOST
 from streams.http.breaker import OPEN_FOR, WINDOW, Breaker
 from streams.http.outage import Outage
-from streams.settings import DEFAULT_MAX_WAITING_PER_HOST
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 import aiohttp
 
 from streams.http.content import ACCEPT_ENCODING
-from streams.http.hop import OutgoingRequest
 from streams.http.once import MAX_FIELD, MAX_FIELDS, send_once
-from streams.http.terms import CONNECT_TIMEOUT, UpstreamPolicy
+from streams.http.policy import CONNECT_TIMEOUT, UpstreamPolicy
+from streams.http.request import OutgoingRequest
 
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept for the next request."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.source import Tls
-from streams.secrets import read_secret
+from streams.config.secrets import read_secret
 from streams.tls import Context
 
 PROTOCOLS = ("http/1.1",)

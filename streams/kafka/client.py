@@ -15,9 +15,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.protocol.metadata import MetadataRequest
 
 from models.errors import AccessError, BrokerError, SettingsError
+from streams.config.settings import Kafka
 from streams.kafka import fetched  # noqa: F401  no consumer is opened without it
-from streams.kafka.token import Provider, TokenError
-from streams.settings import Kafka
+from streams.kafka.oauthbearer import Provider, TokenError
 from streams.tls import Context
 
 METADATA_AGE = 10.0

@@ -25,9 +25,9 @@ from aiokafka.protocol.types import (
 )
 
 from models.errors import AccessError
-from streams.kafka.door import BrokerConnection
-from streams.kafka.memo import Identity
-from streams.settings import Kafka
+from streams.config.settings import Kafka
+from streams.kafka.broker_connection import BrokerConnection
+from streams.kafka.commit_metadata import Identity
 
 READ, WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS, IDEMPOTENT_WRITE = 3, 4, 5, 8, 10, 12
 """Kafka's numbers of operations (org.apache.kafka.common.acl.AclOperation)."""

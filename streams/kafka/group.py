@@ -8,8 +8,8 @@ import logging
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from streams.config.settings import Kafka
 from streams.kafka.client import connection
-from streams.settings import Kafka
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
+from streams.kafka.commit_metadata import Identity, is_void, owner
 from streams.kafka.lease import CommitPoint, Lease
-from streams.kafka.memo import Identity, is_void, owner
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from streams.kafka import memo
-from streams.kafka.memo import CompletedOffsets, Identity, InvalidCommitMetadata
+from streams.kafka import commit_metadata as memo
+from streams.kafka.commit_metadata import CompletedOffsets, Identity, InvalidCommitMetadata
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError
+from streams.config.settings import Kafka
+from streams.kafka.broker_connection import reason
 from streams.kafka.client import connection, explain, stop
-from streams.kafka.door import reason
-from streams.settings import Kafka
 
 POLL_TIMEOUT = 0.2
 """Seconds that a poll waits for records."""

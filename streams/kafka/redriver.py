@@ -11,14 +11,14 @@ from typing import Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from models.dead_letter import DeadLetter
 from models.errors import BrokerError
-from models.letter import DeadLetter
+from streams.config.settings import Settings
+from streams.kafka.broker_connection import reason
 from streams.kafka.client import connection, explain
-from streams.kafka.door import reason
-from streams.kafka.parcel import RECORD_OVERHEAD
-from streams.kafka.publisher import DEFAULT_LIMIT
+from streams.kafka.producer import DEFAULT_LIMIT
+from streams.kafka.record import RECORD_OVERHEAD
 from streams.kafka.topics import Topic
-from streams.settings import Settings
 
 TRANSACTION_LETTERS = 100
 """Letters of one transaction at most."""

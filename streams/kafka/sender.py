@@ -1,5 +1,5 @@
 """Puts single records on a topic, and says where they went. For what a person sends, not for what a worker answers:
-that is streams/kafka/publisher.py.
+that is streams/kafka/producer.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from models.errors import BrokerError
+from streams.config.settings import Kafka
 from streams.kafka.client import connection, explain
-from streams.kafka.parcel import Headers
-from streams.settings import Kafka
+from streams.kafka.record import Headers
 
 SEND_LIMIT = 10.0
 """Seconds that connecting and being acknowledged may take."""

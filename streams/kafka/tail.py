@@ -19,9 +19,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError, MillraceError
+from streams.config.settings import Kafka
 from streams.kafka.client import connection, explain, require_fetching
 from streams.kafka.topics import require
-from streams.settings import Kafka
 from streams.tasks import end_tasks, start
 
 logger = logging.getLogger(__name__)

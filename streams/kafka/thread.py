@@ -28,12 +28,12 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams import settings as defaults
+from streams.config import settings as defaults
 from streams.kafka.client import METADATA_AGE, connection, require_fetching
 from streams.kafka.cluster import identify
+from streams.kafka.commit_metadata import Identity, signature
 from streams.kafka.fetched import begin_poll
 from streams.kafka.lease import CommitPoint
-from streams.kafka.memo import Identity, signature
 from streams.tasks import first
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from models.errors import BrokerError
+from streams.config.settings import Kafka, Settings
+from streams.kafka.broker_connection import reason
 from streams.kafka.client import connection, explain
 from streams.kafka.cluster import require_access
-from streams.kafka.door import reason
-from streams.settings import Kafka, Settings
 
 DEFAULT_PARTITIONS = 8
 """Partitions of a topic that `millrace topics --create` makes: the most workers that can share it."""

@@ -32,14 +32,14 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from models.errors import AccessError
-from streams import settings as defaults
+from streams.config import settings as defaults
+from streams.config.settings import Kafka, Settings
 from streams.kafka.batch import RecordBatch, size_of
 from streams.kafka.client import explain
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.thread import ConsumerThread, Polled, new_loop
 from streams.kafka.watch import LOOK_EVERY, TopicWatch
-from streams.settings import Kafka, Settings
 from streams.telemetry.timed import timed
 from streams.telemetry.watchdog import Standing
 

@@ -15,12 +15,12 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from streams import settings as defaults
+from streams.config import settings as defaults
+from streams.config.settings import Kafka
 from streams.kafka.client import explain
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import Lease
 from streams.kafka.thread import ConsumerThread
-from streams.settings import Kafka
 
 logger = logging.getLogger(__name__)
 

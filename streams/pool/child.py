@@ -22,7 +22,7 @@ from typing import Any
 
 from models import strictjson
 from models.checks import MAX_VALUE_BYTES, CheckOutcome
-from models.child import (
+from models.process import (
     CALL,
     DONE,
     FAILED,
@@ -47,7 +47,7 @@ LONGEST_PAUSE = 0.1
 _BOOT = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from models.child import main
+from models.process import main
 main(*map(int, sys.argv[2:]))
 """
 

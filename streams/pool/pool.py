@@ -18,14 +18,14 @@ from typing import Any, Self
 
 from models import checks
 from models.checks import CheckOutcome
-from models.child import RESTING
+from models.process import RESTING
+from streams.config.settings import CHECK_TIMEOUT
 from streams.pool.admission import Admission
 from streams.pool.child import Heard, encode
 from streams.pool.costs import Costs, size_of
-from streams.pool.crew import Workers
-from streams.pool.seat import Job, WorkerSlot
-from streams.pool.suspicion import Quarantine, exit_reason
-from streams.settings import CHECK_TIMEOUT
+from streams.pool.quarantine import Quarantine, exit_reason
+from streams.pool.slot import Job, WorkerSlot
+from streams.pool.workers import Workers
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from models.errors import BrokerError
+from streams.config.settings import Settings
 from streams.kafka.cluster import require_access
 from streams.kafka.topics import Admin, Topic
-from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 

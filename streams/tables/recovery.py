@@ -17,8 +17,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError
+from streams.config.settings import Kafka
 from streams.kafka.client import connection, explain
-from streams.settings import Kafka
 from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
 
 logger = logging.getLogger(__name__)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from streams.settings import Settings
+from streams.config.settings import Settings
 from streams.tables.changelogs import TABLES
-from streams.tables.rocks import RocksStore
+from streams.tables.rocksdb import RocksStore
 from streams.tables.store import MemoryStore, Store
 
 

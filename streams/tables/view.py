@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
-"""Plain JSON values; the fields of each table are in agents/rows.py."""
+"""Plain JSON values; the fields of each table are in agents/tables/rows.py."""
 Decode: TypeAlias = Callable[[str, int, bytes, bytes, bool], Row]
 """Makes a row of (table, partition, key, stored value, heads only)."""
 Glimpses: TypeAlias = Callable[[str, Sequence[str]], Callable[[int, bytes, bytes], Row | None] | None]
@@ -64,7 +64,7 @@ class Tables:
         return self._shelves.state()
 
     def get(self, table: str, key: bytes, partitions: Collection[int] | None = None) -> list[Row]:
-        """Return the partial rows of a key, at most one a partition; agents.rows.merge makes one of them.
+        """Return the partial rows of a key, at most one a partition; agents.tables.rows.merge makes one of them.
 
         `partitions` are those to look into, here and below; None is all that are held.
         """

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self
 
-from models.latency import Histogram
+from models.histogram import Histogram
 from streams.tasks import start_thread
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from models.latency import BOUNDS, Histogram
+from models.histogram import BOUNDS, Histogram
 
 logger = logging.getLogger(__name__)
 

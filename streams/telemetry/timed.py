@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from models.latency import Histogram
+from models.histogram import Histogram
 
 P = ParamSpec("P")
 T = TypeVar("T")

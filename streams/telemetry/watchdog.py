@@ -142,8 +142,10 @@ class Watchdog:
             return
         for watched in self._watched.values():
             if _is_stuck(watched, now):
-                self._end_worker(f"{watched.last.name}: offset {watched.last.point} unfinished {UNFINISHED_DEADLINE:.0f} s "
-                           "after later ones were finished: longer than any request may take")  # fmt: skip
+                self._end_worker(
+                    f"{watched.last.name}: offset {watched.last.point} unfinished {UNFINISHED_DEADLINE:.0f} s "
+                    "after later ones were finished: longer than any request may take"
+                )
                 return
         await self._look_at_commits(now)
 
@@ -162,8 +164,10 @@ class Watchdog:
                 await self._check_broker(waiting[0], now)
         elif now - self._answered_at >= GRACE:
             first = waiting[0]
-            self._end_worker(f"{first.last.name}: nothing could be committed for {now - (first.uncommitted or now):.0f} s "
-                       "though the broker answers")  # fmt: skip
+            self._end_worker(
+                f"{first.last.name}: nothing could be committed for {now - (first.uncommitted or now):.0f} s "
+                "though the broker answers"
+            )
 
     async def _check_broker(self, waiting: _Watched, now: float) -> None:
         if await self._broker_answers():

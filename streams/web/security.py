@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from models.errors import SettingsError
-from streams.settings import ANYWHERE
+from streams.config.settings import ANYWHERE
 from streams.web.problems import Problem
 
 HANDLING_LIMIT = 15.0

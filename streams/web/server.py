@@ -11,7 +11,7 @@ from typing import Self
 from aiohttp import web
 
 from models.errors import SettingsError
-from streams.settings import EVERYWHERE
+from streams.config.settings import EVERYWHERE
 from streams.web.connection import IDLE_LIMIT, Runner
 from streams.web.metrics import Requests, counted
 from streams.web.probes import Probes, Readiness

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.latency import Histogram
+from models.histogram import Histogram
 
 _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _WORST = ("open", "half-open", "closed")

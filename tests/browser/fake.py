@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from models.latency import Histogram
+from models.histogram import Histogram
 from streams.web.problems import Problem
 
 Row = dict[str, Any]

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from streams.config.settings import SHUTDOWN_DEADLINE
 from streams.kafka.broker import Broker, broker, free_port
-from streams.settings import SHUTDOWN_DEADLINE
 from tests.containers.conftest import IMAGE
 from tests.containers.container import Container, inspected
 from tests.containers.engine import Engine

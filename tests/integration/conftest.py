@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from streams.config.settings import Kafka
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 from tests.integration.stage import Stage, Upstream
 
 

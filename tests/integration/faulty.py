@@ -7,9 +7,9 @@ import sys
 import time
 from typing import Any
 
-from agents.answer import Answerer
+from agents.answer.agent import Answerer
 from agents.commands import run
-from streams import settings
+from streams.config import settings
 from streams.kafka import group, transport
 from streams.kafka.thread import ConsumerThread
 from streams.telemetry import loop, watchdog

@@ -19,7 +19,7 @@ import pytest
 import uvloop
 
 from streams.cache.memcached import COUNTED, MemcachedCache
-from streams.tiers import MemcachedTier
+from streams.config.cache_url import MemcachedTier
 
 PATIENCE = 10.0
 """Seconds that a process may take to start."""

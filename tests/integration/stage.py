@@ -23,11 +23,11 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
+from streams.config.settings import Kafka
+from streams.kafka.broker_connection import BrokerConnection
 from streams.kafka.cluster import identify
-from streams.kafka.door import BrokerConnection
-from streams.kafka.memo import CompletedOffsets, decode
+from streams.kafka.commit_metadata import CompletedOffsets, decode
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 
 PATIENCE = 60.0
 """Seconds that a test waits for what must come."""

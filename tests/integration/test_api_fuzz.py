@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.api.intake import RequestSubmission
+from agents.api.submission import RequestSubmission
 from streams.cache.front import Cache
+from streams.config.cache_url import MemoryTier
 from streams.pool import CheckPool
-from streams.tiers import MemoryTier
 from tests.unit.agents.api.fleet import TOKEN, Fleet, answer_row, counted
 from tests.unit.agents.api.test_letters import letter, letters
 

@@ -9,9 +9,9 @@ import time
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from streams.config.settings import DRAIN_DEADLINE, SHUTDOWN_DEADLINE
 from streams.kafka.broker import Apache, Broker
-from streams.kafka.memo import CompletedOffsets
-from streams.settings import DRAIN_DEADLINE, SHUTDOWN_DEADLINE
+from streams.kafka.commit_metadata import CompletedOffsets
 from tests.integration.stage import Stage, Upstream, asked, repeats
 
 COUNT = 2_400

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from streams.config.docs import unknown_names
 from streams.kafka.broker import Broker
-from streams.reference import unknown_names
 from tests.integration.stage import PATIENCE, Stage, Upstream
 
 ROOT = Path(__file__).parents[2]

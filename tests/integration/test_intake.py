@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 from models.errors import BrokerError
+from streams.config.settings import Kafka
 from streams.kafka.tail import Tail
-from streams.settings import Kafka
 from tests.integration.stage import asked
 
 TOKEN = {"Authorization": "Bearer t"}

@@ -14,7 +14,7 @@ from streams.cache.entry import fresh_entry
 from streams.cache.freshness import Freshness
 from streams.cache.front import Cache
 from streams.cache.memcached import LONGEST_TTL, VALUE_LIMIT, choose, stored_key
-from streams.tiers import parse_tiers
+from streams.config.cache_url import parse_tiers
 from tests.integration.memcached import PATIENCE, TIMEOUT, Clock, Memcached, key, on_both_loops, opened, within
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.errors import MillraceError, PurgeError
-from streams.cache import memcached_console
+from streams.cache import memcached_admin as memcached_console
 from tests.integration.memcached import HANG_UP, Fake, Memcached, key, on_both_loops, opened, within
 
 

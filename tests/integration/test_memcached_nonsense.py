@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from streams.cache.memcached_server import CONNECTIONS, Client
-from streams.tiers import MIB
+from streams.cache.memcached_connection import CONNECTIONS, Client
+from streams.config.cache_url import MIB
 from tests.integration.memcached import (
     HANG_UP,
     PATIENCE,

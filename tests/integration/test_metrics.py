@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from agents import metrics
 from models.errors import OUTCOMES
-from models.latency import BOUNDS
+from models.histogram import BOUNDS
 from models.result import CACHE_STATES
 from streams.kafka.broker import Broker
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked

@@ -13,12 +13,12 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from models.errors import BrokerError
+from streams.config.settings import Kafka
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 from streams.tables import recovery as module
 from streams.tables.recovery import Recovery, rows_between
-from streams.tables.rocks import RocksStore
+from streams.tables.rocksdb import RocksStore
 from streams.tables.store import MemoryStore, Store
 from tests.integration.test_contract import NotUtf8
 

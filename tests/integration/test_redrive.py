@@ -14,12 +14,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
-from models.letter import DeadLetterFilter
-from streams.kafka import letters as module
+from models.dead_letter import DeadLetterFilter
+from streams.config.settings import Kafka as KafkaSettings
+from streams.config.settings import Settings
+from streams.kafka import dead_letters as module
 from streams.kafka.broker import Broker
-from streams.kafka.letters import BEFORE, DeadLetters
-from streams.settings import Kafka as KafkaSettings
-from streams.settings import Settings
+from streams.kafka.dead_letters import BEFORE, DeadLetters
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
 from tests.integration.test_commands import millrace
 from tests.integration.test_contract import NotUtf8

@@ -16,9 +16,9 @@ import pytest
 from confluent_kafka.admin import ResourceType
 
 from models.errors import AccessError, BrokerError
+from streams.config.settings import Kafka
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 from tests.integration.secured import DESCRIBE, READ, SESSION_MS, WRITE, Secured, TokenEndpoint, everything, issue
 from tests.integration.secured import secured as make_secured
 from tests.integration.stage import Stage, Upstream, Worker

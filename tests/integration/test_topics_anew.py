@@ -13,10 +13,10 @@ from aiokafka.admin import NewPartitions
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from models import strictjson
-from streams.kafka import memo
+from streams.config.settings import Kafka
+from streams.kafka import commit_metadata as memo
 from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
-from streams.settings import Kafka
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, repeats
 from tests.integration.test_watchdog import FAULTY, until_unready
 

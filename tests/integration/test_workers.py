@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from streams.config.settings import Kafka, Settings
 from streams.kafka.broker import Broker
-from streams.settings import Kafka, Settings
-from streams.tables.workers import WorkerRegistry
+from streams.registry.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
 
 pytestmark = pytest.mark.kafka

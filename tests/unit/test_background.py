@@ -11,17 +11,19 @@ import pytest
 from agents.api import overview
 from agents.api.overview import Overview
 from models.errors import BrokerError, TaskEnded
+from streams.config.settings import Kafka, Settings
 from streams.kafka import tail
 from streams.kafka.client import require_fetching
 from streams.kafka.tail import Tail
-from streams.settings import Kafka, Settings
-from streams.tables import presence, workers
-from streams.tables.presence import Heartbeat
-from streams.tables.workers import WorkerRegistry
+from streams.registry import heartbeat as presence
+from streams.registry import workers
+from streams.registry.heartbeat import Heartbeat
+from streams.registry.workers import WorkerRegistry
 from streams.tasks import end_worker
-from streams.telemetry import announcer, loop
-from streams.telemetry.announcer import Announcer
+from streams.telemetry import loop
+from streams.telemetry import readiness_log as announcer
 from streams.telemetry.loop import LoopWatch
+from streams.telemetry.readiness_log import Announcer
 from streams.telemetry.watchdog import Watchdog
 
 PATIENCE = 5.0

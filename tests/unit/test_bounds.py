@@ -9,20 +9,22 @@ from types import SimpleNamespace
 import pytest
 from yarl import URL
 
-from agents import known, reading
+from agents.answer.agent import parsed_requests as known
+from agents.answer.parsed_requests import ParsedRequestCache
 from agents.api.overview import Overview
-from agents.known import ParsedRequestCache
-from agents.reading import ResultParser
+from agents.tables import result_parser as reading
+from agents.tables.result_parser import ResultParser
 from models.checks import builtin
-from streams.http import guard, limits, tally
+from streams.config.settings import Kafka, Settings
+from streams.http import guard, limits
+from streams.http import stats as tally
 from streams.http.guard import Guard
 from streams.http.limits import Hosts
-from streams.http.tally import OTHERS, UpstreamStats
+from streams.http.stats import OTHERS, UpstreamStats
 from streams.kafka import tail
 from streams.kafka.tail import Tail
-from streams.settings import Kafka, Settings
-from streams.tables import workers
-from streams.tables.workers import WorkerRegistry
+from streams.registry import workers
+from streams.registry.workers import WorkerRegistry
 from streams.telemetry import flood
 from streams.telemetry.flood import FloodGate
 

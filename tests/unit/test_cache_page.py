@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from multidict import CIMultiDict
 
-from agents.enrich import UNSHARED
+from agents.answer.enrich import UNSHARED
 from models.source import MAX_STALE, NEGATIVE_TTL, CachePolicy
 from streams.cache.changes import CLOCK_SLACK
 from streams.cache.entry import REVALIDATE_WITHIN

@@ -47,7 +47,7 @@ STARTS = {"create_task", "ensure_future", "run_coroutine_threadsafe", "Thread", 
 """What starts a task or a thread."""
 STARTED_ELSEWHERE = {
     "streams/kafka/thread.py": "run_coroutine_threadsafe: awaited where it is called",
-    "streams/pool/crew.py": "create_task of a TaskGroup: awaited by it",
+    "streams/pool/workers.py": "create_task of a TaskGroup: awaited by it",
     "streams/app.py": "Timer: ends a process that does not stop in time",
     "agents/commands/worker.py": "Timer: ends a process that does not end in time",
     "streams/telemetry/flood.py": "Timer: nothing but a line of the log hangs on it",

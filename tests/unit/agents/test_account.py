@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.account import NO_CACHE, AnswerStats
+from agents.answer.stats import NO_CACHE, AnswerStats
 
 
 def test_figures_add_up():

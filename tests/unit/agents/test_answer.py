@@ -9,20 +9,20 @@ import time
 import pytest
 from aiokafka import ConsumerRecord
 
-from agents import places
-from agents.answer import Answerer
-from agents.enriched import EncodedAnswer
+from agents.answer.agent import Answerer
+from agents.answer.agent import limiter as places
+from agents.answer.encoded_answer import EncodedAnswer
+from models.dead_letter import DLQ
 from models.errors import InternalError, Overloaded, UpstreamError
-from models.letter import DLQ
 from models.request import Request
 from models.result import CACHE_STATES, Answer, ResultSchema, encode_answer, read_result
 from models.source import Source, Sources
 from models.template import UrlTemplate
 from streams.cache.entry import Entry
+from streams.config.settings import Settings
 from streams.kafka.batch import RecordBatch
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import CommitPoint, Lease
-from streams.settings import Settings
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""

@@ -11,26 +11,26 @@ from aiohttp import web
 from aiokafka import ConsumerRecord
 from marshmallow import Schema, fields
 
-from agents.ask import Fetcher
-from agents.enrich import Enricher
-from agents.enriched import EncodedAnswer
-from agents.known import parse_request
-from agents.letters import dead_letter_headers, forwarded_headers
+from agents.answer.encoded_answer import EncodedAnswer
+from agents.answer.enrich import Enricher
+from agents.answer.fetch import Fetcher
+from agents.answer.headers import dead_letter_headers, forwarded_headers
+from agents.answer.parsed_requests import parse_request
 from models import checks, documents
 from models.checks import Call
+from models.dead_letter import DLQ
 from models.errors import InvalidDocument, UpstreamError
-from models.letter import DLQ
 from models.request import Request
 from models.result import ResultSchema, encode_answer, is_shared, read_result
 from models.source import CachePolicy, Param, Retries, Source, Sources
 from models.template import UrlTemplate
 from streams.cache.front import Cache
+from streams.config.cache_url import MemoryTier
+from streams.config.networks import parse_networks, parse_ports
 from streams.functions import FunctionCaller
 from streams.http.client import Client
 from streams.http.guard import Guard
-from streams.http.terms import UpstreamPolicy, policy_of
-from streams.networks import parse_networks, parse_ports
-from streams.tiers import MemoryTier
+from streams.http.policy import UpstreamPolicy, policy_of
 
 LIMIT = 100_000
 LOOPBACK = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))

@@ -15,20 +15,20 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agents.ask import Fetcher
-from agents.enrich import Enricher
-from agents.known import ParsedRequest, parse_request
+from agents.answer.enrich import Enricher
+from agents.answer.fetch import Fetcher
+from agents.answer.parsed_requests import ParsedRequest, parse_request
 from models.request import Request
 from models.source import CachePolicy, Retries, Source, Sources
 from models.template import UrlTemplate
 from streams.cache.changes import CLOCK_SLACK
 from streams.cache.front import Cache
+from streams.config.cache_url import parse_tiers
+from streams.config.networks import parse_networks, parse_ports
 from streams.functions import FunctionCaller
 from streams.http.client import Client
 from streams.http.guard import Guard
-from streams.http.terms import policy_of
-from streams.networks import parse_networks, parse_ports
-from streams.tiers import parse_tiers
+from streams.http.policy import policy_of
 
 LOOPBACK = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))
 PATIENCE = 5.0

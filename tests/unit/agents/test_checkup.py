@@ -9,7 +9,7 @@ import trustme
 from agents.checkup import here
 from agents.checkup.finding import counted
 from agents.commands import FAILED, run
-from streams.settings import Kafka, Settings
+from streams.config.settings import Kafka, Settings
 from streams.web.server import Server
 
 

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 import pytest
 from marshmallow import Schema, post_load
 
-from agents.ask import Fetcher
-from agents.enrich import Enricher
-from agents.enriched import EncodedAnswer
-from agents.known import parse_request
+from agents.answer.encoded_answer import EncodedAnswer
+from agents.answer.enrich import Enricher
+from agents.answer.fetch import Fetcher
+from agents.answer.parsed_requests import parse_request
 from models import checks, documents, strictjson
 from models.documents import Body
 from models.errors import (
@@ -27,11 +27,11 @@ from models.errors import (
 )
 from models.request import Request
 from models.source import NEGATIVE_TTL
+from streams.cache.check_results import CheckResults
 from streams.cache.entry import Entry
 from streams.cache.front import Cache
-from streams.cache.verdicts import CheckResults
+from streams.config.cache_url import MemoryTier
 from streams.http.response import Response
-from streams.tiers import MemoryTier
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from agents import enrich
-from agents.ask import Fetcher
-from agents.enrich import HOT, Enricher
-from agents.keeper import negative_ttl
-from agents.known import ParsedRequest, parse_request
+from agents.answer.agent import enrich
+from agents.answer.cache_writer import negative_ttl
+from agents.answer.enrich import HOT, Enricher
+from agents.answer.fetch import Fetcher
+from agents.answer.parsed_requests import ParsedRequest, parse_request
 from models.documents import Body
 from models.errors import (
     AnswerError,
@@ -31,10 +31,10 @@ from models.request import Request
 from models.source import MAX_STALE, NEGATIVE_KINDS, NEGATIVE_TTL, CachePolicy, Source, Sources
 from models.template import UrlTemplate
 from streams.cache.front import Cache
+from streams.config.cache_url import MemoryTier
+from streams.http.policy import UpstreamPolicy
 from streams.http.response import Response
-from streams.http.terms import UpstreamPolicy
 from streams.shares import Shares
-from streams.tiers import MemoryTier
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""

@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from agents.ask import Fetcher
-from agents.enrich import Enricher
-from agents.enriched import EncodedAnswer
-from agents.known import parse_request
+from agents.answer.encoded_answer import EncodedAnswer
+from agents.answer.enrich import Enricher
+from agents.answer.fetch import Fetcher
+from agents.answer.parsed_requests import parse_request
 from models import strictjson
 from models.documents import Body
 from models.request import Request
 from models.source import CachePolicy
 from streams.cache.front import Cache
+from streams.config.cache_url import MemoryTier
 from streams.http.response import Response
-from streams.tiers import MemoryTier
 from tests.unit.agents.freshness_model import FAILURES, Got, Model, Says, unchanged
 
 

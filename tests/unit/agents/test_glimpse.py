@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.glimpse import Projection, projection
-from agents.rows import decode
+from agents.tables.projection import Projection, projection
+from agents.tables.rows import decode
 
 FIELDS = ("at", "id", "outcome", "cache", "status", "url", "source", "host", "fetched_at", "elapsed_ms", "attempts",
           "bytes", "partition")  # fmt: skip

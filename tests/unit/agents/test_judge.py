@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from agents.ask import Fetcher
-from agents.enrich import HOT, Enricher
-from agents.known import parse_request
+from agents.answer.enrich import HOT, Enricher
+from agents.answer.fetch import Fetcher
+from agents.answer.parsed_requests import parse_request
 from models import checks, strictjson
 from models.checks import Call, CheckOutcome
 from models.documents import Body
@@ -21,8 +21,8 @@ from models.errors import TimedOut, Unreachable
 from models.request import Request
 from models.source import NEGATIVE_TTL
 from streams.cache.front import Cache
+from streams.config.cache_url import MemoryTier
 from streams.http.response import Response
-from streams.tiers import MemoryTier
 from tests.unit.agents.test_enrich import PATIENCE, Clock, FakeClient, FakePool, said, settle
 
 URL = "http://example.org/"

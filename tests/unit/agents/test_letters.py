@@ -7,7 +7,7 @@ from aiokafka import ConsumerRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.letters import (
+from agents.answer.headers import (
     ResultHeaders,
     dead_letter_headers,
     default_id,
@@ -19,11 +19,11 @@ from agents.letters import (
     shrink_result,
 )
 from models import strictjson
+from models.dead_letter import DLQ
 from models.errors import Denied, InvalidRequest, TooLarge
-from models.letter import DLQ
 from models.request import Request
 from models.result import ResultSchema
-from streams.kafka.publisher import OutgoingRecord
+from streams.kafka.producer import OutgoingRecord
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACESTATE = b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agents.known import parse_request
-from agents.line import Line, authority, kind_of
+from agents.answer.line import Line, authority, kind_of
+from agents.answer.parsed_requests import parse_request
 from models.request import Request
 from models.source import Limits, Source, Sources
 from models.template import UrlTemplate

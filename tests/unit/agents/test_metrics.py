@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from agents import metrics
-from agents.figures import origins
+from agents.stats import origins
 from models.source import Source, Sources
 from models.template import UrlTemplate
-from streams.http.tally import MAX_SOURCES, OTHERS, PLAIN, UpstreamStats, status_class
+from streams.http.stats import MAX_SOURCES, OTHERS, PLAIN, UpstreamStats, status_class
 
 ROOT = Path(__file__).parents[3]
 UNITS = ("_seconds", "_bytes", "_records", "_offset", "_partitions")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from aiokafka import ConsumerRecord
 
-from agents import places as module
-from agents.known import parse_request
-from agents.places import REFUSED_TOGETHER, InFlightLimiter, Waiting, weight_of
+from agents.answer.agent import limiter as module
+from agents.answer.limiter import REFUSED_TOGETHER, InFlightLimiter, Waiting, weight_of
+from agents.answer.parsed_requests import parse_request
 from models.checks import Call
 from models.request import Request
 from models.source import Limits
+from streams.config.settings import Settings
 from streams.kafka.lease import Lease
 from streams.pool.admission import ADMITTED, Admission
 from streams.pool.costs import UNSEEN, Costs
-from streams.settings import Settings
 
 CHECKS = (Call("is_prime"), Call("sha256"))
 FIT = int(ADMITTED / (2 * UNSEEN))

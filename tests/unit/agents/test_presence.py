@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agents.presence import partition
+from agents.worker_status import partition
 from streams.kafka.lease import Lease
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.rows import TABLES, merge
-from models.latency import BOUNDS
+from agents.tables.rows import TABLES, merge
+from models.histogram import BOUNDS
 
 counts = st.integers(0, 10**9)
 names = st.dictionaries(st.sampled_from(["ok", "timeout", "denied"]), counts)

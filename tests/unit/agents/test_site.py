@@ -9,7 +9,7 @@ from agents.api.query import Query
 from agents.api.routes import open_api
 from agents.site import ELSEWHERE, Site
 from models.source import Sources
-from streams.settings import Settings
+from streams.config.settings import Settings
 from streams.web.server import Server
 
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from agents import tabulate as module
-from agents.tabulate import SLICE, SLICE_BYTES, Tabulator
+from agents.tables import agent as module
+from agents.tables.agent import SLICE, SLICE_BYTES, Tabulator
+from streams.config.settings import Settings
 from streams.kafka.lease import Lease
 from streams.kafka.transport import RecordBatch
-from streams.settings import Settings
-from streams.tables.shelves import SLICE as WIPED
+from streams.tables.state import SLICE as WIPED
 from tests.unit.streams.test_shelves import Publisher, Scene
 
 STALE = b'{"offset":500,"at":1}'

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from faust.types import TP
 
-from agents import tabulating as module
-from agents.tabulating import TablesApp
+from agents.tables import app as module
+from agents.tables.app import TablesApp
 from models.errors import BrokerError
+from streams.config.settings import Settings
+from streams.kafka.commit_metadata import Identity
 from streams.kafka.holdings import Holdings
-from streams.kafka.memo import Identity
 from streams.kafka.topics import Topic
-from streams.settings import Settings
 from streams.tables.changelogs import Changelogs
 
 

@@ -10,9 +10,9 @@ from aiokafka import ConsumerRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.reading import ResultParser
-from agents.rows import TABLES, decode, merge
-from agents.tally import OUTCOMES_AGE, Aggregator
+from agents.tables.aggregate import OUTCOMES_AGE, Aggregator
+from agents.tables.result_parser import ResultParser
+from agents.tables.rows import TABLES, decode, merge
 
 NOW = 1_764_000_000.0
 WEEK = 7 * 86_400.0
@@ -241,7 +241,7 @@ def test_reading_a_memorised_part_is_the_same_as_reading_it_first():
 
 def test_the_memory_of_shared_parts_is_bounded(monkeypatch):
     """However many different results there are, what is remembered of them stays within its bounds."""
-    monkeypatch.setattr("agents.reading.MEMO_ENTRIES", 10)
+    monkeypatch.setattr("agents.tables.result_parser.MEMO_ENTRIES", 10)
     reader = ResultParser()
     for number in range(100):
         reader.parse(result(number))

@@ -14,7 +14,7 @@ from agents.testing import AsyncHarness, Harness, Reply, answer, answer_async
 from agents.testing.loop import Loop
 from models import checks
 from models.errors import SettingsError
-from streams.settings import Settings
+from streams.config.settings import Settings
 
 URL = "https://example.com/"
 REQUEST = {"url": URL}

@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 from yarl import URL
 
-from agents.traced import RequestSpans, is_sampled
+from agents.answer.tracing import RequestSpans, is_sampled
 from models.errors import UpstreamError
-from streams.http.traced import HttpSpans, span_url
+from streams.http.tracing import HttpSpans, span_url
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SENT = [("traceparent", f"00-{TRACE}-{PARENT}-01".encode()), ("tracestate", b"a=b")]

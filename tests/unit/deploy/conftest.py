@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from streams import settings
-from streams.reference import unknown_names
+from streams.config import settings
+from streams.config.docs import unknown_names
 from streams.web.probes import Probes
 
 ROOT = Path(__file__).parents[3]

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from streams.settings import SECRETS, SHUTDOWN_DEADLINE
+from streams.config.settings import SECRETS, SHUTDOWN_DEADLINE
 
 WORKERS = ("worker-1", "worker-2")
 

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from streams.settings import EVERYWHERE, SHUTDOWN_DEADLINE
+from streams.config.settings import EVERYWHERE, SHUTDOWN_DEADLINE
 from tests.unit.deploy.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -7,7 +7,7 @@ from typing import Any, Literal, Optional, Union
 
 import pytest
 
-from models.checks.arguments import shape_of, signature_of
+from models.checks.signature import shape_of, signature_of
 
 VALUES: dict[str, list[Any]] = {
     "null": [None],

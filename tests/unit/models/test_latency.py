@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.latency import BOUNDS, Histogram
+from models.histogram import BOUNDS, Histogram
 
 DURATIONS = st.lists(st.floats(0, 100) | st.sampled_from(BOUNDS))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.letter import DeadLetter, DeadLetterFilter, read_count, read_letter
+from models.dead_letter import DeadLetter, DeadLetterFilter, read_count, read_letter
 
 SAID = {
     "topic": b"requests", "partition": b"3", "offset": b"42", "timestamp": b"1500", "first": b"requests-0-7",

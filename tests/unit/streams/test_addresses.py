@@ -13,9 +13,9 @@ from aiohttp import web
 
 from models.errors import Denied, Unreachable
 from models.source import Retries
+from streams.config.networks import parse_networks, parse_ports
 from streams.http.client import Client
 from streams.http.guard import MAX_ADDRESSES, Guard
-from streams.networks import parse_networks, parse_ports
 
 pytestmark = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
 loops = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])

@@ -13,8 +13,8 @@ import pytest
 
 from models.errors import SettingsError
 from streams import app as module
-from streams import settings as defaults
 from streams.app import run
+from streams.config import settings as defaults
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from agents.known import entry_key
+from agents.answer.parsed_requests import entry_key
 from models.documents import Body
 from models.errors import (
     AnswerError,
@@ -32,13 +32,13 @@ from models.errors import (
 )
 from models.request import parse
 from models.source import Retries
+from streams.config.networks import parse_networks, parse_ports
+from streams.config.settings import DEFAULT_MAX_REDIRECTS
 from streams.http.client import Client
-from streams.http.failures import is_host_fault, translate
+from streams.http.errors import is_host_fault, translate
 from streams.http.guard import DENIED, DeniedAddress, Guard
-from streams.http.hop import OutgoingRequest, redirected
 from streams.http.once import MAX_FIELD, MAX_FIELDS
-from streams.networks import parse_networks, parse_ports
-from streams.settings import DEFAULT_MAX_REDIRECTS
+from streams.http.request import OutgoingRequest, redirected
 
 LIMIT = 100_000
 LOOPBACK = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))

@@ -16,9 +16,9 @@ import uvloop
 from aiohttp import web
 
 from models.errors import AnswerError
+from streams.config.settings import Settings
 from streams.files import raise_limit, share
 from streams.http.client import client_of
-from streams.settings import Settings
 from streams.web.server import Server
 
 FILES = 256

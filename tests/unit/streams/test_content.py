@@ -13,10 +13,10 @@ from multidict import CIMultiDict
 
 from models.errors import InvalidDocument, TooLarge, Unreachable
 from models.source import Retries
+from streams.config.networks import parse_networks, parse_ports
 from streams.http.client import Client
 from streams.http.content import Cut, Decoder, accepted, codings_of
 from streams.http.guard import Guard
-from streams.networks import parse_networks, parse_ports
 
 LIMIT = 1 << 20
 TEXT = json.dumps([f"line {number}" for number in range(5_000)]).encode()

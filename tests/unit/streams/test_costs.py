@@ -7,12 +7,12 @@ import time
 
 import pytest
 
+from streams.config.settings import CHECK_TIMEOUT
 from streams.pool import costs as module
 from streams.pool.admission import ADMITTED, Admission
 from streams.pool.costs import ENOUGH, FADING, MAX_ITEMS, MAX_SIZE, UNSEEN, WEIGHT, Costs, size_of
-from streams.pool.seat import Job
-from streams.pool.suspicion import DIED_BEFORE_BLAMED, KILLED_BEFORE_BLAMED, SUSPECT_FOR, Quarantine, exit_reason
-from streams.settings import CHECK_TIMEOUT
+from streams.pool.quarantine import DIED_BEFORE_BLAMED, KILLED_BEFORE_BLAMED, SUSPECT_FOR, Quarantine, exit_reason
+from streams.pool.slot import Job
 
 
 def test_a_check_is_thought_to_be_slow_until_it_was_seen():

@@ -23,6 +23,7 @@ from models.result import (
     splice,
     with_check_results,
 )
+from streams.cache.check_results import CheckResult, CheckResults
 from streams.cache.entry import (
     MAX_SKEW,
     REFRESH_SHARE,
@@ -35,7 +36,6 @@ from streams.cache.entry import (
     fresh_entry,
 )
 from streams.cache.freshness import Freshness
-from streams.cache.verdicts import CheckResult, CheckResults
 
 NOW = 1_800_000_000.0
 KEY = b"00000000-4a6965d8262a22b0-6e6afc0a1b25d888fe66ebcb4e164395f168fc1e"
@@ -101,7 +101,9 @@ VALIDATORS = st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=1
 VERDICTS = st.dictionaries(
     st.text("0123456789abcdef", max_size=40),
     st.builds(
-        lambda field, value, elapsed: CheckResult(encode_check_result(Call("x", field), CheckOutcome(value, elapsed=elapsed))),
+        lambda field, value, elapsed: CheckResult(
+            encode_check_result(Call("x", field), CheckOutcome(value, elapsed=elapsed))
+        ),
         st.none() | st.text(max_size=5), DOCUMENTS, st.floats(0, 10),
     ),
     max_size=4,
@@ -126,7 +128,8 @@ def test_what_was_written_is_read(  # noqa: PLR0917  what an entry is made of
     shared = encode_answer(Request(url="http://a/"), answer)
     given = {"ETag": etag, "Last-Modified": last_modified, "Cache-Control": "max-age=5", "Expires": "0"}
     entry = fresh_entry(
-        shared, fetched_at, Freshness(*windows), refresh_ahead=ahead, asked_at=fetched_at - 1, verdicts=CheckResults(said),
+        shared, fetched_at, Freshness(*windows), refresh_ahead=ahead, asked_at=fetched_at - 1,
+        verdicts=CheckResults(said),
         headers={name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     failed = CheckResult(b'{"name":"x","error":"boom","elapsed_ms":0.0}', CheckError("boom"), fetched_at + 5)

@@ -15,7 +15,7 @@ from models.errors import TooLarge, UpstreamError
 from models.source import Bearer, Retries, Secret, Source
 from streams.http.client import Client
 from streams.http.excerpt import MAX_EXCERPT, MAX_READ, PATIENCE, excerpt
-from streams.http.terms import policy_of
+from streams.http.policy import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, at
 
 KEY = 'k3y/with+odd=chars&"'

@@ -27,7 +27,7 @@ from streams.cache import folder as folders
 from streams.cache import threads
 from streams.cache.file import COUNTED, FileCache
 from streams.cache.folder import Folder
-from streams.tiers import FileTier
+from streams.config.cache_url import FileTier
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 3600.0
@@ -546,7 +546,7 @@ LIMITED = """
 import asyncio, json, resource, sys
 from pathlib import Path
 from streams.cache.file import FileCache
-from streams.tiers import FileTier
+from streams.config.cache_url import FileTier
 from tests.unit.streams.test_file_cache import KEY, OTHER
 
 async def main():
@@ -901,7 +901,7 @@ WRITER = """
 import asyncio, itertools, sys
 from pathlib import Path
 from streams.cache.file import FileCache
-from streams.tiers import FileTier
+from streams.config.cache_url import FileTier
 from tests.unit.streams.test_file_cache import key_of, value_of
 
 async def main():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streams.cache.flights import SingleFlight
+from streams.cache.single_flight import SingleFlight
 
 
 async def waiting(flights, key, count):
@@ -96,7 +96,7 @@ async def test_nobody_joins_a_flight_from_before_a_change():
 
 def test_nobody_waits_for_an_answer_that_is_for_nobody_else(monkeypatch):
     """Until the time that is said, or until it is taken back; as many keys as the limit says are remembered."""
-    monkeypatch.setattr("streams.cache.flights.MAX_PARTED", 2)
+    monkeypatch.setattr("streams.cache.single_flight.MAX_PARTED", 2)
     flights = SingleFlight()
     assert not flights.parted("a", 5.0)
     flights.part("a", 10.0)

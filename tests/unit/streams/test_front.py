@@ -14,7 +14,7 @@ from streams.cache.freshness import Freshness
 from streams.cache.front import MAX_LOOKUPS, MAX_WRITES, Cache
 from streams.cache.memcached import MemcachedCache
 from streams.cache.memory import ENTRY_OVERHEAD
-from streams.tiers import FileTier, MemcachedTier, MemoryTier
+from streams.config.cache_url import FileTier, MemcachedTier, MemoryTier
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""

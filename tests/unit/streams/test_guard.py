@@ -14,11 +14,11 @@ from yarl import URL
 
 from models.errors import Denied, InvalidRequest
 from models.source import Retries
+from streams.config.networks import parse_nat64, parse_networks, parse_ports
+from streams.config.settings import Settings
 from streams.http.client import Client
 from streams.http.guard import DENIED, DeniedAddress, Guard, guard_of, literal
 from streams.http.url import resolve
-from streams.networks import parse_nat64, parse_networks, parse_ports
-from streams.settings import Settings
 
 LOOPBACK_SPELLINGS = [
     "127.0.0.1", "127.1", "0", "0x0", "2130706433", "0177.0.0.1", "0x7f000001", "127.000.000.001", "127.0.0.1.",

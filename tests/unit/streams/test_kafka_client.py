@@ -7,9 +7,9 @@ import pytest
 from aiokafka import errors
 
 from models.errors import AccessError, BrokerError, SettingsError
+from streams.config.settings import Kafka
 from streams.kafka.client import caution, connection, explain, places
-from streams.kafka.token import TokenError
-from streams.settings import Kafka
+from streams.kafka.oauthbearer import TokenError
 
 LOGIN = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "user", "sasl_password": "hunter2"}
 

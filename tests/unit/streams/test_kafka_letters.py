@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 
+from models.dead_letter import DLQ, DeadLetterFilter
 from models.errors import BrokerError
-from models.letter import DLQ, DeadLetterFilter
-from streams.kafka import letters as module
-from streams.kafka.letters import BEFORE, OTHERWISE, DeadLetters
+from streams.config.settings import Settings
+from streams.kafka import dead_letters as module
+from streams.kafka.dead_letters import BEFORE, OTHERWISE, DeadLetters
 from streams.kafka.topics import Topic
-from streams.settings import Settings
 
 SETTINGS = Settings()
 LETTERS, MARKS = SETTINGS.dead_letters_topic, f"{SETTINGS.group}-redriven"

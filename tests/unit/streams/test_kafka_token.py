@@ -9,8 +9,8 @@ from aiohttp import web
 from aiokafka import conn
 from aiokafka.errors import SaslAuthenticationFailed
 
-from streams.kafka.token import Provider, TokenError, Tokens
-from streams.settings import Kafka
+from streams.config.settings import Kafka
+from streams.kafka.oauthbearer import Provider, TokenError, Tokens
 
 
 class Endpoint:
@@ -59,7 +59,7 @@ async def endpoint():
 async def test_a_token_is_asked_for_once_and_renewed_before_it_ends(endpoint, monkeypatch):
     """One token serves every connection until shortly before its end; id and secret are form-encoded in the login."""
     now = 1000.0
-    monkeypatch.setattr("streams.kafka.token.time.monotonic", lambda: now)
+    monkeypatch.setattr("streams.kafka.oauthbearer.time.monotonic", lambda: now)
     tokens = Tokens(endpoint.kafka)
     assert [await tokens.get() for _ in range(3)] == ["t1"] * 3
     assert endpoint.asked == [("Basic YSUzQWI6aHVudGVyMg==", {"grant_type": "client_credentials", "scope": "kafka"})]

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agents.ask import Fetcher
-from agents.enrich import Enricher
-from agents.known import LargeRequest, ParsedRequestCache, parse_request, salvage_id
+from agents.answer.enrich import Enricher
+from agents.answer.fetch import Fetcher
+from agents.answer.parsed_requests import LargeRequest, ParsedRequestCache, parse_request, salvage_id
 from models import documents
 from models.checks import Call
 from models.documents import Body
@@ -23,10 +23,10 @@ from models.template import JsonTemplate, UrlTemplate
 from streams.cache.entry import encode_entry, fresh_entry
 from streams.cache.freshness import Freshness
 from streams.cache.front import Cache
-from streams.http.hop import with_body
+from streams.config.cache_url import MemoryTier
+from streams.http.request import with_body
 from streams.http.response import Response
 from streams.pool import CheckPool, LargeWork
-from streams.tiers import MemoryTier
 
 MEBI = 1 << 20
 LONGEST = 0.02

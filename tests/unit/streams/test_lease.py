@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streams.kafka import memo
+from streams.kafka import commit_metadata as memo
+from streams.kafka.commit_metadata import Identity
 from streams.kafka.lease import CommitPoint, Lease
-from streams.kafka.memo import Identity
 
 HERE = Identity("cluster", "topic-id")
 

@@ -18,7 +18,7 @@ from streams.cache.memcached import (
     lifetime,
     stored_key,
 )
-from streams.tiers import MemcachedTier
+from streams.config.cache_url import MemcachedTier
 
 KEY = b"0123abcd-0123456789abcdef-" + b"0" * 40
 NOWHERE = ("127.0.0.1", 1)

@@ -8,7 +8,7 @@ from collections import Counter
 import aiomcache
 import pytest
 
-from streams.cache.memcached_server import Server, ServerUnavailable
+from streams.cache.memcached_connection import Server, ServerUnavailable
 
 NOWHERE = ("127.0.0.1", 1)
 TIMEOUT = 0.05

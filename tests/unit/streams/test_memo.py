@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.kafka import memo
-from streams.kafka.memo import METADATA_LIMIT, CompletedOffsets, Identity, InvalidCommitMetadata
+from streams.kafka import commit_metadata as memo
+from streams.kafka.commit_metadata import METADATA_LIMIT, CompletedOffsets, Identity, InvalidCommitMetadata
 
 OWNER = "millrace/requests/3"
 HERE = Identity("a cluster", "DFaW4DbcRA-k8hhPpA9qpQ")

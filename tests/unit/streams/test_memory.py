@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streams.cache.entry import Entry
 from streams.cache.memory import ENTRY_OVERHEAD, MemoryCache
-from streams.tiers import MemoryTier
+from streams.config.cache_url import MemoryTier
 
 TTL = 60.0
 

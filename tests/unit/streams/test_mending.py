@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
+from streams.config.settings import Settings
 from streams.kafka.lease import CommitPoint, Lease
-from streams.settings import Settings
-from streams.tables import mending as module
-from streams.tables.mending import ChangelogRepair
+from streams.tables import repair as module
 from streams.tables.pruning import Bounds
-from streams.tables.shelves import Gap
+from streams.tables.repair import ChangelogRepair
+from streams.tables.state import Gap
 from tests.unit.streams.test_shelves import filled, row
 
 PLACE = "a", 0

@@ -11,8 +11,8 @@ import pytest
 from models import checks, documents
 from models.errors import SettingsError
 from models.plugins import Plugin, PluginError, load_all
-from streams.plugins import load_plugins, try_plugins
-from streams.settings import Settings
+from streams.config.plugins import load_plugins, try_plugins
+from streams.config.settings import Settings
 
 PLUGIN = """
 from marshmallow import fields

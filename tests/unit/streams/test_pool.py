@@ -14,8 +14,11 @@ import pytest
 
 from models import checks
 from models.errors import SettingsError
-from streams.pool import CheckPool, crew, seat, suspicion
+from streams.pool import CheckPool
 from streams.pool import pool as module
+from streams.pool import quarantine as suspicion
+from streams.pool import slot as seat
+from streams.pool import workers as crew
 from streams.pool.costs import UNSEEN
 
 PLUGIN = "tests.unit.streams.bad_checks"

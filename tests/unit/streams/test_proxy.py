@@ -18,10 +18,10 @@ from aiohttp import web
 
 from models.errors import AnswerError, Denied, TimedOut, Unreachable, UpstreamError
 from models.source import ApiKey, Bearer, ClientCredentials, Secret, Source, Tls
+from streams.config.settings import Settings
 from streams.http.client import Client, client_of
 from streams.http.guard import Guard
-from streams.http.terms import policy_of
-from streams.settings import Settings
+from streams.http.policy import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
 PATIENCE = 5.0

@@ -25,11 +25,11 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import RecordMetadata
 
 from models.errors import BrokerError
-from streams.kafka import lane
-from streams.kafka import publisher as module
-from streams.kafka.parcel import OutgoingRecord
-from streams.kafka.publisher import BATCH_BYTES, DEFAULT_LIMIT, Publisher
-from streams.settings import Kafka
+from streams.config.settings import Kafka
+from streams.kafka import partition_queue as lane
+from streams.kafka import producer as module
+from streams.kafka.producer import BATCH_BYTES, DEFAULT_LIMIT, Publisher
+from streams.kafka.record import OutgoingRecord
 
 ARRIVED = RecordMetadata("t", 0, TopicPartition("t", 0), 42, None, 0, 0)
 """What aiokafka says of a batch that arrived: its first record's offset is 42."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from streams import reference
-from streams.settings import SECRETS, Kafka, Settings, names
+from streams.config import docs as reference
+from streams.config.settings import SECRETS, Kafka, Settings, names
 
 DOCS = Path(__file__).parents[3] / "docs"
 

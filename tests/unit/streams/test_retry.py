@@ -10,10 +10,10 @@ from aiohttp import web
 
 from models.errors import Denied, Overloaded, Unreachable, UpstreamError
 from models.source import Retries
+from streams.config.networks import parse_networks
 from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.retry import MAX_RETRY_AFTER, pause_after, repeatable, retry_after
-from streams.networks import parse_networks
 
 NONSENSE = (
     *(None, "", "soon", "-5", "+5", ".", ".5", "1.2.3", "1e3", "0x10", "5, 10", "5s", "٣", "²", "nan", "inf", "1 2"),

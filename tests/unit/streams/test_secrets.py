@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from models.source import Secret
-from streams.secrets import hardened, read_secret, secrets_in
+from streams.config.secrets import hardened, read_secret, secrets_in
 
 VARIABLE = "MILLRACE_TEST_SECRET"
 VALUE = "hunter2 ~!\"'\\%"

@@ -13,7 +13,7 @@ import pytest
 from models.errors import AnswerError, TimedOut, Unreachable, UpstreamError
 from models.source import Retries, Source
 from streams.http.client import Client
-from streams.http.terms import policy_of
+from streams.http.policy import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -7,10 +7,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from models.errors import SettingsError
-from streams import settings
+from streams.config import settings
+from streams.config.cache_url import MemoryTier, parse_tiers
+from streams.config.settings import MASK, SECRETS, Kafka, Settings
 from streams.kafka.client import places
-from streams.settings import MASK, SECRETS, Kafka, Settings
-from streams.tiers import MemoryTier, parse_tiers
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from streams.kafka.lease import CommitPoint, Lease
-from streams.tables import shelves
+from streams.tables import state as shelves
 from streams.tables.pruning import AT_ONCE, LOOK_AGAIN, LOOKS, Bounds
-from streams.tables.shelves import SLICE, TableState
+from streams.tables.state import SLICE, TableState
 from streams.tables.store import MemoryStore, mark
 from streams.tables.view import Tables
 

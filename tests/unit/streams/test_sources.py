@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 def _secrets(monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("streams.secrets.SECRET_COST", 2)
+    monkeypatch.setattr("streams.config.secrets.SECRET_COST", 2)
 
 
 def wrong(text):

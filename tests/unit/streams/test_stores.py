@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.errors import SettingsError
-from streams.settings import Settings
+from streams.config.settings import Settings
 from streams.tables.changelogs import TABLES
-from streams.tables.rocks import RocksStore
+from streams.tables.rocksdb import RocksStore
 from streams.tables.store import Mark, MemoryStore, mark, offset_of
 from streams.tables.stores import make_store
 
@@ -95,7 +95,7 @@ def test_a_killed_process_leaves_rows_and_reach_that_fit(tmp_path):
     """After kill -9 what the disk has reaches as far as it says."""
     code = f"""
 import os, signal
-from streams.tables.rocks import RocksStore
+from streams.tables.rocksdb import RocksStore
 store = RocksStore({str(tmp_path)!r}, "me", ["answers"])
 store.open()
 for n in range(1000):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.documents import Body
-from streams.http.telling import MIN_SECRET, OVERLAP, WINDOW, contains_secret, told_in_large
+from streams.http.secret_scan import MIN_SECRET, OVERLAP, WINDOW, contains_secret, told_in_large
 
 SECRET = "s3cr3t/Tok&n+def=="
 SPELLINGS = [

@@ -14,7 +14,7 @@ from models.errors import AnswerError, Overloaded, TimedOut, TooLarge, UpstreamE
 from models.source import Limits, Retries, Source
 from streams.http.breaker import MIN_REQUESTS
 from streams.http.client import Client
-from streams.http.terms import policy_of
+from streams.http.policy import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
 PATIENCE = 5.0

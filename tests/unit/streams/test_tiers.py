@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from streams.settings import DEFAULT_CACHE
-from streams.tiers import DEFAULT_TTL, FileTier, MemcachedTier, MemoryTier, freshness_of, parse_bytes, parse_tiers
+from streams.config.cache_url import (
+    DEFAULT_TTL,
+    FileTier,
+    MemcachedTier,
+    MemoryTier,
+    freshness_of,
+    parse_bytes,
+    parse_tiers,
+)
+from streams.config.settings import DEFAULT_CACHE
 
 
 @pytest.mark.parametrize(

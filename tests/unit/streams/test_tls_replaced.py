@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import SettingsError
+from streams.config.settings import Kafka
 from streams.kafka.client import connection, ssl_context
-from streams.settings import Kafka
 from streams.tls import Context, client_context, expiries, in_use
 
 loops = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.toml_lines import lines_of
+from streams.config.toml_lines import lines_of
 
 TEXT = '''# [a comment]
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from streams.config.settings import Kafka, Settings
 from streams.kafka import topics as module
 from streams.kafka.topics import Admin, Topic, differences
-from streams.settings import Kafka, Settings
 
 SIZE = 1_048_588
 

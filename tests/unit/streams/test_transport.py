@@ -9,12 +9,12 @@ import pytest
 from aiokafka import ConsumerRecord
 from faust.types import TP
 
-from streams import settings as defaults
+from streams.config import settings as defaults
+from streams.config.settings import Settings
 from streams.kafka.batch import size_of
+from streams.kafka.commit_metadata import Identity
 from streams.kafka.lease import Lease
-from streams.kafka.memo import Identity
 from streams.kafka.transport import Consumer
-from streams.settings import Settings
 
 
 def record(offset: int, key: bytes | None = None, value: bytes | None = None, headers: Any = ()) -> Any:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from agents.known import entry_key, target_tag
+from agents.answer.parsed_requests import entry_key, target_tag
 from models.errors import InvalidRequest
 from models.request import MAX_URL, Request, check_url
+from streams.config.networks import parse_networks, parse_ports
 from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.url import normal, parse, resolve
-from streams.networks import parse_networks, parse_ports
 
 BASE = parse("http://h/a/b?x=%7E")
 ESCAPES = "sig=a%2Bb%2F%3D&n=%27x%27&p=%7E&c=%3a"

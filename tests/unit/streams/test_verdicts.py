@@ -10,7 +10,7 @@ import pytest
 from models.checks import Call, CheckOutcome
 from models.errors import CheckError
 from models.result import encode_check_result
-from streams.cache.verdicts import (
+from streams.cache.check_results import (
     CHECK_RESULT_OVERHEAD,
     MAX_CHECK_RESULTS,
     CheckResult,

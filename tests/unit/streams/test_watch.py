@@ -10,11 +10,11 @@ from aiokafka.errors import NodeNotReadyError
 from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
-from streams.kafka import memo
+from streams.config.settings import Kafka
+from streams.kafka import commit_metadata as memo
+from streams.kafka.commit_metadata import Identity
 from streams.kafka.holdings import Holdings
-from streams.kafka.memo import Identity
 from streams.kafka.watch import AWAY_AFTER, TopicWatch
-from streams.settings import Kafka
 
 PLACE = TP("requests", 0)
 FORMER, CURRENT = Identity("c", "former"), Identity("c", "current")

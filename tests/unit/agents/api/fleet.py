@@ -13,9 +13,9 @@ import aiohttp
 
 from agents.api.query import Query
 from agents.api.routes import open_api
-from models.latency import Histogram
+from models.histogram import Histogram
 from models.source import Sources
-from streams.settings import Kafka, Settings
+from streams.config.settings import Kafka, Settings
 from streams.tables.view import Tables
 from streams.web.server import Server
 

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
+from agents.answer.parsed_requests import parse_request
 from agents.api.query import Query
 from agents.api.routes import open_api
-from agents.known import parse_request
 from models.errors import PurgeError
 from models.request import Request
 from models.source import Source, Sources
@@ -19,9 +19,9 @@ from models.template import UrlTemplate
 from streams.cache.entry import fresh_entry
 from streams.cache.freshness import Freshness
 from streams.cache.front import Cache
+from streams.config.cache_url import MemoryTier
+from streams.config.settings import Settings
 from streams.pool import CheckPool
-from streams.settings import Settings
-from streams.tiers import MemoryTier
 from streams.web.server import Server
 
 TOKEN = "a-token"

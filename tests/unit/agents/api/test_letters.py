@@ -6,11 +6,11 @@ import base64
 
 import pytest
 
-from agents.api.letters import DeadLetterApi
+from agents.api.dead_letters import DeadLetterApi
 from agents.commands import redrive
+from models.dead_letter import read_letter
 from models.errors import BrokerError
-from models.letter import read_letter
-from streams.kafka.letters import BEFORE, Report
+from streams.kafka.dead_letters import BEFORE, Report
 from tests.unit.agents.api.fleet import TOKEN, Fleet
 
 SECRET = b'{"url": "http://a.example/", "headers": {"Authorization": "Bearer s3cret"}}'

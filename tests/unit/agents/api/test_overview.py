@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from models.latency import Histogram
+from models.histogram import Histogram
 from tests.unit.agents.api.fleet import Fleet, counted
 
 START = datetime(2026, 11, 22, 14, 0, tzinfo=UTC)

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from agents.api.local_rows import page_of
 from agents.api.selection import select
-from agents.api.shelf import page_of
 from agents.api.tables import TABLES
-from agents.glimpse import projection
-from agents.rows import decode
+from agents.tables.projection import projection
+from agents.tables.rows import decode
 from streams.tables.view import Tables
 from tests.unit.agents.api.fleet import NAMES, Shelves
 

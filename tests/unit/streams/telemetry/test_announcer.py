@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from streams.telemetry.announcer import SETTLED_AFTER, Announcer
+from streams.telemetry.readiness_log import SETTLED_AFTER, Announcer
 
 
 class Announced:

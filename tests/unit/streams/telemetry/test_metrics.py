@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from models.latency import BOUNDS, Histogram
+from models.histogram import BOUNDS, Histogram
 from streams.telemetry.metrics import Exporter, Kind, Sample, table
 
 CATALOGUE = (

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from models.errors import SettingsError
-from streams.settings import Settings
+from streams.config.settings import Settings
 from streams.web import connection
 from streams.web.answers import answer
 from streams.web.bodies import read_json

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from models.latency import Histogram
+from models.histogram import Histogram
 from streams.web import columns, wording
 from streams.web.asked import TableView
 from streams.web.problems import Problem

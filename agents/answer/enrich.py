@@ -1,0 +1,311 @@
+"""One request → one answer: from the cache, from a fetch under way, or from the upstream.
+
+What may be used when (RFC 9111, RFC 5861): a fresh answer is a hit; one that is asked for often is fetched anew before
+it ends; one past its freshness is served while it is fetched anew if its upstream or source allows that, else asked
+about (revalidated) or fetched; and if that fails, it stands in for the failure as long as it may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Self
+
+from agents.answer.cache_writer import CacheWriter, absent
+from agents.answer.encoded_answer import EncodedAnswer
+from agents.answer.fetch import Fetcher, FetchResult, any_size
+from agents.answer.line import authority
+from agents.answer.parsed_requests import ParsedRequest
+from agents.answer.run_checks import CheckRunner, with_known_results
+from models.errors import AnswerError, TimedOut
+from models.histogram import Histogram
+from models.result import Answer, encode_answer, too_large
+from models.source import NEGATIVE_TTL, CachePolicy
+from streams.cache.entry import Entry
+from streams.cache.front import Cache
+from streams.cache.single_flight import SingleFlight
+from streams.pool import CheckPool
+from streams.shares import Shares
+from streams.tasks import end_tasks, start
+
+HOT = 3
+"""Hits in the last part of an answer's freshness that make it worth fetching anew before it ends."""
+MAX_REFRESHES = 64
+"""Answers fetched anew in the background at once, half of them of one host; others wait until somebody asks."""
+MAX_COUNTED = 4_096
+"""Answers near their end whose hits are counted."""
+UNSHARED = 60.0
+"""Seconds after an answer that its upstream lets nobody else have: who asks for the same then waits for nobody."""
+
+
+class Enricher:
+    """Knows how to answer; `timeout` is the deadline, in seconds, of a request that names none; `policy` how long
+    answers are kept that have no source, `negative_ttl` for how many seconds failures are remembered; `limit` returns
+    the bytes that an answer may have.
+
+    Opened with `async with`, so that what runs behind an answer's back ends.
+    """
+
+    def __init__(
+        self,
+        asker: Fetcher,
+        pool: CheckPool,
+        cache: Cache,
+        timeout: float,
+        policy: CachePolicy | None = None,
+        *,
+        limit: Callable[[], int] = any_size,
+        negative_ttl: float = NEGATIVE_TTL,
+    ) -> None:
+        self._fetcher = asker
+        self._cache = cache
+        self._timeout = timeout
+        self._limit = limit
+        self._writer = CacheWriter(cache, policy or CachePolicy(), negative_ttl)
+        asker.on_change(self._writer.forget)
+        self._checks = CheckRunner(pool, self._writer.store_check_results)
+        self._flights: SingleFlight[EncodedAnswer] = SingleFlight()
+        self._refreshes: dict[bytes, asyncio.Task[None]] = {}
+        self._refreshing: Shares[str] = Shares(MAX_REFRESHES)
+        self._late_hits: dict[bytes | None, int] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await end_tasks(*self._refreshes.values())
+
+    @property
+    def stages(self) -> dict[str, Histogram]:
+        """Return how long documents took to load, and to be checked."""
+        return {"load": self._fetcher.load_times, "checks": self._checks.run_times}
+
+    def peek(self, known: ParsedRequest, now: float) -> Entry | None:
+        """Return the cached answer that will do for this request at `now` (epoch seconds), without waiting."""
+        if known.key is None or known.max_age == 0:
+            return None
+        entry = self._usable(self._cache.peek(known.key), known, now)
+        if entry is None or not known.checks or entry.error is not None:
+            return entry
+        told = None if entry.check_results is None else entry.check_results.joined(known.checks, now)
+        if told is None:
+            return None
+        judged = entry.with_check_results(*told)
+        return judged if len(judged.shared) <= self._limit() else None
+
+    def _usable(self, entry: Entry | None, known: ParsedRequest, now: float) -> Entry | None:
+        if entry is None or (known.max_age is not None and not known.takes(entry.as_of, entry.fresh_until, now)):
+            return None
+        if now < entry.refresh_at:
+            return entry
+        return self._count_late_hit(known, entry, now) if now < entry.fresh_until else None
+
+    def refusal(self, known: ParsedRequest) -> AnswerError | None:
+        """Return why asking for this would be refused at once, unless something that is kept may be its answer."""
+        refusal = self._fetcher.refusal(known)
+        return None if refusal is None or self._cache.lower or self._cached_answer(known) is not None else refusal
+
+    def overdue(self, known: ParsedRequest) -> None:
+        """Take note that this request could not even wait for its host."""
+        self._fetcher.overdue(known)
+
+    async def answer(self, known: ParsedRequest, extra: Mapping[str, str]) -> EncodedAnswer:
+        """Answer a request that `peek` cannot, with `extra` headers if it is sent. Never raises: every end is one."""
+        seconds = known.request.timeout or self._timeout
+        deadline = time.monotonic() + seconds
+        key = None if known.max_age == 0 else known.key
+        try:
+            async with asyncio.timeout(seconds):
+                if key is None:
+                    found = await self._fetch(known, extra, b"bypass", deadline, None)
+                else:
+                    found = await self._answer_once(key, known, extra, deadline)
+                return self._fitting(known, await self._checks.run(known, found))
+        except TimeoutError:
+            answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
+            failed = EncodedAnswer(encode_answer(known.request, answer), b"bypass" if key is None else b"miss", None,
+                              answer.error)  # fmt: skip
+            stale = self._stand_in(known, rest=False)
+            return (stale and with_known_results(known, stale, time.time())) or failed
+
+    def _fitting(self, known: ParsedRequest, found: EncodedAnswer) -> EncodedAnswer:
+        """Return an answer if its result fits, else the error: checks may have made it too large."""
+        if len(found.shared) <= self._limit():
+            return found
+        error = too_large(len(found.shared), self._limit())
+        return EncodedAnswer(encode_answer(known.request, Answer.failed(error)), found.cache, found.as_of, error)
+
+    # -- once for all who ask the same
+
+    async def _answer_once(
+        self, key: bytes, known: ParsedRequest, extra: Mapping[str, str], deadline: float
+    ) -> EncodedAnswer:
+        """Find or fetch, or wait for who does; if that one gives up, take its place."""
+        changes, found = self._cache.changes, None
+        while True:
+            entry = self._cache.peek(key)
+            if (served := self._serve(entry, known)) is not None:
+                return served
+            if known.only_if_cached or self._flights.parted(key, time.time()):
+                return await self._find_or_fetch(key, known, extra, deadline, entry)
+            if (flight := self._flights.begin(key, changes.count, changes.last(key))) is not None:
+                break
+            landed = await self._flights.wait(key)
+            if landed is not None and (taken := self._from_flight(landed, known)) is not None:
+                return taken
+        try:
+            found = await self._find_or_fetch(key, known, extra, deadline, entry)
+        finally:
+            self._flights.finish(key, flight, _shareable(found))
+        return found
+
+    async def _find_or_fetch(
+        self, key: bytes, known: ParsedRequest, extra: Mapping[str, str], deadline: float, entry: Entry | None
+    ) -> EncodedAnswer:
+        if self._cache.lower:
+            entry = await self._cache.find(key)
+            if entry is not None and len(entry.shared) > self._limit():  # another worker's topic takes more
+                self._cache.memory.drop(key)
+                entry = None
+            if (found := self._serve(entry, known)) is not None:
+                return found
+        return await self._fetch(known, extra, b"miss", deadline, entry)
+
+    def _from_flight(self, landed: EncodedAnswer, known: ParsedRequest) -> EncodedAnswer | None:
+        """Return what a flight brought for who waited for it, None if that will not do."""
+        if landed.error is not None and landed.error.retryable and (stale := self._stand_in(known, rest=False)):
+            return stale  # who fetched would have no answer as old as this one may be
+        if landed.cache in _FETCHED:
+            return landed._replace(cache=b"coalesced") if landed.may_share else None
+        return None if known.passes_over(landed.as_of, time.time()) else landed
+
+    def _serve(self, entry: Entry | None, known: ParsedRequest) -> EncodedAnswer | None:
+        """Return an answer at hand if it will do: fresh, or one to serve while it is fetched anew."""
+        if entry is None:
+            return None
+        now = time.time()
+        if self._usable(entry, known, now) is not None:
+            return EncodedAnswer.of(entry, b"hit")
+        if entry.error is not None or now < entry.fresh_until or known.passes_over(entry.as_of, now):
+            return None
+        resting = now < entry.ask_after
+        if now >= max(entry.revalidate_until, entry.usable_until if resting else 0.0):
+            return None
+        if not resting:
+            self._refresh(known)
+        return EncodedAnswer.of(entry, b"stale")
+
+    # -- to the upstream
+
+    async def _fetch(
+        self, known: ParsedRequest, extra: Mapping[str, str], cache: bytes, deadline: float, held: Entry | None
+    ) -> EncodedAnswer:
+        """Ask the upstream, whether `held` still holds if there is something to hold."""
+        held = None if held is None or held.error is not None else held
+        began = self._writer.begin()
+        try:
+            if known.only_if_cached:
+                return absent(known, cache)
+            asked = await self._fetcher.fetch(known, extra, deadline, held.validators() if held else {})
+            self._late_hits.pop(known.key, None)
+            found = self._writer.store_revalidated(known, held, asked, began) if asked.answer is None and held else None
+            if found is None:
+                if asked.answer is None:  # it speaks of another version than ours
+                    asked = await self._fetcher.fetch(known, extra, deadline, {})
+                found = self._writer.store(known, self._encode(known, asked), asked, cache, began)
+        except AnswerError as error:
+            error.settle()
+            if error.retryable and (stale := self._stand_in(known, rest=not error.deadline_bound)) is not None:
+                return stale
+            found = self._writer.store_failure(known, error, cache, began)
+        if known.key is not None:
+            self._flights.part(known.key, 0.0 if found.may_share else time.time() + UNSHARED)
+        return found
+
+    def _encode(self, known: ParsedRequest, asked: FetchResult) -> bytes:
+        """Return the shared part of a result. Raises TooLarge for more than may be published."""
+        assert asked.answer is not None
+        shared = encode_answer(known.request, asked.answer)
+        if len(shared) > self._limit():
+            error = too_large(len(shared), self._limit())
+            error.attempts, error.trail = asked.attempts, asked.trail
+            raise error
+        return shared
+
+    # -- past its freshness, or near the end of it
+
+    def _cached_answer(self, known: ParsedRequest) -> Entry | None:
+        """Return the answer at hand, however old it is, unless it is a failure or one was asked for that is new."""
+        if known.key is None or known.max_age == 0:
+            return None
+        entry = self._cache.peek(known.key)
+        return None if entry is None or entry.error is not None else entry
+
+    def _stand_in(self, known: ParsedRequest, *, rest: bool) -> EncodedAnswer | None:
+        """Return an answer that may stand in for a failure (RFC 5861, section 4); give its upstream a `rest` then."""
+        entry, now = self._cached_answer(known), time.time()
+        if entry is None or known.key is None:
+            return None
+        if rest:
+            self._cache.put_in_memory(known.key, entry._replace(ask_after=now + NEGATIVE_TTL))
+        if now >= max(entry.usable_until, entry.fresh_until) or known.passes_over(entry.as_of, now):
+            return None
+        return EncodedAnswer.of(entry, b"stale")
+
+    def _count_late_hit(self, known: ParsedRequest, entry: Entry, now: float) -> Entry:
+        """Count a hit near the end of an answer's freshness: one that has many is fetched anew before it ends."""
+        assert known.key is not None
+        hits = self._late_hits.get(known.key, 0) + 1
+        if len(self._late_hits) >= MAX_COUNTED:
+            self._late_hits.clear()
+        self._late_hits[known.key] = hits
+        if hits >= HOT and entry.error is None and now >= entry.ask_after:
+            self._refresh(known)
+        return entry
+
+    def _refresh(self, known: ParsedRequest) -> None:
+        """Fetch anew behind the answers' backs, unless that is under way."""
+        key = known.key
+        if key is None or key in self._refreshes:
+            return
+        of = known.source.name if known.source is not None else authority(known.request.url or "")
+        if not self._refreshing.fits(of):  # a host that hangs would have them all
+            return
+        self._refreshing.take(of)
+        task = start(self._refreshed(key, known), "a refresh", means="the answer grows older", fatal=False)
+        self._refreshes[key] = task
+        task.add_done_callback(partial(self._was_refreshed, key, of))
+
+    def _was_refreshed(self, key: bytes, of: str, _: asyncio.Task[None]) -> None:
+        del self._refreshes[key]
+        self._refreshing.give(of)
+
+    async def _refreshed(self, key: bytes, known: ParsedRequest) -> None:
+        changes = self._cache.changes
+        flight = self._flights.begin(key, changes.count, changes.last(key))
+        if flight is None:
+            return
+        landed = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                deadline = time.monotonic() + self._timeout
+                landed = await self._fetch(known, {}, b"miss", deadline, self._cached_answer(known))
+        except TimeoutError:
+            self._stand_in(known, rest=True)
+        finally:
+            self._flights.finish(key, flight, _shareable(landed))
+        if landed is not None and landed.cache in _FETCHED:
+            with contextlib.suppress(TimeoutError):  # whoever asks next begins them anew
+                async with asyncio.timeout(self._timeout):
+                    await self._checks.run(known, landed)
+
+
+_FETCHED = (b"miss", b"revalidated")
+
+
+def _shareable(landed: EncodedAnswer | None) -> EncodedAnswer | None:
+    """Return what came of a flight, if it holds for whoever waits: a later deadline might have ended otherwise."""
+    return None if landed is None or (landed.error is not None and landed.error.deadline_bound) else landed

@@ -1,0 +1,88 @@
+"""Workers, partitions, sources and caches as the workers' own records tell them. What no record tells is null."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents.api.peers import Registry
+from agents.api.selection import Row
+from streams.registry.workers import SILENT_AFTER
+from streams.web.problems import not_ready
+
+PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfinished_s")
+"""What is told of a partition beside its topic, number and owner."""
+
+_LISTS = ("partitions", "hosts", "sources")
+_OBJECTS = ("tables", "answers", "cache", "pool")
+
+
+class ClusterStatus:
+    """What all workers tell of themselves. `heard` is None until it is known, and in a role that does not listen."""
+
+    def __init__(self) -> None:
+        self.registry: Registry | None = None
+
+    def records(self) -> list[Row]:
+        """Return every worker's latest record, `answering` or not. Raises Problem."""
+        if self.registry is None:
+            raise not_ready("the workers' records are not there yet, or this worker has not the role of tables")
+        return [{**_plain(record), "answering": _answers(record)} for record in self.registry.all()]
+
+    def workers(self) -> dict[str, Any]:
+        """Return the workers."""
+        return {"workers": self.records()}
+
+    def partitions(self) -> dict[str, Any]:
+        """Return each partition with its owner; of two that claim one, the latest heard that still answers."""
+        owned: dict[tuple[str, int], tuple[tuple[bool, float], Row]] = {}
+        for record in self.records():
+            rank = (record["answering"], -record["silent_s"])
+            for each in record.get("partitions") or ():
+                place = str(each.get("topic")), each.get("partition")
+                if type(place[1]) is not int:
+                    continue
+                told = {"topic": place[0], "partition": place[1], "owner": record["id"],
+                        "owner_answers": record["answering"]}  # fmt: skip
+                told |= {name: each.get(name) for name in PARTITION}
+                if place not in owned or owned[place][0] < rank:
+                    owned[place] = rank, told
+        return {"partitions": [owned[place][1] for place in sorted(owned)]}
+
+    def sources(self) -> dict[str, Any]:
+        """Return the named sources, each with the workers that have it."""
+        found: dict[str, Row] = {}
+        for record in self.records():
+            for source in record.get("sources") or ():
+                known = found.setdefault(str(source.get("name")), {**source, "workers": []})
+                known["workers"].append(record["id"])
+        return {"sources": [found[name] for name in sorted(found)]}
+
+    def caches(self) -> list[Row]:
+        """Return each worker's cache."""
+        told = ((record["id"], record.get("cache")) for record in self.records())
+        return [{"worker": name, **cache} for name, cache in told if cache is not None]
+
+    def hosts(self) -> dict[str, list[Row]]:
+        """Return by host what each worker tells of its breaker and limits."""
+        found: dict[str, list[Row]] = {}
+        for record in self.records():
+            if record["answering"]:
+                for host in record.get("hosts") or ():
+                    told = {name: value for name, value in host.items() if name != "host"}
+                    found.setdefault(str(host.get("host")), []).append({"worker": record["id"], **told})
+        return found
+
+
+def _plain(record: Row) -> Row:
+    """Return a record whose lists are lists of objects, and whose objects are some: whoever may write to the topic
+    may write anything.
+    """
+    told = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
+            for name in _LISTS if name in record}  # fmt: skip
+    odd = {name for name in _OBJECTS if not isinstance(record.get(name), dict)}
+    return {name: value for name, value in (record | told).items() if name not in odd}
+
+
+def _answers(record: Mapping[str, Any]) -> bool:
+    return bool(record["silent_s"] <= SILENT_AFTER)

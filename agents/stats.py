@@ -1,0 +1,212 @@
+"""Where each figure of the catalogue of metrics is read: from what the parts of a worker count anyway."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+from agents.answer.app import AnswerApp
+from agents.metrics import BREAKER, CATALOGUE, FRONT
+from agents.tables.app import TablesApp
+from models.moment import age_of
+from models.source import Sources
+from streams.app import App
+from streams.http.limits import Host
+from streams.kafka.fetched import unreadable
+from streams.kafka.producer import Publisher
+from streams.pool.pool import COUNTED as POOL
+from streams.telemetry.loop import LoopWatch
+from streams.telemetry.metrics import Exporter, Sample
+from streams.telemetry.timed import timings
+from streams.tls import in_use
+from streams.web.metrics import Requests
+from streams.web.probes import Readiness
+
+
+class ProcessStats:
+    """Reads what belongs to the process; `web` is what its server has counted."""
+
+    def __init__(self, role: str, loop: LoopWatch, readiness: Readiness) -> None:
+        self._role = role
+        self._loop = loop
+        self._readiness = readiness
+        self.web: Requests = Counter()
+
+    def __call__(self) -> Iterator[Sample]:
+        """Read."""
+        yield Sample("millrace_info", 1, (version("millrace-kafka"), self._role))
+        for part, state in self._readiness().items():
+            yield Sample("millrace_ready", float(state == "ok"), (part,))
+        for file, at in in_use().items():
+            yield Sample("millrace_certificate_expiry_timestamp_seconds", at, (file,))
+        yield Sample("millrace_event_loop_lag_seconds", self._loop.lags)
+        yield Sample("millrace_event_loop_stalls", self._loop.stalls)
+        for (name, ending), histogram in list(timings.items()):
+            yield Sample("millrace_function_seconds", histogram, (name, ending))
+        for key, count in self.web.items():
+            yield Sample("millrace_web_requests", count, key)
+
+
+def exporter_of(process: ProcessStats, answering: AnswerApp | None, tabulating: TablesApp | None) -> Exporter:
+    """Return what tells all figures of a worker of these parts."""
+    exporter = Exporter(CATALOGUE)
+    exporter.reads(process)
+    if answering is not None:
+        hosts = origins(answering.sources)
+        exporter.reads(partial(answers, answering), partial(upstreams, answering, hosts), partial(cache, answering))
+        exporter.reads(partial(pool, answering))
+    if tabulating is not None:
+        exporter.reads(partial(tables, tabulating))
+    exporter.reads(reading)
+    for part in (answering, tabulating):
+        if part is not None:
+            exporter.reads(partial(partitions, part.app), partial(publishing, part))
+    return exporter
+
+
+def answers(answering: AnswerApp) -> Iterator[Sample]:
+    """Read what was answered, and how long the stages took."""
+    answerer, enricher, publisher = answering.answerer, answering.enricher, answering.publisher
+    if answerer is None or enricher is None or publisher is None:
+        return
+    for key, count in answerer.stats.answers.items():
+        yield Sample("millrace_answers", count, key)
+    yield Sample("millrace_requests_waiting", answerer.places.figures()["waiting"])
+    stages = {"queue": answerer.stats.queued, **enricher.stages, "publish": publisher.shipping,
+              "whole": answerer.stats.whole}  # fmt: skip
+    for stage, histogram in stages.items():
+        yield Sample("millrace_stage_seconds", histogram, (stage,))
+
+
+def reading() -> Iterator[Sample]:
+    """Read how many records could not be."""
+    for topic, count in list(unreadable.items()):  # other threads count, too
+        yield Sample("millrace_unreadable_records", count, (topic,))
+
+
+def upstreams(answering: AnswerApp, hosts: dict[str, str]) -> Iterator[Sample]:
+    """Read how upstreams did; `hosts` is each source's."""
+    client, caller = answering.client, answering.caller
+    if client is None or caller is None:
+        return
+    yield Sample("millrace_fetches_in_flight", client.in_flight)
+    yield Sample("millrace_fetches_limit", client.max_in_flight)
+    for key, count in client.stats.requests.items():
+        yield Sample("millrace_upstream_requests", count, key)
+    yield Sample("millrace_stage_seconds", client.stats.waits, ("wait",))
+    yield Sample("millrace_stage_seconds", client.stats.exchanges, ("fetch",))
+    states = Counter(host.breaker.state for host in client.hosts)
+    for state in BREAKER:
+        yield Sample("millrace_hosts", states[state], (state,))
+    known = {
+        name: client.hosts.get(authority, name) or client.hosts.get(authority) for name, authority in hosts.items()
+    }
+    for name, host in {**known, **caller.hosts}.items():
+        if host is not None:
+            yield from _breaker(name, host)
+
+
+def _breaker(source: str, host: Host) -> Iterator[Sample]:
+    for state in BREAKER:
+        yield Sample("millrace_source_breaker", float(host.breaker.state == state), (source, state))
+
+
+def cache(answering: AnswerApp) -> Iterator[Sample]:
+    """Read the cache's tiers; not their size on disk or in memcached, which would be work."""
+    cache = answering.cache
+    if cache is None:
+        return
+    yield Sample("millrace_cache_entries", len(cache.memory), ("memory",))
+    yield Sample("millrace_cache_bytes", cache.memory.bytes, ("memory",))
+    yield Sample("millrace_cache_evictions", cache.memory.evictions, ("memory",))
+    for event in FRONT:
+        yield Sample("millrace_cache_events", cache.counts[event], ("front", event))
+    for tier in cache.lower:
+        for event, count in tier.counts.items():
+            yield Sample("millrace_cache_events", count, (tier.NAME, event))
+        if "pruned" in tier.counts:
+            yield Sample("millrace_cache_evictions", tier.counts["pruned"], (tier.NAME,))
+
+
+def pool(answering: AnswerApp) -> Iterator[Sample]:
+    """Read how the checks' processes do."""
+    if answering.pool is None:
+        return
+    figures = answering.pool.stats()
+    for name, figure in {"processes": "alive", "queued": "queued", "running": "running"}.items():
+        yield Sample(f"millrace_pool_{name}", figures[figure])
+    for name in POOL:
+        yield Sample(f"millrace_pool_{name}", figures[name])
+
+
+def tables(tabulating: TablesApp) -> Iterator[Sample]:
+    """Read how large the tables are here."""
+    for name in tabulating.tables.names:
+        yield Sample("millrace_table_rows", tabulating.tables.count(name), (name,))
+
+
+def publishing(part: AnswerApp | TablesApp) -> Iterator[Sample]:
+    """Read what was published."""
+    publisher, group = part.publisher, (part.app.conf.id,)
+    if publisher is not None:
+        for name, figure in _published(publisher).items():
+            yield Sample(f"millrace_publish_{name}", figure, group)
+
+
+def _published(publisher: Publisher) -> dict[str, float]:
+    since = publisher.failing_since
+    return {
+        "batches": publisher.batches,
+        "records": publisher.records,
+        "failures": publisher.failures,
+        "dropped": publisher.dropped,
+        "backlog_records": publisher.backlog,
+        "backlog_bytes": publisher.backlog_bytes,
+        "failing_seconds": 0.0 if since is None else time.monotonic() - since,
+    }
+
+
+def partitions(app: App) -> Iterator[Sample]:
+    """Read how far an app's partitions are, and how its group does."""
+    if not app.started:
+        return
+    consumer, group = app.holder, (app.conf.id,)
+    leases = [lease for lease in consumer.leases.values() if lease.alive]
+    figures = {
+        "assigned_partitions": len(leases),
+        "under_way": sum(lease.in_progress for lease in leases),
+        "rebalances": consumer.rebalances,
+        "commits": consumer.commits,
+        "commit_failures": consumer.commit_failures,
+        "skipped_offsets": consumer.watch.skipped,
+        "recalled_records": consumer.leases.recalled + sum(lease.skipped_completed for lease in leases),
+        "untrusted_memos": consumer.leases.untrusted + sum(lease.invalid_metadata for lease in leases),
+    }
+    for name, figure in figures.items():
+        yield Sample(f"millrace_{name}", figure, group)
+    for lease in leases:
+        where = lease.topic, str(lease.partition)
+        if lease.lag is not None:
+            yield Sample("millrace_lag", lease.lag, where)
+        if lease.committed is not None:
+            yield Sample("millrace_committed_offset", lease.committed.offset, where)
+        yield Sample("millrace_unfinished", lease.unfinished, where)
+        oldest = lease.oldest_unfinished
+        age = 0.0 if oldest is None else age_of(oldest, time.time())
+        if age is not None:
+            yield Sample("millrace_oldest_unfinished_seconds", age, where)
+
+
+def origins(sources: Sources) -> dict[str, str]:
+    """Return the host (with its port, if it is not the scheme's own) of each source that has a URL."""
+    found: dict[str, str] = {}
+    for name, source in sources.by_name.items():
+        if source.url is not None:
+            begin = source.url.parts[0]
+            assert isinstance(begin, str)
+            found[name] = urlsplit(begin).netloc.lower().removesuffix(":80").removesuffix(":443")
+    return found

@@ -1,0 +1,151 @@
+"""The part of a worker that keeps the tables: its Faust app, a group of its own, and what its agent needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from agents.answer.app import PUBLISH_FAILING
+from agents.tables import rows
+from agents.tables.agent import Tabulator, bounds_of
+from agents.tables.projection import projection
+from models.errors import BrokerError
+from streams.app import App, settle_memory
+from streams.config.settings import Settings
+from streams.kafka.producer import Publisher
+from streams.tables.changelogs import Changelogs, changelogs, prepare
+from streams.tables.recovery import PAUSE, Recovery
+from streams.tables.repair import ChangelogRepair
+from streams.tables.state import TableState
+from streams.tables.stores import make_store
+from streams.tables.view import Tables
+from streams.tasks import end_tasks, keep
+
+logger = logging.getLogger(__name__)
+
+RETRY_PAUSE = 5.0
+"""Seconds between two tries of a recovery that came to no end."""
+
+
+class TablesApp:
+    """See the module. `tables` is what others read; `holds` is told how many partitions results have."""
+
+    def __init__(self, settings: Settings, holds: Callable[[int], None] = lambda _: None) -> None:
+        self.settings = settings
+        self._holds = holds
+        self.app = App(settings, id=f"{settings.group}-tables", recover=self.recover)
+        self.publisher: Publisher | None = None
+        self.tabulator: Tabulator | None = None
+        self.recovery: Recovery | None = None
+        self._changelogs: Changelogs | None = None
+        self.topics = changelogs(settings)
+        self.shelves = TableState(make_store(settings), self.topics, bounds_of(settings), self._leases)
+        self.mending = ChangelogRepair(settings, self.shelves)
+        self.tables = Tables(rows.TABLES, self.shelves, rows.decode, projection)
+        self.app.opens(self.open)
+        topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
+        self.app.agent(topic, name="tabulate")(self.tabulate)
+
+    async def tabulate(self, stream: Any) -> None:
+        """The agent: hands each batch to the tabulator."""
+        assert self.tabulator is not None
+        await self.app.deliver(stream, self.tabulator.tabulate)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Open store and publisher. Raises MillraceError for what is not as it must be."""
+        settings = self.settings
+        stack.callback(self.shelves.store.close)
+        self.shelves.store.open()
+        name = f"{settings.worker_id}-tables"
+        publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.shelves.acknowledged)
+        self.publisher = await stack.enter_async_context(publisher)
+        try:
+            await self._prepare()
+        except BrokerError as exc:
+            if settings.role != "all":
+                raise
+            logger.warning("no tables for now: %s", exc)  # answering never waits for them: a recovery tries again
+        self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
+        self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
+        means = "tables grow beyond their bounds, and changelogs are not mended"
+        tending = keep(self.tabulator.prune, "tending the tables", means=means)
+        stack.push_async_callback(end_tasks, tending)
+        settle_memory()
+
+    async def _prepare(self) -> Changelogs:
+        """See that the changelogs are there. Raises BrokerError."""
+        found = self._changelogs = await prepare(self.settings)
+        assert self.publisher is not None
+        for topic in found.topics:
+            self.publisher.learn(topic.name, topic.partitions, topic.max_bytes)
+        self._holds(found.partitions)
+        return found
+
+    async def recover(self) -> None:
+        """Read back what the changelogs have of the partitions just assigned; forget those of others.
+
+        If that cannot be done, the log and `/readyz` say why. A worker of the tables alone ends; one that answers, too,
+        goes on answering, and tries again: answering never waits for tables.
+        """
+        shelves = self.shelves
+        partitions = {tp.partition for tp in self.app.holder.assignment()}
+        shelves.recovered &= partitions
+        for partition in shelves.store.partitions() - partitions:
+            shelves.store.drop(partition)
+        self.mending.begin_anew(partitions)
+        shelves.waiting_for = "recovering from the changelogs"
+        while True:
+            try:
+                lack = await self._decline(partitions)
+                await self._read_back(partitions)
+            except BrokerError as exc:
+                if self.settings.role != "all":
+                    await self.app.crash(exc)
+                    raise
+                logger.exception("the tables cannot recover, trying again")
+                shelves.waiting_for = f"not recovered: {exc}"
+                await asyncio.sleep(RETRY_PAUSE)
+            else:
+                break
+        shelves.recovered = partitions
+        shelves.waiting_for = lack
+        if lack:
+            logger.error("%s", lack)
+
+    async def _decline(self, partitions: set[int]) -> str:
+        """Take out partitions that no changelog has one for; returns what they lack."""
+        found = self._changelogs
+        if found is None or not partitions <= set(range(found.covered)):
+            found = await self._prepare()
+        lacking = {partition for partition in partitions if partition >= found.covered}
+        self.app.holder.leases.decline(lacking)
+        partitions -= lacking
+        return found.lack(self.settings.results_topic, lacking) if lacking else ""
+
+    async def _read_back(self, partitions: set[int]) -> None:
+        settings = self.settings
+        pause = PAUSE if settings.role == "all" else 0.0
+        recovery = Recovery(settings.kafka, settings.worker_id, self.shelves.store, self.topics, pause=pause)
+        self.recovery = recovery
+        try:
+            await recovery.run(partitions)
+        finally:  # also of what was read before the next rebalance, which has begun another, or a fault
+            self.mending.note(recovery.overwritten)
+
+    def readiness(self) -> str:
+        """Return `ok`, or what the tables wait for."""
+        failing = None if self.publisher is None else self.publisher.failing_since
+        if failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
+            return f"no acknowledgement of rows from Kafka for {time.monotonic() - failing:.0f} s"
+        for state in self.app.readiness().values():
+            if state != "ok":
+                return self.shelves.waiting_for or state
+        return self.tables.readiness()
+
+    def _leases(self) -> list[Any]:
+        consumer = self.app.consumer if self.app.started else None
+        return list(consumer.leases.values()) if consumer is not None else []

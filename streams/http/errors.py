@@ -1,0 +1,118 @@
+"""What went wrong with a fetch, in our words. No message quotes path, query or credentials: those may be secrets."""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+
+import aiohttp
+from aiohttp.http_exceptions import LineTooLong
+from yarl import URL
+
+from models.errors import (
+    RETRYABLE_STATUSES,
+    AnswerError,
+    Denied,
+    InvalidRequest,
+    Overloaded,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    UpstreamError,
+)
+from streams.http.guard import DeniedAddress, why
+from streams.http.once import MAX_FIELD, MAX_FIELDS, Broken, Unsent
+from streams.http.policy import UpstreamPolicy
+from streams.http.retry import retry_after
+
+PROXY_LOGIN = 407
+"""The status by which a proxy asks for a login (RFC 9110, section 15.5.8)."""
+UNAUTHORIZED, FORBIDDEN = 401, 403
+
+_INVALID_TOKEN = re.compile(r'\bbearer\b.*\berror\s*=\s*"?invalid_token\b', re.IGNORECASE)
+"""How a 403 says that the token is at fault, not what it allows (RFC 6750, section 3.1)."""
+
+
+def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPolicy) -> AnswerError:
+    """Return the error for a status that is no success; never with a secret that the upstream repeats."""
+    status, reason = response.status, response.reason or ""
+    if status == PROXY_LOGIN and terms.proxy is not None:
+        return Unreachable(f"the proxy to {host} wants a login: it answered {status}")
+    if terms.credentials is not None and terms.credentials.contained_in(reason.encode(errors="replace")):
+        reason = ""
+    error = UpstreamError(f"{host} answered {status} {reason}".rstrip(), status,
+                          retry_after(response.headers.get("Retry-After")))  # fmt: skip
+    error.retryable = status in terms.retry.statuses
+    error.refuses_credentials = status == UNAUTHORIZED or (
+        status == FORBIDDEN and any(map(_INVALID_TOKEN.search, response.headers.getall("WWW-Authenticate", ())))
+    )
+    return error
+
+
+def is_host_fault(error: AnswerError) -> bool | None:
+    """Say what an error tells about its host: False it failed, True it did its part, None nothing."""
+    match error:
+        case UpstreamError(status=429) | Denied() | InvalidRequest() | Overloaded() | Unreachable(stale=True):
+            return None
+        case UpstreamError(status=None) | Unreachable() | TimedOut():
+            return False
+    # By the usual statuses, whatever a source tries again: a host is shared by sources.
+    return not (isinstance(error, UpstreamError) and error.status in RETRYABLE_STATUSES)
+
+
+def translate(exc: BaseException | None, url: URL) -> AnswerError:
+    """Say in our words what aiohttp raised, and whether anything was sent."""
+    host = url.host or "?"
+    if isinstance(exc, aiohttp.ClientResponseError) and _too_long(exc):
+        return TooLarge(f"{host} answered with more than {MAX_FIELDS} headers, or one of over {MAX_FIELD} bytes")
+    error = _translated(exc.__cause__ if isinstance(exc, Unsent | Broken) else exc, host)
+    error.unsent = isinstance(exc, Unsent)
+    if isinstance(exc, Broken) and isinstance(error, Unreachable):
+        error.stale = exc.reused
+    return error
+
+
+def _translated(exc: BaseException | None, host: str) -> AnswerError:  # noqa: C901, PLR0911  a table
+    """The messages name the host, never path or query: those may hold secrets."""
+    match exc:
+        case TimeoutError():
+            return TimedOut(f"{host} did not answer in time")
+        case aiohttp.ClientPayloadError():
+            return Unreachable(f"{host} broke off in the middle of the body")
+        case aiohttp.ClientHttpProxyError():
+            return Unreachable(f"the proxy does not connect to {host}: it answered {exc.status}")
+        case aiohttp.ClientConnectorError() if exc.os_error.errno in (errno.EMFILE, errno.ENFILE):
+            return Overloaded(f"{host} was not connected to: this worker has too many files open (ulimit -n)")
+        case aiohttp.ClientProxyConnectionError():
+            return Unreachable(f"the proxy to {host} cannot be connected to")
+        case aiohttp.ClientResponseError():
+            return UpstreamError(f"{host} did not answer with valid HTTP")
+        case aiohttp.InvalidURL():
+            return InvalidRequest("url: is no URL that can be asked for")
+        case aiohttp.ClientConnectorDNSError():
+            return Unreachable(f"{host} cannot be resolved: {_dns(exc.os_error)}")
+        case aiohttp.ClientConnectorCertificateError():
+            return Unreachable(f"{host}: TLS failed: {exc.certificate_error}")
+        case aiohttp.ClientConnectorError(os_error=DeniedAddress(network=network)):
+            return Denied(why(network))
+        case aiohttp.ClientConnectorError():
+            return Unreachable(f"{host} cannot be connected to: {exc.os_error.strerror or exc.os_error}")
+        case aiohttp.ClientError() | OSError():
+            return Unreachable(f"the connection to {host} broke: {type(exc).__name__}")
+    return InvalidRequest(f"the request to {host} cannot be sent: {exc}")
+
+
+def _too_long(exc: aiohttp.ClientResponseError) -> bool:
+    """Whether an answer's head was over one of the parser's limits; aiohttp tells the second in words alone."""
+    told = exc.__cause__ and exc.__cause__.__cause__
+    return isinstance(told, LineTooLong) or "Too many headers" in str(told)
+
+
+def _dns(error: OSError) -> str:
+    match error.errno:
+        case socket.EAI_AGAIN:
+            return "no name server gave an answer"
+        case socket.EAI_NONAME | socket.EAI_NODATA:
+            return "no such name, or no address for it"
+    return error.strerror or str(error)

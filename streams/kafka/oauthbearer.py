@@ -1,0 +1,136 @@
+"""The token of an OAUTHBEARER login: asked for by client credentials, kept for all connections of the process, renewed
+before it ends. aiokafka asks for it anew whenever it connects.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote_plus
+
+import aiohttp
+from aiokafka import conn
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaError, SaslAuthenticationFailed
+
+from models import strictjson
+from models.errors import AnswerError
+from streams.config.settings import Kafka
+from streams.http.auth import FAILED_FOR, RENEW_BEFORE, basic, read_token
+from streams.tls import Context
+
+TOKEN_TIMEOUT = 10.0
+"""Seconds that the token endpoint may take."""
+MAX_ANSWER = 1 << 20
+"""Bytes of its answer that are read."""
+MAX_CODE = 200
+"""Characters of a refusal's reason that are told."""
+
+
+class TokenError(KafkaError):
+    """There is no token to log in with; the message says why, and tells no secret."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Tokens:
+    """The token of one set of settings, for every connection of this process."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._context: Context | None = None
+        self._token = ""
+        self._renew_at = 0.0
+        self._failure: tuple[float, str] = (0.0, "")
+
+    async def get(self) -> str:
+        """Return a token that lives for a while yet. Raises TokenError."""
+        now = time.monotonic()
+        if self._token and now < self._renew_at:
+            return self._token
+        until, reason = self._failure
+        if now < until:  # whoever connects again and again must not ask again and again
+            raise TokenError(reason)
+        try:
+            token, life = read_token(await self._fetch())
+        except (aiohttp.ClientError, AnswerError, OSError, TimeoutError, TokenError, ValueError) as exc:
+            url = self._kafka.sasl_oauthbearer_token_endpoint_url
+            reason = f"no token from {url}: {exc or type(exc).__name__}"
+            self._failure = now + FAILED_FOR, reason
+            raise TokenError(reason) from None
+        self._token, self._renew_at = token, now + max(life - RENEW_BEFORE, life * 0.8)
+        return token
+
+    async def _fetch(self) -> bytes:
+        kafka = self._kafka
+        form = {"grant_type": "client_credentials"}
+        if kafka.sasl_oauthbearer_scope:
+            form["scope"] = kafka.sasl_oauthbearer_scope
+        if self._context is None:
+            self._context = Context(kafka.ssl_cafile, system=True)
+        # RFC 6749, section 2.3.1: id and secret are form-encoded before they become a Basic login.
+        login = basic(
+            *map(quote_plus, (kafka.sasl_oauthbearer_client_id or "", kafka.sasl_oauthbearer_client_secret or ""))
+        )
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TOKEN_TIMEOUT)) as session,
+            session.post(
+                kafka.sasl_oauthbearer_token_endpoint_url or "", data=form, ssl=self._context,
+                headers={"Accept": "application/json", "Authorization": login}, allow_redirects=False,
+            ) as response,
+        ):  # fmt: skip
+            body = await _read(response.content)
+            if not response.ok:
+                raise TokenError(_refusal(response.status, body))
+            return body
+
+
+class Provider(AbstractTokenProvider):
+    """Hands the process's token to one of aiokafka's clients."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._tokens = _tokens_of(kafka)
+
+    async def token(self) -> str:
+        """Return the token. Raises TokenError."""
+        return await self._tokens.get()
+
+
+@lru_cache(maxsize=8)
+def _tokens_of(kafka: Kafka) -> Tokens:
+    return Tokens(kafka)
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """Return the body as far as MAX_ANSWER: one read returns what happens to be there."""
+    body = bytearray()
+    async for chunk in content.iter_chunked(MAX_ANSWER):
+        body += chunk
+        if len(body) >= MAX_ANSWER:
+            break
+    return bytes(body[:MAX_ANSWER])
+
+
+def _refusal(status: int, body: bytes) -> str:
+    """Say what a token endpoint answered: its error code (RFC 6749, section 5.2), no other words of it."""
+    try:
+        code = str(strictjson.loads(body)["error"])
+    except (ValueError, TypeError, KeyError):
+        code = "no reason given"
+    return f"it answered {status}: {code[:MAX_CODE] if code.isascii() and code.isprintable() else 'unreadable'}"
+
+
+class _RefusalCheckingClient(conn.OAuthAuthenticator):
+    """aiokafka takes whatever the broker answers to a token for a yes; a refusal is text (RFC 7628, section 3.2.3)."""
+
+    async def step(self, payload: bytes | None) -> Any:
+        """Return what to send next. Raises SaslAuthenticationFailed when the token was refused."""
+        if payload:
+            msg = f"the token is refused: {payload[:MAX_CODE].decode(errors='replace')}"
+            raise SaslAuthenticationFailed(msg)
+        return await super().step(payload)
+
+
+conn.OAuthAuthenticator = _RefusalCheckingClient

@@ -1,0 +1,131 @@
+"""A worker tells of itself: one record a second on a compacted topic, and a tombstone when it stops in order.
+
+Nothing else depends on it: a topic that cannot be had is said once in the log, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from models.errors import BrokerError
+from streams.config.settings import Kafka, Settings
+from streams.kafka.client import connection
+from streams.kafka.topics import Admin
+from streams.tasks import end_tasks, keep
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_EVERY = 1.0
+"""Seconds between two records."""
+HEARTBEAT_TIMEOUT = 5.0
+"""Seconds that one record may take."""
+RETRY_PAUSE = 5.0
+"""Seconds between tries while the topic cannot be had."""
+FAREWELL_TIMEOUT = 2.0
+"""Seconds that the tombstone may take."""
+CONFIG = {
+    "cleanup.policy": "compact,delete",
+    "retention.ms": str(86_400_000),
+    # Only whole segments are compacted: of a record a second, ten minutes are kept, not a week.
+    "segment.ms": str(600_000),
+    "min.cleanable.dirty.ratio": "0.1",
+}
+
+Status = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class Heartbeat:
+    """Opened with `async with`. `tell` makes the record."""
+
+    def __init__(self, settings: Settings, tell: Status) -> None:
+        self._settings = settings
+        self._status = tell
+        self._producer: AIOKafkaProducer | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._failing = False
+        self.failures = 0
+        self.sent = 0
+
+    async def __aenter__(self) -> Self:
+        self._telling = keep(self._run, "telling of this worker", means="no page sees this worker", again=RETRY_PAUSE)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await end_tasks(self._telling)
+        if self._producer is not None and self.sent:
+            with suppress(KafkaError, TimeoutError):
+                await asyncio.wait_for(self._send(None), FAREWELL_TIMEOUT)
+        await self._close()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            try:
+                if self._producer is None:
+                    await self._open()
+                await asyncio.wait_for(self._send(await self._status()), HEARTBEAT_TIMEOUT)
+            except (KafkaError, BrokerError, OSError, TimeoutError) as exc:
+                await self._failed(exc)
+            except Exception as exc:  # a record that cannot be made must not end the worker
+                logger.exception("telling of this worker failed")
+                await self._failed(exc)
+            else:
+                self.sent += 1
+                if self._failing:
+                    self._failing = False
+                    logger.info("%s: records of this worker arrive again", self._settings.workers_topic)
+            due = max(due + HEARTBEAT_EVERY, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def _failed(self, exc: Exception) -> None:
+        self.failures += 1
+        if not self._failing:
+            self._failing = True
+            logger.warning("%s: no page sees this worker for now: %s: %s", self._settings.workers_topic,
+                           type(exc).__name__, exc)  # fmt: skip
+        await self._close()
+        await asyncio.sleep(RETRY_PAUSE)
+
+    async def _send(self, record: dict[str, Any] | None) -> None:
+        assert self._producer is not None
+        value = None if record is None else json.dumps(record, separators=(",", ":")).encode()
+        key = self._settings.worker_id.encode()
+        await self._producer.send_and_wait(self._settings.workers_topic, value, key=key, partition=0)
+
+    async def _open(self) -> None:
+        await make_topic(self._settings.kafka, self._settings.workers_topic)
+        producer = AIOKafkaProducer(
+            **connection(self._settings.kafka),
+            client_id=f"{self._settings.worker_id}-presence",
+            request_timeout_ms=int(HEARTBEAT_TIMEOUT * 1000),
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer = producer
+
+    async def _close(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with suppress(KafkaError, TimeoutError):
+                await asyncio.wait_for(producer.stop(), FAREWELL_TIMEOUT)
+
+
+async def make_topic(kafka: Kafka, name: str, replication: int = -1) -> None:
+    """Make the topic of the workers' records if it is not there. Raises BrokerError if it cannot be had."""
+    async with Admin(kafka) as admin:
+        if name in await admin.describe(name):
+            return
+        await admin.create(name, 1, replication, **CONFIG)
+        await admin.settled(name)

@@ -1,0 +1,152 @@
+"""The latest record of every worker, read from the compacted topic to which each writes one once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from models import strictjson
+from models.errors import BrokerError
+from streams.config.settings import Settings
+from streams.kafka.client import connection, require_fetching
+from streams.kafka.topics import Admin
+from streams.tasks import end_tasks, keep
+
+logger = logging.getLogger(__name__)
+
+FORGET_AFTER = 600.0
+"""Seconds of silence after which a worker is no longer told of."""
+SILENT_AFTER = 5.0
+"""Seconds of silence after which a worker counts as not answering."""
+MOST = 1_000
+"""Workers that are told of at most."""
+RETRY_PAUSE = 2.0
+"""Seconds between tries while the topic cannot be read."""
+FAILURES_SAID = 3
+"""Failures after which the log says so: at a first start the topic is made a moment later."""
+POLL_MS = 1_000
+MAX_RECORD = 512 << 10
+"""Bytes of a record that is read: a worker's own, with 200 hosts and 1,000 partitions, has some 150 KiB."""
+MAX_RECORDS = 64 << 20
+"""Bytes of all records that are kept; beyond, those heard the longest ago go."""
+MAX_ID = 250
+"""Characters of an id."""
+
+
+class WorkerRegistry:
+    """Opened with `async with`; a topic that cannot be read costs the others' records, nothing else."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self.me = settings.worker_id
+        self._settings = settings
+        self._clock = clock
+        self._workers: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._sizes: dict[str, int] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self.failures = 0
+        self.unreadable = 0
+
+    async def __aenter__(self) -> Self:
+        self._reading = keep(
+            self._run, "reading workers' records", means="pages here do not see other workers", again=RETRY_PAUSE
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await end_tasks(self._reading)
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return each worker's latest record with `silent_s`, the seconds since it was heard, by id."""
+        now = self._clock()
+        return [
+            record | {"silent_s": round(max(0.0, now - heard), 1)}
+            for _, (heard, record) in sorted(self._workers.items())
+            if now - heard < FORGET_AFTER
+        ]
+
+    async def _run(self) -> None:
+        left = FAILURES_SAID
+        while True:
+            try:
+                await self._read()
+            except (KafkaError, BrokerError, OSError, TimeoutError) as exc:
+                self.failures += 1
+                left -= 1
+                if not left:
+                    logger.warning("%s: what other workers tell cannot be read for now: %s",
+                                   self._settings.workers_topic, exc)  # fmt: skip
+            await asyncio.sleep(RETRY_PAUSE)
+
+    async def _read(self) -> None:
+        topic = self._settings.workers_topic
+        async with Admin(self._settings.kafka) as admin:
+            if topic not in await admin.describe(topic):
+                msg = f"no topic {topic!r}"
+                raise BrokerError(msg)
+        consumer = AIOKafkaConsumer(
+            **connection(self._settings.kafka),
+            client_id=f"{self._settings.worker_id}-workers",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=POLL_MS,
+        )
+        try:
+            await consumer.start()
+            tp = TopicPartition(topic, 0)
+            consumer.assign([tp])
+            # What is older is of workers that are forgotten: compaction lags behind.
+            begin = (await consumer.offsets_for_times({tp: int((self._clock() - FORGET_AFTER) * 1000)}))[tp]
+            end = (await consumer.end_offsets([tp]))[tp]
+            consumer.seek(tp, end if begin is None else begin.offset)
+            while True:
+                require_fetching(consumer)
+                for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+                    for record in records:
+                        self.receive(record, live=record.offset >= end)
+        finally:
+            await consumer.stop()
+
+    def receive(self, record: ConsumerRecord[bytes, bytes], *, live: bool = True) -> None:
+        """Take one record; `live` if it was written just now, by whatever clock its writer has."""
+        try:
+            name = (record.key or b"").decode()
+            told = None if record.value is None else _loads(record.value)
+        except ValueError:
+            self.unreadable += 1
+            return
+        if told is None:
+            self._drop(name)
+        elif not isinstance(told, dict) or not 0 < len(name) <= MAX_ID:
+            self.unreadable += 1
+        else:
+            now = self._clock()
+            self._workers[name] = (now if live else min(now, record.timestamp / 1000), told | {"id": name})
+            self._sizes[name] = len(record.value or b"")
+            self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        if self._are_too_many():
+            for name in [name for name, (heard, _) in self._workers.items() if now - heard >= FORGET_AFTER]:
+                self._drop(name)
+            while self._are_too_many():
+                self._drop(min(self._workers, key=lambda name: self._workers[name][0]))
+
+    def _are_too_many(self) -> bool:
+        return len(self._workers) > MOST or sum(self._sizes.values()) > MAX_RECORDS
+
+    def _drop(self, name: str) -> None:
+        self._workers.pop(name, None)
+        self._sizes.pop(name, None)
+
+
+def _loads(value: bytes) -> Any:
+    if len(value) > MAX_RECORD:
+        msg = "too large for a worker's record"
+        raise ValueError(msg)
+    return strictjson.loads(value)
