@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -23,6 +24,9 @@ MAX_ID = 128
 """Characters of a request's id."""
 MAX_URL = 16_384
 """Characters of a URL: twice what every receiver should take (RFC 9110, section 4.1), as pre-signed ones are long."""
+MAX_HOST, MAX_LABEL = 253, 63
+"""Characters of a host, and of one of its labels (RFC 1035, section 2.3.4), also as it is before IDNA: that takes
+quadratic time."""
 MAX_TIMEOUT = 300.0
 """Seconds that a request may ask for: an unfinished one holds its partition's commit point."""
 MAX_CHECKS = 64
@@ -58,7 +62,12 @@ _UNSENDABLE = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\\]")
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]{0,5})?")
 # Most URLs, told without taking them apart; whatever this does not match is looked at closely.
-_USUAL_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?(?:/[!#-;=?-\[\]_a-z|~]*)?")
+_USUAL_URL = re.compile(
+    r"https?://(?:[A-Za-z0-9-]{1,63}+(?:\.|(?![A-Za-z0-9-])))++(?<!.{261})(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?(?:/[!#-;=?-\[\]_a-z|~]*)?"
+)
+_HOST_OF = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+_PORT = re.compile(r":[0-9]*\Z")
+_DOT = re.compile("[.\u3002\uff0e\uff61]")  # what IDNA takes for one
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -148,6 +157,11 @@ def check_url(url: str) -> None:
         _refuse(f"has {len(url)} characters; at most {MAX_URL} are taken")
     if _NOT_IN_URL.search(url):
         _refuse("has a space, backslash or control character: percent-encode it")
+    found = _HOST_OF.match(url)
+    try:
+        check_host(found[1] if found else "")
+    except ValueError as exc:
+        _refuse(str(exc))
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -162,6 +176,20 @@ def check_url(url: str) -> None:
         raise Denied(msg)
     if port == 0:
         _refuse("has no valid port")
+
+
+def check_host(authority: str) -> None:
+    """Raise ValueError if the host in an authority is longer than any name in the DNS, or has such a label."""
+    host = _PORT.sub("", authority.rpartition("@")[2]).removesuffix(".")
+    if len(host) <= MAX_HOST and not host.isascii():
+        host = unicodedata.normalize("NFKC", host)  # in which one character may be eighteen
+    if len(host) > MAX_HOST:
+        msg = f"has a host of {len(host)} characters; a name in the DNS has {MAX_HOST} at most"
+        raise ValueError(msg)
+    longest = max(map(len, _DOT.split(host)))
+    if longest > MAX_LABEL:
+        msg = f"has a host with a label of {longest} characters; one in the DNS has {MAX_LABEL} at most"
+        raise ValueError(msg)
 
 
 def _refuse(reason: str) -> NoReturn:

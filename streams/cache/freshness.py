@@ -23,11 +23,16 @@ UNKEYED = frozenset({"cache-control", "pragma", "traceparent", "tracestate"})
 """Headers of a request that are not in its key: an answer that varies with one is not kept."""
 MAX_SECONDS = 2**31
 """Seconds that a longer time is taken for (RFC 9111, section 1.2.2)."""
+MAX_LIST = 8_192
+"""Characters of a Cache-Control or Vary that are looked at: an answer with a longer one is not kept."""
 
 # RFC 9111, section 4.2.4: these forbid to serve stale, s-maxage too.
 _NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "no-cache", "s-maxage"})
 _UNUSABLE = UNKEYED | {"*", "idempotency-key"}
-_MEMBER = re.compile(r'(?:[^,"]|"[^"]*"|")+')
+# Quoted strings may have quoted pairs in them (RFC 9110, section 5.6.4).
+_CLOSED = re.compile(r'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+_MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++', re.DOTALL)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 _SPEAKING = ("Cache-Control", "Expires", "Vary")
 
@@ -138,9 +143,10 @@ def _forbidden(said: Mapping[str, str], headers: Headers, status: int | None) ->
         return True
     if "private" in said:
         return True
-    return "Vary" in headers and not _UNUSABLE.isdisjoint(
-        name.strip().lower() for name in all_of(headers, "Vary").split(",")
-    )
+    if "Vary" not in headers:
+        return False
+    vary = all_of(headers, "Vary")
+    return len(vary) > MAX_LIST or not _UNUSABLE.isdisjoint(name.strip().lower() for name in vary.split(","))
 
 
 def all_of(headers: Headers, name: str) -> str:
@@ -152,13 +158,20 @@ def all_of(headers: Headers, name: str) -> str:
 def directives(cache_control: str) -> dict[str, str]:
     """Return what a Cache-Control says, by name in lower case; "" for what has no value, or no valid one.
 
-    Two values that differ are not valid either: RFC 9111, section 4.2.1, has such an answer taken for stale.
+    Two values that differ are not valid either: RFC 9111, section 4.2.1, has such an answer taken for stale. One of
+    more than MAX_LIST characters is taken for `no-store`.
     """
+    if len(cache_control) > MAX_LIST:
+        return {"no-store": ""}
     said: dict[str, str] = {}
+    closed = _CLOSED.match(cache_control)
+    assert closed is not None  # it takes any text
+    if closed.end() < len(cache_control):  # a quote that is not closed hides nothing
+        cache_control = closed[0] + cache_control[closed.end() :].replace('"', "'")
     for member in _MEMBER.findall(cache_control):
         name, _, value = member.strip().partition("=")
         if value[:1] == value[-1:] == '"' and len(value) > 1:
-            value = value[1:-1]
+            value = _QUOTED_PAIR.sub(r"\1", value[1:-1])
         if name != (name := name.rstrip()):
             value = ""  # no space stands before the sign
         name = name.lower()

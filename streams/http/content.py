@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from typing import TypeAlias
 
 import aiohttp
@@ -23,10 +23,19 @@ ACCEPT_ENCODING = "gzip, deflate"
 """Sent where a request names none: what is decoded here."""
 STEP = 64 << 10
 """Bytes decoded at once: 0.3 ms."""
+FED = 8 << 10
+"""Bytes that are given to zlib at once: it copies what follows a member for each one."""
 TURN = 256 << 10
 """Bytes decoded in one turn of the event loop."""
 MAX_CODINGS = 4
 """Codings that are undone on one body: each more is a way to make much of little."""
+
+MAX_CODINGS_TEXT = 1_024
+"""Characters of all Content-Encoding headers of an answer."""
+MAX_MEMBERS = 65_536
+"""Members of one gzip body (RFC 1952, section 2.2): each takes 2 µs, also an empty one, which has 20 bytes."""
+MEMBER = 512
+"""Bytes whose decoding takes as long as a member without any."""
 
 _GZIP, _DEFLATE = "gzip", "deflate"
 _NAMES = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _DEFLATE}
@@ -45,13 +54,20 @@ class _Stage:
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
         self._limit = limit
-        self._size = 0
+        self._size = self._members = 0
         self._inflate: zlib._Decompress | None = None
         self._head = b""
         self._done = self._padded = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what more bytes give, STEP bytes at most a piece. Raises zlib.error, and TooLarge past the limit."""
+        """Yield what more bytes give, STEP bytes at most a piece, and an empty piece after each member.
+
+        Raises zlib.error, and TooLarge past the limit or for too many members.
+        """
+        for start in range(0, len(data), FED):
+            yield from self._feed(data[start : start + FED])
+
+    def _feed(self, data: bytes) -> Iterator[bytes]:
         full = False
         while data or full:
             if self._inflate is None and not (data := self._begin(data)):
@@ -68,6 +84,11 @@ class _Stage:
             if self._inflate.eof:
                 data, full = self._inflate.unused_data, False
                 self._inflate, self._done = None, True
+                self._members += 1
+                if self._members > MAX_MEMBERS:
+                    msg = f"the body has more than {MAX_MEMBERS} gzip members"
+                    raise TooLarge(msg)
+                yield b""
 
     def _begin(self, data: bytes) -> bytes:
         """Begin a member, or skip what pads the last one; returns what is left to decode."""
@@ -105,7 +126,7 @@ class Decoder:
         self._stages = [_Stage(name, limit) for name in reversed(list(codings))]
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the content of more bytes. Raises zlib.error, and TooLarge past the limit."""
+        """Yield the content of more bytes, some pieces empty. Raises zlib.error, and TooLarge past the limit."""
         return _through(self._stages, data)
 
     def finish(self) -> None:
@@ -115,7 +136,7 @@ class Decoder:
 
 
 def _through(stages: list[_Stage], data: bytes) -> Iterator[bytes]:
-    if not stages:
+    if not stages or not data:
         yield data
         return
     for piece in stages[0].feed(data):
@@ -127,7 +148,11 @@ def codings_of(headers: MultiMapping[str]) -> list[str]:
     if "Content-Encoding" not in headers:
         return []
     codings: list[str] = []
-    for named in ",".join(headers.getall("Content-Encoding")).split(","):
+    text = ",".join(headers.getall("Content-Encoding"))
+    if len(text) > MAX_CODINGS_TEXT:
+        msg = f"the body's content codings take {len(text)} characters; at most {MAX_CODINGS_TEXT} are read"
+        raise InvalidDocument(msg)
+    for named in text.split(","):
         name = named.strip(" \t").lower()
         if name in _NAMES:
             codings.append(_NAMES[name])
@@ -183,24 +208,32 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, grow: Grow = _
 
 
 async def _decode(response: aiohttp.ClientResponse, decoder: Decoder, chunks: list[bytes], grow: Grow) -> None:
-    host, turn, size = response.url.host, 0, 0
+    host, size = response.url.host, 0
     try:
-        while chunk := await response.content.readany():
-            for piece in decoder.feed(chunk):
-                chunks.append(piece)
-                size += len(piece)
-                await grow(size)
-                turn += len(piece)
-                if turn >= TURN:
-                    turn = 0
-                    await asyncio.sleep(0)
-        decoder.finish()
+        async for piece in decoded(response, decoder):
+            chunks.append(piece)
+            size += len(piece)
+            await grow(size)
     except zlib.error:
         msg = f"{host} sent a body that its content coding does not decode"
         raise InvalidDocument(msg) from None
     except Cut:
         msg = f"{host} broke off in the middle of the body"
         raise Unreachable(msg) from None
+
+
+async def decoded(response: aiohttp.ClientResponse, decoder: Decoder) -> AsyncGenerator[bytes, None]:
+    """Yield a body's content, in turns of the event loop. Raises Cut, zlib.error, TooLarge and what aiohttp raises."""
+    turn = 0
+    while chunk := await response.content.readany():
+        for piece in decoder.feed(chunk):
+            if piece:
+                yield piece
+            turn += len(piece) or MEMBER
+            if turn >= TURN:
+                turn = 0
+                await asyncio.sleep(0)
+    decoder.finish()
 
 
 def too_large(limit: int) -> TooLarge:

@@ -30,8 +30,11 @@ PROXY_LOGIN = 407
 """The status by which a proxy asks for a login (RFC 9110, section 15.5.8)."""
 UNAUTHORIZED, FORBIDDEN = 401, 403
 
-_INVALID_TOKEN = re.compile(r'\bbearer\b.*\berror\s*=\s*"?invalid_token\b', re.IGNORECASE)
-"""How a 403 says that the token is at fault, not what it allows (RFC 6750, section 3.1)."""
+MAX_CHALLENGES = 8_192
+"""Characters of all WWW-Authenticate headers of an answer that are looked at."""
+
+_BEARER = re.compile(r"\bbearer\b", re.IGNORECASE)
+_INVALID_TOKEN = re.compile(r'\berror\s*+=\s*+"?invalid_token\b', re.IGNORECASE)
 
 
 def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPolicy) -> AnswerError:
@@ -45,9 +48,16 @@ def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPol
                           retry_after(response.headers.get("Retry-After")))  # fmt: skip
     error.retryable = status in terms.retry.statuses
     error.refuses_credentials = status == UNAUTHORIZED or (
-        status == FORBIDDEN and any(map(_INVALID_TOKEN.search, response.headers.getall("WWW-Authenticate", ())))
+        status == FORBIDDEN and terms.credentials is not None and _blames_token(response)
     )
     return error
+
+
+def _blames_token(response: aiohttp.ClientResponse) -> bool:
+    """Whether a 403 says that the token is at fault, not what it allows (RFC 6750, section 3.1)."""
+    challenges = ", ".join(response.headers.getall("WWW-Authenticate", ()))[:MAX_CHALLENGES]
+    scheme = _BEARER.search(challenges)
+    return scheme is not None and _INVALID_TOKEN.search(challenges, scheme.end()) is not None
 
 
 def is_host_fault(error: AnswerError) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import time
 import zlib
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from models.charset import text_codec
 from models.documents import Body
 from models.errors import AnswerError
 from models.page import charset_of
-from streams.http.content import STEP, Cut, Decoder, codings_of
+from streams.http.content import STEP, Cut, Decoder, codings_of, decoded
 from streams.http.response import media
 from streams.http.secret_scan import told_in_large
 
@@ -77,12 +78,11 @@ async def add_excerpt(
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> None:
     """Decode a body until it ends, or there are more than MAX_READ bytes of it."""
     decoder = Decoder(codings_of(response.headers), 2 * STEP)
-    while chunk := await response.content.readany():
-        for piece in decoder.feed(chunk):
+    async with contextlib.aclosing(decoded(response, decoder)) as pieces:
+        async for piece in pieces:
             content += piece
             if len(content) > MAX_READ:
                 return
-    decoder.finish()
 
 
 def chosen(

@@ -12,10 +12,12 @@ from typing import NamedTuple
 from yarl import URL
 
 from models.errors import InvalidRequest
-from models.request import MAX_URL
+from models.request import MAX_URL, check_host
 
 # What needs no look: lower-case host of plain ASCII, no port, a path, and nothing that would be escaped or left out.
-_USUAL = re.compile(r"https?://(?![^/]*xn--)[a-z0-9.-]+/(?:[!$&-;=?-\[\]_a-z|~]++|%[0-9A-Fa-f]{2})*+(?<!\?)")
+_USUAL = re.compile(
+    r"https?://(?![^/]*xn--)(?:[a-z0-9-]{1,63}+(?:\.|(?=/)))++(?<!.{261})/(?:[!$&-;=?-\[\]_a-z|~]++|%[0-9A-Fa-f]{2})*+(?<!\?)"
+)
 # RFC 3986, appendix B.
 _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(\?[^#]*)?(?:#.*)?", re.DOTALL)
 # `[`, `]` and `|` go as they are, as the URL standard has it and many APIs want it; a `%` without its digits does not.
@@ -128,6 +130,7 @@ def _built(parts: _Parts) -> URL:
 
 
 def _authority(scheme: str, text: str) -> str:
+    check_host(text)
     found = _PLAIN_AUTHORITY.fullmatch(text)
     if found is not None:
         host, port = found[1].lower(), found[2]
