@@ -170,7 +170,7 @@ class Cache:
                   "evictions": self.memory.evictions}  # fmt: skip
         tiers, counts = [memory], {"front": dict(self.counts)}
         for tier in self.lower:
-            tiers += await tier.figures()
+            tiers += await tier.stats()
             counts[tier.NAME] = dict(tier.counts)
         return {"tiers": tiers, "counts": counts}
 

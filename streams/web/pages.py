@@ -47,7 +47,7 @@ WORDS = (
     "size",
     "percent",
     "clock",
-    "tone",
+    "severity",
     "pretty",
     "inline",
     "urlpath",

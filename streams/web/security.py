@@ -20,7 +20,7 @@ from streams.config.settings import ANYWHERE
 from streams.web.problems import Problem
 
 HANDLING_LIMIT = 15.0
-"""Seconds that an answer may take to be made, unless its handler is marked `unhurried`."""
+"""Seconds that an answer may take to be made, unless its handler is marked `no_time_limit`."""
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -81,7 +81,7 @@ def no_time_limit(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Hand
     async def handle(request: web.Request) -> web.StreamResponse:
         return await handler(request)
 
-    vars(handle)["unhurried"] = True
+    vars(handle)["no_time_limit"] = True
     return handle
 
 
@@ -158,7 +158,7 @@ def _token_of(request: web.Request) -> str:
 @web.middleware
 async def timely(request: web.Request, handler: Handler) -> web.StreamResponse:
     """End what takes too long, also a body that comes a byte at a time."""
-    if getattr(request.match_info.handler, "unhurried", False):
+    if getattr(request.match_info.handler, "no_time_limit", False):
         return await handler(request)
     try:
         async with asyncio.timeout(HANDLING_LIMIT):

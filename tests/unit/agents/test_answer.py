@@ -128,7 +128,7 @@ async def answerer(enricher, publisher):
 @pytest.fixture
 async def narrow(enricher, publisher, monkeypatch):
     """An answerer with room for two requests beyond the cache."""
-    monkeypatch.setattr(places, "MAX_UNDER_WAY", 4)  # half of it for one host
+    monkeypatch.setattr(places, "MAX_IN_PROGRESS", 4)  # half of it for one host
     return Answerer(Settings(), enricher, publisher)
 
 

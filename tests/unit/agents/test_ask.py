@@ -58,11 +58,15 @@ class Upstream:
         return [request.headers.get(name) for request in self.seen]
 
 
-@documents.schema("counted")
-class CountedSchema(Schema):
-    """A plugin's."""
+@pytest.fixture(autouse=True)
+def _counted(monkeypatch):
+    """A plugin's schema, for these tests alone."""
+    monkeypatch.setattr(documents, "_REGISTRY", dict(documents._REGISTRY))
+    monkeypatch.setattr(documents, "_INSTANCES", dict(documents._INSTANCES))
 
-    n = fields.Integer(required=True)
+    @documents.schema("counted")
+    class CountedSchema(Schema):
+        n = fields.Integer(required=True)
 
 
 class Pool:
@@ -131,7 +135,7 @@ async def test_an_answer_says_when_it_was_fetched_and_by_which_try(upstream, ask
     """Status, document, attempts, time and headers are the last response's."""
     upstream.says("/", {"status": 503}, {"text": "one", "headers": {"ETag": '"1"'}})
     before = time.time()
-    asked = await asker.ask(wanted(upstream), {}, in_5_seconds(), {})
+    asked = await asker.fetch(wanted(upstream), {}, in_5_seconds(), {})
     assert (asked.answer.outcome, asked.answer.status, asked.answer.document) == ("ok", 200, "one")
     assert (asked.attempts, asked.answer.attempts, asked.trail[-1].headers["etag"]) == (2, 2, '"1"')
     assert before <= asked.fetched_at == asked.answer.fetched_at <= time.time()
@@ -141,7 +145,7 @@ async def test_validators_are_sent_and_304_means_that_it_holds(upstream, asker):
     """Then there is no answer, but headers and time."""
     upstream.says("/", {"status": 304, "headers": {"Cache-Control": "max-age=5"}})
     validators = {"If-None-Match": '"1"', "If-Modified-Since": V1}
-    asked = await asker.ask(wanted(upstream), {}, in_5_seconds(), validators)
+    asked = await asker.fetch(wanted(upstream), {}, in_5_seconds(), validators)
     assert (asked.answer, asked.trail[-1].headers["cache-control"]) == (None, "max-age=5")
     assert (upstream.sent("If-None-Match"), upstream.sent("If-Modified-Since")) == (['"1"'], [V1])
 
@@ -151,7 +155,7 @@ async def test_304_is_no_answer_to_what_was_not_asked(upstream, asker, own):
     """Without validators, and with conditions of the request's own, which ours do not get in the way of."""
     upstream.says("/", {"status": 304})
     with pytest.raises(UpstreamError, match="answered 304"):
-        await asker.ask(wanted(upstream, headers=own), {}, in_5_seconds(), {"If-None-Match": '"1"'} if own else {})
+        await asker.fetch(wanted(upstream, headers=own), {}, in_5_seconds(), {"If-None-Match": '"1"'} if own else {})
     assert upstream.sent("If-None-Match") == [own.get("if-none-match")]
 
 
@@ -160,7 +164,7 @@ async def test_304_to_a_condition_of_the_request_s_own_says_nothing_of_ours(upst
     terms["s"] = UpstreamPolicy(LIMIT, success=frozenset({200, 304}))
     upstream.says("/", {"status": 304})
     known = wanted(upstream, headers={"If-None-Match": '"mine"'})._replace(source=Source("s"))
-    asked = await asker.ask(known, {}, in_5_seconds(), {"If-None-Match": '"1"'})
+    asked = await asker.fetch(known, {}, in_5_seconds(), {"If-None-Match": '"1"'})
     assert asked.answer is not None
 
 
@@ -170,16 +174,16 @@ async def test_the_terms_are_those_of_the_source(upstream, asker, terms):
     upstream.says("/", {"status": 404, "text": "none"}, {"status": 404, "text": "x" * 11})
     sources = Sources({"s": Source("s", UrlTemplate(upstream.url + "/"), schema="text")})
     known = parse_request(Request(source="s", schema=""), sources)
-    assert (await asker.ask(known, {}, in_5_seconds(), {})).answer.status == 404
+    assert (await asker.fetch(known, {}, in_5_seconds(), {})).answer.status == 404
     with pytest.raises(Exception, match="at most 10"):
-        await asker.ask(known, {}, in_5_seconds(), {})
+        await asker.fetch(known, {}, in_5_seconds(), {})
 
 
 async def test_a_source_s_function_is_called(asker, upstream):
     """With its parameters; no HTTP is spoken, and there is neither status nor header."""
     sources = Sources({"f": Source("f", call="builtins:dict", params={"a": Param(default=7)})})
     known = parse_request(Request(source="f", schema="", params={"a": 8}), sources)
-    asked = await asker.ask(known, {}, in_5_seconds(), {})
+    asked = await asker.fetch(known, {}, in_5_seconds(), {})
     assert (asked.answer.document, asked.answer.status, asked.trail) == ({"a": 8}, None, ((None, {}, 0.0),))
     assert upstream.seen == []
 
@@ -188,7 +192,7 @@ async def test_a_body_that_does_not_load_says_how_often_it_was_asked(upstream, a
     """The attempts of the fetch are the error's."""
     upstream.says("/", {"status": 503}, {"body": b"\xff", "content_type": "text/plain"})
     with pytest.raises(InvalidDocument) as caught:
-        await asker.ask(wanted(upstream), {}, in_5_seconds(), {})
+        await asker.fetch(wanted(upstream), {}, in_5_seconds(), {})
     assert caught.value.attempts == 2
 
 
@@ -209,7 +213,7 @@ async def test_a_key_of_the_sender_s_own_makes_a_post_repeatable_and_ours_does_n
     known = wanted(upstream, method=method, headers=given, body={"a": 1})
     record = ConsumerRecord("requests", 3, 42, 0, 0, None, b"", None, 0, 0, ())
     with pytest.raises(UpstreamError) as caught:
-        await asker.ask(known, forwarded_headers(record, known.request), in_5_seconds(), {})
+        await asker.fetch(known, forwarded_headers(record, known.request), in_5_seconds(), {})
     assert caught.value.attempts == times
     assert upstream.sent("Idempotency-Key") == [sent] * times
 
@@ -292,7 +296,7 @@ async def test_lines_of_a_header_are_all_there_to_be_read(upstream, asker):
         return response
 
     upstream.says("/", twice)
-    asked = await asker.ask(wanted(upstream), {}, in_5_seconds(), {})
+    asked = await asker.fetch(wanted(upstream), {}, in_5_seconds(), {})
     assert asked.trail[-1].headers.getall("cache-control") == ["max-age=60", "private"]
 
 
@@ -352,7 +356,7 @@ async def test_a_check_on_no_document_is_a_check_error(upstream, enricher):
 async def test_an_answer_without_a_body_is_kept_like_any_other(upstream, asker):
     """A shared tier takes it and gives it back: a hit has no document either."""
     upstream.says("/", {"status": 204})
-    asked = await asker.ask(wanted(upstream, schema="json"), {}, in_5_seconds(), {})
+    asked = await asker.fetch(wanted(upstream, schema="json"), {}, in_5_seconds(), {})
     shared = encode_answer(None, asked.answer)
     assert is_shared(shared)
     assert EncodedAnswer(shared, b"hit", 1.0, None).outcome == "ok"
@@ -387,7 +391,7 @@ async def test_an_invalid_document_is_shown(upstream, asker):
     """What came in place of a document is told, as of an error."""
     upstream.says("/", {"text": "<h1>Down for maintenance</h1>"})
     with pytest.raises(InvalidDocument) as caught:
-        await asker.ask(wanted(upstream, schema="json"), {}, in_5_seconds(), {})
+        await asker.fetch(wanted(upstream, schema="json"), {}, in_5_seconds(), {})
     assert caught.value.body == "<h1>Down for maintenance</h1>"
 
 

@@ -197,7 +197,7 @@ async def test_all_who_want_the_same_at_once_share_one_run(worker_of, pool):
         future.set_result(CheckOutcome(name))
     for calls, task in zip(lists, asking, strict=True):
         assert values(await task) == [(call.name, call.name) for call in calls]
-    assert enricher._judge._running == {}
+    assert enricher._checks._running == {}
 
 
 async def test_who_gives_up_takes_nothing_from_others(worker_of, pool):
@@ -223,7 +223,7 @@ async def test_when_nobody_waits_any_more_nothing_runs(worker_of, pool):
     pool.futures[1].set_result(CheckOutcome("digest"))
     assert isinstance((await asking).error, TimedOut)
     assert [future.cancelled() for future in pool.futures] == [True, False, True]
-    assert enricher._judge._running == {}
+    assert enricher._checks._running == {}
     pool.stuck = False
     enriched, _ = await asked(enricher, PRIME, DIGEST)
     assert values(enriched) == [("is_prime", True), ("sha256", "digest")]
@@ -369,7 +369,7 @@ async def test_a_pool_that_closes_ends_who_waits(worker_of, pool):
     pool.futures[0].cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert enricher._judge._running == {}
+    assert enricher._checks._running == {}
 
 
 CALLS = [PRIME, DIGEST, ARRAY, FAILING, Call("is_prime"), Call("length", "s", {"high": 2}), Call("sha256", "s")]

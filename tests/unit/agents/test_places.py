@@ -145,7 +145,7 @@ async def test_many_hosts_that_hang_leave_room_too(desk):
 
 async def test_a_place_that_comes_free_goes_to_each_line_in_turn(desk, monkeypatch):
     """Of two lines that wait, neither is begun before the other is."""
-    monkeypatch.setattr(module, "MAX_UNDER_WAY", 8)
+    monkeypatch.setattr(module, "MAX_IN_PROGRESS", 8)
     desk = Desk()
     for host in ("a", "b", "c"):
         desk.enter(host, 10)

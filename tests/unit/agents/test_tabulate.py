@@ -41,13 +41,13 @@ def scene(monkeypatch):
         def __init__(self, *_):
             pass
 
-        def take(self, part, _):
+        def add(self, part, _):
             scene.slices.append(len(part))
 
         def changes(self, _):
             return []
 
-    monkeypatch.setattr(module, "Tally", Tally)
+    monkeypatch.setattr(module, "Aggregator", Tally)
     return scene
 
 
@@ -67,7 +67,7 @@ def batch(lease, count, size):
 )
 async def test_a_slice_is_bounded_by_number_and_bytes(scene, size, slices):
     """A slice ends where there are enough results, or bytes of them; a larger result is one for itself."""
-    await scene.tabulator.take(batch(scene.lease, 300, size))
+    await scene.tabulator.tabulate(batch(scene.lease, 300, size))
     assert scene.slices == slices
     assert scene.lease.commit_point().offset == 300
 
@@ -76,10 +76,10 @@ async def test_a_batch_whose_lease_ended_while_kafka_was_behind_touches_nothing(
     """The next lease's shelf and tally are not put aside for those of one that has ended."""
     late, now = batch(scene.lease, 3, 10), Lease("g", "results", 0, position=0)
     scene.leases = [now]
-    await scene.tabulator.take(batch(now, 3, 10))
+    await scene.tabulator.tabulate(batch(now, 3, 10))
     shelf, tallies = scene.shelf, dict(scene.tabulator._tallies)
     scene.publisher.meanwhile = scene.lease.revoke
-    await scene.tabulator.take(late)
+    await scene.tabulator.tabulate(late)
     assert scene.shelf is shelf
     assert scene.tabulator._tallies == tallies
 
@@ -90,7 +90,7 @@ async def test_a_lease_that_ends_while_its_partition_begins_anew_counts_nothing(
     scene.lease.resumed, scene.lease.end = 501, 3
     cut = batch(scene.lease, 3, 10)
     scene.publisher.meanwhile = lambda: scene.publisher.sent and scene.lease.revoke()
-    await scene.tabulator.take(cut)
+    await scene.tabulator.tabulate(cut)
     assert len(scene.publisher.sent) == WIPED
     assert (scene.slices, scene.tabulator._tallies) == ([], {})
 
@@ -99,6 +99,6 @@ async def test_rows_of_another_log_are_gone_before_anything_is_counted(scene):
     """A new topic of the same name begins with empty tables."""
     scene.shelves.store.apply("a", 0, [(b"k", STALE)], 1)
     scene.lease.resumed, scene.lease.end = 501, 3
-    await scene.tabulator.take(batch(scene.lease, 3, 10))
+    await scene.tabulator.tabulate(batch(scene.lease, 3, 10))
     assert [(parcel.key, parcel.value) for _, _, parcel in scene.publisher.sent] == [(b"k", None)]
     assert scene.shelf.get("a", b"k") is None

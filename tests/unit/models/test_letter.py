@@ -97,7 +97,7 @@ def test_only_a_small_number_is_a_count(text, count):
 )
 def test_a_choice_takes_what_matches_all_of_it(choice, taken):
     """Each kind that is given must match, by any of its values; times from `since` to before `until`."""
-    assert choice.takes(letter()) is taken
+    assert choice.matches(letter()) is taken
 
 
 def test_a_letter_without_host_is_chosen_by_no_host():

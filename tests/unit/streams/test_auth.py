@@ -86,7 +86,7 @@ async def client(upstream):
 
 
 def terms(client, kind="bearer", **source):
-    return policy_of(Source("s", **KINDS[kind], **source), client.terms, client.post)
+    return policy_of(Source("s", **KINDS[kind], **source), client.policy, client.post)
 
 
 async def failure(client, url, error, kind="bearer"):
@@ -147,14 +147,14 @@ async def test_a_secret_that_is_not_there_is_told_by_its_place(client, tmp_path,
     monkeypatch.delenv("TEST_SECRET")
     place = Secret(kind, "TEST_SECRET" if kind == "env" else str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"TEST_SECRET is not set|none' cannot be read: No such file"):
-        policy_of(Source("s", auth=Bearer(place)), client.terms, client.post)
+        policy_of(Source("s", auth=Bearer(place)), client.policy, client.post)
 
 
 async def test_a_secret_from_a_file_is_sent_without_its_line_end(client, upstream, tmp_path):
     """Editors end files with a line break, which is no part of the secret."""
     (tmp_path / "token").write_text(f"{KEY}\r\n")
     source = Source("s", auth=Bearer(Secret("file", str(tmp_path / "token"))))
-    await client.fetch("GET", at(upstream), {}, terms=policy_of(source, client.terms, client.post))
+    await client.fetch("GET", at(upstream), {}, terms=policy_of(source, client.policy, client.post))
     assert shown(upstream.seen[0]) == SHOWN["bearer"]
 
 
@@ -163,7 +163,7 @@ async def test_a_secret_that_cannot_be_sent_is_refused_at_the_start(client, tmp_
     """What would break out of its header is never sent, and not quoted."""
     (tmp_path / "token").write_text(f"x{text}x", encoding="utf-8")
     with pytest.raises(ValueError, match=r"holds what cannot be sent") as caught:
-        policy_of(Source("s", auth=Bearer(Secret("file", str(tmp_path / "token")))), client.terms, client.post)
+        policy_of(Source("s", auth=Bearer(Secret("file", str(tmp_path / "token")))), client.policy, client.post)
     assert text not in str(caught.value)
 
 
@@ -358,7 +358,7 @@ async def test_neither_terms_nor_source_show_the_secret(client):
     """Whoever logs them tells nothing."""
     for kind in SECRETIVE:
         source = Source("s", **KINDS[kind])
-        held = policy_of(source, client.terms, client.post)
+        held = policy_of(source, client.policy, client.post)
         assert [each for each in (KEY, LOGIN) if each in f"{source!r} {held!r} {held.credentials!r}"] == []
 
 
@@ -422,8 +422,8 @@ async def issuer(serve, upstream):
 
 def clocked(client, source, clock):
     """Return the terms of a source whose token ends by a clock of the test's."""
-    held = policy_of(source, client.terms, client.post)
-    post = partial(client.post, client.terms)
+    held = policy_of(source, client.policy, client.post)
+    post = partial(client.post, client.policy)
     return replace(held, credentials=Token(source.auth, post, Fixed({}, {}, ()), clock))
 
 
@@ -443,7 +443,7 @@ async def refused(client, issuer, terms, error, **options):
 
 async def test_fifty_at_once_share_one_token(client, issuer):
     """One call for a token serves all who come while it is fetched, and all who come later."""
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     responses = await asyncio.gather(*(ask(client, issuer, held) for _ in range(50)))
     await ask(client, issuer, held)
     assert {response.body.content for response in responses} == {b'"in"'}
@@ -455,7 +455,7 @@ async def test_the_client_shows_itself_as_the_issuer_wants_it(client, issuer, pl
     """RFC 6749, section 2.3.1: id and secret go form-encoded into a Basic login, or into the form; and once only."""
     auth = ClientCredentials(issuer.url, "the client", SECRET, "read write", "https://api", place)
     source = Source("s", auth=auth, secret_headers={"X-Own": SECRET})
-    await ask(client, issuer, policy_of(source, client.terms, client.post))
+    await ask(client, issuer, policy_of(source, client.policy, client.post))
     [(headers, form)] = issuer.asked
     form_only = {"grant_type": "client_credentials", "scope": "read write", "audience": "https://api"}
     login = base64.b64encode(f"the+client:{quote_plus(KEY)}".encode()).decode()
@@ -495,7 +495,7 @@ async def test_a_token_is_renewed_before_its_end(client, issuer, life, lasts):
 
 async def test_a_token_that_is_refused_is_renewed_and_the_request_succeeds(client, issuer):
     """After a 401 the request is sent once more with a new token, which counts as another attempt."""
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     await ask(client, issuer, held)
     issuer.valid.clear()
     response = await ask(client, issuer, held)
@@ -505,7 +505,7 @@ async def test_a_token_that_is_refused_is_renewed_and_the_request_succeeds(clien
 
 async def test_a_request_is_sent_again_once_for_a_401(client, issuer):
     """An API that refuses any token is not asked for ever."""
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     issuer.api = issuer.api.replace("/api", "/closed")
     issuer.upstream.answers["/closed"] = {"status": 401}
     error = await refused(client, issuer, held, UpstreamError)
@@ -515,7 +515,7 @@ async def test_a_request_is_sent_again_once_for_a_401(client, issuer):
 
 async def test_two_that_are_refused_at_once_fetch_one_token(client, issuer):
     """Of many that meet a 401 with the same token the first gives it up, and all go on with the next."""
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     await ask(client, issuer, held)
     issuer.valid.clear()
     together = asyncio.Barrier(5)
@@ -533,7 +533,7 @@ async def test_two_that_are_refused_at_once_fetch_one_token(client, issuer):
 
 async def test_a_late_401_does_not_give_up_the_token_that_came_meanwhile(client, issuer):
     """Who was sent with the old token and hears of it late, takes the new one as it is."""
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     await ask(client, issuer, held)
     issuer.valid.clear()
     go_on, arrived = asyncio.Event(), asyncio.Event()
@@ -557,10 +557,10 @@ async def test_a_late_401_does_not_give_up_the_token_that_came_meanwhile(client,
 @pytest.mark.parametrize(("status", "asked"), [(400, 1), (401, 1), (403, 1), (404, 1), (500, 2)])
 async def test_an_issuer_that_refuses_is_the_upstream_s_error(client, issuer, status, asked):
     """What the issuer says is told as its own, is not taken for a 401 of the API, and the API is not asked."""
-    client.terms = replace(client.terms, retry=Retries(attempts=2, first_pause=0.001))
+    client.policy = replace(client.policy, retry=Retries(attempts=2, first_pause=0.001))
     issuer.answer = answering(status=status, reason="No")
     source = replace(issuer.source, retry=Retries(attempts=3, first_pause=0.001))
-    error = await refused(client, issuer, policy_of(source, client.terms, client.post), UpstreamError)
+    error = await refused(client, issuer, policy_of(source, client.policy, client.post), UpstreamError)
     assert (str(error), error.status) == (f"no token: 127.0.0.1 answered {status} No", None)
     assert (len(issuer.asked), issuer.upstream.seen) == (asked, [])
     assert error.attempts == asked, "what is remembered is not tried again"
@@ -592,7 +592,7 @@ GARBAGE = [
 async def test_what_is_no_token_is_never_sent(client, issuer, garbage):
     """Whatever else the issuer answers, line breaks in the token included, ends in one error that does not quote it."""
     issuer.answer = answering(body=garbage, content_type="application/json")
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     error = await refused(client, issuer, held, UpstreamError)
     assert (str(error), error.retryable) == ("no token: the token endpoint's answer is no bearer token", False)
     assert (len(issuer.asked), issuer.upstream.seen) == (1, [])
@@ -603,7 +603,7 @@ async def test_no_token_from_nobody(client, issuer):
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         auth = ClientCredentials(f"http://127.0.0.1:{bound.getsockname()[1]}/token", "the client", SECRET)
-        held = policy_of(Source("s", auth=auth, retry=ONCE), client.terms, client.post)
+        held = policy_of(Source("s", auth=auth, retry=ONCE), client.policy, client.post)
         error = await refused(client, issuer, held, Unreachable)
     assert str(error).startswith("no token: 127.0.0.1 cannot be connected to: ")
     assert issuer.upstream.seen == []
@@ -612,7 +612,7 @@ async def test_no_token_from_nobody(client, issuer):
 async def test_an_issuer_is_judged_like_any_upstream(client, issuer):
     """A token endpoint in a network that is not allowed is not asked."""
     auth = ClientCredentials("http://10.0.0.1/token", "the client", SECRET)
-    await refused(client, issuer, policy_of(Source("s", auth=auth), client.terms, client.post), Denied)
+    await refused(client, issuer, policy_of(Source("s", auth=auth), client.policy, client.post), Denied)
 
 
 async def test_a_failure_is_remembered_for_five_seconds(client, issuer):
@@ -635,7 +635,7 @@ async def test_a_failure_is_remembered_for_five_seconds(client, issuer):
 async def test_fifty_at_once_meet_one_failure(client, issuer):
     """Who waited for the fetch that failed does not try its own."""
     issuer.answer = answering(status=500)
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     ends = await asyncio.gather(*(ask(client, issuer, held) for _ in range(50)), return_exceptions=True)
     assert {type(end) for end in ends} == {UpstreamError}
     assert (len(issuer.asked), len({id(end) for end in ends})) == (1, 50)
@@ -652,7 +652,7 @@ async def test_who_gives_up_on_an_issuer_that_hangs_leaves_it_to_the_next(client
         return {}
 
     issuer.answer = hang
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     first, second = (asyncio.ensure_future(ask(client, issuer, held)) for _ in range(2))
     await asyncio.wait_for(hangs.wait(), PATIENCE)
     first.cancel()
@@ -664,10 +664,10 @@ async def test_who_gives_up_on_an_issuer_that_hangs_leaves_it_to_the_next(client
 
 async def test_who_had_no_time_leaves_no_failure_behind(client, issuer):
     """A token that could not be had before one request's deadline may be had before another's."""
-    client.terms = replace(client.terms, retry=Retries(attempts=4, first_pause=60.0, longest_pause=60.0))
+    client.policy = replace(client.policy, retry=Retries(attempts=4, first_pause=60.0, longest_pause=60.0))
     issuer.answer = answering(status=503)
-    held = policy_of(replace(issuer.source, retry=ONCE), client.terms, client.post)
-    assert (await refused(client, issuer, held, UpstreamError, deadline=time.monotonic())).hurried
+    held = policy_of(replace(issuer.source, retry=ONCE), client.policy, client.post)
+    assert (await refused(client, issuer, held, UpstreamError, deadline=time.monotonic())).deadline_bound
     issuer.answer = {}
     assert (await ask(client, issuer, held)).status == 200
 
@@ -693,7 +693,7 @@ async def test_a_document_that_repeats_token_or_secret_is_refused(client, issuer
     """Both are looked for, from the very answer that the first token was fetched for."""
     issuer.api = issuer.api.replace("/api", "/echo")
     issuer.upstream.answers["/echo"] = {"body": f"x{repeated}x".encode()}
-    await refused(client, issuer, policy_of(issuer.source, client.terms, client.post), InvalidDocument)
+    await refused(client, issuer, policy_of(issuer.source, client.policy, client.post), InvalidDocument)
 
 
 @pytest.mark.parametrize("ended", ["by its time", "by a 401"])
@@ -723,7 +723,7 @@ async def test_a_document_that_repeats_the_token_before_is_refused(client, issue
 async def test_an_issuer_s_reason_that_repeats_the_secret_is_left_out(client, issuer):
     """The client's secret is told by no error, whoever repeats it."""
     issuer.answer = answering(status=401, reason=f"No client has {KEY}")
-    await refused(client, issuer, policy_of(issuer.source, client.terms, client.post), UpstreamError)
+    await refused(client, issuer, policy_of(issuer.source, client.policy, client.post), UpstreamError)
 
 
 @pytest.mark.parametrize("status", [307, 308])
@@ -733,7 +733,7 @@ async def test_the_client_s_secret_does_not_follow_a_redirect_elsewhere(client, 
     issuer.server.redirect("/token", status, at(there, "/token"))
     auth = ClientCredentials(issuer.url, "the client", SECRET, place="body")
     with pytest.raises(AnswerError):
-        await ask(client, issuer, policy_of(Source("s", auth=auth), client.terms, client.post))
+        await ask(client, issuer, policy_of(Source("s", auth=auth), client.policy, client.post))
     assert [seen for seen in there.seen if told(seen)] == []
 
 
@@ -741,14 +741,14 @@ async def test_the_client_s_login_does_not_follow_a_redirect_elsewhere(client, s
     """The same for a secret in the header; the error tells the redirect's status."""
     there = await serve()
     issuer.server.redirect("/token", 307, at(there, "/token"))
-    error = await refused(client, issuer, policy_of(issuer.source, client.terms, client.post), UpstreamError)
+    error = await refused(client, issuer, policy_of(issuer.source, client.policy, client.post), UpstreamError)
     assert ("answered 307" in str(error), [seen for seen in there.seen if shown(seen)]) == (True, [])
 
 
 async def test_a_token_may_be_more_than_the_source_s_documents(client, issuer):
     """A source that takes documents of 10 bytes has a token all the same."""
     source = replace(issuer.source, max_bytes=10)
-    assert (await ask(client, issuer, policy_of(source, client.terms, client.post))).status == 200
+    assert (await ask(client, issuer, policy_of(source, client.policy, client.post))).status == 200
 
 
 async def test_a_renewed_token_takes_no_redirect_away(client, issuer):
@@ -756,7 +756,7 @@ async def test_a_renewed_token_takes_no_redirect_away(client, issuer):
     issuer.api = issuer.api.replace("/api", "/1")
     for hop in range(1, 1 + DEFAULT_MAX_REDIRECTS):
         issuer.upstream.redirect(f"/{hop}", 302, f"/{hop + 1}" if hop < DEFAULT_MAX_REDIRECTS else "/api")
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     await ask(client, issuer, held)
     issuer.valid.clear()
     assert (await ask(client, issuer, held)).status == 200
@@ -781,7 +781,7 @@ async def test_a_renewed_token_takes_no_redirect_away(client, issuer):
 )
 async def test_a_withdrawn_token_is_renewed_once(client, issuer, status, challenge, times):
     """A 403 that says that the token is at fault (RFC 6750, section 3.1) is asked again with another, once."""
-    held = policy_of(issuer.source, client.terms, client.post)
+    held = policy_of(issuer.source, client.policy, client.post)
     issuer.api = issuer.api.replace("/api", "/closed")
     headers = {"WWW-Authenticate": challenge} if challenge else {}
     issuer.upstream.answers["/closed"] = {"status": status, "headers": headers}

@@ -30,7 +30,7 @@ async def client(upstream, monkeypatch):
 
 
 def terms(client, **source):
-    return policy_of(Source("s", retry=client.terms.retry, **source), client.terms, client.post)
+    return policy_of(Source("s", retry=client.policy.retry, **source), client.policy, client.post)
 
 
 def secretive(client, **source):

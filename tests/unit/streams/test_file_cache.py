@@ -251,7 +251,7 @@ async def test_keys_purge_and_clear_walk_through_all_entries(cache):
 async def test_figures_tell_of_folder_and_counts(cache):
     """What an operator is shown: where, how many, and every count by its name."""
     await cache.set(KEY, b"x", ttl=60)
-    [figures] = await cache.figures()
+    [figures] = await cache.stats()
     assert figures == {"tier": "file", "path": str(cache.tier.path), "entries": 1} | dict.fromkeys(COUNTED, 0) | {
         "stores": 1
     }

@@ -7,7 +7,7 @@ from streams.cache.single_flight import SingleFlight
 
 async def waiting(flights, key, count):
     """Start some who wait for a flight and let them get as far as waiting."""
-    tasks = [asyncio.create_task(flights.join(key)) for _ in range(count)]
+    tasks = [asyncio.create_task(flights.wait(key)) for _ in range(count)]
     await asyncio.sleep(0)
     return tasks
 

@@ -86,7 +86,7 @@ async def failure(caller, source, deadline=None, patience=PATIENCE):
 )
 async def test_what_a_function_returns_becomes_a_body(caller, source, value, body):
     """Text stays text, bytes stay bytes, and anything else is written as JSON; there is no status."""
-    assert await caller.call(source(lambda: value), {}, None) == (None, body, {}, 1)
+    assert (await caller.call(source(lambda: value), {}, None))[:4] == (None, body, {}, 1)
 
 
 CYCLE = []
@@ -175,7 +175,7 @@ async def test_no_try_begins_after_the_deadline(caller, source, monkeypatch):
     function = raising(OSError("gone"))
     retry = Retries(first_pause=60.0, longest_pause=60.0)
     error = await failure(caller, source(function, retry=retry), deadline=time.monotonic() + 30)
-    assert (type(error), error.hurried, function.calls) == (Unreachable, True, 1)
+    assert (type(error), error.deadline_bound, function.calls) == (Unreachable, True, 1)
 
 
 async def test_parameters_are_named_arguments(caller, source):
@@ -221,10 +221,10 @@ async def test_a_function_that_hangs_keeps_its_place(caller, source, released):
     host = caller.hosts["s"]
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(caller.call(hanging, {}, None), 0.05)
-    assert (len(began), host.gate.in_flight, host.users) == (2, 2, 2)
+    assert (len(began), host.bulkhead.in_flight, host.users) == (2, 2, 2)
     released.set()
     await wait_for(lambda: host.users == 0)
-    assert host.gate.in_flight == 0
+    assert host.bulkhead.in_flight == 0
     await asyncio.wait_for(caller.call(hanging, {}, None), PATIENCE)
     assert len(began) == 3
 
@@ -234,7 +234,7 @@ async def test_a_rate_is_kept(caller, source):
     limited = source(lambda: "ok", limits=Limits(rate=0.01))
     await caller.call(limited, {}, None)
     error = await failure(caller, limited, time.monotonic() + 5)
-    assert (type(error), error.hurried) == (Overloaded, True)
+    assert (type(error), error.deadline_bound) == (Overloaded, True)
     assert "source s is asked 0.01 times a second at most" in str(error)
 
 

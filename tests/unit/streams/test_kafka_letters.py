@@ -73,7 +73,7 @@ def cluster(monkeypatch):
             self.waiting.append(letter)
 
         async def flush(self):
-            made.logs[self.marks] += [(letter.mark, b"", []) for letter in self.waiting]
+            made.logs[self.marks] += [(letter.redrive_key, b"", []) for letter in self.waiting]
             self.done(self.waiting)
 
         async def forget(self, marks):

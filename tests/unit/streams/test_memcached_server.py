@@ -65,7 +65,7 @@ async def fail(server, question):
     """Ask once and see it fail."""
     question.fails = True
     with pytest.raises(ServerUnavailable):
-        await server.ask(question)
+        await server.run(question)
     question.fails = False
 
 
@@ -73,20 +73,20 @@ async def is_away(server, question):
     """Whether the server is not even asked."""
     before = question.asked
     with pytest.raises(ServerUnavailable):
-        await server.ask(question)
+        await server.run(question)
     return question.asked == before
 
 
 async def test_a_failure_is_followed_by_a_rest(server, question, clock, counts):
     """After a failure nothing is asked for a second; then it is, and an answer ends the rest."""
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
     await fail(server, question)
     assert await is_away(server, question)
     clock.now += 0.999
     assert await is_away(server, question)
     clock.now += 0.001
-    assert await server.ask(question) == b"answer"
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
+    assert await server.run(question) == b"answer"
     assert counts == {"failures": 1, "resting": 2}
 
 
@@ -97,10 +97,10 @@ async def test_rests_double_up_to_their_limit(server, question, clock):
         clock.now += rest - 0.001
         assert await is_away(server, question)
         clock.now += 0.001
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
     await fail(server, question)
     clock.now += 1
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
 
 
 async def test_one_call_tries_and_the_others_miss(server, question, clock):
@@ -108,27 +108,27 @@ async def test_one_call_tries_and_the_others_miss(server, question, clock):
     await fail(server, question)
     clock.now += 1
     question.gate.clear()
-    trial = asyncio.create_task(server.ask(question))
+    trial = asyncio.create_task(server.run(question))
     while question.asked < 2:
         await asyncio.sleep(0)
     assert await is_away(server, question)
     question.gate.set()
     assert await trial == b"answer"
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
 
 
 async def test_failures_of_one_moment_are_one(server, question, clock, counts, caplog):
     """Many calls that fail together make the server rest once, for one second, with one line in the log."""
     question.fails = True
     question.gate.clear()
-    calls = [asyncio.create_task(server.ask(question)) for _ in range(20)]
+    calls = [asyncio.create_task(server.run(question)) for _ in range(20)]
     while question.asked < 20:
         await asyncio.sleep(0)
     question.gate.set()
     assert all(isinstance(end, ServerUnavailable) for end in await asyncio.gather(*calls, return_exceptions=True))
     question.fails = False
     clock.now += 1
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
     assert counts == {"failures": 20}
     assert len([record for record in caplog.records if "rests" in record.message]) == 1
 
@@ -138,16 +138,16 @@ async def test_what_began_before_a_rest_does_not_make_another(server, clock, que
     slow = Question()
     slow.fails = True
     slow.gate.clear()
-    late = asyncio.create_task(server.ask(slow))
+    late = asyncio.create_task(server.run(slow))
     while not slow.asked:
         await asyncio.sleep(0)
     await fail(server, question)
     clock.now += 1
-    await server.ask(question)
+    await server.run(question)
     slow.gate.set()
     with pytest.raises(ServerUnavailable):
         await late
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
 
 
 async def test_no_call_takes_longer_than_the_timeout(server, question, counts):
@@ -155,7 +155,7 @@ async def test_no_call_takes_longer_than_the_timeout(server, question, counts):
     question.gate.clear()
     begun = asyncio.get_running_loop().time()
     with pytest.raises(ServerUnavailable):
-        await server.ask(question)
+        await server.run(question)
     assert TIMEOUT * 0.9 < asyncio.get_running_loop().time() - begun < TIMEOUT + 0.2
     assert await is_away(server, question)
     assert counts == {"timeouts": 1, "resting": 1}
@@ -164,14 +164,14 @@ async def test_no_call_takes_longer_than_the_timeout(server, question, counts):
 async def test_a_cancelled_call_is_no_failure(server, question, counts):
     """Who stops waiting says nothing about the server: the next call goes through."""
     question.gate.clear()
-    call = asyncio.create_task(server.ask(question))
+    call = asyncio.create_task(server.run(question))
     while not question.asked:
         await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     question.gate.set()
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
     assert counts == {}
 
 
@@ -180,7 +180,7 @@ async def test_a_cancelled_try_leaves_the_next_call_to_try(server, question, clo
     await fail(server, question)
     clock.now += 1
     question.gate.clear()
-    trial = asyncio.create_task(server.ask(question))
+    trial = asyncio.create_task(server.run(question))
     while question.asked < 2:
         await asyncio.sleep(0)
     trial.cancel()
@@ -188,7 +188,7 @@ async def test_a_cancelled_try_leaves_the_next_call_to_try(server, question, clo
         await trial
     question.gate.set()
     assert server.resting
-    assert await server.ask(question) == b"answer"
+    assert await server.run(question) == b"answer"
     assert not server.resting
 
 
@@ -198,8 +198,8 @@ async def test_each_change_is_one_line(server, question, clock, caplog):
     for rest in (1, 2, 4):
         await fail(server, question)
         clock.now += rest
-    await server.ask(question)
-    await server.ask(question)
+    await server.run(question)
+    await server.run(question)
     assert [record.message for record in caplog.records if record.name.startswith("streams")] == [
         "memcached 127.0.0.1:1 rests, its keys are misses: ConnectionResetError",
         "memcached 127.0.0.1:1 is back",

@@ -59,7 +59,7 @@ async def until(condition, seconds=20):
 
 
 async def at_full_strength(pool):
-    await until(lambda: pool.figures()["alive"] == pool.figures()["processes"])
+    await until(lambda: pool.stats()["alive"] == pool.stats()["processes"])
 
 
 def children():
@@ -144,7 +144,7 @@ async def test_killed_children_cost_no_check(two):
     killed = set()
     for done in range(20, 300, 20):
         await until(lambda done=done: sum(future.done() for future in futures) >= done, 60)
-        for seat_ in two._crew:
+        for seat_ in two._workers:
             deaths = max((job.deaths for job in seat_.given.values()), default=0)
             if seat_.given and deaths < suspicion.KILLED_BEFORE_BLAMED - 1 and seat_.child.pid not in killed:
                 seat_.child.kill()
@@ -179,7 +179,7 @@ async def test_a_check_whose_process_is_killed_each_time_is_blamed(two, monkeypa
     for _ in range(3):
         [seat_] = await _busy(two)
         os.kill(seat_.child.pid, signal.SIGKILL)
-        await until(lambda seat_=seat_: seat_ not in two._crew.seats)
+        await until(lambda seat_=seat_: seat_ not in two._workers.slots)
     assert (await spinning).error == "ended its process: killed by SIGKILL"
     assert two.counts["crashes"] == 1
 
@@ -189,7 +189,7 @@ async def _busy(pool):
     found = []
 
     def look():
-        found[:] = [each for each in pool._crew if each.given and each.child.running()[0]]
+        found[:] = [each for each in pool._workers if each.given and each.child.running()[0]]
         return bool(found)
 
     await until(look)
@@ -317,12 +317,12 @@ async def test_a_process_is_recycled(two, monkeypatch):
     """After so many batches, another process takes its place, and no check notices."""
     monkeypatch.setattr(seat, "RECYCLE_AFTER", 5)
     monkeypatch.setattr(seat, "RECYCLE_AGE", 0.0)
-    first = {each.child.pid for each in two._crew}
+    first = {each.child.pid for each in two._workers}
     for number in range(40):
         assert (await two.submit("bad_burn", number, {"seconds": 0.0})).value == number
     await at_full_strength(two)
     assert two.counts["recycled"] > 1
-    assert not first & {each.child.pid for each in two._crew}
+    assert not first & {each.child.pid for each in two._workers}
     assert two.counts["ended"] == 0
 
 
@@ -376,9 +376,9 @@ import {PLUGIN}
 async def main():
     async with CheckPool(2, [{PLUGIN!r}]) as pool:
         waiting = [pool.submit("bad_spin", 1, {{}}) for _ in range(2)]
-        while not all(each.given and each.child.running()[0] for each in pool._crew):
+        while not all(each.given and each.child.running()[0] for each in pool._workers):
             await asyncio.sleep(0.01)
-        print(*[each.child.pid for each in pool._crew], flush=True)
+        print(*[each.child.pid for each in pool._workers], flush=True)
         await asyncio.gather(*waiting)
 
 asyncio.run(main())

@@ -151,7 +151,7 @@ def trusting(authority, tmp_path):
 
 
 async def ask(client, url, source=None, **options):
-    terms = policy_of(source, client.terms, client.post) if source else None
+    terms = policy_of(source, client.policy, client.post) if source else None
     async with asyncio.timeout(PATIENCE):
         return await client.fetch("GET", url, {}, terms=terms, **options)
 

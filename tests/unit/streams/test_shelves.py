@@ -38,7 +38,7 @@ class Publisher:
             start = shelves.store.reaches(topic[2:], 0) or 0 if base is None else base
             shelves.acknowledged(topic, 0, start, parcels)
             for parcel in parcels:
-                parcel.receipt.finish(parcel.offset)
+                parcel.listener.finish(parcel.offset)
 
 
 class Scene:
@@ -56,7 +56,7 @@ class Scene:
         self.publisher = Publisher()
 
     @property
-    def shelf(self):
+    def rows(self):
         return self.shelves.of(self.leases[0])
 
     def records(self, *offsets):
@@ -65,18 +65,18 @@ class Scene:
         return records
 
     def ship(self, changes, *offsets):
-        self.shelves.publish(self.publisher, self.shelf, changes, self.records(*offsets) if offsets else ())
+        self.shelves.publish(self.publisher, self.rows, changes, self.records(*offsets) if offsets else ())
 
 
 def test_a_row_is_read_back_before_and_after_it_arrived():
     """What is on its way is what the next batch counts on; the view shows what was acknowledged."""
     scene = Scene()
     scene.ship([("a", b"k", row(1))], 0, 1)
-    assert scene.shelf.get("a", b"k") == row(1)
+    assert scene.rows.get("a", b"k") == row(1)
     assert scene.shelves.get("a", 0, b"k") is None
     scene.publisher.acknowledge(scene.shelves)
-    assert scene.shelf.get("a", b"k") == scene.shelves.get("a", 0, b"k") == row(1)
-    assert scene.shelf.pending == {"a": {}, "b": {}}
+    assert scene.rows.get("a", b"k") == scene.shelves.get("a", 0, b"k") == row(1)
+    assert scene.rows.pending == {"a": {}, "b": {}}
 
 
 def test_offsets_are_finished_only_when_all_rows_of_their_batch_have_arrived():
@@ -85,10 +85,10 @@ def test_offsets_are_finished_only_when_all_rows_of_their_batch_have_arrived():
     scene.ship([("a", b"k", row(1)), ("b", b"k", row(1))], 0, 1)
     first, second = scene.publisher.sent
     scene.shelves.acknowledged("g-a", 0, 0, [first[2]])
-    first[2].receipt.finish(0)
+    first[2].listener.finish(0)
     assert scene.lease.unfinished == 2
     scene.shelves.acknowledged("g-b", 0, 0, [second[2]])
-    second[2].receipt.finish(0)
+    second[2].listener.finish(0)
     assert scene.lease.unfinished == 0
     assert scene.lease.commit_point().offset == 2
 
@@ -119,8 +119,8 @@ def test_a_later_version_lies_over_an_earlier_one_that_arrives():
     scene.publisher.sent = []
     scene.ship([("a", b"k", row(2))], 2)
     scene.shelves.acknowledged("g-a", 0, 0, [early[2]])
-    early[2].receipt.finish(0)
-    assert scene.shelf.get("a", b"k") == row(2)
+    early[2].listener.finish(0)
+    assert scene.rows.get("a", b"k") == row(2)
     scene.publisher.acknowledge(scene.shelves)
     assert scene.shelves.get("a", 0, b"k") == row(2)
 
@@ -132,14 +132,14 @@ def test_batches_may_be_whole_in_another_order():
     scene.ship([("a", b"k", row(1))], 1)
     first, lagging, second = scene.publisher.sent
     scene.shelves.acknowledged("g-a", 0, 0, [first[2], second[2]])
-    first[2].receipt.finish(0)
-    second[2].receipt.finish(0)
+    first[2].listener.finish(0)
+    second[2].listener.finish(0)
     assert scene.lease.commit_point().offset == 0
     scene.shelves.acknowledged("g-b", 0, 0, [lagging[2]])
-    lagging[2].receipt.finish(0)
+    lagging[2].listener.finish(0)
     assert scene.lease.commit_point().offset == 2
-    assert scene.shelf.pending == {"a": {}, "b": {}}
-    assert scene.shelf.get("a", b"k") == row(1)
+    assert scene.rows.pending == {"a": {}, "b": {}}
+    assert scene.rows.get("a", b"k") == row(1)
 
 
 def test_what_was_not_acknowledged_when_the_lease_ended_is_forgotten():
@@ -150,9 +150,9 @@ def test_what_was_not_acknowledged_when_the_lease_ended_is_forgotten():
     scene.ship([("a", b"k", row(2))], 2)
     scene.lease.revoke()
     scene.leases = [Lease("g", "results", 0, position=2)]
-    assert scene.shelf.get("a", b"k") == row(1)
+    assert scene.rows.get("a", b"k") == row(1)
     scene.publisher.acknowledge(scene.shelves)  # it arrives after all: whoever reads the changelog next finds it
-    assert scene.shelf.get("a", b"k") == row(1)
+    assert scene.rows.get("a", b"k") == row(1)
     assert scene.shelves.store.reaches("a", 0) == 1
 
 
@@ -177,7 +177,7 @@ def test_rows_of_a_topic_that_was_deleted_are_not_counted_on():
     assert not forgotten(scene, 0)
     scene.lease.end = 2
     assert forgotten(scene, 0)
-    assert scene.shelf.get("a", b"0") is None
+    assert scene.rows.get("a", b"0") is None
     scene.publisher.acknowledge(scene.shelves)
     assert scene.shelves.count("a", 0) == 0
 

@@ -30,7 +30,7 @@ async def client(upstream):
 
 async def ask(client, url, method="GET", *, deadline=None, validators=None, **source):
     """Fetch on the terms of a source that is tried once unless it says more."""
-    terms = policy_of(Source("s", **({"retry": ONCE} | source)), client.terms, client.post)
+    terms = policy_of(Source("s", **({"retry": ONCE} | source)), client.policy, client.post)
     async with asyncio.timeout(PATIENCE):
         return await client.fetch(method, url, {}, terms=terms, deadline=deadline, validators=validators)
 
@@ -51,7 +51,7 @@ async def test_a_status_that_the_source_calls_a_success_is_one(client, upstream,
     upstream.answers["/"] = {"status": status, "body": b"x", "headers": {"Location": "/elsewhere", "Retry-After": "9"}}
     response = await ask(client, at(upstream), success=frozenset({status}), retry=Retries(first_pause=0.0))
     assert (response.status, response.body.content, len(upstream.seen)) == (status, b"x", 1)
-    assert client.hosts.figures()[0]["held_seconds"] == 0
+    assert client.hosts.stats()[0]["held_seconds"] == 0
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])
@@ -174,7 +174,7 @@ async def test_a_source_has_so_many_in_flight_and_its_host_others_beside(client,
         return web.Response()
 
     upstream.answers["/"] = count
-    terms = policy_of(Source("s", limits=Limits(concurrency=2)), client.terms, client.post)
+    terms = policy_of(Source("s", limits=Limits(concurrency=2)), client.policy, client.post)
     fetching = [asyncio.ensure_future(client.fetch("GET", at(upstream), {}, terms=terms)) for _ in range(10)]
     await asyncio.wait_for(two.wait(), PATIENCE)
     assert (await client.fetch("GET", at(upstream, "/plain"), {})).status == 200
@@ -229,7 +229,7 @@ async def test_hosts_that_hang_leave_places_for_others(serve):
 
 async def test_a_turn_past_the_deadline_is_overloaded(client, upstream):
     """A source of one request in a thousand seconds answers one, and refuses the next without sending it."""
-    terms = policy_of(Source("s", limits=Limits(rate=0.001)), client.terms, client.post)
+    terms = policy_of(Source("s", limits=Limits(rate=0.001)), client.policy, client.post)
     await client.fetch("GET", at(upstream), {}, terms=terms)
     with pytest.raises(Overloaded, match=r"asked 0\.001 times a second at most"):
         await client.fetch("GET", at(upstream), {}, terms=terms, deadline=time.monotonic() + 60)
@@ -241,7 +241,7 @@ async def test_a_redirect_elsewhere_is_within_the_limits_of_there(client, serve,
     """The source's own limits are those of its origin; elsewhere it is one of the host's guests."""
     there = await serve()
     upstream.redirect("/", 302, at(there))
-    terms = policy_of(Source("s", limits=Limits(concurrency=1, rate=0.001)), client.terms, client.post)
+    terms = policy_of(Source("s", limits=Limits(concurrency=1, rate=0.001)), client.policy, client.post)
     async with asyncio.timeout(PATIENCE):
         await client.fetch("GET", at(upstream), {}, terms=terms)
     assert (len(there.seen), terms.bulkhead.in_flight) == (1, 0)
@@ -276,7 +276,7 @@ async def breaker_after(client, upstream, status, **source):
     for _ in range(MIN_REQUESTS):
         with pytest.raises(AnswerError):
             await ask(client, at(upstream), **source)
-    return client.hosts.figures()[0]["breaker"]
+    return client.hosts.stats()[0]["breaker"]
 
 
 @pytest.mark.parametrize("status", [400, 404, 410, 429])
@@ -381,7 +381,7 @@ async def test_sources_of_one_host_with_keys_of_their_own_are_told_apart(client,
 
     def terms(name, **limits):
         source = Source(name, retry=ONCE, limits=Limits(**limits) if limits else None)
-        return policy_of(source, client.terms, client.post)
+        return policy_of(source, client.policy, client.post)
 
     async def ask(name, query="", **limits):
         soon = time.monotonic() + PATIENCE
@@ -399,7 +399,7 @@ async def test_sources_of_one_host_with_keys_of_their_own_are_told_apart(client,
         await ask("d")
     assert (await ask("b", per="source")).status == 200
     host = f"127.0.0.1:{upstream.url.port}"
-    assert {figure["host"] for figure in client.hosts.figures()} == {f"{host} (a)", f"{host} (b)", host}
+    assert {figure["host"] for figure in client.hosts.stats()} == {f"{host} (a)", f"{host} (b)", host}
 
 
 async def test_a_breaker_apart_opens_for_its_source_alone(client, upstream):

@@ -86,7 +86,7 @@ async def client():
 
 
 def terms(client, **tls):
-    return policy_of(Source("s", tls=Tls(**tls), retry=ONCE), client.terms, client.post)
+    return policy_of(Source("s", tls=Tls(**tls), retry=ONCE), client.policy, client.post)
 
 
 async def unreachable(client, upstream, terms=None):

@@ -35,24 +35,24 @@ def workers(clock):
 
 def test_silence_is_counted_from_when_a_record_was_heard(workers, clock):
     """A record heard live counts from now whatever its writer's clock says; one of the past from its timestamp."""
-    workers.hear(record(b"live", {"role": "all"}, at=clock.now - 300))
-    workers.hear(record(b"past", {}, at=clock.now - 60), live=False)
-    workers.hear(record(b"future", {}, at=clock.now + 60), live=False)
+    workers.receive(record(b"live", {"role": "all"}, at=clock.now - 300))
+    workers.receive(record(b"past", {}, at=clock.now - 60), live=False)
+    workers.receive(record(b"future", {}, at=clock.now + 60), live=False)
     clock.now += 2
     assert [(each["id"], each["silent_s"]) for each in workers.all()] == [("future", 2), ("live", 2), ("past", 62)]
 
 
 def test_the_key_says_whose_record_it_is(workers):
     """A record that claims another id goes under its key."""
-    workers.hear(record(b"one", {"id": "two"}))
+    workers.receive(record(b"one", {"id": "two"}))
     assert [each["id"] for each in workers.all()] == ["one"]
 
 
 def test_a_tombstone_and_long_silence_end_a_worker(workers, clock):
     """One that stopped in order is gone at once, one that was killed after ten minutes."""
-    workers.hear(record(b"stopped", {}))
-    workers.hear(record(b"killed", {}))
-    workers.hear(record(b"stopped", None))
+    workers.receive(record(b"stopped", {}))
+    workers.receive(record(b"killed", {}))
+    workers.receive(record(b"stopped", None))
     assert [each["id"] for each in workers.all()] == ["killed"]
     clock.now += FORGET_AFTER
     assert workers.all() == []
@@ -63,8 +63,8 @@ def test_a_tombstone_and_long_silence_end_a_worker(workers, clock):
 )
 def test_what_no_worker_writes_is_counted_and_left_out(workers, value):
     """What is no JSON for everybody else is none here: told on, it would break whoever asks."""
-    workers.hear(record(b"one", {}))
-    workers.hear(record(b"one", value))
+    workers.receive(record(b"one", {}))
+    workers.receive(record(b"one", value))
     assert (workers.unreadable, [each["id"] for each in workers.all()]) == (1, ["one"])
 
 
@@ -72,7 +72,7 @@ def test_the_number_of_workers_is_bounded(workers, clock):
     """Whatever is written to the topic, so many are kept at most: the latest heard."""
     for number in range(MOST + 50):
         clock.now += 0.001
-        workers.hear(record(b"%05d" % number, {}))
+        workers.receive(record(b"%05d" % number, {}))
     kept = workers.all()
     assert len(kept) == MOST
     assert kept[0]["id"] == "00050"

@@ -187,13 +187,13 @@ class Moving:
     """The other workers, and what happens while they are asked."""
 
     def __init__(self, member, then):
-        self._peers, self._then = member.query._holdings.peers, then
-        member.query._holdings.peers = self
+        self._peers, self._then = member.query._rows.peers, then
+        member.query._rows.peers = self
 
-    async def ask(self, table, query, held, waiting):
-        told = await self._peers.ask(table, query, held, waiting)
+    async def fetch(self, table, query, held, waiting):
+        found = await self._peers.fetch(table, query, held, waiting)
         self._then()
-        return told
+        return found
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ async def test_another_is_told_what_goes_meanwhile(moving):
         yield from scan(*asked)
 
     first.shelves.scan = lost
-    partitions, _ = await first.query.held("hosts", frozenset({0, 1}), {"prefix": b""})
+    partitions, _ = await first.query.local_rows("hosts", frozenset({0, 1}), {"prefix": b""})
     assert partitions == {0}
 
 
@@ -267,7 +267,7 @@ async def test_a_worker_that_does_not_answer_is_named(two):
     await two.servers[1].__aexit__()
     status, told, _ = await two.get("/api/tables/answers?limit=100")
     assert status == 503, "nothing is told as whole before it was whole once"
-    two.members[0].query._holdings.served = True
+    two.members[0].query._rows.served = True
     status, told, _ = await two.get("/api/tables/answers?limit=100")
     assert (status, told["total"]) == (200, 20)
     [missing] = told["partial"]["missing"]
@@ -409,7 +409,7 @@ async def test_rows_of_nobodys_break_nothing(two, table, row):
 
 async def test_a_worker_that_hangs_costs_three_seconds_at_most(monkeypatch):
     """One that never answers is given up, and named."""
-    monkeypatch.setattr("agents.api.peers.ASK_LIMIT", 0.2)
+    monkeypatch.setattr("agents.api.peers.REQUEST_TIMEOUT", 0.2)
 
     async def hang(_):
         await asyncio.sleep(5)
