@@ -68,6 +68,8 @@ _USUAL_URL = re.compile(
 _HOST_OF = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PORT = re.compile(r":[0-9]*\Z")
 _DOT = re.compile("[.\u3002\uff0e\uff61]")  # what IDNA takes for one
+_USUAL_NAMES = frozenset({"id", "url", "max_age", "timeout"})
+_USUAL_AGE = 1e9
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -121,6 +123,9 @@ def load(members: Any) -> tuple[str | None, Request]:
     if not isinstance(members, dict):
         msg = f"a request is a JSON object, not {kind(members)}"
         raise InvalidRequest(msg)
+    usual = _load_usual(members)
+    if usual is not None:
+        return usual
     try:
         names = frozenset(members)
         # A producer's own names must not get into the cache: they are any number, of any length.
@@ -131,6 +136,27 @@ def load(members: Any) -> tuple[str | None, Request]:
         refused.fields = tuple((".".join(path), reason) for path, reason in problems(exc.messages))
         raise refused from None
     return loaded
+
+
+def _load_usual(members: dict[str, Any]) -> tuple[str | None, Request] | None:
+    """Load what most requests are, an id and a URL, perhaps with times, at a tenth of what the schema takes; None for
+    whatever it is to look at.
+    """
+    if not members.keys() <= _USUAL_NAMES:
+        return None
+    request_id, url = members.get("id"), members.get("url")
+    if type(url) is not str or len(url) > MAX_URL or not _USUAL_URL.fullmatch(url):
+        return None
+    if "id" in members and not (type(request_id) is str and 1 <= len(request_id) <= MAX_ID):
+        return None
+    times: dict[str, float] = {}
+    for name, most in (("max_age", _USUAL_AGE), ("timeout", MAX_TIMEOUT)):
+        if name in members:
+            seconds = members[name]
+            if type(seconds) not in (int, float) or not 0 < seconds <= most:
+                return None
+            times[name] = float(seconds)
+    return request_id, Request(url, max_age=times.get("max_age"), timeout=times.get("timeout"))
 
 
 @lru_cache(maxsize=512)

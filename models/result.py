@@ -5,7 +5,7 @@ how the cache was involved, how long it took) is spliced around the encoded part
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -69,14 +69,11 @@ class Answer:
 
 def encode_answer(request: Request | None, answer: Answer) -> bytes:
     """Encode the shared part of a result: JSON members without braces, ready for `splice`."""
-    members: dict[str, Any] = {"outcome": answer.outcome}
+    head = b'"outcome":"%b"' % answer.outcome.encode()
     if request is not None:
-        method = None if request.url is None else request.method  # a function is called, not asked by a method
-        echo = {"method": method, "url": request.url, "source": request.source}
-        members["request"] = {name: value for name, value in echo.items() if value is not None}
+        head = b'%b,"request":{%b}' % (head, b",".join(_echo(request)))
     if answer.status is not None:
-        members["status"] = answer.status
-    head = strictjson.dumps(members)[1:-1]
+        head = b'%b,"status":%d' % (head, answer.status)
     if answer.has_document:
         document = strictjson.dumps(answer.document) if answer.encoded is None else answer.encoded
         head = b'%b,"document":%b' % (head, document)
@@ -87,8 +84,22 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     if answer.fetched_at is not None:
         head = b'%b,"fetched_at":"%b"' % (head, _timestamp(answer.fetched_at).encode())
     if answer.error is not None:
-        head = b'%b,"error":%b' % (head, strictjson.dumps(answer.error.describe()))
+        head = b'%b,"error":%b' % (head, _encode_error(*answer.error.describe().items()))
     return head
+
+
+def _echo(request: Request) -> Iterator[bytes]:
+    if request.url is not None:  # a function is called, not asked by a method
+        yield b'"method":"%b"' % request.method.encode()
+        yield b'"url":%b' % strictjson.quote(request.url)
+    if request.source is not None:
+        yield b'"source":%b' % strictjson.quote(request.source)
+
+
+@lru_cache(maxsize=16)
+def _encode_error(*members: tuple[str, str | bool]) -> bytes:
+    """Encode an error, once for the many requests that it refuses."""
+    return strictjson.dumps(dict(members))
 
 
 def too_large(size: int, limit: int) -> TooLarge:

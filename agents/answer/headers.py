@@ -31,6 +31,10 @@ _DOCUMENT = b',"document":'
 _TAIL_BYTES = 1_024
 _ATTEMPTS = re.compile(rb',"attempts":([0-9]{1,6})(?=[,}])')
 _ELAPSED = re.compile(rb',"elapsed_ms":([0-9.]{1,15})(?=[,}])')
+_TOPIC, _PARTITION, _OFFSET, _TIMESTAMP, _GROUP, _ID, _HOST, _MESSAGE, _BODY, _OUTCOME = (
+    DLQ + name
+    for name in ("topic", "partition", "offset", "timestamp", "group", "id", "host", "message", "body", "outcome")
+)
 _ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
 _PORTS = {"http": 80, "https": 443}
 
@@ -144,24 +148,31 @@ def dead_letter_headers(
 
     `request_id` is JSON; it, `host`, the first place and the record's timestamp are what redriving goes by.
     """
-    kept = [(name, content) for name, content in record.headers if not name.startswith(DLQ)]
-    count = next((content for name, content in record.headers if name == COUNT), None) or b"0"
-    return [
-        *kept,
-        (DLQ + "topic", record.topic.encode()),
-        (DLQ + "partition", b"%d" % record.partition),
-        (DLQ + "offset", b"%d" % record.offset),
-        (DLQ + "timestamp", b"%d" % record.timestamp),
-        (FIRST, _first_place(record)),
-        (DLQ + "group", group.encode()),
-        (COUNT, b"%d" % (read_count(count.decode(errors="replace")) + 1)),
-        (DLQ + "id", _plain(request_id)),
-        *([(DLQ + "host", host.encode())] if host else []),
-        (DLQ + "message", str(error).encode()),
-        *([(DLQ + "body", error.body.encode())] if error.body is not None else []),
-        (DLQ + "outcome", error.outcome.encode()),
-        *(error.marks if isinstance(error, InvalidRequest) else ()),
-    ]
+    kept: Headers = []
+    first, count = _place(record), 1
+    if record.headers:
+        kept = [(name, content) for name, content in record.headers if not name.startswith(DLQ)]
+        said = next((content for name, content in record.headers if name == COUNT), None) or b"0"
+        first, count = _first_place(record), read_count(said.decode(errors="replace")) + 1
+    kept += (
+        (_TOPIC, record.topic.encode()),
+        (_PARTITION, b"%d" % record.partition),
+        (_OFFSET, b"%d" % record.offset),
+        (_TIMESTAMP, b"%d" % record.timestamp),
+        (FIRST, first),
+        (_GROUP, group.encode()),
+        (COUNT, b"%d" % count),
+        (_ID, _plain(request_id)),
+    )
+    if host:
+        kept.append((_HOST, host.encode()))
+    kept.append((_MESSAGE, str(error).encode()))
+    if error.body is not None:
+        kept.append((_BODY, error.body.encode()))
+    kept.append((_OUTCOME, error.outcome.encode()))
+    if isinstance(error, InvalidRequest):
+        kept += error.marks
+    return kept
 
 
 def unreadable_request(record: Unreadable) -> InvalidRequest:

@@ -95,7 +95,8 @@ class InFlightLimiter:
         known = item.known
         assert known is not None
         kind = kind_of(known, self._hosts)
-        item = item._replace(checks=tuple(call.name for call in known.request.checks))
+        if known.request.checks:
+            item = item._replace(checks=tuple(call.name for call in known.request.checks))
         key = kind.name, bool(item.checks)
         line = self._lines.get(key)
         if line is None:

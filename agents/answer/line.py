@@ -16,6 +16,7 @@ SILENT = 1.0
 WINDOW = 5.0
 """Seconds over which answers are counted."""
 
+_USUAL = Limits()
 _AUTHORITY = re.compile(r"[^:/?#]*://(?:[^/?#@]*@)?([^/?#]*)")
 
 
@@ -31,8 +32,8 @@ def kind_of(known: ParsedRequest, hosts: Mapping[str, Limits]) -> Kind:
     source, url = known.source, known.request.url
     host = authority(url) if url is not None else ""
     if source is None:
-        return Kind(host, hosts.get(host) or Limits())
-    usual = Limits(concurrency=DEFAULT_THREADS) if url is None else hosts.get(host) or Limits()
+        return Kind(host, hosts.get(host) or _USUAL)
+    usual = Limits(concurrency=DEFAULT_THREADS) if url is None else hosts.get(host) or _USUAL
     return Kind(f"source {source.name}", source.limits or usual)
 
 
@@ -48,7 +49,7 @@ class Line:
     is to answer all of them within `seconds`.
     """
 
-    __slots__ = ("_answers", "_credit", "_last", "_started", "begun", "most", "name", "seconds")
+    __slots__ = ("_answers", "_credit", "_last", "_refusal", "_started", "begun", "most", "name", "seconds")
 
     def __init__(self, name: str, limits: Limits, waiting: int, seconds: float) -> None:
         self.name = name
@@ -58,6 +59,7 @@ class Line:
         self._credit = limits.concurrency
         self._answers = 0.0
         self._started = self._last = float("inf")
+        self._refusal: tuple[str, Overloaded] | None = None
 
     def crowded(self, now: float) -> None:
         """Judge from now on: some wait."""
@@ -95,5 +97,12 @@ class Line:
         """Return why a request is refused that would have to wait."""
         quiet = now - self._last
         pace = f"none was answered for {quiet:.0f} s" if quiet >= SILENT else "it answers too slowly"
-        return Overloaded(f"{self.name} has {self.most} requests to answer and {pace}: no more may wait for it "
-                          "(MILLRACE_MAX_WAITING_PER_HOST, or limits.waiting of a source)")  # fmt: skip
+        if self._refusal is None or self._refusal[0] != pace:  # the same one for all who are refused in a second
+            self._refusal = (
+                pace,
+                Overloaded(
+                    f"{self.name} has {self.most} requests to answer and {pace}: no more may wait for it "
+                    "(MILLRACE_MAX_WAITING_PER_HOST, or limits.waiting of a source)"
+                ),
+            )
+        return self._refusal[1]

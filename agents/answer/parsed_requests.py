@@ -94,8 +94,10 @@ class ParsedRequestCache:
         known = parse_request(request, self._sources)
         parsed_id = None if text is None else strictjson.quote(text)
         # An id written with escapes ("\\u0069d") is not seen by cut_id and would be forgotten with the rest.
-        if rest is not None and parsed_id == request_id and len(rest) <= _is_worth_keeping(request):
-            self._remember(rest, known)
+        if rest is not None and parsed_id == request_id:
+            nested = _is_nested(known.request)
+            if len(rest) <= (MAX_KNOWN_BYTES if nested else MAX_PLAIN_BYTES):
+                self._remember(rest, known, nested=nested)
         return parsed_id, known
 
     async def read_large(self, value: bytes) -> tuple[bytes | None, ParsedRequest]:
@@ -107,11 +109,10 @@ class ParsedRequestCache:
     def _promoted(self, rest: bytes) -> ParsedRequest | None:
         known = self._old.get(rest)
         if known is not None:
-            self._remember(rest, known)
+            self._remember(rest, known, nested=_is_nested(known.request))
         return known
 
-    def _remember(self, rest: bytes, known: ParsedRequest) -> None:
-        nested = _is_nested(known.request)
+    def _remember(self, rest: bytes, known: ParsedRequest, *, nested: bool) -> None:
         size = OVERHEAD + len(rest) * (NESTED_FACTOR if nested else PLAIN_FACTOR)
         if len(self._young) >= GENERATION or self._young_bytes + size > GENERATION_BYTES:
             self._old, self._young, self._young_bytes = self._young, {}, 0
@@ -119,12 +120,10 @@ class ParsedRequestCache:
         self._young_bytes += size
 
 
-def _is_worth_keeping(request: Request) -> int:
-    return MAX_KNOWN_BYTES if _is_nested(request) else MAX_PLAIN_BYTES
-
-
 def _is_nested(request: Request) -> bool:
-    return bool(request.params) or request.body is not None or any(call.args for call in request.checks)
+    if request.params or request.body is not None:
+        return True
+    return bool(request.checks) and any(call.args for call in request.checks)
 
 
 def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:
@@ -171,14 +170,15 @@ def entry_key(request: Request, source: Source | None = None) -> bytes:
     nothing of the document, nor do the headers by which a request speaks to caches or is traced. None of the first four
     lines can hold a line break, and no URL begins with a quote: no two requests write the same text.
     """
-    target = normal(request.url) if request.url else strictjson.quote(request.source or "").decode()
+    url = None if request.url is None else normal(request.url)
+    target = url or strictjson.quote(request.source or "").decode()
     identity = "" if source is None else source.identity
     plain = f"{identity}\n{request.method}\n{request.schema}\n{target}".encode()
     headers = {name.lower(): value for name, value in request.headers.items() if name.lower() not in UNKEYED}
     if request.params or headers or request.body is not None:
         plain += b"\n" + strictjson.canonical({"params": request.params, "headers": headers, "body": request.body})
     digest = hashlib.blake2b(plain, digest_size=20).hexdigest()
-    return f"{source_tag(request.source)}-{target_tag(request.url)}-{digest}".encode()
+    return f"{source_tag(request.source)}-{_target_tag(url)}-{digest}".encode()
 
 
 def check_key(call: Call) -> str:
@@ -194,7 +194,11 @@ def source_tag(name: str | None) -> str:
 
 def target_tag(url: str | None) -> str:
     """Return the part of a key that says for which URL it is, however that is written; zeros for a function."""
-    return "0" * 16 if url is None else hashlib.blake2b(normal(url).encode(), digest_size=8).hexdigest()
+    return _target_tag(None if url is None else normal(url))
+
+
+def _target_tag(url: str | None) -> str:
+    return "0" * 16 if url is None else hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
 
 
 def matching(url: str | None = None, source: str | None = None) -> Callable[[bytes], bool]:

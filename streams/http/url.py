@@ -14,9 +14,12 @@ from yarl import URL
 from models.errors import InvalidRequest
 from models.request import MAX_URL, check_host
 
-# What needs no look: lower-case host of plain ASCII, no port, a path, and nothing that would be escaped or left out.
+# What needs no look: lower-case host of plain ASCII, no port that may be left out, a path, and nothing that would be
+# escaped or left out.
 _USUAL = re.compile(
-    r"https?://(?![^/]*xn--)(?:[a-z0-9-]{1,63}+(?:\.|(?=/)))++(?<!.{261})/(?:[!$&-;=?-\[\]_a-z|~]++|%[0-9A-Fa-f]{2})*+(?<!\?)"
+    r"https?://(?![^/]*xn--)(?:[a-z0-9-]{1,63}+(?:\.|(?=[:/])))++(?<!.{261})"
+    r"(?::(?!(?:80|443)/)(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
+    r"/(?:[!$&-;=?-\[\]_a-z|~]++|%[0-9A-Fa-f]{2})*+(?<!\?)"
 )
 # RFC 3986, appendix B.
 _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(\?[^#]*)?(?:#.*)?", re.DOTALL)

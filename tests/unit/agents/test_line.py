@@ -70,6 +70,14 @@ def test_a_host_that_says_nothing_for_a_second_does_not_keep_up() -> None:
     )
 
 
+def test_who_is_refused_in_the_same_second_is_told_the_same() -> None:
+    """The error is made once for all of them, and anew when what it says has changed."""
+    line = crowded()
+    line.answered(100.0)
+    assert line.refusal(102.0) is line.refusal(102.2)
+    assert "for 3 s" in str(line.refusal(103.0))
+
+
 @pytest.mark.parametrize(("a_second", "keeps_up"), [(100, True), (40, True), (30, False), (5, False)])
 def test_a_host_has_to_answer_what_waits_before_its_deadline(a_second: int, keeps_up: bool) -> None:
     """A thousand that wait for 30 s need 34 answers a second, whenever one looks."""

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import request as requests
+from models import strictjson
 from models.checks import Call
 from models.checks.builtin import _pattern
 from models.errors import Denied, InvalidRequest
@@ -471,7 +472,7 @@ def test_names_that_a_producer_chose_are_not_kept(members):
 def test_a_schema_is_kept_for_each_set_of_known_names():
     """Requests with the same fields, in any order, share one schema."""
     requests._schema_for.cache_clear()
-    for members in ({"url": URL, "method": "GET"}, {"method": "PUT", "url": URL}, {"url": URL}):
+    for members in ({"url": URL, "method": "GET"}, {"method": "PUT", "url": URL}, {"url": URL, "schema": "json"}):
         requests.load(members)
     assert requests._schema_for.cache_info().currsize == 2
 
@@ -496,3 +497,24 @@ def test_the_worst_regular_expressions_take_less_than_a_turn(pattern):
         with contextlib.suppress(ValueError):
             _pattern(f"{pattern[:990]}{number}", False)
     assert time.thread_time() - began < 0.02
+
+
+ODD = st.sampled_from([None, True, False, 0, -1, 1, 300, 301, 2.5, 1e9, 10**400, "", "x", "x" * 129, [], {}, URL,
+                       "http://h:0/", "http://u@h/", "http://h/ x", "ftp://h/", "http://h/" + "x" * 16_384,
+                       strictjson.Number("1.10")])  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(["id", "url", "max_age", "timeout", "method", "no"]), ODD), st.booleans())
+def test_what_is_loaded_without_the_schema_is_what_it_would_load(members, valid):
+    """The usual requests' short way takes nothing that the schema refuses, and makes the same of the rest."""
+    if valid:
+        members["url"] = URL
+    loaded = requests._load_usual(members)
+    if loaded is not None:
+        assert repr(loaded) == repr(requests._SCHEMA.load(members))
+
+
+@pytest.mark.parametrize("times", [{}, {"timeout": 30}, {"max_age": 3600, "timeout": 0.5}])
+def test_usual_requests_are_loaded_without_the_schema(times):
+    """An id, a URL and times: what most requests are."""
+    assert requests._load_usual({"id": "r", "url": URL, **times}) is not None

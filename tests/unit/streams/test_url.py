@@ -14,6 +14,7 @@ from agents.answer.parsed_requests import entry_key, target_tag
 from models.errors import InvalidRequest
 from models.request import MAX_URL, Request, check_url
 from streams.config.networks import parse_networks, parse_ports
+from streams.http import url as module
 from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.url import normal, parse, resolve
@@ -168,3 +169,21 @@ async def test_the_wire_sees_the_bytes_that_were_meant(path, location, lines):
     async with server, Client(1_000, Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))) as client:
         await client.fetch("GET", f"http://127.0.0.1:{port}{path}", {})
     assert asked == lines
+
+
+@given(
+    st.sampled_from(["http", "https"]), st.text("a1.-", min_size=1, max_size=5),
+    st.sampled_from(["80", "443", "080", "0", "", "65535", "65536"]) | st.text("0123456789", max_size=5),
+    st.text("ab/.?%41-", max_size=8),
+)  # fmt: skip
+def test_what_needs_no_look_is_as_it_would_be_taken_apart(scheme, host, port, rest):
+    """A port that is the scheme's own, or none, is never taken for a usual one."""
+    url = f"{scheme}://{host}:{port}/{rest}"
+    if module._USUAL.fullmatch(url):
+        assert url == str(module._built(module._split(url)))
+
+
+def test_a_port_of_its_own_is_usual():
+    """As tests, and services within a cluster, have them."""
+    assert module._USUAL.fullmatch("http://h.example:8080/a")
+    assert not module._USUAL.fullmatch("http://h.example:80/a")
