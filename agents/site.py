@@ -44,6 +44,8 @@ class Site:
         self.pages = Pages(api.query, about)
         self._parts = api, self.pages, self.events
         self._whole = settings.role != "answer"
+        if self._whole:
+            self.pages.compile()
 
     @property
     def error_page(self) -> Callable[[Problem], web.Response] | None:

@@ -128,6 +128,11 @@ class Pages:
             tree_nodes=TREE_NODES, text_characters=TEXT_CHARACTERS,
         )  # fmt: skip
 
+    def compile(self) -> None:
+        """Compile the templates: 200 ms, which no request should take of the event loop."""
+        for name in self._templates.list_templates():
+            self._templates.get_template(name)
+
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for the server."""
         pages: Mapping[str, tuple[str, Gather]] = {

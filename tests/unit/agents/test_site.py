@@ -3,6 +3,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 
 import aiohttp
+import jinja2
 import pytest
 
 from agents.api.query import Query
@@ -56,3 +57,13 @@ async def test_the_apis_own_address_leads_to_its_description():
                 assert (response.status, response.url.path) == (200, "/docs")
         async with session.get("/tables") as response:
             assert response.status == 503  # of a worker whose tables are on their way
+
+
+async def test_no_page_is_compiled_while_the_loop_serves(monkeypatch):
+    """A template takes up to 80 ms to compile: all are when the first page is asked for, also the one of a problem."""
+    async with served("all") as session:
+        monkeypatch.setattr(jinja2.Environment, "compile", None)
+        for path in ("", "tables", "tables/answers", "live", "hosts", "partitions", "workers", "errors", "send"):
+            async with session.get(f"/{path}") as response:
+                assert response.content_type == "text/html"
+                assert response.status in (200, 503), await response.text()
