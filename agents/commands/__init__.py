@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -38,6 +39,8 @@ COMMANDS = (
 """The commands in the order of the help; each is a module here with `HELP`, `add_arguments` and `run`."""
 
 DONE, FAILED, MISUSED = 0, 1, 2
+MAX_DIGITS = 9
+"""Digits of a number that an option takes."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -89,6 +92,35 @@ def moment(text: str) -> float:
     except (ValueError, OverflowError):
         msg = f"{text!r} is no time: give 2026-11-22T14:00Z (without Z: local time), or 30m, 2h, 7d for as long ago"
         raise argparse.ArgumentTypeError(msg) from None
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds, 0 or more, that was given for an option."""
+    return _finite(text, "number of seconds")
+
+
+def rate(text: str) -> float:
+    """Return how many a second, 0 or more."""
+    return _finite(text, "number a second")
+
+
+def positive(text: str) -> int:
+    """Return a number, 1 or more, that was given for an option."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text)):
+        msg = f"{text!r} is no number of them: 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def _finite(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        msg = f"{text!r} is no {what}: 0 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return value
 
 
 def say(text: str) -> None:

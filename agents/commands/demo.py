@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.commands import DONE, FAILED, command, say
+from agents.commands import DONE, FAILED, command, positive, say
 from models import strictjson
 from models.errors import MillraceError
 from models.result import read_result
@@ -51,7 +51,7 @@ READY_PAUSE = 0.1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--requests", type=int, default=REQUESTS, help=f"how many (default: {REQUESTS})")
+    parser.add_argument("--requests", type=positive, default=REQUESTS, help=f"how many (default: {REQUESTS})")
 
 
 def run(options: argparse.Namespace) -> int:

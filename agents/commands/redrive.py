@@ -10,7 +10,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from agents.commands import DONE, FAILED, MISUSED, clipped, moment, say
+from agents.commands import DONE, FAILED, MISUSED, clipped, moment, positive, rate, say
 from models import strictjson
 from models.dead_letter import DeadLetter, DeadLetterFilter, Place
 from models.errors import OUTCOMES
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--since", type=moment, metavar="TIME", help="those of this time and later: 2026-11-22T14:00Z, or 2h for ago")
     add("--until", type=moment, metavar="TIME", help="those from before this time")
     add("--all", action="store_true", help="every letter there is")
-    add("--limit", type=_positive, metavar="N", help="N letters at most: try a few first")
-    add("--rate", type=_rate, default=RATE, metavar="N", help=f"N a second; 0: as fast as it goes (default: {RATE:g})")
+    add("--limit", type=positive, metavar="N", help="N letters at most: try a few first")
+    add("--rate", type=rate, default=RATE, metavar="N", help=f"N a second; 0: as fast as it goes (default: {RATE:g})")
     add("--dry-run", action="store_true", help="say what would be redriven, and write nothing")
     add("--json", action="store_true", help="one JSON object a letter")
 
@@ -48,24 +48,6 @@ def _place(text: str) -> Place:
         msg = f"{text!r} is no letter: give partition:offset, such as 3:42"
         raise argparse.ArgumentTypeError(msg)
     return int(found[1]), int(found[2])
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        msg = f"{text!r} is no number of letters: 1 or more"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < float("inf"):
-        msg = f"{text!r} is no number of letters a second"
-        raise argparse.ArgumentTypeError(msg)
-    return rate
 
 
 def run(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from agents.commands import DONE, FAILED, MISUSED, say
+from agents.commands import DONE, FAILED, MISUSED, say, seconds
 from models import request as requests
 from models import strictjson
 from models.errors import AnswerError
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--schema", help="how to load the answer (one request)")
     add("--check", action="append", default=[], metavar="NAME[:FIELD]",
         help="a check to run (one request; may be repeated)")  # fmt: skip
-    add("--max-age", type=float, metavar="SECONDS", help="the oldest cached answer taken (one request)")
-    add("--timeout", type=float, metavar="SECONDS", help="the request's deadline (one request)")
+    add("--max-age", type=seconds, metavar="SECONDS", help="the oldest cached answer taken (one request)")
+    add("--timeout", type=seconds, metavar="SECONDS", help="the request's deadline (one request)")
     add("--id", help="the request's id (one request)")
     add("--key", help="the record's key, for every request sent")
     add("--raw", action="store_true", help="send lines as they are, without validating them")

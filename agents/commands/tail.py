@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from agents.commands import DONE, clipped, moment, say
+from agents.commands import DONE, clipped, moment, positive, say, seconds
 from models import strictjson
 from models.errors import OUTCOMES
 from models.moment import is_credible
@@ -40,20 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", action="append", help="only of requests for a URL at this host, or host:port (may be repeated)"
     )
     parser.add_argument("--since", type=moment, metavar="TIME",
-                        help="results of this time and later: 2026-11-22T14:00Z, or 2h for ago")  # fmt: skip
-    parser.add_argument("--until", type=moment, metavar="TIME", help="results from before this time; ends behind them")
+                        help="from this time on: 2026-11-22T14:00Z, or 2h for ago (default: from now on)")  # fmt: skip
+    parser.add_argument("--until", type=moment, metavar="TIME",
+                        help="from before this time, all there are unless --since is given; then it ends")  # fmt: skip
     parser.add_argument("--from-beginning", action="store_true", help="from the earliest result on, not from now on")
-    parser.add_argument("--give-up", type=float, metavar="SECONDS",
+    parser.add_argument("--give-up", type=seconds, metavar="SECONDS",
                         help="end with 1 if the broker is away for so long (default: wait for it)")  # fmt: skip
-    parser.add_argument("-n", "--count", type=_count, metavar="N", help="stop after N results")
+    parser.add_argument("-n", "--count", type=positive, metavar="N", help="stop after N results")
     parser.add_argument("--json", action="store_true", help="the results as they are, one JSON object a line")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        msg = f"{text!r} is no number of results: 1 or more"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from typing import Any
 
-from agents.commands import DONE, FAILED, say
+from agents.commands import DONE, FAILED, positive, say
 
 HELP = "verify or create the topics"
 
@@ -14,7 +14,9 @@ HELP = "verify or create the topics"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--create", action="store_true", help="create the missing ones")
-    parser.add_argument("--partitions", type=int, default=None, help="partitions of each created topic (default: 8)")
+    parser.add_argument(
+        "--partitions", type=positive, metavar="N", help="partitions of each created topic (default: 8)"
+    )
     parser.add_argument("--replication", type=int, default=-1, help="replicas of each (default: the broker's default)")
 
 

@@ -45,3 +45,33 @@ def test_a_codec_that_cannot_be_loaded_is_said_at_the_start(library, command):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert f"inflates batches cannot be loaded: import of {library} halted" in ended.stderr
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "-inf", "-1", "1e999", "soon", ""])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["send", "--url", "http://h/", "--timeout"],
+        ["send", "--url", "http://h/", "--max-age"],
+        ["tail", "--give-up"],
+        ["redrive", "--all", "--rate"],
+    ],
+)
+def test_a_number_that_is_none_is_said_to_be_wrong(command, text, capsys):
+    """What no request, record or clock can hold ends with 2 and a sentence that names the option."""
+    with pytest.raises(SystemExit) as ended:
+        run([*command[:-1], f"{command[-1]}={text}"])
+    assert ended.value.code == 2
+    assert f"argument {command[-1]}: {text!r} is no number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "inf", "\u00b2", "9" * 5_000])
+@pytest.mark.parametrize(
+    "command", [["tail", "--count"], ["redrive", "--limit"], ["topics", "--partitions"], ["demo", "--requests"]]
+)
+def test_how_many_is_a_number_from_one_on(command, text, capsys):
+    """As above, for what is counted."""
+    with pytest.raises(SystemExit) as ended:
+        run([command[0], f"{command[1]}={text}"])
+    assert ended.value.code == 2
+    assert f"{text!r} is no number of them: 1 or more" in capsys.readouterr().err

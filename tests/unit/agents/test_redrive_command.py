@@ -37,7 +37,7 @@ def test_no_moment_is_before_kafkas_first(text):
     assert commands.moment(text) == 0.0
 
 
-@pytest.mark.parametrize("read", [commands.moment, redrive._place, redrive._positive, redrive._rate])
+@pytest.mark.parametrize("read", [commands.moment, redrive._place, commands.positive, commands.rate, commands.seconds])
 @pytest.mark.parametrize("text", ["", "x", "1:", "-1", "inf", "nan", "2026-99-99"])
 def test_what_is_none_is_refused_with_an_example(read, text):
     """Each kind of option says what it takes."""
