@@ -233,9 +233,23 @@ def load() -> Settings:
         problems += _login_problems(settings.kafka)
     if not problems and len({*settings.topics(), settings.workers_topic}) <= len(settings.topics()):
         problems.append("MILLRACE_*_TOPIC: requests, results, dead letters and workers need a topic each")
+    if not problems:
+        problems += _taken(settings)
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _taken(settings: Settings) -> list[str]:
+    """Say which topics have a name that the group has for one of its own: its marks and its tables' changelogs."""
+    group = settings.group
+    named = {f"MILLRACE_{name.upper()}": getattr(settings, name)
+             for name in ("requests_topic", "results_topic", "dead_letters_topic", "workers_topic")}  # fmt: skip
+    return [
+        f"{variable}: {topic!r} is a topic that MILLRACE_GROUP={group} keeps for itself; give another name"
+        for variable, topic in named.items()
+        if topic == f"{group}-redriven" or (topic.startswith(f"{group}-tables-") and topic.endswith("-changelog"))
+    ]
 
 
 def _login_problems(kafka: Kafka) -> list[str]:

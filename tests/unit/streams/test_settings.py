@@ -387,6 +387,16 @@ def test_the_line_break_at_the_end_of_a_file_is_no_part_of_the_secret(load, tmp_
     assert load(KAFKA_SASL_PASSWORD_FILE=file).kafka.sasl_password == "hunter2"
 
 
+@pytest.mark.parametrize("name", ["g-redriven", "g-tables-answers-changelog", "g-tables-checks-changelog"])
+@pytest.mark.parametrize("topic", ["REQUESTS", "RESULTS", "DEAD_LETTERS", "WORKERS"])
+def test_a_topic_of_the_group_s_own_is_refused(load, topic, name):
+    """Marks of redriven letters and rows of tables would be read as what the topic is for, and written beside it."""
+    variable = f"MILLRACE_{topic}_TOPIC"
+    assert load(MILLRACE_GROUP="g2", **{variable: name})
+    with pytest.raises(SettingsError, match=f"{variable}: '{name}' is a topic that MILLRACE_GROUP=g keeps for itself"):
+        load(MILLRACE_GROUP="g", **{variable: name})
+
+
 @pytest.mark.parametrize(
     "variables",
     [
