@@ -188,7 +188,8 @@ def _leave(host: Host, ticket: int, ended: concurrent.futures.Future[tuple[Any, 
     raised = None if ended.cancelled() else ended.result()[1]
     # What a function makes of its arguments tells nothing of what is behind it.
     failed = isinstance(raised, OSError) or (isinstance(raised, AnswerError) and raised.retryable)
-    host.release(ticket, ok=None if ended.cancelled() else not failed)
+    said = raised.outcome if isinstance(raised, AnswerError) else type(raised).__name__
+    host.release(ticket, ok=None if ended.cancelled() else not failed, said=said)
 
 
 def _translated(source: Source, exc: BaseException) -> AnswerError:

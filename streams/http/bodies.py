@@ -33,7 +33,8 @@ def kept_until_answered() -> Iterator[None]:
     try:
         yield
     finally:
-        _answering.set(None)
+        if _answering.get() is gives:  # it is not in a task that is collected unfinished: that is another's context
+            _answering.set(None)
         for give in gives:
             give()
 

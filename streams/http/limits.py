@@ -205,7 +205,7 @@ class Host:
         and not because of a pause that it asked for.
         """
         if (gate or self.bulkhead).is_silent(WINDOW) and self.breaker.is_closed and not self.paused_for:
-            self._record(self.breaker.ticket, ok=False)
+            self._record(self.breaker.ticket, ok=False, said="no answer while it waited")
 
     def refusal(self) -> Overloaded | None:
         """Return why nothing is sent to it now, None if something may be."""
@@ -226,7 +226,7 @@ class Host:
             (gate or self.bulkhead).answered()
         self._record(ticket, ok=ok, said=said)
 
-    def _record(self, ticket: int, *, ok: bool, said: str = "") -> None:
+    def _record(self, ticket: int, *, ok: bool, said: str) -> None:
         was_closed, was_told = self.breaker.is_closed, self._outage.is_told
         self._outage.record(ok=ok, said=said)
         self.breaker.record(ticket, ok=ok)

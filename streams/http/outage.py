@@ -50,8 +50,8 @@ class Outage:
         self._told_at = float("-inf")
         self.is_told = False
 
-    def record(self, *, ok: bool, said: str = "") -> None:
-        """Count an end; `said` is how it failed."""
+    def record(self, *, ok: bool, said: str) -> None:
+        """Count an end; `said` is how it ended."""
         if ok:
             if self._failed:
                 self._end()
@@ -64,9 +64,8 @@ class Outage:
             return
         self._told_at, self.is_told = now, self._ledger.takes(now)
         if self.is_told:
-            how = f", the last with {said}" if said else ""
-            passed = now - self._since
-            logger.warning("%s fails: %d requests in a row within %.1f s%s", self._name, self._failed, passed, how)
+            logger.warning("%s fails: %d requests in a row within %.1f s, the last with %s",
+                           self._name, self._failed, now - self._since, said)  # fmt: skip
 
     def refuse(self) -> None:
         """Count a request that was not sent because of it."""

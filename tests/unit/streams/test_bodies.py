@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 
 import pytest
@@ -94,4 +95,17 @@ async def test_room_is_kept_until_the_request_is_answered() -> None:
     assert bodies.taken == 0
     with bodies.room("h", MOST, None) as room:
         await room.grow(SMALL + 1)
+    assert bodies.taken == 0
+
+
+async def test_a_task_that_is_collected_unfinished_changes_no_other_s_room():
+    """Its block ends in the context of whoever collects it, whose bodies are kept all the same."""
+    bodies = Bodies(1_000_000)
+    left = contextvars.Context().run(kept_until_answered)
+    contextvars.Context().run(left.__enter__)
+    with kept_until_answered():
+        left.__exit__(None, None, None)
+        with bodies.room("h", 1_000_000, None) as room:
+            await room.grow(SMALL + 1)
+        assert bodies.taken > 0
     assert bodies.taken == 0

@@ -40,8 +40,8 @@ def test_an_outage_has_two_lines(clock, said):
     for _ in range(7):
         outage.refuse()
     clock.now += 40
-    outage.record(ok=True)
-    outage.record(ok=True)
+    outage.record(ok=True, said="2xx")
+    outage.record(ok=True, said="2xx")
     assert said() == [
         f"h fails: {IN_A_ROW} requests in a row within 0.0 s, the last with unreachable",
         "h is back after 40 s: 100 requests failed, 7 more were not sent",
@@ -53,7 +53,7 @@ def test_failures_among_successes_are_none(clock, said):
     outage = Outage("h", clock, Ledger())
     for _ in range(50):
         fail(outage, IN_A_ROW - 1)
-        outage.record(ok=True)
+        outage.record(ok=True, said="2xx")
     assert said() == []
 
 
@@ -62,7 +62,7 @@ def test_a_host_that_comes_and_goes_is_told_of_once_a_minute(clock, said):
     outage = Outage("h", clock, Ledger())
     for _ in range(20):
         fail(outage, IN_A_ROW)
-        outage.record(ok=True)
+        outage.record(ok=True, said="2xx")
         clock.now += 1
     assert len(said()) == 2
     clock.now += QUIET
