@@ -52,7 +52,9 @@ class TaskEnded(MillraceError):
 
 
 class AccessError(BrokerError):
-    """Kafka refuses the login, the certificate or an access; the message says which, and what to do."""
+    """Kafka refuses the login, the certificate or an access, or has no such partition any more: trying again does not
+    mend it. The message says which, and what to do.
+    """
 
 
 class PurgeError(MillraceError):

@@ -25,6 +25,7 @@ from streams.config import settings as defaults
 from streams.config.settings import Settings
 from streams.kafka.batch import BatchTopic, RecordBatch
 from streams.kafka.group import coordinator_answers as group_answers
+from streams.kafka.handover import Arrived
 from streams.kafka.transport import Consumer, Transport
 from streams.tasks import end_worker, every, first, start, watch_callbacks
 from streams.telemetry.watchdog import Watchdog
@@ -72,7 +73,8 @@ class TableManager(manager.TableManager):
 class App(faust.App):
     """A Faust app over the batch transport. `id` is the consumer group.
 
-    `recover` is awaited after each assignment, before anything is read from it.
+    `recover` is awaited after each assignment, before anything is read from it; `arrived` before partitions are given
+    up, until all that was published is acknowledged.
     """
 
     BootStrategy = _Boot
@@ -88,6 +90,7 @@ class App(faust.App):
     ) -> None:
         self._openers: list[Opener] = []
         self.recover = recover
+        self.arrived: Arrived | None = None
         self.reasons_to_wait: list[Callable[[], bool]] = []
         self.watchdog: Watchdog | None = None
         super().__init__(

@@ -66,6 +66,7 @@ class AnswerApp:
         topics = await self._find_topics()
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
+        self.app.arrived = publisher.arrived
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         for topic in topics:
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)

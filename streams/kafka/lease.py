@@ -290,12 +290,16 @@ class Lease:
             return False
         return True
 
-    def revoke(self) -> None:
-        """Give the partition up: from here on nothing changes any more, and what is under way is cancelled."""
-        self.alive = False
+    def cancel(self) -> None:
+        """Cancel the work under way. What it has published may still be acknowledged, which finishes it."""
         for task in self.work:
             task.cancel()
         self.work.clear()
+
+    def revoke(self) -> None:
+        """Give the partition up: from here on nothing changes any more, and what is under way is cancelled."""
+        self.alive = False
+        self.cancel()
         self._unfinished.clear()
         self._delivered.clear()
         self._large.clear()

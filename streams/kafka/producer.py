@@ -16,15 +16,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, ProducerClosed
 
-from models.errors import AccessError, BrokerError, MillraceError
+from models.errors import AccessError, MillraceError
 from models.histogram import Histogram
 from streams.config.settings import Kafka
 from streams.kafka.broker_connection import reason
 from streams.kafka.client import connection, explain
 from streams.kafka.partition_queue import BATCH_BYTES, RETRY_PAUSE, PartitionQueue
 from streams.kafka.record import OutgoingRecord
+from streams.tasks import first
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ REFUSED_FOR = 10.0
 """Seconds for which a login that worked may be refused, as by a broker that is starting; then the worker ends."""
 ABSENT_FOR = 20.0
 """Seconds for which a partition that was there, or was just added, may not be there."""
+LOOK_EVERY = 1.0
+"""Seconds between looks at whether the partition of a batch that is under way is still there."""
 STOP_TIMEOUT = 5.0
 """Seconds that closing a producer may take."""
 
@@ -81,6 +84,7 @@ class Publisher:
         self.dropped = 0
         self._room = asyncio.Event()
         self._room.set()
+        self._empty = asyncio.Event()
         self.backlog = 0
         self.backlog_bytes = 0
         self.congested = False
@@ -181,7 +185,8 @@ class Publisher:
     @property
     def failing_since(self) -> float | None:
         """Return the monotonic time since which some partition has taken nothing, None if all do."""
-        return min((lane.failing_since for lane in self._queues.values() if lane.failing_since), default=None)
+        failing = (lane.failing_since for lane in self._queues.values() if lane.failing_since)
+        return min((*failing, *self._absent.values()), default=None)
 
     async def pace(self) -> None:
         """Wait while too many records are unacknowledged: the one place where Kafka's speed holds up the agents."""
@@ -196,6 +201,19 @@ class Publisher:
         if self.backlog < BACKLOG_RECORDS and self.backlog_bytes < BACKLOG_BYTES:
             self.congested = False
             self._room.set()
+        if not self.backlog:
+            self._empty.set()
+
+    async def arrived(self, seconds: float) -> bool:
+        """Wait so long until all that was published is acknowledged; returns whether it is."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self.backlog:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def new_batch(self) -> Any:
         """Return an empty batch to fill, opening a producer first if there is none."""
@@ -209,10 +227,12 @@ class Publisher:
         producer = self._producer or await self._reopen(None)
         broken = self._broken
         try:
-            await self._see(producer, topic, partition)
+            await self._appears(producer, topic, partition, broken)
             began = self._loop.time()
             acknowledged = await producer.send_batch(batch, topic, partition=partition)
-            await asyncio.wait({acknowledged, broken}, return_when=asyncio.FIRST_COMPLETED)
+            ends = {acknowledged, broken}
+            while not (await asyncio.wait(ends, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED))[0]:
+                await self._appears(producer, topic, partition, *ends)
             if not acknowledged.done():
                 raise ProducerClosed
             metadata = acknowledged.result()
@@ -230,23 +250,29 @@ class Publisher:
         self.shipping.add(self._loop.time() - began)
         return int(metadata.offset)
 
-    async def _see(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
-        """Raise UnknownTopicOrPartitionError, where aiokafka would assert, for a partition that is not there yet. Ends
-        the worker if it stays so: the topic was made again with fewer, and others must take over what it had.
+    async def _appears(
+        self, producer: AIOKafkaProducer, topic: str, partition: int, *ends: asyncio.Future[Any]
+    ) -> None:
+        """Wait until a producer knows of a partition, without which aiokafka would assert, or until one of `ends`: a
+        closed producer learns nothing more. Raises KafkaError if there is no such topic.
         """
-        client, now = producer.client, self._loop.time()
-        if partition not in (client.cluster.partitions_for_topic(topic) or (partition,)):
-            await client.force_metadata_update()
-        there = client.cluster.partitions_for_topic(topic)
-        if not there or partition in there:
-            self._absent.pop((topic, partition), None)
-        elif now - self._absent.setdefault((topic, partition), now) < ABSENT_FOR:
-            msg = f"{topic}-{partition}"
-            raise UnknownTopicOrPartitionError(msg)
-        else:
-            self._on_crash(BrokerError(f"topic {topic!r} has {len(there)} partitions now, fewer than when this worker "
-                                       "began: it must begin again"))  # fmt: skip
-            await asyncio.Event().wait()
+        if partition not in (producer.client.cluster.partitions_for_topic(topic) or ()):
+            await first(self._look_for(producer, topic, partition), asyncio.wait(ends))
+            if self._producer is not producer:
+                raise ProducerClosed
+
+    async def _look_for(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
+        """Ends the worker if a partition stays away: its topic was made again with fewer, and others must take over."""
+        while partition not in (there := await producer.partitions_for(topic)):
+            absent = self._loop.time() - self._absent.setdefault((topic, partition), self._loop.time())
+            if absent >= ABSENT_FOR:
+                self._on_crash(AccessError(f"topic {topic!r} has {len(there)} partitions now, fewer than when this "
+                                           "worker began: it must begin again"))  # fmt: skip
+                await asyncio.Event().wait()
+            await producer.client.force_metadata_update()
+            if partition not in await producer.partitions_for(topic):
+                await asyncio.sleep(LOOK_EVERY)
+        self._absent.pop((topic, partition), None)
 
     async def _reopen(self, broken: AIOKafkaProducer | None) -> AIOKafkaProducer:
         async with self._reopening:

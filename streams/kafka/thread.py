@@ -193,8 +193,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             else:
                 consumer.seek(TopicPartition(*tp), position)
 
-    async def commit_points(self, points: Mapping[TP, CommitPoint]) -> bool:
-        """Commit; False if the group has moved on or the broker would not take it, which the next commit mends."""
+    async def commit_points(self, points: Mapping[TP, CommitPoint]) -> bool | None:
+        """Commit; False if the broker did not take it, which the next commit mends, None if the group has moved on."""
         consumer = self._ensure_consumer()
         held = {tp: point for tp, point in points.items() if tp in consumer.assignment()}
         try:
@@ -207,11 +207,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 })  # fmt: skip
         except (CommitFailedError, IllegalStateError) as exc:
             logger.info("commit refused, the group has moved on (%s)", type(exc.__cause__ or exc).__name__)
-            return False
+            return None
         except KafkaError as exc:
             logger.warning("commit failed, the next one will carry it: %s: %s", type(exc).__name__, exc)
             return False
-        return len(held) == len(points)
+        return True if len(held) == len(points) else None
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let the agents' loop drain and commit, unless the worker stops: then it does both on its own."""

@@ -31,9 +31,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
-from models.errors import AccessError
 from streams.config import settings as defaults
 from streams.config.settings import Kafka, Settings
+from streams.kafka import handover
 from streams.kafka.batch import RecordBatch, size_of
 from streams.kafka.client import explain
 from streams.kafka.holdings import Holdings
@@ -246,20 +246,12 @@ class Consumer(driver.Consumer):
         return None
 
     async def wait_empty(self) -> None:
-        """Give up every lease: begin nothing more, wait for what is under way, commit, revoke.
+        """Give up every lease, see handover.py.
 
         Called on every rebalance (assignment is eager) and when the worker stops, perhaps both at once.
         """
         leases = list(self.leases.values())
-        # What Kafka refuses to take is not finished by waiting.
-        deadline = 0.0 if isinstance(self.app.crash_reason, AccessError) else defaults.DRAIN_DEADLINE
-        drained = await asyncio.gather(*(lease.drain(deadline) for lease in leases))
-        late = [lease for lease, done in zip(leases, drained, strict=True) if not done]
-        if late:
-            logger.warning("%g s were not enough for %d requests under way in %s: the next owner answers them",
-                           deadline, sum(lease.in_progress for lease in late),
-                           ", ".join(f"{lease.topic}-{lease.partition}" for lease in late))  # fmt: skip
-        await self.force_commit()
+        await handover.finish(leases, self.app.arrived, self._try_commit, self.app.crash_reason)
         for tp in self.leases:
             self.leases.give_up(tp)
         if self.app.should_stop:
@@ -273,6 +265,10 @@ class Consumer(driver.Consumer):
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002, ARG002  Faust's signature
         """Commit every lease's point that changed since the last commit. Never raises for what the next one mends."""
+        return bool(await self._try_commit())
+
+    async def _try_commit(self) -> bool | None:
+        """Commit; returns whether all is committed. None: there was nothing, or trying again would not mend it."""
         async with self._committing:
             points = {
                 tp: (lease, point)
@@ -280,17 +276,17 @@ class Consumer(driver.Consumer):
                 if lease.alive and (point := lease.commit_point()) is not None and point != lease.committed
             }
             if not points:
-                return False
+                return None
             for lease, point in points.values():
                 lease.tried.append(point.offset)
             try:
                 done = await self._commit({tp: point for tp, (_, point) in points.items()})
             except ConsumerStoppedError:
-                return False
+                return None
             except TimeoutError:
                 logger.warning("a commit took over %g s; the next one will carry it", COMMIT_TIMEOUT)
                 done = False
-            self.commits += done
+            self.commits += bool(done)
             self.commit_failures += not done
             if done:
                 for lease, point in points.values():
@@ -298,7 +294,7 @@ class Consumer(driver.Consumer):
             return done
 
     @timed(name="commit")
-    async def _commit(self, points: Mapping[TP, CommitPoint]) -> bool:
+    async def _commit(self, points: Mapping[TP, CommitPoint]) -> bool | None:
         return await asyncio.wait_for(self._thread.call(self._thread.commit_points(points)), COMMIT_TIMEOUT)
 
 

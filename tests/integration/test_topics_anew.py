@@ -16,6 +16,7 @@ from models import strictjson
 from streams.config.settings import Kafka
 from streams.kafka import commit_metadata as memo
 from streams.kafka.broker import Broker
+from streams.kafka.producer import ABSENT_FOR
 from streams.kafka.topics import Admin
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, repeats
 from tests.integration.test_watchdog import FAULTY, until_unready
@@ -173,6 +174,27 @@ async def test_requests_made_again_under_a_worker(kafka: Broker, stage: Stage, u
     await stage.send(some(upstream, range(1000, 1300)))
     await stage.results_of(ids(range(1000, 1300)), seconds=NOTICED)
     assert worker.process.returncode is None
+
+
+async def test_results_made_again_with_fewer_partitions_end_the_worker(
+    kafka: Broker, stage: Stage, upstream: Upstream
+) -> None:
+    """It says so within 20 s and what that takes to be noticed, does not wait for what cannot be published, and shows
+    no fault of its own. The next worker publishes to the new topic.
+    """
+    worker = await stage.start()
+    await stage.send(some(upstream, range(100)))
+    await stage.results_of(ids(range(100)))
+    await delete(stage, stage.results)
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        assert await admin.create(stage.results, 1, 1)
+        await admin.settled(stage.results)
+    await stage.send(some(upstream, range(100, 300)))
+    async with asyncio.timeout(ABSENT_FOR + 20):
+        assert await worker.ended() == 1
+    log = "\n".join(worker.log)
+    assert f"topic '{stage.results}' has 1 partitions now, fewer than when this worker began" in log
+    assert not [line for line in log.splitlines() if "Traceback" in line or "Assertion" in line or "not enough" in line]
 
 
 async def test_partitions_added_to_requests_are_read(kafka: Broker, stage: Stage, upstream: Upstream) -> None:

@@ -106,7 +106,7 @@ class Cluster:
 class Connection:
     """What a producer holds open beneath itself."""
 
-    there: set[int] | None = None
+    there = frozenset(range(8))
     updates = 0
 
     @property
@@ -120,7 +120,7 @@ class Connection:
         self.closed = True
 
     def partitions_for_topic(self, _):
-        """As of the metadata; None: it knows none of this topic."""
+        """As of the metadata."""
         return self.there
 
     async def force_metadata_update(self):
@@ -139,9 +139,13 @@ class Producer:
     def create_batch(self):
         return BatchBuilder(BATCH_BYTES, 0)
 
+    async def partitions_for(self, topic):
+        return self.client.partitions_for_topic(topic)
+
     async def send_batch(self, batch, topic, *, partition):
         if self.stopped:
             raise ProducerClosed
+        assert partition in self.client.there, "Unrecognized partition"
         return self._cluster.take(self._number, (topic, partition), batch)
 
     async def stop(self):
@@ -172,6 +176,7 @@ class Desk:
 def _no_pauses(monkeypatch):
     """Take the waits out."""
     monkeypatch.setattr(module, "LINGER", 0)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(module, "RETRY_PAUSE", 0)
     monkeypatch.setattr(lane, "RETRY_PAUSE", 0)
 
@@ -791,13 +796,82 @@ async def test_a_partition_that_was_just_added_is_looked_for(publisher, desk, mo
     assert publisher.failures == 0
 
 
-async def test_a_partition_that_stays_away_ends_the_worker(publisher, desk, crashes, monkeypatch):
-    """A topic made again with fewer partitions is first waited for, then said to have fewer."""
-    monkeypatch.setattr(Connection, "there", {1})
-    monkeypatch.setattr(module, "ABSENT_FOR", 0.05)
-    publish(publisher, desk, [1])
+async def ended(crashes):
+    """Return the one reason for which the worker ends."""
     async with asyncio.timeout(PATIENCE):
         while not crashes:
             await asyncio.sleep(0.01)
-    assert "topic 't' has 1 partitions now, fewer than when this worker began" in str(crashes[0])
-    assert (desk.finished, publisher.failures > 0) == ([], True)
+    [reason] = crashes
+    return str(reason)
+
+
+FEWER = "topic 't' has 1 partitions now, fewer than when this worker began: it must begin again"
+
+
+async def test_a_partition_that_stays_away_ends_the_worker(publisher, cluster, desk, crashes, monkeypatch):
+    """A topic made again with fewer partitions is first waited for, then said to have fewer: no producer is opened for
+    it meanwhile, and the worker is not ready.
+    """
+    monkeypatch.setattr(Connection, "there", {1})
+    monkeypatch.setattr(module, "ABSENT_FOR", 0.05)
+    publish(publisher, desk, [1])
+    await a_few_turns()
+    assert publisher.failing_since is not None
+    assert await ended(crashes) == FEWER
+    assert (desk.finished, len(cluster.producers)) == ([], 1)
+
+
+async def test_a_partition_that_goes_while_a_batch_is_under_way_ends_the_worker(
+    publisher, cluster, desk, crashes, monkeypatch
+):
+    """Its acknowledgement is not waited for until aiokafka gives up, 30 s later."""
+    monkeypatch.setattr(module, "ABSENT_FOR", 0.05)
+    cluster.holding = True
+    publish(publisher, desk, [1])
+    await cluster.until(1)
+    monkeypatch.setattr(Connection, "there", {1})
+    assert await ended(crashes) == FEWER
+
+
+async def test_a_new_producer_learns_of_a_topic_before_it_is_sent_to(publisher, cluster, desk, crashes, monkeypatch):
+    """It knows none at first: the topic may have fewer partitions now, which aiokafka finds by an assertion."""
+    cluster.holding = True
+    publish(publisher, desk, [1])
+    await cluster.until(1)
+    monkeypatch.setattr(Connection, "partitions_for_topic", lambda _, __: None)
+
+    async def learn(producer, _):
+        monkeypatch.setattr(producer.client, "there", {1})
+        return {1}
+
+    monkeypatch.setattr(Producer, "partitions_for", learn)
+    monkeypatch.setattr(module, "ABSENT_FOR", 0.05)
+    cluster.release(NotLeaderForPartitionError())
+    assert await ended(crashes) == FEWER
+
+
+async def test_a_producer_that_closes_keeps_nobody_waiting_for_its_metadata(publisher, cluster, desk, monkeypatch):
+    """A closed one learns nothing more: who waits for a partition there goes on with the next."""
+    monkeypatch.setattr(Connection, "there", {0})
+    monkeypatch.setattr(Connection, "force_metadata_update", lambda _: asyncio.Event().wait())
+    publisher.publish("t", 1, parcel(desk, 1))
+    await a_few_turns()
+    monkeypatch.setattr(Connection, "there", {0, 1})
+    cluster.faults.append(OutOfOrderSequenceNumber())
+    publisher.publish("t", 0, parcel(desk, 0))
+    await desk.until(2)
+    assert sorted(desk.finished) == [0, 1]
+
+
+async def test_acknowledgements_are_waited_for(publisher, cluster, desk):
+    """All that was published has arrived then, or the time is up."""
+    assert await publisher.arrived(0.0)
+    cluster.holding = True
+    publish(publisher, desk, [1, 2])
+    await cluster.until(1)
+    assert not await publisher.arrived(0.01)
+    waiting = asyncio.create_task(publisher.arrived(PATIENCE))
+    await a_few_turns()
+    cluster.release()
+    assert await waiting
+    assert desk.finished == [1, 2]

@@ -1,0 +1,104 @@
+"""Giving up leases: what the next owner would repeat is committed if there is any time left for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from models.errors import AccessError
+from streams.config import settings as defaults
+from streams.kafka import handover
+from streams.kafka.commit_metadata import Identity
+from streams.kafka.lease import Lease
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "DRAIN_DEADLINE", 0.02)
+    monkeypatch.setattr(handover, "RETRY_PAUSE", 0.0)
+
+
+def at_work(count: int) -> Lease:
+    """Return a lease with so many records begun."""
+    lease = Lease("g", "t", 0, Identity("c", "t"), position=0)
+    records: Any = [SimpleNamespace(offset=offset, timestamp=5) for offset in range(count)]
+    lease.deliver(records, count)
+    lease.begun = count
+    return lease
+
+
+class Commits:
+    """Answers commits as told, with None from then on; keeps where each would have been."""
+
+    def __init__(self, lease: Lease, *ends: bool | None) -> None:
+        self._lease = lease
+        self._ends = deque(ends)
+        self.points: list[int | None] = []
+
+    async def __call__(self) -> bool | None:
+        self.points.append(self._lease.point)
+        return self._ends.popleft() if self._ends else None
+
+
+async def test_what_is_on_its_way_when_the_time_is_up_is_committed() -> None:
+    """The work is cancelled first, so that nothing more is published; then acknowledgements are waited for."""
+    lease = at_work(2)
+    commits = Commits(lease, True)
+    work = asyncio.ensure_future(asyncio.Event().wait())
+    lease.work.add(work)
+
+    async def arrived(_: float) -> bool:
+        await asyncio.sleep(0)
+        assert work.cancelled()
+        lease.finish(0)
+        return True
+
+    await handover.finish([lease], arrived, commits, None)
+    assert commits.points == [1]
+
+
+async def test_a_last_commit_that_fails_is_tried_again() -> None:
+    """One that Kafka did not take in time would have everything since the one before repeated."""
+    lease = at_work(0)
+    commits = Commits(lease, False, False, True, True)
+    await handover.finish([lease], None, commits, None)
+    assert len(commits.points) == 3
+
+
+@pytest.mark.parametrize("end", [None, True])
+async def test_a_commit_that_nothing_mends_is_not_tried_again(end: bool | None) -> None:
+    """The group has moved on, or there is nothing to commit."""
+    lease = at_work(0)
+    commits = Commits(lease, end, True)
+    await handover.finish([lease], None, commits, None)
+    assert len(commits.points) == 1
+
+
+async def test_commits_are_not_tried_beyond_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has to end before it is ended."""
+    monkeypatch.setattr(handover, "COMMIT_DEADLINE", 0.05)
+    lease = at_work(0)
+
+    async def refused() -> bool:
+        return False
+
+    async with asyncio.timeout(5):
+        await handover.finish([lease], None, refused, None)
+
+
+async def test_what_kafka_refuses_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ends because it cannot publish ends at once, with one commit."""
+    monkeypatch.setattr(defaults, "DRAIN_DEADLINE", 60.0)
+    lease = at_work(1)
+    commits = Commits(lease, False, True)
+
+    async def arrived(_: float) -> bool:
+        raise AssertionError
+
+    async with asyncio.timeout(5):
+        await handover.finish([lease], arrived, commits, AccessError("no"))
+    assert commits.points == [0]
