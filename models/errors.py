@@ -57,6 +57,14 @@ class AccessError(BrokerError):
     """
 
 
+def reason_of(exc: BaseException) -> str:
+    """Return the kind and the text of an error, for a line of the log: many errors have no text."""
+    kind, text = type(exc).__name__, str(exc)
+    if not text:
+        return "no answer in time" if isinstance(exc, TimeoutError) else kind
+    return text if text.startswith((kind, "[Error ")) else f"{kind}: {text}"
+
+
 class PurgeError(MillraceError):
     """Not everything could be removed from the cache; `removed` entries were."""
 

@@ -14,7 +14,7 @@ import aiokafka.client
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.protocol.metadata import MetadataRequest
 
-from models.errors import AccessError, BrokerError, SettingsError
+from models.errors import AccessError, BrokerError, SettingsError, reason_of
 from streams.config.settings import Kafka
 from streams.kafka import fetched  # noqa: F401  no consumer is opened without it
 from streams.kafka.oauthbearer import Provider, TokenError
@@ -117,7 +117,7 @@ def _of_network(exc: Exception, kafka: Kafka) -> str:
             return f"does not answer in time: {CONNECT_HINT}"
         case errors.KafkaConnectionError() | errors.NodeNotReadyError() | OSError() | TimeoutError():
             return f"cannot be reached: {CONNECT_HINT}"
-    return f"fails: {type(exc).__name__}: {exc}"
+    return f"fails: {reason_of(exc)}"
 
 
 _ACLS: Mapping[type[Exception], tuple[str, str]] = {

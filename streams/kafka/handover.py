@@ -38,7 +38,8 @@ async def finish(leases: Sequence[Lease], arrived: Arrived | None, commit: Commi
             lease.cancel()
         if arrived is not None and seconds:
             await arrived(ARRIVAL_DEADLINE)
-        _report_late(leases, seconds)
+        if seconds:
+            _report_late(leases, seconds)
     while await commit() is False and crash is None and loop.time() - began < COMMIT_DEADLINE:  # noqa: ASYNC110  no event says that Kafka would take it
         await asyncio.sleep(RETRY_PAUSE)
 

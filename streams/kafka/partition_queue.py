@@ -18,6 +18,7 @@ from aiokafka.errors import (
     RecordTooLargeError,
 )
 
+from models.errors import reason_of
 from streams.kafka.record import OutgoingRecord
 from streams.tasks import end_tasks, start
 
@@ -104,8 +105,8 @@ class PartitionQueue:
         except _TOO_LARGE:
             self._cut(parcels)
         except KafkaError as exc:
-            logger.warning("%s-%d: a batch of %d was not acknowledged, sending it again: %s: %s",
-                           self._topic, self._partition, len(parcels), type(exc).__name__, exc)  # fmt: skip
+            logger.warning("%s-%d: a batch of %d was not acknowledged, sending it again: %s",
+                           self._topic, self._partition, len(parcels), reason_of(exc))  # fmt: skip
             self._put_back(parcels)
             self.failing_since = self.failing_since or time.monotonic()
             self._failures += 1

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeAlias
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
 
-from models.errors import AccessError, MillraceError
+from models.errors import AccessError, MillraceError, reason_of
 from models.histogram import Histogram
 from streams.config.settings import Kafka
 from streams.kafka.broker_connection import reason
@@ -320,7 +320,7 @@ class Publisher:
                 async with asyncio.timeout(STOP_TIMEOUT):
                     await producer.stop()
             except (TimeoutError, KafkaError) as exc:
-                logger.warning("closing the producer failed: %r", exc)
+                logger.warning("closing the producer failed: %s", reason_of(exc))
                 await producer.client.close()
             except asyncio.CancelledError:
                 await producer.client.close()

@@ -28,6 +28,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from models.errors import reason_of
 from streams.config import settings as defaults
 from streams.kafka.client import METADATA_AGE, connection, require_fetching
 from streams.kafka.cluster import identify
@@ -209,7 +210,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             logger.info("commit refused, the group has moved on (%s)", type(exc.__cause__ or exc).__name__)
             return None
         except KafkaError as exc:
-            logger.warning("commit failed, the next one will carry it: %s: %s", type(exc).__name__, exc)
+            logger.warning("commit failed, the next one will carry it: %s", reason_of(exc))
             return False
         return True if len(held) == len(points) else None
 

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from models.errors import BrokerError
+from models.errors import BrokerError, reason_of
 from streams.config.settings import Kafka, Settings
 from streams.kafka.broker_connection import reason
 from streams.kafka.client import connection, explain
@@ -112,7 +112,7 @@ class Admin:
         except TopicAlreadyExistsError:
             return False
         except (KafkaError, TimeoutError) as exc:
-            msg = f"topic {name!r} could not be created: {type(exc).__name__}: {exc}"
+            msg = f"topic {name!r} could not be created: {reason_of(exc)}"
             raise BrokerError(msg) from exc
         except AttributeError:  # aiokafka asks the controller: a mock cluster has none, and its own way
             await self.mention(name)
@@ -127,7 +127,7 @@ class Admin:
                 if code:
                     raise for_code(code)(*message)
         except (KafkaError, TimeoutError) as exc:
-            msg = f"topic {name!r} could not be given {partitions} partitions: {type(exc).__name__}: {exc}"
+            msg = f"topic {name!r} could not be given {partitions} partitions: {reason_of(exc)}"
             raise BrokerError(msg) from exc
 
     async def _settings(self, name: str) -> dict[str, str]:

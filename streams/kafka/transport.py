@@ -31,6 +31,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
+from models.errors import reason_of
 from streams.config import settings as defaults
 from streams.config.settings import Kafka, Settings
 from streams.kafka import handover
@@ -162,7 +163,7 @@ class Consumer(driver.Consumer):
         except KafkaError as exc:
             if not exc.retriable:
                 raise explain(exc, self._kafka) from exc
-            logger.warning("fetching failed, trying again: %s: %s", type(exc).__name__, exc)
+            logger.warning("fetching failed, trying again: %s", reason_of(exc))
             await asyncio.sleep(RETRY_PAUSE)
             return
         for tp, poll in polled.items():
@@ -241,7 +242,7 @@ class Consumer(driver.Consumer):
                 if time.monotonic() > deadline or not getattr(exc, "retriable", True):
                     await self.app.crash(explain(exc, self._kafka))
                     return None
-                logger.warning("reading the group's commits failed, trying again: %s: %s", type(exc).__name__, exc)
+                logger.warning("reading the group's commits failed, trying again: %s", reason_of(exc))
                 await asyncio.sleep(RETRY_PAUSE)
         return None
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from models.errors import BrokerError
+from models.errors import BrokerError, reason_of
 from streams.config.settings import Kafka, Settings
 from streams.kafka.client import connection
 from streams.kafka.topics import Admin
@@ -90,8 +90,8 @@ class Heartbeat:
         self.failures += 1
         if not self._failing:
             self._failing = True
-            logger.warning("%s: no page sees this worker for now: %s: %s", self._settings.workers_topic,
-                           type(exc).__name__, exc)  # fmt: skip
+            logger.warning("%s: no page sees this worker for now: %s", self._settings.workers_topic,
+                           reason_of(exc))  # fmt: skip
         await self._close()
         await asyncio.sleep(RETRY_PAUSE)
 

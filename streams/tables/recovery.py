@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from models.errors import BrokerError
+from models.errors import BrokerError, reason_of
 from streams.config.settings import Kafka
 from streams.kafka.client import connection, explain
 from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
@@ -179,7 +179,7 @@ class Recovery:
                     reason = explain(exc, self._kafka)
                     msg = f"the tables' changelogs cannot be read: {reason}"
                     raise BrokerError(msg) from exc
-                logger.warning("reading changelogs failed, trying again: %s: %s", type(exc).__name__, exc)
+                logger.warning("reading changelogs failed, trying again: %s", reason_of(exc))
                 await asyncio.sleep(RETRY_PAUSE)
 
 

@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 BURST = 10
 """Lines of one kind (logger, level and message before its values are put in) that are written in one interval."""
+FOREIGN = "aiokafka"
+"""Loggers of a library that tries again, and says so each time; what that means, our own lines say."""
+FOREIGN_BURST = 1
+"""The same of these."""
 INTERVAL = 10.0
 """Seconds of an interval; it begins with its first line."""
 MAX_KINDS = 1_000
@@ -22,16 +26,18 @@ Kind = tuple[str, int, str]
 
 
 class _Interval:
-    __slots__ = ("began", "left_out", "written")
+    __slots__ = ("began", "first", "left_out", "written")
 
     def __init__(self, began: float) -> None:
         self.began = began
         self.written = self.left_out = 0
+        self.first = ""
 
 
 class _LeftOut(NamedTuple):
     kind: Kind
     left_out: int
+    first: str
 
 
 class FloodGate(logging.Filter):
@@ -55,7 +61,7 @@ class FloodGate(logging.Filter):
         kind = record.name, record.levelno, str(record.msg)[:MAX_MESSAGE]
         with self._lock:
             over = self._over() if len(self._intervals) >= MAX_KINDS else self._over(kind)
-            passes = self._count(kind)
+            passes = self._count(kind, record)
         self._report_left_out(over)
         return passes
 
@@ -67,15 +73,16 @@ class FloodGate(logging.Filter):
                 self._timer.cancel()
         self._report_left_out(over)
 
-    def _count(self, kind: Kind) -> bool:
+    def _count(self, kind: Kind, record: logging.LogRecord) -> bool:
         interval = self._intervals.get(kind)
         if interval is None:
             if len(self._intervals) >= MAX_KINDS:
                 return True
             interval = self._intervals[kind] = _Interval(self._clock())
-        if interval.written < BURST:
+        if interval.written < (FOREIGN_BURST if record.name.startswith(FOREIGN) else BURST):
             interval.written += 1
             return True
+        interval.first = interval.first or _text(record)
         interval.left_out += 1
         if self._timer is None:
             self._timer = threading.Timer(INTERVAL, self._sweep)
@@ -93,7 +100,7 @@ class FloodGate(logging.Filter):
         ]
         for kind, _ in over:
             del self._intervals[kind]
-        return [_LeftOut(kind, interval.left_out) for kind, interval in over if interval.left_out]
+        return [_LeftOut(kind, interval.left_out, interval.first) for kind, interval in over if interval.left_out]
 
     def _sweep(self) -> None:
         with self._lock:
@@ -106,6 +113,13 @@ class FloodGate(logging.Filter):
         self._report_left_out(over)
 
     def _report_left_out(self, over: list[_LeftOut]) -> None:
-        for (name, level, message), left_out in over:
+        for (name, level, _), left_out, first in over:
             line = "%d more lines like this were left out: %s"
-            self._report(logging.LogRecord(name, level, "", 0, line, (left_out, message), None))
+            self._report(logging.LogRecord(name, level, "", 0, line, (left_out, first), None))
+
+
+def _text(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001  its values do not fit: the handler says so of those that are written
+        return str(record.msg)

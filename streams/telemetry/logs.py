@@ -30,6 +30,7 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"\b(Bearer|Basic) +[A-Za-z0-9._~+/=-]{6,}")
+_PARTITION = re.compile(r"TopicPartition\(topic='([^']{0,249})', partition=([0-9]{1,9})\)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -70,7 +71,7 @@ class Console(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and below it the stack of an error."""
-        line = f"{self.formatTime(record)} {record.levelname:<7} {record.name}: {_plain(record.getMessage())}"
+        line = f"{self.formatTime(record)} {record.levelname:<7} {record.name}: {_plain(_text(record))}"
         if (subject := request_id.get()) is not None:
             line += f" (request {_plain(subject)})"
         return self._mask("\n".join([line, *_stack(self, record)]))
@@ -90,7 +91,7 @@ class Json(logging.Formatter):
             "time": f"{moment}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": self._mask(record.getMessage()),
+            "message": self._mask(_text(record)),
         }
         if (subject := request_id.get()) is not None:
             members["request_id"] = self._mask(subject)
@@ -99,6 +100,12 @@ class Json(logging.Formatter):
             told = {"type": kind.__name__, "message": self._mask(str(error))} if kind else {}
             members["error"] = {**told, "stack": self._mask("\n".join(stack))}
         return json.dumps(members, ensure_ascii=False)
+
+
+def _text(record: logging.LogRecord) -> str:
+    """Return a line's text, partitions in it as we name them ourselves, not as Python does."""
+    text = record.getMessage()
+    return _PARTITION.sub(r"\1-\2", text) if "TopicPartition(" in text else text
 
 
 def _stack(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
@@ -115,6 +122,11 @@ STYLES = {"console": Console, "json": Json}
 """What `MILLRACE_LOG_FORMAT` may be."""
 
 
+def _matters(record: logging.LogRecord) -> bool:
+    """Say whether a line is worth reading: a connection that aiokafka left open is closed by being forgotten."""
+    return not (record.name == "asyncio" and str(record.msg).startswith("Unclosed AIOKafkaConnection"))
+
+
 class _Stream(logging.StreamHandler[TextIO]):
     """Writes to a stream what the flood gate lets through."""
 
@@ -122,6 +134,7 @@ class _Stream(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self.setFormatter(formatter)
         self._gate = FloodGate(self.emit_alone)
+        self.addFilter(_matters)
         self.addFilter(self._gate)
 
     def emit_alone(self, record: logging.LogRecord) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError, RequestTimedOutError
 
 from models import errors, strictjson
 from models.errors import (
@@ -20,6 +21,7 @@ from models.errors import (
     TooLarge,
     Unreachable,
     UpstreamError,
+    reason_of,
 )
 
 TREE = [
@@ -107,3 +109,18 @@ def test_a_message_is_unicode_text_whatever_went_wrong(cls):
     error = cls("odd: \ud800, fine: \U0001f600")
     assert error.describe()["message"] == "odd: \\ud800, fine: \U0001f600"
     assert strictjson.dumps(error.describe())
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "no answer in time"),
+        (LookupError(), "LookupError"),
+        (OSError(111, "refused"), "ConnectionRefusedError: [Errno 111] refused"),
+        (KafkaTimeoutError(), "KafkaTimeoutError"),
+        (RequestTimedOutError(), "[Error 7] RequestTimedOutError"),
+    ],
+)
+def test_an_error_without_a_text_has_a_reason_all_the_same(error, reason):
+    """A line of the log does not end with a colon."""
+    assert reason_of(error) == reason

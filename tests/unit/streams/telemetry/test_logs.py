@@ -8,6 +8,7 @@ import json
 import logging
 
 import pytest
+from aiokafka import TopicPartition
 
 from streams.telemetry import logs
 from streams.telemetry.flood import BURST
@@ -163,4 +164,15 @@ def test_a_flood_is_cut_and_its_size_told_at_the_end(log):
     for handler in list(logging.getLogger().handlers):
         handler.close()
     logs.request_id.reset(token)
-    assert log.lines()[-1].endswith(f"{1000 - BURST} more lines like this were left out: failed: %d")
+    assert log.lines()[-1].endswith(f"{1000 - BURST} more lines like this were left out: failed: {BURST}")
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_partitions_are_named_as_we_name_them(log, style):
+    """Lines of aiokafka have Python's names in them, and some that nobody can do anything about."""
+    log.start(style)
+    partition = TopicPartition("results", 3)
+    logging.getLogger("aiokafka.x").warning("Got error for %s and %s", partition, {partition})
+    logging.getLogger("asyncio").error("Unclosed AIOKafkaConnection\nconn: <...>")
+    [line] = log.lines()
+    assert "Got error for results-3 and {results-3}" in line
