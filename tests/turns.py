@@ -1,0 +1,31 @@
+"""How long one turn of the event loop may take: CPU time of its thread, on a machine at rest.
+
+A machine that does other things as well takes longer for the same work (caches, hyper-threads), so the bound grows by as
+much as a fixed piece of work does, measured beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+LONGEST = 0.02
+"""Seconds that one step of the event loop's thread may take for any input that the limits let in."""
+REFERENCE = 0.0040
+"""CPU seconds that `_work` takes on the 2 cores of CI at rest."""
+_TEXT = json.dumps([{"n": number, "s": f"text {number}", "f": number / 7} for number in range(1500)])
+
+
+def _work() -> None:
+    for _ in range(2):
+        json.dumps(json.loads(_TEXT))
+
+
+def allowed() -> float:
+    """Return the seconds that a turn may take now."""
+    times = []
+    for _ in range(3):
+        began = time.thread_time()
+        _work()
+        times.append(time.thread_time() - began)
+    return LONGEST * max(1.0, sorted(times)[1] / REFERENCE)
