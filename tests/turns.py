@@ -1,7 +1,7 @@
 """How long one turn of the event loop may take: CPU time of its thread, on a machine at rest.
 
-A machine that does other things as well takes longer for the same work (caches, hyper-threads), so the bound grows by as
-much as a fixed piece of work does, measured beside it.
+A machine that does other things as well takes longer for the same work (caches, hyper-threads), so the bound grows by
+as much as a fixed piece of work does, measured beside it.
 """
 
 from __future__ import annotations
