@@ -10,11 +10,14 @@ import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+
+from streams.http.protocol import AnswerProtocol
 
 MAX_IDLE = 1_000
 """Idle connections kept at most, over all hosts: the longest idle one is closed first."""
@@ -32,12 +35,14 @@ class Connector(aiohttp.TCPConnector):
     """`files`: the number from which on no file is ours to open. `make` makes the socket for an address.
 
     A new file has the lowest number that is free, so its number says how many are open in the whole process. Dialling
-    raises OSError (EMFILE) when there are too many. The overridden `_get` and `_release` are private: pinned by
-    tests/unit/streams/test_connector.py.
+    raises OSError (EMFILE) when there are too many. The overridden `_get`, `_release` and `_factory` are private: pinned
+    by tests/unit/streams/test_connector.py.
     """
 
     def __init__(self, files: int, make: Callable[[Any], socket.socket] = plain_socket, **options: Any) -> None:
         super().__init__(limit=0, socket_factory=self._socket, **options)
+        protocol: type[ResponseHandler] = AnswerProtocol
+        self._factory = partial(protocol, loop=self._loop)
         self._files = files
         self._make = make
         self._max_idle = min(MAX_IDLE, files // IDLE_SHARE)

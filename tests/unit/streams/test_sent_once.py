@@ -374,7 +374,7 @@ ODD = {
     "upgrade": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", 101),
     "426": (answered(426, b"Upgrade: h2c", b"Connection: Upgrade"), 426),
     "shorter than it says": (Half(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), "unreachable"),
-    "longer than it says": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokay", "upstream_error"),
+    "longer than it says": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokay", 200),
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "upstream_error"),
     "length and chunks": (
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", None,
