@@ -35,7 +35,7 @@ class Connector(aiohttp.TCPConnector):
     """`files`: the number from which on no file is ours to open. `make` makes the socket for an address.
 
     A new file has the lowest number that is free, so its number says how many are open in the whole process. Dialling
-    raises OSError (EMFILE) when there are too many. The overridden `_get`, `_release` and `_factory` are private: pinned
+    raises OSError (EMFILE) when there are too many. `_get`, `_release` and `_factory` are private: pinned
     by tests/unit/streams/test_connector.py.
     """
 
