@@ -65,8 +65,9 @@ class Fixed:
     async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:  # noqa: ARG002  nothing to wait for
         """Put the credentials on a request, in place of what it has under their names."""
         if self._query:
-            kept = [part for part in url.raw_query_string.split("&")
-                    if part and unquote_plus(part.partition("=")[0]) not in self._query]  # fmt: skip
+            given = url.raw_query_string
+            kept = [part for part in (given.split("&") if given else ())
+                    if unquote_plus(part.partition("=")[0]) not in self._query]  # fmt: skip
             query = "&".join([*kept, urlencode(self._query)])
             url = URL(f"{str(url).partition('#')[0].partition('?')[0]}?{query}", encoded=True)
         own = {name.lower() for name in self._headers}
@@ -200,7 +201,8 @@ def read_token(body: bytes) -> tuple[str, float]:
     try:
         members = strictjson.loads(body)
         token, kind = members["access_token"], members.get("token_type", "bearer")
-        life = float(members.get("expires_in", DEFAULT_TOKEN_LIFE))
+        given = members.get("expires_in")
+        life = DEFAULT_TOKEN_LIFE if given is None else float(given)
         valid = isinstance(token, str) and token.isascii() and token.isprintable() and kind.lower() == "bearer"
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         valid = False

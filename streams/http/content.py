@@ -29,6 +29,8 @@ TURN = 256 << 10
 """Bytes decoded in one turn of the event loop."""
 MAX_CODINGS = 4
 """Codings that are undone on one body: each more is a way to make much of little."""
+MAX_QUOTED = 40
+"""Characters of a coding's name that is told."""
 
 MAX_CODINGS_TEXT = 1_024
 """Characters of all Content-Encoding headers of an answer."""
@@ -144,10 +146,16 @@ def _through(stages: list[_Stage], data: bytes) -> Iterator[bytes]:
 
 
 def codings_of(headers: MultiMapping[str]) -> list[str]:
-    """Return the codings of a body in the order they were applied. Raises InvalidDocument for one not decoded here."""
-    if "Content-Encoding" not in headers:
-        return []
+    """Return the codings of a body in the order they were applied, those of its transfer last (RFC 9112, section 7).
+
+    Raises InvalidDocument for one not decoded here.
+    """
     codings: list[str] = []
+    if "Transfer-Encoding" in headers:
+        codings = _transfer_codings(headers.getall("Transfer-Encoding"))
+    if "Content-Encoding" not in headers:
+        return codings
+    transferred, codings = codings, []
     text = ",".join(headers.getall("Content-Encoding"))
     if len(text) > MAX_CODINGS_TEXT:
         msg = f"the body's content codings take {len(text)} characters; at most {MAX_CODINGS_TEXT} are read"
@@ -157,12 +165,25 @@ def codings_of(headers: MultiMapping[str]) -> list[str]:
         if name in _NAMES:
             codings.append(_NAMES[name])
         elif name not in _NOTHING and text_codec(name) is None:  # a charset in the wrong place codes nothing
-            msg = f"the body's content coding {named.strip()[:40]!r} is not read here: {ACCEPT_ENCODING} are"
-            raise InvalidDocument(msg)
+            raise _unknown(name, "content")
+    codings += transferred
     if len(codings) > MAX_CODINGS:
         msg = f"the body has {len(codings)} content codings; at most {MAX_CODINGS} are undone"
         raise InvalidDocument(msg)
     return codings
+
+
+def _transfer_codings(fields: list[str]) -> list[str]:
+    names = [named.strip(" \t").lower() for named in ",".join(fields).split(",")]
+    unknown = next((name for name in names if name not in _NAMES and name not in ("chunked", "identity", "")), None)
+    if unknown is not None:
+        raise _unknown(unknown, "transfer")
+    return [_NAMES[name] for name in names if name in _NAMES]
+
+
+def _unknown(name: str, kind: str) -> InvalidDocument:
+    quoted = repr(name) if len(name) <= MAX_QUOTED else f"of {len(name)} characters"  # no part of what may be a secret
+    return InvalidDocument(f"the body's {kind} coding {quoted} is not read here: {ACCEPT_ENCODING} are")
 
 
 def accepted(value: str) -> str:
@@ -189,7 +210,9 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, grow: Grow = _
     what its coding does not decode, Unreachable for a body cut short, and what aiohttp raises.
     """
     declared = response.content_length
-    if declared is not None and declared > limit and response.method != "HEAD":
+    if response.content.at_eof():  # no content, whatever its head says of one (RFC 9110, section 6.4.1)
+        return b""
+    if declared is not None and declared > limit:
         msg = f"the body has {declared} bytes; at most {limit} are taken"
         raise TooLarge(msg)
     codings = codings_of(response.headers)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from http.cookies import Morsel
 
 import aiohttp
 from yarl import URL
@@ -15,17 +17,28 @@ MAX_COOKIE_BYTES = 4_096
 """Bytes of one, attributes included, past which it is left out (RFC 6265, section 6.1)."""
 
 
+_EPOCH = re.compile(r"(?i);\s*expires\s*=[^;]*\b0?1[ -]jan[ -](?:19)?70\b")
+_MAX_AGE = re.compile(r"(?i);\s*max-age\s*=")
+
+
+class _Jar(aiohttp.CookieJar):
+    """Gives a value back as it came (RFC 6265, section 5.4). By itself aiohttp puts quotes around some."""
+
+    def _build_morsel(self, cookie: Morsel[str]) -> Morsel[str]:
+        return cookie
+
+
 class Cookies:
     """What the answers so far have set, each for where RFC 6265 has it go. None of the `credentials` goes elsewhere."""
 
     def __init__(self, credentials: Credentials | None) -> None:
-        self._jar = aiohttp.CookieJar(unsafe=True)  # "unsafe": also from hosts that are IP addresses
+        self._jar = _Jar(unsafe=True)  # "unsafe": also from hosts that are IP addresses
         self._credentials = credentials
 
     def take(self, url: URL, fields: Sequence[str]) -> None:
         """Take the Set-Cookie fields of an answer."""
         self._jar.update_cookies_from_headers(
-            [field for field in fields if len(field) <= MAX_COOKIE_BYTES][:MAX_COOKIES], url
+            [_ending(field) for field in fields if len(field) <= MAX_COOKIE_BYTES][:MAX_COOKIES], url
         )
 
     def added_to(self, headers: Mapping[str, str], url: URL, *, own: bool) -> Mapping[str, str]:
@@ -40,3 +53,8 @@ class Cookies:
         kept = [each.strip() for each in given if each.partition("=")[0].strip() not in set_here]
         rest = {name: value for name, value in headers.items() if name.lower() != "cookie"}
         return {**rest, "Cookie": "; ".join([*kept, cookies])}
+
+
+def _ending(field: str) -> str:
+    """Return a Set-Cookie that deletes by the usual date with a Max-Age: aiohttp takes the epoch for no date."""
+    return f"{field}; Max-Age=0" if _EPOCH.search(field) and not _MAX_AGE.search(field) else field

@@ -30,6 +30,7 @@ def session_of(connector: aiohttp.BaseConnector, connect: float | None = None) -
     return aiohttp.ClientSession(
         connector=connector,
         headers={"Accept-Encoding": ACCEPT_ENCODING},  # aiohttp asks for whatever codings happen to be installed
+        skip_auto_headers=("Content-Type",),  # aiohttp names one for a body that there is not
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
         timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=CONNECT_TIMEOUT),
