@@ -81,7 +81,7 @@ AWAY = "cannot be reached: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
         (socket.gaierror("x"), "cannot be reached: its name does not resolve; is it running"),
         (errors.KafkaTimeoutError("x"), "does not answer in time: is it running"),
         (errors.KafkaConnectionError("Connection at a:1 closed"), "closes the connection: it may want TLS or a login"),
-        (errors.UnsupportedVersionError("too old"), "fails: UnsupportedVersionError: [Error 35] UnsupportedVersionErr"),
+        (errors.UnsupportedVersionError("too old"), "fails: [Error 35] UnsupportedVersionError: too old"),
     ],
 )
 def test_what_may_mend_itself_says_what_to_look_at(exc, sentence):
