@@ -36,7 +36,7 @@ def text_codec(charset: str | None) -> str | None:
     (punycode) or make lone surrogates (utf-7).
     """
     label = (charset or "utf-8").strip().lower()
-    return _text_codec(label) if len(label) <= MAX_LABEL else None
+    return _text_codec(label) if len(label) <= MAX_LABEL and label.isascii() and label.isprintable() else None
 
 
 @lru_cache(maxsize=256)

@@ -26,7 +26,7 @@ from marshmallow import Schema, ValidationError, fields, post_load
 from models import strictjson
 from models.charset import text_codec
 from models.errors import InvalidDocument
-from models.page import charset_of, title_of
+from models.page import charset_of, codec_of, title_of
 from models.schema import StrictSchema, flatten
 
 _UTF = ("utf-8", "ascii")
@@ -54,13 +54,14 @@ class Body(NamedTuple):
         """Return what the bytes are in, as far as JSON, HTML or the charset given say; None if that is not known."""
         if b"\0" in self.content[:4]:
             return json.detect_encoding(self.content[:4])
-        return charset_of(self.content, self.charset) if "html" in self.media_type else text_codec(self.charset)
+        return codec_of(self.media_type, self.content, self.charset)
 
     def text(self) -> str:
-        """Decode by the charset given, else UTF-8; HTML as browsers do. Raises InvalidDocument."""
-        codec = charset_of(self.content, self.charset) if "html" in self.media_type else text_codec(self.charset)
-        if codec is None and self.charset is None:
-            codec = "utf-8"
+        """Decode by its byte order mark or the charset given, else UTF-8; HTML and XML as they say of themselves.
+
+        Raises InvalidDocument.
+        """
+        codec = codec_of(self.media_type, self.content, self.charset)
         if codec is None:
             msg = f"the body's charset {(self.charset or '')[:40]!r} is none that is read"
             raise InvalidDocument(msg)

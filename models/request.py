@@ -24,6 +24,8 @@ MAX_ID = 128
 """Characters of a request's id."""
 MAX_URL = 16_384
 """Characters of a URL: twice what every receiver should take (RFC 9110, section 4.1), as pre-signed ones are long."""
+MAX_FIELDS = 64
+"""Fields of a request, known or not, that are looked at one by one."""
 MAX_HOST, MAX_LABEL = 253, 63
 """Characters of a host, and of one of its labels (RFC 1035, section 2.3.4), also as it is before IDNA: that takes
 quadratic time."""
@@ -126,6 +128,9 @@ def load(members: Any) -> tuple[str | None, Request]:
     usual = _load_usual(members)
     if usual is not None:
         return usual
+    if len(members) > MAX_FIELDS:
+        msg = f"a request has {len(_SCHEMA.fields)} fields at most, not {len(members)}"
+        raise InvalidRequest(msg)
     try:
         names = frozenset(members)
         # A producer's own names must not get into the cache: they are any number, of any length.

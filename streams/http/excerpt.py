@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 from multidict import MultiMapping
 
-from models.charset import text_codec
 from models.documents import Body
 from models.errors import AnswerError
-from models.page import charset_of
 from streams.http.content import STEP, Cut, Decoder, codings_of, decoded
 from streams.http.response import media
 from streams.http.secret_scan import told_in_large
@@ -39,10 +37,8 @@ def excerpt(body: Body, *, whole: bool = True) -> tuple[str | None, bool]:
     """Return the beginning of a body as text, None if it is none, and whether the body goes on."""
     start = body.content[: 4 * MAX_EXCERPT]
     whole = whole and len(start) == len(body.content)
-    if "html" in body.media_type:
-        codec = charset_of(body.content, body.charset)
-    else:
-        codec = None if body.media_type.endswith(_JSON) else text_codec(body.charset)  # JSON is UTF-8 (RFC 8259, 8.1)
+    # JSON is UTF-8 (RFC 8259, section 8.1), or what it begins as.
+    codec = Body(start, body.media_type, None if body.media_type.endswith(_JSON) else body.charset).codec()
     decoder = codecs.getincrementaldecoder(codec or "utf-8")(errors="replace")
     text = decoder.decode(start, final=whole)  # without the first bytes of a character that is cut
     if "\0" in text or not text.strip():

@@ -40,6 +40,10 @@ async def told_in_large(told_in: Callable[[bytes], bool], content: bytes, codec:
         window = content[start : start + WINDOW]
         if told_in(before + window):
             return True
+        if b"\0" in window and told_in(
+            (before + window).replace(b"\0", b"")
+        ):  # UTF-16 or UTF-32 that says nothing of it
+            return True
         before = window[-OVERLAP:]
         if decoder is not None:
             decoded = decoded_before + decoder.decode(window).encode()

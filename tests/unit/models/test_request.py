@@ -518,3 +518,12 @@ def test_what_is_loaded_without_the_schema_is_what_it_would_load(members, valid)
 def test_usual_requests_are_loaded_without_the_schema(times):
     """An id, a URL and times: what most requests are."""
     assert requests._load_usual({"id": "r", "url": URL, **times}) is not None
+
+
+def test_a_request_with_thousands_of_fields_is_refused_at_once():
+    """They are neither validated nor repeated one by one."""
+    value = json.dumps({f"x{number}": 1 for number in range(5_000)}).encode()
+    began = time.thread_time()
+    with pytest.raises(InvalidRequest, match="fields at most, not 5000"):
+        requests.parse(value)
+    assert time.thread_time() - began < 0.02

@@ -187,3 +187,10 @@ async def test_a_body_that_is_too_large_still_has_headers(client, upstream):
     upstream.answers["/"] = {"body": b"x" * 100, "headers": {"ETag": '"1"'}}
     error = await failure(client, at(upstream), TooLarge, terms=terms(client, max_bytes=10, response_headers=("etag",)))
     assert error.headers == {"etag": '"1"'}
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("media_type", ["text/plain", "application/problem+json"])
+def test_an_excerpt_of_what_names_no_charset(codec, media_type):
+    """By its byte order mark, or the zeros that it begins with."""
+    assert excerpt(Body(PROBLEM.encode(codec), media_type, None)) == (PROBLEM, False)

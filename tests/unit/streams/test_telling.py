@@ -75,3 +75,9 @@ async def test_no_answer_holds_up_the_event_loop(filling):
     done = True
     await ticking
     assert longest < 0.02
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le"])
+async def test_utf_16_that_says_nothing_of_it_is_looked_through(codec):
+    """No charset is given, and neither its first characters nor a byte order mark tell."""
+    assert await large(Body(f"\u65e5\u672c {SECRET}".encode(codec), "text/plain", None))
