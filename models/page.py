@@ -74,9 +74,9 @@ def codec_of(media_type: str, content: bytes, given: str | None) -> str | None:
 
 def _of_xml(start: bytes) -> str | None:
     """Return the codec that an XML declaration names (RFC 7303, section 3; XML, appendix F), UTF-8 without one."""
-    for codec in ("utf-16-be", "utf-16-le"):
-        if start.startswith("<?".encode(codec)):
-            return codec
+    for utf_16 in ("utf-16-be", "utf-16-le"):
+        if start.startswith("<?".encode(utf_16)):
+            return utf_16
     declared = _XML.match(start)
     codec = text_codec(declared[1].decode("latin-1")) if declared else "utf-8"
     return "utf-8" if codec is not None and codec.startswith(("utf-16", "utf-32")) else codec

@@ -209,6 +209,9 @@ class Arrived:
     async def readany(self):
         return self.parts.pop(0) if self.parts else b""
 
+    def at_eof(self):
+        return not self.parts
+
 
 @pytest.mark.parametrize("codings", ["gzip", "gzip, gzip"])
 @pytest.mark.parametrize(
