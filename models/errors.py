@@ -89,6 +89,8 @@ class AnswerError(MillraceError):
     unsent: bool = False
     """Whether nothing of the request left: then any may be sent again, whatever its method."""
 
+    status: int | None = None
+    """The status that the upstream answered with, None if it gave none."""
     body: str | None = None
     """The beginning of what the upstream sent in place of a document, None if there is nothing to tell."""
     body_truncated: bool = False

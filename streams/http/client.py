@@ -18,7 +18,7 @@ import aiohttp
 from yarl import URL
 
 from models.documents import Body
-from models.errors import AnswerError, InvalidDocument, TimedOut, UpstreamError
+from models.errors import AnswerError, Denied, InvalidDocument, InvalidRequest, TimedOut, TooLarge, UpstreamError
 from models.source import Limits, Retries, Sources
 from streams.cache.freshness import Head
 from streams.config.settings import (
@@ -32,7 +32,7 @@ from streams.http.auth import Credentials, Signed
 from streams.http.bodies import Bodies
 from streams.http.content import read_body
 from streams.http.cookies import Cookies
-from streams.http.errors import is_host_fault, translate, unsuccessful
+from streams.http.errors import hide_secrets, is_host_fault, translate, unsuccessful
 from streams.http.excerpt import add_excerpt, chosen, tells
 from streams.http.guard import Guard, guard_of
 from streams.http.limits import Bulkhead, Hosts
@@ -157,12 +157,16 @@ class Client:
             headers = {**headers, **validators}
         sent = None if self.spans is None else count()
         hop = OutgoingRequest(method, parse(url), headers, data, conditional=bool(validators), sent=sent)
-        attempt = 1
+        attempt, failed = 1, None
         while True:
             try:
                 response = await self._follow(hop, deadline, terms)
             except AnswerError as error:
-                attempt += (error.attempts or 1) - 1
+                hide_secrets(error, terms.credentials)
+                if error.attempts is None:  # refused before it was sent: what it met before is what there is to say
+                    raise failed or error from None
+                failed = error
+                attempt += error.attempts - 1
                 pause = pause_before_next(attempt, error, terms.retry if again or error.unsent else ONCE, deadline)
             else:
                 return response if attempt == 1 else response._replace(attempts=response.attempts + attempt - 1)
@@ -190,7 +194,8 @@ class Client:
                 signed = await credentials.sign(hop.url, headers, deadline) if credentials is not None else None
                 answer = await self._send(hop, signed or Signed(hop.url, headers), deadline, terms)
             except AnswerError as error:
-                error.attempts, error.unsent = attempts, error.unsent and not answered
+                tried = attempts if error.attempts or redirects else attempts - 1
+                error.attempts, error.unsent = tried or None, error.unsent and not answered
                 if attempts > 1 or signed is None or credentials is None or not _renewed(error, signed, credentials):
                     raise
                 attempts, answered = attempts + 1, True
@@ -224,14 +229,18 @@ class Client:
                 answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms, deadline)
             said, ok = status_class(answer.status), True
         except AnswerError as error:
-            said, ok = result_of(error), is_host_fault(error)
+            said, ok, error.attempts = result_of(error), is_host_fault(error), 1
             error.trail = error.trail or hop.redirects
             if isinstance(error, UpstreamError) and error.retry_after is not None:
                 host.pause(error.retry_after)
             raise
         except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             translated = translate(exc, hop.url)
+            if isinstance(translated, InvalidRequest) and hop.redirects:  # the URL of the request was well
+                msg = f"the URL that a redirect points to cannot be asked for: {hop.url.host}"
+                translated = UpstreamError(msg, hop.redirects[-1].status)
             said, ok = translated.outcome, is_host_fault(translated)
+            translated.attempts = None if isinstance(translated, Denied | InvalidRequest) else 1
             # Not from it: what it quotes may be a secret, the address asked or the line that was no HTTP.
             raise _with_trail(translated, hop.redirects) from None
         except asyncio.CancelledError:
@@ -275,7 +284,8 @@ class Client:
             if status in _REDIRECTS and status not in terms.success and terms.redirects:
                 location = response.headers.get("Location")
                 if not location:
-                    msg = f"{hop.url.host} answered {status} without a Location"
+                    how = "without a Location" if location is None else "with an empty Location"
+                    msg = f"{hop.url.host} answered {status} {how}"
                     raise UpstreamError(msg, status)
                 return _Redirect(status, location, response.headers.getall("Set-Cookie", ()), head)
             if status not in terms.success and not (status == NOT_MODIFIED and hop.conditional):
@@ -290,6 +300,8 @@ class Client:
                 raise InvalidDocument(msg)
             return Response(status, body, response.headers, delay=head.delay, redirects=hop.redirects)
         except AnswerError as error:
+            if isinstance(error, InvalidDocument | TooLarge):
+                error.status = response.status
             error.headers = chosen(response.headers, terms.response_headers, terms.credentials)
             raise _with_trail(error, (*hop.redirects, head)) from None
         finally:

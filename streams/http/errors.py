@@ -21,6 +21,7 @@ from models.errors import (
     Unreachable,
     UpstreamError,
 )
+from streams.http.auth import Credentials
 from streams.http.guard import DeniedAddress, why
 from streams.http.once import MAX_FIELD, MAX_FIELDS, Broken, Unsent
 from streams.http.policy import UpstreamPolicy
@@ -58,6 +59,12 @@ def _blames_token(response: aiohttp.ClientResponse) -> bool:
     challenges = ", ".join(response.headers.getall("WWW-Authenticate", ()))[:MAX_CHALLENGES]
     scheme = _BEARER.search(challenges)
     return scheme is not None and _INVALID_TOKEN.search(challenges, scheme.end()) is not None
+
+
+def hide_secrets(error: AnswerError, credentials: Credentials | None) -> None:
+    """Take the words from an error that quotes the credentials, whatever part of an answer they are from."""
+    if credentials is not None and credentials.contained_in(str(error).encode(errors="replace")):
+        error.args = ("the upstream's answer repeats the source's credentials, so it is not quoted",)
 
 
 def is_host_fault(error: AnswerError) -> bool | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from models.errors import AnswerError, Overloaded, Unreachable
+from models.errors import AnswerError, Overloaded, Unreachable, UpstreamError
 from models.source import Retries
 
 MAX_RETRY_AFTER = 300.0
@@ -48,7 +48,10 @@ def pause_before_next(attempt: int, error: AnswerError, retries: Retries, deadli
     pause = pause_after(attempt, error, retries)
     if pause is None:
         raise error
-    if deadline is not None and time.monotonic() + pause >= deadline:
+    asked_for = (
+        error.retry_after or 0.0 if isinstance(error, UpstreamError) else 0.0
+    )  # which the host's pause waits out
+    if deadline is not None and time.monotonic() + max(pause, asked_for) >= deadline:
         error.deadline_bound = True
         raise error
     return pause

@@ -87,7 +87,7 @@ def _split(text: str) -> _Parts:
     found = _PARTS.fullmatch(text)
     assert found is not None  # it takes any text
     scheme = found[1]
-    return _Parts(scheme and scheme.lower(), found[2] or None, found[3], found[4])
+    return _Parts(scheme and scheme.lower(), found[2], found[3], found[4])
 
 
 def _joined(base: _Parts, reference: _Parts) -> _Parts:
