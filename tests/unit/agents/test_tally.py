@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agents.tables.aggregate import OUTCOMES_AGE, Aggregator
 from agents.tables.result_parser import ResultParser
 from agents.tables.rows import TABLES, decode, merge
+from tests.turns import allowed
 
 NOW = 1_764_000_000.0
 WEEK = 7 * 86_400.0
@@ -274,7 +275,7 @@ def test_a_large_result_is_read_around_its_document(checks, names, tail):
     document = b'{"a":[' + b"[]," * 300_000 + NESTED + b"]}"
     began = time.thread_time()
     found = ResultParser().parse(large_result(document, checks, tail))
-    assert time.thread_time() - began < 0.02
+    assert time.thread_time() - began < allowed()
     assert found == ResultParser().parse(large_result(NESTED, checks, tail))
     assert [run.name for run in found.shared.checks] == names
     assert (found.cache, found.micros) == ("miss", 1_500)

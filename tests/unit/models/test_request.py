@@ -14,6 +14,7 @@ from models.checks import Call
 from models.checks.builtin import _pattern
 from models.errors import Denied, InvalidRequest
 from models.request import CONNECTION_HEADERS, MAX_BYTES, MAX_PATTERNS, MAX_URL, SOURCE_SCHEMA, Request, RequestSchema
+from tests.turns import allowed
 
 URL = "http://example.org/"
 
@@ -496,7 +497,7 @@ def test_the_worst_regular_expressions_take_less_than_a_turn(pattern):
     for number in range(MAX_PATTERNS):
         with contextlib.suppress(ValueError):
             _pattern(f"{pattern[:990]}{number}", False)
-    assert time.thread_time() - began < 0.02
+    assert time.thread_time() - began < allowed()
 
 
 ODD = st.sampled_from([None, True, False, 0, -1, 1, 300, 301, 2.5, 1e9, 10**400, "", "x", "x" * 129, [], {}, URL,
@@ -526,4 +527,4 @@ def test_a_request_with_thousands_of_fields_is_refused_at_once():
     began = time.thread_time()
     with pytest.raises(InvalidRequest, match="fields at most, not 5000"):
         requests.parse(value)
-    assert time.thread_time() - began < 0.02
+    assert time.thread_time() - began < allowed()

@@ -25,11 +25,10 @@ from streams.http.excerpt import _read
 from streams.http.policy import UpstreamPolicy
 from streams.http.response import MAX_CONTENT_TYPE, media
 from streams.http.url import parse, resolve
+from tests.turns import allowed
 
 LINE, LINES = 32_000, 200
 """Characters of a header line, and lines, that the client takes."""
-LONGEST = 0.02
-"""Seconds of CPU time that the event loop may be busy at once."""
 
 
 def cpu_time(work):
@@ -53,7 +52,7 @@ def test_no_challenge_holds_up_the_event_loop(challenge, lines):
     headers = CIMultiDict([("WWW-Authenticate", (challenge * LINE)[:LINE])] * lines)
     response = SimpleNamespace(status=403, reason="", headers=headers)
     policy = UpstreamPolicy(1, credentials=Credentials())
-    assert cpu_time(lambda: unsuccessful("h", response, policy)) < LONGEST
+    assert cpu_time(lambda: unsuccessful("h", response, policy)) < allowed()
 
 
 @pytest.mark.parametrize("credentials", [None, Credentials()])
@@ -72,7 +71,7 @@ def test_a_challenge_is_only_looked_at_where_a_token_could_be_renewed(credential
 )  # fmt: skip
 def test_no_content_type_holds_up_the_event_loop(content_type):
     """However it is quoted, also if it is another one each time."""
-    assert cpu_time(lambda: media(content_type)) < LONGEST
+    assert cpu_time(lambda: media(content_type)) < allowed()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_no_host_holds_up_the_event_loop(host):
     with suppress(ValueError, InvalidRequest):
         parse("http://\u00e9.example/")  # what the first of them loads
     for work in (check_url, parse, lambda url: resolve(parse("http://h/"), url)):
-        assert cpu_time(lambda work=work: work(f"http://{host}/")) < LONGEST
+        assert cpu_time(lambda work=work: work(f"http://{host}/")) < allowed()
 
 
 @pytest.mark.parametrize("host", ["\u00e9" * 8_000, "a." * 8_000, "xn--" + "a" * 16_000, "a" * 64 + ".b", "\ufdfa" * 9])
@@ -135,8 +134,8 @@ def test_no_list_holds_up_the_event_loop(member, name, lines):
     """Many lines of a list, as long as any, are judged within a turn; so is the longest that is looked at."""
     for length in (LINE, MAX_LIST):
         headers = CIMultiDict([(name, (member * LINE)[:length])] * lines)
-        assert cpu_time(lambda headers=headers: freshness([Head(200, headers)], CachePolicy(), 0.0)) < LONGEST
-        assert cpu_time(lambda headers=headers: codings_of(headers)) < LONGEST
+        assert cpu_time(lambda headers=headers: freshness([Head(200, headers)], CachePolicy(), 0.0)) < allowed()
+        assert cpu_time(lambda headers=headers: codings_of(headers)) < allowed()
 
 
 def test_an_answer_whose_lists_are_too_long_is_not_kept():
@@ -243,4 +242,4 @@ async def test_empty_members_of_gzip_leave_the_event_loop_its_turns(codings, rea
         assert not await read(response)
     ended = True
     await ticking
-    assert longest < LONGEST
+    assert longest < allowed()

@@ -27,10 +27,9 @@ from streams.config.cache_url import MemoryTier
 from streams.http.request import with_body
 from streams.http.response import Response
 from streams.pool import CheckPool, LargeWork
+from tests.turns import allowed
 
 MEBI = 1 << 20
-LONGEST = 0.02
-"""Seconds that the event loop may be busy at once."""
 LIMIT = MEBI
 
 # Each of a size that the default limits let in.
@@ -101,7 +100,7 @@ async def test_no_document_holds_up_the_event_loop(large, kind, schema):
         known = parse_request(Request(url="http://a/", schema=schema))
         found, longest = await longest_turn(opened.answer(known, {}))
     assert found.outcome in ("too_large", "invalid_document")
-    assert longest < LONGEST
+    assert longest < allowed()
 
 
 async def test_a_large_document_is_the_one_that_would_be_loaded_here(large):
@@ -118,7 +117,7 @@ async def test_a_large_document_is_the_one_that_would_be_loaded_here(large):
     assert told[1]["error"].startswith("TypeError: takes an integer")
     assert told[2]["error"] == "the document has no field 'gone'"
     assert again.cache == b"hit"
-    assert longest < LONGEST
+    assert longest < allowed()
 
 
 async def test_what_is_wrong_is_told_in_the_same_words(large):
@@ -217,14 +216,14 @@ async def test_no_request_holds_up_the_event_loop(large, kind):
     with pytest.raises(LargeRequest):
         book.parse(value)
     found, longest = await longest_turn(book.read_large(value))
-    assert longest < LONGEST
+    assert longest < allowed()
     if isinstance(found, InvalidRequest):
         assert (kind, salvage_id(value)) == ("no JSON", b'"x"')
         return
     request_id, known = found
     began = time.thread_time()
     _, data = with_body(known.request.headers, known.request.body)
-    assert time.thread_time() - began < LONGEST
+    assert time.thread_time() - began < allowed()
     assert request_id == b'"x"'
     plain = ParsedRequestCache(SOURCES).parse(value)[1].request
     assert data == with_body(plain.headers, plain.body)[1]
@@ -274,5 +273,5 @@ async def test_a_large_entry_of_a_lower_tier_is_looked_at_elsewhere(large, whole
         found, longest = await longest_turn(cache.find(b"k"))
         assert (found is not None) is whole
         assert cache.counts["refused"] == (not whole)
-        assert longest < LONGEST
+        assert longest < allowed()
         cache.lower.clear()
