@@ -65,7 +65,7 @@ class ParsedRequest(NamedTuple):
 
 
 class LargeRequest(Exception):
-    """A request that would hold up the event loop: `Book.read_large` is for it."""
+    """A request that would hold up the event loop: `ParsedRequestCache.read_large` is for it."""
 
 
 class ParsedRequestCache:
@@ -101,7 +101,9 @@ class ParsedRequestCache:
         return parsed_id, known
 
     async def read_large(self, value: bytes) -> tuple[bytes | None, ParsedRequest]:
-        """Do what `read` does, with what nests in the request left as text. Raises InvalidRequest, InternalError."""
+        """Do what `parse` does, with what nests in the request left as text. Raises InvalidRequest, Overloaded or
+        InternalError.
+        """
         assert self._large is not None
         text, request = pickle.loads(await self._large.run("read a request", value))  # noqa: S301  our own process
         return None if text is None else strictjson.quote(text), parse_request(request, self._sources)

@@ -194,7 +194,7 @@ class Client:
                 signed = await credentials.sign(hop.url, headers, deadline) if credentials is not None else None
                 answer = await self._send(hop, signed or Signed(hop.url, headers), deadline, terms)
             except AnswerError as error:
-                tried = attempts if error.attempts or redirects else attempts - 1
+                tried = max(attempts, error.attempts or 0) if error.attempts or redirects else attempts - 1
                 error.attempts, error.unsent = tried or None, error.unsent and not answered
                 if attempts > 1 or signed is None or credentials is None or not _renewed(error, signed, credentials):
                     raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD
 
@@ -53,6 +54,15 @@ class AnswerProtocol(ResponseHandler):
         elif message.code == NO_CONTENT and length.strip("0"):
             self.force_close()  # a body may well come behind the answer
         super().feed_data(data, size)
+
+    def set_exception(self, *error: BaseException) -> None:
+        """Fail the answer, and its body if that is being read: a bad chunk behind the head would leave the reader of the
+        body waiting until its deadline.
+        """
+        body = self._payload
+        super().set_exception(*error)
+        if body is not None and body is not EMPTY_PAYLOAD and not body.is_eof() and body.exception() is None:
+            body.set_exception(ClientPayloadError("the body is not valid HTTP"))
 
     def data_received(self, data: bytes) -> None:
         """Read up to the end of the head by itself: then what stands behind an answer cannot fail it."""

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from models import errors
-from models.errors import AnswerError, InternalError, InvalidDocument, InvalidRequest, SettingsError
-from streams.pool.pool import CheckPool
+from models.errors import AnswerError, InternalError, InvalidDocument, InvalidRequest, Overloaded, SettingsError
+from streams.pool.pool import OVERRAN, CheckPool
 
 PROCESSES = 1
 """Those that large values share; checks have their own, so that neither waits for the other."""
@@ -32,7 +32,8 @@ class LargeWork:
 
     async def run(self, task: str, *arguments: Any) -> bytes:
         """Have some work done. Raises the AnswerError that it ends with, InvalidDocument or for a request
-        InvalidRequest if it takes too long or too much memory, InternalError if there is no process.
+        InvalidRequest if it takes too much memory; if it takes too long InvalidDocument, since a schema may never end,
+        but for a request Overloaded: reading one is bounded work. Raises InternalError if there is no process.
         """
         pool = self._pool or await self._open()
         verdict = await pool.work(task, arguments)
@@ -58,5 +59,8 @@ def _error(task: str, reason: str) -> AnswerError:
         return kind(text)
     if reason.startswith("no process"):
         return InternalError(reason)
-    kind = InvalidRequest if task == "read a request" else InvalidDocument
-    return kind(f"it is too large to be read: that {reason}")
+    if task != "read a request":
+        return InvalidDocument(f"it is too large to be read: that {reason}")
+    if reason.startswith(OVERRAN):
+        return Overloaded(f"reading it {reason}: the worker is too busy for a request of this size")
+    return InvalidRequest(f"it is too large to be read: that {reason}")

@@ -42,6 +42,8 @@ LATE = 0.2
 TICK = 0.05
 """Seconds between two looks at what runs."""
 
+OVERRAN = "ran longer than"
+"""How the reason begins of a check that took too long."""
 COUNTED = {
     "checks": "checks asked for",
     "inline": "checks run in the worker itself",
@@ -291,7 +293,7 @@ class CheckPool:
         job.alone = True
         job.spent += elapsed or 0.0
         if seat.overran and elapsed is not None:
-            self._blame(job, "timeouts", f"ran longer than {CHECK_TIMEOUT:g} s", elapsed)
+            self._blame(job, "timeouts", f"{OVERRAN} {CHECK_TIMEOUT:g} s", elapsed)
         elif seat.child.sent_garbage:
             self._blame(job, "crashes", "ended its process: wrote where only verdicts go", elapsed or 0.0)
         elif self._quarantine.is_guilty(job, code, ran=elapsed is not None):

@@ -286,7 +286,7 @@ async def test_other_statuses_of_the_class_are_not_followed(client, upstream, st
 
 @pytest.mark.parametrize(
     "location",
-    ["http:///a/new", "http:/a/new", "new", "./new", "../a/new", "//127.0.0.1:{port}/a/new", "/a/new#fragment"],
+    ["http:/a/new", "new", "./new", "../a/new", "//127.0.0.1:{port}/a/new", "/a/new#fragment"],
 )
 async def test_a_location_is_taken_relative_to_the_request(client, upstream, location):
     """A Location may be a relative reference (RFC 9110, section 10.2.2); its fragment is not sent."""

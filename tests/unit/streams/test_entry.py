@@ -133,7 +133,7 @@ def test_what_was_written_is_read(  # noqa: PLR0917  what an entry is made of
         headers={name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     failed = CheckResult(b'{"name":"x","error":"boom","elapsed_ms":0.0}', CheckError("boom"), fetched_at + 5)
-    known = entry._replace(ask_after=9.0, verdicts=CheckResults({**said, "failed": failed}))
+    known = entry._replace(ask_after=9.0, check_results=CheckResults({**said, "failed": failed}))
     assert decode_entry(KEY, encode_entry(KEY, known), fetched_at) == entry
 
 
@@ -282,7 +282,7 @@ def test_any_bytes_are_an_entry_or_none(content):
 @given(st.data())
 def test_a_damaged_entry_is_an_entry_or_none(data):
     """Bytes changed, cut out or put in anywhere: nothing is raised, and what is still read makes a whole result."""
-    content = bytearray(encode_entry(KEY, ENTRY._replace(verdicts=CheckResults({"a": SAID, "b": SAID}))))
+    content = bytearray(encode_entry(KEY, ENTRY._replace(check_results=CheckResults({"a": SAID, "b": SAID}))))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(content)))
         piece = data.draw(st.binary(max_size=3) | st.sampled_from([b"9" * 30, b'"', b"}", b",", b"\n", b"e", TAIL]))

@@ -15,7 +15,7 @@ from agents.answer.parsed_requests import LargeRequest, ParsedRequestCache, pars
 from models import documents
 from models.checks import Call
 from models.documents import Body
-from models.errors import InternalError, InvalidDocument, InvalidRequest, TooLarge
+from models.errors import InternalError, InvalidDocument, InvalidRequest, Overloaded, TooLarge
 from models.large import LARGE
 from models.request import Request
 from models.source import CachePolicy, Source, Sources
@@ -185,6 +185,15 @@ async def test_without_a_process_it_is_our_fault(monkeypatch):
     async with LargeWork() as work:
         with pytest.raises(InternalError, match="do not start"):
             await work.run("load a document", "json", (b"1", "application/json", None), LIMIT)
+
+
+async def test_a_request_that_is_read_too_slowly_may_be_sent_again(monkeypatch):
+    """A worker too busy to read a valid request in time says so: the request is not invalid."""
+    monkeypatch.setattr("streams.pool.pool.CHECK_TIMEOUT", 0.001)
+    async with LargeWork() as work:
+        with pytest.raises(Overloaded, match=r"ran longer than 0.001 s: the worker is too busy") as caught:
+            await work.run("read a request", REQUESTS["numbers"])
+    assert caught.value.retryable
 
 
 async def test_work_that_takes_too_long_is_ended(monkeypatch):
