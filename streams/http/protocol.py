@@ -56,8 +56,8 @@ class AnswerProtocol(ResponseHandler):
         super().feed_data(data, size)
 
     def set_exception(self, *error: BaseException) -> None:
-        """Fail the answer, and its body if that is being read: a bad chunk behind the head would leave the reader of the
-        body waiting until its deadline.
+        """Fail the answer, and its body if that is being read: a bad chunk behind the head would leave its reader
+        waiting until the deadline.
         """
         body = self._payload
         super().set_exception(*error)

@@ -54,7 +54,7 @@ async def test_what_was_written_over_is_written_again_until_it_has_arrived(scene
     scene.publisher.acknowledge(scene.shelves)
     assert await scene.mend() == []
     assert scene.mending.rewritten == 2
-    assert scene.shelves.store.doubted == set()
+    assert scene.shelves.store.dirty == set()
 
 
 async def test_a_publisher_that_is_behind_is_not_given_more(scene):
@@ -77,7 +77,7 @@ async def test_a_gap_is_looked_into(scene):
 async def test_a_holder_that_others_are_ahead_of_writes_nothing(scene):
     """Rows that count what we have not read yet are the new owner's: we are the one who does not know yet."""
     scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
-    scene.shelves.store.doubt(0)
+    scene.shelves.store.mark_dirty(0)
     scene.theirs = {b"2": row(scene.scene.lease.position)}
     assert await scene.mend() == []
     assert await scene.mend() == []
@@ -89,10 +89,10 @@ async def test_a_holder_that_others_are_ahead_of_writes_nothing(scene):
 async def test_a_gap_of_a_log_that_ends_before_it_is_let_go(scene):
     """A log that was made anew has nothing to look at: the partition is read again by the next recovery."""
     scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
-    scene.shelves.store.doubt(0)
+    scene.shelves.store.mark_dirty(0)
     scene.theirs = None
     assert await scene.mend() == []
-    assert (scene.shelves.unmended, scene.shelves.store.doubted) == ([], {0})
+    assert (scene.shelves.unmended, scene.shelves.store.dirty) == ([], {0})
 
 
 async def test_a_gap_that_cannot_be_read_is_tried_again(scene):
@@ -127,13 +127,13 @@ async def test_a_gap_that_was_not_looked_into_is_read_again(scene, ended):
 
 async def test_a_recovery_under_way_is_not_trusted(scene):
     """What it made doubtful is noted at its end: until then the doubt stays."""
-    scene.shelves.store.doubt(0)
+    scene.shelves.store.mark_dirty(0)
     scene.shelves.waiting_for = "recovering"
     await scene.mend()
-    assert scene.shelves.store.doubted == {0}
+    assert scene.shelves.store.dirty == {0}
     scene.shelves.waiting_for = ""
     await scene.mend()
-    assert scene.shelves.store.doubted == set()
+    assert scene.shelves.store.dirty == set()
 
 
 async def test_what_was_not_mended_is_read_again(scene):
