@@ -62,13 +62,14 @@ class TablesApp:
         self.shelves.store.open()
         name = f"{settings.worker_id}-tables"
         publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.shelves.acknowledged)
-        self.publisher = await stack.enter_async_context(publisher)
+        self.publisher = publisher
         try:
-            await self._prepare()
+            await self._prepare()  # first, since it names all topics that are missing or may not be used
         except BrokerError as exc:
             if settings.role != "all":
                 raise
             logger.warning("no tables for now: %s", exc)  # answering never waits for them: a recovery tries again
+        await stack.enter_async_context(publisher)
         self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
         means = "tables grow beyond their bounds, and changelogs are not mended"

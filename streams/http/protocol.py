@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class AnswerProtocol(ResponseHandler):
         """
         body = self._payload
         super().set_exception(*error)
-        if body is not None and body is not EMPTY_PAYLOAD and not body.is_eof() and body.exception() is None:
+        if isinstance(error[0], HttpProcessingError) and body is not None and not body.is_eof():
             body.set_exception(ClientPayloadError("the body is not valid HTTP"))
 
     def data_received(self, data: bytes) -> None:

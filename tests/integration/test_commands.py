@@ -237,7 +237,7 @@ async def test_health(stage: Stage) -> None:
             assert (response.status, await response.text()) == (200, "ok\n")
         async with session.get(worker.url + "/readyz?verbose") as response:
             text = await response.text()
-    assert text == "assigned: ok\nrecovered: ok\ncommitting: ok\npublishing: ok\nchecks: ok\nready\n"
+    assert text == "connected: ok\nassigned: ok\nrecovered: ok\ncommitting: ok\npublishing: ok\nchecks: ok\nready\n"
 
 
 async def test_faust_users_start_it_their_way(stage: Stage, upstream: Upstream) -> None:

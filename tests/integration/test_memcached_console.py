@@ -128,7 +128,7 @@ async def test_a_fault_of_who_asks_is_not_blamed_on_the_server():
 @on_both_loops
 async def test_servers_shows_figures(monkeypatch):
     """A server that is up has its version and figures, one that is not its reason, in the order they are written."""
-    monkeypatch.setattr(memcached_console, "FIGURES_TIMEOUT", 0.3)
+    monkeypatch.setattr(memcached_console, "STATS_TIMEOUT", 0.3)
     async with Memcached() as up, Memcached() as hanging, Memcached() as dead, Fake(lambda _: b"END\r\n") as fake:
         async with opened(up) as alone:
             await alone.set(key(), b"1" * 50, ttl=60)
