@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from yarl import URL
 
-from agents.answer.agent import parsed_requests as known
+from agents.answer import parsed_requests as known
 from agents.answer.parsed_requests import ParsedRequestCache
 from agents.api.overview import Overview
 from agents.tables import result_parser as reading
@@ -93,7 +93,7 @@ def test_the_overviews_notes_keep_what_rates_are_made_of():
     answers = {"total": 1, "outcomes": {}, "cache": {}, "latency": {"counts": [], "le": []}}
     told = {"id": "w", "at": "2026-11-22T14:00:01Z", "started_at": "2026-11-22T14:00:00Z", "silent_s": 0.0,
             "answers": answers, "hosts": ["x"] * 1000, "partitions": []}  # fmt: skip
-    fleet = SimpleNamespace(heard=SimpleNamespace(all=lambda: [told]), partitions=lambda: {"partitions": []})
+    fleet = SimpleNamespace(registry=SimpleNamespace(all=lambda: [told]), partitions=lambda: {"partitions": []})
     overview = Overview(fleet, None, "requests")
     for _ in range(100):
         overview.note()

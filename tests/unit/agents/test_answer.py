@@ -9,8 +9,8 @@ import time
 import pytest
 from aiokafka import ConsumerRecord
 
+from agents.answer import limiter as places
 from agents.answer.agent import Answerer
-from agents.answer.agent import limiter as places
 from agents.answer.encoded_answer import EncodedAnswer
 from models.dead_letter import DLQ
 from models.errors import InternalError, Overloaded, UpstreamError
@@ -55,7 +55,7 @@ class FakePublisher:
 
     def acknowledge(self, place=0):
         _, _, parcel = self.parcels[place]
-        parcel.receipt.finish(parcel.offset)
+        parcel.listener.finish(parcel.offset)
 
     def results(self):
         return [read_result(parcel.value) for topic, _, parcel in self.parcels if topic == "results"]
@@ -159,13 +159,13 @@ async def test_a_hit_is_answered_on_the_spot(answerer, enricher, publisher):
     enricher.entry = kept(age=12.5)
     batch = batch_of(record(7), record(8, b'{"id":"x","url":"http://example.org/"}'))
     with pytest.raises(StopIteration):
-        answerer.take(batch).send(None)
+        answerer.answer(batch).send(None)
     first, second = publisher.results()
     assert [first["id"], second["id"]] == ["requests-3-7", "x"]
     assert (first["cache"], first["document"]) == ("hit", [1])
     assert first["age"] == pytest.approx(12.5, abs=0.2)
     assert ResultSchema().load(first)
-    assert (answerer.account.answers["ok", "hit"], batch.lease.work, publisher.paced) == (2, set(), 1)
+    assert (answerer.stats.answers["ok", "hit"], batch.lease.work, publisher.paced) == (2, set(), 1)
     assert enricher.traces == []
     assert batch.lease.commit_point() == CommitPoint(7, "")
     publisher.acknowledge(0)
@@ -178,27 +178,27 @@ async def test_a_failure_that_is_kept_is_a_dead_letter_first_too(answerer, enric
     error = UpstreamError("example.org answered 503", 503)
     enricher.entry = kept(encode_answer(Request(url="http://example.org/"), Answer.failed(error)), error=error)
     batch = batch_of(record(7))
-    await answerer.take(batch)
+    await answerer.answer(batch)
     assert publisher.topics() == ["dead-letters"]
     assert dict(publisher.parcels[0][2].headers)[DLQ + "outcome"] == b"upstream_error"
     publisher.acknowledge(0)
     (result,) = publisher.results()
     assert (result["outcome"], result["cache"]) == ("upstream_error", "hit")
     publisher.acknowledge(1)
-    assert (batch.lease.unfinished, dict(answerer.account.answers)) == (0, {("upstream_error", "hit"): 1})
+    assert (batch.lease.unfinished, dict(answerer.stats.answers)) == (0, {("upstream_error", "hit"): 1})
 
 
 async def test_a_clock_that_was_set_back_makes_no_negative_age(answerer, enricher, publisher):
     """An answer from the future is fresh, not minus some seconds old."""
     enricher.entry = kept(age=-100)
-    await answerer.take(batch_of(record(7)))
+    await answerer.answer(batch_of(record(7)))
     assert publisher.results()[0]["age"] == 0.0
 
 
 async def test_a_miss_is_fetched_and_its_offset_finished_once_delivered(answerer, publisher):
     """What the cache does not know is answered by a task, and counts as done when Kafka has it."""
     batch = batch_of(record(7, key=b"key"))
-    await answerer.take(batch)
+    await answerer.answer(batch)
     await publisher.until(1)
     ((topic, partition, parcel),) = publisher.parcels
     assert (topic, partition, parcel.key, parcel.offset) == ("results", 3, b"key", 7)
@@ -210,7 +210,7 @@ async def test_a_miss_is_fetched_and_its_offset_finished_once_delivered(answerer
     await asyncio.gather(*batch.lease.work)
     await asyncio.sleep(0)  # the task's own end is told in the loop's next turn
     assert (batch.lease.unfinished, batch.lease.in_progress, batch.lease.work) == (0, 0, set())
-    assert answerer.account.figures()["outcomes"] == {"ok": 1}
+    assert answerer.stats.report()["outcomes"] == {"ok": 1}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ async def test_what_is_no_request_is_a_dead_letter_first_and_then_a_result(
 ):
     """The result follows the dead letter's acknowledgement, and the offset is finished by the result's."""
     batch = batch_of(record(7, value, headers=[("a", b"1"), ("null", None)]))
-    await answerer.take(batch)
+    await answerer.answer(batch)
     ((topic, partition, letter),) = publisher.parcels
     headers = dict(letter.headers)
     assert (topic, partition, letter.key, letter.value) == ("dead-letters", 3, b"k", value)
@@ -244,14 +244,14 @@ async def test_what_is_no_request_is_a_dead_letter_first_and_then_a_result(
     assert ResultSchema().load(result)
     assert batch.lease.unfinished == 1
     publisher.acknowledge(1)
-    assert (batch.lease.unfinished, dict(answerer.account.answers)) == (0, {("invalid_request", "none"): 1})
+    assert (batch.lease.unfinished, dict(answerer.stats.answers)) == (0, {("invalid_request", "none"): 1})
 
 
 async def test_a_failed_fetch_is_a_dead_letter_first_too(answerer, enricher, publisher):
     """Whatever is not ok goes to the dead letters before its result tells of it."""
     enricher.error = UpstreamError("example.org answered 503", 503)
     batch = batch_of(record(7))
-    await answerer.take(batch)
+    await answerer.answer(batch)
     await publisher.until(1)
     await settle()
     assert publisher.topics() == ["dead-letters"]
@@ -267,8 +267,8 @@ async def test_a_failed_fetch_is_a_dead_letter_first_too(answerer, enricher, pub
 async def test_a_dead_letter_of_a_lease_that_ended_is_not_wanted(answerer, publisher):
     """The receipt of a dead letter lives as long as its lease."""
     batch = batch_of(record(7, b"x"))
-    await answerer.take(batch)
-    receipt = publisher.parcels[0][2].receipt
+    await answerer.answer(batch)
+    receipt = publisher.parcels[0][2].listener
     assert receipt.alive is True
     batch.lease.revoke()
     assert receipt.alive is False
@@ -296,7 +296,7 @@ TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async def test_the_id_of_a_header_and_the_trace_are_carried(answerer, enricher, publisher):
     """`ce_id` names a request that names itself not; the trace goes to the fetch and to the result."""
     headers = [("ce_id", b"from-header"), ("traceparent", TRACEPARENT), ("authorization", b"secret")]
-    await answerer.take(batch_of(record(7, headers=headers)))
+    await answerer.answer(batch_of(record(7, headers=headers)))
     await publisher.until(1)
     assert publisher.results()[0]["id"] == "from-header"
     assert enricher.traces == [{"traceparent": TRACEPARENT.decode()}]
@@ -308,7 +308,7 @@ async def test_the_id_of_a_header_and_the_trace_are_carried(answerer, enricher, 
 
 async def test_a_header_that_is_no_id_is_an_invalid_request(answerer, publisher):
     """A `ce_id` of the wrong length is refused, under the record's place."""
-    await answerer.take(batch_of(record(7, headers=[("ce_id", b"x" * 129)])))
+    await answerer.answer(batch_of(record(7, headers=[("ce_id", b"x" * 129)])))
     publisher.acknowledge(0)
     (result,) = publisher.results()
     assert (result["id"], result["outcome"]) == ("requests-3-7", "invalid_request")
@@ -318,7 +318,7 @@ async def test_one_bad_record_does_not_hold_up_the_others(answerer, enricher, pu
     """Valid records around invalid ones are all answered."""
     enricher.entry = kept()
     values = [VALID, b"x", VALID, None, VALID]
-    await answerer.take(batch_of(*(record(offset, value) for offset, value in enumerate(values))))
+    await answerer.answer(batch_of(*(record(offset, value) for offset, value in enumerate(values))))
     assert publisher.topics() == ["results", "dead-letters", "results", "dead-letters", "results"]
 
 
@@ -334,7 +334,7 @@ async def test_a_bug_becomes_an_internal_error(answerer, enricher, publisher, ca
     else:
         enricher.fault = bug
     batch = batch_of(record(7, b'{"id":"mine","url":"http://example.org/"}'))
-    await answerer.take(batch)
+    await answerer.answer(batch)
     await publisher.until(1)
     publisher.acknowledge(0)
     (result,) = publisher.results()
@@ -353,7 +353,7 @@ async def test_no_more_than_there_is_room_for_is_under_way(narrow, enricher, pub
     """With every place taken the rest waits, without holding up what comes behind, and is begun as places come free."""
     enricher.gate = asyncio.Event()
     batch = batch_of(*(record(offset) for offset in range(5)))
-    await narrow.take(batch)
+    await narrow.answer(batch)
     await settle()
     assert (enricher.running, batch.lease.in_progress) == (2, 2)
     enricher.gate.set()
@@ -365,7 +365,7 @@ async def test_no_more_than_there_is_room_for_is_under_way(narrow, enricher, pub
 async def test_places_are_given_back_however_a_request_ends(narrow, enricher, publisher, fault):
     """Room for two is enough for any number one after the other, also when each of them crashes."""
     enricher.fault = fault
-    await asyncio.wait_for(narrow.take(batch_of(*(record(offset) for offset in range(10)))), PATIENCE)
+    await asyncio.wait_for(narrow.answer(batch_of(*(record(offset) for offset in range(10)))), PATIENCE)
     await publisher.until(10)
 
 
@@ -373,7 +373,7 @@ async def test_a_draining_lease_takes_nothing_more(narrow, enricher, publisher):
     """Draining starts no more of what waits: what was begun is finished, the rest is left alone."""
     enricher.gate = asyncio.Event()
     batch = batch_of(*(record(offset) for offset in range(5)))
-    await narrow.take(batch)
+    await narrow.answer(batch)
     await settle()
     draining = asyncio.create_task(batch.lease.drain(PATIENCE))
     await settle()
@@ -387,7 +387,7 @@ async def test_a_draining_lease_takes_nothing_more(narrow, enricher, publisher):
     assert [result["id"] for result in publisher.results()] == ["requests-3-0", "requests-3-1"]
     assert batch.lease.commit_point() == CommitPoint(2, "")
     other = batch_of(record(0), record(1))
-    await asyncio.wait_for(narrow.take(other), PATIENCE)
+    await asyncio.wait_for(narrow.answer(other), PATIENCE)
     await publisher.until(4)
 
 
@@ -395,7 +395,7 @@ async def test_a_lease_that_drains_before_its_batch_starts_nothing(answerer, enr
     """A batch that comes too late is not begun at all."""
     batch = batch_of(record(0))
     assert await batch.lease.drain(PATIENCE) is True
-    await answerer.take(batch)
+    await answerer.answer(batch)
     assert (publisher.parcels, enricher.peeks, batch.lease.begun) == ([], 0, 0)
 
 
@@ -403,24 +403,24 @@ async def test_a_revoked_lease_s_work_is_cancelled_and_its_places_given_back(nar
     """What was under way for a lease that is gone is ended, unanswered, and makes room for the next owner's work."""
     enricher.gate = asyncio.Event()
     batch = batch_of(*(record(offset) for offset in range(5)))
-    await narrow.take(batch)
+    await narrow.answer(batch)
     await settle()
     assert enricher.running == 2
     batch.lease.revoke()
     await settle()
     assert (enricher.running, publisher.parcels, narrow.places.figures()) == (0, [], {"begun": 0, "waiting": 0})
     enricher.gate = None
-    await asyncio.wait_for(narrow.take(batch_of(*(record(offset) for offset in range(5)))), PATIENCE)
+    await asyncio.wait_for(narrow.answer(batch_of(*(record(offset) for offset in range(5)))), PATIENCE)
     await publisher.until(5)
 
 
 async def test_hits_pass_what_waits_for_a_place(narrow, enricher, publisher):
     """With every place taken by a host that hangs, what the cache knows is answered in the same turn."""
     enricher.gate = asyncio.Event()
-    await narrow.take(batch_of(*(record(offset) for offset in range(50))))
+    await narrow.answer(batch_of(*(record(offset) for offset in range(50))))
     enricher.entry = kept()
     later = batch_of(record(50))
-    await asyncio.wait_for(narrow.take(later), PATIENCE)
+    await asyncio.wait_for(narrow.answer(later), PATIENCE)
     assert [result["cache"] for result in publisher.results()] == ["hit"]
     assert narrow.places.figures() == {"begun": 2, "waiting": 48}
     later.lease.revoke()
@@ -430,13 +430,13 @@ async def test_what_would_be_refused_is_not_begun(answerer, enricher, publisher)
     """A host whose breaker is open costs no task: dead letter and result say so at once, and nothing is kept."""
     enricher.refused = Overloaded("example.org fails too often")
     batch = batch_of(record(7), record(8, b'{"url":"http://example.org/","max_age":0}'))
-    await answerer.take(batch)
+    await answerer.answer(batch)
     assert (publisher.topics(), enricher.traces, batch.lease.work) == (["dead-letters"] * 2, [], set())
     publisher.acknowledge(0)
     publisher.acknowledge(1)
     found = [(result["outcome"], result["cache"], result["error"]["message"]) for result in publisher.results()]
     assert found == [("overloaded", cache, "example.org fails too often") for cache in ("miss", "bypass")]
-    assert answerer.account.figures()["outcomes"] == {"overloaded": 2}
+    assert answerer.stats.report()["outcomes"] == {"overloaded": 2}
     publisher.acknowledge(2)
     publisher.acknowledge(3)
     assert (batch.lease.unfinished, batch.lease.in_progress) == (0, 0)
@@ -475,7 +475,7 @@ async def test_a_large_request_is_not_kept_parsed_while_it_waits(narrow, enriche
     """What waits is held as it came; when its turn comes it is read again, and answered as itself."""
     enricher.gate = asyncio.Event()
     value = json.dumps({"url": "http://example.org/", "method": "POST", "body": "x" * 5_000}).encode()
-    await narrow.take(batch_of(*(record(offset, value) for offset in range(4))))
+    await narrow.answer(batch_of(*(record(offset, value) for offset in range(4))))
     assert [item.known for queue in narrow.places._crowded.values() for item in queue] == [None, None]
     enricher.gate.set()
     await publisher.until(4)
@@ -487,7 +487,7 @@ async def test_a_batch_ends_by_keeping_pace_with_kafka(answerer, enricher, publi
     enricher.entry = kept()
     gate = asyncio.Event()
     publisher.pace = gate.wait
-    taking = asyncio.create_task(answerer.take(batch_of(record(0))))
+    taking = asyncio.create_task(answerer.answer(batch_of(record(0))))
     await publisher.until(1)
     await settle()
     assert not taking.done()
@@ -501,7 +501,7 @@ async def test_a_congested_publisher_holds_up_the_middle_of_a_batch(answerer, en
     gate = asyncio.Event()
     publisher.pace = gate.wait
     publisher.congested = True
-    taking = asyncio.create_task(answerer.take(batch_of(record(0), record(1))))
+    taking = asyncio.create_task(answerer.answer(batch_of(record(0), record(1))))
     await settle()
     assert publisher.parcels == []
     gate.set()
@@ -530,10 +530,10 @@ async def test_how_the_cache_was_involved_and_the_age_are_told(answerer, enriche
     """Both are those of the answer that came; one from the future is not minus some seconds old."""
     enricher.state = state.encode()
     enricher.fetched_ago = 12.5
-    await answerer.take(batch_of(record(7)))
+    await answerer.answer(batch_of(record(7)))
     await publisher.until(1)
     enricher.fetched_ago = -60.0
-    await answerer.take(batch_of(record(8)))
+    await answerer.answer(batch_of(record(8)))
     await publisher.until(2)
     older, newer = publisher.results()
     assert (older["cache"], newer["cache"], newer["age"]) == (state, state, 0.0)
@@ -544,7 +544,7 @@ async def test_a_post_is_sent_under_the_key_of_its_record(answerer, enricher, pu
     """The same record makes the same key however often it is delivered."""
     post = b'{"url":"http://example.org/","method":"POST"}'
     for _ in range(2):
-        await answerer.take(batch_of(record(7, post)))
+        await answerer.answer(batch_of(record(7, post)))
     await publisher.until(2)
     assert enricher.traces == [{"Idempotency-Key": "requests-3-7"}] * 2
 
@@ -570,7 +570,7 @@ def unreadable(offset, **more):
 async def test_what_cannot_be_decoded_is_refused_with_its_bytes(answerer, publisher):
     """Each offset has a result and a letter before it that names why; the batch's bytes are in the first."""
     answerer_batch = batch_of(unreadable(7, raw=b'{"id":"x"}', whole_batch=True), unreadable(8), record(9, b"no"))
-    await answerer.take(answerer_batch)
+    await answerer.answer(answerer_batch)
     first, second, _ = (parcel for _, _, parcel in publisher.parcels)
     assert (first.value, dict(first.headers)[DLQ + "unreadable"]) == (b'{"id":"x"}', b"batch")
     assert (second.value, dict(second.headers)[DLQ + "unreadable"]) == (None, b"elsewhere")
@@ -586,7 +586,7 @@ async def test_what_cannot_be_decoded_is_refused_with_its_bytes(answerer, publis
 async def test_a_value_that_was_too_large_has_its_senders_id(answerer, publisher):
     """Key and headers of it are known, so the result finds who asked; the letter says how much was left out."""
     sent = unreadable(7, left_out=99, sent_key=b"k", sent_headers=(("ce_id", b"mine"), ("own", None)))
-    await answerer.take(batch_of(sent))
+    await answerer.answer(batch_of(sent))
     publisher.acknowledge()
     letter, result = (parcel for _, _, parcel in publisher.parcels)
     assert (letter.key, letter.value, dict(letter.headers)[DLQ + "value.bytes"]) == (b"k", None, b"99")
@@ -597,7 +597,7 @@ async def test_a_value_that_was_too_large_has_its_senders_id(answerer, publisher
 async def test_a_header_that_names_a_schema_is_named_where_there_is_no_json(answerer, publisher):
     """The reason says who wrote it; JSON that such a serializer wrote is read as any other."""
     header = ("__value_schema_id", b"\x01" + bytes(16))
-    await answerer.take(batch_of(record(7, b"\x02\x06abc", (header,)), record(8, VALID, (header,))))
+    await answerer.answer(batch_of(record(7, b"\x02\x06abc", (header,)), record(8, VALID, (header,))))
     publisher.acknowledge()
     await publisher.until(3)
     by_offset = {each["id"]: each for each in publisher.results()}

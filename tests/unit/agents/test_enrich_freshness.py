@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from agents.answer.agent import enrich
+from agents.answer import enrich
 from agents.answer.cache_writer import negative_ttl
 from agents.answer.enrich import HOT, Enricher
 from agents.answer.fetch import Fetcher

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.answer.agent import parsed_requests as known
+from agents.answer import parsed_requests as known
 from agents.answer.parsed_requests import (
     MAX_KNOWN_BYTES,
     MAX_PLAIN_BYTES,

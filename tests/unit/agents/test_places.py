@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiokafka import ConsumerRecord
 
-from agents.answer.agent import limiter as module
+from agents.answer import limiter as module
 from agents.answer.limiter import REFUSED_TOGETHER, InFlightLimiter, Waiting, weight_of
 from agents.answer.parsed_requests import parse_request
 from models.checks import Call
@@ -130,7 +130,7 @@ async def test_what_waits_for_a_host_that_keeps_up_is_begun_in_its_order(desk):
         desk.now += 0.01
         desk.places._look()
     assert (answered, desk.refused) == (list(range(5_000)), [])
-    assert (desk.lease.under_way, desk.lease.unfinished, desk.places._lines) == (0, 0, {})
+    assert (desk.lease.in_progress, desk.lease.unfinished, desk.places._lines) == (0, 0, {})
 
 
 async def test_many_hosts_that_hang_leave_room_too(desk):

@@ -77,11 +77,11 @@ async def test_a_batch_whose_lease_ended_while_kafka_was_behind_touches_nothing(
     late, now = batch(scene.lease, 3, 10), Lease("g", "results", 0, position=0)
     scene.leases = [now]
     await scene.tabulator.tabulate(batch(now, 3, 10))
-    shelf, tallies = scene.shelf, dict(scene.tabulator._tallies)
+    shelf, tallies = scene.rows, dict(scene.tabulator._aggregators)
     scene.publisher.meanwhile = scene.lease.revoke
     await scene.tabulator.tabulate(late)
-    assert scene.shelf is shelf
-    assert scene.tabulator._tallies == tallies
+    assert scene.rows is shelf
+    assert scene.tabulator._aggregators == tallies
 
 
 async def test_a_lease_that_ends_while_its_partition_begins_anew_counts_nothing(scene):
@@ -92,7 +92,7 @@ async def test_a_lease_that_ends_while_its_partition_begins_anew_counts_nothing(
     scene.publisher.meanwhile = lambda: scene.publisher.sent and scene.lease.revoke()
     await scene.tabulator.tabulate(cut)
     assert len(scene.publisher.sent) == WIPED
-    assert (scene.slices, scene.tabulator._tallies) == ([], {})
+    assert (scene.slices, scene.tabulator._aggregators) == ([], {})
 
 
 async def test_rows_of_another_log_are_gone_before_anything_is_counted(scene):
@@ -101,4 +101,4 @@ async def test_rows_of_another_log_are_gone_before_anything_is_counted(scene):
     scene.lease.resumed, scene.lease.end = 501, 3
     await scene.tabulator.tabulate(batch(scene.lease, 3, 10))
     assert [(parcel.key, parcel.value) for _, _, parcel in scene.publisher.sent] == [(b"k", None)]
-    assert scene.shelf.get("a", b"k") is None
+    assert scene.rows.get("a", b"k") is None
