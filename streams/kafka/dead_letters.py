@@ -73,7 +73,7 @@ class DeadLetters:
         pass
 
     async def latest(self, limit: int) -> list[DeadLetter]:
-        """Return the newest letters, newest first, without values and headers, which nobody asks for."""
+        """Return the newest letters, newest first, without headers, and of values whether there is one."""
         topic = self._settings.dead_letters_topic
         partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
         newest: list[DeadLetter] = []
@@ -82,7 +82,8 @@ class DeadLetters:
             spans = await reader.spans(topic, partitions)
             tails = {tp: (max(first, end - limit), end) for tp, (first, end) in spans.items()}
             async for record in reader.read(tails):
-                newest.append(self._letter(record)._replace(value=None, headers=()))
+                letter = self._letter(record)
+                newest.append(letter._replace(value=None if letter.value is None else b"", headers=()))
                 if len(newest) >= 2 * limit:
                     newest = heapq.nlargest(limit, newest, key=attrgetter("at"))
         return heapq.nlargest(limit, newest, key=attrgetter("at"))
