@@ -25,7 +25,7 @@ demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
 test: setup ## All tests, on the best broker found
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-fast: setup ## The unit tests: seconds, no broker
+test-fast: setup ## The unit tests: a few minutes, no broker
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
