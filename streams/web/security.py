@@ -8,7 +8,7 @@ import asyncio
 import hmac
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from http import HTTPStatus
 
 from aiohttp import web
@@ -131,7 +131,7 @@ def _asked_for(request: web.Request) -> list[str]:
 
 def token_needed(token: str | None) -> Middleware:
     """Return a middleware that refuses what is not GET or HEAD without the token: in `Authorization: Bearer <token>`,
-    or, where a proxy in front has a login of its own in `Authorization`, in TOKEN_HEADER.
+    or, where a proxy in front has a login of its own in `Authorization`, in TOKEN_HEADER. One of the two is enough.
     """
 
     @web.middleware
@@ -139,8 +139,8 @@ def token_needed(token: str | None) -> Middleware:
         if request.method not in _LOOKING:
             if not token:
                 raise Problem(HTTPStatus.FORBIDDEN, "MILLRACE_WEB_TOKEN is not set: nothing can be changed here")
-            given = _token_of(request).encode(errors="surrogateescape")
-            if not hmac.compare_digest(given, token.encode()):
+            given = (each.encode(errors="surrogateescape") for each in _tokens_of(request))
+            if not any(hmac.compare_digest(each, token.encode()) for each in given):
                 challenge = {"WWW-Authenticate": "Bearer"}
                 raise Problem(HTTPStatus.UNAUTHORIZED, "the token is missing or wrong", headers=challenge)
         return await handler(request)
@@ -148,11 +148,12 @@ def token_needed(token: str | None) -> Middleware:
     return check
 
 
-def _token_of(request: web.Request) -> str:
+def _tokens_of(request: web.Request) -> Iterator[str]:
     if (own := request.headers.get(TOKEN_HEADER)) is not None:
-        return own
+        yield own
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    return given if scheme.lower() == "bearer" else ""
+    if scheme.lower() == "bearer":
+        yield given
 
 
 @web.middleware

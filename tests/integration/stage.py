@@ -136,14 +136,13 @@ class Stage:
         self.closers.append(producer.stop)
         return self
 
-    async def __aexit__(self, kind: object, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for worker in self.workers:
             if worker.process.returncode is None:
                 worker.terminate()
         for number, worker in enumerate(self.workers):
             code = await worker.ended()
-            if kind is not None:
-                print(f"--- worker {number}, exit code {code}", *worker.log[-40:], sep="\n")
+            print(f"--- worker {number}, exit code {code}", *worker.log[-40:], sep="\n")
         for close in reversed(self.closers):
             await close()
 

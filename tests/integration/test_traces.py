@@ -57,7 +57,8 @@ async def test_one_trace_from_producer_to_upstream_to_result(kafka: Broker, stag
             if not failed:
                 failed.append(request)
                 return web.Response(status=503)
-            return web.Response(status=302, headers={"Location": "/doc/7?token=hidden"})
+            headers = {"Location": "/doc/7?token=hidden", "Cache-Control": "max-age=60"}
+            return web.Response(status=302, headers=headers)
 
         upstream.app.router._frozen = False
         upstream.app.router.add_get("/moved", moved)

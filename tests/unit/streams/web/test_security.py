@@ -173,9 +173,16 @@ async def test_the_right_token_is_taken(server):
         assert (await ask(server, "/thing", *headers, method="POST", body=b"{}"))[::2] == (200, b"2")
 
 
-@pytest.mark.parametrize("login", ["", "Authorization: Basic YTpi", f"Authorization: Bearer {TOKEN}"])
+async def test_one_right_token_is_enough(server):
+    """The document names two places for it, either will do: a wrong one in the other harms nothing."""
+    for own, bearer in ((TOKEN, "wrong"), ("wrong", TOKEN), (TOKEN, TOKEN)):
+        headers = f"X-Millrace-Token: {own}", f"Authorization: Bearer {bearer}", "Content-Type: application/json"
+        assert (await ask(server, "/thing", *headers, method="POST", body=b"{}"))[0] == 200
+
+
+@pytest.mark.parametrize("login", ["", "Authorization: Basic YTpi", "Authorization: Bearer wrong"])
 async def test_the_token_has_a_header_of_its_own(server, login):
-    """Where a proxy's login is in Authorization: what is there counts no more, and a wrong token is one."""
+    """Where a proxy's login is in Authorization: the token comes beside it, and a wrong one is refused."""
     for given, status in ((TOKEN, 200), (TOKEN + "x", 401), ("", 401), (f"Bearer {TOKEN}", 401), ("\xff", 401)):
         headers = [each for each in (login, f"X-Millrace-Token: {given}", "Content-Type: application/json") if each]
         assert (await ask(server, "/thing", *headers, method="POST", body=b"{}"))[0] == status
