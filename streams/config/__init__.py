@@ -1,6 +1,7 @@
 """What an operator configures.
 
 settings    every setting, read once from the environment
+declaration how a setting is declared
 validators  what the text of a setting may be
 docs        the reference of the settings, generated from them
 networks    networks and ports as an operator writes them

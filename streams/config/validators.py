@@ -9,10 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from environs import Env
 from marshmallow import ValidationError
-
-from streams.config.cache_url import parse_bytes
 
 MAX_PORT = 65_535
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
@@ -22,15 +19,19 @@ _WEB_URL = re.compile(r"(?P<scheme>https?://)(?P<place>[^/?#@\s]+)/?")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
-def split(text: str | None) -> tuple[str, ...]:
+def split(text: str) -> tuple[str, ...]:
     """Return the names in a text with commas between them."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def read_bytes(env: Env, name: str, default: int) -> int:
-    """Read a number of bytes, such as `8388608` or `8MiB`."""
-    text = env.str(name, str(default), validate=validator(parse_bytes))
-    return parse_bytes(text) if text else default
+def or_none(text: str) -> str | None:
+    """Return the text, None for an empty one."""
+    return text or None
+
+
+def unbracketed(host: str) -> str:
+    """Return a host without the brackets of an IPv6 address."""
+    return host.strip("[]")
 
 
 def validator(parse: Callable[[str], Any]) -> Callable[[str], None]:

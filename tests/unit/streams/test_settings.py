@@ -9,7 +9,8 @@ import pytest
 from models.errors import SettingsError
 from streams.config import settings
 from streams.config.cache_url import MemoryTier, parse_tiers
-from streams.config.settings import MASK, SECRETS, Kafka, Settings
+from streams.config.declaration import MASK
+from streams.config.settings import SECRETS, Kafka, Settings
 from streams.kafka.client import places
 
 
