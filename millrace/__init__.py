@@ -1,4 +1,4 @@
-"""What plugins, sources and their tests import; everything else is the service's own and may change.
+"""The API for plugins, sources and their tests; everything else is internal and may change.
 
     from millrace import StrictSchema, check, schema
 
@@ -6,8 +6,8 @@
     def is_even(value: int) -> bool:
         return value % 2 == 0
 
-`millrace.testing` has the helpers for tests. The errors are those that a function source may raise: each ends the
-request with the outcome of its name, and knows whether a retry helps.
+`millrace.testing` has helpers for tests. A function source may raise the errors: each ends the request with the outcome
+of its name, and knows whether a retry can help.
 
 installation  whether the packages that Python finds are Millrace's own
 testing       helpers for tests of plugins and sources
@@ -51,8 +51,9 @@ _HOMES = {"check": "models.checks", "schema": "models.documents", "StrictSchema"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: before that, the command line must be able to look whose packages these
-    are. Raises ImportError with what to do if `models` is another's.
+    """Import a name when it is first used: the command line must check first whose packages these are.
+
+    Raises ImportError with advice if `models` belongs to another distribution.
     """
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
@@ -60,7 +61,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(import_module(_HOMES.get(name, "models.errors")), name)
     except (ImportError, AttributeError) as exc:
-        from millrace.installation import foreign_packages  # noqa: PLC0415  only for the sentence
+        from millrace.installation import foreign_packages  # noqa: PLC0415  only for the message
 
         raise ImportError("; ".join(foreign_packages()) or str(exc)) from exc
     globals()[name] = value

@@ -10,21 +10,21 @@ from types import FrameType
 from millrace.installation import foreign_packages
 
 MISUSED = 2
-"""Exit code where other packages stand in the place of ours: Millrace is not set up right."""
+"""Exit code if other packages hide ours."""
 FIRST_PROCESS = 1
-"""The process id that a container's only program has."""
+"""Process id of a container's main program."""
 TERMINATED = 128 + signal.SIGTERM
-"""Exit code of what SIGTERM ended, as shells have it."""
+"""Exit code after SIGTERM, as in shells."""
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    if os.getpid() == FIRST_PROCESS:  # the kernel drops a SIGTERM that the first process has not asked for
+    if os.getpid() == FIRST_PROCESS:  # the kernel drops a SIGTERM for which the first process has no handler
         signal.signal(signal.SIGTERM, _terminate)
     if problems := list(foreign_packages()):
         print(*(f"millrace: {problem}" for problem in problems), sep="\n", file=sys.stderr)
         sys.exit(MISUSED)
-    from agents.commands import run  # noqa: PLC0415  see the module, and only once it is known to be ours
+    from agents.commands import run  # noqa: PLC0415  only once it is known to be ours
 
     sys.exit(run(sys.argv[1:]))
 

@@ -1,7 +1,7 @@
 """Whether the packages that Python finds are Millrace's: `agents`, `models` and `streams` are common names, and an
-application's own folder or another distribution may come first on the path, or have written over ours.
+application's folder or another distribution may come first on the path, or may have overwritten ours.
 
-Looks without importing anything: whatever is found instead would run, and fail in its own words.
+Imports none of them: code of another package would run, and fail with misleading errors.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 DISTRIBUTION = "millrace-kafka"
-"""Name of the distribution; its packages name it in their `DISTRIBUTION`."""
+"""Name of the distribution; each of its packages repeats it as `DISTRIBUTION`."""
 PACKAGES = ("agents", "models", "streams")
 
 
 def foreign_packages() -> Iterator[str]:
-    """Yield a sentence for each package that is not Millrace's: where it comes from, and what to do."""
+    """Yield a message for each package that is not Millrace's: where it comes from, and what to do."""
     for package in PACKAGES:
         spec = PathFinder.find_spec(package)
         origin = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
         if origin is None:
-            yield f"the package `{package}` is missing: install {DISTRIBUTION} again"
+            yield f"the package `{package}` is missing: reinstall {DISTRIBUTION}"
         elif not _is_ours(Path(origin)):
             found = f"{origin}{_owner(package)}"
             yield f"the package `{package}` is not Millrace's: Python finds {found}. {_advice(origin)}"
 
 
 def _is_ours(init: Path) -> bool:
-    """Whether a package's `__init__.py` has the mark of this distribution. One that cannot be read has not."""
+    """Whether a package's `__init__.py` names this distribution; False if it cannot be parsed."""
     try:
         tree = ast.parse(init.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -51,5 +51,5 @@ def _owner(package: str) -> str:
 
 def _advice(origin: str) -> str:
     if Path(origin).is_relative_to(Path(__file__).parents[1]):
-        return f"Another distribution has written over it: install {DISTRIBUTION} in an environment of its own"
-    return "Take its folder off PYTHONPATH, start from another folder, or rename it"
+        return f"Another distribution has overwritten it: install {DISTRIBUTION} in its own environment"
+    return "Remove its folder from PYTHONPATH, start from another folder, or rename it"

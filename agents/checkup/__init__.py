@@ -1,6 +1,6 @@
-"""What `millrace doctor` looks at, a line each: what there is, whether it is as it must be, and what to do if not.
+"""The checks of `millrace doctor`: each yields findings, one per line of output.
 
-finding   one line of it
+finding   one line of output
 kafka     brokers, topics, ACLs, clock
 here      settings, plugins, sources, cache tiers, pool, web port, limits
 """

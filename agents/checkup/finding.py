@@ -1,4 +1,4 @@
-"""One line of what the doctor found."""
+"""One line of the doctor's output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 
 class Finding(NamedTuple):
-    """What was looked at, how it is, what was seen, and what to do about it."""
+    """What was checked, its state, what was seen, and what to do about it."""
 
     subject: str
     state: str
@@ -17,20 +17,20 @@ class Finding(NamedTuple):
 
 
 def counted(number: int, noun: str) -> str:
-    """Return how many there are, in words."""
+    """Return a number with its noun, such as `2 problems`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def ok(subject: str, seen: str) -> Finding:
-    """Return that something is as it must be."""
+    """Report that a subject is as it must be."""
     return Finding(subject, OK, seen)
 
 
 def warning(subject: str, seen: str, advice: str = "") -> Finding:
-    """Return that something works and may not work well."""
+    """Report that a subject works, but may not work well."""
     return Finding(subject, WARNING, seen, advice)
 
 
 def problem(subject: str, seen: str, advice: str = "") -> Finding:
-    """Return that something keeps a worker from its work."""
+    """Report that a subject keeps a worker from running."""
     return Finding(subject, PROBLEM, seen, advice)

@@ -1,4 +1,4 @@
-"""Is all well on this machine: settings, plugins, sources, cache tiers, pool, web port, limits?"""
+"""Checks of this machine: settings, plugins, sources, cache tiers, pool, web port, limits."""
 
 from __future__ import annotations
 
@@ -35,49 +35,49 @@ from streams.tls import Context
 from streams.web.server import Server, place
 
 CERTIFICATE_LIFE = 14 * 86_400.0
-"""Seconds for which a certificate should still be good."""
+"""Seconds for which a certificate should remain valid."""
 PRIME = 112_272_535_095_293
-"""What the pool is asked about."""
+"""The number that the pool checks."""
 POOL_TIMEOUT = 30.0
-"""Seconds for the pool to start and answer."""
+"""Seconds for the pool to start and return a result."""
 MIN_SPACE = 256 * MIB
 """Bytes that a cache's disk should have free."""
 MIN_FILES = 4096
-"""Open files that a worker should be allowed: a socket a fetch, and Kafka's, the pool's and the web's."""
+"""Open files that a worker should be allowed: one socket per fetch, and those of Kafka, pool and web server."""
 WEB_TIMEOUT = 2.0
-"""Seconds that what listens on the web port may take to say what it is."""
+"""Seconds for the program on the web port to respond."""
 SKEW = 2.0
-"""Seconds by which an upstream's Date may differ from our clock: it tells whole seconds."""
+"""Seconds by which an upstream's Date, in whole seconds, may differ from our clock."""
 
 
 def settings_known() -> Iterator[Finding]:
-    """Name what is set and is no setting."""
+    """Report variables that look like settings and are none."""
     lines = list(unknown_names())
     for line in lines:
         yield warning("settings", line)
     if not lines:
-        yield ok("settings", "every name is known")
+        yield ok("settings", "no unknown names")
 
 
 def plugins(settings: Settings) -> Iterator[Finding]:
-    """Load the plugins, as a worker does."""
+    """Load the plugins as a worker does."""
     loaded = try_plugins(settings)
     for refused in loaded.refused:
-        yield problem("plugins", str(refused), "see: millrace plugins")
+        yield problem("plugins", str(refused), "run: millrace plugins")
     if not loaded.refused:
-        yield ok("plugins", f"{len(loaded.specs)} loaded" if loaded.specs else "none named")
+        yield ok("plugins", f"{len(loaded.specs)} loaded" if loaded.specs else "none configured")
 
 
 async def sources(settings: Settings) -> AsyncIterator[Finding]:
-    """Read the sources, their secrets, and resolve their hosts; sends nothing."""
+    """Load the sources, read their secrets and resolve their hosts; sends nothing."""
     try:
         found = load(settings.sources)
     except MillraceError as exc:
         for line in str(exc).splitlines():
-            yield problem("sources", line, "see: millrace config --sources")
+            yield problem("sources", line, "run: millrace config --sources")
         return
     if not found.by_name:
-        yield ok("sources", "none named")
+        yield ok("sources", "none configured")
     secured = [tls_context(source.tls) for source in found.by_name.values() if source.tls is not None]
     here = [*_secrets(found), *_certificates(secured), *_ports(settings, found)]
     for finding in [*here, *await _hosts(settings, found)]:
@@ -91,7 +91,7 @@ def _secrets(found: Sources) -> Iterator[Finding]:
         except ValueError as exc:
             yield problem(f"source {source.name}", str(exc), "set it, or mount the file")
         else:
-            yield ok(f"source {source.name}", f"valid, {counted(secrets, 'secret')} there" if secrets else "valid")
+            yield ok(f"source {source.name}", f"valid, {counted(secrets, 'secret')} found" if secrets else "valid")
 
 
 def _places(found: Sources) -> list[tuple[str, int]]:
@@ -105,13 +105,13 @@ def _ports(settings: Settings, found: Sources) -> Iterator[Finding]:
     denied = [(host, port) for host, port in _places(found) if not guard.opens(port)]
     ports = ",".join(dict.fromkeys([*filter(None, [settings.allow_ports]), *(str(port) for _, port in denied)]))
     for host, port in denied:
-        seen = f"port {port} is denied: it is not 80 or 443, nor in MILLRACE_ALLOW_PORTS"
-        yield problem(f"host {host}:{port}", seen, f"allow it if it is meant: MILLRACE_ALLOW_PORTS={ports}")
+        seen = f"port {port} is denied: not 80, 443 or in MILLRACE_ALLOW_PORTS"
+        yield problem(f"host {host}:{port}", seen, f"to allow it, set MILLRACE_ALLOW_PORTS={ports}")
 
 
 async def _hosts(settings: Settings, found: Sources) -> list[Finding]:
     if settings.proxy:
-        return []  # names are the proxy's to resolve
+        return []  # the proxy resolves the names
     hosts = dict(_places(found))
     return [await _host(settings, host, port) for host, port in hosts.items()]
 
@@ -121,20 +121,20 @@ async def _host(settings: Settings, host: str, port: int) -> Finding:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as exc:
-        return problem(subject, f"does not resolve: {exc.strerror or exc}", "see the name, and this machine's DNS")
+        return problem(subject, f"does not resolve: {exc.strerror or exc}", "check the name and this machine's DNS")
     guard = guard_of(settings)
     for info in infos:
         address = literal(str(info[4][0]))
         network = None if address is None else guard.denied(address)
         if network is not None:
             networks = ",".join([*filter(None, [settings.allow_networks]), str(address)])
-            advice = f"allow it if it is meant: MILLRACE_ALLOW_NETWORKS={networks}"
+            advice = f"to allow it, set MILLRACE_ALLOW_NETWORKS={networks}"
             return problem(subject, f"resolves to {address}, which is denied: {why(network)}", advice)
     return ok(subject, f"resolves to {infos[0][4][0]}")
 
 
 async def cache(settings: Settings) -> AsyncIterator[Finding]:
-    """See that folders can be written and have space, and that memcached answers."""
+    """Check that folders are writable and have space, and that memcached responds."""
     for tier in parse_tiers(settings.cache):
         if isinstance(tier, FileTier):
             yield _folder(tier)
@@ -147,10 +147,10 @@ def _folder(tier: FileTier) -> Finding:
     subject = f"cache {tier.path}"
     there = next(folder for folder in (tier.path, *tier.path.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return problem(subject, "cannot be written", f"let user {os.getuid()} write to {there}")
+        return problem(subject, "not writable", f"let user {os.getuid()} write to {there}")
     free = shutil.disk_usage(there).free
-    seen = f"can be written, {free // MIB:,} MiB free"
-    return ok(subject, seen) if free >= MIN_SPACE else warning(subject, seen, "make space: it holds what was fetched")
+    seen = f"writable, {free // MIB:,} MiB free"
+    return ok(subject, seen) if free >= MIN_SPACE else warning(subject, seen, "free some disk space")
 
 
 async def _memcached(host: str, port: int) -> Finding:
@@ -162,30 +162,30 @@ async def _memcached(host: str, port: int) -> Finding:
             writer.write(b"version\r\n")
             answer = await reader.readline()
     except (OSError, TimeoutError) as exc:
-        return warning(subject, f"does not answer: {exc or type(exc).__name__}", "workers do without it, more slowly")
+        return warning(subject, f"does not respond: {exc or type(exc).__name__}", "workers run without it, more slowly")
     finally:
         if writer is not None:
             writer.close()
     if not answer.startswith(b"VERSION "):
-        return problem(subject, "what answers there is no memcached", "see MILLRACE_CACHE")
-    return ok(subject, f"answers, version {answer[8:].decode(errors='replace').strip()}")
+        return problem(subject, "the server there is not memcached", "check MILLRACE_CACHE")
+    return ok(subject, f"responds, version {answer[8:].decode(errors='replace').strip()}")
 
 
 async def pool(settings: Settings) -> Finding:
-    """Start one process and have it check a prime, with the plugins that a worker's would load."""
+    """Start one process with the plugins of a worker, and check a prime."""
     started = time.monotonic()
     try:
         async with asyncio.timeout(POOL_TIMEOUT), CheckPool(1, settings.plugins) as opened:
-            verdict = await opened.submit("is_prime", PRIME, {})
+            outcome = await opened.submit("is_prime", PRIME, {})
     except (MillraceError, TimeoutError, OSError) as exc:
-        return problem("pool", f"does not start: {exc or type(exc).__name__}", "see the plugins, and free memory")
-    if verdict.value is not True:
-        return problem("pool", f"is_prime({PRIME}) is {verdict.value!r}: {verdict.error}", "report this")
+        return problem("pool", f"does not start: {exc or type(exc).__name__}", "check the plugins and the free memory")
+    if outcome.value is not True:
+        return problem("pool", f"is_prime({PRIME}) is {outcome.value!r}: {outcome.error}", "please report this bug")
     return ok("pool", f"started and checked a prime in {time.monotonic() - started:.1f} s")
 
 
 async def web(settings: Settings) -> Finding:
-    """Listen where a worker would; a worker that does so already is as good."""
+    """Listen where a worker would; a port in use by a worker is fine."""
     host, port = settings.web_host, settings.web_port
     subject = f"web {place(host, port)}"
     try:
@@ -197,8 +197,8 @@ async def web(settings: Settings) -> Finding:
             return ok(subject, "free")
     except MillraceError as exc:
         if await _worker_answers("localhost" if host in ANYWHERE else host, port):
-            return ok(subject, "a worker answers here; another one needs a MILLRACE_WEB_PORT of its own")
-        return problem(subject, str(exc), "something else listens there: set MILLRACE_WEB_PORT")
+            return ok(subject, "a worker answers here; a second one needs its own MILLRACE_WEB_PORT")
+        return problem(subject, str(exc), "another program listens there: set MILLRACE_WEB_PORT")
 
 
 async def _worker_answers(host: str, port: int) -> bool:
@@ -214,23 +214,23 @@ async def _worker_answers(host: str, port: int) -> bool:
 
 
 def certificates(settings: Settings) -> Iterator[Finding]:
-    """See until when the files of Kafka's certificates are good."""
-    with suppress(SettingsError):  # what is wrong is told with the broker
+    """Check how long the certificates for Kafka remain valid."""
+    with suppress(SettingsError):  # the check of the broker reports what is wrong
         if settings.kafka.security_protocol.endswith("SSL"):
             yield from _certificates([ssl_context(settings.kafka)])
 
 
 def _certificates(contexts: Iterable[Context]) -> Iterator[Finding]:
     for path, at in {path: at for context in contexts for path, at in context.expires().items()}.items():
-        subject, seen = f"certificate {path}", f"good until {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+        subject, seen = f"certificate {path}", f"valid until {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
         if at < time.time() + CERTIFICATE_LIFE:
-            yield warning(subject, seen, "put the new one in its place: no restart is needed")
+            yield warning(subject, seen, "replace the file: no restart is needed")
         else:
             yield ok(subject, seen)
 
 
 def limits() -> Finding:
-    """See how many files may be open: a worker raises the soft limit to the hard one itself."""
+    """Check how many files may be open: a worker raises the soft limit to the hard one itself."""
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < MIN_FILES:
         return warning("open files", f"{files:,} allowed", f"ulimit -Hn {MIN_FILES}, or LimitNOFILE of the unit")
@@ -244,13 +244,17 @@ async def upstream(settings: Settings, url: str) -> AsyncIterator[Finding]:
         async with asyncio.timeout(settings.timeout), client_of(settings) as client:
             response = await client.fetch("GET", url, {}, deadline=time.monotonic() + settings.timeout)
     except (AnswerError, TimeoutError) as exc:
-        yield problem(subject, f"{type(exc).__name__}: {exc}", "see MILLRACE_ALLOW_NETWORKS, _PORTS and _PROXY")
+        yield problem(
+            subject,
+            f"{type(exc).__name__}: {exc}",
+            "check MILLRACE_ALLOW_NETWORKS, MILLRACE_ALLOW_PORTS and MILLRACE_PROXY",
+        )
         return
     yield ok(subject, f"answered with {len(response.body.content)} bytes")
     date = response.headers.get("Date")
     if date is not None:
         skew = time.time() - parsedate_to_datetime(date).timestamp()
         if abs(skew) > SKEW:
-            yield warning("clock", f"{skew:+.0f} s from that upstream's", "see NTP: freshness goes by the clock")
+            yield warning("clock", f"{skew:+.0f} s from that upstream's", "check NTP: freshness depends on the clock")
         else:
             yield ok("clock", "agrees with that upstream's")

@@ -1,6 +1,6 @@
 """The command line, one command a module. Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
 
-stdout is data, stderr is talk.
+stdout carries data only; messages go to stderr.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COMMANDS = (
 
 DONE, FAILED, MISUSED = 0, 1, 2
 MAX_DIGITS = 9
-"""Digits of a number that an option takes."""
+"""Longest whole number that an option accepts."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -51,9 +51,9 @@ def run(arguments: Sequence[str]) -> int:
     """Parse the arguments, run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="millrace",
-        description="Put a request on a Kafka topic; get a fetched, validated, checked answer on another.",
-        epilog="Settings come from the environment: see `millrace config`. "
-        "Exit codes: 0 done, 1 failed, 2 wrong usage.",
+        description="Read requests from a Kafka topic, fetch and check what they name, publish results on another.",
+        epilog="Settings come from the environment; `millrace config` prints them. "
+        "Exit codes: 0 success, 1 failure, 2 usage error or invalid settings.",
     )
     parser.add_argument("--version", action="version", version=f"millrace {version('millrace-kafka')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -63,19 +63,19 @@ def run(arguments: Sequence[str]) -> int:
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it meets, we say ourselves; a worker logs more
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # we report its errors ourselves; a worker logs more
     try:
         code: int = options.run(options)
         sys.stdout.flush()
     except SettingsError as exc:
-        say(f"millrace: wrong settings:\n  {str(exc).replace(chr(10), chr(10) + '  ')}")
+        say(f"millrace: invalid settings:\n  {str(exc).replace(chr(10), chr(10) + '  ')}")
         return MISUSED
     except MillraceError as exc:
         say(f"millrace: {exc}")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -83,58 +83,49 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def moment(text: str) -> float:
-    """Return the seconds since the epoch of a time that was given as ISO 8601, or as how long ago."""
+    """Return the seconds since the epoch of a time given in ISO 8601 or as an age. Raises ArgumentTypeError."""
     ago = _AGO.fullmatch(text)
     if ago is not None:
         return max(0.0, time.time() - int(ago[1]) * UNITS[ago[2]])
     try:
         return max(0.0, datetime.fromisoformat(text).astimezone().timestamp())
     except (ValueError, OverflowError):
-        msg = f"{text!r} is no time: give 2026-11-22T14:00Z (without Z: local time), or 30m, 2h, 7d for as long ago"
+        msg = f"invalid time {text!r}: use 2026-11-22T14:00Z (without Z: local time) or an age such as 30m, 2h, 7d"
         raise argparse.ArgumentTypeError(msg) from None
 
 
-def seconds(text: str) -> float:
-    """Return a number of seconds, 0 or more, that was given for an option."""
-    return _finite(text, "number of seconds")
-
-
-def rate(text: str) -> float:
-    """Return how many a second, 0 or more."""
-    return _finite(text, "number a second")
-
-
 def positive(text: str) -> int:
-    """Return a number, 1 or more, that was given for an option."""
+    """Return the whole number, 1 or more, of an option. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text)):
-        msg = f"{text!r} is no number of them: 1 or more"
+        msg = f"invalid number {text!r}: must be a whole number, 1 or more"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
 
 
-def _finite(text: str, what: str) -> float:
+def non_negative(text: str) -> float:
+    """Return the finite number, 0 or more, of an option. Raises ArgumentTypeError."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        msg = f"{text!r} is no {what}: 0 or more"
+        msg = f"invalid number {text!r}: must be 0 or more"
         raise argparse.ArgumentTypeError(msg)
     return value
 
 
 def say(text: str) -> None:
-    """Talk to the person: on stderr, so that stdout stays data."""
+    """Print a message on stderr, so that stdout stays data."""
     print(text, file=sys.stderr, flush=True)
 
 
 def clipped(text: str, width: int) -> str:
-    """Return a text in so many characters: what is left out is seen to be."""
+    """Shorten a text to `width` characters; an ellipsis marks the cut."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
 def command() -> str:
-    """Return how the command is called here: by its name if that is found, else beside this Python."""
+    """Return how to run Millrace here: its name if it is on PATH, else its path beside this Python."""
     if shutil.which("millrace"):
         return "millrace"
     beside, here = Path(sys.executable).with_name("millrace"), Path.cwd()

@@ -1,7 +1,7 @@
-"""Look into the cache and empty it: the tiers that workers share, and the memory of the workers that are named.
+"""Inspect or purge the cache: the tiers that workers share, and the memory of the workers named by --worker.
 
-get finds what a request would be answered with; purge removes by URL, by source, or all. A worker's own memory is
-reached over HTTP (--worker, may be repeated), and purged only with MILLRACE_WEB_TOKEN.
+stats prints the figures of each tier. get prints the cached answer to a request. purge removes entries of a URL, of a
+source, or all of them. A worker is reached over HTTP; to purge its memory, set MILLRACE_WEB_TOKEN.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from streams.cache.front import Cache
     from streams.config.settings import Settings
 
-HELP = "look into the cache, or purge it"
+HELP = "inspect or purge the cache"
 
-NONE_SHARED = "MILLRACE_CACHE names no tier that workers share"
+NONE_SHARED = "MILLRACE_CACHE has no tier that workers share"
 WORKER_TIMEOUT = 10.0
-"""Seconds that a worker may take to answer."""
+"""Seconds for a worker to respond."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("action", choices=("stats", "get", "purge"))
-    parser.add_argument("--request", metavar="JSON", help="get: the request, as on the requests topic")
-    parser.add_argument("--url", help="get: the request {url: URL}; purge: every entry of this URL")
-    parser.add_argument("--source", help="purge: every entry of this source")
-    parser.add_argument("--all", action="store_true", help="purge: every entry of ours")
+    parser.add_argument("--request", metavar="JSON", help="get: the request, as it would be on the requests topic")
+    parser.add_argument("--url", help="get: a request for this URL; purge: entries of this URL")
+    parser.add_argument("--source", help="purge: entries of this source")
+    parser.add_argument("--all", action="store_true", help="purge: all entries of Millrace")
     parser.add_argument("--worker", action="append", default=[], metavar="URL",
-                        help="also this worker's memory, such as http://127.0.0.1:6066")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+                        help="stats, purge: also this worker, such as http://127.0.0.1:6066 (repeatable)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns 1 if nothing was found or a tier or worker could not be reached, 2 for wrong usage."""
+    """Run the action; returns 1 if nothing was found or a tier or worker is unreachable, 2 for wrong usage."""
     from streams.cache.front import Cache
     from streams.config import settings as configuration
     from streams.config.cache_url import parse_tiers
@@ -62,7 +62,7 @@ async def _stats(_: Settings, cache: Cache, options: argparse.Namespace) -> int:
     from streams.cache.file import COUNTED
 
     figures = await cache.stats()
-    # This process has counted nothing, but for what went wrong in looking.
+    # Counters of this process are zero, except for errors that it met just now.
     lower = [
         {name: value for name, value in tier.items() if value or name not in COUNTED}
         for tier in figures["tiers"]
@@ -78,8 +78,8 @@ async def _stats(_: Settings, cache: Cache, options: argparse.Namespace) -> int:
             code = FAILED
     if not found and not options.worker:
         say(f"{NONE_SHARED}; name a worker with --worker http://host:port")
-    for where, told in found:
-        for tier in told["tiers"]:
+    for where, stats in found:
+        for tier in stats["tiers"]:
             line = {"where": where} | tier
             print(strictjson.dumps(line).decode() if options.json else "  ".join(f"{k}={v}" for k, v in line.items()))
     return code
@@ -95,35 +95,35 @@ async def _get(settings: Settings, cache: Cache, options: argparse.Namespace) ->
         say("millrace cache get: give --url URL, or --request JSON")
         return MISUSED
     if options.worker:
-        say("millrace cache get: looks into the tiers that workers share; a worker's memory is not shown")
+        say("millrace cache get: reads only the tiers that workers share; leave out --worker")
         return MISUSED
     if not cache.lower:
-        say(f"{NONE_SHARED}; a worker's memory is not shown")
+        say(f"{NONE_SHARED}; get cannot read a worker's memory")
         return FAILED
     load_plugins(settings)
     text = options.request.encode() if options.request else strictjson.dumps({"url": options.url})
     try:
-        known = parse_request(requests.parse(text)[1], load(settings.sources))
+        parsed = parse_request(requests.parse(text)[1], load(settings.sources))
     except AnswerError as exc:
         say(f"millrace cache get: {exc}")
         return MISUSED
-    entry = await cache.find(known.key) if known.key is not None else None
+    entry = await cache.find(parsed.key) if parsed.key is not None else None
     if entry is None:
-        say("nothing is kept for it in the tiers that workers share")
+        say("not found in the tiers that workers share")
         return FAILED
-    print(_shown(entry, known.checks, time.time(), as_json=options.json))
+    print(_shown(entry, parsed.checks, time.time(), as_json=options.json))
     return DONE
 
 
 def _shown(entry: Entry, checks: tuple[str, ...], now: float, *, as_json: bool) -> str:
-    """Say what is kept, with what the checks said if that is known."""
-    verdicts = entry.check_results.joined(checks, now) if checks and entry.check_results is not None else None
-    answer = read_result(b"{%b}" % (entry.shared if verdicts is None else entry.with_check_results(*verdicts).shared))
+    """Return the text for an entry, with check results if all of them are known."""
+    results = entry.check_results.joined(checks, now) if checks and entry.check_results is not None else None
+    answer = read_result(b"{%b}" % (entry.shared if results is None else entry.with_check_results(*results).shared))
     state = "fresh" if now < entry.fresh_until else "stale"
-    told = {"state": state, "age": round(now - entry.as_of, 1), "kept": round(entry.keep_until - now, 1)}
+    shown = {"state": state, "age": round(now - entry.as_of, 1), "kept": round(entry.keep_until - now, 1)}
     if as_json:
-        return strictjson.dumps(told | {"answer": answer}).decode()
-    head = f"{state}, {told['age']} s old, kept for {told['kept']} s more"
+        return strictjson.dumps(shown | {"answer": answer}).decode()
+    head = f"{state}, {shown['age']} s old, expires in {shown['kept']} s"
     return f"{head}\n{strictjson.dumps(answer).decode()}"
 
 
@@ -153,14 +153,14 @@ async def _purge(settings: Settings, cache: Cache, options: argparse.Namespace) 
     elif removed or code == DONE:
         print("1 entry removed" if removed == 1 else f"{removed} entries removed")
     if not removed and code == DONE:
-        say("nothing was kept under that name")
+        say("no entry matches")
     if not options.worker:
-        say("workers keep what they have in memory until it ends; name them with --worker to purge that too")
+        say("workers still hold entries in memory; purge those too with --worker URL")
     return code
 
 
 async def _worker(method: str, url: str, query: dict[str, str], token: str | None) -> Any:
-    """Ask a worker. Raises MillraceError saying which and why not."""
+    """Return a worker's response. Raises MillraceError with its URL and the reason."""
     import aiohttp
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -174,20 +174,20 @@ async def _worker(method: str, url: str, query: dict[str, str], token: str | Non
             if not response.ok:
                 msg = f"{url}: {_detail(body) or f'answered {response.status}'}"
                 if response.status == HTTPStatus.UNAUTHORIZED:
-                    msg += ": set MILLRACE_WEB_TOKEN as the worker has it"
+                    msg += ": set MILLRACE_WEB_TOKEN to the worker's token"
                 raise MillraceError(msg)
             return strictjson.loads(body)
     except aiohttp.ClientConnectorError as exc:
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror  # DNS has its own numbers
-        msg = f"{url}: no worker answers there: {reason}"
+        msg = f"{url}: no worker responds: {reason}"
         raise MillraceError(msg) from exc
     except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
-        msg = f"{url}: no worker answers there: {exc or type(exc).__name__}"
+        msg = f"{url}: no worker responds: {exc or type(exc).__name__}"
         raise MillraceError(msg) from exc
 
 
 def _detail(body: bytes) -> str | None:
-    """Return what a worker's problem details say, None where something else answered."""
+    """Return the detail of a worker's problem details; None if something else responded."""
     try:
         detail = strictjson.loads(body)["detail"]
     except (ValueError, TypeError, KeyError):

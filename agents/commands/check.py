@@ -1,4 +1,4 @@
-"""Run a check on values side by side in the process pool, without Kafka."""
+"""Run a check on values concurrently in the process pool, without Kafka."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from agents.commands import DONE, FAILED, MISUSED, say
 from models import checks, strictjson
 
-HELP = "run a check on values, without Kafka"
+HELP = "run a check on values without Kafka"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("name", help=f"one of: {', '.join(checks.names())}, or a plugin's")
-    parser.add_argument("value", nargs="+", help="JSON; what is no JSON is taken as a string")
-    parser.add_argument("--args", default="{}", metavar="JSON", help="the check's arguments, a JSON object")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("name", help=f"{', '.join(checks.names())}, or a check of a plugin")
+    parser.add_argument("value", nargs="+", help="JSON, or else taken as a string")
+    parser.add_argument("--args", default="{}", metavar="JSON", help="arguments of the check, a JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per value")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check; returns 1 if a check failed to say anything, 2 for an unknown name."""
+    """Run the check; returns 1 if it failed on a value, 2 if its name or arguments are invalid."""
     return asyncio.run(_check(options))
 
 
@@ -34,23 +34,23 @@ async def _check(options: argparse.Namespace) -> int:
     settings = configuration.load()
     load_plugins(settings)
     if options.name not in checks.names():
-        say(f"millrace check: no check {options.name!r}; known: {', '.join(checks.names())}")
+        say(f"millrace check: unknown check {options.name!r}; known checks: {', '.join(checks.names())}")
         return MISUSED
     try:
         arguments = strictjson.loads(options.args.encode())
         if not isinstance(arguments, dict):
-            msg = "not an object"
-            raise ValueError(msg)  # noqa: TRY004, TRY301  told the same way as what the parser finds
+            msg = "must be a JSON object"
+            raise ValueError(msg)  # noqa: TRY004, TRY301  reported like the errors of the parser
     except ValueError as exc:
         say(f"millrace check: --args: {exc}")
         return MISUSED
     code = DONE
     async with CheckPool(settings.processes(), settings.plugins) as pool:
-        verdicts = [pool.submit(options.name, _value(text), arguments) for text in options.value]
-        for text, future in zip(options.value, verdicts, strict=True):
-            verdict = await future
-            code = code if verdict.error is None else FAILED
-            sys.stdout.write((_as_json if options.json else _as_text)(options.name, text, verdict) + "\n")
+        pending = [pool.submit(options.name, _value(text), arguments) for text in options.value]
+        for text, future in zip(options.value, pending, strict=True):
+            outcome = await future
+            code = code if outcome.error is None else FAILED
+            sys.stdout.write((_as_json if options.json else _as_text)(options.name, text, outcome) + "\n")
             sys.stdout.flush()
     return code
 
@@ -62,15 +62,15 @@ def _value(text: str) -> Any:
         return text
 
 
-def _as_text(name: str, text: str, verdict: checks.CheckOutcome) -> str:
-    if verdict.error is not None:
-        return f"{text} generated an exception: {verdict.error}"
-    value = verdict.value
-    said = str(value) if isinstance(value, str | bool) else strictjson.dumps(value).decode()
-    return f"{text} is prime: {said}" if name == "is_prime" else f"{text} {name}: {said}"
+def _as_text(name: str, text: str, outcome: checks.CheckOutcome) -> str:
+    if outcome.error is not None:
+        return f"{text} generated an exception: {outcome.error}"
+    value = outcome.value
+    shown = str(value) if isinstance(value, str | bool) else strictjson.dumps(value).decode()
+    return f"{text} is prime: {shown}" if name == "is_prime" else f"{text} {name}: {shown}"
 
 
-def _as_json(name: str, text: str, verdict: checks.CheckOutcome) -> str:
-    members: dict[str, Any] = {"name": name, "input": _value(text), "elapsed_ms": round(verdict.elapsed * 1000, 3)}
-    members |= {"value": verdict.value} if verdict.error is None else {"error": verdict.error}
+def _as_json(name: str, text: str, outcome: checks.CheckOutcome) -> str:
+    members: dict[str, Any] = {"name": name, "input": _value(text), "elapsed_ms": round(outcome.elapsed * 1000, 3)}
+    members |= {"value": outcome.value} if outcome.error is None else {"error": outcome.error}
     return strictjson.dumps(members).decode()

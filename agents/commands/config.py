@@ -1,4 +1,4 @@
-"""Print the effective settings, secrets masked; every wrong one is named. With --sources, the sources."""
+"""Print the effective settings with secrets masked, or validate the sources. Every invalid one is reported."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ HELP = "print the effective settings, or validate the sources"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--json", action="store_true", help="JSON: one object, or one a source")
-    parser.add_argument("--reference", action="store_true", help="print what every setting means, as Markdown")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, or one per source")
+    parser.add_argument("--reference", action="store_true", help="print the reference of all settings in Markdown")
     parser.add_argument("--sources", nargs="?", const="", metavar="FILE",
-                        help="validate a file of sources (default: MILLRACE_SOURCES) and list them")  # fmt: skip
+                        help="validate and list the sources in FILE (default: MILLRACE_SOURCES)")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print them; wrong ones end the command with 2."""
+    """Print the settings or sources. Raises SettingsError if some are invalid."""
     from streams.config import settings as configuration
     from streams.config.docs import reference, unknown_names
 
@@ -51,27 +51,27 @@ def _sources(settings: Any, options: argparse.Namespace) -> int:
 
     path = options.sources or settings.sources
     if not path:
-        msg = "MILLRACE_SOURCES: names no file; give one: millrace config --sources FILE"
+        msg = "MILLRACE_SOURCES: not set; name a file: millrace config --sources FILE"
         raise SettingsError(msg)
-    load_plugins(settings)  # their schemas, checks and functions are what sources name
+    load_plugins(settings)  # sources may name their schemas, checks and functions
     sources = load(path).by_name
-    say(f"{path}: {len(sources)} sources, nothing wrong")
+    say(f"{path}: {len(sources)} sources, all valid")
     for source in sources.values():
-        told = _source_line(source)
-        print(strictjson.dumps(told).decode() if options.json else "  ".join(f"{k}={_brief(told[k])}" for k in told))
+        shown = _source_line(source)
+        print(strictjson.dumps(shown).decode() if options.json else "  ".join(f"{k}={_brief(shown[k])}" for k in shown))
     return DONE
 
 
 def _source_line(source: Source) -> dict[str, Any]:
-    """Return what there is to tell of a source; of its credentials only the kind."""
-    told: dict[str, Any] = {"source": source.name}
+    """Describe a source; of its credentials only the kind."""
+    shown: dict[str, Any] = {"source": source.name}
     if source.url is not None:
-        told |= {"method": source.method, "url": source.url.text}
+        shown |= {"method": source.method, "url": source.url.text}
     else:
-        told["call"] = source.call
-    told |= {"params": sorted(source.names), "schema": source.schema, "checks": [call.name for call in source.checks],
+        shown["call"] = source.call
+    shown |= {"params": sorted(source.names), "schema": source.schema, "checks": [call.name for call in source.checks],
              "auth": type(source.auth).__name__ if source.auth else "none", "ttl": source.cache.ttl}  # fmt: skip
-    return told
+    return shown
 
 
 def _brief(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""See it work: a broker, an upstream and a worker on this machine, 2,000 requests over 200 URLs, what came of them."""
+"""Run a broker, an upstream and a worker on this machine, send requests over 200 URLs, and print what came of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from models.result import read_result
 if TYPE_CHECKING:
     from streams.kafka.broker import Broker
 
-HELP = "see it work on this machine"
+HELP = "run a demonstration on this machine"
 
 REQUESTS = 2_000
 URLS = 200
@@ -34,34 +34,35 @@ PRIMES_FROM = 112_272_535_095_193
 """The documents hold this number and those after it."""
 PARTITIONS = 4
 PACE = 800
-"""Requests sent in a second: so that the latency shown is an answer's, not a queue's."""
+"""Requests sent per second: slow enough to measure answers rather than a queue."""
 SOURCES = "sources.example.toml"
-"""The example of sources, beside this file; every other URL of the demo is asked for by its source `numbers`."""
+"""The example of sources, beside this file; every other request of the demo names its source `numbers`."""
 EXAMPLE_ADDRESS = "127.0.0.1:8080"
-"""Where the example has its upstream; the demo's own is on a free port."""
+"""The upstream's address in the example; the demo puts its own free port there."""
 UPSTREAM_DELAY = 0.02
-"""Seconds that the demo's upstream takes."""
+"""Seconds that the demo's upstream waits before it responds."""
 PATIENCE = 45.0
-"""Seconds for all of it, from the first request on."""
+"""Seconds until the worker must be ready, and until all results must be there."""
 FETCH_MAX_WAIT_MS = 50
-"""How long the broker may hold the demo's own fetches: less than the latency it is to show."""
+"""Longest wait of the demo's own polls: less than the latency that it measures."""
 READY_PAUSE = 0.1
-"""Seconds between two looks at whether the worker is ready."""
+"""Seconds between two probes of the worker's readiness."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--requests", type=positive, default=REQUESTS, help=f"how many (default: {REQUESTS})")
+    parser.add_argument("--requests", type=positive, default=REQUESTS, metavar="N",
+                        help=f"number of requests (default: {REQUESTS:,})")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run it; returns 0 only if every request was answered."""
+    """Run the demo; returns 0 only if every request was answered."""
     from streams.kafka.broker import broker
 
     if importlib.util.find_spec("rich") is None:
-        msg = "the demo needs its extra: install millrace-kafka[demo]"
+        msg = "the demo needs an extra: install millrace-kafka[demo]"
         raise MillraceError(msg)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, it ends what it started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the demo ends what it started
     say("looking for a broker …")
     with broker() as found:
         say(f"broker: {found.kind}")
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class DemoStats:
-    """What came back."""
+    """Results received so far."""
 
     sent: dict[str, float] = field(default_factory=dict)
     latencies: dict[str, float] = field(default_factory=dict)
@@ -114,15 +115,15 @@ async def _demo(found: Broker, count: int) -> int:
         await consumer.start()
         stack.push_async_callback(consumer.stop)
         worker = await stack.enter_async_context(_worker(found, topics, mark, upstream))
-        tally = DemoStats()
+        stats = DemoStats()
         started = time.monotonic()
         sending = start(
-            _send(producer, topics[0], upstream.address, count, tally), "sending", means="no more answers come"
+            _send(producer, topics[0], upstream.address, count, stats), "sending", means="no more answers come"
         )
-        await _follow(consumer, count, tally, lambda: (sending.done() and sending.exception()) or worker.returncode)
+        await _follow(consumer, count, stats, lambda: (sending.done() and sending.exception()) or worker.returncode)
         sending.cancel()
-        _report(tally, count, upstream.calls, time.monotonic() - started)
-    return DONE if len(tally.latencies) == count else FAILED
+        _report(stats, count, upstream.calls, time.monotonic() - started)
+    return DONE if len(stats.latencies) == count else FAILED
 
 
 async def _create(found: Broker, topics: tuple[str, str, str]) -> None:
@@ -147,7 +148,7 @@ class _Upstream:
 
 @contextlib.asynccontextmanager
 async def _upstream() -> AsyncIterator[_Upstream]:
-    """Serve small documents on loopback: to all under /numbers, under /api to who has the token."""
+    """Serve small documents on loopback: under /numbers to all, under /api to holders of the token."""
     from aiohttp import web
 
     async def document(request: web.Request) -> web.Response:
@@ -175,7 +176,7 @@ async def _upstream() -> AsyncIterator[_Upstream]:
 async def _worker(
     found: Broker, topics: tuple[str, str, str], mark: str, upstream: _Upstream
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a real worker process, and see it end."""
+    """Run a worker in a process of its own, and wait for its end."""
     from streams.kafka.broker import free_port
 
     folder = tempfile.TemporaryDirectory(prefix="millrace-demo-")
@@ -210,7 +211,7 @@ async def _worker(
 
 
 async def _until_ready(worker: asyncio.subprocess.Process, url: str) -> None:
-    """Wait until the worker is ready, or has ended, or patience ends."""
+    """Wait until the worker is ready or has ended, for PATIENCE at most."""
     from aiohttp import ClientConnectionError, ClientSession
 
     deadline = time.monotonic() + PATIENCE
@@ -223,7 +224,7 @@ async def _until_ready(worker: asyncio.subprocess.Process, url: str) -> None:
             await asyncio.sleep(READY_PAUSE)
 
 
-async def _send(producer: Any, topic: str, address: str, count: int, tally: DemoStats) -> None:
+async def _send(producer: Any, topic: str, address: str, count: int, stats: DemoStats) -> None:
     started = time.monotonic()
     for number in range(count):
         ahead = number / PACE - (time.monotonic() - started)
@@ -235,67 +236,67 @@ async def _send(producer: Any, topic: str, address: str, count: int, tally: Demo
         else:
             request |= {"url": f"http://{address}/numbers/{number % URLS}",
                         "checks": [{"name": "is_prime", "field": "n"}]}  # fmt: skip
-        tally.sent[f"demo-{number}"] = time.monotonic()
+        stats.sent[f"demo-{number}"] = time.monotonic()
         await producer.send(topic, strictjson.dumps(request), key=b"%d" % (number % URLS))
 
 
-async def _follow(consumer: Any, count: int, tally: DemoStats, failed: Callable[[], object]) -> None:
-    """Read results until all are there, patience ends or sender or worker failed; a progress bar on a terminal."""
+async def _follow(consumer: Any, count: int, stats: DemoStats, failed: Callable[[], object]) -> None:
+    """Read results until all are there, time is up, or sender or worker failed; shows a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     deadline = time.monotonic() + PATIENCE
     columns = (
-        TextColumn("answers"),
+        TextColumn("results"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("answers", total=count, said="")
+        bar = progress.add_task("results", total=count, note="")
         first: float | None = None
-        while len(tally.latencies) < count and time.monotonic() < deadline and not failed():
+        while len(stats.latencies) < count and time.monotonic() < deadline and not failed():
             batches = await consumer.getmany(timeout_ms=100)
             now = time.monotonic()
             for records in batches.values():
                 first = first or now
                 for record in records:
-                    tally.add(read_result(record.value), now)
-            rate = len(tally.latencies) / max(now - (first or now), 0.1)
-            share = tally.caches["hit"] / max(len(tally.latencies), 1)
-            progress.update(bar, completed=len(tally.latencies), said=f"{rate:,.0f}/s, {share:.0%} from the cache")
+                    stats.add(read_result(record.value), now)
+            rate = len(stats.latencies) / max(now - (first or now), 0.1)
+            share = stats.caches["hit"] / max(len(stats.latencies), 1)
+            progress.update(bar, completed=len(stats.latencies), note=f"{rate:,.0f}/s, {share:.0%} from the cache")
 
 
-def _report(tally: DemoStats, count: int, calls: int, seconds: float) -> None:
+def _report(stats: DemoStats, count: int, calls: int, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    lost = count - len(tally.latencies)
+    lost = count - len(stats.latencies)
     table = Table(title=f"{count:,} requests over {URLS} URLs in {seconds:.1f} s", show_header=False, min_width=48)
     table.add_column()
     table.add_column(justify="right")
-    for title, counter in (("outcome", tally.outcomes), ("cache", tally.caches)):
+    for title, counter in (("outcome", stats.outcomes), ("cache", stats.caches)):
         for name, number in counter.most_common():
             table.add_row(f"{title} {name}", f"{number:,}")
         table.add_section()
     for share in (0.50, 0.95, 0.99):
-        table.add_row(f"latency p{share * 100:.0f}, send to read", f"{tally.percentile(share):.0f} ms")
+        table.add_row(f"latency p{share * 100:.0f}, send to read", f"{stats.percentile(share):.0f} ms")
     table.add_section()
-    table.add_row("answers that found a prime", f"{tally.primes:,}")
-    table.add_row("upstream calls", f"{calls:,}")
-    table.add_row("repeated answers", f"{tally.repeats:,}")
+    table.add_row("primes found", f"{stats.primes:,}")
+    table.add_row("upstream requests", f"{calls:,}")
+    table.add_row("repeated results", f"{stats.repeats:,}")
     table.add_row("requests lost", f"{lost:,}")
     Console().print(table)
     if lost:
-        say(f"{lost} requests were not answered within {PATIENCE:g} s: that is a bug, please report it")
+        say(f"{lost} requests were not answered within {PATIENCE:g} s: please report this bug")
         return
     millrace = command()
     say(
-        "Go on: point KAFKA_BOOTSTRAP_SERVERS at your Kafka, then\n"
-        f"  {millrace} topics --create        make the topics\n"
+        "Next: point KAFKA_BOOTSTRAP_SERVERS at your Kafka, then\n"
+        f"  {millrace} topics --create        create the topics\n"
         f"  {millrace} worker                 answer requests\n"
         f"  {millrace} send --url https://example.com --schema page\n"
-        f"  {millrace} tail                   follow the results"
+        f"  {millrace} tail                   print results as they arrive"
     )

@@ -1,7 +1,7 @@
-"""Look whether a worker would work here: Kafka, topics, ACLs, clock, sources, cache, pool, plugins, web port, settings.
+"""Check that a worker can run here: Kafka, topics, ACLs, clock, sources, cache, pool, plugins, web port, settings.
 
-Each line is ok, a warning or a problem, and says what to do. Nothing is written and nothing is sent to an upstream,
-unless --ask names one. Returns 1 if there is a problem.
+Each line is ok, a warning or a problem, with advice where something needs to be done. Writes nothing, and sends nothing
+to an upstream unless --ask names one. Exits with 1 if there is a problem.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from models.errors import MillraceError
 if TYPE_CHECKING:
     from agents.checkup.finding import Finding
 
-HELP = "look whether a worker would work here, and say what to do"
+HELP = "check that a worker can run here, and advise what to do"
 
 COLOURS = {"ok": "32", "warning": "33", "problem": "31;1"}
-"""Of each state on a terminal: green, yellow, bold red."""
+"""SGR codes of the states: green, yellow, bold red."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--ask", action="append", default=[], metavar="URL", help="fetch this too (may be repeated)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--ask", action="append", default=[], metavar="URL", help="also fetch this URL (repeatable)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at everything; returns 1 if something keeps a worker from its work."""
+    """Check everything; returns 1 if there is a problem."""
     from streams.config import settings as configuration
 
     return asyncio.run(_doctor(configuration.load(), options))
@@ -71,7 +71,7 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
     ):
         async for finding in several:
             yield finding
-    if all(finding.state == "ok" for finding in plugins):  # else its processes fail for the reason just told
+    if all(finding.state == "ok" for finding in plugins):  # else its processes fail for the reason just reported
         yield await here.pool(settings)
     yield await here.web(settings)
 

@@ -1,4 +1,4 @@
-"""Fetch URLs side by side, without Kafka; prints how long each page is, or why it could not be had."""
+"""Fetch URLs concurrently, without Kafka. Prints the size of each page, or why its fetch failed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from agents.commands import DONE, FAILED
 from models import strictjson
 from models.errors import AnswerError, TimedOut
 
-HELP = "fetch URLs, without Kafka"
+HELP = "fetch URLs without Kafka"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("url", nargs="+")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("url", nargs="+", help="URL to fetch")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per URL")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fetch; returns 1 if one of them could not be had."""
+    """Fetch the URLs; returns 1 if a fetch failed."""
     return asyncio.run(_fetch(options))
 
 

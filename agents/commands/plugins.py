@@ -1,4 +1,4 @@
-"""List the checks and schemas that requests may name, built in or from plugins; and the plugins that were refused."""
+"""List the checks and schemas that requests can name, built in or from plugins, and the plugins that failed to load."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from models import checks, documents, strictjson
 if TYPE_CHECKING:
     from streams.config.plugins import Loaded, Named
 
-HELP = "list checks and schemas, and what plugins were refused"
+HELP = "list checks, schemas, and plugins that failed to load"
 
 COLUMNS = ("kind", "name", "from", "runs", "arguments", "about")
-"""What the table for people has of each, in order."""
+"""Columns of the text output."""
 MAX_DEFAULT = 40
-"""Characters of a default that the table shows."""
+"""Characters of a default in the text output."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, refused plugins included")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, failed plugins included")
 
 
 def run(options: argparse.Namespace) -> int:
-    """List; returns 1 if a plugin was refused."""
+    """List them; returns 1 if a plugin failed to load."""
     from streams.config import settings as configuration
     from streams.config.plugins import try_plugins
 
@@ -69,7 +69,7 @@ def _refused(loaded: Loaded) -> Iterator[dict[str, Any]]:
 
 
 def _origin(kind: str, name: str, thing: Any, loaded: Loaded) -> dict[str, Any]:
-    """Say where a check or schema is from."""
+    """Return the module and distribution that a check or schema comes from."""
     brought = loaded.brought.get((kind, name))
     if brought is None:
         return {"module": thing.__module__, "built_in": thing.__module__.partition(".")[0] == "models"}
@@ -88,7 +88,7 @@ def _about(thing: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a default as it can be told: as JSON, or else as Python writes it."""
+    """Return a default that JSON can hold: itself, or else its repr."""
     try:
         strictjson.dumps(value)
     except (TypeError, ValueError, RecursionError):
@@ -117,7 +117,7 @@ def _argument(argument: dict[str, Any]) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns; the last, a sentence, is as long as it is."""
+    """Print aligned columns; the last one, a sentence, is not padded."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         padded = "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths[:-1], 0), strict=True))

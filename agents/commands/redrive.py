@@ -1,5 +1,6 @@
-"""Put dead letters back on the requests topic: those that match every kind of option given. None is ever put back
-twice, whoever else is at it and however this ends. Each keeps its id; how often it was delivered goes on being counted.
+"""Put dead letters back on the requests topic: those that match every kind of option given.
+
+No dead letter is redriven twice, even by concurrent runs or after a crash. Each keeps its id and its delivery count.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from agents.commands import DONE, FAILED, MISUSED, clipped, moment, positive, rate, say
+from agents.commands import DONE, FAILED, MISUSED, clipped, moment, non_negative, positive, say
 from models import strictjson
 from models.dead_letter import DeadLetter, DeadLetterFilter, Place
 from models.errors import OUTCOMES
@@ -18,40 +19,43 @@ from models.errors import OUTCOMES
 HELP = "put dead letters back on the requests topic"
 
 RATE = 100.0
-"""Letters a second unless told otherwise."""
+"""Dead letters per second unless --rate is given."""
 WIDTH = 80
-"""Characters of a message that a line for people shows."""
-_PLACE = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
+"""Characters of a message in the text output."""
+_PARTITION_OFFSET = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add = parser.add_argument
-    add("--outcome", choices=[name for name in OUTCOMES if name != "ok"], action="append", default=[],
-        help="those that ended so (may be repeated)")  # fmt: skip
-    add("--host", action="append", default=[], help="those for this host, or host:port (may be repeated)")
-    add("--id", action="append", default=[], help="those of the request with this id (may be repeated)")
-    add("--letter", type=_place, action="append", default=[], metavar="PARTITION:OFFSET",
-        help="this letter (may be repeated)")  # fmt: skip
-    add("--since", type=moment, metavar="TIME", help="those of this time and later: 2026-11-22T14:00Z, or 2h for ago")
-    add("--until", type=moment, metavar="TIME", help="those from before this time")
-    add("--all", action="store_true", help="every letter there is")
-    add("--limit", type=positive, metavar="N", help="N letters at most: try a few first")
-    add("--rate", type=rate, default=RATE, metavar="N", help=f"N a second; 0: as fast as it goes (default: {RATE:g})")
-    add("--dry-run", action="store_true", help="say what would be redriven, and write nothing")
-    add("--json", action="store_true", help="one JSON object a letter")
+    outcomes = [name for name in OUTCOMES if name != "ok"]
+    add("--outcome", choices=outcomes, action="append", default=[], metavar="OUTCOME",
+        help=f"only this outcome (repeatable): {', '.join(outcomes)}")  # fmt: skip
+    add("--host", action="append", default=[], help="only this host, or host:port (repeatable)")
+    add("--id", action="append", default=[], help="only the request with this id (repeatable)")
+    add("--letter", type=_partition_offset, action="append", default=[], metavar="PARTITION:OFFSET",
+        help="only this dead letter (repeatable)")  # fmt: skip
+    add("--since", type=moment, metavar="TIME",
+        help="only from this time on, such as 2026-11-22T14:00Z, or 2h for two hours ago")  # fmt: skip
+    add("--until", type=moment, metavar="TIME", help="only from before this time")
+    add("--all", action="store_true", help="all dead letters")
+    add("--limit", type=positive, metavar="N", help="redrive at most N, to try a few first")
+    add("--rate", type=non_negative, default=RATE, metavar="N",
+        help=f"dead letters per second; 0 is unlimited (default: {RATE:g})")  # fmt: skip
+    add("--dry-run", action="store_true", help="print what would be redriven, and write nothing")
+    add("--json", action="store_true", help="print one JSON object per dead letter")
 
 
-def _place(text: str) -> Place:
-    found = _PLACE.fullmatch(text)
+def _partition_offset(text: str) -> Place:
+    found = _PARTITION_OFFSET.fullmatch(text)
     if found is None:
-        msg = f"{text!r} is no letter: give partition:offset, such as 3:42"
+        msg = f"invalid dead letter {text!r}: use PARTITION:OFFSET, such as 3:42"
         raise argparse.ArgumentTypeError(msg)
     return int(found[1]), int(found[2])
 
 
 def run(options: argparse.Namespace) -> int:
-    """Redrive; returns 1 if a letter or an id that was named could not be redriven, 2 if nothing was chosen."""
+    """Redrive; returns 1 if a named dead letter or id was not redriven, 2 if the options select nothing."""
     from streams.config import settings as configuration
 
     choice = DeadLetterFilter(
@@ -59,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         options.since, options.until,
     )  # fmt: skip
     if (choice == DeadLetterFilter()) is not options.all:
-        say("millrace redrive: choose by --outcome, --host, --id, --letter, --since and --until, or take --all")
+        say("millrace redrive: filter by --outcome, --host, --id, --letter, --since or --until, or else use --all")
         return MISUSED
     return asyncio.run(_redrive(configuration.load(), choice, options))
 
@@ -84,13 +88,13 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
     for reason, count in report.refused.most_common():
         say(f"{count} not redriven: {reason}")
     for partition, offset in report.missing:
-        say(f"no letter {partition}:{offset} in {settings.dead_letters_topic}")
+        say(f"no dead letter {partition}:{offset} in {settings.dead_letters_topic}")
     named = bool(options.letter or options.id)
     return FAILED if report.missing or (named and (report.refused or not report.redriven)) else DONE
 
 
 def _chosen(options: argparse.Namespace) -> str:
-    """Return the choice as it was given; times as the moments that they are."""
+    """Return the filters as they were given; ages as the times that they mean."""
     given = [(name, value) for name in ("outcome", "host", "id") for value in getattr(options, name)]
     given += [("letter", f"{partition}:{offset}") for partition, offset in options.letter]
     moments = ((name, getattr(options, name)) for name in ("since", "until"))

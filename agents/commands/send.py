@@ -1,5 +1,6 @@
-"""Put requests on the requests topic: JSON lines from a file or stdin, or one request from the options, whose id is
-then printed: its own, or topic-partition-offset.
+"""Put requests on the requests topic: JSON lines from a file or stdin, or a single request given by options.
+
+For a single request, prints its id: the one given, or TOPIC-PARTITION-OFFSET.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from agents.commands import DONE, FAILED, MISUSED, say, seconds
+from agents.commands import DONE, FAILED, MISUSED, non_negative, say
 from models import request as requests
 from models import strictjson
 from models.errors import AnswerError
@@ -20,34 +21,35 @@ from models.errors import AnswerError
 HELP = "put requests on the requests topic"
 
 MAX_REPORTED = 20
-"""Invalid lines that are named one by one."""
+"""Invalid lines that are reported one by one."""
 MEMBERS = ("param", "schema", "check", "max_age", "timeout", "id", "json")
-"""Options that are about one request."""
+"""Options of a single request."""
 IN_FLIGHT = 1_000
-"""Requests whose delivery is awaited together."""
+"""Requests sent before their delivery is awaited."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add = parser.add_argument
-    add("file", nargs="?", default=None, help="JSON lines, one request each; - or nothing reads stdin")
-    add("--url", help="send one request for this URL instead")
-    add("--source", metavar="NAME", help="send one request for this named source instead")
+    add("file", nargs="?", default=None, help="JSON lines, one request each (default, and -: stdin)")
+    add("--key", help="record key of every request sent")
+    add("--raw", action="store_true", help="send the lines unchanged, without validation")
+    add = parser.add_argument_group("a single request").add_argument
+    add("--url", help="send a request for this URL")
+    add("--source", metavar="NAME", help="send a request to this source")
     add("--param", action="append", default=[], metavar="NAME=VALUE",
-        help="a parameter of the source; JSON, or else a string (with --source; may be repeated)")  # fmt: skip
-    add("--schema", help="how to load the answer (one request)")
+        help="a parameter of the source: JSON, or else a string (repeatable)")  # fmt: skip
+    add("--schema", help="schema that loads the response")
     add("--check", action="append", default=[], metavar="NAME[:FIELD]",
-        help="a check to run (one request; may be repeated)")  # fmt: skip
-    add("--max-age", type=seconds, metavar="SECONDS", help="the oldest cached answer taken (one request)")
-    add("--timeout", type=seconds, metavar="SECONDS", help="the request's deadline (one request)")
-    add("--id", help="the request's id (one request)")
-    add("--key", help="the record's key, for every request sent")
-    add("--raw", action="store_true", help="send lines as they are, without validating them")
-    add("--json", action="store_true", help="print id, partition and offset as JSON (one request)")
+        help="a check to run on the document, or on one of its fields (repeatable)")  # fmt: skip
+    add("--max-age", type=non_negative, metavar="SECONDS", help="maximum age of a cached answer")
+    add("--timeout", type=non_negative, metavar="SECONDS", help="time limit for the request")
+    add("--id", help="id of the request")
+    add("--json", action="store_true", help="print id, partition and offset as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Send; returns 1 if a line is no valid request (the valid ones are sent all the same), 2 for wrong usage."""
+    """Send; returns 1 if a line is not a valid request (the valid ones are still sent), 2 for wrong usage."""
     from streams.config import settings as configuration
     from streams.config.plugins import load_plugins
 
@@ -55,29 +57,29 @@ def run(options: argparse.Namespace) -> int:
         say(f"millrace send: {misuse}")
         return MISUSED
     settings = configuration.load()
-    load_plugins(settings)  # their checks and schemas are names that a request may give
+    load_plugins(settings)  # requests may name their checks and schemas
     return asyncio.run(_send(settings, options))
 
 
 def _misuse(options: argparse.Namespace) -> str | None:
-    """Say what of the options cannot be meant."""
+    """Return what is wrong with the combination of options, if anything."""
     values = {name: getattr(options, name) for name in MEMBERS}
     given = [name for name, value in values.items() if value or (value == 0 and value is not False)]
     if sum(each is not None for each in (options.file, options.url, options.source)) > 1:
-        return "give one of a file, --url and --source"
+        return "give only one of a file, --url and --source"
     if given and options.url is None and options.source is None:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        return f"{names}: only with --url or --source; a line says its own"
+        return f"{names}: only with --url or --source; lines of a file carry their own"
     if options.param and options.source is None:
         return "--param: only with --source"
     wrong = next((each for each in options.param if "=" not in each), None)
-    return None if wrong is None else f"--param: {wrong!r} is no NAME=VALUE"
+    return None if wrong is None else f"--param: invalid parameter {wrong!r}: use NAME=VALUE"
 
 
 def _one(options: argparse.Namespace) -> bytes:
-    """Return the request that the options say, without what they leave out."""
+    """Return the request that the options describe."""
     pairs = (text.partition(":") for text in options.check)
-    said: dict[str, Any] = {
+    members: dict[str, Any] = {
         "id": options.id,
         "url": options.url,
         "source": options.source,
@@ -87,11 +89,11 @@ def _one(options: argparse.Namespace) -> bytes:
         "max_age": options.max_age,
         "timeout": options.timeout,
     }
-    return strictjson.dumps({name: value for name, value in said.items() if value is not None})
+    return strictjson.dumps({name: value for name, value in members.items() if value is not None})
 
 
 def _value(text: str) -> Any:
-    """Return the JSON that a parameter is, or its text: also for a number written otherwise, such as 1.10."""
+    """Return a parameter's JSON value, or its text if JSON would change it, as with 1.10."""
     try:
         value = strictjson.loads(text.encode())
     except ValueError:
@@ -104,15 +106,15 @@ def _lines(options: argparse.Namespace) -> Iterable[bytes]:
         return [_one(options)]
     if options.file in (None, "-"):
         if sys.stdin.isatty():
-            say("reading requests from the terminal, one JSON object a line; end with Ctrl-D")
-        # A reader of our own: Python closes its own at the end, and would wait for who still reads from it.
+            say("reading requests from the terminal, one JSON object per line; end with Ctrl-D")
+        # A reader of our own: Python closes sys.stdin at exit, and would wait for the thread that reads it.
         return (line.strip() for line in open(0, "rb", closefd=False))
     with open(options.file, "rb") as file:  # noqa: PTH123  a path typed by the user
         return [line.strip() for line in file]
 
 
 async def _arriving(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """Yield lines as they come. Who reads them is waited for by nobody: after Ctrl-C a terminal may stay silent."""
+    """Yield lines as they come. Nothing waits for the reading thread: after Ctrl-C a terminal may stay silent."""
     from streams.tasks import start_thread
 
     loop, room = asyncio.get_running_loop(), threading.Semaphore(IN_FLIGHT)
@@ -157,7 +159,7 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
     try:
         await producer.start()
         number = 0
-        # Whoever writes to stdin may pause: what was read so far goes out meanwhile.
+        # The writer to stdin may pause: what was read so far is sent meanwhile.
         async for line in _arriving(lines):
             number += 1
             if not line:
@@ -165,7 +167,7 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
             if not options.raw:
                 try:
                     requests.parse(line)
-                except AnswerError as exc:  # no request, or one that is denied
+                except AnswerError as exc:  # an invalid request, or a denied one
                     invalid += 1
                     if invalid <= MAX_REPORTED:
                         say(f"line {number}: {exc}")
@@ -187,7 +189,7 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
 
 
 def _sent(options: argparse.Namespace, place: Any) -> str:
-    """Return how the one request is known from now on."""
+    """Return the id of the single request, with its partition and offset as JSON if so requested."""
     request_id = options.id or f"{place.topic}-{place.partition}-{place.offset}"
-    told = {"id": request_id, "partition": place.partition, "offset": place.offset}
-    return strictjson.dumps(told).decode() if options.json else request_id
+    shown = {"id": request_id, "partition": place.partition, "offset": place.offset}
+    return strictjson.dumps(shown).decode() if options.json else request_id

@@ -1,4 +1,4 @@
-"""Follow the results topic."""
+"""Print results as they arrive, or those of a time range."""
 
 from __future__ import annotations
 
@@ -10,48 +10,47 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from agents.commands import DONE, clipped, moment, positive, say, seconds
+from agents.commands import DONE, clipped, moment, non_negative, positive, say
 from models import strictjson
 from models.errors import OUTCOMES
 from models.moment import is_credible
 from models.result import ResultSchema, read_result
 
-HELP = "follow the results"
+HELP = "print results as they arrive"
 
 WATCH_EVERY = 2.0
-"""Seconds between two looks at whether the broker is there."""
+"""Seconds between two probes of the broker."""
 POLL_MS = 1_000
-"""Milliseconds that a poll waits for results."""
+"""Longest wait of a poll for results, in milliseconds."""
 DISORDER = 60.0
-"""Seconds by which the clocks of workers that write to one partition may differ: reading goes on for as long behind
---until."""
+"""Seconds by which the clocks of workers may differ: reading continues for this long past --until."""
 WIDTH = 100
-"""Characters of a document that a line for people shows."""
+"""Characters of a document in the text output."""
 _SCHEMA = ResultSchema()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--outcome", choices=OUTCOMES, action="append", help="only these outcomes (may be repeated)")
-    parser.add_argument("--key", help="only results with this key")
-    parser.add_argument("--id", action="append", help="only of requests with this id (may be repeated)")
-    parser.add_argument("--source", action="append", help="only of requests for this source (may be repeated)")
-    parser.add_argument(
-        "--host", action="append", help="only of requests for a URL at this host, or host:port (may be repeated)"
-    )
-    parser.add_argument("--since", type=moment, metavar="TIME",
-                        help="from this time on: 2026-11-22T14:00Z, or 2h for ago (default: from now on)")  # fmt: skip
-    parser.add_argument("--until", type=moment, metavar="TIME",
-                        help="from before this time, all there are unless --since is given; then it ends")  # fmt: skip
-    parser.add_argument("--from-beginning", action="store_true", help="from the earliest result on, not from now on")
-    parser.add_argument("--give-up", type=seconds, metavar="SECONDS",
-                        help="end with 1 if the broker is away for so long (default: wait for it)")  # fmt: skip
-    parser.add_argument("-n", "--count", type=positive, metavar="N", help="stop after N results")
-    parser.add_argument("--json", action="store_true", help="the results as they are, one JSON object a line")
+    add = parser.add_argument
+    add("--outcome", choices=OUTCOMES, action="append", metavar="OUTCOME",
+        help=f"only results with this outcome (repeatable): {', '.join(OUTCOMES)}")  # fmt: skip
+    add("--key", help="only results with this record key")
+    add("--id", action="append", help="only results of the request with this id (repeatable)")
+    add("--source", action="append", help="only results of this source (repeatable)")
+    add("--host", action="append", help="only results of URLs at this host, or host:port (repeatable)")
+    add("--since", type=moment, metavar="TIME",
+        help="start at this time, such as 2026-11-22T14:00Z, or 2h for two hours ago (default: now)")  # fmt: skip
+    add("--until", type=moment, metavar="TIME",
+        help="exit after the results from before this time; without --since, start at the earliest")  # fmt: skip
+    add("--from-beginning", action="store_true", help="start at the earliest result")
+    add("--give-up", type=non_negative, metavar="SECONDS",
+        help="exit with 1 once the broker has been unreachable for this long (default: wait for it)")  # fmt: skip
+    add("-n", "--count", type=positive, metavar="N", help="exit after N results")
+    add("--json", action="store_true", help="print the results unchanged, one JSON object per line")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Follow until --count or Ctrl-C."""
+    """Print results until --count, --until or Ctrl-C."""
     from streams.config import settings as configuration
 
     return asyncio.run(_tail(configuration.load(), options))
@@ -89,7 +88,7 @@ async def _tail(settings: Any, options: argparse.Namespace) -> int:
 
 
 async def _offsets_at(consumer: Any, at: float) -> dict[Any, int]:
-    """Return where each partition's first record of this time or later is; its end if there is none."""
+    """Return each partition's first offset of this time or later; its end offset if there is none."""
     tps = list(consumer.assignment())
     found = await consumer.offsets_for_times({tp: int(at * 1000) for tp in tps})
     ends = await consumer.end_offsets(tps)
@@ -97,7 +96,7 @@ async def _offsets_at(consumer: Any, at: float) -> dict[Any, int]:
 
 
 async def _follow(consumer: Any, options: argparse.Namespace) -> None:
-    """Print what was asked for, until --count or --until."""
+    """Print the results that match, until --count or --until."""
     from streams.kafka.client import require_fetching
 
     shown, ends = 0, None
@@ -109,7 +108,7 @@ async def _follow(consumer: Any, options: argparse.Namespace) -> None:
             return
         polled = await consumer.getmany(timeout_ms=POLL_MS)
         for record in chain.from_iterable(polled.values()):
-            line = _shown(record, options) if _may_be_chosen(record, options) else None
+            line = _shown(record, options) if _may_match(record, options) else None
             if line is None:
                 continue
             sys.stdout.write(line + "\n")
@@ -120,9 +119,9 @@ async def _follow(consumer: Any, options: argparse.Namespace) -> None:
 
 
 async def _watch(kafka: Any, give_up: float | None) -> None:
-    """Say once that the broker is away, and once that it is back: the consumer itself tries for ever without a word.
+    """Report once that the broker is unreachable, and once that it is back: the consumer itself retries in silence.
 
-    Raises BrokerError when it refuses us, or has been away for `give_up` seconds.
+    Raises BrokerError if it denies access, or has been unreachable for `give_up` seconds.
     """
     from models.errors import AccessError, BrokerError
     from streams.kafka.broker_connection import BrokerConnection
@@ -138,17 +137,17 @@ async def _watch(kafka: Any, give_up: float | None) -> None:
         except BrokerError as exc:
             if away is None:
                 away = time.monotonic()
-                say(f"millrace tail: {exc}; waiting for it")
+                say(f"millrace tail: {exc}; retrying")
             if give_up is not None and time.monotonic() - away >= give_up:
                 raise
         else:
             if away is not None:
-                say("millrace tail: Kafka is there again")
+                say("millrace tail: Kafka is reachable again")
             away = None
 
 
-def _may_be_chosen(record: Any, options: argparse.Namespace) -> bool:
-    """Whether a record may be one that was asked for, by what is known of it without parsing it."""
+def _may_match(record: Any, options: argparse.Namespace) -> bool:
+    """Whether a record may match the options, judged without parsing its value."""
     at = record.timestamp / 1000
     if (options.since is not None and at < options.since) or (options.until is not None and at >= options.until):
         return False
@@ -159,17 +158,17 @@ def _may_be_chosen(record: Any, options: argparse.Namespace) -> bool:
 
 
 def _shown(record: Any, options: argparse.Namespace) -> str | None:
-    """Return what to print for a result; None for one that was not asked for. What is no result is shown as it is."""
+    """Return the line for a result, None if it does not match. An invalid result is shown as its repr."""
     value = record.value
     try:
         result = read_result(value or b"null")
     except ValueError:
         result = None
-    chosen = options.outcome or options.id or options.source or options.host
-    if chosen and not (isinstance(result, dict) and _chosen(result, options)):
+    filtered = options.outcome or options.id or options.source or options.host
+    if filtered and not (isinstance(result, dict) and _matches(result, options)):
         return None
-    if _SCHEMA.validate(result if isinstance(result, dict) else {}):  # made once: it costs as much as it validates
-        return None if chosen else repr(value)
+    if _SCHEMA.validate(result if isinstance(result, dict) else {}):  # one instance: making it is slow
+        return None if filtered else repr(value)
     if options.json:
         return (value or b"").decode()
     at = "unknown"
@@ -181,13 +180,13 @@ def _shown(record: Any, options: argparse.Namespace) -> str | None:
     url = result.get("request", {}).get("url")
     document = strictjson.dumps(result["document"]).decode() if "document" in result else ""
     detail = result.get("error", {}).get("message") or clipped(document, WIDTH)
-    verdicts = [f"{each['name']}={each.get('value', 'error')}" for each in result.get("checks", ())]
-    line = "  ".join([*parts, *([url] if url else []), *verdicts, detail])
+    checks = [f"{each['name']}={each.get('value', 'error')}" for each in result.get("checks", ())]
+    line = "  ".join([*parts, *([url] if url else []), *checks, detail])
     return "".join(char if char.isprintable() else "�" for char in line)
 
 
-def _chosen(result: Any, options: argparse.Namespace) -> bool:
-    """Whether a result was asked for, by what it says itself."""
+def _matches(result: Any, options: argparse.Namespace) -> bool:
+    """Whether a parsed result matches the options."""
     from agents.answer.headers import host_of
 
     request = result.get("request")

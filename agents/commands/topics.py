@@ -1,4 +1,4 @@
-"""Verify the topics, or create those that are missing; says what differs from what the service needs."""
+"""Verify that the topics exist and suit the service, or create missing ones."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from typing import Any
 
 from agents.commands import DONE, FAILED, positive, say
 
-HELP = "verify or create the topics"
+HELP = "verify the topics, or create missing ones"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--create", action="store_true", help="create the missing ones")
+    parser.add_argument("--create", action="store_true", help="create missing topics")
     parser.add_argument(
-        "--partitions", type=positive, metavar="N", help="partitions of each created topic (default: 8)"
+        "--partitions",
+        type=positive,
+        metavar="N",
+        help="partitions of each created topic (default: as many as the existing ones have, or 8)",
     )
-    parser.add_argument("--replication", type=int, default=-1, help="replicas of each (default: the broker's default)")
+    parser.add_argument("--replication", type=int, default=-1, metavar="N",
+                        help="replicas of each created topic (default: the broker's default)")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
-    """Verify; returns 1 if something is missing."""
+    """Verify the topics; returns 1 if one is missing."""
     from streams.config import settings as configuration
 
     return asyncio.run(_topics(configuration.load(), options))
@@ -52,7 +56,7 @@ async def _topics(settings: Any, options: argparse.Namespace) -> int:
         say(line)
     for name, maker in makers.items():
         if name not in ours:
-            say(f"topic {name!r} does not exist: {maker} makes it, if the broker lets it")
+            say(f"topic {name!r} does not exist: {maker} creates it if the broker allows that")
     missing = len(settings.topics()) - len(found)
     if missing:
         say("create them with: millrace topics --create")
@@ -60,7 +64,7 @@ async def _topics(settings: Any, options: argparse.Namespace) -> int:
 
 
 async def _create_own(admin: Any, settings: Any, results: Any, replication: int) -> None:
-    """Make the tables' changelogs, the topic of the workers' records and that of the redriven letters' marks."""
+    """Create the tables' changelogs, the topic of the heartbeats and the one that lists what was redriven."""
     from streams.kafka.redriver import MARKS, marks_of
     from streams.registry.heartbeat import make_topic
     from streams.tables.changelogs import changelogs, create

@@ -1,4 +1,4 @@
-"""Run a worker: take requests from the requests topic until told to stop by SIGTERM or SIGINT."""
+"""Run a worker until SIGTERM or SIGINT: answer requests, keep the tables, or both."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 HELP = "run a worker"
 
 EXIT_GRACE = 3.0
-"""Seconds that the process may take to end once everything is stopped."""
+"""Seconds for the process to exit once everything is stopped."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--role", choices=("all", "answer", "tables"), help="what this worker does (default: all)")
+    parser.add_argument(
+        "--role",
+        choices=("all", "answer", "tables"),
+        help="answer requests, keep the tables, or do both (default: MILLRACE_ROLE)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run it; returns 0 after an orderly stop, 1 after a crash."""
+    """Run the worker; returns 0 after an orderly stop, 1 after a failure, 2 for invalid settings."""
     import uvloop
 
     from agents.commands import FAILED, MISUSED
@@ -45,7 +49,9 @@ def run(options: argparse.Namespace) -> int:
     logger.info("%s", raise_limit())
     if (most := share().upstream // 2) < settings.max_in_flight:
         logger.warning(
-            "MILLRACE_MAX_IN_FLIGHT=%d needs more open files: at most %d fetches at once", settings.max_in_flight, most
+            "MILLRACE_MAX_IN_FLIGHT=%d needs more open files; limited to %d at once",
+            settings.max_in_flight,
+            most,
         )
     for line in filter(None, (*unknown_names(), caution(settings.kafka))):
         logger.warning("%s", line)
@@ -59,10 +65,10 @@ def run(options: argparse.Namespace) -> int:
         code = uvloop.run(main())
     except MillraceError as exc:
         if settings.log_format != "json":
-            raise  # it is told to whoever sits there
+            raise  # the command line prints it for people
         logger.critical("%s", exc)
         code = MISUSED if isinstance(exc, SettingsError) else FAILED
-    # Python joins its threads at the end: one that waits for a disk that hangs must not keep the process.
+    # Python joins its threads at exit: a thread that waits for a hung disk must not keep the process alive.
     last_resort = threading.Timer(EXIT_GRACE, _exit, (code,))
     last_resort.daemon = True
     last_resort.start()
@@ -70,17 +76,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _exit(code: int) -> None:
-    """End the process, and say which threads would not let it."""
+    """Exit the process, and log which threads kept it alive."""
     left = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
     logging.getLogger(__name__).warning(
-        "threads still run %g s after the stop: %s; exiting", EXIT_GRACE, ", ".join(left)
+        "threads still running %g s after the stop: %s; exiting anyway", EXIT_GRACE, ", ".join(left)
     )
     logging.shutdown()
     os._exit(code)
 
 
 def setup_logging(settings: Settings) -> Mask:
-    """Log to stderr, one line an event; the libraries only when something is wrong."""
+    """Log to stderr, one line per event; from libraries only warnings and errors."""
     from streams.config.settings import secret_values
     from streams.telemetry import logs
 
@@ -91,21 +97,19 @@ def setup_logging(settings: Settings) -> Mask:
             handler.addFilter(_is_event)
     for name in ("faust", "mode", "aiokafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    # A timer that is late, or overlaps, is nothing to act on: what holds up a commit has a line of ours.
+    # Late timers need no action: they follow commits that wait for Kafka, which we log ourselves.
     logging.getLogger("mode.timers").setLevel(logging.ERROR)
-    # It calls an ERROR what it tries again; what it gives up on ends the worker, with the reason (`_watch_group`).
+    # It logs retries as ERROR; what it gives up on ends the worker, with the reason (`_watch_group`).
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
     logging.getLogger("aiokafka.conn").addFilter(_is_unlogged)
-    # A commit that waits for Kafka makes Faust's timers late: whoever reads that can do nothing about it.
-    logging.getLogger("mode.timers").setLevel(logging.ERROR)
     return mask
 
 
 def _is_unlogged(record: logging.LogRecord) -> bool:
-    """Say whether a line is more than what `caution` has said already: aiokafka says that at each connection."""
+    """Return False for the warning that aiokafka repeats at each connection; `caution` gives it once."""
     return not str(record.msg).startswith("Sending username and password in the clear")
 
 
 def _is_event(record: logging.LogRecord) -> bool:
-    """Say whether a line is more than a service of Faust's, which we extend, saying that it starts, stops or waits."""
+    """Return False for the lines in which Faust's services report that they start, stop or wait."""
     return record.levelno > logging.WARNING or not str(record.msg).startswith("[^")

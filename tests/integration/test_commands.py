@@ -33,7 +33,7 @@ async def test_topics_are_created_and_verified(kafka: Broker) -> None:
     """`topics` says what is missing and ends with 1; `--create` makes it; then it verifies with 0."""
     async with Stage(kafka.servers) as stage:
         code, _, err = await millrace(stage, "topics")
-        assert (code, err.count("does not exist"), err.count("redrive makes it")) == (1, 9, 1)
+        assert (code, err.count("does not exist"), err.count("redrive creates it")) == (1, 9, 1)
         code, out, err = await millrace(stage, "topics", "--create", "--partitions", "3")
         assert (code, out.count("partitions=3"), err.count("created")) == (0, 7, 9)
         code, out, _ = await millrace(stage, "topics")
@@ -216,7 +216,7 @@ async def test_tail_waits_for_a_broker_that_goes_away(kafka: Broker, upstream: U
                 _, err = await giving_up.communicate()
                 assert (giving_up.returncode, b"millrace: Kafka at" in err, len(err.splitlines())) == (1, True, 2), err
                 await asyncio.to_thread(broker.start)
-                assert b"there again" in await waiting.stderr.readline()
+                assert b"reachable again" in await waiting.stderr.readline()
                 await (await stage.producer.send(stage.results, b'{"id": "b", "outcome": "ok"}', partition=0))
                 out, err = await waiting.communicate()
             assert (waiting.returncode, b'"b"' in out, err) == (0, True, b"")

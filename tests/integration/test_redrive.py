@@ -120,7 +120,7 @@ async def test_letters_are_chosen(kafka: Broker, stage: Stage) -> None:
     assert len(await chosen("--all", "--limit", "2")) == 2
     assert await put_back(stage) == []
     code, _, err = await millrace(stage, "redrive", "--letter", "1:0", "--letter", "3:77")
-    assert (code, "no letter 3:77" in err, "1 redriven" in err) == (1, True, True)
+    assert (code, "no dead letter 3:77" in err, "1 redriven" in err) == (1, True, True)
     [headers] = await put_back(stage)
     assert headers == {"mine": b"kept", "null": None, DLQ + "delivery.count": b"1", "ce_id": b"d1",
                        DLQ + "first": b"%b-0-1" % stage.requests.encode()}  # fmt: skip

@@ -197,4 +197,4 @@ async def test_the_cache_can_be_looked_into_and_purged(stage: Stage, tmp_path: P
         assert (code, json.loads(out)) == (0, {"removed": 3})
         assert (await millrace(stage, "cache", "purge"))[0] == 2
         code, _, err = await millrace(stage, "cache", "purge", "--all", "--worker", worker.url, MILLRACE_WEB_TOKEN="")
-        assert (code, "set MILLRACE_WEB_TOKEN as the worker has it" in err) == (1, True)
+        assert (code, "set MILLRACE_WEB_TOKEN to the worker's token" in err) == (1, True)

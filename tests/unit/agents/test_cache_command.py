@@ -23,7 +23,7 @@ async def test_a_worker_that_refuses_is_told_in_a_sentence(monkeypatch, capsys):
     async with Server("127.0.0.1", 0, dict, [web.delete("/api/cache", removed)], token="secret") as server:
         url = f"http://127.0.0.1:{server.port}"
         assert await cache("purge", "--all", "--worker", url) == FAILED
-        advice = "the token is missing or wrong: set MILLRACE_WEB_TOKEN as the worker has it"
+        advice = "the token is missing or wrong: set MILLRACE_WEB_TOKEN to the worker's token"
         assert capsys.readouterr() == ("", f"millrace cache: {url}: {advice}\n")
         monkeypatch.setenv("MILLRACE_WEB_TOKEN", "secret")
         await cache("purge", "--all", "--worker", url)
@@ -34,7 +34,7 @@ async def test_a_worker_that_refuses_is_told_in_a_sentence(monkeypatch, capsys):
         reason = "MILLRACE_WEB_TOKEN is not set: nothing can be changed here"
         assert capsys.readouterr() == ("", f"millrace cache: {url}: {reason}\n")
     await cache("stats", "--worker", url)
-    assert capsys.readouterr() == ("", f"millrace cache: {url}: no worker answers there: Connection refused\n")
+    assert capsys.readouterr() == ("", f"millrace cache: {url}: no worker responds: Connection refused\n")
 
 
 async def test_where_nothing_is_shared_stats_and_get_say_so(monkeypatch, capsys):

@@ -58,7 +58,7 @@ async def test_certificates_are_said_to_be_good_until_when(tmp_path):
     told = [(each.subject, each.state, each.seen) for each in found if each.subject.startswith("certificate ")]
     ca, own = f"certificate {tmp_path}/ca.pem", f"certificate {tmp_path}/own.pem"
     assert [each[:2] for each in told] == [(ca, "ok"), (ca, "ok"), (own, "warning")]
-    assert told[-1][2] == f"good until {soon:%Y-%m-%d %H:%M} UTC"
+    assert told[-1][2] == f"valid until {soon:%Y-%m-%d %H:%M} UTC"
     assert list(here.certificates(Settings())) == []
 
 

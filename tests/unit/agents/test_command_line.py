@@ -62,7 +62,7 @@ def test_a_number_that_is_none_is_said_to_be_wrong(command, text, capsys):
     with pytest.raises(SystemExit) as ended:
         run([*command[:-1], f"{command[-1]}={text}"])
     assert ended.value.code == 2
-    assert f"argument {command[-1]}: {text!r} is no number" in capsys.readouterr().err
+    assert f"argument {command[-1]}: invalid number {text!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "inf", "\u00b2", "9" * 5_000])
@@ -74,4 +74,4 @@ def test_how_many_is_a_number_from_one_on(command, text, capsys):
     with pytest.raises(SystemExit) as ended:
         run([command[0], f"{command[1]}={text}"])
     assert ended.value.code == 2
-    assert f"{text!r} is no number of them: 1 or more" in capsys.readouterr().err
+    assert f"invalid number {text!r}: must be a whole number, 1 or more" in capsys.readouterr().err

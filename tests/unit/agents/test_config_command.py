@@ -94,7 +94,7 @@ def test_good_sources_are_listed(config, file):
     """A line each says what there is to tell of a source; of its credentials the kind."""
     path = file(GOOD)
     code, out, err = config("--sources", path)
-    assert (code, err) == (DONE, f"{path}: 2 sources, nothing wrong\n")
+    assert (code, err) == (DONE, f"{path}: 2 sources, all valid\n")
     assert out.splitlines() == [
         "source=a  method=POST  url=http://h/{n}?x={x}  params=n,x  schema=text  checks=sha256  auth=Bearer  ttl=5",
         "source=b  call=posixpath:basename  params=p  schema=json  checks=-  auth=none  ttl=60",
@@ -115,7 +115,7 @@ def test_bad_sources_are_told_all_at_once(config, file):
     """Every problem is on stderr with file and line, nothing is on stdout, and the exit code is 2."""
     path = file(BAD)
     told = [f"  {path}: line {line}: {reason}" for line, reason in TOLD]
-    assert config("--sources", path) == (MISUSED, "", "\n".join(["millrace: wrong settings:", *told, ""]))
+    assert config("--sources", path) == (MISUSED, "", "\n".join(["millrace: invalid settings:", *told, ""]))
 
 
 def test_the_file_of_the_settings_is_the_default(config, file, monkeypatch):
@@ -125,7 +125,7 @@ def test_the_file_of_the_settings_is_the_default(config, file, monkeypatch):
     assert config("--sources", "nowhere.toml") == (
         MISUSED,
         "",
-        "millrace: wrong settings:\n  MILLRACE_SOURCES: 'nowhere.toml' cannot be read: No such file or directory\n",
+        "millrace: invalid settings:\n  MILLRACE_SOURCES: 'nowhere.toml' cannot be read: No such file or directory\n",
     )
 
 
@@ -133,7 +133,7 @@ def test_no_file_at_all_is_misuse(config):
     """There is nothing to validate, which is told, not taken for fine."""
     code, out, err = config("--sources")
     assert (code, out) == (MISUSED, "")
-    assert "MILLRACE_SOURCES: names no file; give one: millrace config --sources FILE" in err
+    assert "MILLRACE_SOURCES: not set; name a file: millrace config --sources FILE" in err
 
 
 def test_wrong_settings_come_first(config, file, monkeypatch):

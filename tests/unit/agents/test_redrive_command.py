@@ -37,11 +37,11 @@ def test_no_moment_is_before_kafkas_first(text):
     assert commands.moment(text) == 0.0
 
 
-@pytest.mark.parametrize("read", [commands.moment, redrive._place, commands.positive, commands.rate, commands.seconds])
+@pytest.mark.parametrize("read", [commands.moment, redrive._partition_offset, commands.positive, commands.non_negative])
 @pytest.mark.parametrize("text", ["", "x", "1:", "-1", "inf", "nan", "2026-99-99"])
 def test_what_is_none_is_refused_with_an_example(read, text):
     """Each kind of option says what it takes."""
-    with pytest.raises(argparse.ArgumentTypeError, match="is no "):
+    with pytest.raises(argparse.ArgumentTypeError, match="invalid "):
         read(text)
 
 
@@ -49,7 +49,7 @@ def test_what_is_none_is_refused_with_an_example(read, text):
 def test_a_choice_must_be_made(options, capsys):
     """Neither nothing nor everything by mistake: either a choice, or --all."""
     assert run(["redrive", *options]) == MISUSED
-    assert "choose by --outcome" in capsys.readouterr().err
+    assert "filter by --outcome" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

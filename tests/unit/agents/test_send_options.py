@@ -39,12 +39,12 @@ def test_a_parameter_is_json_or_its_text(text, value):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["f", "--url", "u"], "give one of"),
-        (["--source", "s", "--url", "u"], "give one of"),
+        (["f", "--url", "u"], "give only one of"),
+        (["--source", "s", "--url", "u"], "give only one of"),
         (["--max-age", "0"], "--max-age: only with --url or --source"),
         (["f", "--json"], "--json: only with"),
         (["--url", "u", "--param", "a=1"], "--param: only with --source"),
-        (["--source", "s", "--param", "a"], "'a' is no NAME=VALUE"),
+        (["--source", "s", "--param", "a"], "invalid parameter 'a': use NAME=VALUE"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments, reason):

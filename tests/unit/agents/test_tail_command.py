@@ -18,7 +18,7 @@ def shown(*arguments, key=b"k", value=None, at=1_764_000_000_000, headers=()):
     value = json.dumps(RESULT).encode() if value is None else value
     record = SimpleNamespace(key=key, value=value, timestamp=at, headers=headers)
     options = parser.parse_args(arguments)
-    return tail._shown(record, options) if tail._may_be_chosen(record, options) else None
+    return tail._shown(record, options) if tail._may_match(record, options) else None
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,7 @@ def test_files_written_over_ours_are_reported_with_a_way_out(tmp_path):
     (tmp_path / "agents" / "__init__.py").write_text("from agents import tools")
     done = python("-P", "-c", "from millrace.__main__ import main; main()", path=tmp_path, cwd=tmp_path)
     assert done.returncode == 2
-    assert (
-        "Another distribution has written over it: install millrace-kafka in an environment of its own" in done.stderr
-    )
+    assert "Another distribution has overwritten it: install millrace-kafka in its own environment" in done.stderr
 
 
 def test_a_plugin_learns_why_it_cannot_import(tmp_path):
