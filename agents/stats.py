@@ -178,12 +178,12 @@ def partitions(app: App) -> Iterator[Sample]:
     leases = [lease for lease in consumer.leases.values() if lease.alive]
     figures = {
         "assigned_partitions": len(leases),
-        "under_way": sum(lease.in_progress for lease in leases),
+        "in_progress": sum(lease.in_progress for lease in leases),
         "rebalances": consumer.rebalances,
         "commits": consumer.commits,
         "commit_failures": consumer.commit_failures,
         "skipped_offsets": consumer.watch.skipped,
-        "recalled_records": consumer.leases.recalled + sum(lease.skipped_completed for lease in leases),
+        "skipped_completed_records": consumer.leases.recalled + sum(lease.skipped_completed for lease in leases),
         "untrusted_memos": consumer.leases.untrusted + sum(lease.invalid_metadata for lease in leases),
     }
     for name, figure in figures.items():
