@@ -292,11 +292,12 @@ class CheckPool:
         job.deaths += 1
         job.alone = True
         job.spent += elapsed or 0.0
-        if seat.overran and elapsed is not None:
-            self._blame(job, "timeouts", f"{OVERRAN} {CHECK_TIMEOUT:g} s", elapsed)
+        guilty = self._quarantine.is_guilty(job, code, ran=elapsed is not None)
+        if seat.overran and (elapsed is not None or guilty):
+            self._blame(job, "timeouts", f"{OVERRAN} {CHECK_TIMEOUT:g} s", elapsed or 0.0)
         elif seat.child.sent_garbage:
             self._blame(job, "crashes", "ended its process: wrote where only verdicts go", elapsed or 0.0)
-        elif self._quarantine.is_guilty(job, code, ran=elapsed is not None):
+        elif guilty:
             self._blame(job, "crashes", f"ended its process: {exit_reason(code)}", elapsed or 0.0)
         else:
             self._repeat([job])

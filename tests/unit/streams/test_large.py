@@ -17,6 +17,7 @@ from models.checks import Call
 from models.documents import Body
 from models.errors import InternalError, InvalidDocument, InvalidRequest, Overloaded, TooLarge
 from models.large import LARGE
+from models.process import RESTING
 from models.request import Request
 from models.source import CachePolicy, Source, Sources
 from models.template import JsonTemplate, UrlTemplate
@@ -194,6 +195,15 @@ async def test_a_request_that_is_read_too_slowly_may_be_sent_again(monkeypatch):
         with pytest.raises(Overloaded, match=r"ran longer than 0.001 s: the worker is too busy") as caught:
             await work.run("read a request", REQUESTS["numbers"])
     assert caught.value.retryable
+
+
+async def test_a_request_that_no_process_comes_to_read_may_be_sent_again(monkeypatch):
+    """Processes that are ended before they have begun to read it, time and again, are no fault of the request."""
+    monkeypatch.setattr("streams.pool.pool.CHECK_TIMEOUT", 0.001)
+    monkeypatch.setattr("streams.pool.child.Child.running", lambda self: (RESTING, self.started))
+    async with LargeWork() as work:
+        with pytest.raises(Overloaded, match="the worker is too busy"):
+            await work.run("read a request", REQUESTS["numbers"])
 
 
 async def test_work_that_takes_too_long_is_ended(monkeypatch):
