@@ -24,9 +24,9 @@ from models.errors import MillraceError, Stalled, TaskEnded
 from streams.config import settings as defaults
 from streams.config.settings import Settings
 from streams.kafka.batch import BatchTopic, RecordBatch
-from streams.kafka.group import coordinator_answers as group_answers
 from streams.kafka.handover import Arrived
 from streams.kafka.transport import Consumer, Transport
+from streams.kafka.watch import coordinator_answers
 from streams.tasks import end_worker, every, first, start, watch_callbacks
 from streams.telemetry.watchdog import Watchdog
 
@@ -157,7 +157,7 @@ class App(faust.App):
             Watchdog(
                 lambda: self.holder.standings() if self.started and not self.should_stop else (),
                 heard=lambda: self.holder.last_contact,
-                broker_answers=lambda: group_answers(kafka, group),
+                broker_answers=lambda: coordinator_answers(kafka, group),
                 held_up=self.held_up,
                 end=self._stands_still,
             )

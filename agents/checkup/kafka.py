@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from agents.checkup.finding import Finding, ok, problem, warning
 from models.errors import BrokerError
 from streams.config.settings import Kafka, Settings
-from streams.kafka.broker_connection import BrokerConnection
-from streams.kafka.client import places
+from streams.kafka.client import BrokerConnection, places
 from streams.kafka.cluster import OPERATIONS, READ, WRITE, Cluster, Topic, granted_on_group, principal, survey
 from streams.kafka.reader import Reader
 from streams.kafka.topics import Admin, differences

@@ -98,8 +98,8 @@ class DemoStats:
 
 
 async def _demo(found: Broker, count: int) -> int:
-    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-
+    from streams.config.settings import Kafka
+    from streams.kafka import client
     from streams.tasks import start
 
     mark = uuid.uuid4().hex[:6]
@@ -107,13 +107,10 @@ async def _demo(found: Broker, count: int) -> int:
     await _create(found, topics)
     async with contextlib.AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(_upstream())
-        producer = AIOKafkaProducer(bootstrap_servers=found.servers, linger_ms=5)
-        await producer.start()
-        stack.push_async_callback(producer.stop)
-        consumer = AIOKafkaConsumer(topics[1], bootstrap_servers=found.servers, auto_offset_reset="earliest",
-                                    fetch_max_wait_ms=FETCH_MAX_WAIT_MS)  # fmt: skip
-        await consumer.start()
-        stack.push_async_callback(consumer.stop)
+        kafka = Kafka(bootstrap_servers=found.servers)
+        producer = await stack.enter_async_context(client.producer(kafka, linger_ms=5))
+        reading = client.consumer(kafka, topics[1], fetch_max_wait_ms=FETCH_MAX_WAIT_MS)
+        consumer = await stack.enter_async_context(reading)
         worker = await stack.enter_async_context(_worker(found, topics, mark, upstream))
         stats = DemoStats()
         started = time.monotonic()

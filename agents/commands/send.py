@@ -140,10 +140,7 @@ async def _arriving(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _send(settings: Any, options: argparse.Namespace) -> int:
-    from aiokafka import AIOKafkaProducer
-    from aiokafka.errors import KafkaError
-
-    from streams.kafka.client import connection, explain
+    from streams.kafka import client
     from streams.kafka.topics import require
 
     try:
@@ -152,12 +149,10 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
         say(f"millrace send: {exc}")
         return FAILED
     await require(settings.kafka, write=[settings.requests_topic])
-    producer = AIOKafkaProducer(**connection(settings.kafka), acks="all", enable_idempotence=True, linger_ms=5)
     sent = invalid = 0
     key = options.key.encode() if options.key else None
     pending: list[Any] = []
-    try:
-        await producer.start()
+    async with client.producer(settings.kafka, linger_ms=5) as producer:
         number = 0
         # The writer to stdin may pause: what was read so far is sent meanwhile.
         async for line in _arriving(lines):
@@ -178,10 +173,6 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
                 await asyncio.gather(*pending)
                 pending.clear()
         places = await asyncio.gather(*pending)
-    except (KafkaError, OSError) as exc:
-        raise explain(exc, settings.kafka) from exc
-    finally:
-        await producer.stop()
     if sent and (options.url is not None or options.source is not None):
         print(_sent(options, *places))
     say(f"{sent} sent to {settings.requests_topic}" + (f", {invalid} invalid and not sent" if invalid else ""))

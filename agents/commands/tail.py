@@ -20,8 +20,8 @@ HELP = "print results as they arrive"
 
 WATCH_EVERY = 2.0
 """Seconds between two probes of the broker."""
-POLL_MS = 1_000
-"""Longest wait of a poll for results, in milliseconds."""
+POLL = 1.0
+"""Longest wait of a poll for results, in seconds."""
 DISORDER = 60.0
 """Seconds by which the clocks of workers may differ: reading continues for this long past --until."""
 WIDTH = 100
@@ -57,33 +57,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _tail(settings: Any, options: argparse.Namespace) -> int:
-    from aiokafka import AIOKafkaConsumer
-    from aiokafka.errors import KafkaError
-
-    from streams.kafka.client import connection, explain, stop
+    from streams.kafka import client
     from streams.kafka.topics import require
     from streams.tasks import first
 
     await require(settings.kafka, read=[settings.results_topic])
     past = options.from_beginning or (options.until is not None and options.since is None)
-    consumer = AIOKafkaConsumer(
-        settings.results_topic,
-        **connection(settings.kafka),
-        auto_offset_reset="earliest" if past else "latest",
+    opening = client.consumer(
+        settings.kafka, settings.results_topic, auto_offset_reset="earliest" if past else "latest",
         isolation_level="read_committed",
-    )
-    try:
-        await consumer.start()
+    )  # fmt: skip
+    async with opening as consumer:
         if options.since is not None:
             for tp, offset in (await _offsets_at(consumer, options.since)).items():
                 consumer.seek(tp, offset)
         await first(_follow(consumer, options), _watch(settings.kafka, options.give_up))
-    except (KafkaError, OSError) as exc:
-        if isinstance(exc, BrokenPipeError):
-            raise
-        raise explain(exc, settings.kafka) from exc
-    finally:
-        await stop(consumer)
     return DONE
 
 
@@ -97,16 +85,15 @@ async def _offsets_at(consumer: Any, at: float) -> dict[Any, int]:
 
 async def _follow(consumer: Any, options: argparse.Namespace) -> None:
     """Print the results that match, until --count or --until."""
-    from streams.kafka.client import require_fetching
+    from streams.kafka.client import poll
 
     shown, ends = 0, None
     while True:
-        require_fetching(consumer)
         if options.until is not None and ends is None and time.time() >= options.until:
             ends = await _offsets_at(consumer, options.until + DISORDER)
         if ends is not None and all([await consumer.position(tp) >= end for tp, end in ends.items()]):
             return
-        polled = await consumer.getmany(timeout_ms=POLL_MS)
+        polled = await poll(consumer, seconds=POLL)
         for record in chain.from_iterable(polled.values()):
             line = _shown(record, options) if _may_match(record, options) else None
             if line is None:
@@ -124,7 +111,7 @@ async def _watch(kafka: Any, give_up: float | None) -> None:
     Raises BrokerError if it denies access, or has been unreachable for `give_up` seconds.
     """
     from models.errors import AccessError, BrokerError
-    from streams.kafka.broker_connection import BrokerConnection
+    from streams.kafka.client import BrokerConnection
 
     away: float | None = None
     while True:

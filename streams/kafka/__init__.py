@@ -18,11 +18,10 @@ tail               the end of the results, for those who wait for one or watch
 reader             what a topic holds now, read once, without a group
 dead_letters       dead letters, read, and selected for redrive, each at most once
 redriver           writes the requests that they become
-group              asks the group's coordinator over a connection of its own
 topics             the contract's topics: create, verify, report differences
-client             connection settings, and Kafka's errors as ours
+client             opens consumers, producers and admin clients, and a connection to one broker
+errors             Kafka's errors, as one sentence that says what to do
 oauthbearer        the token of an OAUTHBEARER login
-broker_connection  one connection to one broker, to learn why a login or connection fails
 cluster            what a broker reports about topics, and about what we may do with them
 broker             'give me a broker' for the demo and the tests
 """

@@ -1,32 +1,46 @@
-"""Connection settings for aiokafka, and Kafka's errors in our words."""
+"""Opens clients of Kafka: `consumer`, `producer` and `admin` of aiokafka, and a connection to one broker.
+
+Every client of this process but the groups' consumers is opened here. Each is a context manager that starts the client,
+translates Kafka's errors, from the start and from inside, into BrokerError, and closes it in bounded time.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import ssl
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import aiokafka.client
-from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition, errors
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from models.errors import AccessError, BrokerError, SettingsError, reason_of
 from streams.config.settings import Kafka
 from streams.kafka import fetched  # noqa: F401  no consumer is opened without it
-from streams.kafka.oauthbearer import Provider, TokenError
+from streams.kafka.errors import explain
+from streams.kafka.oauthbearer import Provider
 from streams.tls import Context
 
+logger = logging.getLogger(__name__)
+
 METADATA_AGE = 10.0
-"""Seconds after which brokers, partitions and leaders are asked for again: partitions added are seen within them."""
-# A consumer that looks for a deleted topic would make it anew, with the default of partitions, where brokers do that:
-# whoever makes it properly is then told that it exists.
+"""Seconds after which brokers, partitions and leaders are looked up again: added partitions are seen within them."""
+STOP_TIMEOUT = 5.0
+"""Seconds that closing a client may take; a producer delivers meanwhile what it has in flight."""
+CONNECTION_TIMEOUT = 10.0
+"""Seconds that connecting to one broker, and each request to it, may take."""
+# A consumer that looks for a deleted topic would create it, with the default number of partitions, where brokers allow
+# that: a later proper creation then fails because the topic exists.
 aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
-CONNECT_HINT = "is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
+Records: TypeAlias = Mapping[TopicPartition, list[ConsumerRecord[bytes, bytes]]]
 
 
 def connection(kafka: Kafka) -> dict[str, Any]:
@@ -47,7 +61,7 @@ def connection(kafka: Kafka) -> dict[str, Any]:
 
 
 def caution(kafka: Kafka) -> str | None:
-    """Say what of the connection everybody on the way can read and should not; None if there is nothing."""
+    """Return a warning about credentials that anybody on the network can read; None if there are none."""
     if kafka.security_protocol == "SASL_PLAINTEXT" and not kafka.sasl_mechanism.startswith("SCRAM"):
         return (
             f"KAFKA_SECURITY_PROTOCOL=SASL_PLAINTEXT sends the login of {kafka.sasl_mechanism} in the clear: "
@@ -58,18 +72,12 @@ def caution(kafka: Kafka) -> str | None:
 
 @lru_cache(maxsize=8)
 def ssl_context(kafka: Kafka) -> Context:
-    """Return how this process's connections to the brokers are secured. Raises SettingsError."""
+    """Return the TLS context of this process's connections to the brokers. Raises SettingsError."""
     try:
         return Context(kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile, lambda: kafka.ssl_password or "")
     except ValueError as exc:
         msg = f"KAFKA_SSL_*: the certificates cannot be loaded: {exc}"
         raise SettingsError(msg) from exc
-
-
-async def stop(consumer: AIOKafkaConsumer) -> None:
-    """Close a consumer. aiokafka lets the cancellation of its own fetches out while the broker is away."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await consumer.stop()
 
 
 def places(kafka: Kafka) -> list[tuple[str, int]]:
@@ -78,100 +86,146 @@ def places(kafka: Kafka) -> list[tuple[str, int]]:
     return [(host.strip("[]"), int(port)) for host, _, port in pairs]
 
 
-def explain(exc: Exception, kafka: Kafka, place: str | None = None) -> BrokerError:
-    """Translate what aiokafka raised into one sentence that says what to do.
+def consumer(kafka: Kafka, *topics: str, **options: Any) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+    """Open a consumer that belongs to no group and reads from the beginning, unless `options` says otherwise."""
+    defaults: dict[str, Any] = {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
+    return _open(AIOKafkaConsumer, kafka, *topics, **(defaults | options))
 
-    An AccessError is one that trying again does not mend.
+
+def producer(
+    kafka: Kafka, *, stop_timeout: float = STOP_TIMEOUT, **options: Any
+) -> AbstractAsyncContextManager[AIOKafkaProducer]:
+    """Open an idempotent producer (acks=all)."""
+    defaults: dict[str, Any] = {"acks": "all", "enable_idempotence": True}
+    return _open(AIOKafkaProducer, kafka, stop_timeout=stop_timeout, **(defaults | options))
+
+
+def admin(kafka: Kafka, client_id: str, request_timeout: float) -> AbstractAsyncContextManager[AIOKafkaAdminClient]:
+    """Open an admin client, whose requests may take so many seconds each."""
+    return _open(AIOKafkaAdminClient, kafka, client_id=client_id, request_timeout_ms=int(request_timeout * 1000))
+
+
+@asynccontextmanager
+async def _open(
+    make: Any, kafka: Kafka, *topics: str, stop_timeout: float = STOP_TIMEOUT, **options: Any
+) -> AsyncIterator[Any]:
+    client = make(*topics, **connection(kafka), **options)
+    try:
+        try:
+            await client.start()
+        except (KafkaError, OSError) as exc:  # TimeoutError is an OSError
+            raise await reason(exc, kafka) from exc
+        yield client
+    except BrokenPipeError:  # the reader of our output is gone
+        raise
+    except (KafkaError, OSError) as exc:
+        raise explain(exc, kafka) from exc
+    finally:
+        await close(client, stop_timeout)
+
+
+async def close(client: Any, seconds: float = STOP_TIMEOUT) -> None:
+    """Close a client of aiokafka; what it holds open beneath is closed when that takes too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await (client.stop() if hasattr(client, "stop") else client.close())
+    except (TimeoutError, KafkaError) as exc:
+        logger.info("closing the %s failed: %s", type(client).__name__, reason_of(exc))
+        await _beneath(client).close()
+    except asyncio.CancelledError:
+        await _beneath(client).close()
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise  # else aiokafka let out the cancellation of its own fetches, as it does while the broker is away
+
+
+def _beneath(client: Any) -> Any:
+    return client.client if hasattr(client, "client") else client._client
+
+
+async def poll(consumer: Any, *tps: TopicPartition, seconds: float, limit: int | None = None) -> Records:
+    """Return the next records, of these partitions if any are named; empty after so many seconds without one.
+
+    Unlike aiokafka's `getmany` it raises KafkaError if the fetching task has failed, after which nothing comes.
     """
-    if isinstance(exc, BrokerError):
-        return exc
-    kind: type[BrokerError] = AccessError
-    match exc:
-        case ssl.SSLError():
-            said = _of_tls(exc)
-        case TokenError():
-            said = f"wants a login, and there is none: {exc}; check KAFKA_SASL_OAUTHBEARER_*"
-        case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
-            said = f"refuses the login{_login(kafka)}: check KAFKA_SASL_* ({_message(exc)})"
-        case errors.UnsupportedSaslMechanismError():
-            said = f"does not take KAFKA_SASL_MECHANISM={kafka.sasl_mechanism}"
-        case errors.IllegalSaslStateError():
-            said = "takes no login there: check KAFKA_SECURITY_PROTOCOL and the port"
-        case errors.BrokerResponseError() if type(exc) in _ACLS:
-            what, operations = _ACLS[type(exc)]
-            said = f"refuses access to {f'{what} {_message(exc)}'.strip()}: grant{_to(kafka)} {operations}"
-        case _:
-            kind, said = BrokerError, _of_network(exc, kafka)
-    return kind(f"Kafka at {place or kafka.bootstrap_servers} {said}")
-
-
-def _of_network(exc: Exception, kafka: Kafka) -> str:
-    match exc:
-        case socket.gaierror():
-            return f"cannot be reached: its name does not resolve; {CONNECT_HINT}"
-        case errors.KafkaConnectionError() if "closed" in str(exc):
-            return f"closes the connection: {_WANTS[kafka.security_protocol]}"
-        case ConnectionResetError() if kafka.security_protocol.endswith("SSL"):
-            return f"closes the connection: {_WANTS[kafka.security_protocol]}"
-        case errors.KafkaTimeoutError() | errors.RequestTimedOutError():
-            return f"does not answer in time: {CONNECT_HINT}"
-        case errors.KafkaConnectionError() | errors.NodeNotReadyError() | OSError() | TimeoutError():
-            return f"cannot be reached: {CONNECT_HINT}"
-    return f"fails: {reason_of(exc)}"
-
-
-_ACLS: Mapping[type[Exception], tuple[str, str]] = {
-    errors.TopicAuthorizationFailedError: ("topic", "Read on it, or Write if it is to be written"),
-    errors.GroupAuthorizationFailedError: ("group", "Read on it"),
-    errors.ClusterAuthorizationFailedError: ("cluster", "IdempotentWrite on it, or Write on a topic"),
-    errors.TransactionalIdAuthorizationFailed: ("transactional id", "Write and Describe on it"),
-}
-"""What is granted on what where an access is refused; docs/security.md lists all that is needed."""
-
-_WANTS: Mapping[str, str] = {
-    "PLAINTEXT": "it may want TLS or a login there; check KAFKA_SECURITY_PROTOCOL and the port",
-    "SSL": "it may want a client's certificate (KAFKA_SSL_CERTFILE), a login, or no TLS (KAFKA_SECURITY_PROTOCOL)",
-    "SASL_PLAINTEXT": "it may want TLS there, or no login; check KAFKA_SECURITY_PROTOCOL and the port",
-    "SASL_SSL": "it may want a client's certificate (KAFKA_SSL_CERTFILE), or no TLS (KAFKA_SECURITY_PROTOCOL)",
-}
-"""What a broker that hangs up may want, by the protocol that was spoken to it."""
-
-
-def _of_tls(exc: ssl.SSLError) -> str:
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"has a certificate that is not trusted: {exc.verify_message.rstrip('.')}; check KAFKA_SSL_CAFILE"
-    reason = (getattr(exc, "reason", None) or str(exc)).replace("_", " ").lower()
-    if "alert" in reason:
-        return (
-            f"refuses our certificate or has none to go by ({reason}): check KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE"
-        )
-    return f"does not speak TLS there ({reason}): check KAFKA_SECURITY_PROTOCOL and the port"
-
-
-def _message(exc: Exception) -> str:
-    """Return what an error names, without its number and name."""
-    named = exc.args[0] if exc.args else ""
-    return ", ".join(sorted(map(repr, named))) if isinstance(named, set | frozenset | list | tuple) else str(named)
-
-
-def _login(kafka: Kafka) -> str:
-    if not kafka.security_protocol.startswith("SASL"):
-        return ""
-    who = kafka.sasl_oauthbearer_client_id if kafka.sasl_mechanism == "OAUTHBEARER" else kafka.sasl_username
-    return f" of {who!r} by {kafka.sasl_mechanism}"
-
-
-def _to(kafka: Kafka) -> str:
-    named = kafka.security_protocol.startswith("SASL") and kafka.sasl_mechanism != "OAUTHBEARER"
-    return f" User:{kafka.sasl_username}" if named else ""
+    require_fetching(consumer)
+    found: Records = await consumer.getmany(*tps, timeout_ms=int(seconds * 1000), max_records=limit)
+    return found
 
 
 def require_fetching(consumer: AIOKafkaConsumer) -> None:
-    """Raise KafkaError if aiokafka's fetching task has failed: it says so to nobody, and polls bring nothing more."""
+    """Raise KafkaError if aiokafka's fetching task has failed: aiokafka does not report it, and polls stay empty."""
     fetching = consumer._fetcher._fetch_task
     if fetching.done() and not fetching.cancelled() and (fault := fetching.exception()) is not None:
         msg = f"fetching has failed: {fault.__cause__ or fault!r}"
         raise errors.KafkaError(msg) from fault
 
 
-__all__ = ["TopicPartition", "caution", "connection", "explain", "places", "require_fetching", "stop"]
+class BrokerConnection:
+    """An authenticated connection to the first bootstrap server that accepts one, or to a given place: for requests
+    that aiokafka's clients cannot send, and to learn why they cannot connect, which they only log.
+
+    Opened with `async with`. Raises BrokerError saying why there is none, and what to do about it.
+    """
+
+    def __init__(self, kafka: Kafka, place: tuple[str, int] | None = None) -> None:
+        self._kafka = kafka
+        self._places = places(kafka) if place is None else [place]
+        self._connection: AIOKafkaConnection | None = None
+        self.place = self._places[0]
+        self.latency = 0.0
+
+    async def __aenter__(self) -> Self:
+        failures: list[Exception] = []
+        for place in self._places:
+            try:
+                await self._open(place)
+            except (KafkaError, OSError, TimeoutError) as exc:
+                failures.append(explain(exc, self._kafka, f"{place[0]}:{place[1]}"))
+            else:
+                return self
+        # A server that refuses says more than one that is away.
+        raise next((each for each in failures if isinstance(each, AccessError)), failures[0])
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    async def _open(self, place: tuple[str, int]) -> None:
+        arguments = {name: value for name, value in connection(self._kafka).items() if name != "bootstrap_servers"}
+        opened = await create_conn(
+            *place, client_id="millrace", request_timeout_ms=int(CONNECTION_TIMEOUT * 1000), **arguments
+        )
+        self._connection = opened
+        began = time.monotonic()
+        try:
+            # Only now does a broker that requires a login, or a client's certificate, say so.
+            await opened.send(MetadataRequest([]))
+        except BaseException:
+            opened.close()
+            raise
+        self.place, self.latency = place, time.monotonic() - began
+
+    @property
+    def versions(self) -> dict[int, tuple[int, int]]:
+        """Return the versions of each request that the broker takes, by its number."""
+        assert self._connection is not None
+        found: dict[int, tuple[int, int]] = self._connection._versions
+        return found
+
+    async def send(self, request: Any) -> Any:
+        """Send a request and return the response. Raises BrokerError."""
+        assert self._connection is not None
+        try:
+            return await self._connection.send(request)
+        except (KafkaError, OSError, TimeoutError) as exc:
+            raise explain(exc, self._kafka, f"{self.place[0]}:{self.place[1]}") from exc
+
+
+async def reason(exc: Exception, kafka: Kafka) -> BrokerError:
+    """Return why one of aiokafka's clients could not connect: it only logs that, so we try a connection of our own."""
+    try:
+        async with BrokerConnection(kafka):
+            return explain(exc, kafka)
+    except BrokerError as found:
+        return found

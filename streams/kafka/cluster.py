@@ -26,7 +26,7 @@ from aiokafka.protocol.types import (
 
 from models.errors import AccessError
 from streams.config.settings import Kafka
-from streams.kafka.broker_connection import BrokerConnection
+from streams.kafka.client import BrokerConnection
 from streams.kafka.commit_metadata import Identity
 
 READ, WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS, IDEMPOTENT_WRITE = 3, 4, 5, 8, 10, 12

@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
 
-from models.errors import AccessError, MillraceError, reason_of
+from models.errors import AccessError, MillraceError
 from models.histogram import Histogram
 from streams.config.settings import Kafka
-from streams.kafka.broker_connection import reason
-from streams.kafka.client import connection, explain
+from streams.kafka import client
+from streams.kafka.errors import explain
 from streams.kafka.partition_queue import BATCH_BYTES, RETRY_PAUSE, PartitionQueue
 from streams.kafka.record import OutgoingRecord
 from streams.tasks import first
@@ -47,8 +48,6 @@ ABSENT_FOR = 20.0
 """Seconds for which a partition that was there, or was just added, may not be there."""
 LOOK_EVERY = 1.0
 """Seconds between looks at whether the partition of a batch that is under way is still there."""
-STOP_TIMEOUT = 5.0
-"""Seconds that closing a producer may take."""
 
 Acknowledged: TypeAlias = Callable[[str, int, int, Sequence[OutgoingRecord]], None]
 """Called with topic, partition, offset of the first record, and the records of a batch that arrived."""
@@ -71,6 +70,7 @@ class Publisher:
         self._on_crash = on_crash
         self._on_acknowledged = on_acknowledged
         self._producer: AIOKafkaProducer | None = None
+        self._stack = AsyncExitStack()
         self._reopening = asyncio.Lock()
         self._queues: dict[tuple[str, int], PartitionQueue] = {}
         self._counts: dict[str, int] = {}
@@ -294,34 +294,11 @@ class Publisher:
                     return self._producer
 
     async def _open(self) -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(
-            **connection(self._kafka),
-            client_id=self._client_id,
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=0,
-            max_batch_size=BATCH_BYTES,
+        return await self._stack.enter_async_context(client.producer(
+            self._kafka, client_id=self._client_id, linger_ms=0, max_batch_size=BATCH_BYTES,
             request_timeout_ms=int(REQUEST_TIMEOUT * 1000),
-        )
-        try:
-            await producer.start()
-        except (KafkaError, OSError) as exc:
-            await producer.stop()
-            raise await reason(exc, self._kafka) from exc
-        except BaseException:  # it is told to stop
-            await producer.stop()
-            raise
-        return producer
+        ))  # fmt: skip
 
     async def _close(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            try:
-                async with asyncio.timeout(STOP_TIMEOUT):
-                    await producer.stop()
-            except (TimeoutError, KafkaError) as exc:
-                logger.warning("closing the producer failed: %s", reason_of(exc))
-                await producer.client.close()
-            except asyncio.CancelledError:
-                await producer.client.close()
-                raise
+        self._producer = None
+        await self._stack.aclose()

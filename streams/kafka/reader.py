@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError
 from streams.config.settings import Kafka
-from streams.kafka.broker_connection import reason
-from streams.kafka.client import connection, explain, stop
+from streams.kafka import client
+from streams.kafka.errors import explain
 
 POLL_TIMEOUT = 0.2
 """Seconds that a poll waits for records."""
@@ -34,21 +34,16 @@ class Reader:
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
-        self._consumer = AIOKafkaConsumer(
-            **connection(kafka), isolation_level="read_committed", enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )  # fmt: skip
+        self._stack = contextlib.AsyncExitStack()
+        self._consumer: Any = None
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._consumer.start()
-        except (KafkaError, OSError) as exc:
-            await self._consumer.stop()
-            raise await reason(exc, self._kafka) from exc
+        opening = client.consumer(self._kafka, isolation_level="read_committed")
+        self._consumer = await self._stack.enter_async_context(opening)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await stop(self._consumer)
+        await self._stack.aclose()
 
     async def spans(self, topic: str, partitions: int, since: float | None = None) -> dict[TopicPartition, Span]:
         """Return what each partition holds now, or of that what came at `since` (seconds since the epoch) and after.
@@ -77,9 +72,7 @@ class Reader:
         moved = time.monotonic()
         while open_:
             with self._explained():
-                polled = await self._consumer.getmany(
-                    *at, timeout_ms=int(POLL_TIMEOUT * 1000), max_records=MAX_POLL_RECORDS
-                )
+                polled = await client.poll(self._consumer, *at, seconds=POLL_TIMEOUT, limit=MAX_POLL_RECORDS)
                 positions = {tp: await self._consumer.position(tp) for tp in open_}
             for tp, records in polled.items():
                 for record in records:

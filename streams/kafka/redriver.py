@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
-from typing import Self
+from typing import Any, Self
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from models.dead_letter import DeadLetter
 from models.errors import BrokerError
 from streams.config.settings import Settings
-from streams.kafka.broker_connection import reason
-from streams.kafka.client import connection, explain
+from streams.kafka import client
+from streams.kafka.errors import explain
 from streams.kafka.producer import DEFAULT_LIMIT
 from streams.kafka.record import RECORD_OVERHEAD
 from streams.kafka.topics import Topic
@@ -63,23 +62,24 @@ class Redriver:
         self._waiting: list[DeadLetter] = []
         self._bytes = 0
         self._next = 0.0
-        self._producer = AIOKafkaProducer(
-            **connection(settings.kafka),
-            transactional_id=marks,
-            transaction_timeout_ms=int(TRANSACTION_TIMEOUT * 1000),
-            max_request_size=(requests.max_bytes or DEFAULT_LIMIT) + RECORD_OVERHEAD,
-        )
+        self._stack = AsyncExitStack()
+        self._producer: Any = None
 
     async def __aenter__(self) -> Self:
+        kafka = self._settings.kafka
+        opening = client.producer(
+            kafka, transactional_id=self._marks, transaction_timeout_ms=int(TRANSACTION_TIMEOUT * 1000),
+            max_request_size=(self._requests.max_bytes or DEFAULT_LIMIT) + RECORD_OVERHEAD,
+        )  # fmt: skip
         try:
-            await asyncio.wait_for(self._producer.start(), START_TIMEOUT)
-        except (KafkaError, OSError, TimeoutError) as exc:
-            await self._producer.stop()
-            raise await reason(exc, self._settings.kafka) from exc
+            async with asyncio.timeout(START_TIMEOUT):
+                self._producer = await self._stack.enter_async_context(opening)
+        except TimeoutError as exc:
+            raise explain(exc, kafka) from exc
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
+        await self._stack.aclose()
 
     async def write(self, letter: DeadLetter) -> None:
         """Take a letter along in the present transaction; end that if it is full."""

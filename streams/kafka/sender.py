@@ -5,7 +5,7 @@ that is streams/kafka/producer.py.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from typing import Self
 
 from aiokafka import AIOKafkaProducer
@@ -14,7 +14,8 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from models.errors import BrokerError
 from streams.config.settings import Kafka
-from streams.kafka.client import connection, explain
+from streams.kafka import client
+from streams.kafka.errors import explain
 from streams.kafka.record import Headers
 
 SEND_LIMIT = 10.0
@@ -32,16 +33,14 @@ class Sender:
         self._kafka = kafka
         self._client_id = client_id
         self._producer: AIOKafkaProducer | None = None
+        self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(producer.stop(), STOP_LIMIT)
+        await self._stack.aclose()
 
     async def partition_for(self, topic: str, key: bytes | None) -> int:
         """Return the partition of a key, as Kafka's own clients choose it; any one for no key."""
@@ -69,18 +68,13 @@ class Sender:
     async def _connected(self) -> AIOKafkaProducer:
         async with self._opening:
             if self._producer is None:
-                producer = AIOKafkaProducer(
-                    **connection(self._kafka),
-                    client_id=self._client_id,
-                    acks="all",
-                    enable_idempotence=True,
-                    request_timeout_ms=int(SEND_LIMIT * 1000),
-                )
+                opening = client.producer(
+                    self._kafka, client_id=self._client_id, request_timeout_ms=int(SEND_LIMIT * 1000),
+                    stop_timeout=STOP_LIMIT,
+                )  # fmt: skip
                 try:
                     async with asyncio.timeout(SEND_LIMIT):
-                        await producer.start()
-                except (KafkaError, OSError, TimeoutError) as exc:
-                    await producer.stop()
+                        self._producer = await self._stack.enter_async_context(opening)
+                except TimeoutError as exc:
                     raise explain(exc, self._kafka) from exc
-                self._producer = producer
             return self._producer

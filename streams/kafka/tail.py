@@ -15,12 +15,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeAlias
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import ConsumerRecord, TopicPartition
 
 from models.errors import BrokerError, MillraceError
 from streams.config.settings import Kafka
-from streams.kafka.client import connection, explain, require_fetching
+from streams.kafka import client
 from streams.kafka.topics import require
 from streams.tasks import end_tasks, start
 
@@ -126,23 +125,19 @@ class Tail:
 
     async def _read(self) -> None:
         while self._needed():
-            consumer = AIOKafkaConsumer(**connection(self._kafka), auto_offset_reset="latest",
-                                        enable_auto_commit=False, max_partition_fetch_bytes=FETCH_BYTES)  # fmt: skip
             try:
                 partitions = (await require(self._kafka, self._topic))[self._topic].partitions
-                await consumer.start()
-                await self._follow(consumer, [TopicPartition(self._topic, number) for number in range(partitions)])
-            except (MillraceError, KafkaError, OSError) as exc:
-                fault = exc if isinstance(exc, MillraceError) else explain(exc, self._kafka)
-                logger.warning("cannot follow the results, trying again: %s", fault)
-                self._fail(fault)
+                latest = client.consumer(self._kafka, auto_offset_reset="latest", max_partition_fetch_bytes=FETCH_BYTES)
+                async with latest as consumer:
+                    await self._follow(consumer, [TopicPartition(self._topic, number) for number in range(partitions)])
+            except MillraceError as exc:
+                logger.warning("cannot follow the results, trying again: %s", exc)
+                self._fail(exc)
                 await asyncio.sleep(RETRY_PAUSE)
             except Exception:  # whatever it is, those who wait must not wait for ever
                 logger.exception("following the results failed, trying again")
                 self._fail(BrokerError("following the results failed; the worker's log has the traceback"))
                 await asyncio.sleep(RETRY_PAUSE)
-            finally:
-                await consumer.stop()
 
     async def _follow(self, consumer: Any, places: list[TopicPartition]) -> None:
         consumer.assign(places)
@@ -153,8 +148,7 @@ class Tail:
             self._ready.set_result(len(places))
         while self._needed():
             began = time.monotonic()
-            require_fetching(consumer)
-            found = await consumer.getmany(timeout_ms=int(SHOW_EVERY * 1000), max_records=MAX_SHOWN)
+            found = await client.poll(consumer, seconds=SHOW_EVERY, limit=MAX_SHOWN)
             for records in found.values():
                 self._take(records)
             self._show()

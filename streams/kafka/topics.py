@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from models.errors import BrokerError, reason_of
 from streams.config.settings import Kafka, Settings
-from streams.kafka.broker_connection import reason
-from streams.kafka.client import connection, explain
+from streams.kafka import client
 from streams.kafka.cluster import require_access
+from streams.kafka.errors import explain
 
 DEFAULT_PARTITIONS = 8
 """Partitions of a topic that `millrace topics --create` makes: the most workers that can share it."""
@@ -45,23 +46,16 @@ class Admin:
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
-        self._client = AIOKafkaAdminClient(
-            **connection(kafka), client_id="millrace-admin", request_timeout_ms=int(REQUEST_TIMEOUT * 1000)
-        )
+        self._stack = AsyncExitStack()
+        self._client: Any = None
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._client.start()
-        except (KafkaError, OSError, TimeoutError) as exc:
-            await self._client.close()
-            raise await reason(exc, self._kafka) from exc
-        except BaseException:  # it is told to stop
-            await self._client.close()
-            raise
+        opening = client.admin(self._kafka, "millrace-admin", REQUEST_TIMEOUT)
+        self._client = await self._stack.enter_async_context(opening)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        await self._stack.aclose()
 
     async def describe(self, *names: str) -> dict[str, Topic]:
         """Return those of the topics that exist.

@@ -36,7 +36,7 @@ from streams.config import settings as defaults
 from streams.config.settings import Kafka, Settings
 from streams.kafka import handover
 from streams.kafka.batch import RecordBatch, size_of
-from streams.kafka.client import explain
+from streams.kafka.errors import explain
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.thread import ConsumerThread, Polled, new_loop

@@ -15,9 +15,11 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
+from models.errors import BrokerError
 from streams.config import settings as defaults
 from streams.config.settings import Kafka
-from streams.kafka.client import explain
+from streams.kafka import client
+from streams.kafka.errors import explain
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import Lease
 from streams.kafka.thread import ConsumerThread
@@ -28,6 +30,8 @@ LOOK_EVERY = 5.0
 """Seconds between two looks."""
 LOOK_TIMEOUT = 5.0
 """Seconds that one look may take."""
+COORDINATOR_TIMEOUT = 10.0
+"""Seconds that the group's coordinator may take to answer, finding it included."""
 AWAY_AFTER = 15.0
 """Seconds without an answer after which a worker is not ready."""
 
@@ -104,3 +108,15 @@ class TopicWatch:
                                *tp, end, offset)  # fmt: skip
                 lease = self._leases.lease_at(tp, first)
             await self._thread.call(self._thread.seek_all({tp: lease.position}))
+
+
+async def coordinator_answers(kafka: Kafka, group: str) -> bool:
+    """Whether the group's coordinator returns the group's commits over a new connection, as it must to take one."""
+    try:
+        async with asyncio.timeout(COORDINATOR_TIMEOUT):
+            async with client.admin(kafka, "millrace-watchdog", COORDINATOR_TIMEOUT) as admin:
+                await admin.list_consumer_group_offsets(group)
+    except (BrokerError, TimeoutError) as exc:
+        logger.info("the coordinator of group %s does not answer: %s", group, exc)
+        return False
+    return True

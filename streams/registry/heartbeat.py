@@ -9,15 +9,14 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Self
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError, reason_of
 from streams.config.settings import Kafka, Settings
-from streams.kafka.client import connection
+from streams.kafka import client
 from streams.kafka.topics import Admin
 from streams.tasks import end_tasks, keep
 
@@ -48,7 +47,8 @@ class Heartbeat:
     def __init__(self, settings: Settings, tell: Status) -> None:
         self._settings = settings
         self._status = tell
-        self._producer: AIOKafkaProducer | None = None
+        self._stack = AsyncExitStack()
+        self._producer: Any = None
         self._telling: asyncio.Task[None] | None = None
         self._failing = False
         self.failures = 0
@@ -96,30 +96,20 @@ class Heartbeat:
         await asyncio.sleep(RETRY_PAUSE)
 
     async def _send(self, record: dict[str, Any] | None) -> None:
-        assert self._producer is not None
         value = None if record is None else json.dumps(record, separators=(",", ":")).encode()
         key = self._settings.worker_id.encode()
         await self._producer.send_and_wait(self._settings.workers_topic, value, key=key, partition=0)
 
     async def _open(self) -> None:
         await make_topic(self._settings.kafka, self._settings.workers_topic)
-        producer = AIOKafkaProducer(
-            **connection(self._settings.kafka),
-            client_id=f"{self._settings.worker_id}-presence",
-            request_timeout_ms=int(HEARTBEAT_TIMEOUT * 1000),
-        )
-        try:
-            await producer.start()
-        except BaseException:
-            await producer.stop()
-            raise
-        self._producer = producer
+        self._producer = await self._stack.enter_async_context(client.producer(
+            self._settings.kafka, client_id=f"{self._settings.worker_id}-presence", stop_timeout=FAREWELL_TIMEOUT,
+            request_timeout_ms=int(HEARTBEAT_TIMEOUT * 1000), acks=1, enable_idempotence=False,
+        ))  # fmt: skip
 
     async def _close(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(producer.stop(), FAREWELL_TIMEOUT)
+        self._producer = None
+        await self._stack.aclose()
 
 
 async def make_topic(kafka: Kafka, name: str, replication: int = -1) -> None:

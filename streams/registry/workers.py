@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import ConsumerRecord, TopicPartition
 
 from models import strictjson
 from models.errors import BrokerError
 from streams.config.settings import Settings
-from streams.kafka.client import connection, require_fetching
+from streams.kafka import client
 from streams.kafka.topics import Admin
 from streams.tasks import end_tasks, keep
 
@@ -30,7 +29,8 @@ RETRY_PAUSE = 2.0
 """Seconds between tries while the topic cannot be read."""
 FAILURES_SAID = 3
 """Failures after which the log says so: at a first start the topic is made a moment later."""
-POLL_MS = 1_000
+POLL = 1.0
+"""Seconds that a poll, and a fetch, waits for records."""
 MAX_RECORD = 512 << 10
 """Bytes of a record that is read: a worker's own, with 200 hosts and 1,000 partitions, has some 150 KiB."""
 MAX_RECORDS = 64 << 20
@@ -75,7 +75,7 @@ class WorkerRegistry:
         while True:
             try:
                 await self._read()
-            except (KafkaError, BrokerError, OSError, TimeoutError) as exc:
+            except BrokerError as exc:
                 self.failures += 1
                 left -= 1
                 if not left:
@@ -89,15 +89,10 @@ class WorkerRegistry:
             if topic not in await admin.describe(topic):
                 msg = f"no topic {topic!r}"
                 raise BrokerError(msg)
-        consumer = AIOKafkaConsumer(
-            **connection(self._settings.kafka),
-            client_id=f"{self._settings.worker_id}-workers",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=POLL_MS,
+        opening = client.consumer(
+            self._settings.kafka, client_id=f"{self._settings.worker_id}-workers", fetch_max_wait_ms=int(POLL * 1000)
         )
-        try:
-            await consumer.start()
+        async with opening as consumer:
             tp = TopicPartition(topic, 0)
             consumer.assign([tp])
             # What is older is of workers that are forgotten: compaction lags behind.
@@ -105,12 +100,9 @@ class WorkerRegistry:
             end = (await consumer.end_offsets([tp]))[tp]
             consumer.seek(tp, end if begin is None else begin.offset)
             while True:
-                require_fetching(consumer)
-                for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+                for records in (await client.poll(consumer, seconds=POLL)).values():
                     for record in records:
                         self.receive(record, live=record.offset >= end)
-        finally:
-            await consumer.stop()
 
     def receive(self, record: ConsumerRecord[bytes, bytes], *, live: bool = True) -> None:
         """Take one record; `live` if it was written just now, by whatever clock its writer has."""

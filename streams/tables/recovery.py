@@ -11,14 +11,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from models.errors import BrokerError, reason_of
+from models.errors import AccessError, BrokerError, reason_of
 from streams.config.settings import Kafka
-from streams.kafka.client import connection, explain
+from streams.kafka import client
+from streams.kafka.errors import explain
 from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,8 @@ POLL_RECORDS = 250
 """Rows of one step: a millisecond."""
 PAUSE = 0.001
 """Seconds between two steps where the loop is others' too: answering goes on meanwhile."""
-POLL_MS = 500
-"""Milliseconds that a poll waits for rows."""
+POLL = 0.5
+"""Seconds that a poll waits for rows."""
 FETCH_BYTES = 4 << 20
 """Bytes of a partition that one fetch brings, at most."""
 FETCHED_BYTES = 64 << 20
@@ -76,20 +78,18 @@ class Recovery:
         if not partitions:
             return
         started = self._moved = time.monotonic()
-        consumer = await self._retrying(lambda: self._open(len(partitions)))
-        try:
+        async with AsyncExitStack() as stack:
+            consumer = await self._retrying(lambda: stack.enter_async_context(self._consumer(len(partitions))))
             tps = [TopicPartition(topic, partition) for topic in self._tables for partition in sorted(partitions)]
             consumer.assign(tps)
             await self._retrying(lambda: self._begin(consumer, tps))
             while self._wanted:
                 await self._retrying(lambda: self._step(consumer))
-        finally:
-            await consumer.stop()
         taken = time.monotonic() - started
         logger.info("tables recovered: %d rows of %d partitions in %.1f s", self.rows, len(partitions), taken)
 
-    async def _open(self, partitions: int) -> AIOKafkaConsumer:
-        return await open_consumer(self._kafka, self._client_id, len(self._tables) * partitions)
+    def _consumer(self, partitions: int) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+        return consumer_of(self._kafka, self._client_id, len(self._tables) * partitions)
 
     async def _begin(self, consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> None:
         """Find where each changelog ends, and seek where the store goes on."""
@@ -114,7 +114,7 @@ class Recovery:
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         """Take what was fetched; a partition that came to its end is done."""
-        fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+        fetched = await client.poll(consumer, seconds=POLL, limit=POLL_RECORDS)
         for tp, records in fetched.items():
             self._apply(tp, records)
         for tp in list(self._wanted):
@@ -174,8 +174,12 @@ class Recovery:
         while True:
             try:
                 return await ask()
-            except (KafkaError, OSError, TimeoutError) as exc:
-                if not getattr(exc, "retriable", True) or time.monotonic() - self._moved > STALLED:
+            except (BrokerError, KafkaError, OSError) as exc:
+                if (
+                    isinstance(exc, AccessError)
+                    or not getattr(exc, "retriable", True)
+                    or time.monotonic() - self._moved > STALLED
+                ):
                     reason = explain(exc, self._kafka)
                     msg = f"the tables' changelogs cannot be read: {reason}"
                     raise BrokerError(msg) from exc
@@ -191,22 +195,12 @@ def _tombstone_offset(headers: Iterable[tuple[str, bytes | None]]) -> int | None
     return None
 
 
-async def open_consumer(kafka: Kafka, client_id: str, partitions: int = 1) -> AIOKafkaConsumer:
-    """Return a started consumer of no group, for so many partitions."""
-    consumer = AIOKafkaConsumer(
-        **connection(kafka),
-        client_id=client_id,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
+def consumer_of(kafka: Kafka, client_id: str, partitions: int = 1) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+    """Open a consumer of no group, for so many partitions."""
+    return client.consumer(
+        kafka, client_id=client_id, request_timeout_ms=REQUEST_TIMEOUT_MS,
         max_partition_fetch_bytes=min(FETCH_BYTES, FETCHED_BYTES // partitions),
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-    )
-    try:
-        await consumer.start()
-    except BaseException:
-        await consumer.stop()
-        raise
-    return consumer
+    )  # fmt: skip
 
 
 async def rows_between(
@@ -214,25 +208,21 @@ async def rows_between(
 ) -> dict[bytes, bytes | None] | None:
     """Return the records at these offsets, the latest of each key; None if the log does not go so far.
 
-    Raises KafkaError, OSError or TimeoutError.
+    Raises BrokerError or TimeoutError.
     """
-    async with asyncio.timeout(LOOK_LIMIT) as limit:
-        consumer = await open_consumer(kafka, client_id)
-        try:
-            consumer.assign([tp])
-            if (await consumer.end_offsets([tp]))[tp] < end:
-                return None
-            rows: dict[bytes, bytes | None] = {}
-            consumer.seek(tp, start)
-            while await consumer.position(tp) < end:
-                if limit.expired():  # Python 3.11's wait_for, in aiokafka, loses a cancellation now and then
-                    raise TimeoutError
-                fetched = await consumer.getmany(timeout_ms=POLL_MS)
-                rows |= {
-                    record.key: record.value
-                    for record in fetched.get(tp, ())
-                    if record.offset < end and record.key is not None
-                }
-            return rows
-        finally:
-            await consumer.stop()
+    async with asyncio.timeout(LOOK_LIMIT) as limit, consumer_of(kafka, client_id) as consumer:
+        consumer.assign([tp])
+        if (await consumer.end_offsets([tp]))[tp] < end:
+            return None
+        rows: dict[bytes, bytes | None] = {}
+        consumer.seek(tp, start)
+        while await consumer.position(tp) < end:
+            if limit.expired():  # Python 3.11's wait_for, in aiokafka, loses a cancellation now and then
+                raise TimeoutError
+            fetched = await client.poll(consumer, seconds=POLL)
+            rows |= {
+                record.key: record.value
+                for record in fetched.get(tp, ())
+                if record.offset < end and record.key is not None
+            }
+        return rows

@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
+from models.errors import BrokerError
 from streams.config.settings import Settings
 from streams.tables.pruning import AT_ONCE
 from streams.tables.recovery import Place, rows_between
@@ -70,7 +70,7 @@ class ChangelogRepair:
         topic = TopicPartition(self._shelves.topics[gap.table], gap.partition)
         try:
             rows = await rows_between(settings.kafka, settings.worker_id, topic, gap.start, gap.end)
-        except (KafkaError, OSError, TimeoutError) as exc:
+        except (BrokerError, TimeoutError) as exc:
             logger.warning("%s-%d: offsets %d to %d cannot be read, trying again: %s", *topic, gap.start, gap.end, exc)
             return
         shelf = self._shelves.in_possession(gap.partition)

@@ -24,7 +24,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from streams.config.settings import Kafka
-from streams.kafka.broker_connection import BrokerConnection
+from streams.kafka.client import BrokerConnection
 from streams.kafka.cluster import identify
 from streams.kafka.commit_metadata import CompletedOffsets, decode
 from streams.kafka.topics import Admin

@@ -131,7 +131,6 @@ async def test_who_waits_for_a_result_is_told_of_any_fault(
     """Not only of what Kafka says: nobody waits for ever, and reading begins again."""
     failing = Failing()
     monkeypatch.setattr(tail, "RETRY_PAUSE", 0.0)
-    monkeypatch.setattr(tail, "AIOKafkaConsumer", lambda *_, **__: Consumer())
     monkeypatch.setattr(tail, "require", failing.later)
     async with asyncio.timeout(PATIENCE), Tail(Kafka(), "results") as opened:
         with pytest.raises(BrokerError, match="the worker's log has the traceback"):
@@ -139,13 +138,6 @@ async def test_who_waits_for_a_result_is_told_of_any_fault(
                 pass
         await failing.thrice.wait()
     assert set(caplog.messages) == {"following the results failed, trying again"}
-
-
-class Consumer:
-    """As much of one as is stopped."""
-
-    async def stop(self) -> None:
-        """Do nothing."""
 
 
 async def test_a_consumer_whose_fetching_has_failed_says_so() -> None:

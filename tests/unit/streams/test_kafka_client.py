@@ -8,7 +8,8 @@ from aiokafka import errors
 
 from models.errors import AccessError, BrokerError, SettingsError
 from streams.config.settings import Kafka
-from streams.kafka.client import caution, connection, explain, places
+from streams.kafka.client import caution, connection, places
+from streams.kafka.errors import explain
 from streams.kafka.oauthbearer import TokenError
 
 LOGIN = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "user", "sasl_password": "hunter2"}
@@ -103,7 +104,7 @@ OAUTH = Kafka("a:1", "SASL_SSL", "OAUTHBEARER", sasl_oauthbearer_client_id="app"
         (errors.UnsupportedSaslMechanismError(), SASL, "does not take KAFKA_SASL_MECHANISM=PLAIN"),
         (errors.IllegalSaslStateError(), SASL, "takes no login there: check KAFKA_SECURITY_PROTOCOL and the port"),
         (TokenError("no token from u: it answered 401: invalid_client"), OAUTH,
-         "wants a login, and there is none: no token from u: it answered 401: invalid_client; check KAFKA_SASL_OAUTH"),
+         "requires authentication: no token from u: it answered 401: invalid_client; check KAFKA_SASL_OAUTH"),
         (errors.TopicAuthorizationFailedError("t"), SASL, "refuses access to topic t: grant User:bob Read on it"),
         (errors.TopicAuthorizationFailedError({"t"}), OAUTH, "refuses access to topic 't': grant Read on it, or Write"),
         (errors.GroupAuthorizationFailedError("g"), SASL, "refuses access to group g: grant User:bob Read on it"),

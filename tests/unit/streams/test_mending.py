@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
 
+from models.errors import BrokerError
 from streams.config.settings import Settings
 from streams.kafka.lease import CommitPoint, Lease
 from streams.tables import repair as module
@@ -98,7 +98,7 @@ async def test_a_gap_of_a_log_that_ends_before_it_is_let_go(scene):
 async def test_a_gap_that_cannot_be_read_is_tried_again(scene):
     """While the broker is away the gap is kept."""
     scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
-    scene.theirs = KafkaConnectionError()
+    scene.theirs = BrokerError("away")
     assert await scene.mend() == []
     scene.theirs = {b"2": row(0)}
     assert await scene.mend() == [(b"2", row(2))]

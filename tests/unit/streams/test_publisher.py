@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import pytest
@@ -26,6 +27,7 @@ from aiokafka.structs import RecordMetadata
 
 from models.errors import BrokerError
 from streams.config.settings import Kafka
+from streams.kafka import client
 from streams.kafka import partition_queue as lane
 from streams.kafka import producer as module
 from streams.kafka.producer import BATCH_BYTES, DEFAULT_LIMIT, Publisher
@@ -71,6 +73,14 @@ class Cluster:
             raise BrokerError(message)
         self.producers.append(Producer(self, len(self.producers)))
         return self.producers[-1]
+
+    @asynccontextmanager
+    async def opened(self, *_, **__):
+        producer = await self.open()
+        try:
+            yield producer
+        finally:
+            await client.close(producer)
 
     def take(self, producer, place, batch):
         data = bytes(batch._build())
@@ -184,7 +194,7 @@ def _no_pauses(monkeypatch):
 @pytest.fixture
 async def cluster(monkeypatch):
     cluster = Cluster()
-    monkeypatch.setattr(Publisher, "_open", lambda _: cluster.open())
+    monkeypatch.setattr(client, "producer", cluster.opened)
     return cluster
 
 
@@ -712,10 +722,11 @@ async def test_a_producer_that_does_not_stop_is_left_behind(cluster, caplog, mon
         raise error
 
     monkeypatch.setattr(Producer, "stop", stop)
-    monkeypatch.setattr(module, "STOP_TIMEOUT", 0.01)
+    monkeypatch.setattr(client.close, "__defaults__", (0.01,))
+    caplog.set_level(logging.INFO)
     async with Publisher(Kafka(), "test", print):
         pass
-    assert "closing the producer failed" in caplog.text
+    assert "closing the Producer failed" in caplog.text
     assert [producer.client.closed for producer in cluster.producers] == [True]
 
 
@@ -748,7 +759,7 @@ class Aiokafka:
 def aiokafka(monkeypatch):
     monkeypatch.setattr(Aiokafka, "made", [], raising=False)
     monkeypatch.setattr(Aiokafka, "fault", None, raising=False)
-    monkeypatch.setattr(module, "AIOKafkaProducer", Aiokafka)
+    monkeypatch.setattr(client, "AIOKafkaProducer", Aiokafka)
     return Aiokafka
 
 

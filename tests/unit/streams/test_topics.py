@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 
 from streams.config.settings import Kafka, Settings
-from streams.kafka import topics as module
 from streams.kafka.topics import Admin, Topic, differences
 
 SIZE = 1_048_588
@@ -91,7 +91,10 @@ def test_every_difference_has_its_line():
 class Client:
     """Stands for aiokafka's admin client: its answer comes when a test wants it."""
 
+    made: ClassVar[list[Client]] = []
+
     def __init__(self, **_):
+        self.made[:] = [self]
         self.answer = asyncio.get_running_loop().create_future()
         self.closed = False
 
@@ -107,12 +110,13 @@ class Client:
 
 @pytest.fixture
 async def admin(monkeypatch):
-    monkeypatch.setattr(module, "AIOKafkaAdminClient", Client)
+    monkeypatch.setattr("streams.kafka.client.AIOKafkaAdminClient", Client)
     return Admin(Kafka())
 
 
 async def test_a_stop_that_comes_with_the_answer_is_heeded(admin):
     """A worker that is told to stop while it looks for its topics does not come up all the same."""
+    admin._client = Client()
     asking = asyncio.create_task(admin.describe("t"))
     await asyncio.sleep(0)
     admin._client.answer.set_result([])
@@ -128,4 +132,4 @@ async def test_a_connection_that_is_cut_short_is_closed(admin):
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    assert admin._client.closed
+    assert [client.closed for client in Client.made] == [True]
