@@ -17,7 +17,7 @@ from models.source import Sources
 from streams.app import App
 from streams.http.limits import Host
 from streams.kafka.fetched import unreadable
-from streams.kafka.producer import Publisher
+from streams.kafka.publisher import Publisher
 from streams.pool.pool import COUNTED as POOL
 from streams.telemetry.loop import LoopWatch
 from streams.telemetry.metrics import Exporter, Sample

@@ -43,8 +43,8 @@ from streams.http.bodies import kept_until_answered
 from streams.kafka.batch import RecordBatch
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
-from streams.kafka.producer import Publisher
-from streams.kafka.record import Headers, OutgoingRecord
+from streams.kafka.outgoing import Headers, OutgoingRecord
+from streams.kafka.publisher import Publisher
 from streams.pool import LargeWork
 from streams.pool.admission import Admission
 from streams.tasks import start

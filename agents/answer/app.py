@@ -21,7 +21,7 @@ from streams.config.settings import Settings
 from streams.functions import FunctionCaller
 from streams.http.client import Client, client_of
 from streams.http.policy import policy_of
-from streams.kafka.producer import Publisher
+from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic, differences, require
 from streams.pool import CheckPool, LargeWork
 from streams.telemetry.tracing import tracing

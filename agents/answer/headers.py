@@ -16,7 +16,7 @@ from models.request import Request, check_id
 from models.result import read_result
 from streams.http.retry import IDEMPOTENCY_KEY, IDEMPOTENT, sender_key
 from streams.kafka.fetched import Unreadable
-from streams.kafka.record import Headers, OutgoingRecord
+from streams.kafka.outgoing import Headers, OutgoingRecord
 
 RESULT_TYPE = b"millrace.result"
 """The CloudEvents type of a result."""

@@ -20,7 +20,7 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from agents.answer.headers import trace_headers
-from streams.kafka.record import Headers
+from streams.kafka.outgoing import Headers
 
 SAMPLED = 1
 """The bit of a traceparent's flags that says so."""

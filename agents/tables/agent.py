@@ -18,7 +18,7 @@ from agents.tables.result_parser import ResultParser
 from streams.config.settings import Settings
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
-from streams.kafka.producer import Publisher
+from streams.kafka.publisher import Publisher
 from streams.tables.pruning import Bounds
 from streams.tables.repair import ChangelogRepair
 from streams.tables.state import TableState

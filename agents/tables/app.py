@@ -16,7 +16,7 @@ from agents.tables.projection import projection
 from models.errors import BrokerError
 from streams.app import App, settle_memory
 from streams.config.settings import Settings
-from streams.kafka.producer import Publisher
+from streams.kafka.publisher import Publisher
 from streams.tables.changelogs import Changelogs, changelogs, prepare
 from streams.tables.recovery import PAUSE, Recovery
 from streams.tables.repair import ChangelogRepair

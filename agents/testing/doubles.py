@@ -16,8 +16,8 @@ from models.source import Limits, Source, Sources, replaced
 from streams.config.settings import CHECK_TIMEOUT
 from streams.http.client import Client
 from streams.http.limits import Host, Hosts
-from streams.kafka.producer import DEFAULT_LIMIT
-from streams.kafka.record import OutgoingRecord
+from streams.kafka.outgoing import OutgoingRecord
+from streams.kafka.publisher import DEFAULT_LIMIT
 
 
 class Publisher:

@@ -32,7 +32,7 @@ from streams.http.policy import policy_of
 from streams.http.session import session_of
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
-from streams.kafka.producer import DEFAULT_LIMIT
+from streams.kafka.publisher import DEFAULT_LIMIT
 from streams.sources import parse
 
 Request = Mapping[str, Any] | str | bytes | None

@@ -10,9 +10,9 @@ lease              our hold on one assigned partition: what is finished, how far
 holdings           the leases of a member: where each continues, what is kept when one ends
 commit_metadata    the topic that a commit belongs to, and the offsets completed beyond it
 watch              changes of the topics being consumed: re-created, truncated, gone, unreachable
-record             a record on its way to Kafka, and who is told of its delivery
-partition_queue    what waits for one partition, sent in order
-producer           confirmed delivery of records in batches
+outgoing           a record to publish, and the queue of those that wait for one partition
+publisher          confirmed delivery of records in batches
+producer           one idempotent producer of aiokafka after the other
 sender             single records, confirmed, for what a person sends
 tail               the end of the results, for those who wait for one or watch
 reader             what a topic holds now, read once, without a group

@@ -23,8 +23,8 @@ from aiokafka import TopicPartition
 from models.dead_letter import DeadLetter, DeadLetterFilter, Place, read_letter
 from models.errors import BrokerError
 from streams.config.settings import Settings
+from streams.kafka.outgoing import RECORD_OVERHEAD
 from streams.kafka.reader import Reader, Record, Span
-from streams.kafka.record import RECORD_OVERHEAD
 from streams.kafka.redriver import COMPACTED, MARKS, Redriver, marks_of
 from streams.kafka.topics import Admin, Topic, require
 

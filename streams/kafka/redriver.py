@@ -15,8 +15,8 @@ from models.errors import BrokerError
 from streams.config.settings import Settings
 from streams.kafka import client
 from streams.kafka.errors import explain
-from streams.kafka.producer import DEFAULT_LIMIT
-from streams.kafka.record import RECORD_OVERHEAD
+from streams.kafka.outgoing import RECORD_OVERHEAD
+from streams.kafka.publisher import DEFAULT_LIMIT
 from streams.kafka.topics import Topic
 
 TRANSACTION_LETTERS = 100

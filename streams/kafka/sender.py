@@ -16,7 +16,7 @@ from models.errors import BrokerError
 from streams.config.settings import Kafka
 from streams.kafka import client
 from streams.kafka.errors import explain
-from streams.kafka.record import Headers
+from streams.kafka.outgoing import Headers
 
 SEND_LIMIT = 10.0
 """Seconds that connecting and being acknowledged may take."""

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from aiokafka import ConsumerRecord
 
 from streams.kafka.lease import Lease
-from streams.kafka.record import RECORD_OVERHEAD, Headers, OutgoingRecord
+from streams.kafka.outgoing import RECORD_OVERHEAD, Headers, OutgoingRecord
 from streams.tables.pruning import Bounds, Look, excess
 from streams.tables.store import OFFSET_HEADER, Store, offset_of
 

@@ -23,7 +23,7 @@ from models.dead_letter import DLQ
 from models.errors import Denied, InvalidRequest, TooLarge
 from models.request import Request
 from models.result import ResultSchema
-from streams.kafka.producer import OutgoingRecord
+from streams.kafka.outgoing import OutgoingRecord
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACESTATE = b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"

@@ -27,11 +27,10 @@ from aiokafka.structs import RecordMetadata
 
 from models.errors import BrokerError
 from streams.config.settings import Kafka
-from streams.kafka import client
-from streams.kafka import partition_queue as lane
-from streams.kafka import producer as module
-from streams.kafka.producer import BATCH_BYTES, DEFAULT_LIMIT, Publisher
-from streams.kafka.record import OutgoingRecord
+from streams.kafka import client, outgoing, producer
+from streams.kafka import publisher as module
+from streams.kafka.outgoing import OutgoingRecord
+from streams.kafka.publisher import BATCH_BYTES, DEFAULT_LIMIT, Publisher
 
 ARRIVED = RecordMetadata("t", 0, TopicPartition("t", 0), 42, None, 0, 0)
 """What aiokafka says of a batch that arrived: its first record's offset is 42."""
@@ -186,9 +185,9 @@ class Desk:
 def _no_pauses(monkeypatch):
     """Take the waits out."""
     monkeypatch.setattr(module, "LINGER", 0)
-    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(module, "RETRY_PAUSE", 0)
-    monkeypatch.setattr(lane, "RETRY_PAUSE", 0)
+    monkeypatch.setattr(producer, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(producer, "RETRY_PAUSE", 0)
+    monkeypatch.setattr(outgoing, "RETRY_PAUSE", 0)
 
 
 @pytest.fixture
@@ -643,9 +642,10 @@ async def test_pace_lets_go_when_nobody_waits_for_the_backlog(publisher, cluster
     """Records that are dropped make room like those acknowledged."""
     monkeypatch.setattr(module, "BACKLOG_RECORDS", 2)
     cluster.holding = True
-    publish(publisher, desk, [0])
+    publisher.publish("other", 0, parcel(desk, 0))
     await cluster.until(1)
-    publish(publisher, desk, [1, 2, 3])
+    for offset in (1, 2, 3):
+        publisher.publish("other", 0, parcel(desk, offset))
     pacing = asyncio.create_task(publisher.pace())
     await a_few_turns()
     desk.alive = False
@@ -653,6 +653,53 @@ async def test_pace_lets_go_when_nobody_waits_for_the_backlog(publisher, cluster
     cluster.release(KafkaConnectionError())
     await asyncio.wait_for(pacing, PATIENCE)
     assert publisher.backlog == 0
+
+
+async def test_a_partition_without_a_leader_does_not_hold_up_the_others(publisher, cluster, desk, monkeypatch):
+    """What waits for it counts as its share at most; requests of its number wait, those of others go on."""
+    monkeypatch.setattr(module, "BACKLOG_RECORDS", 8)
+    monkeypatch.setattr(module, "STUCK_AFTER", 0.01)
+    cluster.holding = True
+    publish(publisher, desk, range(8))
+    assert (publisher.congested, publisher.is_full(0)) == (True, False)
+    await asyncio.wait_for(publisher.pace(), PATIENCE)
+    assert (publisher.backlog, publisher.is_full(0), publisher.is_full(1), publisher.is_full(2)) == (
+        8,
+        True,
+        False,
+        True,
+    )
+    for offset in range(4):
+        publisher.publish("t", 1, parcel(desk, 8 + offset))
+    assert publisher.congested is True
+
+
+async def test_a_partition_that_takes_records_again_counts_in_full(publisher, cluster, desk, monkeypatch):
+    """Its first acknowledgement ends that."""
+    monkeypatch.setattr(module, "BACKLOG_BYTES", 100)
+    monkeypatch.setattr(module, "STUCK_AFTER", 0.01)
+    cluster.holding = True
+    publisher.publish("t", 0, parcel(desk, 0, bytes(90)))
+    await cluster.until(1)
+    publisher.publish("t", 0, parcel(desk, 1, bytes(90)))
+    publisher.publish("t", 0, parcel(desk, 2, bytes(90)))
+    await asyncio.wait_for(publisher.pace(), PATIENCE)
+    assert publisher.is_full(0) is True
+    cluster.release()
+    await desk.until(1)
+    assert (publisher.is_full(0), publisher.congested) == (False, True)
+
+
+async def test_without_any_acknowledgement_the_backlog_is_bounded(publisher, cluster, desk, monkeypatch):
+    """With every partition stuck, `pace` waits once each has its share."""
+    monkeypatch.setattr(module, "BACKLOG_RECORDS", 8)
+    monkeypatch.setattr(module, "STUCK_AFTER", 0.01)
+    cluster.holding = True
+    for offset in range(16):
+        publisher.publish("t", offset % 2, parcel(desk, offset))
+    await cluster.until(2)
+    await asyncio.sleep(0.05)
+    assert (publisher.congested, publisher.is_full(0), publisher.is_full(1)) == (True, True, True)
 
 
 class Faulty(Desk):
@@ -824,7 +871,7 @@ async def test_a_partition_that_stays_away_ends_the_worker(publisher, cluster, d
     it meanwhile, and the worker is not ready.
     """
     monkeypatch.setattr(Connection, "there", {1})
-    monkeypatch.setattr(module, "ABSENT_FOR", 0.05)
+    monkeypatch.setattr(producer, "ABSENT_FOR", 0.05)
     publish(publisher, desk, [1])
     await a_few_turns()
     assert publisher.failing_since is not None
@@ -836,7 +883,7 @@ async def test_a_partition_that_goes_while_a_batch_is_under_way_ends_the_worker(
     publisher, cluster, desk, crashes, monkeypatch
 ):
     """Its acknowledgement is not waited for until aiokafka gives up, 30 s later."""
-    monkeypatch.setattr(module, "ABSENT_FOR", 0.05)
+    monkeypatch.setattr(producer, "ABSENT_FOR", 0.05)
     cluster.holding = True
     publish(publisher, desk, [1])
     await cluster.until(1)
@@ -856,7 +903,7 @@ async def test_a_new_producer_learns_of_a_topic_before_it_is_sent_to(publisher, 
         return {1}
 
     monkeypatch.setattr(Producer, "partitions_for", learn)
-    monkeypatch.setattr(module, "ABSENT_FOR", 0.05)
+    monkeypatch.setattr(producer, "ABSENT_FOR", 0.05)
     cluster.release(NotLeaderForPartitionError())
     assert await ended(crashes) == FEWER
 

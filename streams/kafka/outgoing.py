@@ -1,0 +1,114 @@
+"""Records on their way to Kafka, and the queue in which those of one partition wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+RECORD_OVERHEAD = 96
+"""Bytes of batch and record framing beside key, value and headers: 61 of the batch's header, the rest varints."""
+BATCH_BYTES = 256 * 1024
+"""Bytes of a batch that is sent without waiting."""
+RETRY_PAUSE = 0.5
+"""Seconds before a failed batch is sent again; doubled for each failure in a row, up to MAX_RETRY_PAUSE."""
+MAX_RETRY_PAUSE = 30.0
+
+Headers = list[tuple[str, bytes]]
+"""A list, because that is what aiokafka's batch builder takes."""
+
+
+class DeliveryListener(Protocol):
+    """Learns that a record was delivered: a lease, or a step that comes after."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether delivery still matters; otherwise records are dropped unsent."""
+        ...
+
+    def finish(self, offset: int) -> None:
+        """Take note: the record published for the request at `offset` was acknowledged."""
+        ...
+
+
+class OutgoingRecord(NamedTuple):
+    """One record to publish. `shrink` makes a smaller one when Kafka finds it too large; None: it is dropped."""
+
+    listener: DeliveryListener
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    shrink: Callable[[OutgoingRecord], OutgoingRecord | None]
+
+    def size(self) -> int:
+        """Return how many bytes Kafka will count."""
+        size = RECORD_OVERHEAD + len(self.key or b"") + len(self.value or b"")
+        for name, content in self.headers:
+            size += len(name) + len(content or b"") + 4
+        return size
+
+
+class PartitionQueue:
+    """The records that wait for one partition, in order, and whether it takes them.
+
+    `records` and `bytes` (of values) count those in flight, too; `batch_bytes` those that joined since the last batch.
+    `failing_since` is the monotonic time of the first of the failures in a row.
+    """
+
+    __slots__ = ("_alone", "_failures", "batch_bytes", "bytes", "failing_since", "partition", "records", "sending",
+                 "topic", "waiting")  # fmt: skip
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.waiting: deque[OutgoingRecord] = deque()
+        self.records = 0
+        self.bytes = 0
+        self.batch_bytes = 0
+        self.sending: asyncio.Task[None] | None = None
+        self.failing_since: float | None = None
+        self._alone = 0
+        self._failures = 0
+
+    def fill(self, batch: Any, limit: int) -> tuple[list[OutgoingRecord], list[OutgoingRecord]]:
+        """Move what fits into a batch of at most `limit` bytes; return it, and what was dropped because its listener
+        is not alive any more.
+        """
+        taken: list[OutgoingRecord] = []
+        dropped: list[OutgoingRecord] = []
+        waiting, append = self.waiting, batch.append
+        tight = limit < BATCH_BYTES
+        self.batch_bytes = 0
+        while waiting:
+            record = waiting[0]
+            if not record.listener.alive:
+                dropped.append(waiting.popleft())
+                continue
+            if taken and (self._alone or (tight and batch.size() + record.size() > limit)):
+                break
+            _, _, key, value, headers, _ = record
+            if append(timestamp=None, key=key, value=value, headers=headers) is None:
+                self.batch_bytes = BATCH_BYTES  # the rest fills another batch already
+                break
+            taken.append(waiting.popleft())
+        self._alone = max(0, self._alone - len(taken))
+        return taken, dropped
+
+    def put_back(self, records: Sequence[OutgoingRecord], *, alone: bool = False) -> None:
+        """Put records of a failed batch back in front; `alone`: each into a batch of its own."""
+        if alone:
+            self._alone = len(records)
+        self.waiting.extendleft(reversed(records))
+
+    def failed(self) -> float:
+        """Note a failure; return for how many seconds to pause."""
+        self.failing_since = self.failing_since or time.monotonic()
+        self._failures += 1
+        return min(RETRY_PAUSE * 2.0 ** (self._failures - 1), MAX_RETRY_PAUSE)
+
+    def succeeded(self) -> None:
+        """Note that the partition takes records, or that none wait any more."""
+        self.failing_since, self._failures = None, 0
