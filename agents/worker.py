@@ -21,7 +21,7 @@ from streams.app import App
 from streams.config import settings as configuration
 from streams.config.plugins import load_plugins
 from streams.config.settings import Settings
-from streams.kafka.topics import require
+from streams.kafka.topics import Topic, require
 from streams.registry.heartbeat import Heartbeat
 from streams.registry.workers import WorkerRegistry
 from streams.sources import load as load_sources
@@ -37,12 +37,13 @@ class Worker:
     def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
         self.settings = settings
         self.sources = sources or Sources()
-        self.answering = AnswerApp(settings, self.sources) if settings.role != "tables" else None
+        self.answering = AnswerApp(settings, self.sources, self._topics) if settings.role != "tables" else None
         self.tabulating = TablesApp(settings, self._set_partitions) if settings.role != "answer" else None
         self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic)
         self.server: Server | None = None
         self.loop_watch: LoopWatch | None = None
         self.presence: Heartbeat | None = None
+        self._found: Mapping[str, Topic] = {}
 
     @property
     def apps(self) -> list[App]:
@@ -53,7 +54,7 @@ class Worker:
         """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
         self.loop_watch = await stack.enter_async_context(LoopWatch())
-        await self._look_at_kafka()
+        await self._topics()
         process = ProcessStats(settings.role, self.loop_watch, self.readiness)
         exporter = exporter_of(process, self.answering, self.tabulating)
         query = await stack.enter_async_context(self.query)
@@ -74,16 +75,21 @@ class Worker:
         await stack.enter_async_context(site.events)
         await stack.enter_async_context(Announcer(self.readiness, self._settings_summary))
 
-    async def _look_at_kafka(self) -> None:
-        """See what is needed of Kafka, all at once, before anything is written there. Raises BrokerError."""
+    async def _topics(self) -> Mapping[str, Topic]:
+        """Return the topics that are needed, looked up once, with what we may do with them and our groups, before
+        anything is written. Raises BrokerError naming all that is missing.
+        """
+        if self._found:
+            return self._found
         requests, results, letters = self.settings.topics()
         answering = self.answering is not None
-        await require(
+        self._found = await require(
             self.settings.kafka,
             read=[*([requests] if answering else ()), *([results] if self.tabulating is not None else ())],
             write=[results, letters] if answering else (),
             groups=[app.conf.id for app in self.apps],
         )
+        return self._found
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs."""

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any, cast
 
 import faust
@@ -24,7 +25,7 @@ from models.errors import MillraceError, Stalled, TaskEnded
 from streams.config import settings as defaults
 from streams.config.settings import Settings
 from streams.kafka.batch import BatchTopic, RecordBatch
-from streams.kafka.handover import Arrived
+from streams.kafka.publisher import Publisher
 from streams.kafka.transport import Consumer, Transport
 from streams.kafka.watch import coordinator_answers
 from streams.tasks import end_worker, every, first, start, watch_callbacks
@@ -37,8 +38,16 @@ GC_THRESHOLDS = (50_000, 20, 100)
 QUEUED_BATCHES = 4
 """Batches that may wait for an agent; beyond, no more are taken from Kafka."""
 
-Opener = Callable[[AsyncExitStack], Awaitable[None]]
-"""Opens what an agent needs, entering it into the stack that closes it."""
+Opener = Callable[[AsyncExitStack], Awaitable[Publisher | None]]
+"""Opens what an agent needs, entering it into the stack that closes it; returns what the agent publishes by, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What an app has while it runs; without arguments, before it has started."""
+
+    publishers: Sequence[Publisher] = ()
+    committing: Callable[[], str] = lambda: "starting"
 
 
 class _Boot(BootStrategy):
@@ -73,8 +82,7 @@ class TableManager(manager.TableManager):
 class App(faust.App):
     """A Faust app over the batch transport. `id` is the consumer group.
 
-    `recover` is awaited after each assignment, before anything is read from it; `arrived` before partitions are given
-    up, until all that was published is acknowledged.
+    `recover` is awaited after each assignment, before anything is read from it.
     """
 
     BootStrategy = _Boot
@@ -90,9 +98,7 @@ class App(faust.App):
     ) -> None:
         self._openers: list[Opener] = []
         self.recover = recover
-        self.arrived: Arrived | None = None
-        self.reasons_to_wait: list[Callable[[], bool]] = []
-        self.watchdog: Watchdog | None = None
+        self._running = _Running()
         super().__init__(
             id,
             broker=[f"kafka://{server.strip()}" for server in settings.kafka.bootstrap_servers.split(",")],
@@ -132,12 +138,19 @@ class App(faust.App):
             return {"connected": connected, "assigned": "waiting for the group's assignment"}
         if len(self.holder.leases) != len(self.holder.assignment()):
             return {"connected": connected, "assigned": "ok", "recovered": "reading the group's commits"}
-        committing = "starting" if self.watchdog is None else self.watchdog.state()
-        return {"connected": connected, "assigned": "ok", "recovered": "ok", "committing": committing}
+        return {"connected": connected, "assigned": "ok", "recovered": "ok", "committing": self._running.committing()}
 
     def held_up(self) -> bool:
         """Whether Kafka takes no results: then it is no fault of ours that requests do not finish."""
-        return any(reason() for reason in self.reasons_to_wait)
+        return any(publisher.failing_since is not None for publisher in self._running.publishers)
+
+    def is_full(self, partition: int) -> bool:
+        """Whether Kafka takes no results of this partition's requests, and enough of them wait."""
+        return any(publisher.is_full(partition) for publisher in self._running.publishers)
+
+    async def arrived(self, seconds: float) -> bool:
+        """Wait so many seconds until all that was published is acknowledged; returns whether it is."""
+        return all([await publisher.arrived(seconds) for publisher in self._running.publishers])
 
     def _stands_still(self, reason: str) -> None:
         logger.critical("standing still: %s; ending, so that another worker goes on", reason)
@@ -150,10 +163,9 @@ class App(faust.App):
         """Open what the agents need, and watch that they get on."""
         await super().on_start()
         stack = await self.add_async_context(AsyncExitStack())
-        for opener in self._openers:
-            await opener(stack)
+        publishers = [publisher for opener in self._openers if (publisher := await opener(stack)) is not None]
         kafka, group = self.transport.settings.kafka, self.conf.id
-        self.watchdog = await stack.enter_async_context(
+        watchdog = await stack.enter_async_context(
             Watchdog(
                 lambda: self.holder.standings() if self.started and not self.should_stop else (),
                 heard=lambda: self.holder.last_contact,
@@ -162,6 +174,7 @@ class App(faust.App):
                 end=self._stands_still,
             )
         )
+        self._running = _Running(publishers, watchdog.state)
 
     async def deliver(self, stream: Any, take: Callable[[RecordBatch], Awaitable[None]]) -> None:
         """Hand an agent's batches to `take`, one after the other. A fault in it ends the worker: its records are read

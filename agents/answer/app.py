@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from streams.functions import FunctionCaller
 from streams.http.client import Client, client_of
 from streams.http.policy import policy_of
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import Topic, differences, require
+from streams.kafka.topics import Topic, differences
 from streams.pool import CheckPool, LargeWork
 from streams.telemetry.tracing import tracing
 
@@ -38,9 +38,12 @@ PUBLISH_FAILING = 10.0
 class AnswerApp:
     """See the module."""
 
-    def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
+    def __init__(
+        self, settings: Settings, sources: Sources, find_topics: Callable[[], Awaitable[Mapping[str, Topic]]]
+    ) -> None:
         self.settings = settings
-        self.sources = sources or Sources()
+        self.sources = sources
+        self._find_topics = find_topics
         self.app = App(settings, id=settings.group)
         self.publisher: Publisher | None = None
         self.answerer: Answerer | None = None
@@ -59,16 +62,16 @@ class AnswerApp:
         assert self.answerer is not None
         await self.app.deliver(stream, self.answerer.answer)
 
-    async def open(self, stack: AsyncExitStack) -> None:
+    async def open(self, stack: AsyncExitStack) -> Publisher:
         """Open publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
         settings = self.settings
         tracer = await stack.enter_async_context(tracing(settings.traces, settings.worker_id))
         topics = await self._find_topics()
+        for line in differences(settings, topics):
+            logger.warning("%s", line)
         publisher = Publisher(settings.kafka, settings.worker_id, self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
-        self.app.arrived = publisher.arrived
-        self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
-        for topic in topics:
+        for topic in (topics[settings.results_topic], topics[settings.dead_letters_topic]):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         enricher = self.enricher = await self._open_enricher(stack)
         assert self.pool is not None
@@ -77,6 +80,7 @@ class AnswerApp:
             settings, enricher, self.publisher, self.sources, self.pool.admission, spans=spans, large=self._large
         )
         settle_memory()
+        return publisher
 
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
         settings, sources = self.settings, self.sources
@@ -109,15 +113,6 @@ class AnswerApp:
         assert self.client is not None
         self.client.spans = HttpSpans(tracer)
         return RequestSpans(tracer, self.settings.group)
-
-    async def _find_topics(self) -> list[Topic]:
-        """Return the topics that are written. Raises BrokerError for one that is not there or not to be used by us."""
-        settings = self.settings
-        requests, *ours = settings.topics()
-        found = await require(settings.kafka, read=[requests], write=ours, groups=[settings.group])
-        for line in differences(settings, found):
-            logger.warning("%s", line)
-        return [found[name] for name in ours]
 
     def readiness(self) -> Mapping[str, str]:
         """Say what `/readyz` needs: assigned, recovered, publishing, checks."""

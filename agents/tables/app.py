@@ -55,7 +55,7 @@ class TablesApp:
         assert self.tabulator is not None
         await self.app.deliver(stream, self.tabulator.tabulate)
 
-    async def open(self, stack: AsyncExitStack) -> None:
+    async def open(self, stack: AsyncExitStack) -> Publisher:
         """Open store and publisher. Raises MillraceError for what is not as it must be."""
         settings = self.settings
         stack.callback(self.shelves.store.close)
@@ -70,12 +70,12 @@ class TablesApp:
                 raise
             logger.warning("no tables for now: %s", exc)  # answering never waits for them: a recovery tries again
         await stack.enter_async_context(publisher)
-        self.app.reasons_to_wait.append(lambda: publisher.failing_since is not None)
         self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
         means = "tables grow beyond their bounds, and changelogs are not mended"
         tending = keep(self.tabulator.prune, "tending the tables", means=means)
         stack.push_async_callback(end_tasks, tending)
         settle_memory()
+        return publisher
 
     async def _prepare(self) -> Changelogs:
         """See that the changelogs are there. Raises BrokerError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Self
@@ -157,7 +157,7 @@ async def require(
     return found
 
 
-def differences(settings: Settings, found: dict[str, Topic]) -> list[str]:
+def differences(settings: Settings, found: Mapping[str, Topic]) -> list[str]:
     """Say, a line each, what is missing and what will not work well as it is."""
     lines = [f"topic {name!r} does not exist" for name in settings.topics() if name not in found]
     requests, results, letters = (found.get(name) for name in settings.topics())

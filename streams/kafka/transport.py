@@ -34,10 +34,9 @@ from mode import Service
 from models.errors import reason_of
 from streams.config import settings as defaults
 from streams.config.settings import Kafka, Settings
-from streams.kafka import handover
 from streams.kafka.batch import RecordBatch, size_of
 from streams.kafka.errors import explain
-from streams.kafka.holdings import Holdings
+from streams.kafka.holdings import Holdings, hand_over
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.thread import ConsumerThread, Polled, new_loop
 from streams.kafka.watch import LOOK_EVERY, TopicWatch
@@ -170,14 +169,19 @@ class Consumer(driver.Consumer):
             await self._deliver(tp, open_[tp], poll)
 
     def _open(self, leases: Mapping[TP, Lease]) -> dict[TP, Lease]:
-        """Return those of which more may be taken: no partition has more pending than is left for the others."""
+        """Return those of which more may be taken: no partition has more pending than is left for the others, nor
+        results that Kafka does not take.
+        """
         most = cast("Transport", self.transport).settings.max_pending_bytes
         records = defaults.MAX_PENDING - sum(lease.unfinished for lease in self.leases.values())
         room = most - sum(lease.bytes for lease in self.leases.values())
         return {
             tp: lease
             for tp, lease in leases.items()
-            if lease.unfinished < records and lease.bytes < room and lease.unremembered < defaults.MAX_UNREMEMBERED
+            if lease.unfinished < records
+            and lease.bytes < room
+            and lease.unremembered < defaults.MAX_UNREMEMBERED
+            and not self.app.is_full(tp.partition)
         }
 
     async def _deliver(self, tp: TP, lease: Lease, poll: Polled) -> None:
@@ -247,12 +251,12 @@ class Consumer(driver.Consumer):
         return None
 
     async def wait_empty(self) -> None:
-        """Give up every lease, see handover.py.
+        """Give up every lease, see holdings.py.
 
         Called on every rebalance (assignment is eager) and when the worker stops, perhaps both at once.
         """
         leases = list(self.leases.values())
-        await handover.finish(leases, self.app.arrived, self._try_commit, self.app.crash_reason)
+        await hand_over(leases, self.app.arrived, self._try_commit, self.app.crash_reason)
         for tp in self.leases:
             self.leases.give_up(tp)
         if self.app.should_stop:

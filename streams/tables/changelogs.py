@@ -56,8 +56,6 @@ async def prepare(settings: Settings) -> Changelogs:
     lets us. Raises BrokerError saying what to do about what is not there.
     """
     names = list(changelogs(settings).values())
-    group = f"{settings.group}-tables"
-    await require_access(settings.kafka, read=[settings.results_topic], groups=[group])
     async with Admin(settings.kafka) as admin:
         found = await admin.describe(settings.results_topic, *names)
         results = found.get(settings.results_topic)

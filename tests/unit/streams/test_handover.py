@@ -11,7 +11,7 @@ import pytest
 
 from models.errors import AccessError
 from streams.config import settings as defaults
-from streams.kafka import handover
+from streams.kafka import holdings
 from streams.kafka.commit_metadata import Identity
 from streams.kafka.lease import Lease
 
@@ -19,7 +19,7 @@ from streams.kafka.lease import Lease
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "DRAIN_DEADLINE", 0.02)
-    monkeypatch.setattr(handover, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(holdings, "RETRY_PAUSE", 0.0)
 
 
 def at_work(count: int) -> Lease:
@@ -44,6 +44,11 @@ class Commits:
         return self._ends.popleft() if self._ends else None
 
 
+async def nothing_left(_: float) -> bool:
+    """Wait for no acknowledgement."""
+    return True
+
+
 async def test_what_is_on_its_way_when_the_time_is_up_is_committed() -> None:
     """The work is cancelled first, so that nothing more is published; then acknowledgements are waited for."""
     lease = at_work(2)
@@ -57,7 +62,7 @@ async def test_what_is_on_its_way_when_the_time_is_up_is_committed() -> None:
         lease.finish(0)
         return True
 
-    await handover.finish([lease], arrived, commits, None)
+    await holdings.hand_over([lease], arrived, commits, None)
     assert commits.points == [1]
 
 
@@ -65,7 +70,7 @@ async def test_a_last_commit_that_fails_is_tried_again() -> None:
     """One that Kafka did not take in time would have everything since the one before repeated."""
     lease = at_work(0)
     commits = Commits(lease, False, False, True, True)
-    await handover.finish([lease], None, commits, None)
+    await holdings.hand_over([lease], nothing_left, commits, None)
     assert len(commits.points) == 3
 
 
@@ -74,20 +79,20 @@ async def test_a_commit_that_nothing_mends_is_not_tried_again(end: bool | None) 
     """The group has moved on, or there is nothing to commit."""
     lease = at_work(0)
     commits = Commits(lease, end, True)
-    await handover.finish([lease], None, commits, None)
+    await holdings.hand_over([lease], nothing_left, commits, None)
     assert len(commits.points) == 1
 
 
 async def test_commits_are_not_tried_beyond_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker has to end before it is ended."""
-    monkeypatch.setattr(handover, "COMMIT_DEADLINE", 0.05)
+    monkeypatch.setattr(holdings, "COMMIT_DEADLINE", 0.05)
     lease = at_work(0)
 
     async def refused() -> bool:
         return False
 
     async with asyncio.timeout(5):
-        await handover.finish([lease], None, refused, None)
+        await holdings.hand_over([lease], nothing_left, refused, None)
 
 
 async def test_what_kafka_refuses_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,5 +105,5 @@ async def test_what_kafka_refuses_is_not_waited_for(monkeypatch: pytest.MonkeyPa
         raise AssertionError
 
     async with asyncio.timeout(5):
-        await handover.finish([lease], arrived, commits, AccessError("no"))
+        await holdings.hand_over([lease], arrived, commits, AccessError("no"))
     assert commits.points == [0]

@@ -29,6 +29,8 @@ class Held:
         self.leases = {
             TP("t", number): Lease("g", "t", number, Identity("c", "t"), position=0) for number in range(partitions)
         }
+        self.full: set[int] = set()
+        self.app = SimpleNamespace(is_full=self.full.__contains__)
         self.transport = SimpleNamespace(settings=Settings(max_pending_bytes=most))
 
     def take(self, number: int, count: int, size: int = 0) -> None:
@@ -53,6 +55,13 @@ def test_a_partition_with_much_pending_leaves_room_for_others(monkeypatch: pytes
     assert held.open() == [2]
     held.leases[TP("t", 0)].finish_all(range(20))
     assert held.open() == [0, 1, 2]
+
+
+def test_of_a_partition_whose_results_kafka_does_not_take_no_more_is_taken() -> None:
+    """Its requests wait on Kafka; those of the others go on."""
+    held = Held(3)
+    held.full.add(1)
+    assert held.open() == [0, 2]
 
 
 def test_bytes_bound_what_is_taken_as_well() -> None:
