@@ -10,9 +10,9 @@ import shutil
 import tempfile
 from statistics import median
 
+from agents.testing.broker import broker
 from bench.stage import WORKERS, Measured, Stage, Upstream, memcached
 from bench.upstream import HOSTS
-from streams.kafka.broker import broker
 
 WORKLOADS = ("hit", "checked", "miss", "miss-1", "file", "memcached")
 """`hit`: Zipf over 1,000 URLs, all cached. `checked`: the same with two checks each, run before; the others have none.

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from agents.testing.broker import broker
 from bench.stage import WORKERS, Stage, Upstream
 from streams.config.settings import Kafka
-from streams.kafka.broker import broker
 from streams.kafka.topics import Admin
 
 FLOOD = 20_000

@@ -16,9 +16,9 @@ import sys
 import time
 from collections.abc import Iterator
 
+from agents.testing.broker import broker, free_port
 from bench.stage import PARTITIONS, Stage, Upstream, cpu_of
 from streams.config.settings import Kafka
-from streams.kafka.broker import broker, free_port
 from streams.kafka.topics import Admin
 
 CLIENTS = 200

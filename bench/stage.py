@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from agents.testing.broker import free_port
 from streams.config.settings import Kafka
-from streams.kafka.broker import free_port
 from streams.kafka.topics import Admin
 
 PARTITIONS = 4

@@ -19,9 +19,9 @@ from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from agents.testing.broker import broker
 from bench.stage import LIMIT, PARTITIONS, Stage, Upstream, cpu_of
 from streams.config.settings import Kafka
-from streams.kafka.broker import broker
 from streams.kafka.topics import Admin
 from streams.tables.changelogs import CONFIG
 

@@ -8,7 +8,8 @@ sources    sources.toml, read with every problem reported by its line
 files      how many files may be open, and how they are shared out
 tls        connections secured by files that may be replaced
 shares     a capacity that many share and none can exhaust
-kafka/     transport, lease, producer, topics, and a broker for demo and tests
+oauth      what OAuth logins to upstreams and to Kafka have in common
+kafka/     transport, lease, publisher, topics
 http/      the client that fetches
 cache/     where answers are kept
 pool/      the processes that run checks

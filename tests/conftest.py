@@ -7,9 +7,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from agents.testing.broker import Broker
+from agents.testing.broker import broker as give_broker
 from models.errors import BrokerError
-from streams.kafka.broker import Broker
-from streams.kafka.broker import broker as give_broker
 
 # A busy machine is no slow code.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -24,7 +24,7 @@ from models.errors import MillraceError
 from models.result import read_result
 
 if TYPE_CHECKING:
-    from streams.kafka.broker import Broker
+    from agents.testing.broker import Broker
 
 HELP = "run a demonstration on this machine"
 
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; returns 0 only if every request was answered."""
-    from streams.kafka.broker import broker
+    from agents.testing.broker import broker
 
     if importlib.util.find_spec("rich") is None:
         msg = "the demo needs an extra: install millrace-kafka[demo]"
@@ -174,7 +174,7 @@ async def _worker(
     found: Broker, topics: tuple[str, str, str], mark: str, upstream: _Upstream
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a worker in a process of its own, and wait for its end."""
-    from streams.kafka.broker import free_port
+    from agents.testing.broker import free_port
 
     folder = tempfile.TemporaryDirectory(prefix="millrace-demo-")
     sources = Path(folder.name) / SOURCES

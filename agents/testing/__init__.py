@@ -15,6 +15,7 @@ upstream  what the upstream says, and what it was asked
 wire      aiohttp's connections, with such an upstream at their other end
 doubles   stand-ins for the publisher, the pool, and pauses
 loop      an event loop that has no socket of its own
+broker    'give me a broker', for the demo, the tests and the bench
 """
 
 from agents.testing.harness import AsyncHarness, Harness, answer, answer_async

@@ -5,7 +5,6 @@ known here so that no document and no message tells them again.
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,18 +13,12 @@ from urllib.parse import quote_plus, unquote_plus, urlencode
 
 from yarl import URL
 
-from models import strictjson
-from models.errors import AnswerError, UpstreamError
+from models.errors import AnswerError
 from models.source import ApiKey, Basic, Bearer, ClientCredentials, Source
 from streams.config.secrets import read_secret
 from streams.http.secret_scan import contains_secret
+from streams.oauth import FAILED_FOR, RENEW_BEFORE, basic, read_token
 
-RENEW_BEFORE = 30.0
-"""Seconds before its end that a token is renewed; for a short-lived one, a fifth of its life."""
-DEFAULT_TOKEN_LIFE = 300.0
-"""Seconds that a token is taken to live whose answer does not say."""
-FAILED_FOR = 5.0
-"""Seconds that the failure to get a token is the answer to all who want one, so that its server has a rest."""
 FORMER_TOKENS = 4
 """Tokens before the one of now that must not be told either: slow requests were sent with them."""
 
@@ -181,32 +174,8 @@ def credentials_of(source: Source, post: Post) -> Credentials | None:
     return Fixed(headers, query, secrets) if secrets else None
 
 
-def basic(username: str, password: str) -> str:
-    """Return an Authorization header with a login (RFC 7617)."""
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
-
-
 def _again(error: AnswerError) -> AnswerError:
     """Return a remembered failure for another request: an error is not raised into two, which both note their tries."""
     again = type(error)(str(error))
     again.retryable, again.no_immediate_retry = error.retryable, True
     return again
-
-
-def read_token(body: bytes) -> tuple[str, float]:
-    """Return token and seconds of life from a token endpoint's answer (RFC 6749, section 5.1); never quote it.
-
-    Raises UpstreamError for what is none.
-    """
-    try:
-        members = strictjson.loads(body)
-        token, kind = members["access_token"], members.get("token_type", "bearer")
-        given = members.get("expires_in")
-        life = DEFAULT_TOKEN_LIFE if given is None else float(given)
-        valid = isinstance(token, str) and token.isascii() and token.isprintable() and kind.lower() == "bearer"
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-        valid = False
-    if not valid or not token or not life > 0:
-        msg = "the token endpoint's answer is no bearer token"
-        raise UpstreamError(msg)
-    return token, life

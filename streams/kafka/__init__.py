@@ -23,5 +23,4 @@ client             opens consumers, producers and admin clients, and a connectio
 errors             Kafka's errors, as one sentence that says what to do
 oauthbearer        the token of an OAUTHBEARER login
 cluster            what a broker reports about topics, and about what we may do with them
-broker             'give me a broker' for the demo and the tests
 """

@@ -103,7 +103,7 @@ class Holdings(dict[TP, Lease]):
 
 
 async def hand_over(leases: Sequence[Lease], arrived: Arrived, commit: Commit, crash: BaseException | None) -> None:
-    """End leases so that the next owner repeats as little as possible: begin nothing more, wait for what is in progress,
+    """End leases so that the next owner repeats as little as can be: begin nothing more, wait for what is in progress,
     cancel what is not finished in time, wait for the acknowledgements of what was published by then, and commit, again
     if Kafka does not take it at once. After a `crash` because Kafka refuses access nothing is waited for.
     """

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, SaslAuthenticationFailed
 from models import strictjson
 from models.errors import AnswerError
 from streams.config.settings import Kafka
-from streams.http.auth import FAILED_FOR, RENEW_BEFORE, basic, read_token
+from streams.oauth import FAILED_FOR, RENEW_BEFORE, basic, read_token
 from streams.tls import Context
 
 TOKEN_TIMEOUT = 10.0

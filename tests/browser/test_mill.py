@@ -16,7 +16,7 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import expect
 
-from streams.kafka.broker import Broker
+from agents.testing.broker import Broker
 from tests.browser.hostile import STRINGS
 from tests.browser.stand import PATHS, TOKEN, Tab
 from tests.integration.stage import Stage, Upstream, asked

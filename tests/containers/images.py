@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from streams.kafka.broker import jars
+from agents.testing.broker import jars
 from tests.containers.engine import PATH, Engine, EngineError, run
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from streams.kafka.broker import free_port
+from agents.testing.broker import free_port
 from tests.containers.container import PATIENCE, inspected, until
 from tests.containers.engine import Engine
 from tests.containers.images import ROOT

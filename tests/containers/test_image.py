@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from agents.testing.broker import Broker, broker, free_port
 from streams.config.settings import SHUTDOWN_DEADLINE
-from streams.kafka.broker import Broker, broker, free_port
 from tests.containers.conftest import IMAGE
 from tests.containers.container import Container, inspected
 from tests.containers.engine import Engine

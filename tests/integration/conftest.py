@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agents.testing.broker import Broker
 from streams.config.settings import Kafka
-from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from tests.integration.stage import Stage, Upstream
 

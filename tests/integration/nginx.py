@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-from streams.kafka.broker import free_port
+from agents.testing.broker import free_port
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx"
 PATIENCE = 10.0

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
 )
 from cryptography.hazmat.primitives import serialization
 
-from streams.kafka.broker import Apache
+from agents.testing.broker import Apache
 
 MODULES = "org.apache.kafka.common.security."
 PASSWORD = "s3cret"

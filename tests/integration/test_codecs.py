@@ -14,9 +14,9 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.produce import ProduceRequest
 from confluent_kafka import Producer
 
+from agents.testing.broker import Broker
 from models.dead_letter import DLQ
 from streams.config.settings import Kafka
-from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from streams.tables.changelogs import TABLES
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked

@@ -13,7 +13,7 @@ import aiohttp
 import psutil
 import pytest
 
-from streams.kafka.broker import Apache, Broker, free_port
+from agents.testing.broker import Apache, Broker, free_port
 from tests.integration.stage import PATIENCE, Stage, Upstream
 
 
@@ -294,10 +294,10 @@ async def test_the_demo_answers_everything_and_leaves_nothing_behind(broker: Bro
 
 
 async def test_a_broker_to_throw_away() -> None:
-    """`python -m streams.kafka.broker` prints where it is, is there, and is no more after Ctrl-C."""
+    """`python -m agents.testing.broker` prints where it is, is there, and is no more after Ctrl-C."""
     environment = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streams.kafka.broker", env=environment, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "agents.testing.broker", env=environment, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None

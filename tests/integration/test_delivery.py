@@ -9,8 +9,8 @@ import time
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from agents.testing.broker import Apache, Broker
 from streams.config.settings import DRAIN_DEADLINE, SHUTDOWN_DEADLINE
-from streams.kafka.broker import Apache, Broker
 from streams.kafka.commit_metadata import CompletedOffsets
 from tests.integration.stage import Stage, Upstream, asked, repeats
 

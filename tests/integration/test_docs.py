@@ -12,8 +12,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from agents.testing.broker import Broker
 from streams.config.docs import unknown_names
-from streams.kafka.broker import Broker
 from tests.integration.stage import PATIENCE, Stage, Upstream
 
 ROOT = Path(__file__).parents[2]

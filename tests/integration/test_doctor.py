@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agents.checkup.finding import counted
-from streams.kafka.broker import Broker, free_port
+from agents.testing.broker import Broker, free_port
 from streams.tables.changelogs import TABLES
 from tests.integration.stage import Stage, Upstream
 from tests.integration.test_commands import millrace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from streams.kafka.broker import Broker
+from agents.testing.broker import Broker
 from tests.integration.stage import Stage, Upstream, asked
 
 

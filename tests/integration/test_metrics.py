@@ -11,10 +11,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from agents import metrics
+from agents.testing.broker import Broker
 from models.errors import OUTCOMES
 from models.histogram import BOUNDS
 from models.result import CACHE_STATES
-from streams.kafka.broker import Broker
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked
 
 OPEN = "application/openmetrics-text; version=1.0.0"

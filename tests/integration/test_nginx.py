@@ -16,7 +16,7 @@ import trustme
 from aiohttp import web
 from yarl import URL
 
-from streams.kafka.broker import free_port
+from agents.testing.broker import free_port
 from streams.web.server import Server
 from tests.integration.nginx import PATIENCE, Nginx
 

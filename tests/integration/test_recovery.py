@@ -12,9 +12,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
+from agents.testing.broker import Broker
 from models.errors import BrokerError
 from streams.config.settings import Kafka
-from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from streams.tables import recovery as module
 from streams.tables.recovery import Recovery, rows_between

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from streams.kafka.broker import Broker
+from agents.testing.broker import Broker
 from tests.integration.stage import Stage, Upstream, asked, repeats
 
 pytestmark = pytest.mark.kafka

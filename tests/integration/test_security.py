@@ -15,9 +15,9 @@ import aiohttp
 import pytest
 from confluent_kafka.admin import ResourceType
 
+from agents.testing.broker import Broker
 from models.errors import AccessError, BrokerError
 from streams.config.settings import Kafka
-from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from tests.integration.secured import DESCRIBE, READ, SESSION_MS, WRITE, Secured, TokenEndpoint, everything, issue
 from tests.integration.secured import secured as make_secured

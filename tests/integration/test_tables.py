@@ -17,8 +17,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from agents.testing.broker import Broker
 from streams.config.settings import Kafka, Settings
-from streams.kafka.broker import Broker
 from streams.kafka.topics import Admin
 from streams.registry.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked

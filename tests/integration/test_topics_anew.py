@@ -12,10 +12,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
+from agents.testing.broker import Broker
 from models import strictjson
 from streams.config.settings import Kafka
 from streams.kafka import commit_metadata as memo
-from streams.kafka.broker import Broker
 from streams.kafka.producer import ABSENT_FOR
 from streams.kafka.topics import Admin
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, repeats

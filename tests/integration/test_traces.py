@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from streams.kafka.broker import Broker, free_port
+from agents.testing.broker import Broker, free_port
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
+from agents.testing.broker import Broker
 from streams.config.settings import Kafka, Settings
-from streams.kafka.broker import Broker
 from streams.kafka.tail import Tail
 from streams.kafka.topics import Admin
 from streams.registry.workers import WorkerRegistry

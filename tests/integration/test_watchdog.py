@@ -8,7 +8,7 @@ import signal
 import aiohttp
 import pytest
 
-from streams.kafka.broker import Apache, Broker
+from agents.testing.broker import Apache, Broker
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked
 
 FAULTY = "-m", "tests.integration.faulty"

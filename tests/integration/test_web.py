@@ -11,7 +11,7 @@ import aiohttp
 import psutil
 import pytest
 
-from streams.kafka.broker import free_port
+from agents.testing.broker import free_port
 from tests.integration.stage import PATIENCE, asked
 
 pytestmark = pytest.mark.kafka

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.kafka.broker import Broker
+from agents.testing.broker import Broker
 from tests.integration.stage import PATIENCE, Stage, Upstream
 
 ROOT = Path(__file__).parents[2]

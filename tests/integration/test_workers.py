@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from agents.testing.broker import Broker
 from streams.config.settings import Kafka, Settings
-from streams.kafka.broker import Broker
 from streams.registry.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
 

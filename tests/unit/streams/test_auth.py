@@ -23,10 +23,11 @@ from models.errors import AnswerError, Denied, InvalidDocument, Unreachable, Ups
 from models.source import ApiKey, Basic, Bearer, ClientCredentials, Limits, Retries, Secret, Source
 from streams.config.networks import parse_networks
 from streams.config.settings import DEFAULT_MAX_REDIRECTS
-from streams.http.auth import FAILED_FOR, Fixed, Token
+from streams.http.auth import Fixed, Token
 from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.policy import policy_of
+from streams.oauth import FAILED_FOR
 from streams.sources import parse
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 

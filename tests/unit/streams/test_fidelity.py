@@ -10,10 +10,11 @@ from yarl import URL
 
 from models.errors import InvalidDocument
 from models.source import Retries
-from streams.http.auth import DEFAULT_TOKEN_LIFE, Fixed, read_token
+from streams.http.auth import Fixed
 from streams.http.client import Client
 from streams.http.content import codings_of
 from streams.http.cookies import Cookies
+from streams.oauth import DEFAULT_TOKEN_LIFE, read_token
 from tests.unit.streams.test_client import LIMIT, LOOPBACK
 from tests.unit.streams.test_sent_once import Half, Raw, ask, refused
 

@@ -286,7 +286,7 @@ def free_port() -> int:
 
 
 def main() -> None:
-    """Give a broker to throw away: print its address, and end it on Ctrl-C. `python -m streams.kafka.broker`."""
+    """Give a broker to throw away: print its address, and end it on Ctrl-C. `python -m agents.testing.broker`."""
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has its background not heed Ctrl-C
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), broker() as found:
