@@ -1,4 +1,4 @@
-"""The worker, one process: the parts that its role asks for, and what belongs to the process: its web server.
+"""The worker, one process: the parts of its role, and what belongs to the process: its web server.
 
 `app`, made from the environment on first use, is what `faust -A agents.worker worker` starts: the answering part.
 """
@@ -68,10 +68,10 @@ class Worker:
                         error_page=site.error_page)  # fmt: skip
         self.server = await stack.enter_async_context(server)
         process.web = server.requests
-        told = WorkerStatus(
+        status = WorkerStatus(
             settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port
         )
-        self.presence = await stack.enter_async_context(Heartbeat(settings, told.record))
+        self.presence = await stack.enter_async_context(Heartbeat(settings, status.record))
         await stack.enter_async_context(site.events)
         await stack.enter_async_context(Announcer(self.readiness, self._settings_summary))
 

@@ -1,4 +1,4 @@
-"""The Faust app of one role, and `run`, which is a worker's life: start, serve until told to stop, stop in time.
+"""The Faust app of one role, and `run`, which is a worker's life: start, serve until the signal to stop, stop in time.
 
 What the agents need is opened before they start and closed after they have stopped, in reverse order: Faust's own
 `@app.service` and `http_client` go the other way round.
@@ -207,7 +207,7 @@ class App(faust.App):
         self._crashing = start(self.crash(reason), "crash the app", means="it does not end")
 
     def _on_rebalance_when_stopped(self) -> None:
-        """Do nothing: Faust would close the consumer from the wrong thread; the stop under way does it."""
+        """Do nothing: Faust would close the consumer from the wrong thread; the stop in progress does it."""
 
 
 def settle_memory() -> None:
@@ -228,23 +228,23 @@ def _exit_now() -> None:
 
 
 async def run(apps: Sequence[App], open_: Opener) -> int:
-    """Run a worker until SIGTERM or SIGINT; returns its exit code: 0 stopped as told, 1 crashed.
+    """Run a worker until SIGTERM or SIGINT; returns its exit code: 0 stopped by the signal, 1 crashed.
 
     `open_` opens what belongs to the process: before its apps start, closed after all of them have stopped. The first
     app that crashes ends the process, and so does a background task that ends by itself. Raises MillraceError when it
     cannot start, or with what it crashed of.
     """
-    told = asyncio.Event()
+    stopping = asyncio.Event()
     ended: list[TaskEnded] = []
     last_resort = _exit_in_time()
 
     def end() -> None:
-        if not told.is_set():
-            told.set()
+        if not stopping.is_set():
+            stopping.set()
             last_resort.start()
 
     def task_ended(reason: TaskEnded) -> None:
-        if not told.is_set():  # what ends later does so because of the stop
+        if not stopping.is_set():  # what ends later does so because of the stop
             ended.append(reason)
             end()
 
@@ -257,9 +257,9 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
         async with AsyncExitStack() as stack:
             try:
                 crashed = None
-                if await _opened(open_(stack), told):
+                if await _opened(open_(stack), stopping):
                     stack.push_async_callback(_stop, apps)
-                    crashed = await _serve(apps, told)
+                    crashed = await _serve(apps, stopping)
             finally:
                 end()
     finally:
@@ -274,13 +274,13 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
     return 0
 
 
-async def _opened(opening: Awaitable[None], told: asyncio.Event) -> bool:
-    """Wait until all is open; False if told to stop before. Kafka may take long to say what there is."""
-    return await first(opening, told.wait()) == 0
+async def _opened(opening: Awaitable[object], stopping: asyncio.Event) -> bool:
+    """Wait until all is open; False if the signal to stop came before: Kafka may take long to answer."""
+    return await first(opening, stopping.wait()) == 0
 
 
-async def _serve(apps: Sequence[App], told: asyncio.Event) -> App | None:
-    """Start the apps and wait; returns the one that crashed, None if told to stop before any did.
+async def _serve(apps: Sequence[App], stopping: asyncio.Event) -> App | None:
+    """Start the apps and wait; returns the one that crashed, None if the signal to stop came before any did.
 
     What crashes later does so because of the stop: a start that is cut short, a connection that ends too early.
     """
@@ -291,8 +291,8 @@ async def _serve(apps: Sequence[App], told: asyncio.Event) -> App | None:
         await end
         crashed = next((app for app in apps if app.crashed), None)
 
-    if await first(_start(apps), until(told.wait())) == 0:
-        await first(*(until(end) for end in (told.wait(), *(app.wait_until_stopped() for app in apps))))
+    if await first(_start(apps), until(stopping.wait())) == 0:
+        await first(*(until(end) for end in (stopping.wait(), *(app.wait_until_stopped() for app in apps))))
     return crashed
 
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 CANCEL_AGAIN = 2.0
-"""Seconds until a task that has not ended is told again: what it closes may take a moment."""
+"""Seconds until a task that has not ended is cancelled again: what it closes may take a moment."""
 OURS = ("agents", "streams", "models")
 """Packages whose callbacks, too, end the worker when they fail."""
 
@@ -107,10 +107,10 @@ def watch_callbacks(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait until they have ended. What one of them failed with was said then, and is not raised.
+    """Cancel tasks and wait until they have ended. The failure of one was logged when it happened, and is not raised.
 
     Python 3.11's `wait_for` loses a cancellation that comes as what it waits for is done: its task would go on for
-    ever, and with it whoever waits for its end.
+    ever, and with it everything that waits for its end.
     """
     left = {task for task in tasks if task is not None}
     while left:
@@ -124,12 +124,12 @@ async def _kept(work: Work, name: str, means: str, again: float | None) -> None:
         fault: Exception = _CameToAnEnd()
         try:
             await work()
-        except Exception as exc:  # noqa: BLE001  it is raised or told of
+        except Exception as exc:  # noqa: BLE001  it is raised or logged
             fault = exc
         if again is None:
             raise fault
         logger.error("%s has ended: %s; beginning again in %g s; until then %s",
-                     name, _said(fault), again, means, exc_info=fault)  # fmt: skip
+                     name, _described(fault), again, means, exc_info=fault)  # fmt: skip
         await asyncio.sleep(again)
 
 
@@ -151,13 +151,13 @@ def _look(means: str, end: Callable[[TaskEnded], None] | None, task: asyncio.Tas
 
 def _ended(name: str, fault: BaseException, means: str, end: Callable[[TaskEnded], None] | None) -> None:
     """Say so and end the worker."""
-    reason = f"{name} has ended: {_said(fault)}; without it {means}"
+    reason = f"{name} has ended: {_described(fault)}; without it {means}"
     logger.critical("%s%s", reason, "" if end is None else "; the worker ends", exc_info=fault)
     if end is not None:
         end(TaskEnded(reason))
 
 
-def _said(fault: BaseException) -> str:
+def _described(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {fault}"
 
 

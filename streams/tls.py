@@ -49,7 +49,7 @@ class Context(ssl.SSLContext):
     """Secures each new connection by the files of now; `ssl`, asyncio and uvloop make connections by `wrap_…`.
 
     `ca`: authorities (PEM); those of the system if there are none, and besides with `system`. `cert`, `key`: what is
-    shown to a server. `password` is asked for at each reading. Raises ValueError naming the file that is of no use.
+    shown to a server. `password` is called at each reading. Raises ValueError naming the file that is of no use.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: D102  no more than ssl's own
@@ -60,7 +60,7 @@ class Context(ssl.SSLContext):
         ca: str | None = None,
         cert: str | None = None,
         key: str | None = None,
-        password: Callable[[], str] = str,  # "": never ask the terminal for one
+        password: Callable[[], str] = str,  # "": never prompt for one
         *,
         system: bool = False,
         protocols: tuple[str, ...] = (),

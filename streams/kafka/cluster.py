@@ -1,4 +1,4 @@
-"""What a broker says of its cluster, of topics and of what we may do with them (KIP-430), which aiokafka cannot ask."""
+"""Metadata that aiokafka cannot request: brokers, topics with their ids, and which operations we may use (KIP-430)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ READ, WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS, IDEMPOTENT_WRITE = 3, 4, 5, 8, 
 OPERATIONS = {READ: "Read", WRITE: "Write", CREATE: "Create", DESCRIBE: "Describe",
               DESCRIBE_CONFIGS: "DescribeConfigs", IDEMPOTENT_WRITE: "IdempotentWrite"}  # fmt: skip
 UNKNOWN = -(1 << 31)
-"""What a broker tells that does not say which operations are granted."""
+"""The value of a broker that does not return granted operations."""
 MAX_OPERATIONS = 31
 MAX_STRING = (1 << 15) - 1
 """Bytes of a string on the wire."""
@@ -43,7 +43,7 @@ NO_ID = bytes(16)
 
 
 class Broker(NamedTuple):
-    """A broker as it tells clients to reach it."""
+    """A broker, at the address that it advertises."""
 
     id: int
     host: str
@@ -73,7 +73,7 @@ class Topic(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Brokers, the topics that were asked for, and what we may do with the cluster as such."""
+    """Brokers, the requested topics, and which operations we may use on the cluster as such."""
 
     brokers: tuple[Broker, ...]
     topics: dict[str, Topic]
@@ -163,11 +163,11 @@ class _MetadataRequest(Request[_Metadata8 | _Metadata10]):
         self._operations = operations
 
     def build(self, struct: type[_Metadata8 | _Metadata10]) -> _Metadata8 | _Metadata10:
-        asked = self._operations
+        operations = self._operations
         if struct is _Metadata8:
-            return struct(self._topics, False, asked, asked)  # noqa: FBT003  in the order of the schema
+            return struct(self._topics, False, operations, operations)  # noqa: FBT003  in the order of the schema
         topics: list[Any] = [(NO_ID, name, {}) for name in self._topics]
-        return struct(topics, False, asked, asked, {})  # noqa: FBT003  in the order of the schema
+        return struct(topics, False, operations, operations, {})  # noqa: FBT003  in the order of the schema
 
 
 class _GroupsStruct(RequestStruct):
@@ -186,11 +186,11 @@ class _GroupsRequest(Request[_GroupsStruct]):
         return struct([self._group], True)  # noqa: FBT003  in the order of the schema
 
 
-async def survey(door: BrokerConnection, topics: Collection[str]) -> Cluster | None:
+async def survey(connection: BrokerConnection, topics: Collection[str]) -> Cluster | None:
     """Return brokers and these topics, none of which is made by asking; None if the broker is too old to say."""
-    if not (_takes(door, _Metadata8) or _takes(door, _Metadata10)):
+    if not (_takes(connection, _Metadata8) or _takes(connection, _Metadata10)):
         return None
-    answer = await door.send(_MetadataRequest(topics, operations=True))
+    answer = await connection.send(_MetadataRequest(topics, operations=True))
     return Cluster(
         tuple(Broker(*each[:3]) for each in answer.brokers),
         {topic.name: topic for topic in _topics(answer)},
@@ -211,24 +211,24 @@ def _topics(answer: Any) -> Iterator[Topic]:
         )  # fmt: skip
 
 
-async def identify(ask: Callable[[Any], Awaitable[Any]], topics: Collection[str]) -> Mapping[str, Identity | None]:
+async def identify(send: Callable[[Any], Awaitable[Any]], topics: Collection[str]) -> Mapping[str, Identity | None]:
     """Return which topics these names are now, None for one that does not exist; none is made by asking.
 
-    `ask` sends a request to a broker, whichever, and returns its answer. Raises what it raises.
+    `send` sends a request to any broker and returns the response. Raises what it raises.
     """
     try:
-        answer = await ask(_MetadataRequest(topics))
+        response = await send(_MetadataRequest(topics))
     except NotImplementedError:  # a broker too old to say
         return {name: Identity("", "") for name in topics}
-    cluster = answer.cluster_id or ""
-    return {topic.name: Identity(cluster, topic.id) if topic.exists else None for topic in _topics(answer)}
+    cluster = response.cluster_id or ""
+    return {topic.name: Identity(cluster, topic.id) if topic.exists else None for topic in _topics(response)}
 
 
-async def granted_on_group(kafka: Kafka, door: BrokerConnection, group: str) -> frozenset[int] | None:
+async def granted_on_group(kafka: Kafka, connection: BrokerConnection, group: str) -> frozenset[int] | None:
     """Return what we may do with a group, None if nobody says."""
-    if not _takes(door, _GroupsStruct) or len(group.encode()) > MAX_STRING:
+    if not _takes(connection, _GroupsStruct) or len(group.encode()) > MAX_STRING:
         return None
-    place = await door.send(FindCoordinatorRequest(group, 0))
+    place = await connection.send(FindCoordinatorRequest(group, 0))
     if place.error_code == GroupAuthorizationFailedError.errno:
         return frozenset()
     if place.error_code == CoordinatorNotAvailableError.errno:  # the first group of a cluster
@@ -238,8 +238,8 @@ async def granted_on_group(kafka: Kafka, door: BrokerConnection, group: str) -> 
     return frozenset() if answer[0] == GroupAuthorizationFailedError.errno else _operations(answer[-1])
 
 
-def _takes(door: BrokerConnection, struct: type[RequestStruct]) -> bool:
-    first, last = door.versions.get(struct.API_KEY, (0, -1))
+def _takes(connection: BrokerConnection, struct: type[RequestStruct]) -> bool:
+    first, last = connection.versions.get(struct.API_KEY, (0, -1))
     return bool(first <= struct.API_VERSION <= last)
 
 
@@ -253,11 +253,11 @@ async def require_access(
     """See that we may read and write these topics and belong to these groups. Raises AccessError naming all that is
     missing; what the broker does not say is taken to be granted.
     """
-    async with BrokerConnection(kafka) as door:
-        cluster = await survey(door, {*read, *write})
+    async with BrokerConnection(kafka) as connection:
+        cluster = await survey(connection, {*read, *write})
         missing = [] if cluster is None else list(_missing(cluster, read, write))
         for group in groups:
-            granted = await granted_on_group(kafka, door, group)
+            granted = await granted_on_group(kafka, connection, group)
             if granted is not None and READ not in granted:
                 missing.append(f"Read on group {group!r}")
     if missing:
@@ -265,13 +265,13 @@ async def require_access(
 
 
 def refusal(kafka: Kafka, missing: Collection[str]) -> str:
-    """Say which ACLs are missing, and to whom to grant them."""
+    """Return a message that names the missing ACLs, and the principal to grant them to."""
     who = principal(kafka)
     return f"Kafka at {kafka.bootstrap_servers} refuses access: grant{f' {who}' if who else ''} {', '.join(missing)}"
 
 
 def principal(kafka: Kafka) -> str | None:
-    """Return whom the broker takes us for, where that is plain."""
+    """Return our principal, where the settings say it."""
     if not kafka.security_protocol.startswith("SASL"):
         return "User:ANONYMOUS" if kafka.security_protocol == "PLAINTEXT" else None
     return None if kafka.sasl_mechanism == "OAUTHBEARER" else f"User:{kafka.sasl_username}"
@@ -282,6 +282,6 @@ def _missing(cluster: Cluster, read: Collection[str], write: Collection[str]) ->
         for name in names:
             topic = cluster.topics.get(name)
             if topic is None or (topic.visible and not topic.exists):
-                continue  # that is told as what it is
+                continue  # `require` reports it
             if not topic.visible or (topic.granted is not None and operation not in topic.granted):
                 yield f"{OPERATIONS[operation]} on topic {name!r}"

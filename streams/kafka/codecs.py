@@ -45,7 +45,7 @@ class CodecError(Exception):
 def inflate(codec: int, payload: bytes) -> Iterator[bytes]:
     """Yield a payload's bytes in pieces. Raises CodecError, perhaps after some of them.
 
-    Nothing is said of a payload that ends early: its records do.
+    A payload that ends early raises nothing here: parsing its records does.
     """
     size = 0
     for piece in _pieces(codec, payload):

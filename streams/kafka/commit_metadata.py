@@ -125,15 +125,15 @@ def signature(metadata: str) -> str:
 def is_void(owner: str, identity: Identity, metadata: str) -> bool:
     """Whether a commit was made for a former topic of this name in this cluster, so that its offset says nothing.
 
-    The offset of a commit that came from another cluster was translated by whoever carried it here.
+    The offset of a commit that came from another cluster was translated by the tool that mirrored it.
     """
     written, ours = metadata.split(" ")[:_SIGNATURE], sign(owner, identity).split(" ")
     return len(written) == len(ours) and written[:-1] == ours[:-1] and written[-1] != ours[-1]
 
 
 def decode(owner: str, identity: Identity, point: int, metadata: str) -> CompletedOffsets | None:
-    """Read a commit's metadata; None if it lists nothing. Raises UntrustedMemo for what is not of this topic or not
-    readable.
+    """Read a commit's metadata; None if it lists nothing. Raises InvalidCommitMetadata for that of another topic, or
+    not in our format.
     """
     if not metadata or metadata.startswith(_FORMER):
         return None
@@ -158,7 +158,7 @@ def trusted(
     owner: str, identity: Identity, point: int, metadata: str, *, anchor: tuple[int, int] | None, end: int | None
 ) -> CompletedOffsets | None:
     """Read a commit's metadata, and see that it fits the log: `anchor` is offset and timestamp of the first record from
-    the commit point on, `end` the log's end, if known. Raises UntrustedMemo.
+    the commit point on, `end` the log's end, if known. Raises InvalidCommitMetadata.
     """
     found = decode(owner, identity, point, metadata)
     if found is not None and anchor != (point, found.timestamp):

@@ -71,7 +71,7 @@ class Unreadable(ConsumerRecord[bytes, bytes]):
     sent_headers: tuple[tuple[str, bytes | None], ...] = ()
 
     def sent(self) -> ConsumerRecord[bytes, bytes]:
-        """Return what was sent, as far as it is known; in place of a value that could not be read its raw bytes."""
+        """Return what was sent, as far as it could be read; in place of an unreadable value its raw bytes."""
         return ConsumerRecord(
             self.topic, self.partition, self.offset, self.timestamp, self.timestamp_type, self.sent_key, self.raw, None,
             -1, -1, self.sent_headers,
@@ -90,7 +90,7 @@ class PartitionRecords(fetcher.PartitionRecords):
 
     def __init__(self, tp: TopicPartition, *args: Any) -> None:
         super().__init__(tp, *args)
-        unreadable.setdefault(tp.topic, 0)  # told of before it grows, so that growth is seen
+        unreadable.setdefault(tp.topic, 0)  # reported before it grows, so that growth is seen
 
     def __iter__(self) -> Iterator[ConsumerRecord[bytes, bytes]]:
         return self._records_iterator or iter(())
@@ -103,7 +103,7 @@ class PartitionRecords(fetcher.PartitionRecords):
             found, end = self._read(batches.next_batch(), raw)
             if end == self.next_fetch_offset:
                 return  # it is fetched again
-            said = False
+            reported = False
             for size, records in found:
                 self.served += size
                 for record in records:
@@ -111,7 +111,7 @@ class PartitionRecords(fetcher.PartitionRecords):
                         continue
                     self.next_fetch_offset = record.offset + 1
                     if isinstance(record, Flaw):
-                        said = said or self._say(record, end)
+                        reported = reported or self._report(record, end)
                         yield self._unreadable(record)
                         continue
                     key, value = record.key, record.value
@@ -188,8 +188,8 @@ class PartitionRecords(fetcher.PartitionRecords):
             flaw.reason, flaw.raw, flaw.whole_batch, flaw.left_out, key, tuple(headers or ()),
         )  # fmt: skip
 
-    def _say(self, flaw: Flaw, end: int) -> bool:
-        """Say in the log, once a batch, what is wrong with it."""
+    def _report(self, flaw: Flaw, end: int) -> bool:
+        """Log, once a batch, what is wrong with it."""
         logger.warning("%s-%d offset %d, of a batch that ends before %d, cannot be read: %s",
                        self._tp.topic, self._tp.partition, flaw.offset, end, flaw.reason)  # fmt: skip
         return True

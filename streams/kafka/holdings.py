@@ -124,6 +124,6 @@ async def hand_over(leases: Sequence[Lease], arrived: Arrived, commit: Commit, c
 def _report_late(leases: Sequence[Lease], seconds: float) -> None:
     late = [lease for lease in leases if lease.in_progress > 0]
     if late:
-        logger.warning("%g s were not enough for %d requests under way in %s: the next owner answers them",
+        logger.warning("%g s were not enough for %d requests in progress in %s: the next owner answers them",
                        seconds, sum(lease.in_progress for lease in late),
                        ", ".join(f"{lease.topic}-{lease.partition}" for lease in late))  # fmt: skip

@@ -4,7 +4,7 @@ It knows which delivered offsets are unfinished, hence how far the commit may go
 with none, to where reading goes on. Compacted topics and transaction markers leave holes, so it counts delivered
 records, never the integers between their offsets.
 
-    delivered ──begin──► under way ──finish──► finished          (revoke: whatever finishes later changes nothing)
+    delivered ──begin──► in progress ──finish──► finished        (revoke: what finishes later changes nothing)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from streams.kafka import commit_metadata as memo
+from streams.kafka import commit_metadata
 from streams.kafka.commit_metadata import CompletedOffsets, Identity, InvalidCommitMetadata
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ class CommitPoint(NamedTuple):
 class Lease:
     """See the module. Not thread-safe: it lives on the event loop of the agents.
 
-    `position` is the next offset that will be delivered; None until it is known. `begun` is raised by whoever
-    starts work on a delivered record: a drain waits for what was begun, not for what was only delivered. `work`
+    `position` is the next offset that will be delivered; None until it is known. `begun` counts up when work
+    on a delivered record starts: a drain waits for what was begun, not for what was only delivered. `work`
     holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
     the broker last took, `resumed` where that was when the lease began, `finished` how many were finished, `end`
     where the log ended when last heard of, `identity` which topic it is of. `anew` says that what was committed, or
@@ -134,7 +134,7 @@ class Lease:
     @property
     def owner(self) -> str:
         """Return what a commit's metadata is signed with, so that no other partition's is taken for ours."""
-        return memo.owner(self.group, self.topic, self.partition)
+        return commit_metadata.owner(self.group, self.topic, self.partition)
 
     @property
     def taking(self) -> bool:
@@ -178,15 +178,15 @@ class Lease:
         """Take note of records handed over, in offset order, and of where reading goes on after them.
 
         Returns those to work on: without the ones that a former owner finished. `end` is the end of the log, if
-        known; a memo that claims offsets beyond it is not of this log. `large` has the bytes of large records.
+        known; commit metadata that claims offsets beyond it is not of this log. `large` has the bytes of large records.
         """
         if not self.alive:
             return ()
         self.end = self.end if end is None else end
         if self._metadata and (records or position != self.point):
             self._completed = self._completed_offsets(records[0] if records else None, end)
-        known = self._completed
-        fresh = records if known is None else [record for record in records if record.offset not in known]
+        completed = self._completed
+        fresh = records if completed is None else [record for record in records if record.offset not in completed]
         if len(self._delivered) > 2 * len(self._unfinished) + SPARE:
             self._delivered = deque(each for each in self._delivered if each[0] in self._unfinished)
         first = self._count
@@ -199,7 +199,7 @@ class Lease:
         self.skipped_completed += len(records) - len(fresh)
         if records:
             self._last = records[-1].offset, records[-1].timestamp
-        if known is not None and position >= known.end():
+        if completed is not None and position >= completed.end():
             self._completed = None
         self.position = position
         self._advance()
@@ -251,11 +251,11 @@ class Lease:
         """Return what may be committed now; None as long as no position is known."""
         if self.point is None or (self.anew and not self.finished):
             return None
-        return self._known(memo.METADATA_LIMIT)
+        return self._up_to(commit_metadata.METADATA_LIMIT)
 
     def knowledge(self) -> CommitPoint | None:
         """Return all that is finished in the form of a commit, longer perhaps than a broker would take."""
-        return None if self.point is None else self._known(UNLIMITED)
+        return None if self.point is None else self._up_to(UNLIMITED)
 
     def skip_to(self, position: int) -> None:
         """Go on at an offset beyond what was delivered: what lies between is gone from the log."""
@@ -263,22 +263,24 @@ class Lease:
         self.position = position
         self._advance()
 
-    def _known(self, limit: int) -> CommitPoint:
+    def _up_to(self, limit: int) -> CommitPoint:
         assert self.point is not None
         if self._metadata:  # nothing was read yet: what the former owner wrote still holds
-            return CommitPoint(self.point, self._metadata if limit == UNLIMITED else memo.cut(self._metadata))
+            return CommitPoint(
+                self.point, self._metadata if limit == UNLIMITED else commit_metadata.cut(self._metadata)
+            )
         anchor = self._delivered[0][:2] if self._delivered else self._last if self._completed is not None else None
         self.unremembered = 0
         if anchor is None or (self._completed is None and self.uncommitted == len(self._unfinished)):
-            return CommitPoint(self.point, memo.sign(self.owner, self.identity))
+            return CommitPoint(self.point, commit_metadata.sign(self.owner, self.identity))
         offset, timestamp = anchor
         ranges = list(self._finished_ranges(offset))
-        metadata = memo.encode(self.owner, self.identity, offset, timestamp, ranges, limit=limit)
-        self.unremembered = sum(stop - start for start, stop in ranges[memo.length(metadata) :])
+        metadata = commit_metadata.encode(self.owner, self.identity, offset, timestamp, ranges, limit=limit)
+        self.unremembered = sum(stop - start for start, stop in ranges[commit_metadata.length(metadata) :])
         return CommitPoint(offset, metadata)
 
     async def drain(self, seconds: float) -> bool:
-        """Begin nothing more and wait for what is under way; returns whether all of it finished in time."""
+        """Begin nothing more and wait for what is in progress; returns whether all of it finished in time."""
         self.draining = True
         if self.in_progress <= 0 or not self.alive:
             return True
@@ -291,13 +293,13 @@ class Lease:
         return True
 
     def cancel(self) -> None:
-        """Cancel the work under way. What it has published may still be acknowledged, which finishes it."""
+        """Cancel the work in progress. What it has published may still be acknowledged, which finishes it."""
         for task in self.work:
             task.cancel()
         self.work.clear()
 
     def revoke(self) -> None:
-        """Give the partition up: from here on nothing changes any more, and what is under way is cancelled."""
+        """Give the partition up: from here on nothing changes any more, and what is in progress is cancelled."""
         self.alive = False
         self.cancel()
         self._unfinished.clear()
@@ -317,8 +319,8 @@ class Lease:
     def _finished_ranges(self, anchor: int) -> Iterator[tuple[int, int]]:
         """Yield half-open ranges of what is finished from the anchor on: all that is not unfinished, holes included.
 
-        With nothing unfinished and a memo not yet read past, the anchor is the last delivered record, finished
-        itself: a memo is only trusted by whoever finds the anchor's record in the log.
+        With nothing unfinished and commit metadata not yet read past, the anchor is the last delivered record, finished
+        itself: a reader trusts commit metadata only if it finds the anchor's record in the log.
         """
         before, number = anchor - 1, self._delivered[0][2] - 1 if self._delivered else self._count - 2
         for offset, _, this in self._delivered:
@@ -335,8 +337,9 @@ class Lease:
         metadata, self._metadata = self._metadata, ""
         anchor = None if first is None else (first.offset, first.timestamp)
         try:
-            return memo.trusted(self.owner, self.identity, self.point or 0, metadata, anchor=anchor, end=end)
+            return commit_metadata.trusted(self.owner, self.identity, self.point or 0, metadata, anchor=anchor, end=end)
         except InvalidCommitMetadata as exc:
             self.invalid_metadata += 1
-            logger.warning("%s-%d: the commit's memo is ignored: %s", self.topic, self.partition, exc)
+            logger.warning("%s-%d: the commit's list of completed offsets is ignored: %s; requests finished beyond the "
+                           "commit point are answered again", self.topic, self.partition, exc)  # fmt: skip
             return None

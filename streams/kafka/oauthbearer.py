@@ -1,5 +1,5 @@
-"""The token of an OAUTHBEARER login: asked for by client credentials, kept for all connections of the process, renewed
-before it ends. aiokafka asks for it anew whenever it connects.
+"""The token of an OAUTHBEARER login: fetched with client credentials, shared by all connections of the process, renewed
+before it expires. aiokafka requests it whenever it connects.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ TOKEN_TIMEOUT = 10.0
 MAX_ANSWER = 1 << 20
 """Bytes of its answer that are read."""
 MAX_CODE = 200
-"""Characters of a refusal's reason that are told."""
+"""Characters of a refusal's reason that are reported."""
 
 
 class TokenError(KafkaError):
-    """There is no token to log in with; the message says why, and tells no secret."""
+    """No token could be obtained; the message says why, without secrets."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -51,7 +51,7 @@ class Tokens:
         if self._token and now < self._renew_at:
             return self._token
         until, reason = self._failure
-        if now < until:  # whoever connects again and again must not ask again and again
+        if now < until:  # frequent reconnects must not flood the token endpoint
             raise TokenError(reason)
         try:
             token, life = read_token(await self._fetch())

@@ -1,4 +1,4 @@
-"""The thread that talks to the group: polls records with the positions they end at, commits points with their memos,
+"""The thread that talks to the group: polls records with the positions they end at, commits points with their metadata,
 and leaves in bounded time. Faust's own thread around an AIOKafkaConsumer, opened with our settings.
 
 Private parts of Faust and aiokafka: see streams/kafka/transport.py.
@@ -162,7 +162,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return await identify(lambda request: client.send(client.get_random_node(), request), consumer.subscription())
 
     async def outlook(self, tps: Iterable[TP]) -> tuple[Mapping[str, Identity], Mapping[TP, OffsetAndMetadata]]:
-        """Return which topics these partitions are of, asked first, and the group's commits.
+        """Return which topics these partitions are of, requested first, and the group's commits.
 
         Raises UnknownTopicOrPartitionError if there is no such topic.
         """
@@ -256,12 +256,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 def new_loop() -> asyncio.AbstractEventLoop:
     """Return a loop for the thread."""
     loop = uvloop.new_event_loop()
-    loop.set_exception_handler(_unheeded)
+    loop.set_exception_handler(_on_loop_error)
     return loop
 
 
-def _unheeded(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Keep to ourselves what became of a commit that was given up: aiokafka shields it, and nobody asks any more."""
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log the end of a commit that was given up at DEBUG only: aiokafka shields it, and nothing awaits it any more."""
     if isinstance(context.get("exception"), KafkaError):
         logger.debug("%s: %r", context.get("message"), context["exception"])
     else:

@@ -60,7 +60,7 @@ class Admin:
     async def describe(self, *names: str) -> dict[str, Topic]:
         """Return those of the topics that exist.
 
-        Asks for all topics: a broker with auto-creation, which is Kafka's default, makes one that is asked for by name.
+        Requests all topics: a broker with auto-creation, Kafka's default, creates one that is requested by name.
         """
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
@@ -85,7 +85,7 @@ class Admin:
             await self._client.describe_topics(list(names))
 
     async def settled(self, *names: str) -> dict[str, Topic]:
-        """Return the topics once all of them are there: a broker tells of a new topic a moment after making it."""
+        """Return the topics once all of them are there: a broker lists a new topic a moment after creating it."""
         for _ in range(SETTLE_TRIES):
             found = await self.describe(*names)
             if len(found) == len(names):
@@ -108,7 +108,7 @@ class Admin:
         except (KafkaError, TimeoutError) as exc:
             msg = f"topic {name!r} could not be created: {reason_of(exc)}"
             raise BrokerError(msg) from exc
-        except AttributeError:  # aiokafka asks the controller: a mock cluster has none, and its own way
+        except AttributeError:  # aiokafka sends this to the controller, which a mock cluster has not
             await self.mention(name)
         return True
 
@@ -129,7 +129,7 @@ class Admin:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 responses = await self._client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
         except (KafkaError, TimeoutError, NotImplementedError):
-            return {}  # brokers that do not tell are no fault: the defaults stand in
+            return {}  # a broker may refuse this: the defaults apply
         return {
             entry[0]: entry[1]
             for response in responses

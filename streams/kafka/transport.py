@@ -83,7 +83,7 @@ class Consumer(driver.Consumer):
     @Service.task
     async def _watch_group(self) -> None:
         """End the worker when the group will not have it (a refused login, ACL or session timeout): aiokafka gives up
-        in the background and says so only to whoever polls, which a member without partitions never does.
+        in the background and raises only from polls, which a member without partitions never makes.
         """
         await self._watch(GROUP_CHECK_EVERY, self._look_at_group)
 
@@ -107,7 +107,7 @@ class Consumer(driver.Consumer):
         await self._learn_ends()
 
     async def _learn_ends(self) -> None:
-        """Ask where the logs end of which nothing is polled now, because too much is pending: their lag grows."""
+        """Look up where the logs end of which nothing is polled now, because too much is pending: their lag grows."""
         full = {tp: lease for tp, lease in self.leases.items() if tp not in self._open(self.leases)}
         if full:
             with contextlib.suppress(TimeoutError, KafkaError):
@@ -233,15 +233,15 @@ class Consumer(driver.Consumer):
         self.leases.clear()
         self.leases.update(leases)
 
-    async def _while_assigned(self, generation: int, ask: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
-        """Ask the broker until it answers; None once another generation or the stop has made that pointless.
+    async def _while_assigned(self, generation: int, call: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+        """Call until the broker answers; None once another generation or the stop has made that pointless.
 
-        Ends the worker if it takes too long: Faust's recovery would give up without a word, and hold the partitions.
+        Ends the worker if it takes too long: Faust's recovery would give up silently, and hold the partitions.
         """
         deadline = time.monotonic() + COMMITS_DEADLINE
         while not self.should_stop and generation == self.app.consumer_generation_id:
             try:
-                return await asyncio.wait_for(self._thread.call(ask()), COMMIT_TIMEOUT)
+                return await asyncio.wait_for(self._thread.call(call()), COMMIT_TIMEOUT)
             except (TimeoutError, KafkaError) as exc:
                 if time.monotonic() > deadline or not getattr(exc, "retriable", True):
                     await self.app.crash(explain(exc, self._kafka))

@@ -1,6 +1,6 @@
 """What becomes of the topics that a consumer is at: made again, cut, gone, or out of reach.
 
-A consumer asks by name and offset, and is given what now has that name and offset. So it looks every few seconds
+A consumer reads by name and offset, and gets what now has that name and offset. So it looks every few seconds
 whether each name still stands for the topic that its leases are of (KIP-516), and whether anybody answers at all.
 """
 
@@ -55,7 +55,7 @@ class TopicWatch:
         """Return `ok`, or what keeps this consumer from reading, for `/readyz`."""
         silent = self._clock() - self._answered
         if silent >= AWAY_AFTER:
-            return f"no answer for {silent:.0f} s: {self._trouble or 'none was asked for'}"
+            return f"no answer for {silent:.0f} s: {self._trouble or 'no request was sent'}"
         if self._missing:
             return f"no topic {', '.join(map(repr, self._missing))}; create it with: millrace topics --create"
         return "ok"
