@@ -153,7 +153,10 @@ class App(faust.App):
         return all([await publisher.arrived(seconds) for publisher in self._running.publishers])
 
     def _stands_still(self, reason: str) -> None:
-        logger.critical("standing still: %s; ending, so that another worker goes on", reason)
+        logger.critical(
+            "standing still: %s; ending, so that another worker answers what is not committed",
+            reason,
+        )
         self.crash_soon(Stalled(reason))
 
     async def on_first_start(self) -> None:
@@ -301,7 +304,7 @@ async def _stop(apps: Sequence[App]) -> None:
     logger.info("stopping")
     for failure in await asyncio.gather(*(app.stop() for app in apps), return_exceptions=True):
         if failure is not None:
-            logger.error("stopping failed: %r", failure)
+            logger.error("stopping failed: %r; what was not committed is answered again by the next owner", failure)
 
 
 async def _start(apps: Sequence[App]) -> None:
@@ -319,5 +322,5 @@ def _exit_in_time() -> threading.Timer:
 def _crashed(reason: BaseException | None) -> int:
     if isinstance(reason, MillraceError):
         raise reason
-    logger.error("crashed: %r", reason)
+    logger.error("crashed: %r; what was not committed is answered again by the next owner", reason)
     return 1

@@ -94,7 +94,7 @@ class Context(ssl.SSLContext):
                 except ValueError as exc:
                     if seen != self._refused:
                         logger.warning(
-                            "TLS: what was put in place of a file is of no use, the one before stays: %s", exc
+                            "TLS: what was put in place of a file is of no use, the one before stays in force: %s", exc
                         )
                     self._refused = seen
                 else:

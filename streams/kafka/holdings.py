@@ -66,7 +66,7 @@ class Holdings(dict[TP, Lease]):
         """Make a lease that goes on from the group's commit, or from what we know better; the caller puts it in."""
         if commit is not None and is_void(owner(self.group, *tp), identity, commit.metadata):
             logger.warning("%s-%d: the group's commit was made for a former topic of this name: beginning at the first "
-                           "record", *tp)  # fmt: skip
+                           "record; no request is lost", *tp)  # fmt: skip
             commit, anew = None, True
         committed = None if commit is None else CommitPoint(commit.offset, commit.metadata)
         start = committed

@@ -125,7 +125,7 @@ class Producer:
                 except MillraceError as exc:
                     if isinstance(exc, AccessError) and self._loop.time() > deadline:
                         self._on_crash(exc)
-                    logger.warning("cannot publish, trying again: %s", exc)
+                    logger.warning("cannot publish, trying again: %s; results wait, none is lost", exc)
                     await asyncio.sleep(RETRY_PAUSE)
                 else:
                     return self._producer

@@ -248,8 +248,8 @@ class Publisher:
             if isinstance(exc, _TOO_LARGE):
                 self._shrink(queue, records)
                 return
-            logger.warning("%s-%d: a batch of %d was not acknowledged, sending it again: %s",
-                           queue.topic, queue.partition, len(records), reason_of(exc))  # fmt: skip
+            logger.warning("%s-%d: a batch of %d was not acknowledged, sending it again: %s; none is lost, each may "
+                           "come once more", queue.topic, queue.partition, len(records), reason_of(exc))  # fmt: skip
             queue.put_back(records)
             self._mark_stuck(queue)
             await asyncio.sleep(queue.failed())
@@ -291,7 +291,8 @@ class Publisher:
             smaller = record.shrink(record)
             if smaller is None:
                 logger.error("%s: a record of %d bytes fits in no form, the limit is %d: the request at offset %d "
-                             "goes without it", topic, record.size(), limit, record.offset)  # fmt: skip
+                             "goes without it; raise max.message.bytes, then send it again",
+                             topic, record.size(), limit, record.offset)  # fmt: skip
                 self.dropped += 1
                 record.listener.finish(record.offset)
                 return None

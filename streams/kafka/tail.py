@@ -131,7 +131,7 @@ class Tail:
                 async with latest as consumer:
                     await self._follow(consumer, [TopicPartition(self._topic, number) for number in range(partitions)])
             except MillraceError as exc:
-                logger.warning("cannot follow the results, trying again: %s", exc)
+                logger.warning("cannot follow the results, trying again: %s; answering goes on", exc)
                 self._fail(exc)
                 await asyncio.sleep(RETRY_PAUSE)
             except Exception:  # whatever it is, those who wait must not wait for ever

@@ -210,7 +210,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             logger.info("commit refused, the group has moved on (%s)", type(exc.__cause__ or exc).__name__)
             return None
         except KafkaError as exc:
-            logger.warning("commit failed, the next one will carry it: %s", reason_of(exc))
+            logger.warning(
+                "commit failed, the next one will carry it: %s; a crash before that repeats what it holds",
+                reason_of(exc),
+            )
             return False
         return True if len(held) == len(points) else None
 
@@ -250,7 +253,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             await asyncio.wait_for(super().on_thread_stop(), STOP_TIMEOUT)
         except TimeoutError:
-            logger.warning("leaving the group took over %g s; the broker will time this member out", STOP_TIMEOUT)
+            logger.warning("leaving the group took over %g s; its partitions wait for the session timeout",
+                           STOP_TIMEOUT)  # fmt: skip
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

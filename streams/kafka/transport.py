@@ -162,7 +162,7 @@ class Consumer(driver.Consumer):
         except KafkaError as exc:
             if not exc.retriable:
                 raise explain(exc, self._kafka) from exc
-            logger.warning("fetching failed, trying again: %s", reason_of(exc))
+            logger.warning("fetching failed, trying again: %s; requests wait", reason_of(exc))
             await asyncio.sleep(RETRY_PAUSE)
             return
         for tp, poll in polled.items():
@@ -246,7 +246,7 @@ class Consumer(driver.Consumer):
                 if time.monotonic() > deadline or not getattr(exc, "retriable", True):
                     await self.app.crash(explain(exc, self._kafka))
                     return None
-                logger.warning("reading the group's commits failed, trying again: %s", reason_of(exc))
+                logger.warning("reading the group's commits failed, trying again: %s; requests wait", reason_of(exc))
                 await asyncio.sleep(RETRY_PAUSE)
         return None
 
@@ -289,7 +289,10 @@ class Consumer(driver.Consumer):
             except ConsumerStoppedError:
                 return None
             except TimeoutError:
-                logger.warning("a commit took over %g s; the next one will carry it", COMMIT_TIMEOUT)
+                logger.warning(
+                    "a commit took over %g s; the next one will carry it; a crash before that repeats what it holds",
+                    COMMIT_TIMEOUT,
+                )
                 done = False
             self.commits += bool(done)
             self.commit_failures += not done

@@ -81,7 +81,11 @@ class TopicWatch:
     async def _begin_anew(self, former: Mapping[TP, Lease]) -> None:
         """Take leases on topics that were made again; what was begun for the former ones may still finish."""
         for topic in sorted({tp.topic for tp in former}):
-            logger.warning("topic %r was deleted and made again: beginning at its first record", topic)
+            logger.warning(
+                "topic %r was deleted and made again: beginning at its first record; what was "
+                "not read of the former one is gone with it",
+                topic,
+            )
         await asyncio.gather(*(lease.drain(defaults.DRAIN_DEADLINE) for lease in former.values()))
         identities, commits = await self._thread.call(self._thread.outlook(former))
         for tp, lease in former.items():
