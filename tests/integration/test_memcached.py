@@ -16,6 +16,7 @@ from streams.cache.front import Cache
 from streams.cache.memcached import LONGEST_TTL, VALUE_LIMIT, choose, stored_key
 from streams.config.cache_url import parse_tiers
 from tests.integration.memcached import PATIENCE, TIMEOUT, Clock, Memcached, key, on_both_loops, opened, within
+from tests.turns import slowness
 
 
 @pytest.fixture
@@ -189,7 +190,10 @@ async def test_a_server_that_hangs_costs_one_timeout_a_rest(clock, caplog):
 @on_both_loops
 async def test_many_calls_that_are_cut_off_leave_no_answer_behind():
     """Stops, time-outs and cancellations at random moments: not one of thousands of answers is for another key."""
-    async with Memcached() as memcached, opened(memcached, clock=lambda: next(ticks), timeout=0.01) as cache:
+    async with (
+        Memcached() as memcached,
+        opened(memcached, clock=lambda: next(ticks), timeout=0.01 * slowness()) as cache,
+    ):
         ticks = iter(range(0, 10**9, 60))
         for number in range(100):
             await cache.set(key(number), value(number, 20_000), ttl=60)

@@ -415,7 +415,7 @@ async def test_cheap_built_in_checks_come_to_run_in_the_worker(two, monkeypatch)
     for number in range(40):
         assert (await two.submit("range", number, {"low": 20})).value is (number >= 20)
     inline = two.counts["inline"]
-    assert 20 <= inline <= 24
+    assert 20 <= inline <= 24 + two.counts["repeated"]  # what was given to a second process is measured twice
     monkeypatch.setattr(type(two.costs), "hand_over", 0.0)
     assert (await two.submit("range", 7, {"low": 20})).value is False
     assert two.counts["inline"] == inline
