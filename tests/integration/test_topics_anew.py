@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 import aiohttp
 import pytest
@@ -286,3 +287,66 @@ async def test_results_made_again_are_written_and_counted_anew(kafka: Broker, st
     await stage.results_of(ids(range(100, 140)))
     await rows_of(worker, "answers", 41)
     assert worker.process.returncode is None
+
+
+async def get(worker: Worker, path: str) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as session, session.get(worker.url + path) as response:
+        found: dict[str, Any] = await response.json()
+        return found
+
+
+async def redrive(worker: Worker, letters: Iterable[dict[str, Any]]) -> list[bool]:
+    """Redrive dead letters through a worker's API; returns of each whether it was put back."""
+    places = [{"partition": each["partition"], "offset": each["offset"]} for each in letters]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(worker.url + "/api/redrive", json={"letters": places}) as response,
+    ):
+        assert response.status == 200, await response.text()
+        found = {(each["partition"], each["offset"]): each for each in (await response.json())["letters"]}
+    return [found[place["partition"], place["offset"]]["redriven"] for place in places]
+
+
+async def letters_of(worker: Worker, count: int) -> list[dict[str, Any]]:
+    """Wait until a worker lists so many dead letters; returns them."""
+    async with asyncio.timeout(PATIENCE):
+        while len(found := (await get(worker, "/api/errors"))["errors"]) < count:
+            await asyncio.sleep(0.2)
+    return list(found)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "made again"])
+async def test_marks_that_are_gone_redrive_nothing_twice(
+    kafka: Broker, stage: Stage, upstream: Upstream, again: bool
+) -> None:
+    """The topic of redrive marks is deleted, or deleted and created again, under a worker: what that worker put back
+    stays put back, for other processes too once it has redriven anything; the rest can still be.
+    """
+    worker = await stage.start(MILLRACE_ROLE="all")
+    await stage.send([asked(f"{upstream.url}/never/{number}", number) for number in range(3)])
+    await stage.results_of(ids(range(3)))
+    first, second, third = await letters_of(worker, 3)
+    assert await redrive(worker, [first, second]) == [True, True]
+    marks = f"{stage.group}-redriven"
+    await delete(stage, marks)
+    if again:
+        async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+            assert await admin.create(marks, 1, 1, **{"cleanup.policy": "compact"})
+            await admin.settled(marks)
+    assert await redrive(worker, [first, second, third]) == [False, False, True]
+    assert worker.process.returncode is None
+    other = await stage.start(MILLRACE_ROLE="all")
+    assert await redrive(other, [first, second, third]) == [False, False, False]
+
+
+async def test_workers_made_again_see_one_another(kafka: Broker, stage: Stage) -> None:
+    """The topic of heartbeats is deleted under two workers: one of them creates it, and both list both again."""
+    two = [await stage.start(MILLRACE_ROLE="all") for _ in range(2)]
+    await delete(stage, stage.environment["MILLRACE_WORKERS_TOPIC"])
+    await asyncio.sleep(1)
+    async with asyncio.timeout(2 * NOTICED):
+        for worker in two:
+            while sum(each["answering"] for each in (await get(worker, "/api/workers"))["workers"]) < len(two):
+                await asyncio.sleep(0.5)
+    assert [worker.process.returncode for worker in two] == [None, None]
+    assert not [line for worker in two for line in worker.log if "Traceback" in line]
