@@ -10,6 +10,7 @@ records, never the integers between their offsets.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,35 +62,10 @@ class Lease:
     """
 
     __slots__ = (
-        "_completed",
-        "_count",
-        "_delivered",
-        "_drained",
-        "_large",
-        "_last",
-        "_metadata",
-        "_unfinished",
-        "_waiting",
-        "alive",
-        "anew",
-        "begun",
-        "bytes",
-        "committed",
-        "draining",
-        "end",
-        "finished",
-        "group",
-        "identity",
-        "invalid_metadata",
-        "partition",
-        "point",
-        "position",
-        "resumed",
-        "skipped_completed",
-        "topic",
-        "tried",
-        "unremembered",
-        "work",
+        "_completed", "_count", "_delivered", "_drained", "_large", "_last", "_metadata", "_unfinished",
+        "_waiting", "alive", "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group",
+        "identity", "invalid_metadata", "partition", "point", "position", "resumed", "skipped_completed",
+        "topic", "tried", "unremembered", "work"
     )  # fmt: skip
 
     def __init__(
@@ -214,8 +190,8 @@ class Lease:
             self.finished += 1
             if offset == self._delivered[0][0]:
                 self._advance()
-            if self._drained is not None and self.in_progress <= 0:
-                self._drained.set()
+            if self._drained is not None:
+                self._see_drained()
 
     def finish_all(self, offsets: Iterable[int]) -> None:
         """Finish many at once, at a fraction of what one by one would cost."""
@@ -227,15 +203,13 @@ class Lease:
                 self._large = {offset: size for offset, size in self._large.items() if offset in self._unfinished}
                 self.bytes = sum(self._large.values())
             self._advance()
-            if self._drained is not None and self.in_progress <= 0:
-                self._drained.set()
+            self._see_drained()
 
     def wait(self, offset: int) -> None:
         """Take back one `begun`: the work on the record at `offset` has to wait, which no drain is to wait for."""
         self._waiting.add(offset)
         self.begun -= 1
-        if self._drained is not None and self.in_progress <= 0:
-            self._drained.set()
+        self._see_drained()
 
     def resume(self, offset: int) -> None:
         """Begin what had to wait."""
@@ -284,13 +258,11 @@ class Lease:
         self.draining = True
         if self.in_progress <= 0 or not self.alive:
             return True
-        if self._drained is None:
-            self._drained = asyncio.Event()
-        try:
+        self._drained = self._drained or asyncio.Event()
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._drained.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
+            return True
+        return False
 
     def cancel(self) -> None:
         """Cancel the work in progress. What it has published may still be acknowledged, which finishes it."""
@@ -308,6 +280,10 @@ class Lease:
         self._waiting.clear()
         self.bytes = 0
         if self._drained is not None:
+            self._drained.set()
+
+    def _see_drained(self) -> None:
+        if self._drained is not None and self.in_progress <= 0:
             self._drained.set()
 
     def _advance(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from agents.answer.agent import Answerer
 from agents.commands import run
 from streams.config import settings
-from streams.kafka import group, transport
+from streams.kafka import transport, watch
 from streams.kafka.thread import ConsumerThread
 from streams.telemetry import loop, watchdog
 
@@ -81,7 +81,7 @@ FAULTS = {
 if __name__ == "__main__":
     watchdog.REPORT_AFTER, watchdog.COMMIT_DEADLINE, watchdog.GRACE, watchdog.ASK_AGAIN = 1.0, 5.0, 2.0, 1.0
     watchdog.UNFINISHED_DEADLINE = 5.0
-    transport.COMMIT_TIMEOUT = group.TIMEOUT = 2.0
+    transport.COMMIT_TIMEOUT = watch.COORDINATOR_TIMEOUT = 2.0
     loop.STALLED, loop.HOPELESS = 1.0, 4.0
     FAULTS[sys.argv[1]]()
     sys.exit(run(["worker"]))
