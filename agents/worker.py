@@ -40,9 +40,6 @@ class Worker:
         self.answering = AnswerApp(settings, self.sources, self._topics) if settings.role != "tables" else None
         self.tabulating = TablesApp(settings, self._set_partitions) if settings.role != "answer" else None
         self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic)
-        self.server: Server | None = None
-        self.loop_watch: LoopWatch | None = None
-        self.presence: Heartbeat | None = None
         self._found: Mapping[str, Topic] = {}
 
     @property
@@ -53,9 +50,9 @@ class Worker:
     async def open(self, stack: AsyncExitStack) -> None:
         """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
-        self.loop_watch = await stack.enter_async_context(LoopWatch())
+        loop_watch = await stack.enter_async_context(LoopWatch())
         await self._topics()
-        process = ProcessStats(settings.role, self.loop_watch, self.readiness)
+        process = ProcessStats(settings.role, loop_watch, self.readiness)
         exporter = exporter_of(process, self.answering, self.tabulating)
         query = await stack.enter_async_context(self.query)
         if self.tabulating is not None:
@@ -66,12 +63,12 @@ class Worker:
         server = Server(settings.web_host, settings.web_port, self.readiness, routes,
                         token=settings.web_token, names=settings.web_names(),
                         error_page=site.error_page)  # fmt: skip
-        self.server = await stack.enter_async_context(server)
+        await stack.enter_async_context(server)
         process.web = server.requests
         status = WorkerStatus(
-            settings, self.sources, self.answering, self.tabulating, loop=self.loop_watch, port=server.port
+            settings, self.sources, self.answering, self.tabulating, loop=loop_watch, port=server.port
         )
-        self.presence = await stack.enter_async_context(Heartbeat(settings, status.record))
+        await stack.enter_async_context(Heartbeat(settings, status.record))
         await stack.enter_async_context(site.events)
         await stack.enter_async_context(Announcer(self.readiness, self._settings_summary))
 
