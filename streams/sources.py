@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from marshmallow import Schema, ValidationError
 
+from models import strictjson
 from models.errors import SettingsError
 from models.schema import problems
 from models.source import Param, Source, Sources, replaced
@@ -60,7 +62,7 @@ def parse(content: bytes) -> tuple[Sources, list[Problem]]:
         return Sources(), [Problem(1, "", f"the file has {len(content)} bytes; at most {MAX_FILE_BYTES} are read")]
     try:
         text = content.decode("utf-8-sig")
-        members = tomllib.loads(text)
+        members = tomllib.loads(text, parse_float=_number)
     except UnicodeDecodeError as exc:
         return Sources(), [Problem(content.count(b"\n", 0, exc.start) + 1, "", "is not UTF-8")]
     except tomllib.TOMLDecodeError as exc:
@@ -155,6 +157,13 @@ def _as_written(path: Steps) -> Steps:
     if path[:1] in (("params",), ("form",)) and path[2:3] in (("key",), ("value",)):
         return path[:2] + path[3:]
     return path
+
+
+def _number(text: str) -> float:
+    """Read a TOML float with its digits: a default of 1.10 goes into URLs and bodies as it was written."""
+    digits = text.replace("_", "").removeprefix("+")
+    number = float(digits)
+    return number if repr(number) == digits or not math.isfinite(number) else strictjson.Number(digits)
 
 
 def _not_toml(text: str, exc: tomllib.TOMLDecodeError) -> Problem:

@@ -76,7 +76,7 @@ class CacheWriter:
         """Remember a failure that others would meet, unless an answer is kept that may stand in for it; return it."""
         policy = self.policy_of(known)
         now = time.time()
-        said = failure_lifetime(error.trail, now)
+        said = failure_lifetime(error.trail, now, self._negative_ttl)
         shared = encode_answer(known.request, Answer.failed(error))
         if known.key is not None and not self._is_outdated(known.key, began):
             self._keep_failure(known, shared, error, now, negative_ttl(error, policy, self._negative_ttl, said))

@@ -112,9 +112,12 @@ def _kept_of(headers: Mapping[str, str]) -> dict[str, str]:
 def updated(entry: Entry, headers: Mapping[str, str]) -> CIMultiDict[str] | None:
     """Return an entry's headers as a 304 with these updates them (RFC 9111, sections 3.2 and 4.3.4).
 
-    None for a 304 about another version. Tags are compared weakly: servers that compress weaken the tag of a 200 and
-    not that of its 304.
+    None for a 304 about another version, as one with a strong tag is if the entry has none. Tags are compared weakly:
+    servers that compress weaken the tag of a 200 and not that of its 304.
     """
+    tag = headers.get("ETag", "").strip()
+    if tag and entry.etag is None and not tag.startswith("W/"):
+        return None
     for held, name in ((entry.etag, "ETag"), (entry.last_modified, "Last-Modified")):
         said = headers.get(name)
         if held is not None and said:

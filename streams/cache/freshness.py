@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from models.source import MAX_STALE, CachePolicy
+from models.source import MAX_STALE, NEGATIVE_TTL, CachePolicy
 
 HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """Statuses whose answers may be kept though they say nothing of it (RFC 9110, section 15.1). Of 206, the partial one,
@@ -76,16 +76,21 @@ def freshness(trail: Sequence[Head], policy: CachePolicy, now: float) -> Freshne
     return found
 
 
-def failure_lifetime(trail: Sequence[Head], now: float) -> float | None:
-    """Return the seconds that upstreams let a failure be remembered, None if they say nothing of that."""
+def failure_lifetime(trail: Sequence[Head], now: float, silent: float = NEGATIVE_TTL) -> float | None:
+    """Return the seconds that upstreams let a failure be remembered, None if they say nothing of that.
+
+    A redirect that says nothing, and is not kept by its status, lets what it led to be remembered `silent` seconds.
+    """
     told: list[float] = []
-    for status, headers, delay in trail:
+    for place, (status, headers, delay) in enumerate(trail, 1):
         said = directives(all_of(headers, "Cache-Control"))
         if _forbidden(said, headers, status) or "no-cache" in said:
             return 0.0
         lifetime = _lifetime(said, headers, now)
         if lifetime is not None:
             told.append(max(0.0, lifetime - initial_age(headers, now, delay)))
+        elif place < len(trail) and status not in HEURISTIC:
+            told.append(silent)
     return min(told) if told else None
 
 

@@ -30,6 +30,8 @@ MAX_LOOKUPS = 32
 would look as if the tier were slow."""
 MAX_WRITES = 1_024
 """Writes to lower tiers under way; beyond them an answer is kept in memory alone."""
+MOMENT = 1.0
+"""Seconds that an answer is kept in memory where the operator wants no memory tier: for those who ask at once."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that writes under way may take to finish when the cache is closed."""
 
@@ -51,7 +53,8 @@ class Cache:
         large: LargeWork | None = None,
     ) -> None:
         first = tiers[0] if tiers and isinstance(tiers[0], MemoryTier) else None
-        # Without a memory tier it still holds what is being fetched and what has failed, for a moment.
+        self._longest_in_memory = LONGEST if first else MOMENT
+        # Without a memory tier it still holds what has failed, and for a moment what has come.
         self.memory = MemoryCache(first or MemoryTier(entries=1_000, bytes=1 << 20), group=target_of)
         self.lower: list[BaseCache] = [_lower(tier) for tier in tiers if not isinstance(tier, MemoryTier)]
         self._clock = clock
@@ -139,7 +142,8 @@ class Cache:
 
     def put_in_memory(self, key: bytes, entry: Entry) -> None:
         """Keep an entry in this process alone."""
-        self.memory.put(key, entry, entry.keep_until - self._clock())
+        seconds = entry.keep_until - self._clock()
+        self.memory.put(key, entry, seconds if entry.error else min(seconds, self._longest_in_memory))
 
     def drop(self, key: bytes) -> None:
         """Forget an entry: at once in memory, and soon in the lower tiers."""

@@ -34,8 +34,10 @@ UNAUTHORIZED, FORBIDDEN = 401, 403
 MAX_CHALLENGES = 8_192
 """Characters of all WWW-Authenticate headers of an answer that are looked at."""
 
-_BEARER = re.compile(r"\bbearer\b", re.IGNORECASE)
-_INVALID_TOKEN = re.compile(r'\berror\s*+=\s*+"?invalid_token\b', re.IGNORECASE)
+# A list's members (RFC 9110, section 5.6.1); in each a scheme may stand before its first parameter (section 11.6.1).
+_MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++')
+_SCHEME = re.compile(r"\s*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)(?:\s++(?!=)|\s*+$)")
+_INVALID_TOKEN = re.compile(r'\s*+error\s*+=\s*+(?:invalid_token|"invalid_token")\s*+$', re.IGNORECASE)
 
 
 def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPolicy) -> AnswerError:
@@ -57,8 +59,13 @@ def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPol
 def _blames_token(response: aiohttp.ClientResponse) -> bool:
     """Whether a 403 says that the token is at fault, not what it allows (RFC 6750, section 3.1)."""
     challenges = ", ".join(response.headers.getall("WWW-Authenticate", ()))[:MAX_CHALLENGES]
-    scheme = _BEARER.search(challenges)
-    return scheme is not None and _INVALID_TOKEN.search(challenges, scheme.end()) is not None
+    scheme = ""
+    for member in _MEMBER.findall(challenges):
+        begins = _SCHEME.match(member)
+        scheme = begins[1].lower() if begins else scheme
+        if scheme == "bearer" and _INVALID_TOKEN.match(member, begins.end() if begins else 0):
+            return True
+    return False
 
 
 def hide_secrets(error: AnswerError, credentials: Credentials | None) -> None:

@@ -42,6 +42,7 @@ DENIED: tuple[Network, ...] = tuple(
         "168.63.129.16/32",  # Azure's platform address, public by its look
         *("::1/128", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23"),
         *("2001:db8::/32", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
+        *("::/3", "4000::/2", "8000::/1"),  # all but 2000::/3 is reserved (RFC 4291, section 2.4), some used privately
     )
 )
 """Networks that are not the public internet. An IPv6 address that stands for an IPv4 one is judged by that: see

@@ -483,6 +483,8 @@ async def test_age_counts_on_from_the_upstream_s(upstream: Upstream, worker: Wor
         ({"ETag": 'W/"a"'}, {"ETag": '"a"'}, True),
         ({"ETag": '"a"'}, {"ETag": 'W/"b"'}, False),
         ({"Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, {}, True),
+        ({"Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, {"ETag": '"b"'}, False),
+        ({"Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, {"ETag": 'W/"b"'}, True),
         ({"Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, {"Last_Modified": "Fri, 02 Jan 2026 00:00:00 GMT"}, False),
     ],
 )

@@ -356,7 +356,11 @@ def test_who_asks_at_the_same_time_may_have_what_is_of_use_again(
         ([head(status=404, vary="*")], 0),
         ([head("no-store", 302), head(status=404)], 0),
         ([head("max-age=9", 302), head("max-age=600", 404)], 9),
-        ([head(status=302), head("max-age=600", 404)], 600),
+        ([head(status=302), head("max-age=600", 404)], 5),
+        ([head(status=302), head("max-age=2", 404)], 2),
+        ([head(status=302), head(status=404)], 5),
+        ([head("max-age=90", 302), head("max-age=600", 404)], 90),
+        ([head(status=301), head("max-age=600", 404)], 600),
     ],
 )
 def test_how_long_a_failure_holds_is_said_by_its_upstream(trail: list[Head], seconds: float | None) -> None:

@@ -11,7 +11,7 @@ from streams.cache import front
 from streams.cache.entry import REVALIDATE_WITHIN, decode_entry, encode_entry, failed_entry, fresh_entry
 from streams.cache.file import FileCache
 from streams.cache.freshness import Freshness
-from streams.cache.front import MAX_LOOKUPS, MAX_WRITES, Cache
+from streams.cache.front import MAX_LOOKUPS, MAX_WRITES, MOMENT, Cache
 from streams.cache.memcached import MemcachedCache
 from streams.cache.memory import ENTRY_OVERHEAD
 from streams.config.cache_url import FileTier, MemcachedTier, MemoryTier
@@ -131,6 +131,21 @@ async def test_what_is_put_is_in_every_tier(cache, upper, lower):
     for tier in (upper, lower):
         assert decode_entry(KEY, tier.kept[KEY], NOW) == kept
         assert tier.ttls[KEY] == 660 + REVALIDATE_WITHIN
+
+
+async def test_without_a_memory_tier_memory_keeps_an_answer_for_a_moment(tmp_path):
+    """Another worker may change what the shared tier holds; where memory is a tier, it keeps what the entry allows."""
+    for tiers, kept in (((FileTier(tmp_path),), False), ((MemoryTier(), FileTier(tmp_path)), True)):
+        now = NOW
+        cache = Cache(tiers, clock=lambda: NOW)
+        cache.memory._clock = lambda: now  # noqa: B023
+        cache.put_in_memory(KEY, entry(1))
+        assert cache.peek(KEY) is not None
+        now += MOMENT
+        assert (cache.peek(KEY) is not None) is kept
+        cache.put(KEY, failed_entry(b'"outcome":"unreachable"', NOW, 5.0, Unreachable("gone")))
+        now += MOMENT
+        assert cache.peek(KEY) is not None
 
 
 async def test_a_failure_stays_in_memory(cache, upper, lower):

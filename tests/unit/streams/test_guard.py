@@ -75,6 +75,14 @@ def test_odd_names_are_names(host: str) -> None:
     Guard().check(URL(f"http://{host}/"))
 
 
+@pytest.mark.parametrize("host", ["200::1", "400::1", "1000::1", "4000::1", "8000::1", "e000::1", "64:ff9b:0:1::a00:1"])
+def test_what_is_reserved_in_ipv6_is_not_the_internet(host):
+    """Only 2000::/3 is given out (RFC 4291, section 2.4); private overlays use some of the rest."""
+    with pytest.raises(Denied):
+        Guard().check(URL(f"http://[{host}]/"))
+    Guard().check(URL("http://[2606:4700::1111]/"))
+
+
 @pytest.mark.parametrize("network", DENIED, ids=str)
 def test_every_special_network_is_denied_at_both_ends(network: Any) -> None:
     """The first and the last address of each network of the table are denied, as literal and when dialled."""

@@ -8,6 +8,7 @@ import pytest
 
 from models.errors import SettingsError
 from models.source import REQUIRED, Bearer, Limits, Secret
+from models.strictjson import dumps
 from streams.sources import MAX_FILE_BYTES, load, parse
 
 SECRETS = {"ONE": "hunter2-one", "TWO": "hunter2-two"}
@@ -44,6 +45,15 @@ def plain(members="", name="a"):
 
 def answer(n, unit="m", *rest, scale=1, **more):
     """Be a plugin's function."""
+
+
+@pytest.mark.parametrize("written", ["1.10", "0.29999999999999998", "1e2", "-0.00001", "1_0.50", "+2.0"])
+def test_a_number_in_the_file_keeps_its_digits(written):
+    """A default of 1.10 is 1.10 in URLs and bodies, as a request's own would be."""
+    source = read(f'[sources.a]\nurl = "https://a.example/?v={{v}}"\nparams.v.default = {written}\n').by_name["a"]
+    digits = written.replace("_", "").lstrip("+")
+    assert source.params["v"].default == float(digits)
+    assert dumps(source.params["v"].default, exact=True).decode() == digits
 
 
 def test_a_file_makes_sources_and_hosts():
