@@ -23,8 +23,7 @@ from streams.telemetry.loop import LoopWatch
 from streams.telemetry.metrics import Exporter, Sample
 from streams.telemetry.timed import timings
 from streams.tls import in_use
-from streams.web.metrics import Requests
-from streams.web.probes import Readiness
+from streams.web.probes import Readiness, Requests
 
 
 class ProcessStats:
@@ -145,8 +144,8 @@ def pool(answering: AnswerApp) -> Iterator[Sample]:
 
 def tables(tabulating: TablesApp) -> Iterator[Sample]:
     """Read how large the tables are here."""
-    for name in tabulating.tables.names:
-        yield Sample("millrace_table_rows", tabulating.tables.count(name), (name,))
+    for name in tabulating.state.topics:
+        yield Sample("millrace_table_rows", tabulating.state.count(name), (name,))
 
 
 def publishing(part: AnswerApp | TablesApp) -> Iterator[Sample]:

@@ -10,24 +10,25 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from agents.answer.app import AnswerApp
-from agents.api.query import Query
-from agents.api.routes import open_api
-from agents.site import Site
+from agents.cluster.heartbeat import Heartbeat
+from agents.cluster.registry import WorkerRegistry
+from agents.cluster.worker_status import WorkerStatus
 from agents.stats import ProcessStats, exporter_of
 from agents.tables.app import TablesApp
-from agents.worker_status import WorkerStatus
+from agents.web.api.local_rows import LocalRows
+from agents.web.api.query import Query
+from agents.web.api.routes import open_api
+from agents.web.site import Site
 from models.source import Sources
 from streams.app import App
 from streams.config import settings as configuration
 from streams.config.plugins import load_plugins
 from streams.config.settings import Settings
 from streams.kafka.topics import Topic, require
-from streams.registry.heartbeat import Heartbeat
-from streams.registry.workers import WorkerRegistry
 from streams.sources import load as load_sources
 from streams.telemetry.loop import LoopWatch
 from streams.telemetry.readiness_log import Announcer
-from streams.web import metrics
+from streams.web.probes import metrics_route
 from streams.web.server import Server
 
 
@@ -59,7 +60,7 @@ class Worker:
             await query.set_registry(await stack.enter_async_context(WorkerRegistry(settings)))
         api = await stack.enter_async_context(open_api(settings, self.sources, query))
         site = Site(settings, api)
-        routes = [*site.routes(), *metrics.routes(exporter)]
+        routes = [*site.routes(), metrics_route(exporter)]
         server = Server(settings.web_host, settings.web_port, self.readiness, routes,
                         token=settings.web_token, names=settings.web_names(),
                         error_page=site.error_page)  # fmt: skip
@@ -101,7 +102,7 @@ class Worker:
 
     def _set_partitions(self, partitions: int) -> None:
         assert self.tabulating is not None
-        self.query.set_local_rows(self.tabulating.tables, partitions)
+        self.query.set_local_rows(LocalRows(self.tabulating.state), partitions)
 
 
 def create(settings: Settings) -> Worker:

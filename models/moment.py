@@ -1,6 +1,13 @@
-"""Which timestamps of records are believed: a producer may write any number there, seconds for milliseconds say."""
+"""Times: how they are written, and which timestamps of records are credible.
+
+A producer may write any number into a record's timestamp, seconds for milliseconds say.
+"""
 
 from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
 
 EARLIEST_MS = 1_293_840_000_000
 """Milliseconds since the epoch, the beginning of 2011: Kafka is no older."""
@@ -23,3 +30,18 @@ def age_of(timestamp: int | None, now: float) -> float | None:
     if timestamp is None or not is_credible(timestamp, now):
         return None
     return max(0.0, now - timestamp / 1000)
+
+
+def iso(milliseconds: int) -> str:
+    """Write milliseconds since the epoch as results write times: 2026-11-22T14:00:00.123Z."""
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+def iso_now() -> str:
+    """Return the present time, as `iso` writes it."""
+    return iso(int(time.time() * 1000))
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"

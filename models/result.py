@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +15,7 @@ from marshmallow import fields, validate
 from models import strictjson
 from models.checks import Call, CheckOutcome
 from models.errors import OUTCOMES, AnswerError, CheckError, TooLarge
+from models.moment import iso
 from models.request import Request
 from models.schema import StrictSchema
 
@@ -82,7 +82,7 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     if answer.attempts is not None:
         head = b'%b,"attempts":%d' % (head, answer.attempts)
     if answer.fetched_at is not None:
-        head = b'%b,"fetched_at":"%b"' % (head, _timestamp(answer.fetched_at).encode())
+        head = b'%b,"fetched_at":"%b"' % (head, iso(int(answer.fetched_at * 1000)).encode())
     if answer.error is not None:
         head = b'%b,"error":%b' % (head, _encode_error(*answer.error.describe().items()))
     return head
@@ -151,7 +151,7 @@ def restamp(shared: bytes, attempts: int, fetched_at: float, headers: Mapping[st
         kept = strictjson.loads(shared[start + len(_HEADERS) - 1 : end])
         shared = shared[:start] + _HEADERS[:-1] + strictjson.dumps({**kept, **(headers or {})}) + shared[end:]
         end = shared.rindex(_ATTEMPTS)
-    return b'%b,"attempts":%d,"fetched_at":"%b"' % (shared[:end], attempts, _timestamp(fetched_at).encode())
+    return b'%b,"attempts":%d,"fetched_at":"%b"' % (shared[:end], attempts, iso(int(fetched_at * 1000)).encode())
 
 
 def is_shared(shared: bytes) -> bool:
@@ -210,16 +210,6 @@ def splice(request_id: bytes, shared: bytes, cache: bytes | None, age: float | N
     return b'{"id":%b,%b,"cache":"%b","age":%.1f,"elapsed_ms":%.1f}' % (
         request_id, shared, cache, age, elapsed * 1000,
     )  # fmt: skip
-
-
-def _timestamp(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
-
-
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class _EchoSchema(StrictSchema):

@@ -14,7 +14,6 @@ http/      the client that fetches
 cache/     where answers are kept
 pool/      the processes that run checks
 tables/    rows by partition, backed by changelogs
-registry/  the workers of this group, known by their heartbeats
 web/       the worker's HTTP server
 telemetry/ logs, metrics, traces, watchdog
 """

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:
-    from streams.kafka.dead_letters import DeadLetters
+    from agents.redrive.dead_letters import DeadLetters
 
     would = "would be redriven" if options.dry_run else "redriven"
 

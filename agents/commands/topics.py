@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _topics(settings: Any, options: argparse.Namespace) -> int:
-    from streams.kafka.redriver import marks_of
+    from agents.redrive.redriver import marks_of
     from streams.kafka.topics import DEFAULT_PARTITIONS, Admin, differences
     from streams.tables.changelogs import changelogs
 
@@ -65,8 +65,8 @@ async def _topics(settings: Any, options: argparse.Namespace) -> int:
 
 async def _create_own(admin: Any, settings: Any, results: Any, replication: int) -> None:
     """Create the tables' changelogs, the topic of the heartbeats and the one that lists what was redriven."""
-    from streams.kafka.redriver import MARKS, marks_of
-    from streams.registry.heartbeat import make_topic
+    from agents.cluster.heartbeat import make_topic
+    from agents.redrive.redriver import MARKS, marks_of
     from streams.tables.changelogs import changelogs, create
 
     tables, marks = tuple(changelogs(settings).values()), marks_of(settings)

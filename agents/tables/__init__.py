@@ -6,5 +6,4 @@ result_parser  reads a result record
 aggregate      what the results of one partition add up to
 rows           what each table's row means, and how partial rows are merged
 projection     the fields of a stored answer that a search needs, without the rest
-live_row       one result as the pages show it live
 """

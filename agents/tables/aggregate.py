@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, TypeAlias
 from aiokafka import ConsumerRecord
 
 from agents.tables.result_parser import InvalidResult, ParsedResult, ResultParser
-from agents.tables.rows import iso
+from agents.tables.rows import Row
 from models.histogram import BOUNDS
-from models.moment import AHEAD_MS, EARLIEST_MS
+from models.moment import AHEAD_MS, EARLIEST_MS, iso
 from streams.tables.store import offset_of
 
-Row: TypeAlias = dict[str, Any]
 Get: TypeAlias = Callable[[str, bytes], bytes | None]
 Change: TypeAlias = tuple[str, bytes, bytes]
 Seen: TypeAlias = tuple[int, int, int, int]

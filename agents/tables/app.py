@@ -10,19 +10,17 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from agents.answer.app import PUBLISH_FAILING
-from agents.tables import rows
 from agents.tables.agent import Tabulator, bounds_of
-from agents.tables.projection import projection
 from models.errors import BrokerError
 from streams.app import App, settle_memory
 from streams.config.settings import Settings
 from streams.kafka.publisher import Publisher
-from streams.tables.changelogs import Changelogs, changelogs, prepare
+from streams.tables.changelogs import TABLES, Changelogs, changelogs, prepare
 from streams.tables.recovery import PAUSE, Recovery
 from streams.tables.repair import ChangelogRepair
+from streams.tables.rocksdb import RocksStore
 from streams.tables.state import TableState
-from streams.tables.stores import make_store
-from streams.tables.view import Tables
+from streams.tables.store import MemoryStore, Store
 from streams.tasks import end_tasks, keep
 
 logger = logging.getLogger(__name__)
@@ -32,7 +30,7 @@ RETRY_PAUSE = 5.0
 
 
 class TablesApp:
-    """See the module. `tables` is what others read; `holds` is told how many partitions results have."""
+    """See the module. `state` holds the rows; `holds` is called with the number of results partitions."""
 
     def __init__(self, settings: Settings, holds: Callable[[int], None] = lambda _: None) -> None:
         self.settings = settings
@@ -43,9 +41,8 @@ class TablesApp:
         self.recovery: Recovery | None = None
         self._changelogs: Changelogs | None = None
         self.topics = changelogs(settings)
-        self.shelves = TableState(make_store(settings), self.topics, bounds_of(settings), self._leases)
-        self.mending = ChangelogRepair(settings, self.shelves)
-        self.tables = Tables(rows.TABLES, self.shelves, rows.decode, projection)
+        self.state = TableState(make_store(settings), self.topics, bounds_of(settings), self._leases)
+        self.repair = ChangelogRepair(settings, self.state)
         self.app.opens(self.open)
         topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="tabulate")(self.tabulate)
@@ -58,10 +55,10 @@ class TablesApp:
     async def open(self, stack: AsyncExitStack) -> Publisher:
         """Open store and publisher. Raises MillraceError for what is not as it must be."""
         settings = self.settings
-        stack.callback(self.shelves.store.close)
-        self.shelves.store.open()
+        stack.callback(self.state.store.close)
+        self.state.store.open()
         name = f"{settings.worker_id}-tables"
-        publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.shelves.acknowledged)
+        publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.state.acknowledged)
         self.publisher = publisher
         try:
             await self._prepare()  # first, since it names all topics that are missing or may not be used
@@ -70,7 +67,7 @@ class TablesApp:
                 raise
             logger.warning("no tables for now: %s", exc)  # answering never waits for them: a recovery tries again
         await stack.enter_async_context(publisher)
-        self.tabulator = Tabulator(settings, publisher, self.shelves, self.mending)
+        self.tabulator = Tabulator(settings, publisher, self.state, self.repair)
         means = "tables grow beyond their bounds, and changelogs are not mended"
         tending = keep(self.tabulator.prune, "tending the tables", means=means)
         stack.push_async_callback(end_tasks, tending)
@@ -92,13 +89,13 @@ class TablesApp:
         If that cannot be done, the log and `/readyz` say why. A worker of the tables alone ends; one that answers, too,
         goes on answering, and tries again: answering never waits for tables.
         """
-        shelves = self.shelves
+        state = self.state
         partitions = {tp.partition for tp in self.app.holder.assignment()}
-        shelves.recovered &= partitions
-        for partition in shelves.store.partitions() - partitions:
-            shelves.store.drop(partition)
-        self.mending.begin_anew(partitions)
-        shelves.waiting_for = "recovering from the changelogs"
+        state.recovered &= partitions
+        for partition in state.store.partitions() - partitions:
+            state.store.drop(partition)
+        self.repair.begin_anew(partitions)
+        state.waiting_for = "recovering from the changelogs"
         while True:
             try:
                 lack = await self._decline(partitions)
@@ -108,12 +105,12 @@ class TablesApp:
                     await self.app.crash(exc)
                     raise
                 logger.exception("the tables cannot recover, trying again")
-                shelves.waiting_for = f"not recovered: {exc}"
+                state.waiting_for = f"not recovered: {exc}"
                 await asyncio.sleep(RETRY_PAUSE)
             else:
                 break
-        shelves.recovered = partitions
-        shelves.waiting_for = lack
+        state.recovered = partitions
+        state.waiting_for = lack
         if lack:
             logger.error("%s", lack)
 
@@ -130,12 +127,12 @@ class TablesApp:
     async def _read_back(self, partitions: set[int]) -> None:
         settings = self.settings
         pause = PAUSE if settings.role == "all" else 0.0
-        recovery = Recovery(settings.kafka, settings.worker_id, self.shelves.store, self.topics, pause=pause)
+        recovery = Recovery(settings.kafka, settings.worker_id, self.state.store, self.topics, pause=pause)
         self.recovery = recovery
         try:
             await recovery.run(partitions)
         finally:  # also of what was read before the next rebalance, which has begun another, or a fault
-            self.mending.note(recovery.overwritten)
+            self.repair.note(recovery.overwritten)
 
     def readiness(self) -> str:
         """Return `ok`, or what the tables wait for."""
@@ -144,9 +141,17 @@ class TablesApp:
             return f"no acknowledgement of rows from Kafka for {time.monotonic() - failing:.0f} s"
         for state in self.app.readiness().values():
             if state != "ok":
-                return self.shelves.waiting_for or state
-        return self.tables.readiness()
+                return self.state.waiting_for or state
+        return self.state.readiness()
 
     def _leases(self) -> list[Any]:
         consumer = self.app.consumer if self.app.started else None
         return list(consumer.leases.values()) if consumer is not None else []
+
+
+def make_store(settings: Settings) -> Store:
+    """Return the store that `MILLRACE_STORE` names, not opened yet."""
+    _, _, path = settings.store.partition("rocksdb://")
+    if not path:
+        return MemoryStore()
+    return RocksStore(path, f"group {settings.group!r}, results {settings.results_topic!r}", TABLES)

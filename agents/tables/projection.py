@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
-from agents.tables.rows import RESULT, Row, decode, iso
+from agents.tables.rows import RESULT, Row, decode
+from models.moment import iso
 from streams.tables.store import mark
 
 Projections: TypeAlias = Callable[[int, bytes, bytes], Row | None]

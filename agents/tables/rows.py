@@ -14,15 +14,14 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any, TypeAlias
 
 from models.histogram import BOUNDS
+from models.moment import iso
 
 Row: TypeAlias = dict[str, Any]
 
-TABLES = ("answers", "hosts", "outcomes", "checks")
 RESULT = b',"result":'
 """Behind the head of a stored answer."""
 MICRO = 6
@@ -102,12 +101,12 @@ def decode(table: str, partition: int, key: bytes, stored: bytes, heads: bool) -
         row = _decode(stored.decode())
         return _DECODERS[table](partition, key, row)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {"unreadable": True, "partition": partition, **_key(key)}
+        return {"unreadable": True, "partition": partition, **key_fields(key)}
 
 
 def _answer_row(partition: int, key: bytes, stored: Row) -> Row:
     kept = {name: stored[name] for name in _ANSWER_FIELDS if name in stored}
-    return {**_key(key), **kept, "at": iso(stored["at"]), "partition": partition}
+    return {**key_fields(key), **kept, "at": iso(stored["at"]), "partition": partition}
 
 
 def _host_row(partition: int, key: bytes, stored: Row) -> Row:  # noqa: ARG001
@@ -145,21 +144,23 @@ def _counted_row(stored: Row) -> Row:
     }
 
 
-def _key(key: bytes) -> Row:
+def key_fields(key: bytes) -> Row:
+    """Return the field of a row that holds its key: `key`, or `key_base64` for a key that is not UTF-8."""
     try:
         return {"key": key.decode()}
     except UnicodeDecodeError:
         return {"key_base64": base64.b64encode(key).decode()}
 
 
-def iso(milliseconds: int) -> str:
-    """Write a Kafka timestamp as results write times."""
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+def encode_key(key: bytes) -> str:
+    """Return a key as a URL has it: base64 in its URL-safe alphabet, without padding."""
+    return base64.urlsafe_b64encode(key).decode().rstrip("=")
 
 
-@lru_cache(maxsize=1024)
-def _second(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+def decode_key(text: str) -> bytes:
+    """Return the key that base64 of either alphabet stands for, with or without padding. Raises ValueError."""
+    bare = text.rstrip("=")
+    return base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_", validate=True)
 
 
 def _finite(digits: str) -> float | None:

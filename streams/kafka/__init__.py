@@ -16,8 +16,6 @@ producer           one idempotent producer of aiokafka after the other
 sender             single records, confirmed, for what a person sends
 tail               the end of the results, for those who wait for one or watch
 reader             what a topic holds now, read once, without a group
-dead_letters       dead letters, read, and selected for redrive, each at most once
-redriver           writes the requests that they become
 topics             the contract's topics: create, verify, report differences
 client             opens consumers, producers and admin clients, and a connection to one broker
 errors             Kafka's errors, as one sentence that says what to do

@@ -251,30 +251,27 @@ class TableState:
                         self.publish(publisher, shelf, [(table, key, None) for key in gone])
                     yield len(gone)
 
-    # -- reading: see view.Shelves
+    # -- reading
 
     @property
-    def held(self) -> frozenset[int]:
+    def partitions(self) -> frozenset[int]:
         """Return the partitions held here that have recovered."""
         return frozenset(lease.partition for lease in self._leases() if lease.alive) & self.recovered
 
-    def state(self) -> str:
+    def readiness(self) -> str:
         """Return `ok`, or what the tables still wait for."""
         if self.waiting_for:
             return self.waiting_for
         return "ok" if all(lease.alive for lease in self._leases()) else "the group gives partitions anew"
 
-    def get(self, table: str, partition: int, key: bytes) -> bytes | None:
-        """Return one stored row."""
-        return self.store.get(table, partition, key)
+    @property
+    def all_recovered(self) -> bool:
+        """Whether every assigned partition has recovered."""
+        return self.readiness() == "ok"
 
-    def scan(self, table: str, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield stored rows."""
-        return self.store.scan(table, partition, prefix)
-
-    def count(self, table: str, partition: int) -> int:
-        """Return how many rows are stored."""
-        return self.store.count(table, partition)
+    def count(self, table: str) -> int:
+        """Return how many rows of a table are stored here, on disk perhaps by estimate."""
+        return sum(self.store.count(table, partition) for partition in self.partitions)
 
 
 def _unsendable(parcel: OutgoingRecord) -> None:  # noqa: ARG001  a row that does not fit was made smaller before

@@ -1,21 +1,9 @@
-"""The worker's own HTTP server.
+"""The worker's HTTP server. It knows nothing of what the routes answer.
 
 server      puts the others together and listens
-connection  one client's connection: how many, and how long each may keep us waiting
-security    who may do what, by which name, and what a browser may do with it
+connection  one client's connection: how many there may be, and how long each may keep us waiting
+security    who may do what, under which host names, and what a browser may do with an answer
 problems    errors as problem details (RFC 9457)
-answers     JSON and CSV, with an ETag
-bodies      what a client sends
-docs        Swagger UI over the API's document, from files of ours (static/swagger-ui: swagger-ui-dist, unmodified)
-probes      /livez and /readyz
-metrics     /metrics, and how many requests of what kind were answered
-pages       the pages, server-rendered from templates/
-asked       what a table's page was asked for
-columns     what the pages show of each table
-upstream    what the pages tell of a host
-wording     how figures are written
-assets      the files under static/
-live        /events, one stream a page
-sample      the results that a page watches
-encoding    server-sent events as bytes
+responses   JSON and CSV, with an ETag; JSON bodies
+probes      /livez, /readyz and /metrics
 """

@@ -13,8 +13,7 @@ from aiohttp import web
 from models.errors import SettingsError
 from streams.config.settings import EVERYWHERE
 from streams.web.connection import IDLE_LIMIT, Runner
-from streams.web.metrics import Requests, counted
-from streams.web.probes import Probes, Readiness
+from streams.web.probes import Probes, Readiness, Requests, counted
 from streams.web.problems import ERROR_PAGE, Problem, problems
 from streams.web.security import check_binding, harden, named, timely, token_needed
 

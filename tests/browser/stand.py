@@ -11,9 +11,9 @@ from aiohttp import web
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.async_api import Browser, Page, Response, expect
 
-from streams.web.live import Events
-from streams.web.pages import About, Pages
-from streams.web.sample import Sampler
+from agents.web.live import Events
+from agents.web.pages import About, Pages
+from agents.web.sample import Sampler
 from streams.web.server import Server
 from tests.browser.fake import FakeQuery, FakeTail, row_of
 

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.browser.stand import Tab
-from tests.unit.agents.api.fleet import Fleet, counted
+from tests.unit.agents.web.fleet import Fleet, counted
 
 
 async def test_the_docs_work_under_the_policy(browser: Browser) -> None:

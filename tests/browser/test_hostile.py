@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from playwright.async_api import expect
 
-from streams.web.sample import MOST
+from agents.web.sample import MOST
 from tests.browser.fake import answer
 from tests.browser.hostile import STRINGS
 from tests.browser.stand import TOKEN

@@ -14,12 +14,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
+from agents.redrive import dead_letters as module
+from agents.redrive.dead_letters import BEFORE, DeadLetters
 from agents.testing.broker import Broker
 from models.dead_letter import DeadLetterFilter
 from streams.config.settings import Kafka as KafkaSettings
 from streams.config.settings import Settings
-from streams.kafka import dead_letters as module
-from streams.kafka.dead_letters import BEFORE, DeadLetters
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
 from tests.integration.test_commands import millrace
 from tests.integration.test_contract import NotUtf8

@@ -17,10 +17,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from agents.cluster.registry import WorkerRegistry
 from agents.testing.broker import Broker
 from streams.config.settings import Kafka, Settings
 from streams.kafka.topics import Admin
-from streams.registry.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked
 
 pytestmark = pytest.mark.kafka

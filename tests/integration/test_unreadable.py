@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
+from agents.cluster.registry import WorkerRegistry
 from agents.testing.broker import Broker
 from streams.config.settings import Kafka, Settings
 from streams.kafka.tail import Tail
 from streams.kafka.topics import Admin
-from streams.registry.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage
 from tests.integration.test_commands import millrace
 from tests.integration.test_contract import NotUtf8

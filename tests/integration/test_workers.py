@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from agents.cluster.registry import WorkerRegistry
 from agents.testing.broker import Broker
 from streams.config.settings import Kafka, Settings
-from streams.registry.workers import WorkerRegistry
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked
 
 pytestmark = pytest.mark.kafka

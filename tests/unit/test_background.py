@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from agents.api import overview
-from agents.api.overview import Overview
+from agents.cluster import heartbeat as presence
+from agents.cluster import registry as workers
+from agents.cluster.heartbeat import Heartbeat
+from agents.cluster.registry import WorkerRegistry
+from agents.web.api import overview
+from agents.web.api.overview import Overview
 from models.errors import BrokerError, TaskEnded
 from streams.config.settings import Kafka, Settings
 from streams.kafka import tail
 from streams.kafka.client import require_fetching
 from streams.kafka.tail import Tail
-from streams.registry import heartbeat as presence
-from streams.registry import workers
-from streams.registry.heartbeat import Heartbeat
-from streams.registry.workers import WorkerRegistry
 from streams.tasks import end_worker
 from streams.telemetry import loop
 from streams.telemetry import readiness_log as announcer

@@ -11,9 +11,11 @@ from yarl import URL
 
 from agents.answer import parsed_requests as known
 from agents.answer.parsed_requests import ParsedRequestCache
-from agents.api.overview import Overview
+from agents.cluster import registry as workers
+from agents.cluster.registry import WorkerRegistry
 from agents.tables import result_parser as reading
 from agents.tables.result_parser import ResultParser
+from agents.web.api.overview import Overview
 from models.checks import builtin
 from streams.config.settings import Kafka, Settings
 from streams.http import guard, limits
@@ -23,8 +25,6 @@ from streams.http.limits import Hosts
 from streams.http.stats import OTHERS, UpstreamStats
 from streams.kafka import tail
 from streams.kafka.tail import Tail
-from streams.registry import workers
-from streams.registry.workers import WorkerRegistry
 from streams.telemetry import flood
 from streams.telemetry.flood import FloodGate
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agents.worker_status import partition
+from agents.cluster.worker_status import partition
 from streams.kafka.lease import Lease
 
 

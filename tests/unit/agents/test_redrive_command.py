@@ -9,8 +9,8 @@ import pytest
 from agents import commands
 from agents.checkup.finding import ok, problem
 from agents.commands import DONE, MISUSED, doctor, redrive, run
+from agents.redrive.dead_letters import DeadLetters, Report
 from models.dead_letter import DLQ, read_letter
-from streams.kafka.dead_letters import DeadLetters, Report
 
 
 @pytest.mark.parametrize(

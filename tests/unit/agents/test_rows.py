@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.tables.rows import TABLES, merge
+from agents.tables.rows import merge
 from models.histogram import BOUNDS
+from streams.tables.changelogs import TABLES
 
 counts = st.integers(0, 10**9)
 names = st.dictionaries(st.sampled_from(["ok", "timeout", "denied"]), counts)

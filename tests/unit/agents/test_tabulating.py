@@ -68,9 +68,9 @@ async def test_a_worker_that_answers_tries_again_and_says_why(part, monkeypatch)
     recovering = asyncio.create_task(part.recover())
     while len(reads.runs) < 2:
         await asyncio.sleep(0)
-    assert "hosts-1 cannot be read" in part.shelves.waiting_for
+    assert "hosts-1 cannot be read" in part.state.waiting_for
     await recovering
-    assert (part.crashes, part.shelves.waiting_for, part.shelves.recovered) == ([], "", {1, 3})
+    assert (part.crashes, part.state.waiting_for, part.state.recovered) == ([], "", {1, 3})
     assert all(reads.runs), "it leaves the loop to answering"
 
 
@@ -81,7 +81,7 @@ async def test_a_worker_of_the_tables_alone_ends_with_the_reason(part, monkeypat
     with pytest.raises(BrokerError, match="hosts-1"):
         await part.recover()
     assert [str(reason) for reason in part.crashes] == ["hosts-1 cannot be read"]
-    assert part.shelves.recovered == set()
+    assert part.state.recovered == set()
     assert reads.runs == [0.0]
 
 
@@ -90,31 +90,31 @@ async def test_what_is_another_s_is_forgotten(part, monkeypatch):
     """Rows of partitions that went to others are dropped before the rest is read back; those that stayed are kept."""
     reading(monkeypatch)
     for partition in (1, 2):
-        part.shelves.store.apply("hosts", partition, [(b"h", b'{"offset":1,"at":1}')], 1)
-    part.shelves.recovered = {1, 2}
+        part.state.store.apply("hosts", partition, [(b"h", b'{"offset":1,"at":1}')], 1)
+    part.state.recovered = {1, 2}
     await part.recover()
-    assert part.shelves.store.partitions() == {1}
-    assert part.shelves.recovered == {1, 3}
+    assert part.state.store.partitions() == {1}
+    assert part.state.recovered == {1, 3}
 
 
 @pytest.mark.parametrize("part", ["all"], indirect=True)
 async def test_a_recovery_that_was_cut_off_is_begun_anew(part, monkeypatch):
     """What a recovery met before a rebalance cut it off is not lost: its partition is read from the beginning."""
     reading(monkeypatch, asyncio.CancelledError())
-    part.shelves.store.apply("hosts", 1, [(b"h", b'{"offset":1,"at":1}')], 1)
+    part.state.store.apply("hosts", 1, [(b"h", b'{"offset":1,"at":1}')], 1)
     with pytest.raises(asyncio.CancelledError):
         await part.recover()
-    assert part.shelves.recovered == set()
+    assert part.state.recovered == set()
     reading(monkeypatch)
     await part.recover()
-    assert part.shelves.store.reaches("hosts", 1) is None
+    assert part.state.store.reaches("hosts", 1) is None
 
 
 @pytest.mark.parametrize("part", ["all"], indirect=True)
 async def test_a_recovery_that_ends_behind_the_next_notes_what_it_saw_itself(part, monkeypatch):
     """Faust begins the next recovery before the one it cut off has ended: that one's notes are its own."""
     noted = []
-    monkeypatch.setattr(part.mending, "note", noted.append)
+    monkeypatch.setattr(part.repair, "note", noted.append)
 
     async def run(_):
         part.recovery = SimpleNamespace(overwritten={})  # the next one
@@ -139,10 +139,10 @@ async def test_partitions_that_no_changelog_has_one_for_are_left_out(part, monke
     for tp in part.app.holder.assignment():
         leases[tp] = leases.lease(tp, Identity("c", "t"), None)
     await part.recover()
-    assert part.shelves.recovered == {1}
+    assert part.state.recovered == {1}
     assert {tp.partition: lease.taking for tp, lease in leases.items()} == {1: True, 3: False}
-    assert "partitions 3 of 'results' are not counted: topic 'hosts-log' has 2 partitions" in part.shelves.waiting_for
-    assert "give each 4" in part.shelves.waiting_for
+    assert "partitions 3 of 'results' are not counted: topic 'hosts-log' has 2 partitions" in part.state.waiting_for
+    assert "give each 4" in part.state.waiting_for
 
 
 @pytest.mark.parametrize("part", ["all"], indirect=True)
@@ -159,7 +159,7 @@ async def test_changelogs_that_cannot_be_had_end_nobody_who_answers(part, monkey
     monkeypatch.setattr(module, "prepare", prepare)
     part.publisher, part._changelogs = SimpleNamespace(learn=lambda *_: None), None
     await part.recover()
-    assert (part.shelves.recovered, part.crashes) == ({1, 3}, [])
+    assert (part.state.recovered, part.crashes) == ({1, 3}, [])
 
 
 @pytest.mark.parametrize("part", ["all"], indirect=True)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from agents.tables.aggregate import OUTCOMES_AGE, Aggregator
 from agents.tables.result_parser import ResultParser
-from agents.tables.rows import TABLES, decode, merge
+from agents.tables.rows import decode, merge
+from streams.tables.changelogs import TABLES
 from tests.turns import allowed
 
 NOW = 1_764_000_000.0

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from agents.web.api.local_rows import LocalRows
 from streams.kafka.lease import CommitPoint, Lease
 from streams.tables import state as shelves
 from streams.tables.pruning import AT_ONCE, LOOK_AGAIN, LOOKS, Bounds
 from streams.tables.state import SLICE, TableState
 from streams.tables.store import MemoryStore, mark
-from streams.tables.view import Tables
 
 NOW = 1_000_000.0
 
@@ -73,9 +73,9 @@ def test_a_row_is_read_back_before_and_after_it_arrived():
     scene = Scene()
     scene.ship([("a", b"k", row(1))], 0, 1)
     assert scene.rows.get("a", b"k") == row(1)
-    assert scene.shelves.get("a", 0, b"k") is None
+    assert scene.shelves.store.get("a", 0, b"k") is None
     scene.publisher.acknowledge(scene.shelves)
-    assert scene.rows.get("a", b"k") == scene.shelves.get("a", 0, b"k") == row(1)
+    assert scene.rows.get("a", b"k") == scene.shelves.store.get("a", 0, b"k") == row(1)
     assert scene.rows.pending == {"a": {}, "b": {}}
 
 
@@ -122,7 +122,7 @@ def test_a_later_version_lies_over_an_earlier_one_that_arrives():
     early[2].listener.finish(0)
     assert scene.rows.get("a", b"k") == row(2)
     scene.publisher.acknowledge(scene.shelves)
-    assert scene.shelves.get("a", 0, b"k") == row(2)
+    assert scene.shelves.store.get("a", 0, b"k") == row(2)
 
 
 def test_batches_may_be_whole_in_another_order():
@@ -179,7 +179,7 @@ def test_rows_of_a_topic_that_was_deleted_are_not_counted_on():
     assert forgotten(scene, 0)
     assert scene.rows.get("a", b"0") is None
     scene.publisher.acknowledge(scene.shelves)
-    assert scene.shelves.count("a", 0) == 0
+    assert scene.shelves.count("a") == 0
 
 
 def test_a_log_that_lost_its_end_keeps_its_rows():
@@ -218,7 +218,7 @@ def test_an_unknown_offset_moves_nothing():
     scene = Scene()
     scene.ship([("a", b"k", row(1))], 0, 1)
     scene.publisher.acknowledge(scene.shelves, base=-1)
-    assert scene.shelves.get("a", 0, b"k") == row(1)
+    assert scene.shelves.store.get("a", 0, b"k") == row(1)
     assert scene.shelves.store.reaches("a", 0) is None
 
 
@@ -249,7 +249,7 @@ def test_the_oldest_rows_beyond_the_bound_go():
     assert pruned(scene) == [b"0", b"1"]
     assert sum(scene.shelves.prune(scene.publisher)) == 0, "they are on their way"
     scene.publisher.acknowledge(scene.shelves)
-    assert scene.shelves.count("a", 0) == 10
+    assert scene.shelves.count("a") == 10
     assert sum(scene.shelves.prune(scene.publisher)) == 0
 
 
@@ -357,21 +357,21 @@ def test_only_partitions_in_full_possession_are_pruned(state):
 def test_the_view_has_what_is_held_and_recovered():
     """Rows of a partition are told of while its lease lives and once it has recovered; otherwise nothing, and why."""
     scene = filled(3, Bounds(10), committed=3)
-    tables = Tables(("a", "b"), scene.shelves, lambda *stored: {"offset": mark(stored[3]).offset})
-    assert tables.readiness() == "ok"
-    assert tables.recovered
-    assert tables.partitions == {0}
-    assert tables.get("a", b"1") == [{"offset": 1}]
-    assert tables.get("a", b"9") == []
-    assert sorted(tables.scan("a", b"2")) == [(b"2", {"offset": 2})]
-    assert (tables.count("a"), tables.count("b")) == (3, 0)
+    state, rows = scene.shelves, LocalRows(scene.shelves, lambda *stored: {"offset": mark(stored[3]).offset})
+    assert state.readiness() == "ok"
+    assert state.all_recovered
+    assert state.partitions == rows.partitions == {0}
+    assert rows.get("a", b"1", {0, 1}) == [{"offset": 1}]
+    assert rows.get("a", b"9", {0, 1}) == []
+    assert sorted(rows.scan("a", b"2", {0, 1})) == [(b"2", {"offset": 2})]
+    assert (state.count("a"), state.count("b")) == (3, 0)
     scene.lease.revoke()
-    assert tables.partitions == frozenset()
-    assert tables.get("a", b"1") == []
-    assert "anew" in tables.readiness()
-    scene.shelves.waiting_for = "recovering"
-    assert tables.readiness() == "recovering"
-    assert not tables.recovered
+    assert rows.partitions == frozenset()
+    assert rows.get("a", b"1", {0, 1}) == []
+    assert "anew" in state.readiness()
+    state.waiting_for = "recovering"
+    assert state.readiness() == "recovering"
+    assert not state.all_recovered
 
 
 def test_what_fits_is_known_before_it_is_sent():

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agents.tables.app import make_store
 from models.errors import SettingsError
 from streams.config.settings import Settings
 from streams.tables.changelogs import TABLES
 from streams.tables.rocksdb import RocksStore
 from streams.tables.store import Mark, MemoryStore, mark, offset_of
-from streams.tables.stores import make_store
 
 
 def row(offset, text="x"):

@@ -7,8 +7,8 @@ import json
 import pytest
 from aiokafka import ConsumerRecord
 
+from agents.cluster.registry import FORGET_AFTER, MOST, WorkerRegistry
 from streams.config.settings import Settings
-from streams.registry.workers import FORGET_AFTER, MOST, WorkerRegistry
 
 
 class Clock:

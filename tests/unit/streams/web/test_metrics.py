@@ -7,7 +7,7 @@ from collections import Counter
 import aiohttp
 from aiohttp import web
 
-from streams.web.metrics import counted
+from streams.web.probes import counted
 
 
 async def served(requests, middlewares=()):

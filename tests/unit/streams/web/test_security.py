@@ -15,8 +15,7 @@ from aiohttp import web
 from models.errors import SettingsError
 from streams.config.settings import Settings
 from streams.web import connection
-from streams.web.answers import answer
-from streams.web.bodies import read_json
+from streams.web.responses import answer, read_json
 from streams.web.security import HEADERS, no_time_limit
 from streams.web.server import MAX_BODY, Server
 
@@ -391,7 +390,7 @@ async def test_a_compressed_body_is_not_taken(server):
 
 async def test_a_body_that_drips_is_given_up(server, monkeypatch):
     """One that does not come within its time gets 408."""
-    monkeypatch.setattr("streams.web.bodies.READ_LIMIT", 0.2)
+    monkeypatch.setattr("streams.web.responses.READ_LIMIT", 0.2)
     sent = (
         f"Authorization: Bearer {TOKEN}",
         "Content-Type: application/json",

@@ -1,0 +1,126 @@
+"""Workers, partitions, sources and caches as the workers' own records tell them. What no record tells is null."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agents.cluster.registry import SILENT_AFTER, WorkerRegistry
+from agents.tables.rows import Row
+from streams.web.problems import not_ready
+
+PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfinished_s")
+"""What is told of a partition beside its topic, number and owner."""
+
+_WORST = ("open", "half-open", "closed")
+_LISTS = ("partitions", "hosts", "sources")
+_OBJECTS = ("tables", "answers", "cache", "pool")
+
+
+class ClusterStatus:
+    """What all workers tell of themselves. `heard` is None until it is known, and in a role that does not listen."""
+
+    def __init__(self) -> None:
+        self.registry: WorkerRegistry | None = None
+
+    def records(self) -> list[Row]:
+        """Return every worker's latest record, `answering` or not. Raises Problem."""
+        if self.registry is None:
+            raise not_ready("the workers' records are not there yet, or this worker has not the role of tables")
+        return [{**_plain(record), "answering": _answers(record)} for record in self.registry.all()]
+
+    def workers(self) -> dict[str, Any]:
+        """Return the workers."""
+        return {"workers": self.records()}
+
+    def partitions(self) -> dict[str, Any]:
+        """Return each partition with its owner; of two that claim one, the latest heard that still answers."""
+        owned: dict[tuple[str, int], tuple[tuple[bool, float], Row]] = {}
+        for record in self.records():
+            rank = (record["answering"], -record["silent_s"])
+            for each in record.get("partitions") or ():
+                place = str(each.get("topic")), each.get("partition")
+                if type(place[1]) is not int:
+                    continue
+                told = {"topic": place[0], "partition": place[1], "owner": record["id"],
+                        "owner_answers": record["answering"]}  # fmt: skip
+                told |= {name: each.get(name) for name in PARTITION}
+                if place not in owned or owned[place][0] < rank:
+                    owned[place] = rank, told
+        return {"partitions": [owned[place][1] for place in sorted(owned)]}
+
+    def sources(self) -> dict[str, Any]:
+        """Return the named sources, each with the workers that have it."""
+        found: dict[str, Row] = {}
+        for record in self.records():
+            for source in record.get("sources") or ():
+                known = found.setdefault(str(source.get("name")), {**source, "workers": []})
+                known["workers"].append(record["id"])
+        return {"sources": [found[name] for name in sorted(found)]}
+
+    def caches(self) -> list[Row]:
+        """Return each worker's cache."""
+        told = ((record["id"], record.get("cache")) for record in self.records())
+        return [{"worker": name, **cache} for name, cache in told if cache is not None]
+
+    def hosts(self) -> dict[str, list[Row]]:
+        """Return by host what each worker tells of its breaker and limits."""
+        found: dict[str, list[Row]] = {}
+        for record in self.records():
+            if record["answering"]:
+                for host in record.get("hosts") or ():
+                    told = {name: value for name, value in host.items() if name != "host"}
+                    found.setdefault(str(host.get("host")), []).append({"worker": record["id"], **told})
+        return found
+
+
+def _plain(record: Row) -> Row:
+    """Return a record whose lists are lists of objects, and whose objects are some: whoever may write to the topic
+    may write anything.
+    """
+    told = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
+            for name in _LISTS if name in record}  # fmt: skip
+    odd = {name for name in _OBJECTS if not isinstance(record.get(name), dict)}
+    return {name: value for name, value in (record | told).items() if name not in odd}
+
+
+def _answers(record: Mapping[str, Any]) -> bool:
+    return bool(record["silent_s"] <= SILENT_AFTER)
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """`breaker` is the worst of all workers, None if none tells; `with_it` is how many say so, of `workers`;
+    `limit` is how many requests may be in flight together.
+    """
+
+    breaker: str | None
+    with_it: int
+    workers: int
+    in_flight: int | None
+    waiting: int | None
+    limit: int | None
+    held_seconds: float
+
+
+def host_status(row: Mapping[str, Any]) -> HostStatus:
+    """Add up what the workers tell of a host."""
+    told = [each for each in row.get("workers", ()) if each.get("breaker")]
+    states = [str(each["breaker"]).replace("_", "-") for each in told]
+    worst = min(states, key=lambda state: _WORST.index(state) if state in _WORST else 0, default=None)
+    in_flight, users = _sum(told, "in_flight"), _sum(told, "users")
+    return HostStatus(
+        breaker=worst,
+        with_it=states.count(worst) if worst is not None else 0,
+        workers=len(told),
+        in_flight=in_flight,
+        waiting=None if in_flight is None or users is None else max(0, users - in_flight),
+        limit=_sum(told, "limit"),
+        held_seconds=max((each.get("held_seconds") or 0.0 for each in told), default=0.0),
+    )
+
+
+def _sum(told: list[Mapping[str, Any]], name: str) -> int | None:
+    known = [each[name] for each in told if each.get(name) is not None]
+    return sum(known) if known and len(known) == len(told) else None

@@ -1,0 +1,158 @@
+"""What a worker tells of itself once a second. What is not known is null, never 0."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import time
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.moment import age_of, iso_now
+from models.source import Source
+from streams.config.settings import ANYWHERE, Settings
+from streams.kafka.lease import Lease
+from streams.web.server import place
+
+if TYPE_CHECKING:
+    from agents.answer.app import AnswerApp
+    from agents.tables.app import TablesApp
+    from models.source import Sources
+    from streams.telemetry.loop import LoopWatch
+
+MAX_HOSTS = 200
+"""Hosts that are told of at most: those in use the latest."""
+STATS_BYTES = 0.5
+"""Seconds that a cache on the network may take to tell its figures."""
+STATS_EVERY = 5.0
+"""Seconds between two looks at them."""
+
+
+class WorkerStatus:
+    """Makes the records of one worker: of what it has of these parts, and of the port that its web server has."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sources: Sources,
+        answering: AnswerApp | None,
+        tabulating: TablesApp | None,
+        *,
+        loop: LoopWatch,
+        port: int,
+    ) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._answering = answering
+        self._tabulating = tabulating
+        self._loop = loop
+        self._url = url_of(settings, port)
+        self._started_at = iso_now()
+        self._stats: tuple[float, dict[str, Any] | None] = (0.0, None)
+
+    async def record(self) -> dict[str, Any]:
+        """Return the record as it is now."""
+        apps = [part.app for part in (self._answering, self._tabulating) if part is not None]
+        record: dict[str, Any] = {
+            "id": self._settings.worker_id,
+            "role": self._settings.role,
+            "url": self._url,
+            "version": _version(),
+            "started_at": self._started_at,
+            "at": iso_now(),
+            "state": "stopping" if any(app.should_stop for app in apps) else "running",
+            "partitions": [partition(lease) for app in apps if app.started for lease in app.holder.leases.values()],
+            "rss": _rss(),
+            "loop_lag_s": round(self._loop.lag, 4),
+        }
+        if self._answering is not None:
+            record |= await self._answers(self._answering)
+            record["sources"] = [source(each) for each in self._sources.by_name.values()]
+        if self._tabulating is not None:
+            record["tables"] = tables(self._tabulating)
+        return record
+
+    async def _answers(self, part: AnswerApp) -> dict[str, Any]:
+        told: dict[str, Any] = {"in_flight": None}
+        if part.answerer is not None:
+            told["answers"] = part.answerer.stats.report()
+        if part.client is not None:
+            told["hosts"] = part.client.hosts.stats()[-MAX_HOSTS:]
+            told["in_flight"] = part.client.in_flight
+        if part.pool is not None:
+            told["pool"] = part.pool.stats()
+        if part.cache is not None:
+            looked, figures = self._stats
+            if time.monotonic() - looked > STATS_EVERY:
+                with suppress(TimeoutError):
+                    figures = await asyncio.wait_for(part.cache.stats(), STATS_BYTES)
+                self._stats = time.monotonic(), figures
+            if figures is not None:
+                told["cache"] = figures
+        return told
+
+
+def partition(lease: Lease) -> dict[str, Any]:
+    """Tell of one partition that this worker holds."""
+    committed = None if lease.committed is None else lease.committed.offset
+    age = age_of(lease.oldest_unfinished, time.time())
+    return {
+        "topic": lease.topic,
+        "partition": lease.partition,
+        "committed": committed,
+        "end": lease.end,
+        "lag": lease.lag,
+        "in_flight": lease.in_progress,
+        "unfinished": lease.unfinished,
+        "oldest_unfinished_s": None if age is None else round(age, 1),
+    }
+
+
+def tables(part: TablesApp) -> dict[str, Any]:
+    """Tell of the tables that this worker keeps."""
+    ready = part.readiness()
+    lag = 0 if part.state.all_recovered else None
+    if part.recovery is not None and not part.state.all_recovered:
+        lag = part.recovery.lag
+    told: dict[str, Any] = {
+        "partitions": sorted(part.state.partitions),
+        "recovered": part.state.all_recovered,
+        "lag": lag,
+        "rows": {name: part.state.count(name) for name in part.state.topics},
+        "gaps": part.state.gaps,
+    }
+    if part.tabulator is not None:
+        told |= {"records": part.tabulator.records, "unreadable": part.tabulator.unreadable}
+    return told if ready == "ok" else told | {"waiting_for": ready}
+
+
+def source(each: Source) -> dict[str, Any]:
+    """Tell of a named source: what it asks, not with which secrets."""
+    place = {"url": each.url.text} if each.url is not None else {"call": each.call}
+    return {"name": each.name, **place, "method": each.method, "schema": each.schema}
+
+
+def url_of(settings: Settings, port: int) -> str:
+    """Return the URL by which others reach this worker."""
+    if settings.web_url:
+        return settings.web_url.rstrip("/")
+    host = socket.gethostname() if settings.web_host in ANYWHERE else settings.web_host
+    return f"http://{place(host, port)}"
+
+
+@cache
+def _version() -> str:
+    return version("millrace-kafka")
+
+
+def _rss() -> int:
+    """Return the bytes of memory in use; at the most so far where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

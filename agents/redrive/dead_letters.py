@@ -1,0 +1,245 @@
+"""Reads the dead letters, and puts chosen ones back on the topic of the requests: each at most once, whatever happens.
+
+Request and mark (a record of the compacted topic `<group>-redriven`) are written in ONE transaction. The transactional
+id is the group's: whoever begins to redrive fences whoever was at it, whose open transaction is undone, and only then
+reads the marks. So a letter that was redriven is known as such after a kill -9, and by whoever redrives beside us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Self
+
+from aiokafka import TopicPartition
+
+from agents.redrive.redriver import COMPACTED, MARKS, Redriver, marks_of
+from models.dead_letter import DeadLetter, DeadLetterFilter, Place, read_letter
+from models.errors import BrokerError
+from streams.config.settings import Settings
+from streams.kafka.outgoing import RECORD_OVERHEAD
+from streams.kafka.reader import Reader, Record, Span
+from streams.kafka.topics import Admin, Topic, require
+
+logger = logging.getLogger(__name__)
+
+RATE = 100.0
+"""Letters a second that are put back unless told otherwise: a flood would only come back as another."""
+MANY_MARKS = 10_000
+"""Marks that are kept in any case; beyond, and beyond two for each letter there is, those of no letter go."""
+MARK_AGE = 86_400.0
+"""Seconds for which a mark stays in any case: much longer than a request may be under way."""
+BEFORE = "redriven before"
+OTHERWISE = "it is not what else was chosen"
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of it: how many were redriven (or would be), why how many were not, and which were not to be found."""
+
+    redriven: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    missing: list[Place] = field(default_factory=list)
+
+
+OnLetter = Callable[[DeadLetter, str | None], None]
+"""Is told of each chosen letter: None once it is redriven (or would be), else why it is not."""
+
+
+def _ignore(letter: DeadLetter, refusal: str | None) -> None: ...
+
+
+class DeadLetters:
+    """The dead letters of one group, opened with `async with`. Raises BrokerError for what Kafka does not give."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._marks = marks_of(settings)
+        self._marked: set[bytes] = set()
+        self._marks_read = 0
+        self._busy = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def latest(self, limit: int) -> list[DeadLetter]:
+        """Return the newest letters, newest first, without headers, and of values whether there is one."""
+        topic = self._settings.dead_letters_topic
+        partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
+        newest: list[DeadLetter] = []
+        async with self._busy, Reader(self._settings.kafka) as reader:
+            await self._learn_marks(reader, exist=await self._marks_exist())
+            spans = await reader.spans(topic, partitions)
+            tails = {tp: (max(first, end - limit), end) for tp, (first, end) in spans.items()}
+            async for record in reader.read(tails):
+                letter = self._letter(record)
+                newest.append(letter._replace(value=None if letter.value is None else b"", headers=()))
+                if len(newest) >= 2 * limit:
+                    newest = heapq.nlargest(limit, newest, key=attrgetter("at"))
+        return heapq.nlargest(limit, newest, key=attrgetter("at"))
+
+    async def redrive(
+        self,
+        choice: DeadLetterFilter,
+        *,
+        rate: float = RATE,
+        limit: int | None = None,
+        dry_run: bool = False,
+        told: OnLetter = _ignore,
+    ) -> Report:
+        """Put the chosen letters back on the topic of the requests, `rate` a second (0: as fast as it goes).
+
+        Those of each partition go oldest first; `limit` is how many at most. With `dry_run` nothing is written. Raises
+        BrokerError also when somebody else begins to redrive: what this one had not finished is left to them.
+        """
+        settings = self._settings
+        found = await require(settings.kafka, read=[settings.dead_letters_topic], write=[settings.requests_topic])
+        requests, letters = found[settings.requests_topic], found[settings.dead_letters_topic]
+        report, missing = Report(), set(choice.places)
+        taken: set[bytes] = set()
+
+        def done(redriven: list[DeadLetter]) -> None:
+            report.redriven += len(redriven)
+            for each in redriven:
+                if not dry_run:
+                    self._marked.add(each.redrive_key)
+                told(each, None)
+
+        async with self._busy, AsyncExitStack() as stack:
+            writer = None
+            exist = await self._marks_exist(make=not dry_run)
+            if not dry_run:
+                writer = await stack.enter_async_context(
+                    Redriver(settings, requests, marks=self._marks, rate=rate, done=done)
+                )
+            reader = await stack.enter_async_context(Reader(settings.kafka))
+            await self._learn_marks(reader, exist=exist)
+            spans = await _spans(reader, letters, choice)
+            records = await stack.enter_async_context(aclosing(reader.read(spans)))
+            async for letter in self._chosen(records, choice, report, missing):
+                refusal = _refusal(letter, requests, taken)
+                if refusal is not None:
+                    report.refused[refusal] += 1
+                    told(letter, refusal)
+                    continue
+                taken.add(letter.redrive_key)
+                if writer is not None:
+                    await writer.write(letter)
+                else:
+                    done([letter])
+                if len(taken) == limit:
+                    missing.clear()  # nobody looked whether what is left is there
+                    break
+            if writer is not None:
+                await writer.flush()
+                await self._forget(reader, writer, letters)
+        report.missing = sorted(missing)
+        return report
+
+    async def _forget(self, reader: Reader, writer: Redriver, letters: Topic) -> None:
+        """Take back the marks that no letter has any more, once they are many: Kafka deletes letters, never marks.
+
+        Younger ones stay: after a crash their requests may be answered again, and have another letter.
+        """
+        spans = await reader.spans(letters.name, letters.partitions)
+        if len(self._marked) <= max(MANY_MARKS, 2 * sum(end - first for first, end in spans.values())):
+            return
+        young = await reader.spans(self._marks, 1, time.time() - MARK_AGE)
+        kept = {record.key async for record in reader.read(young)}
+        kept |= {self._letter(record).redrive_key async for record in reader.read(spans)}
+        gone = self._marked - kept
+        await writer.forget(gone)
+        self._marked -= gone
+        logger.info("%d marks of redriven letters were taken back: no dead letter has them any more", len(gone))
+
+    async def _chosen(
+        self, records: AsyncIterator[Record], choice: DeadLetterFilter, report: Report, missing: set[Place]
+    ) -> AsyncIterator[DeadLetter]:
+        async for record in records:
+            letter = self._letter(record)
+            missing.discard(letter.place)
+            if choice.matches(letter):
+                yield letter
+            elif letter.place in choice.places:
+                report.refused[OTHERWISE] += 1
+
+    def _letter(self, record: Record) -> DeadLetter:
+        place = record.partition, record.offset
+        letter = read_letter(place, record.timestamp, record.key, record.value, record.headers)
+        return letter._replace(redriven=letter.redrive_key in self._marked)
+
+    async def _marks_exist(self, *, make: bool = False) -> bool:
+        """Whether there is a topic of marks; one that is missing is made if told to. Raises BrokerError then if there
+        is none in the end, or one that forgets.
+        """
+        name = self._marks
+        async with Admin(self._settings.kafka) as admin:
+            found = await admin.describe(name)
+            if make and not found:
+                try:
+                    await admin.create(name, 1, -1, **MARKS)
+                except BrokerError as exc:
+                    msg = f"{exc}; it is where redriven letters are marked: make it, compacted, with 1 partition"
+                    raise BrokerError(msg) from exc
+                found = await admin.settled(name)
+        if make and not found:
+            msg = f"topic {name!r}, where redriven letters are marked, cannot be seen: nothing is redriven"
+            raise BrokerError(msg)
+        if make and found[name].cleanup not in (COMPACTED, None):
+            msg = (
+                f"topic {name!r}, where redriven letters are marked, has cleanup.policy={found[name].cleanup}: Kafka "
+                f"deletes marks, and letters would be redriven again; make it cleanup.policy={COMPACTED}"
+            )
+            raise BrokerError(msg)
+        return bool(found)
+
+    async def _learn_marks(self, reader: Reader, *, exist: bool) -> None:
+        """Read the marks that came since last time. Those that are known are kept, whatever becomes of the topic."""
+        if not exist:
+            return
+        spans = await reader.spans(self._marks, 1)
+        end = max((end for _, end in spans.values()), default=0)
+        begin = self._marks_read if self._marks_read <= end else 0  # else it was made anew
+        async for record in reader.read({tp: (max(first, begin), end) for tp, (first, _) in spans.items()}):
+            if record.key is not None and record.value is not None:
+                self._marked.add(record.key)
+            elif record.key is not None:
+                self._marked.discard(record.key)
+        self._marks_read = end
+
+
+async def _spans(reader: Reader, letters: Topic, choice: DeadLetterFilter) -> dict[TopicPartition, Span]:
+    """Return where the chosen letters are: since that time, or from the first to the last of the places."""
+    if not choice.places:
+        return await reader.spans(letters.name, letters.partitions, choice.since)
+    narrow: dict[TopicPartition, Span] = {}
+    for tp, (first, end) in (await reader.spans(letters.name, letters.partitions)).items():
+        offsets = [offset for partition, offset in choice.places if partition == tp.partition]
+        if offsets:
+            narrow[tp] = max(first, min(offsets)), min(end, max(offsets) + 1)
+    return narrow
+
+
+def _refusal(letter: DeadLetter, requests: Topic, taken: set[bytes]) -> str | None:
+    """Say why this letter is not redriven, if it is not. Two letters may tell of one request, answered again."""
+    if letter.redriven or letter.redrive_key in taken:
+        return BEFORE
+    flaw = letter.not_redrivable_reason(requests.name)
+    if flaw is None and requests.max_bytes is not None and _size(letter) > requests.max_bytes:
+        return f"with its headers it has more bytes than the {requests.max_bytes} that topic {requests.name!r} takes"
+    return flaw
+
+
+def _size(letter: DeadLetter) -> int:
+    headers = sum(len(name.encode()) + len(content or b"") + 4 for name, content in letter.request_headers())
+    return RECORD_OVERHEAD + len(letter.key or b"") + len(letter.value or b"") + headers

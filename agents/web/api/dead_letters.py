@@ -1,0 +1,120 @@
+"""The latest dead letters, and chosen ones put back on the topic of the requests.
+
+A letter's own bytes are not told: whoever sent it may have put secrets in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from marshmallow import ValidationError
+
+from agents.redrive.dead_letters import DeadLetters
+from agents.tables.rows import key_fields
+from agents.web.api.schemas import RedriveSchema
+from models import strictjson
+from models.dead_letter import DeadLetter, DeadLetterFilter
+from models.errors import BrokerError
+from models.moment import iso
+from models.schema import flatten, problems
+from streams.web.problems import Problem
+from streams.web.responses import answer, read_json
+
+MAX_ERRORS = 200
+"""Letters that are told at once."""
+KEPT = 2.0
+"""Seconds for which letters that were read are told again, rather than read anew."""
+REDRIVE_LIMIT = 60.0
+"""Seconds that this may take; what is not committed by then is not redriven."""
+MAX_REDRIVE_BYTES = 64 << 10
+"""Bytes of JSON that name letters: 500 of them take half of it."""
+
+_REDRIVE = RedriveSchema()
+
+
+class DeadLetterApi:
+    """What failed, latest first."""
+
+    def __init__(self, box: DeadLetters, topic: str) -> None:
+        self._box = box
+        self._topic = topic
+        self._reading = asyncio.Lock()
+        self._read: tuple[float, int, list[DeadLetter]] = (-KEPT, 0, [])
+
+    async def latest(self, limit: int) -> dict[str, Any]:
+        """Return the latest letters. Raises Problem."""
+        if not 1 <= limit <= MAX_ERRORS:
+            errors = [{"field": "limit", "message": f"is 1 to {MAX_ERRORS}"}]
+            raise Problem(HTTPStatus.BAD_REQUEST, f"limit: is 1 to {MAX_ERRORS}", errors=errors)
+        async with self._reading:
+            at, had, letters = self._read
+            if time.monotonic() - at > KEPT or had < limit:
+                try:
+                    letters = await self._box.latest(limit)
+                except BrokerError as exc:
+                    raise _unavailable(exc) from exc
+                self._read = time.monotonic(), limit, letters
+        return {"errors": [_letter_json(letter, self._topic) for letter in letters[:limit]]}
+
+    async def redrive(self, request: web.Request) -> web.Response:
+        """Put back what the body names: {"letters": [{"partition", "offset"}, …]}."""
+        places = _places(await read_json(request))
+        told: list[dict[str, Any]] = []
+
+        def note(letter: DeadLetter, refusal: str | None) -> None:
+            each = {"partition": letter.partition, "offset": letter.offset, "redriven": refusal is None}
+            told.append(each if refusal is None else {**each, "reason": refusal})
+
+        try:
+            async with asyncio.timeout(REDRIVE_LIMIT):
+                report = await self._box.redrive(DeadLetterFilter(places=places), rate=0.0, told=note)
+        except TimeoutError:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka takes too long", letters=told) from None
+        except BrokerError as exc:
+            raise _unavailable(exc, letters=told) from exc
+        finally:
+            self._read = -KEPT, 0, []
+        missing = [{"partition": partition, "offset": offset} for partition, offset in report.missing]
+        return answer(request, {"redriven": report.redriven, "letters": told, "missing": missing})
+
+
+def _letter_json(letter: DeadLetter, topic: str) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "at": iso(int(letter.at * 1000)),
+        "id": letter.request_id,
+        "outcome": letter.outcome,
+        "message": letter.message,
+        "body": letter.body,
+        "host": letter.host,
+        "attempts": letter.attempts,
+        "redriven": letter.redriven,
+        "flaw": letter.not_redrivable_reason(topic),
+    }
+    if letter.topic is not None:
+        told["origin"] = {"topic": letter.topic, "partition": letter.origin_partition, "offset": letter.origin_offset}
+    if letter.key is not None:
+        told |= key_fields(letter.key)
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _places(body: bytes) -> frozenset[tuple[int, int]]:
+    try:
+        if len(body) > MAX_REDRIVE_BYTES:
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"this takes {MAX_REDRIVE_BYTES} bytes at most")
+        chosen = _REDRIVE.load(strictjson.loads(body))
+    except ValidationError as exc:
+        errors = [{"field": ".".join(path), "message": reason} for path, reason in problems(exc.messages)]
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(flatten(exc.messages)), errors=errors) from None
+    except ValueError as exc:
+        raise Problem(HTTPStatus.BAD_REQUEST, str(exc)) from None
+    return frozenset((each["partition"], each["offset"]) for each in chosen["letters"])
+
+
+def _unavailable(exc: BrokerError, **more: Any) -> Problem:
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers={"Retry-After": "5"}, **more)

@@ -1,0 +1,199 @@
+"""The API's own document: OpenAPI 3.1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from agents.web.api import row_schemas, schemas
+from agents.web.api.dead_letters import MAX_ERRORS
+from agents.web.api.selection import DEFAULT_LIMIT, MAX_CONDITIONS, MAX_LIMIT, MAX_TEXT
+from agents.web.api.specification import check_schema, request_schema, schema_of, specification
+from agents.web.api.submission import MAX_KEY, MAX_WAIT
+from agents.web.api.tables import TABLES
+from models.source import Sources
+from streams.web.security import TOKEN_HEADER
+
+_ABOUT = (
+    "Ask a Millrace worker what it and all others have: tables of results, workers, partitions, dead letters; and put "
+    "requests on the topic. Whoever reaches the worker may read; what changes something needs the token."
+)
+_PROBLEMS = {
+    400: "a parameter is wrong",
+    401: "the token is missing or wrong",
+    403: "no token is set: nothing can be changed",
+    404: "there is no such thing",
+    408: "the body did not come in time",
+    413: "the body is too large",
+    415: "the body is no JSON",
+    421: "this worker is not asked by that name",
+    422: "the body is not what is taken: the fields are named",
+    502: "not all of it could be done",
+    503: "not there yet, or Kafka is not: ask again after Retry-After",
+}
+_TOKEN: list[dict[str, list[str]]] = [{"token": []}, {"own": []}]
+_WRITING = (400, 401, 403, 408, 413, 415, 421, 422, 503)
+_READING = (400, 421, 503)
+_ROWS = (row_schemas.AnswerRowSchema, row_schemas.HostRowSchema, row_schemas.OutcomeRowSchema,
+         row_schemas.CheckRowSchema)  # fmt: skip
+
+
+class Document:
+    """Writes the document of a worker with these sources."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.spec = specification("Millrace", version("millrace-kafka"), _ABOUT)
+        components = self.spec.components
+        components.schema("Check", component=check_schema())
+        components.schema("Request", component=request_schema(sources))
+        components.security_scheme("token", {"type": "http", "scheme": "bearer", "description": "MILLRACE_WEB_TOKEN"})
+        components.security_scheme("own", {"type": "apiKey", "in": "header", "name": TOKEN_HEADER,
+                                           "description": "The same, where Authorization is a proxy's"})  # fmt: skip
+        self._problem = schema_of(self.spec, schemas.ProblemSchema)
+
+    def write(self) -> dict[str, Any]:
+        """Return the document."""
+        self._tables()
+        self._fleet()
+        self._letters()
+        self._requests()
+        written: dict[str, Any] = self.spec.to_dict()
+        return written
+
+    def _path(self, path: str, **operations: dict[str, Any]) -> None:
+        self.spec.path(path=path, operations=operations)
+
+    def _read(self, name: str, summary: str, answer: Mapping[str, Any], parameters: Iterable[Any] = (), *,
+              problems: Iterable[int] = _READING, csv: bool = False, tag: str = "read") -> dict[str, Any]:  # fmt: skip
+        content = {"application/json": {"schema": answer}}
+        if csv:
+            content["text/csv"] = {"schema": {"type": "string"}}
+        found = {"description": summary, "content": content, "headers": {"ETag": _header("what to ask with next time")}}
+        responses = {"200": found, "304": {"description": "it is what If-None-Match says"}, **self._refusals(problems)}
+        return {
+            "operationId": name,
+            "summary": summary,
+            "tags": [tag],
+            "parameters": list(parameters),
+            "responses": responses,
+        }
+
+    def _refusals(self, statuses: Iterable[int]) -> dict[str, Any]:
+        content = {"application/problem+json": {"schema": self._problem}}
+        return {str(status): {"description": _PROBLEMS[status], "content": content} for status in statuses}
+
+    def _write(self, name: str, summary: str, body: Mapping[str, Any], responses: Mapping[str, Any],
+               parameters: Iterable[Any] = ()) -> dict[str, Any]:  # fmt: skip
+        return {
+            "operationId": name,
+            "summary": summary,
+            "tags": ["change"],
+            "security": _TOKEN,
+            "parameters": list(parameters),
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "responses": {**responses, **self._refusals(_WRITING)},
+        }
+
+    def _tables(self) -> None:
+        rows = [schema_of(self.spec, each) for each in _ROWS]
+        name = _in("path", "name", {"type": "string", "enum": list(TABLES)}, "the table", required=True)
+        key = _in("path", "key", {"type": "string", "minLength": 1}, "the row's key; `/` in it as %2F", required=True)
+        partial = schema_of(self.spec, row_schemas.PartialSchema)
+        page = {"type": "object", "required": ["rows", "total"], "properties": {
+            "rows": {"type": "array", "items": {"anyOf": rows}}, "total": {"type": "integer", "minimum": 0},
+            "cursor": {"type": "string"}, "partial": partial}}  # fmt: skip
+        self.spec.components.schema("Page", component=page)
+        self._path(
+            "/api/tables", get=self._read("tables", "The tables", schema_of(self.spec, row_schemas.TablesSchema))
+        )
+        page_of = {"$ref": "#/components/schemas/Page"}
+        self._path("/api/tables/{name}", get=self._read(
+            "rows", "A page of a table's rows", page_of, [name, *_selection()],
+            csv=True, problems=(400, 404, 421, 503)))  # fmt: skip
+        self._path("/api/tables/{name}/{key}", get=self._read(
+            "row", "The whole row of a key; 404 only if there is none for sure", {"anyOf": rows},
+            [name, key, _encoding()], problems=(400, 404, 421, 503)))  # fmt: skip
+        hosts = schema_of(self.spec, row_schemas.HostsSchema)
+        self._path("/api/hosts", get=self._read(
+            "hosts", "Upstream hosts, with their breakers and limits", hosts, _selection(), csv=True))  # fmt: skip
+
+    def _fleet(self) -> None:
+        for name, summary, schema in (
+            ("overview", "How it goes", schemas.OverviewSchema),
+            ("workers", "The workers", schemas.WorkersSchema),
+            ("partitions", "The partitions and their owners", schemas.PartitionsSchema),
+            ("sources", "The named sources", schemas.SourcesSchema),
+            ("pool", "This worker's check pool", None),
+        ):
+            answer = schema_of(self.spec, schema) if schema else {"type": "object"}
+            self._path(f"/api/{name}", get=self._read(name, summary, answer))
+        get = self._read("cache", "The caches", schema_of(self.spec, schemas.CacheSchema))
+        one = [_in("query", each, {"type": "string"}, f"every entry of this {each}") for each in ("url", "source")]
+        every = _in("query", "all", {"type": "string", "enum": ["true"]}, "everything")
+        removed = schema_of(self.spec, schemas.RemovedSchema)
+        purge = self._read("purge", "Remove from this worker's cache: give one of the three", removed, [*one, every],
+                           problems=(400, 401, 403, 421, 502, 503), tag="change")  # fmt: skip
+        self._path("/api/cache", get=get, delete=purge | {"security": _TOKEN})
+
+    def _letters(self) -> None:
+        errors = schema_of(self.spec, schemas.ErrorsSchema)
+        self._path("/api/errors", get=self._read("errors", "The latest dead letters", errors, [_limit(MAX_ERRORS)]))
+        redriven = {"200": _answer("What came of each", schema_of(self.spec, schemas.RedrivenSchema))}
+        body = schema_of(self.spec, schemas.RedriveSchema)
+        self._path("/api/redrive", post=self._write("redrive", "Put dead letters back on the requests", body, redriven))
+
+    def _requests(self) -> None:
+        accepted = _answer("On the topic", schema_of(self.spec, schemas.AcceptedSchema))
+        accepted["headers"] = {"Location": _header("where its answer will be found")}
+        responses = {"200": _answer("The result itself", {"$ref": "#/components/schemas/Result"}), "202": accepted}
+        key = _in("query", "key", {"type": "string", "maxLength": MAX_KEY}, "the record's key")
+        wait = _in(
+            "query", "wait", {"type": "number", "minimum": 0, "maximum": MAX_WAIT}, "seconds to wait for the result"
+        )
+        body = {"$ref": "#/components/schemas/Request"}
+        operation = self._write("send", "Put a request on the topic", body, responses, [key, _encoding(), wait])
+        self._path("/api/requests", post=operation)
+
+
+def _answer(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _in(
+    where: str, name: str, schema: Mapping[str, Any], description: str, *, required: bool = False
+) -> dict[str, Any]:
+    return {"in": where, "name": name, "schema": schema, "description": description, "required": required}
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"schema": {"type": "string"}, "description": description}
+
+
+def _limit(most: int) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": DEFAULT_LIMIT}
+    return _in("query", "limit", schema, "how many at most")
+
+
+def _encoding() -> dict[str, Any]:
+    return _in("query", "encoding", {"type": "string", "enum": ["base64"]}, "for keys that are no text")
+
+
+def _selection() -> list[dict[str, Any]]:
+    text = {"type": "string", "maxLength": MAX_TEXT}
+    where = {"type": "array", "maxItems": MAX_CONDITIONS, "items": {"type": "string", "pattern": "^[^:]+:"}}
+    return [
+        _in("query", "prefix", text, "the beginning of the key"),
+        _in("query", "where", where, "field:value, with dots into nested fields; all must hold"),
+        _in(
+            "query", "sort", {"type": "string", "maxLength": MAX_TEXT}, "a field, `-` before it for the greatest first"
+        ),
+        _limit(MAX_LIMIT),
+        _in("query", "cursor", {"type": "string"}, "the `cursor` of the page before, with everything else as it was"),
+        _in("query", "format", {"type": "string", "enum": ["json", "csv"]}, "instead of Accept"),
+    ]
+
+
+def openapi(sources: Sources) -> dict[str, Any]:
+    """Return the OpenAPI document of a worker with these sources."""
+    return Document(sources).write()

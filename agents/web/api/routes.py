@@ -1,0 +1,186 @@
+"""Which path answers what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from agents.answer.parsed_requests import matching
+from agents.redrive.dead_letters import DeadLetters
+from agents.tables.rows import decode_key
+from agents.web.api.asyncapi import asyncapi
+from agents.web.api.dead_letters import DeadLetterApi
+from agents.web.api.local_rows import LATEST
+from agents.web.api.openapi import openapi
+from agents.web.api.peers import ROWS, lines
+from agents.web.api.query import Query
+from agents.web.api.selection import MAX_LIMIT, parse_query, select, wrong
+from agents.web.api.submission import RequestSubmission
+from agents.web.api.tables import MAX_KEYS, TABLES
+from agents.web.assets import Docs
+from models.errors import PurgeError
+from models.source import Sources
+from streams.config.settings import Settings
+from streams.kafka.tail import Tail
+from streams.web.problems import Problem
+from streams.web.responses import answer
+from streams.web.security import no_time_limit
+
+PARTITION_DIGITS = 6
+"""Digits of a partition's number."""
+CHUNK = 1 << 16
+"""Bytes of rows that are written at once."""
+
+
+class Api:
+    """The routes over one worker's answers; `tail` is the results' end, for who wants to watch it."""
+
+    def __init__(self, query: Query, intake: RequestSubmission, errors: DeadLetterApi, tail: Tail, docs: Docs) -> None:
+        self.query = query
+        self._docs = docs
+        self.tail = tail
+        self._intake = intake
+        self._letters = errors
+        query.letters = errors
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes for the server."""
+        query = self.query
+        return [
+            web.get("/api/tables", self._plain(query.tables)),
+            web.get("/api/tables/{name}", self._table),
+            web.get(r"/api/tables/{name}/{key:[\s\S]*}", self._row),
+            web.get("/api/held/{name}", self._held),
+            web.get("/api/overview", self._plain(query.overview)),
+            web.get("/api/workers", self._plain(query.workers)),
+            web.get("/api/partitions", self._plain(query.partitions)),
+            web.get("/api/sources", self._plain(query.sources)),
+            web.get("/api/cache", self._plain(query.cache)),
+            web.delete("/api/cache", self._purge),
+            web.get("/api/pool", self._plain(query.pool)),
+            web.get("/api/hosts", self._hosts),
+            web.get("/api/errors", self._errors),
+            web.post("/api/redrive", no_time_limit(self._letters.redrive)),
+            web.post("/api/requests", no_time_limit(self._intake.handle)),
+            *self._docs.routes(),
+        ]
+
+    def _plain(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            return answer(request, await ask())
+
+        return handle
+
+    async def _table(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        page = await self.query.rows(name, **_page_query(request))
+        return answer(request, page, TABLES[name][1])
+
+    async def _hosts(self, request: web.Request) -> web.Response:
+        page = await self.query.hosts(**_page_query(request))
+        return answer(request, page, (*TABLES["hosts"][1], "workers"))
+
+    async def _row(self, request: web.Request) -> web.Response:
+        name, key = request.match_info["name"], request.match_info["key"]
+        row = await self.query.row(name, _key(key, request.query.get("encoding")))
+        if row is None:
+            raise Problem(HTTPStatus.NOT_FOUND, f"no row of {name} has this key")
+        return answer(request, row)
+
+    async def _errors(self, request: web.Request) -> web.Response:
+        given = parse_query(request.query, [])
+        return answer(request, await self.query.errors(**{"limit": given["limit"]} if "limit" in given else {}))
+
+    async def _purge(self, request: web.Request) -> web.Response:
+        """Remove what is named from every tier."""
+        query = request.query
+        if len(query) != 1 or not query.keys() <= {"url", "source", "all"} or query.get("all", "true") != "true":
+            raise Problem(HTTPStatus.BAD_REQUEST, "give one of url=…, source=… and all=true")
+        try:
+            removed = await self.query.purged().purge(matching(query.get("url"), query.get("source")))
+        except PurgeError as exc:
+            raise Problem(HTTPStatus.BAD_GATEWAY, str(exc), removed=exc.removed) from exc
+        return answer(request, {"removed": removed})
+
+    async def _held(self, request: web.Request) -> web.StreamResponse:
+        """Answer another worker, from this one's own rows alone: a question goes no further."""
+        name = request.match_info["name"]
+        partitions, found = await self.query.table_query.local_rows(name, _partitions(request), _wanted(request, name))
+        told = lines(self.query.table_query.worker, partitions, found.total, found.rows)
+        response = web.StreamResponse(headers={"Content-Type": ROWS})
+        await response.prepare(request)
+        waiting: list[bytes] = []
+        size = 0
+        for line in told:
+            waiting.append(line)
+            size += len(line)
+            if size > CHUNK:
+                await response.write(b"".join(waiting))
+                await asyncio.sleep(0)
+                waiting, size = [], 0
+        await response.write(b"".join(waiting))
+        await response.write_eof()
+        return response
+
+
+@asynccontextmanager
+async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncIterator[Api]:
+    """Open the API of one worker: it connects to Kafka when somebody asks for what needs it."""
+    async with (
+        DeadLetters(settings) as letters,
+        Tail(settings.kafka, settings.results_topic) as tail,
+        RequestSubmission(settings, sources, tail) as intake,
+    ):
+        docs = Docs({"/openapi.json": openapi(sources), "/asyncapi.json": asyncapi(settings, sources)})
+        yield Api(query, intake, DeadLetterApi(letters, settings.requests_topic), tail, docs)
+
+
+def _page_query(request: web.Request) -> dict[str, Any]:
+    return parse_query(request.query, request.query.getall("where", []))
+
+
+def _key(text: str, encoding: str | None) -> bytes:
+    if encoding is None:
+        return text.encode(errors="surrogateescape")
+    if encoding != "base64":
+        raise wrong("encoding", "is base64, or left out")
+    try:
+        return decode_key(text)
+    except ValueError:
+        raise wrong("key", "is no base64") from None
+
+
+def _partitions(request: web.Request) -> frozenset[int]:
+    text = request.query.get("partitions", "")
+    given = [each for each in text.split(",") if each]
+    if len(given) > MAX_LIMIT or not all(
+        each.isascii() and each.isdigit() and len(each) <= PARTITION_DIGITS for each in given
+    ):
+        raise wrong("partitions", "are numbers with commas between them")
+    return frozenset(map(int, given))
+
+
+def _wanted(request: web.Request, name: str) -> dict[str, Any]:
+    try:
+        keys = [decode_key(each) for each in request.query.getall("key", [])]
+        prefix = decode_key(request.query.get("prefix", ""))
+    except ValueError:
+        raise wrong("key", "and prefix are base64 here") from None
+    if len(keys) > MAX_KEYS:
+        raise wrong("key", f"at most {MAX_KEYS} are taken")
+    if keys:
+        return {"key": keys}
+    if request.query.get("only") == "keys":
+        return {"only": "keys"}
+    if "limit" not in request.query and name != LATEST:  # whose rows are many and large: they go by the page
+        return {"prefix": prefix}
+    fields = TABLES[name][1] if name in TABLES else ()
+    given = _page_query(request)
+    if "limit" not in given:
+        raise wrong("limit", "is needed, or key, or only=keys")
+    return {"selection": select(fields, **{**given, "prefix": prefix})}

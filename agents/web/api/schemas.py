@@ -1,0 +1,208 @@
+"""The JSON of the API as marshmallow schemas: what is read with them is judged by them, and the API's documents are
+written from them. What is answered may get more members; what is asked may not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import fields, validate
+
+from agents.web.api.row_schemas import Open, PartialSchema, count, counts
+from models.errors import OUTCOMES
+from models.schema import StrictSchema
+
+MAX_REDRIVEN = 500
+"""Letters that are put back by one call."""
+MAX_PARTITION, MAX_OFFSET = (1 << 31) - 1, (1 << 63) - 1
+
+
+class _Whole(fields.Integer):
+    """A whole number, as JSON has it: 7.0 is one too, "7" is none."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        return super()._deserialize(whole, attr, data, **options)
+
+
+class PlaceSchema(StrictSchema):
+    """Where a record stands in its topic."""
+
+    partition = _Whole(required=True, strict=True, validate=validate.Range(0, MAX_PARTITION))
+    offset = _Whole(required=True, strict=True, validate=validate.Range(0, MAX_OFFSET))
+
+
+class RedriveSchema(StrictSchema):
+    """Which dead letters to put back on the topic of the requests."""
+
+    letters = fields.List(fields.Nested(PlaceSchema), required=True, validate=validate.Length(1, MAX_REDRIVEN))
+
+
+class WorkerPartitionSchema(Open):
+    """A partition as its owner tells of it; null is unknown."""
+
+    topic = fields.String()
+    partition = count()
+    committed = fields.Integer(allow_none=True)
+    end = fields.Integer(allow_none=True)
+    lag = fields.Integer(allow_none=True)
+    in_flight = fields.Integer(allow_none=True)
+    unfinished = fields.Integer(allow_none=True)
+    oldest_unfinished_s = fields.Float(allow_none=True)
+
+
+class PartitionSchema(WorkerPartitionSchema):
+    """A partition and its owner."""
+
+    owner = fields.String(required=True)
+    owner_answers = fields.Boolean(required=True)
+
+
+class PartitionsSchema(Open):
+    """The partitions."""
+
+    partitions = fields.List(fields.Nested(PartitionSchema), required=True)
+
+
+class WorkerSchema(Open):
+    """What a worker tells of itself, once a second."""
+
+    id = fields.String(required=True)
+    role = fields.String()
+    url = fields.String(allow_none=True)
+    version = fields.String()
+    state = fields.String()
+    started_at = fields.String()
+    at = fields.String()
+    partitions = fields.List(fields.Nested(WorkerPartitionSchema))
+    tables = fields.Dict(allow_none=True)
+    answers = fields.Dict()
+    in_flight = fields.Integer(allow_none=True)
+    cache = fields.Dict(allow_none=True)
+    pool = fields.Dict(allow_none=True)
+    hosts = fields.List(fields.Dict())
+    sources = fields.List(fields.Dict())
+    rss = fields.Integer(allow_none=True)
+    loop_lag_s = fields.Float(allow_none=True)
+
+
+class HeardWorkerSchema(WorkerSchema):
+    """A worker's latest record, how many seconds ago it came, and whether it counts as answering."""
+
+    silent_s = fields.Float(required=True)
+    answering = fields.Boolean(required=True)
+
+
+class WorkersSchema(Open):
+    """The workers heard of in the last ten minutes."""
+
+    workers = fields.List(fields.Nested(HeardWorkerSchema), required=True)
+
+
+class SourcesSchema(Open):
+    """The named sources, and which workers have them."""
+
+    sources = fields.List(fields.Dict(), required=True)
+
+
+class CacheSchema(Open):
+    """This worker's cache, tier by tier, and under `workers` everybody's."""
+
+    tiers = fields.List(fields.Dict(), required=True)
+    counts = fields.Dict(required=True)
+    workers = fields.List(fields.Dict(), required=True)
+
+
+class RemovedSchema(Open):
+    """How many entries a purge removed."""
+
+    removed = count()
+
+
+class MinuteSchema(Open):
+    """A minute's results."""
+
+    minute = fields.String(required=True)
+    total = count()
+    outcomes = counts(OUTCOMES)
+    p50 = fields.Float(allow_none=True)
+    p95 = fields.Float(allow_none=True)
+    p99 = fields.Float(allow_none=True)
+
+
+class OverviewSchema(Open):
+    """How it goes: results a second over 10 s, lag, quantiles in seconds and outcomes of the last minute, the last hour
+    by minute. null is unknown.
+    """
+
+    at = fields.String(required=True)
+    workers = count()
+    silent = count()
+    throughput = fields.Float(required=True, allow_none=True)
+    lag = fields.Integer(required=True, allow_none=True)
+    in_flight = fields.Integer(required=True, allow_none=True)
+    p50 = fields.Float(allow_none=True)
+    p95 = fields.Float(allow_none=True)
+    p99 = fields.Float(allow_none=True)
+    cache_hit_rate = fields.Float(required=True, allow_none=True)
+    outcomes = counts(OUTCOMES)
+    minutes = fields.List(fields.Nested(MinuteSchema), required=True)
+    partial_ = fields.Nested(PartialSchema, data_key="partial")
+
+
+class LetterSchema(Open):
+    """A dead letter: what failed and why, where its request came, whether it was put back, and why it cannot be."""
+
+    partition = count()
+    offset = count()
+    at = fields.String(required=True)
+    key = fields.String()
+    key_base64 = fields.String()
+    id = fields.String()
+    outcome = fields.String()
+    message = fields.String()
+    body = fields.String()
+    host = fields.String()
+    attempts = count()
+    redriven = fields.Boolean()
+    flaw = fields.String()
+    origin = fields.Dict()
+
+
+class ErrorsSchema(Open):
+    """The latest dead letters, newest first."""
+
+    errors = fields.List(fields.Nested(LetterSchema), required=True)
+
+
+class RedrivenSchema(Open):
+    """What came of each letter, and which were not to be found."""
+
+    redriven = count()
+    letters = fields.List(fields.Dict(), required=True)
+    missing = fields.List(fields.Nested(PlaceSchema), required=True)
+
+
+class AcceptedSchema(Open):
+    """Where a request was put, and the id that its result will have."""
+
+    id = fields.String(required=True)
+    topic = fields.String(required=True)
+    partition = count()
+    offset = count()
+
+
+class WrongFieldSchema(Open):
+    """A field that is wrong, as a dotted path, and why."""
+
+    field = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class ProblemSchema(Open):
+    """An error (RFC 9457)."""
+
+    title = fields.String(required=True)
+    status = fields.Integer(required=True, strict=True)
+    detail = fields.String(required=True)
+    errors = fields.List(fields.Nested(WrongFieldSchema))

@@ -1,0 +1,187 @@
+"""Which rows of a table are asked for. A page's cursor holds the place of its last row in the order asked for, so that
+rows that come and go meanwhile neither repeat nor skip any other.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from agents.tables.rows import Row, decode_key, encode_key
+from models import strictjson
+from streams.web.problems import Problem
+
+Place: TypeAlias = tuple[int, int, Any, bytes]
+"""Where a row stands in an order: whether it has the field, the value's type, the value, and the key for ties."""
+
+KEY = "key"
+"""The field that stands for the key itself, which every table can be ordered by."""
+DEFAULT_LIMIT, MAX_LIMIT = 50, 1_000
+"""Rows of a page."""
+MAX_CONDITIONS = 8
+MAX_TEXT = 1_024
+"""Characters of a prefix or condition."""
+MAX_CURSOR = 32_768
+"""Characters of a cursor: it has a key in it, and what the rows are ordered by."""
+_NUMBER, _TEXT, _OTHER = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """`where` are pairs of a dotted field and the text of its value; `sort` is a dotted field, `-` before it reverses;
+    `after` is the place of the last row of the page before.
+    """
+
+    prefix: bytes = b""
+    where: tuple[tuple[str, str], ...] = ()
+    sort: str = KEY
+    limit: int = DEFAULT_LIMIT
+    after: Place | None = None
+
+    @property
+    def descending(self) -> bool:
+        """Whether the greatest comes first."""
+        return self.sort.startswith("-")
+
+    @property
+    def field(self) -> str:
+        """Return the field that is ordered by."""
+        return self.sort.removeprefix("-")
+
+    @property
+    def fields(self) -> list[str]:
+        """Return the fields that say which rows are on the page."""
+        ordered = [] if self.field == KEY else [self.field]
+        return [*ordered, *(field for field, _ in self.where)]
+
+    @property
+    def by_key(self) -> bool:
+        """Whether keys alone say which rows are on the page."""
+        return self.field == KEY and not self.where
+
+    def matches(self, row: Row) -> bool:
+        """Whether a row meets every condition."""
+        return all(_sort_value(value_at(row, field)) == text for field, text in self.where)
+
+    def sort_key(self) -> Callable[[bytes, Row], Place]:
+        """Return what says where a row stands; one without the field comes last, whichever way the order goes."""
+        field, descending = self.field, self.descending
+        if field == KEY:
+            return lambda key, _: (descending, 0, 0, key)
+
+        def place(key: bytes, row: Row) -> Place:
+            value = row.get(field)
+            if value is None:
+                value = value_at(row, field)
+            kind, comparable = _comparable(value)
+            return (value is None) is not descending, kind, comparable, key
+
+        return place
+
+    def follows(self, place: Place) -> bool:
+        """Whether a place comes after the page before."""
+        if self.after is None:
+            return True
+        return place < self.after if self.descending else place > self.after
+
+    def cursor(self, place: Place) -> str:
+        """Return the text that stands for what follows this place."""
+        last = [place[0], place[1], place[2], base64.b64encode(place[3]).decode(), self._mark()]
+        return encode_key(strictjson.dumps(last))
+
+    def _mark(self) -> str:
+        """Return what ties a cursor to the question that it came with."""
+        asked = strictjson.dumps([self.prefix.hex(), [list(each) for each in self.where], self.sort])
+        return hashlib.blake2b(asked, digest_size=6).hexdigest()
+
+    def read_cursor(self, text: str) -> Place:
+        """Return the place that a cursor stands for. Raises Problem for one that is not from this very question."""
+        try:
+            present, kind, value, key, mark = strictjson.loads(decode_key(text))
+            place = bool(present), int(kind), value, base64.b64decode(key, validate=True)
+        except (ValueError, TypeError, binascii.Error):
+            raise wrong("cursor", "is none of ours") from None
+        fits = isinstance(value, str) if kind in (_TEXT, _OTHER) else type(value) in (int, float)
+        if mark != self._mark() or not fits or kind not in (_NUMBER, _TEXT, _OTHER):
+            raise wrong("cursor", "belongs to another question: go on with the same prefix, where and sort")
+        return place
+
+
+def select(
+    fields: Sequence[str],
+    *,
+    prefix: str | bytes = "",
+    where: Iterable[tuple[str, str]] = (),
+    sort: str = KEY,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str = "",
+) -> Selection:
+    """Make a selection of a table with these fields. Raises Problem (400) naming what is wrong."""
+    conditions = tuple(where)
+    known = {KEY, *fields}
+    if not 1 <= limit <= MAX_LIMIT:
+        raise wrong("limit", f"is 1 to {MAX_LIMIT}")
+    if len(conditions) > MAX_CONDITIONS:
+        raise wrong("where", f"at most {MAX_CONDITIONS} conditions are taken")
+    for name, field in [("sort", sort.removeprefix("-")), *(("where", field) for field, _ in conditions)]:
+        if field.partition(".")[0] not in known:
+            raise wrong(name, f"no field {field[:60]!r}; there are: {', '.join(sorted(known))}")
+    start = prefix.encode(errors="surrogateescape") if isinstance(prefix, str) else prefix
+    chosen = Selection(start, conditions, sort, limit)
+    if not cursor:
+        return chosen
+    return Selection(start, conditions, sort, limit, chosen.read_cursor(cursor))
+
+
+def parse_query(query: Mapping[str, str], where: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of `select` that a URL's query gives. Raises Problem (400) naming what is wrong."""
+    for name, most in (("prefix", MAX_TEXT), ("sort", MAX_TEXT), ("cursor", MAX_CURSOR)):
+        if len(query.get(name, "")) > most:
+            raise wrong(name, f"at most {most} characters are taken")
+    found: dict[str, Any] = {name: query[name] for name in ("prefix", "sort", "cursor") if query.get(name)}
+    if "limit" in query:
+        text = query["limit"]
+        found["limit"] = int(text) if text.isascii() and text.isdigit() and len(text) < MAX_LIMIT else 0
+    pairs = [each.partition(":") for each in where]
+    if not all(field and colon and len(each) <= MAX_TEXT for (field, colon, _), each in zip(pairs, where, strict=True)):
+        raise wrong("where", "is field:value")
+    return found | {"where": [(field, value) for field, _, value in pairs]}
+
+
+def wrong(field: str, message: str) -> Problem:
+    """Return the problem of one parameter that is wrong."""
+    errors = [{"field": field, "message": message}]
+    return Problem(HTTPStatus.BAD_REQUEST, f"{field}: {message}", errors=errors)
+
+
+def value_at(row: Row, field: str) -> Any:
+    """Return the value at a dotted field, None if there is none. A name may have dots itself, as hosts do."""
+    value: Any = row
+    rest = field
+    while rest:
+        if not isinstance(value, dict):
+            return None
+        if rest in value:
+            return value[rest]
+        name, _, rest = rest.partition(".")
+        value = value.get(name)
+    return None
+
+
+def _sort_value(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return strictjson.dumps(value).decode()
+
+
+def _comparable(value: Any) -> tuple[int, Any]:
+    if value is None:
+        return _NUMBER, 0
+    if isinstance(value, int | float):
+        return _NUMBER, value
+    return (_TEXT, value) if isinstance(value, str) else (_OTHER, strictjson.canonical(value).decode())

@@ -1,0 +1,137 @@
+"""A sample of the results as they pass, for the pages that watch: a few rows a few times a second for each choice of
+filters, whatever passes. Only what is shown is parsed; the rest is looked at as bytes, and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Self, TypeAlias
+
+from agents.tables.aggregate import answer_head
+from agents.tables.result_parser import InvalidResult, ResultParser
+from agents.tables.rows import Row, decode
+from agents.web.columns import address
+from models import strictjson
+from models.errors import OUTCOMES
+from models.moment import believed
+from streams.web.problems import Problem, not_ready
+
+MOST = 20
+"""Rows in one event; what passed beside is told as a number."""
+MAX_CHOICES = 32
+"""Different choices of filters that are watched at once."""
+MAX_TEXT = 512
+"""Characters of a filter."""
+_SHOWN = ("key", "key_base64", "at", "outcome", "cache", "status", "elapsed_ms", "url", "source", "host", "error")
+_HEAD = 1_024
+"""Bytes from a result's beginning within which its outcome stands: behind the id, which may be escaped."""
+
+Put: TypeAlias = Callable[[bytes], None]
+Watching: TypeAlias = Callable[[Callable[[Sequence[Any], int], None]], AbstractContextManager[None]]
+"""streams.kafka.tail.Tail.watching: has a function called with records, and how many beside them were left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFilter:
+    """Which results are watched: of an outcome, whose key and host begin like this. Empty: all."""
+
+    outcome: str = ""
+    key: str = ""
+    host: str = ""
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Self:
+        """Read one from an address. Raises Problem."""
+        choice = cls(*(query.get(name, "") for name in ("outcome", "key", "host")))
+        if choice.outcome and choice.outcome not in OUTCOMES:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"outcome: there are {', '.join(OUTCOMES)}")
+        if max(len(choice.key), len(choice.host)) > MAX_TEXT:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"key, host: at most {MAX_TEXT} characters are taken")
+        return choice
+
+    def may_match(self, record: Any) -> bool:
+        """Whether a record may be among them, by its bytes."""
+        value = record.value or b""
+        return (
+            (record.key or b"").startswith(self.key.encode(errors="surrogateescape"))
+            and (not self.outcome or self.outcome.encode() in value[:_HEAD])
+            and self.host.rpartition(":")[0].encode(errors="replace") in value
+        )
+
+    def matches(self, row: Row) -> bool:
+        """Whether a row is among them; its key has been looked at."""
+        return (not self.outcome or row.get("outcome") == self.outcome) and str(row.get("host", "")).startswith(
+            self.host
+        )
+
+
+@dataclass(slots=True)
+class Sampler:
+    """`row_of` makes a row, as the table `answers` has it, of a record; None of one that is no result."""
+
+    watching: Watching
+    row_of: Callable[[Any], Row | None]
+    _puts: dict[LiveFilter, list[Put]] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def join(self, choice: LiveFilter, put: Put) -> None:
+        """Have events of this choice put from now on. Raises Problem when too many are watched already."""
+        if choice not in self._puts and len(self._puts) >= MAX_CHOICES:
+            raise not_ready("too many filters are watched already", 5)
+        if not self._puts:
+            self._stack.enter_context(self.watching(self.look))
+        self._puts.setdefault(choice, []).append(put)
+
+    def leave(self, choice: LiveFilter, put: Put) -> None:
+        """Put no more."""
+        puts = self._puts.get(choice, [])
+        if put in puts:
+            puts.remove(put)
+        if not puts:
+            self._puts.pop(choice, None)
+        if not self._puts:
+            self._stack.close()
+
+    def look(self, records: Sequence[Any], dropped: int) -> None:
+        """Look at records as they come, in order, and put an event for each choice that takes some."""
+        for choice, puts in self._puts.items():
+            found = [record for record in records if choice.may_match(record)]
+            made = [self.row_of(record) for record in found[-MOST:]]
+            rows = [_shown(row) for row in made if row is not None and choice.matches(row)]
+            left = dropped + max(0, len(found) - MOST)
+            if rows or left:
+                event = encode("results", {"rows": rows, "dropped": left})
+                for put in puts:
+                    put(event)
+
+
+def _shown(row: Row) -> Row:
+    """Return what the page shows of a row, with the address of the whole."""
+    return {name: row[name] for name in _SHOWN if name in row} | {"href": address("answers", row)}
+
+
+def encode(name: str, value: Mapping[str, Any]) -> bytes:
+    """Return an event of a name; its data is JSON, which has no line breaks of its own."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), strictjson.dumps(value))
+
+
+class LiveRow:
+    """Makes of a record of the results topic the row that the table `answers` will have, without the result itself."""
+
+    def __init__(self) -> None:
+        self._parser = ResultParser()
+
+    def __call__(self, record: Any) -> Row | None:
+        """Return the row, None for a record that is not a result."""
+        try:
+            result = self._parser.parse(record.value)
+        except InvalidResult:
+            return None
+        key = json.loads(result.id).encode(errors="replace") if record.key is None else record.key
+        head = answer_head(record, result, believed(record.timestamp, time.time()))
+        return decode("answers", record.partition, key, head + b"}", heads=True)

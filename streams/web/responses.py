@@ -1,0 +1,104 @@
+"""JSON in and out: reads a JSON body; answers with JSON or CSV, an ETag, and 304 if the client has it already."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from models import strictjson
+from streams.web.problems import Problem
+
+READ_LIMIT = 10.0
+"""Seconds that a body may take to come."""
+CSV = "text/csv"
+JSON = "application/json"
+# What a spreadsheet takes for the beginning of a formula (OWASP, CSV Injection), and their wide forms.
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  the wide forms are meant
+
+
+async def read_json(request: web.Request) -> bytes:
+    """Return a body that says it is JSON. Raises Problem: 415, 408, and 413 for one that is larger than any request."""
+    if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, as application/json, not compressed")
+    try:
+        async with asyncio.timeout(READ_LIMIT):
+            return await request.read()
+    except TimeoutError:
+        detail = f"the body did not come within {READ_LIMIT:g} s"
+        raise Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
+
+
+def answer(request: web.Request, value: Mapping[str, Any], columns: Sequence[str] = ()) -> web.Response:
+    """Return a value as JSON; as CSV if that is asked for and there are columns: then its `rows` only."""
+    if columns and wants_csv(request):
+        return tagged(request, _spreadsheet(value["rows"], columns), CSV, _beside(request, value))
+    return tagged(request, strictjson.dumps(value) + b"\n", JSON)
+
+
+def wants_csv(request: web.Request) -> bool:
+    """Whether CSV is asked for: `?format=csv`, or an Accept that names it before JSON. Raises Problem."""
+    wanted = request.query.get("format")
+    if wanted not in (None, "csv", "json"):
+        raise Problem(HTTPStatus.BAD_REQUEST, "format: give csv or json", errors=_field("format", "is csv or json"))
+    if wanted is not None:
+        return wanted == "csv"
+    accepted = request.headers.get(hdrs.ACCEPT, "")
+    at = accepted.find(CSV)
+    return at >= 0 and not 0 <= accepted.find(JSON) < at
+
+
+def _field(name: str, message: str) -> list[dict[str, str]]:
+    return [{"field": name, "message": message}]
+
+
+def tagged(
+    request: web.Request, body: bytes, content_type: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> web.Response:
+    """Return a body with its ETag, or 304 if that is what the client has."""
+    tag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    known = request.if_none_match or ()
+    fresh = any(each.value in (tag, "*") for each in known)
+    response = (
+        web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        if fresh
+        else web.Response(body=body, content_type=content_type, headers=headers)
+    )
+    response.etag = tag
+    response.headers[hdrs.VARY] = hdrs.ACCEPT
+    return response
+
+
+def _beside(request: web.Request, value: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers for what a spreadsheet has no place for: where it goes on, and what is missing."""
+    headers: dict[str, str] = {hdrs.CONTENT_DISPOSITION: 'attachment; filename="millrace.csv"'}
+    if "cursor" in value:
+        following = request.rel_url.update_query(cursor=value["cursor"])
+        headers[hdrs.LINK] = f'<{following}>; rel="next"'
+    if "partial" in value:
+        headers["Millrace-Partial"] = strictjson.dumps(value["partial"]).decode().encode("ascii", "replace").decode()
+    return headers
+
+
+def _spreadsheet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+    written = io.StringIO()
+    writer = csv.writer(written, quoting=csv.QUOTE_ALL)
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+    return written.getvalue().encode(errors="replace")
+
+
+def _cell(value: Any) -> str | int | float:
+    if value is None:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    text = value if isinstance(value, str) else strictjson.dumps(value).decode()
+    return "'" + text if text.startswith(_FORMULA) else text

@@ -1,0 +1,199 @@
+"""Which letters are redriven, and what is known of those that were, beside a Kafka that is pretended."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+
+from agents.redrive.dead_letters import BEFORE, OTHERWISE, DeadLetters
+from models.dead_letter import DLQ, DeadLetterFilter
+from models.errors import BrokerError
+from streams.config.settings import Settings
+from agents.redrive import dead_letters as module
+from streams.kafka.topics import Topic
+
+SETTINGS = Settings()
+LETTERS, MARKS = SETTINGS.dead_letters_topic, f"{SETTINGS.group}-redriven"
+
+
+def letter(offset, outcome="denied"):
+    said = {"topic": SETTINGS.requests_topic, "partition": "0", "offset": str(offset), "timestamp": "1",
+            "id": f"r{offset}", "outcome": outcome, "delivery.count": "1"}  # fmt: skip
+    return b"k", b'{"url": "http://h/"}', [(DLQ + name, text.encode()) for name, text in said.items()]
+
+
+class Cluster:
+    """Logs of one partition each, and the ways to them."""
+
+    def __init__(self):
+        self.logs = {LETTERS: [letter(n) for n in range(6)], SETTINGS.requests_topic: []}
+        self.cleanup = "compact"
+        self.hidden = 0
+        self.deleted = self.young = 0
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def describe(self, *names):
+        if self.hidden:
+            self.hidden -= 1
+            return {}
+        return {name: Topic(name, 1, 1, cleanup=self.cleanup) for name in names if name in self.logs}
+
+    async def create(self, name, *_, **__):
+        self.logs.setdefault(name, [])
+
+    settled = describe
+
+    async def spans(self, topic, partitions, since=None):
+        assert partitions == 1
+        first = self.young if since is not None else self.deleted if topic == LETTERS else 0
+        end = len(self.logs[topic])
+        return {TopicPartition(topic, 0): (first, end)} if first < end else {}
+
+    async def read(self, spans):
+        for tp, (first, end) in spans.items():
+            for offset in range(first, end):
+                key, value, headers = self.logs[tp.topic][offset]
+                yield ConsumerRecord(tp.topic, 0, offset, 1000, 0, key, value, None, 0, 0, headers)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    made = Cluster()
+
+    class Redriver(Cluster):
+        def __init__(self, *_, marks, done, **__):
+            self.marks, self.done, self.waiting = marks, done, []
+
+        async def write(self, letter):
+            self.waiting.append(letter)
+
+        async def flush(self):
+            made.logs[self.marks] += [(letter.redrive_key, b"", []) for letter in self.waiting]
+            self.done(self.waiting)
+
+        async def forget(self, marks):
+            made.logs[self.marks] += [(mark, None, []) for mark in marks]
+
+    async def require(*_, read=(), write=()):
+        return {name: Topic(name, 1, 1) for name in [*read, *write]}
+
+    for name, stand_in in (("Admin", lambda _: made), ("Reader", lambda _: made), ("Redriver", Redriver),
+                           ("require", require)):  # fmt: skip
+        monkeypatch.setattr(module, name, stand_in)
+    return made
+
+
+async def test_a_topic_that_is_not_listed_once_is_forgotten_by_nobody(cluster):
+    """A look that misses the marks costs none of them: what was redriven is refused right then and after it."""
+    letters = DeadLetters(SETTINGS)
+    assert (await letters.redrive(DeadLetterFilter())).redriven == 6
+    for _ in range(2):
+        cluster.hidden = 1
+        await letters.latest(10)
+        assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 6}
+        cluster.hidden = 1
+        assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 6}
+    cluster.hidden = 2
+    with pytest.raises(BrokerError, match="cannot be seen: nothing is redriven"):
+        await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
+
+
+async def test_marks_made_anew_are_read_from_their_beginning(cluster):
+    """A topic that is shorter than what was read of it is another: its marks are all read."""
+    letters = DeadLetters(SETTINGS)
+    await letters.redrive(DeadLetterFilter(places=frozenset((0, offset) for offset in range(4))))
+    first, *_ = cluster.logs.pop(MARKS)
+    assert len([each for each in await letters.latest(10) if each.redriven]) == 4
+    five = (first[0].replace(b"-0-0-", b"-0-5-"), b"", [])
+    cluster.logs[MARKS] = [five, first]
+    assert {each.offset for each in await letters.latest(10) if each.redriven} == {0, 1, 2, 3, 5}
+
+
+@pytest.mark.parametrize("cleanup", ["delete", "compact,delete"])
+async def test_marks_that_kafka_deletes_are_refused(cluster, cleanup):
+    """A topic of marks with a retention would forget them: nothing is redriven, and it is said what to do."""
+    cluster.logs[MARKS], cluster.cleanup = [], cleanup
+    with pytest.raises(BrokerError, match=f"has cleanup.policy={cleanup}.*make it cleanup.policy=compact"):
+        await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
+    assert cluster.logs[MARKS] == []
+
+
+async def test_a_letter_that_something_else_excludes_is_there(cluster):
+    """Named by its place it is said not to match, and only one that is not there is missing."""
+    cluster.logs[LETTERS][1] = letter(1, "timeout")
+    chosen = frozenset({(0, 1), (0, 2), (0, 77)})
+    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(frozenset({"denied"}), places=chosen))
+    assert (report.redriven, report.refused, report.missing) == (1, {OTHERWISE: 1}, [(0, 77)])
+    late = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 3)}), since=2.0))
+    assert (late.redriven, late.refused, late.missing) == (0, {OTHERWISE: 1}, [])
+
+
+async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
+    """Without key and value, with an id that is none, of a batch that could not be decoded: said, and passed over."""
+    key, value, headers = letter(1)
+    cluster.logs[LETTERS][1] = None, None, headers
+    cluster.logs[LETTERS][2] = key, value, [(name, b"" if name == DLQ + "id" else text) for name, text in headers]
+    cluster.logs[LETTERS][3] = key, value, [*headers, (DLQ + "unreadable", b"batch")]
+    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
+    assert (report.redriven, sum(report.refused.values())) == (3, 3)
+    assert {refusal.split(":")[0] for refusal in report.refused} == {
+        "its record had no value", "its id could not be kept", "its record could not be decoded",
+    }  # fmt: skip
+
+
+async def test_beyond_a_limit_nothing_is_missing(cluster):
+    """Where the limit ends the search, nobody knows of the rest."""
+    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
+    assert (report.redriven, report.missing) == (1, [])
+
+
+async def test_the_latest_are_kept_without_their_bytes(cluster):
+    """What a page tells of a letter needs neither value nor headers, which may be megabytes."""
+    latest = await DeadLetters(SETTINGS).latest(10)
+    assert [(each.request_id, each.value, each.headers) for each in latest[:1]] == [("r0", b"", ())]
+    assert latest[0].not_redrivable_reason(SETTINGS.requests_topic) is None, "what is not listed is not missing"
+
+
+def marked(cluster):
+    """Return the marks that compaction would keep."""
+    latest = {key: value for key, value, _ in cluster.logs[MARKS]}
+    return {int(key.split(b"-")[-2]) for key, value in latest.items() if value is not None}
+
+
+async def test_marks_of_letters_that_are_gone_go(cluster, monkeypatch):
+    """Kafka deletes letters: the next run takes back marks that no letter has, if they are many and a day old. Whoever
+    follows the marks forgets them, too, and no letter that is there is redriven again.
+    """
+    monkeypatch.setattr(module, "MANY_MARKS", 2)
+    letters, follower = DeadLetters(SETTINGS), DeadLetters(SETTINGS)
+    assert (await letters.redrive(DeadLetterFilter())).redriven == 6
+    await follower.latest(10)
+    cluster.deleted = 4  # the letters 0 to 3
+    cluster.logs[LETTERS].append(letter(1))  # letter 1's request was answered again
+    cluster.young = 2  # the marks 0 and 1 are older than a day
+    assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 3}
+    assert marked(cluster) == {0, 1, 2, 3, 4, 5}, "six marks are not more than two for each of three letters"
+    cluster.deleted = 5
+    assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 2}
+    assert marked(cluster) == {1, 2, 3, 4, 5}
+    cluster.young = len(cluster.logs[MARKS])
+    assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 2}
+    assert marked(cluster) == {1, 5}
+    await follower.latest(10)
+    for each in (letters, follower, DeadLetters(SETTINGS)):
+        assert (await each.redrive(DeadLetterFilter())).refused == {BEFORE: 2}
+        assert len(each._marked) == 2
+
+
+async def test_a_dry_run_takes_no_marks_back(cluster, monkeypatch):
+    """It writes nothing at all."""
+    monkeypatch.setattr(module, "MANY_MARKS", 0)
+    await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
+    cluster.deleted = cluster.young = 6
+    await DeadLetters(SETTINGS).redrive(DeadLetterFilter(), dry_run=True)
+    assert marked(cluster) == {0, 1, 2, 3, 4, 5}

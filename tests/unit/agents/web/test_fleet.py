@@ -1,0 +1,112 @@
+"""What the API tells of workers, partitions, sources, caches and hosts: what the workers' records say, and no more."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.web.api.query import Query
+from streams.web.problems import Problem
+from tests.unit.agents.web.fleet import Fleet, counted
+
+UNKNOWN = {"end": None, "lag": None, "in_flight": None, "unfinished": None, "oldest_unfinished_s": None}
+
+
+def partition(number, **more):
+    return {"topic": "requests", "partition": number, "committed": 5, "end": 7, "lag": 2, "in_flight": 1,
+            "unfinished": 2, "oldest_unfinished_s": 0.5} | more  # fmt: skip
+
+
+@pytest.fixture
+async def fleet():
+    async with Fleet({0}, {1}) as opened:
+        opened.tell(
+            w0={"partitions": [partition(0), partition(1, committed=None, **UNKNOWN)], "in_flight": 3,
+                "sources": [{"name": "b", "url": "http://b/"}], "cache": {"tiers": [{"tier": "memory"}]},
+                "hosts": [{"host": "a:80", "breaker": "open", "in_flight": 1}]},
+            w1={"partitions": [partition(2), partition(0, committed=4)], "silent_s": 7.0, "in_flight": 4,
+                "sources": [{"name": "a", "call": "m:f", "method": "GET"}, {"name": "b", "url": "http://b/"}],
+                "hosts": [{"host": "a:80", "breaker": "closed"}]},
+        )  # fmt: skip
+        yield opened
+
+
+async def test_workers_are_told_as_they_tell_themselves(fleet):
+    """Each record as it is, with the seconds since it was heard, and whether that counts as answering."""
+    _, told, _ = await fleet.get("/api/workers", 1)
+    assert [(each["id"], each["answering"], each["silent_s"]) for each in told["workers"]] == [
+        ("w0", True, 0.2), ("w1", False, 7.0)]  # fmt: skip
+
+
+async def test_a_partition_has_one_owner(fleet):
+    """Of two that claim it the one that answers; what its record does not know is null; a silent owner is told."""
+    _, told, _ = await fleet.get("/api/partitions")
+    fields = "partition", "owner", "owner_answers", "committed"
+    assert [tuple(each[name] for name in fields) for each in told["partitions"]] == [
+        (0, "w0", True, 5), (1, "w0", True, None), (2, "w1", False, 5)]  # fmt: skip
+    assert {name: told["partitions"][1][name] for name in UNKNOWN} == UNKNOWN
+
+
+async def test_sources_have_their_workers(fleet):
+    """Each named source once, with the workers that have it."""
+    _, told, _ = await fleet.get("/api/sources")
+    assert [(each["name"], each["workers"]) for each in told["sources"]] == [("a", ["w1"]), ("b", ["w0", "w1"])]
+
+
+async def test_everybodys_cache_is_told(fleet):
+    """One's own, of which a worker that only keeps tables has none, and all workers'."""
+    _, told, _ = await fleet.get("/api/cache")
+    assert told == {"tiers": [], "counts": {}, "workers": [{"worker": "w0", "tiers": [{"tier": "memory"}]}]}
+
+
+async def test_hosts_have_what_workers_tell_of_them(fleet):
+    """A host's row, and each answering worker's breaker and limits beside it; in CSV as one cell."""
+    fleet.put("hosts", 0, b"a:80", counted("host", "a:80"))
+    fleet.put("hosts", 0, b"b:80", counted("host", "b:80"))
+    fleet.members[0].query._rows.served = True
+    _, told, _ = await fleet.get("/api/hosts?sort=host")
+    assert [(each["host"], each["workers"]) for each in told["rows"]] == [
+        ("a:80", [{"worker": "w0", "breaker": "open", "in_flight": 1}]), ("b:80", [])]  # fmt: skip
+    _, body, _ = await fleet.get("/api/hosts?sort=host&format=csv")
+    assert b'""worker"":""w0""' in body.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    "ask", ["workers", "partitions", "sources", "hosts", "overview", "tables", "cache", "pool", "errors"]
+)
+async def test_before_anything_is_known_it_is_said(ask):
+    """A worker that starts, or has not the role, raises 503 and says so: it never tells an empty list."""
+    async with Query("w") as query:
+        with pytest.raises(Problem) as raised:
+            await getattr(query, ask)()
+    assert raised.value.status == 503
+    assert raised.value.headers["Retry-After"]
+
+
+NONSENSE = [
+    {"partitions": 5, "hosts": {"a": 1}, "sources": "x", "cache": [1], "tables": 7, "answers": [], "pool": "p"},
+    {"partitions": [1, None, {}, {"partition": "0"}], "hosts": [None, {}], "sources": [[]], "answers": {"total": "9"}},
+    {
+        "at": 7,
+        "started_at": None,
+        "url": 8,
+        "answers": {"total": 1, "outcomes": {"ok": "1"}, "cache": {}, "latency": {}},
+    },
+    {
+        "answers": {"total": 1, "outcomes": {}, "cache": {}, "latency": {"counts": [1]}},
+        "partitions": [{"partition": 1}],
+    },
+]
+
+
+@pytest.mark.parametrize("record", NONSENSE)
+async def test_a_record_of_nobodys_breaks_nothing(record):
+    """Whatever somebody wrote to the workers' topic: no answer becomes a fault by it."""
+    async with Fleet({0}, {1}) as fleet:
+        fleet.tell(w1=record)
+        fleet.members[0].query._rows.served = True
+        for path in ("workers", "partitions", "sources", "cache", "hosts", "overview", "tables", "tables/answers"):
+            fleet.members[0].query._overview.note()
+            status, told, _ = await fleet.get("/api/" + path)
+            assert status == 200, (path, told)
+        told = (await fleet.get("/api/workers"))[1]["workers"][1]
+        assert all(isinstance(told.get(name, {}), dict) for name in ("tables", "answers", "cache", "pool"))

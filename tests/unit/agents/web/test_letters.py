@@ -1,0 +1,147 @@
+"""The latest dead letters over HTTP, and their way back."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from agents.commands import redrive
+from agents.redrive.dead_letters import BEFORE, Report
+from agents.web.api.dead_letters import DeadLetterApi
+from models.dead_letter import read_letter
+from models.errors import BrokerError
+from tests.unit.agents.web.fleet import TOKEN, Fleet
+
+SECRET = b'{"url": "http://a.example/", "headers": {"Authorization": "Bearer s3cret"}}'
+
+
+def letter(offset, *, key=b"k", **said):
+    """Return a letter as it is read from the topic."""
+    defaults = {"topic": "requests", "partition": "3", "offset": "42", "timestamp": "1000", "id": f"r{offset}",
+                "outcome": "timeout", "message": "no answer <b>", "host": "a.example:80",
+                "delivery.count": "2"}  # fmt: skip
+    said = defaults | said
+    headers = [("__dlq.errors." + name, text.encode()) for name, text in said.items()]
+    return read_letter((1, offset), 1_700_000_000_000 + offset, key, SECRET, headers)
+
+
+class Box:
+    """What stands in for the topic."""
+
+    def __init__(self, *letters, fault=None):
+        self.letters, self.fault, self.asked = list(letters), fault, []
+
+    async def latest(self, limit):
+        self.asked.append(limit)
+        if self.fault:
+            raise self.fault
+        return self.letters[:limit]
+
+    async def redrive(self, choice, *, rate, told):
+        assert rate == 0.0
+        if self.fault:
+            raise self.fault
+        report = Report(missing=sorted(choice.places))
+        for each in self.letters:
+            if each.place in choice.places:
+                report.missing.remove(each.place)
+                told(each, BEFORE if each.redriven else None)
+                report.redriven += not each.redriven
+        return report
+
+
+@pytest.fixture
+async def fleet():
+    async with Fleet({0}) as opened:
+        yield opened
+
+
+def letters(fleet, *found, fault=None):
+    box = Box(*found, fault=fault)
+    errors = fleet.apis[0]._letters
+    errors._box = box
+    assert isinstance(errors, DeadLetterApi)
+    return box
+
+
+async def test_the_latest_failures_are_told(fleet):
+    """Each with id, outcome, message, where it came from; and nothing of what its sender sent."""
+    letters(fleet, letter(9), letter(8, key=b"\xff"), letter(7, key=None)._replace(redriven=True))
+    status, told, _ = await fleet.get("/api/errors")
+    assert status == 200
+    assert told["errors"][0] == {
+        "partition": 1, "offset": 9, "at": "2023-11-14T22:13:20.009Z", "key": "k", "id": "r9", "outcome": "timeout",
+        "message": "no answer <b>", "host": "a.example:80", "attempts": 2, "redriven": False,
+        "origin": {"topic": "requests", "partition": 3, "offset": 42},
+    }  # fmt: skip
+    assert told["errors"][1]["key_base64"] == base64.b64encode(b"\xff").decode()
+    assert (told["errors"][2]["redriven"], "key" in told["errors"][2]) == (True, False)
+    assert "s3cret" not in str(told)
+
+
+@pytest.mark.parametrize(("at", "told"), [(1 << 62, "9999-12-30T00:00:00.000Z"), (-1, "1970-01-01T00:00:00.000Z")])
+async def test_a_moment_that_is_in_no_calendar_breaks_nothing(fleet, at, told):
+    """A producer may give a record any time: it is told as the nearest that can be."""
+    found = read_letter((1, 9), at, b"k", b"", ())
+    letters(fleet, found)
+    assert [each["at"] for each in (await fleet.get("/api/errors"))[1]["errors"]] == [told]
+    assert redrive._line(found, "put back").startswith("1:9  ")
+
+
+async def test_letters_are_read_once_for_many(fleet):
+    """Asked again within two seconds the topic is not read again, unless more are wanted than were read."""
+    box = letters(fleet, *(letter(number) for number in range(30)))
+    for limit, count in ((20, 20), (5, 5), (25, 25), (25, 25)):
+        _, told, _ = await fleet.get(f"/api/errors?limit={limit}")
+        assert len(told["errors"]) == count
+    assert box.asked == [20, 25]
+
+
+@pytest.mark.parametrize("limit", ["0", "201", "x"])
+async def test_a_limit_that_is_none_is_refused(fleet, limit):
+    """From 1 to 200, else 400 naming the parameter."""
+    letters(fleet)
+    status, told, _ = await fleet.get(f"/api/errors?limit={limit}")
+    assert (status, told["errors"][0]["field"]) == (400, "limit")
+
+
+async def test_kafka_may_be_away(fleet):
+    """Then the answer is 503 with Retry-After and the sentence that says what to do."""
+    letters(fleet, fault=BrokerError("Kafka at x cannot be reached"))
+    status, told, headers = await fleet.get("/api/errors")
+    assert (status, told["detail"], headers["Retry-After"]) == (503, "Kafka at x cannot be reached", "5")
+    assert (await fleet.post("/api/redrive", {"letters": [{"partition": 1, "offset": 9}]}))[0] == 503
+
+
+async def test_chosen_letters_go_back(fleet):
+    """What is named is redriven; what was before, or is not there, is told apart."""
+    letters(fleet, letter(9), letter(8)._replace(redriven=True))
+    places = [{"partition": 1, "offset": offset} for offset in (9, 8, 7)]
+    status, told, _ = await fleet.post("/api/redrive", {"letters": places})
+    assert status == 200
+    assert told == {"redriven": 1, "missing": [places[2]], "letters": [
+        {**places[0], "redriven": True}, {**places[1], "redriven": False, "reason": BEFORE}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400), (b"{", 400), (b"[]", 422), (b"{}", 422), (b'{"letters": []}', 422), (b'{"letters": 1}', 422),
+        (b'{"letters": [{"partition": 1}]}', 422), (b'{"letters": [{"partition": 1, "offset": "2"}]}', 422),
+        (b'{"letters": [{"partition": -1, "offset": 2}]}', 422),
+        (b'{"letters": [{"partition": true, "offset": 2}]}', 422),
+        (b'{"letters": [{"partition": 1, "offset": 2, "x": 3}]}', 422), (b'{"letters": [1], "all": true}', 422),
+    ],
+)  # fmt: skip
+async def test_what_names_no_letters_is_refused(fleet, body, status):
+    """Whatever is no list of places is refused before anything is written."""
+    letters(fleet, letter(9))
+    assert (await fleet.post("/api/redrive", body))[0] == status
+
+
+async def test_redriving_needs_the_token(fleet):
+    """Without it nothing goes back."""
+    box = letters(fleet, letter(9))
+    status, _, _ = await fleet.post("/api/redrive", {"letters": [{"partition": 1, "offset": 9}]}, token="not-" + TOKEN)
+    assert (status, box.asked) == (401, [])
