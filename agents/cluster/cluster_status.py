@@ -1,4 +1,4 @@
-"""Workers, partitions, sources and caches as the workers' own records tell them. What no record tells is null."""
+"""Workers, partitions, sources, caches and hosts from the records of all workers. What no record has is null."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agents.tables.rows import Row
 from streams.web.problems import not_ready
 
 PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfinished_s")
-"""What is told of a partition beside its topic, number and owner."""
+"""Fields of a partition beside its topic, number and owner."""
 
 _WORST = ("open", "half-open", "closed")
 _LISTS = ("partitions", "hosts", "sources")
@@ -19,7 +19,7 @@ _OBJECTS = ("tables", "answers", "cache", "pool")
 
 
 class ClusterStatus:
-    """What all workers tell of themselves. `heard` is None until it is known, and in a role that does not listen."""
+    """Answers from the records of all workers. `registry` is None until it is there, and in a role that has none."""
 
     def __init__(self) -> None:
         self.registry: WorkerRegistry | None = None
@@ -27,7 +27,7 @@ class ClusterStatus:
     def records(self) -> list[Row]:
         """Return every worker's latest record, `answering` or not. Raises Problem."""
         if self.registry is None:
-            raise not_ready("the workers' records are not there yet, or this worker has not the role of tables")
+            raise not_ready("the workers' records are not there yet, or this worker has the role `answer`")
         return [{**_plain(record), "answering": _answers(record)} for record in self.registry.all()]
 
     def workers(self) -> dict[str, Any]:
@@ -35,28 +35,28 @@ class ClusterStatus:
         return {"workers": self.records()}
 
     def partitions(self) -> dict[str, Any]:
-        """Return each partition with its owner; of two that claim one, the latest heard that still answers."""
+        """Return each partition with its owner; of two that claim one, the one that answers and reported last."""
         owned: dict[tuple[str, int], tuple[tuple[bool, float], Row]] = {}
         for record in self.records():
             rank = (record["answering"], -record["silent_s"])
             for each in record.get("partitions") or ():
-                place = str(each.get("topic")), each.get("partition")
-                if type(place[1]) is not int:
+                number = str(each.get("topic")), each.get("partition")
+                if type(number[1]) is not int:
                     continue
-                told = {"topic": place[0], "partition": place[1], "owner": record["id"],
+                told = {"topic": number[0], "partition": number[1], "owner": record["id"],
                         "owner_answers": record["answering"]}  # fmt: skip
                 told |= {name: each.get(name) for name in PARTITION}
-                if place not in owned or owned[place][0] < rank:
-                    owned[place] = rank, told
-        return {"partitions": [owned[place][1] for place in sorted(owned)]}
+                if number not in owned or owned[number][0] < rank:
+                    owned[number] = rank, told
+        return {"partitions": [owned[number][1] for number in sorted(owned)]}
 
     def sources(self) -> dict[str, Any]:
         """Return the named sources, each with the workers that have it."""
         found: dict[str, Row] = {}
         for record in self.records():
             for source in record.get("sources") or ():
-                known = found.setdefault(str(source.get("name")), {**source, "workers": []})
-                known["workers"].append(record["id"])
+                entry = found.setdefault(str(source.get("name")), {**source, "workers": []})
+                entry["workers"].append(record["id"])
         return {"sources": [found[name] for name in sorted(found)]}
 
     def caches(self) -> list[Row]:
@@ -65,7 +65,7 @@ class ClusterStatus:
         return [{"worker": name, **cache} for name, cache in told if cache is not None]
 
     def hosts(self) -> dict[str, list[Row]]:
-        """Return by host what each worker tells of its breaker and limits."""
+        """Return by host what each worker reports about its breaker and limits."""
         found: dict[str, list[Row]] = {}
         for record in self.records():
             if record["answering"]:
@@ -76,9 +76,7 @@ class ClusterStatus:
 
 
 def _plain(record: Row) -> Row:
-    """Return a record whose lists are lists of objects, and whose objects are some: whoever may write to the topic
-    may write anything.
-    """
+    """Return a record with the types that are expected: anyone who may write to the topic may write anything."""
     told = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
             for name in _LISTS if name in record}  # fmt: skip
     odd = {name for name in _OBJECTS if not isinstance(record.get(name), dict)}
@@ -91,7 +89,7 @@ def _answers(record: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """`breaker` is the worst of all workers, None if none tells; `with_it` is how many say so, of `workers`;
+    """`breaker` is the worst state that a worker reports, None without reports; `with_it` of `workers` report it;
     `limit` is how many requests may be in flight together.
     """
 
@@ -105,7 +103,7 @@ class HostStatus:
 
 
 def host_status(row: Mapping[str, Any]) -> HostStatus:
-    """Add up what the workers tell of a host."""
+    """Add up what the workers report about a host."""
     told = [each for each in row.get("workers", ()) if each.get("breaker")]
     states = [str(each["breaker"]).replace("_", "-") for each in told]
     worst = min(states, key=lambda state: _WORST.index(state) if state in _WORST else 0, default=None)
@@ -122,5 +120,5 @@ def host_status(row: Mapping[str, Any]) -> HostStatus:
 
 
 def _sum(told: list[Mapping[str, Any]], name: str) -> int | None:
-    known = [each[name] for each in told if each.get(name) is not None]
-    return sum(known) if known and len(known) == len(told) else None
+    entry = [each[name] for each in told if each.get(name) is not None]
+    return sum(entry) if entry and len(entry) == len(told) else None

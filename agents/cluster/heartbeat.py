@@ -1,6 +1,6 @@
-"""A worker tells of itself: one record a second on a compacted topic, and a tombstone when it stops in order.
+"""Publishes the status of this worker: a record a second on a compacted topic, and a tombstone at an orderly stop.
 
-Nothing else depends on it: a topic that cannot be had is said once in the log, and counted.
+Nothing else depends on it: a topic that is not available is logged once, and counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEARTBEAT_EVERY = 1.0
 HEARTBEAT_TIMEOUT = 5.0
 """Seconds that one record may take."""
 RETRY_PAUSE = 5.0
-"""Seconds between tries while the topic cannot be had."""
+"""Seconds between attempts while the topic is not available."""
 FAREWELL_TIMEOUT = 2.0
 """Seconds that the tombstone may take."""
 CONFIG = {
@@ -42,24 +42,26 @@ Status = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class Heartbeat:
-    """Opened with `async with`. `tell` makes the record."""
+    """Opened with `async with`. `status` returns the record."""
 
-    def __init__(self, settings: Settings, tell: Status) -> None:
+    def __init__(self, settings: Settings, status: Status) -> None:
         self._settings = settings
-        self._status = tell
+        self._status = status
         self._stack = AsyncExitStack()
         self._producer: Any = None
-        self._telling: asyncio.Task[None] | None = None
+        self._publishing: asyncio.Task[None] | None = None
         self._failing = False
         self.failures = 0
         self.sent = 0
 
     async def __aenter__(self) -> Self:
-        self._telling = keep(self._run, "telling of this worker", means="no page sees this worker", again=RETRY_PAUSE)
+        self._publishing = keep(
+            self._run, "publishing the heartbeat", means="pages do not show this worker", again=RETRY_PAUSE
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await end_tasks(self._telling)
+        await end_tasks(self._publishing)
         if self._producer is not None and self.sent:
             with suppress(KafkaError, TimeoutError):
                 await asyncio.wait_for(self._send(None), FAREWELL_TIMEOUT)
@@ -75,14 +77,14 @@ class Heartbeat:
                 await asyncio.wait_for(self._send(await self._status()), HEARTBEAT_TIMEOUT)
             except (KafkaError, BrokerError, OSError, TimeoutError) as exc:
                 await self._failed(exc)
-            except Exception as exc:  # a record that cannot be made must not end the worker
-                logger.exception("telling of this worker failed")
+            except Exception as exc:  # must not end the worker
+                logger.exception("cannot make the heartbeat: pages do not show this worker; report this fault")
                 await self._failed(exc)
             else:
                 self.sent += 1
                 if self._failing:
                     self._failing = False
-                    logger.info("%s: records of this worker arrive again", self._settings.workers_topic)
+                    logger.info("%s: heartbeats are published again", self._settings.workers_topic)
             due = max(due + HEARTBEAT_EVERY, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -90,8 +92,12 @@ class Heartbeat:
         self.failures += 1
         if not self._failing:
             self._failing = True
-            logger.warning("%s: no page sees this worker for now: %s", self._settings.workers_topic,
-                           reason_of(exc))  # fmt: skip
+            logger.warning(
+                "%s: cannot publish the heartbeat; pages do not show this worker, requests are answered, and the "
+                "worker retries: %s",
+                self._settings.workers_topic,
+                reason_of(exc),
+            )
         await self._close()
         await asyncio.sleep(RETRY_PAUSE)
 
@@ -113,7 +119,7 @@ class Heartbeat:
 
 
 async def make_topic(kafka: Kafka, name: str, replication: int = -1) -> None:
-    """Make the topic of the workers' records if it is not there. Raises BrokerError if it cannot be had."""
+    """Create the topic of the heartbeats if it does not exist. Raises BrokerError."""
     async with Admin(kafka) as admin:
         if name in await admin.describe(name):
             return

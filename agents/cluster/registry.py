@@ -1,4 +1,4 @@
-"""The latest record of every worker, read from the compacted topic to which each writes one once a second."""
+"""Reads the latest record of every worker from the compacted topic that each publishes one to once a second."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from streams.tasks import end_tasks, keep
 logger = logging.getLogger(__name__)
 
 FORGET_AFTER = 600.0
-"""Seconds of silence after which a worker is no longer told of."""
+"""Seconds without a record after which a worker is no longer listed."""
 SILENT_AFTER = 5.0
-"""Seconds of silence after which a worker counts as not answering."""
+"""Seconds without a record after which a worker counts as not answering."""
 MOST = 1_000
-"""Workers that are told of at most."""
+"""Workers that are listed at most."""
 RETRY_PAUSE = 2.0
-"""Seconds between tries while the topic cannot be read."""
-FAILURES_SAID = 3
-"""Failures after which the log says so: at a first start the topic is made a moment later."""
+"""Seconds between attempts while the topic cannot be read."""
+FAILURES_BEFORE_LOG = 3
+"""Failures before the log says so: at the first start the topic is created a moment later."""
 POLL = 1.0
 """Seconds that a poll, and a fetch, waits for records."""
 MAX_RECORD = 512 << 10
-"""Bytes of a record that is read: a worker's own, with 200 hosts and 1,000 partitions, has some 150 KiB."""
+"""Bytes of a record that is read; one with 200 hosts and 1,000 partitions has about 150 KiB."""
 MAX_RECORDS = 64 << 20
-"""Bytes of all records that are kept; beyond, those heard the longest ago go."""
+"""Bytes of all records that are kept; beyond, the oldest are dropped."""
 MAX_ID = 250
 """Characters of an id."""
 
 
 class WorkerRegistry:
-    """Opened with `async with`; a topic that cannot be read costs the others' records, nothing else."""
+    """Opened with `async with`. While the topic cannot be read, other workers' records are missing, nothing else."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self.me = settings.worker_id
@@ -62,16 +62,16 @@ class WorkerRegistry:
         await end_tasks(self._reading)
 
     def all(self) -> list[dict[str, Any]]:
-        """Return each worker's latest record with `silent_s`, the seconds since it was heard, by id."""
+        """Return each worker's latest record by id, with `silent_s`, the seconds since it came."""
         now = self._clock()
         return [
-            record | {"silent_s": round(max(0.0, now - heard), 1)}
-            for _, (heard, record) in sorted(self._workers.items())
-            if now - heard < FORGET_AFTER
+            record | {"silent_s": round(max(0.0, now - seen), 1)}
+            for _, (seen, record) in sorted(self._workers.items())
+            if now - seen < FORGET_AFTER
         ]
 
     async def _run(self) -> None:
-        left = FAILURES_SAID
+        left = FAILURES_BEFORE_LOG
         while True:
             try:
                 await self._read()
@@ -79,8 +79,12 @@ class WorkerRegistry:
                 self.failures += 1
                 left -= 1
                 if not left:
-                    logger.warning("%s: what other workers tell cannot be read for now: %s",
-                                   self._settings.workers_topic, exc)  # fmt: skip
+                    logger.warning(
+                        "%s: cannot read the heartbeats of other workers; pages and /api miss their rows, requests "
+                        "are answered, and the worker retries: %s",
+                        self._settings.workers_topic,
+                        exc,
+                    )
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _read(self) -> None:
@@ -95,7 +99,7 @@ class WorkerRegistry:
         async with opening as consumer:
             tp = TopicPartition(topic, 0)
             consumer.assign([tp])
-            # What is older is of workers that are forgotten: compaction lags behind.
+            # Older records, which compaction has not removed yet, are of workers that are no longer listed.
             begin = (await consumer.offsets_for_times({tp: int((self._clock() - FORGET_AFTER) * 1000)}))[tp]
             end = (await consumer.end_offsets([tp]))[tp]
             consumer.seek(tp, end if begin is None else begin.offset)
@@ -105,26 +109,26 @@ class WorkerRegistry:
                         self.receive(record, live=record.offset >= end)
 
     def receive(self, record: ConsumerRecord[bytes, bytes], *, live: bool = True) -> None:
-        """Take one record; `live` if it was written just now, by whatever clock its writer has."""
+        """Take one record; `live` if it was written just now: then the clock of its writer does not matter."""
         try:
             name = (record.key or b"").decode()
-            told = None if record.value is None else _loads(record.value)
+            status = None if record.value is None else _loads(record.value)
         except ValueError:
             self.unreadable += 1
             return
-        if told is None:
+        if status is None:
             self._drop(name)
-        elif not isinstance(told, dict) or not 0 < len(name) <= MAX_ID:
+        elif not isinstance(status, dict) or not 0 < len(name) <= MAX_ID:
             self.unreadable += 1
         else:
             now = self._clock()
-            self._workers[name] = (now if live else min(now, record.timestamp / 1000), told | {"id": name})
+            self._workers[name] = (now if live else min(now, record.timestamp / 1000), status | {"id": name})
             self._sizes[name] = len(record.value or b"")
             self._forget(now)
 
     def _forget(self, now: float) -> None:
         if self._are_too_many():
-            for name in [name for name, (heard, _) in self._workers.items() if now - heard >= FORGET_AFTER]:
+            for name in [name for name, (seen, _) in self._workers.items() if now - seen >= FORGET_AFTER]:
                 self._drop(name)
             while self._are_too_many():
                 self._drop(min(self._workers, key=lambda name: self._workers[name][0]))
@@ -139,6 +143,6 @@ class WorkerRegistry:
 
 def _loads(value: bytes) -> Any:
     if len(value) > MAX_RECORD:
-        msg = "too large for a worker's record"
+        msg = "too large for the record of a worker"
         raise ValueError(msg)
     return strictjson.loads(value)

@@ -1,4 +1,4 @@
-"""What a worker tells of itself once a second. What is not known is null, never 0."""
+"""The record that a worker publishes about itself. Unknown values are null, never 0."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from streams.telemetry.loop import LoopWatch
 
 MAX_HOSTS = 200
-"""Hosts that are told of at most: those in use the latest."""
-STATS_BYTES = 0.5
-"""Seconds that a cache on the network may take to tell its figures."""
+"""Hosts in the record at most: those used last."""
+STATS_TIMEOUT = 0.5
+"""Seconds that a cache on the network may take to return its statistics."""
 STATS_EVERY = 5.0
-"""Seconds between two looks at them."""
+"""Seconds for which they are reused."""
 
 
 class WorkerStatus:
-    """Makes the records of one worker: of what it has of these parts, and of the port that its web server has."""
+    """Makes the records of one worker from the parts that it has; `port` is that of its web server."""
 
     def __init__(
         self,
@@ -78,27 +78,27 @@ class WorkerStatus:
         return record
 
     async def _answers(self, part: AnswerApp) -> dict[str, Any]:
-        told: dict[str, Any] = {"in_flight": None}
+        status: dict[str, Any] = {"in_flight": None}
         if part.answerer is not None:
-            told["answers"] = part.answerer.stats.report()
+            status["answers"] = part.answerer.stats.report()
         if part.client is not None:
-            told["hosts"] = part.client.hosts.stats()[-MAX_HOSTS:]
-            told["in_flight"] = part.client.in_flight
+            status["hosts"] = part.client.hosts.stats()[-MAX_HOSTS:]
+            status["in_flight"] = part.client.in_flight
         if part.pool is not None:
-            told["pool"] = part.pool.stats()
+            status["pool"] = part.pool.stats()
         if part.cache is not None:
-            looked, figures = self._stats
-            if time.monotonic() - looked > STATS_EVERY:
+            read_at, stats = self._stats
+            if time.monotonic() - read_at > STATS_EVERY:
                 with suppress(TimeoutError):
-                    figures = await asyncio.wait_for(part.cache.stats(), STATS_BYTES)
-                self._stats = time.monotonic(), figures
-            if figures is not None:
-                told["cache"] = figures
-        return told
+                    stats = await asyncio.wait_for(part.cache.stats(), STATS_TIMEOUT)
+                self._stats = time.monotonic(), stats
+            if stats is not None:
+                status["cache"] = stats
+        return status
 
 
 def partition(lease: Lease) -> dict[str, Any]:
-    """Tell of one partition that this worker holds."""
+    """Return the status of one partition that this worker holds."""
     committed = None if lease.committed is None else lease.committed.offset
     age = age_of(lease.oldest_unfinished, time.time())
     return {
@@ -114,12 +114,12 @@ def partition(lease: Lease) -> dict[str, Any]:
 
 
 def tables(part: TablesApp) -> dict[str, Any]:
-    """Tell of the tables that this worker keeps."""
+    """Return the status of the tables that this worker keeps."""
     ready = part.readiness()
     lag = 0 if part.state.all_recovered else None
     if part.recovery is not None and not part.state.all_recovered:
         lag = part.recovery.lag
-    told: dict[str, Any] = {
+    status: dict[str, Any] = {
         "partitions": sorted(part.state.partitions),
         "recovered": part.state.all_recovered,
         "lag": lag,
@@ -127,14 +127,14 @@ def tables(part: TablesApp) -> dict[str, Any]:
         "gaps": part.state.gaps,
     }
     if part.tabulator is not None:
-        told |= {"records": part.tabulator.records, "unreadable": part.tabulator.unreadable}
-    return told if ready == "ok" else told | {"waiting_for": ready}
+        status |= {"records": part.tabulator.records, "unreadable": part.tabulator.unreadable}
+    return status if ready == "ok" else status | {"waiting_for": ready}
 
 
 def source(each: Source) -> dict[str, Any]:
-    """Tell of a named source: what it asks, not with which secrets."""
-    place = {"url": each.url.text} if each.url is not None else {"call": each.call}
-    return {"name": each.name, **place, "method": each.method, "schema": each.schema}
+    """Return a named source, without its secrets."""
+    target = {"url": each.url.text} if each.url is not None else {"call": each.call}
+    return {"name": each.name, **target, "method": each.method, "schema": each.schema}
 
 
 def url_of(settings: Settings, port: int) -> str:
@@ -151,7 +151,7 @@ def _version() -> str:
 
 
 def _rss() -> int:
-    """Return the bytes of memory in use; at the most so far where the system does not tell."""
+    """Return the bytes of memory in use; where the system does not report them, the peak."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

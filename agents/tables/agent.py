@@ -1,7 +1,7 @@
-"""The agent: results → tables. One after the other, a batch at a time, each touched row once a batch.
+"""The agent: results → tables. One batch after the other; each touched row is written once a batch.
 
 A batch's rows go to the changelogs; when Kafka has acknowledged them, its offsets are finished. The next batch is
-counted meanwhile: what is on its way lies over the store until then.
+counted meanwhile: pending rows lie over the store.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from streams.tables.state import TableState
 logger = logging.getLogger(__name__)
 
 SLICE, SLICE_BYTES = 250, 256 << 10
-"""Results counted in one go, and bytes of them: some milliseconds, between which the loop is others'."""
+"""Results, and bytes of them, counted in one step of a few milliseconds; other tasks run between steps."""
 HOSTS = 10_000
-"""Hosts kept of one partition; those seen the longest ago go."""
+"""Hosts kept of one partition; those seen the longest ago are deleted."""
 CHECKS = 1_000
 """Checks kept of one partition."""
 MINUTES = 10_000
-"""Minutes kept of one partition, should their age not end them."""
+"""Minutes kept of one partition, unless their age ends them earlier."""
 PRUNE_EVERY = 0.25
-"""Seconds between two looks at what is beyond its bounds or to be mended, while there is such."""
+"""Seconds between two rounds of pruning and repair while there is something to do."""
 REST = 1.0
-"""The same while there is not."""
+"""The same while there is nothing to do."""
 
 
 def bounds_of(settings: Settings) -> dict[str, Bounds]:
-    """Return what each table keeps."""
+    """Return the bounds of each table."""
     return {
         "answers": Bounds(settings.answers_rows, settings.answers_age),
         "hosts": Bounds(HOSTS),
@@ -52,83 +52,87 @@ def bounds_of(settings: Settings) -> dict[str, Bounds]:
 class Tabulator:
     """Counts batches of results; one for each worker."""
 
-    def __init__(self, settings: Settings, publisher: Publisher, shelves: TableState, mending: ChangelogRepair) -> None:
+    def __init__(self, settings: Settings, publisher: Publisher, state: TableState, repair: ChangelogRepair) -> None:
         self._settings = settings
         self._publisher = publisher
-        self._shelves = shelves
-        self._mending = mending
-        self._reader = ResultParser()
+        self._state = state
+        self._repair = repair
+        self._parser = ResultParser()
         self._aggregators: dict[int, tuple[Lease, Aggregator]] = {}
         self.records = 0
         self.unreadable = 0
         self.pruned = 0
 
     async def tabulate(self, batch: RecordBatch) -> None:
-        """Count a batch and send its rows on their way; returns early if its lease takes no more work."""
+        """Count a batch and publish its rows; returns early if its lease takes no more work."""
         lease, records = batch.lease, batch.records
         await self._publisher.pace()
         if lease.taking and not self._is_recovered(lease):
-            for _ in self._shelves.forget_if_foreign(self._publisher, lease, records[0].offset):
+            for _ in self._state.forget_if_foreign(self._publisher, lease, records[0].offset):
                 await asyncio.sleep(0)
                 await self._publisher.pace()
-        if not lease.taking:  # and the partition may be another lease's by now
+        if not lease.taking:  # the partition may have another lease by now
             return
-        tally = self._aggregator(lease)
+        aggregator = self._aggregator(lease)
         done = 0
         while done < len(records) and lease.taking:
             part = records[done : done + _some(records, done)]
-            tally.add(part, time.time())
+            aggregator.add(part, time.time())
             done += len(part)
             lease.begun += len(part)
             await asyncio.sleep(0)
         if lease.alive:
-            self._shelves.publish(
-                self._publisher, self._shelves.of(lease), list(tally.changes(time.time())), records[:done]
+            self._state.publish(
+                self._publisher, self._state.of(lease), list(aggregator.changes(time.time())), records[:done]
             )
         self.records += done
-        self._write(lease, tally)
+        self._count_unreadable(lease, aggregator)
 
     async def prune(self) -> None:
-        """Keep the tables within their bounds and their changelogs in order, for ever."""
+        """Prune the tables and repair their changelogs, until cancelled."""
         while True:
             before = self.pruned
-            await self._mending.repair(self._publisher)
+            await self._repair.repair(self._publisher)
             if not self._publisher.congested:
-                for gone in self._shelves.prune(self._publisher):
+                for gone in self._state.prune(self._publisher):
                     self.pruned += gone
                     await asyncio.sleep(0)
-            await asyncio.sleep(PRUNE_EVERY if self.pruned > before or self._shelves.store.dirty else REST)
+            await asyncio.sleep(PRUNE_EVERY if self.pruned > before or self._state.store.dirty else REST)
 
     def _is_recovered(self, lease: Lease) -> bool:
-        known = self._aggregators.get(lease.partition)
-        return known is not None and known[0] is lease
+        entry = self._aggregators.get(lease.partition)
+        return entry is not None and entry[0] is lease
 
     def _aggregator(self, lease: Lease) -> Aggregator:
         if self._is_recovered(lease):
             return self._aggregators[lease.partition][1]
-        shelf = self._shelves.of(lease)
-        publisher, shelves = self._publisher, self._shelves
+        rows, publisher, state = self._state.of(lease), self._publisher, self._state
 
         def fits(key: bytes, size: int) -> bool:
-            return shelves.fits(publisher, "answers", key, size)
+            return state.fits(publisher, "answers", key, size)
 
-        tally = Aggregator(self._reader, shelf.get, fits, self._settings.answers_age)
+        aggregator = Aggregator(self._parser, rows.get, fits, self._settings.answers_age)
         self._aggregators = {number: kept for number, kept in self._aggregators.items() if kept[0].alive}
-        self._aggregators[lease.partition] = lease, tally
-        return tally
+        self._aggregators[lease.partition] = lease, aggregator
+        return aggregator
 
-    def _write(self, lease: Lease, tally: Aggregator) -> None:
-        """Count what was no result; say so in the log once a lease."""
-        if tally.unreadable:
+    def _count_unreadable(self, lease: Lease, aggregator: Aggregator) -> None:
+        """Count records that are not results; the first one is logged."""
+        if aggregator.unreadable:
             if not self.unreadable:
-                logger.warning("%s-%d: records that are no results are left out, the first %s",
-                               lease.topic, lease.partition, tally.first_unreadable)  # fmt: skip
-            self.unreadable += tally.unreadable
-            tally.unreadable = 0
+                logger.warning(
+                    "%s-%d: records that are not results are left out of the tables, the first %s; look at what else "
+                    "writes to this topic",
+                    lease.topic,
+                    lease.partition,
+                    aggregator.first_unreadable,
+                )
+            self.unreadable += aggregator.unreadable
+            aggregator.unreadable = 0
 
 
 def _some(records: Sequence[ConsumerRecord[bytes, bytes]], start: int) -> int:
-    """Return how many records from `start` on are counted in one go: one at least."""
+    """Return how many records from `start` on are counted in one step: one at least."""
     size = 0
     for count, record in enumerate(records[start : start + SLICE]):
         size += len(record.value or b"")

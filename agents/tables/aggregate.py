@@ -1,8 +1,8 @@
-"""What the results of one partition add up to: which rows a batch changes, and to what.
+"""Aggregates the results of one partition: which rows a batch changes, and to what.
 
-A counted row (hosts, outcomes, checks) says up to which offset it counts; what lies at or below it is not counted
-again. So a batch that is read again, in part or whole, changes nothing. Latencies are whole microseconds: their sum is
-the same however the results were cut into batches. What is alike in a batch is counted once for all of it.
+A counted row (hosts, outcomes, checks) has the offset up to which it counts; results up to that offset are not counted
+again. So a batch that is read again, in part or whole, changes nothing. Latencies are whole microseconds: their sum
+does not depend on how results are cut into batches. Results of a batch that are alike are counted together.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ AHEAD = 300.0
 """Seconds that a record's timestamp may lie ahead of ours and still be counted in its minute."""
 MINUTE_MS = 60_000
 NO_MINUTE = -1
-"""Of a record whose timestamp cannot be right: it is in no minute, since read again it would be in another."""
+"""The minute of a record whose timestamp is not credible: it is in none, since a replay would put it into another."""
 RUN_NOW = frozenset({None, "miss", "bypass"})
-"""Cache states of a result whose checks ran for it; in the others they are repeated from an earlier one."""
+"""Cache states of a result whose checks ran for it; in other states they are repeated from an earlier result."""
 
 _BUCKETS = tuple(int(bound * 1_000_000) for bound in BOUNDS)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def answer_head(record: ConsumerRecord[bytes, bytes], reading: ParsedResult, at: int) -> bytes:
-    """Return how the row of an answer is stored, but for the result itself: JSON without its closing brace."""
+def answer_head(record: ConsumerRecord[bytes, bytes], result: ParsedResult, at: int) -> bytes:
+    """Return the stored row of an answer without the result itself: JSON without its closing brace."""
     return b'{"offset":%d,"at":%d,"keyed":%b,"id":%b%b%b,"elapsed_ms":%.3f,"bytes":%d' % (
-        record.offset, at, b"false" if record.key is None else b"true", reading.id, reading.shared.head,
-        b"" if reading.cache is None else b',"cache":"%b"' % reading.cache.encode(),
-        reading.micros / 1000, len(record.value or b""),
+        record.offset, at, b"false" if record.key is None else b"true", result.id, result.shared.head,
+        b"" if result.cache is None else b',"cache":"%b"' % result.cache.encode(),
+        result.micros / 1000, len(record.value or b""),
     )  # fmt: skip
 
 
 class Aggregator:
-    """One for each held partition. `get` returns a row as stored; `fits` says whether an answer's row can be sent."""
+    """One for each held partition. `get` returns a stored row; `fits` returns whether an answer's row fits."""
 
-    def __init__(self, reader: ResultParser, get: Get, fits: Callable[[bytes, int], bool], answers_age: float) -> None:
-        self._reader = reader
+    def __init__(self, parser: ResultParser, get: Get, fits: Callable[[bytes, int], bool], answers_age: float) -> None:
+        self._parser = parser
         self._get = get
         self._fits = fits
         self._answers_age = answers_age
@@ -67,15 +67,15 @@ class Aggregator:
         self.first_unreadable = ""
 
     def add(self, records: Sequence[ConsumerRecord[bytes, bytes]], now: float) -> None:
-        """Take in records, in offset order; `now` is in seconds since the epoch."""
-        read, groups = self._reader.parse, self._groups
+        """Add records, in offset order; `now` is in seconds since the epoch."""
+        read, groups = self._parser.parse, self._groups
         oldest_answer = (now - self._answers_age) * 1000
-        taken_at = int(now * 1000)  # stands for a timestamp that cannot be right
+        taken_at = int(now * 1000)  # replaces a timestamp that is not credible
         latest = taken_at + AHEAD_MS
         for record in records:
             value = record.value
             try:
-                reading = read(value)
+                result = read(value)
             except InvalidResult as exc:
                 self.unreadable += 1
                 self.first_unreadable = self.first_unreadable or f"at offset {record.offset}: {exc}"
@@ -86,8 +86,8 @@ class Aggregator:
             if not EARLIEST_MS <= at <= latest:
                 at, minute = taken_at, NO_MINUTE
             if at >= oldest_answer:
-                self._answer(record, reading, at)
-            _, shared, cache, micros = reading
+                self._answer(record, result, at)
+            _, shared, cache, micros = result
             alike = shared.place, cache, minute
             seen = record.offset, at, micros, len(value)
             if alike in groups:
@@ -95,43 +95,43 @@ class Aggregator:
             else:
                 groups[alike] = [seen]
             if shared.error is not None or shared.checks:
-                self._look_closer(record.offset, reading, at)
+                self._count_details(record.offset, result, at)
 
     def changes(self, now: float) -> Iterator[Change]:
-        """Yield each row that was touched since, once, as it is now; answers in the order of their offsets."""
-        for key, (record, reading, at) in self._answers.items():
-            yield "answers", key, self._answer_row(key, record, reading, at)
+        """Yield each touched row once, as it is now; answers in the order of their offsets."""
+        for key, (record, result, at) in self._answers.items():
+            yield "answers", key, self._answer_row(key, record, result, at)
         self._answers.clear()
         self._count(now)
         for counted in (self._hosts, self._outcomes, self._checks):
             yield from counted.changes()
 
-    def _answer(self, record: ConsumerRecord[bytes, bytes], reading: ParsedResult, at: int) -> None:
+    def _answer(self, record: ConsumerRecord[bytes, bytes], result: ParsedResult, at: int) -> None:
         key = record.key
         if key is None:
-            key = json.loads(reading.id).encode(errors="replace")
+            key = json.loads(result.id).encode(errors="replace")
         if self._answers.pop(key, None) is None:
             stored = self._get("answers", key)
             if stored is not None and offset_of(stored) >= record.offset:
                 return
-        self._answers[key] = record, reading, at
+        self._answers[key] = record, result, at
 
-    def _answer_row(self, key: bytes, record: ConsumerRecord[bytes, bytes], reading: ParsedResult, at: int) -> bytes:
-        head = answer_head(record, reading, at)
+    def _answer_row(self, key: bytes, record: ConsumerRecord[bytes, bytes], result: ParsedResult, at: int) -> bytes:
+        head = answer_head(record, result, at)
         row = b'%b,"result":%b}' % (head, record.value or b"")
         return row if self._fits(key, len(row)) else head + b',"truncated":true}'
 
-    def _look_closer(self, offset: int, reading: ParsedResult, at: int) -> None:
-        """Note a host's last error, and count checks."""
-        shared = reading.shared
+    def _count_details(self, offset: int, result: ParsedResult, at: int) -> None:
+        """Keep a host's last error, and count checks."""
+        shared = result.shared
         outcome, host = shared.place
         if shared.error is not None and host is not None:
             row = self._hosts.touch(host.encode(), offset, at)
             if row is not None:
                 row["last_error"] = {
-                    "id": json.loads(reading.id), "outcome": outcome, "message": shared.error["message"], "at": at,
+                    "id": json.loads(result.id), "outcome": outcome, "message": shared.error["message"], "at": at,
                 }  # fmt: skip
-        if reading.cache in RUN_NOW:
+        if result.cache in RUN_NOW:
             for run in shared.checks:
                 row = self._checks.touch(run.name.encode(), offset, at)
                 if row is not None:
@@ -152,7 +152,7 @@ class Aggregator:
 
 
 class Group:
-    """Results of one outcome and cache state; what they add up to is reckoned once."""
+    """Results of one outcome and cache state, added up once."""
 
     def __init__(self, outcome: str, cache: str | None, seen: Sequence[Seen]) -> None:
         self.outcome = outcome
@@ -169,15 +169,15 @@ class Group:
             self.buckets = [(place, end - ends[place]) for place, end in enumerate(ends[1:]) if end > ends[place]]
 
     def behind(self, offset: int) -> Group | None:
-        """Return what of it lies behind an offset."""
+        """Return the part of it after an offset, None if there is none."""
         if self.seen[0][0] > offset:
             return self
         left = [each for each in self.seen if each[0] > offset]
         return Group(self.outcome, self.cache, left) if left else None
 
 
-class _LiveRow(NamedTuple):
-    """A row in work, and the offset up to which it counted before."""
+class _OpenRow(NamedTuple):
+    """A row being changed, and the offset up to which it counted before."""
 
     row: Row
     counted: int
@@ -190,7 +190,7 @@ class _Counted:
         self._table = table
         self._get = get
         self._new = new
-        self._live: dict[bytes, _LiveRow] = {}
+        self._live: dict[bytes, _OpenRow] = {}
 
     def touch(self, key: bytes, offset: int, at: int) -> Row | None:
         """Return the row to count one record in; None if it has counted that record before."""
@@ -219,21 +219,21 @@ class _Counted:
         row["bytes"] += fresh.bytes
 
     def changes(self) -> Iterator[Change]:
-        """Yield what was touched."""
+        """Yield the touched rows."""
         for key, (row, counted) in self._live.items():
             if row["offset"] > counted:
                 yield self._table, key, _encode(row).encode()
         self._live.clear()
 
-    def _row(self, key: bytes) -> _LiveRow:
+    def _row(self, key: bytes) -> _OpenRow:
         live = self._live.get(key)
         if live is None:
             row = self._read(key)
-            live = self._live[key] = _LiveRow(row, row["offset"])
+            live = self._live[key] = _OpenRow(row, row["offset"])
         return live
 
     def _read(self, key: bytes) -> Row:
-        """Return what is stored, or a new row where there is none or none of ours."""
+        """Return the stored row, or a new one if there is none of ours."""
         stored = self._get(self._table, key)
         new = self._new()
         if stored is None:

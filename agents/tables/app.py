@@ -26,15 +26,15 @@ from streams.tasks import end_tasks, keep
 logger = logging.getLogger(__name__)
 
 RETRY_PAUSE = 5.0
-"""Seconds between two tries of a recovery that came to no end."""
+"""Seconds between two attempts of a recovery that failed."""
 
 
 class TablesApp:
-    """See the module. `state` holds the rows; `holds` is called with the number of results partitions."""
+    """See the module. `state` holds the rows; `set_partitions` is called with the number of results partitions."""
 
-    def __init__(self, settings: Settings, holds: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, settings: Settings, set_partitions: Callable[[int], None] = lambda _: None) -> None:
         self.settings = settings
-        self._holds = holds
+        self._set_partitions = set_partitions
         self.app = App(settings, id=f"{settings.group}-tables", recover=self.recover)
         self.publisher: Publisher | None = None
         self.tabulator: Tabulator | None = None
@@ -48,12 +48,12 @@ class TablesApp:
         self.app.agent(topic, name="tabulate")(self.tabulate)
 
     async def tabulate(self, stream: Any) -> None:
-        """The agent: hands each batch to the tabulator."""
+        """Hand each batch to the tabulator."""
         assert self.tabulator is not None
         await self.app.deliver(stream, self.tabulator.tabulate)
 
     async def open(self, stack: AsyncExitStack) -> Publisher:
-        """Open store and publisher. Raises MillraceError for what is not as it must be."""
+        """Open store and publisher. Raises MillraceError if a topic or setting is not as it must be."""
         settings = self.settings
         stack.callback(self.state.store.close)
         self.state.store.open()
@@ -61,33 +61,35 @@ class TablesApp:
         publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.state.acknowledged)
         self.publisher = publisher
         try:
-            await self._prepare()  # first, since it names all topics that are missing or may not be used
+            await self._prepare()  # first, since it names every topic that is missing or not allowed
         except BrokerError as exc:
             if settings.role != "all":
                 raise
-            logger.warning("no tables for now: %s", exc)  # answering never waits for them: a recovery tries again
+            logger.warning(
+                "no tables for now; requests are answered, pages and /api return 503, and the worker retries: %s", exc
+            )
         await stack.enter_async_context(publisher)
         self.tabulator = Tabulator(settings, publisher, self.state, self.repair)
-        means = "tables grow beyond their bounds, and changelogs are not mended"
-        tending = keep(self.tabulator.prune, "tending the tables", means=means)
-        stack.push_async_callback(end_tasks, tending)
+        means = "tables grow beyond their bounds, and changelogs are not repaired"
+        pruning = keep(self.tabulator.prune, "pruning the tables", means=means)
+        stack.push_async_callback(end_tasks, pruning)
         settle_memory()
         return publisher
 
     async def _prepare(self) -> Changelogs:
-        """See that the changelogs are there. Raises BrokerError."""
+        """Prepare the changelogs. Raises BrokerError."""
         found = self._changelogs = await prepare(self.settings)
         assert self.publisher is not None
         for topic in found.topics:
             self.publisher.learn(topic.name, topic.partitions, topic.max_bytes)
-        self._holds(found.partitions)
+        self._set_partitions(found.partitions)
         return found
 
     async def recover(self) -> None:
-        """Read back what the changelogs have of the partitions just assigned; forget those of others.
+        """Read back the changelogs of the partitions just assigned; drop the rows of other partitions.
 
-        If that cannot be done, the log and `/readyz` say why. A worker of the tables alone ends; one that answers, too,
-        goes on answering, and tries again: answering never waits for tables.
+        If that fails, the log and `/readyz` give the reason. A worker of the role `tables` ends; one of the role `all`
+        goes on answering, and retries: answering never waits for tables.
         """
         state = self.state
         partitions = {tp.partition for tp in self.app.holder.assignment()}
@@ -98,31 +100,33 @@ class TablesApp:
         state.waiting_for = "recovering from the changelogs"
         while True:
             try:
-                lack = await self._decline(partitions)
+                missing = await self._decline(partitions)
                 await self._read_back(partitions)
             except BrokerError as exc:
                 if self.settings.role != "all":
                     await self.app.crash(exc)
                     raise
-                logger.exception("the tables cannot recover, trying again")
+                logger.exception(
+                    "the tables cannot recover; requests are answered, /api reports what is missing, the worker retries"
+                )
                 state.waiting_for = f"not recovered: {exc}"
                 await asyncio.sleep(RETRY_PAUSE)
             else:
                 break
         state.recovered = partitions
-        state.waiting_for = lack
-        if lack:
-            logger.error("%s", lack)
+        state.waiting_for = missing
+        if missing:
+            logger.error("%s", missing)
 
     async def _decline(self, partitions: set[int]) -> str:
-        """Take out partitions that no changelog has one for; returns what they lack."""
+        """Take out partitions that a changelog lacks; returns the reason and what to do, or nothing."""
         found = self._changelogs
         if found is None or not partitions <= set(range(found.covered)):
             found = await self._prepare()
         lacking = {partition for partition in partitions if partition >= found.covered}
         self.app.holder.leases.decline(lacking)
         partitions -= lacking
-        return found.lack(self.settings.results_topic, lacking) if lacking else ""
+        return found.missing_partitions(self.settings.results_topic, lacking) if lacking else ""
 
     async def _read_back(self, partitions: set[int]) -> None:
         settings = self.settings
@@ -131,7 +135,7 @@ class TablesApp:
         self.recovery = recovery
         try:
             await recovery.run(partitions)
-        finally:  # also of what was read before the next rebalance, which has begun another, or a fault
+        finally:  # also of what was read before a fault, or before a rebalance that begins another recovery
             self.repair.note(recovery.overwritten)
 
     def readiness(self) -> str:

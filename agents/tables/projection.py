@@ -1,7 +1,7 @@
-"""Some fields of a stored answer, read without decoding all of it: what a search of many rows needs of most of them.
+"""Some fields of a stored answer, read without decoding all of it: a search needs no more of most rows.
 
-A quote within a JSON string is escaped, so `,"name":` stands nowhere but before the value of that name. Values that
-are more than plain text or a number, and rows that do not begin as ours do, are left to `agents.tables.rows.decode`.
+A quote within a JSON string is escaped, so `,"name":` only stands before the value of that name. Values other than
+plain text and numbers, and rows that do not begin as ours do, are left to `agents.tables.rows.decode`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Projections: TypeAlias = Callable[[int, bytes, bytes], Row | None]
 _PLAIN = frozenset(
     {"id", "outcome", "cache", "status", "url", "source", "host", "fetched_at", "elapsed_ms", "attempts", "bytes"}
 )
-"""Fields whose values are stored as they are told."""
+"""Fields whose values are stored as they are shown."""
 _STORED = _PLAIN | {"at"}
 _BEGIN = b'{"offset":'
 _ABSENT = object()
@@ -39,12 +39,12 @@ class Projection(dict[str, Any]):
 
 
 def whole_of(row: Row) -> Row:
-    """Return the row of which this may be a glimpse."""
+    """Return the whole row of a projection; any other row as it is."""
     return row.whole() if isinstance(row, Projection) else row
 
 
 def projection(table: str, fields: Sequence[str]) -> Projections | None:
-    """Return what reads these fields of a table's rows; None if decoding is the way to them."""
+    """Return a reader of these fields of a table's rows; None if they have to be decoded."""
     if table != "answers" or not _STORED.union(("partition",)).issuperset(fields):
         return None
     readers = [(field, _at if field == "at" else _reader(field)) for field in dict.fromkeys(fields) if field in _STORED]
@@ -72,7 +72,7 @@ def _at(stored: bytes, _: int) -> Any:
 
 @lru_cache(maxsize=len(_PLAIN))
 def _reader(field: str) -> Callable[[bytes, int], Any]:
-    """Return what reads a field that stands before `end`; or says that it is absent, or not plain."""
+    """Return a reader of a field before `end`, which returns `_ABSENT` or `_DECODE` if there is no plain value."""
     name = b',"%b":' % field.encode()
     search = re.compile(name + rb'(?:"([^"\\]*)"|(-?[0-9]{1,15})(\.[0-9]{1,15})?(?=[,}]))').search
 

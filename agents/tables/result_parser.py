@@ -1,8 +1,8 @@
-"""Reads a result record for the tables: what of it is counted, and how its row begins.
+"""Parses result records for the tables: what is counted, and the beginning of the row.
 
-The topic may hold anything: what is no result is counted as unreadable, and nothing it says ends the worker. What is
-the same for all who asked the same (models/result.py) is parsed once: it is recognised by its bytes, between the id
-before it and the members behind it, so that a result costs the same whatever the size of its document.
+The topic may hold anything: a record that is not a result is counted as unreadable, and cannot end the worker. The part
+that all results of the same request share (models/result.py) is parsed once: it is recognised by its bytes, between the
+id before it and the members after it, so that a result costs the same whatever the size of its document.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from models.result import CACHE_STATES, RESULT_DEPTH
 from models.strictjson import deeper_than
 
 MAX_ID = 512
-"""Bytes of an id, as JSON, that are kept; a longer one is no result of ours."""
+"""Bytes of an id, as JSON, that are kept; a result of ours has no longer one."""
 MAX_URL, MAX_MESSAGE, MAX_NAME = 2_048, 500, 200
 """Characters of a URL, an error's message, a host's or a check's name that are kept in rows."""
 MAX_MS = 1e12
-"""Milliseconds beyond which a duration is nonsense."""
+"""Milliseconds beyond which a duration is taken for 0."""
 MEMO_BYTES, MEMO_ENTRIES = 16 << 20, 20_000
-"""What is remembered of shared parts at most."""
+"""Bytes and number of shared parts that are kept."""
 MEMO_LARGEST = 64 << 10
-"""Bytes of a shared part beyond which it is not remembered."""
+"""Bytes of a shared part beyond which it is not kept."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _ID = re.compile(rb'\{"id":("[ !#-\[\]-~]{1,500}"),')
@@ -36,9 +36,9 @@ _TAIL = re.compile(
     rb'(?:,"cache":"([a-z]{1,16})")?(?:,"age":[0-9]{1,12}\.[0-9])?,"elapsed_ms":([0-9]{1,12}\.[0-9])\}\Z'
 )
 MAX_CANDIDATES = 8
-"""Places in a large result that are tried as the beginning of its checks."""
+"""Positions in a large result that are tried as the beginning of its checks."""
 CHECKS_BYTES = 256 << 10
-"""Bytes before a large result's end in which its checks are looked for."""
+"""Bytes before a large result's end in which its checks are searched."""
 _DOCUMENT, _ATTEMPTS, _CHECKS = b',"document":', b',"attempts":', b',"checks":['
 _CACHE, _ELAPSED = b',"cache":"', b',"elapsed_ms":'
 _STATES = {state.encode(): state for state in CACHE_STATES}
@@ -46,7 +46,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class InvalidResult(ValueError):
-    """A record that is no result."""
+    """A record that is not a result."""
 
 
 class CheckRun(NamedTuple):
@@ -78,14 +78,14 @@ class ParsedResult(NamedTuple):
 
 
 class ResultParser:
-    """Reads results; remembers shared parts, within bounds."""
+    """Parses results; keeps shared parts, within bounds."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Shared] = {}
+        self._shared: dict[bytes, Shared] = {}
         self._bytes = 0
 
     def parse(self, value: bytes | None) -> ParsedResult:
-        """Read one record's value. Raises Unreadable."""
+        """Parse one record's value. Raises InvalidResult."""
         if value is None:
             msg = "a tombstone"
             raise InvalidResult(msg)
@@ -95,7 +95,7 @@ class ResultParser:
         if start is None or tail is None:
             return _read_any(value)
         middle = value[start.end() : tail.start()]
-        shared = self._known.get(middle)
+        shared = self._shared.get(middle)
         if shared is None:
             # Members that are whole between braces are whole here: then so is the result around them.
             around = _around(middle) if len(middle) > MEMO_LARGEST else None
@@ -110,18 +110,18 @@ class ResultParser:
         if len(middle) > MEMO_LARGEST:
             return
         self._bytes += len(middle)
-        if self._bytes > MEMO_BYTES or len(self._known) >= MEMO_ENTRIES:
-            self._known.clear()
+        if self._bytes > MEMO_BYTES or len(self._shared) >= MEMO_ENTRIES:
+            self._shared.clear()
             self._bytes = len(middle)
-        self._known[middle] = shared
+        self._shared[middle] = shared
 
 
 def _around(middle: bytes) -> dict[str, Any] | None:
-    """Return the members around a large document without reading it, which would hold up the event loop; None for a
-    shared part that is not written as ours are.
+    """Return the members around a large document without parsing it, which would hold up the event loop; None for a
+    shared part in another form than ours.
 
-    No string can hold the marks that members begin with: a quote in it has a backslash before. Checks that have such a
-    member inside their own values are the innermost that are whole.
+    No string can contain the bytes that members begin with, since a quote in it is escaped. If values of checks contain
+    such a member themselves, the innermost complete list counts.
     """
     head, found, rest = middle.partition(_DOCUMENT)
     end = rest.rfind(_ATTEMPTS)
@@ -151,27 +151,27 @@ def _parse(value: bytes) -> Mapping[str, Any]:
     except ValueError as exc:
         raise InvalidResult(str(exc)) from None
     if not isinstance(result, dict):
-        msg = "no JSON object"
+        msg = "not a JSON object"
         raise InvalidResult(msg)
     return result
 
 
 def _refuse(name: str) -> NoReturn:
-    msg = f"{name} is no JSON number"
+    msg = f"{name} is not a JSON number"
     raise InvalidResult(msg)
 
 
-# Half the cost of strictjson, which looks for duplicate keys too: nothing hangs on them here.
+# Half the cost of strictjson, which also looks for duplicate keys: they do not matter here.
 _decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def _read_any(value: bytes) -> ParsedResult:
-    """Read a result that is not written as we write them."""
+    """Parse a result in another form than ours."""
     result = _parse(value)
     found = result.get("id")
     encoded = _encode(found).encode() if isinstance(found, str) and found else b""
     if not 0 < len(encoded) <= MAX_ID:
-        msg = "no id of a result"
+        msg = "no valid id"
         raise InvalidResult(msg)
     cache = result.get("cache")
     return ParsedResult(
@@ -182,7 +182,7 @@ def _read_any(value: bytes) -> ParsedResult:
 def _shared(result: Mapping[str, Any]) -> Shared:
     outcome = result.get("outcome")
     if not isinstance(outcome, str) or outcome not in OUTCOMES:
-        msg = "no outcome of a result"
+        msg = "no valid outcome"
         raise InvalidResult(msg)
     request = result.get("request")
     url = _text(request, "url", MAX_URL)

@@ -1,11 +1,11 @@
-"""What a row of each table means: its fields, and how partial rows, one a results partition, make a whole one.
+"""The rows of each table: their fields, and how partial rows, one a results partition, are merged into a whole one.
 
 answers    by key: the latest result
 hosts      by host:port: answers by outcome, cache states, latency, bytes, last error, last seen
 outcomes   by minute: answers by outcome, cache states, latency, bytes
 checks     by check: runs, failures, time
 
-Pure functions. Merging is associative and commutative, so partial rows may be merged in any order, also by others.
+Pure functions. Merging is associative and commutative, so partial rows may be merged in any order, and in steps.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from models.moment import iso
 Row: TypeAlias = dict[str, Any]
 
 RESULT = b',"result":'
-"""Behind the head of a stored answer."""
+"""Comes after the head of a stored answer."""
 MICRO = 6
 """Digits of seconds that are kept: sums of whole microseconds come out the same in any order."""
 
 
 def merge(table: str, rows: Iterable[Row]) -> Row:
-    """Make one row of the partial rows of one key; those that cannot be read count only if there is no other.
+    """Merge the partial rows of one key; unreadable ones count only if there is no other.
 
     Raises ValueError for no rows, KeyError for an unknown table.
     """
     parts = list(rows)
     if not parts:
-        msg = "nothing to merge"
+        msg = "no rows to merge"
         raise ValueError(msg)
     return reduce(_MERGERS[table], [row for row in parts if "unreadable" not in row] or parts[:1])
 
@@ -94,7 +94,9 @@ _MERGERS: dict[str, Callable[[Row, Row], Row]] = {
 
 
 def decode(table: str, partition: int, key: bytes, stored: bytes, heads: bool) -> Row:  # noqa: FBT001
-    """Make a row of what is stored under a key. What cannot be read, because others wrote it, says so."""
+    """Return the row that is stored under a key; `unreadable` if something else wrote it. `heads` leaves the result
+    out.
+    """
     try:
         if heads and table == "answers" and (cut := stored.find(RESULT)) >= 0:
             stored = stored[:cut] + b"}"
@@ -134,7 +136,7 @@ def _check_row(partition: int, key: bytes, stored: Row) -> Row:  # noqa: ARG001
 def _counted_row(stored: Row) -> Row:
     answers, cache, counts = stored["answers"], stored["cache"], stored["counts"]
     if len(counts) != len(BOUNDS) + 1 or sum(counts) != sum(answers.values()) or sum(cache.values()) < 0:
-        msg = "counts that do not fit each other"
+        msg = "the counts contradict each other"
         raise ValueError(msg)
     return {
         "answers": answers,

@@ -1,6 +1,7 @@
-"""The tables' changelogs on Kafka: their names, and making them where the broker lets us.
+"""The tables' changelogs on Kafka: their names, and their creation where the broker allows it.
 
-One a table, compacted, with as many partitions as results have, or more: partition N of each counts results' N.
+One a table, compacted, with at least as many partitions as the results: partition N of each belongs to partition N of
+the results.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 TABLES = ("answers", "hosts", "outcomes", "checks")
 CONFIG = {
     "cleanup.policy": "compact",
-    # Only whole segments are compacted: with Kafka's 1 GiB, a recovery would read many rows that are long replaced.
+    # Only whole segments are compacted: with Kafka's 1 GiB, a recovery would read many outdated rows.
     "segment.bytes": str(64 << 20),
     "min.cleanable.dirty.ratio": "0.2",
 }
@@ -38,11 +39,11 @@ class Changelogs(NamedTuple):
 
     @property
     def covered(self) -> int:
-        """Return how many partitions of results each changelog has one for."""
+        """Return how many partitions of the results every changelog covers."""
         return min(self.partitions, *(topic.partitions for topic in self.topics))
 
-    def lack(self, results: str, partitions: Collection[int]) -> str:
-        """Say what these partitions of results lack, and what to do about it."""
+    def missing_partitions(self, results: str, partitions: Collection[int]) -> str:
+        """Return why these partitions of the results cannot be counted, and what to do."""
         short = [topic for topic in self.topics if topic.partitions < self.partitions]
         have = ", ".join(f"topic {topic.name!r} has {topic.partitions} partitions" for topic in short)
         return (
@@ -52,8 +53,8 @@ class Changelogs(NamedTuple):
 
 
 async def prepare(settings: Settings) -> Changelogs:
-    """Return the changelogs, made if they were missing, and enlarged if results have more partitions, where the broker
-    lets us. Raises BrokerError saying what to do about what is not there.
+    """Return the changelogs; creates missing ones, and enlarges them to the partitions of the results, where the broker
+    allows it. Raises BrokerError with what is missing and what to do.
     """
     names = list(changelogs(settings).values())
     async with Admin(settings.kafka) as admin:
@@ -72,21 +73,25 @@ async def prepare(settings: Settings) -> Changelogs:
         topic = found.get(name)
         if topic is None:
             msg = (
-                f"no topic {name!r}, and the broker does not let us make it; create it with: millrace topics --create; "
+                f"no topic {name!r}, and the broker does not let us; create it with: millrace topics --create; "
                 "or answer without tables: --role answer"
             )
             raise BrokerError(msg)
         if topic.cleanup is not None and topic.cleanup != "compact":
-            logger.warning("topic %r has cleanup.policy=%s: rows that Kafka deletes are missing after a restart",
-                           name, topic.cleanup)  # fmt: skip
+            logger.warning(
+                "topic %r has cleanup.policy=%s: rows that Kafka deletes are missing from the tables after a "
+                "restart; set cleanup.policy=compact",
+                name,
+                topic.cleanup,
+            )
     return Changelogs([found[name] for name in names], results.partitions)
 
 
 async def enlarge(admin: Admin, results: Topic, topics: Sequence[Topic]) -> bool:
-    """Give changelogs as many partitions as results have, as far as the broker lets us; says whether any was given
-    some: what counts the partitions that were there stays where it is.
+    """Give changelogs as many partitions as the results have, as far as the broker allows; returns whether any grew.
+    Rows of the existing partitions stay where they are.
     """
-    given = False
+    grown = False
     for topic in topics:
         if topic.partitions < results.partitions:
             try:
@@ -94,14 +99,14 @@ async def enlarge(admin: Admin, results: Topic, topics: Sequence[Topic]) -> bool
             except BrokerError as exc:
                 logger.warning("%s", exc)
             else:
-                given = True
+                grown = True
                 logger.info("topic %s: %d partitions, as many as %s has, were %d",
                             topic.name, results.partitions, results.name, topic.partitions)  # fmt: skip
-    return given
+    return grown
 
 
 async def create(admin: Admin, results: Topic, names: Sequence[str], replication: int = -1) -> None:
-    """Make changelogs for this results topic, as far as the broker lets us."""
+    """Create changelogs for this results topic, as far as the broker allows."""
     sizes = {} if results.max_bytes is None else {"max.message.bytes": str(results.max_bytes)}
     for name in names:
         try:

@@ -1,8 +1,8 @@
-"""Reads changelogs back: everything, or from where the store reaches, up to the end that they have now.
+"""Reads changelogs back into the store: from where the store reaches, up to their present end.
 
 Faust reads them one event at a time, 76 µs a row, through the group's own consumer; this reads them with a consumer
-that belongs to no group, some hundred rows at a time. It either comes to the end or says why not: rows that cannot be
-read are an error, and so is a broker that gives nothing for STALLED seconds.
+that belongs to no group, some hundred rows at a time. It reaches the end or fails: rows that cannot be read
+are an error, and so is a broker that returns nothing for STALLED seconds.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ T = TypeVar("T")
 Place: TypeAlias = tuple[str, int]
 """A table and a partition."""
 STALLED = 60.0
-"""Seconds without any progress after which recovery is given up."""
+"""Seconds without progress after which the recovery fails."""
 RETRY_PAUSE = 0.5
-"""Seconds between tries while the broker is away."""
+"""Seconds between attempts while the broker is unreachable."""
 POLL_RECORDS = 250
-"""Rows of one step: a millisecond."""
+"""Rows of one step, which take about a millisecond."""
 PAUSE = 0.001
-"""Seconds between two steps where the loop is others' too: answering goes on meanwhile."""
+"""Seconds between two steps in a worker that also answers requests."""
 POLL = 0.5
 """Seconds that a poll waits for rows."""
 FETCH_BYTES = 4 << 20
-"""Bytes of a partition that one fetch brings, at most."""
+"""Bytes of one partition that a fetch returns at most."""
 FETCHED_BYTES = 64 << 20
-"""Bytes that those of all partitions may be together: each partition's wait until they are read."""
+"""Bytes of all partitions together that are fetched and not yet read."""
 REQUEST_TIMEOUT_MS = 20_000
 LOOK_LIMIT = 30.0
-"""Seconds that a look at some offsets may take."""
+"""Seconds that reading the records of a gap may take."""
 MAX_DIGITS = 18
 """Of an offset."""
 
@@ -74,7 +74,7 @@ class Recovery:
         return sum(end - self._positions.get(tp, 0) for tp, end in self._wanted.items())
 
     async def run(self, partitions: Collection[int]) -> None:
-        """Read all there is. Raises BrokerError saying what kept it from coming to an end."""
+        """Read up to the end. Raises BrokerError with the reason if that fails."""
         if not partitions:
             return
         started = self._moved = time.monotonic()
@@ -92,14 +92,18 @@ class Recovery:
         return consumer_of(self._kafka, self._client_id, len(self._tables) * partitions)
 
     async def _begin(self, consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> None:
-        """Find where each changelog ends, and seek where the store goes on."""
+        """Find the end of each changelog, and seek to where the store continues."""
         ends = await consumer.end_offsets(tps)
         starts = await consumer.beginning_offsets(tps)
-        # What reaches beyond the end was of another log: the topic was made anew.
+        # A store that reaches beyond the end holds rows of another log: the topic was created again.
         for partition in {
             tp.partition for tp in tps if (self._store.reaches(self._tables[tp.topic], tp.partition) or 0) > ends[tp]
         }:
-            logger.warning("partition %d: the store reaches beyond the changelog, which must be a new one", partition)
+            logger.warning(
+                "partition %d: the store reaches beyond the end of the changelog, which was created again; its rows "
+                "are dropped and read again, nothing is to be done",
+                partition,
+            )
             self._store.drop(partition)
         for tp in tps:
             table = self._tables[tp.topic]
@@ -113,7 +117,7 @@ class Recovery:
                 self._store.apply(table, tp.partition, (), ends[tp])
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
-        """Take what was fetched; a partition that came to its end is done."""
+        """Apply what was fetched; a partition that has reached its end is done."""
         fetched = await client.poll(consumer, seconds=POLL, limit=POLL_RECORDS)
         for tp, records in fetched.items():
             self._apply(tp, records)
@@ -124,7 +128,7 @@ class Recovery:
             if position >= self._wanted[tp]:
                 del self._wanted[tp]
                 consumer.pause(tp)
-                # Also where the last offsets hold no row: reading goes on behind them next time.
+                # Also where the last offsets hold no row: the next recovery continues after them.
                 self._store.apply(self._tables[tp.topic], tp.partition, (), position)
         if self._wanted and time.monotonic() - self._moved > STALLED:
             tp = next(iter(self._wanted))
@@ -156,7 +160,7 @@ class Recovery:
         self._store.apply(*place, changes.items(), records[-1].offset + 1)
 
     def _is_ours(self, record: ConsumerRecord[bytes, bytes], there: bytes | None) -> bool:
-        """Whether a record goes on from the row that is there: what others wrote, and echoes, do not."""
+        """Whether a record continues the row that is there: foreign and outdated records do not."""
         if record.value is None:
             offset = _tombstone_offset(record.headers)
         elif (found := mark(record.value)) is not None:
@@ -169,11 +173,11 @@ class Recovery:
             return False
         return True
 
-    async def _retrying(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until the broker answers; give up once nothing has moved for too long, or it never will."""
+    async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until the broker answers; fail on a permanent error, or after STALLED seconds without progress."""
         while True:
             try:
-                return await ask()
+                return await call()
             except (BrokerError, KafkaError, OSError) as exc:
                 if (
                     isinstance(exc, AccessError)
@@ -181,14 +185,18 @@ class Recovery:
                     or time.monotonic() - self._moved > STALLED
                 ):
                     reason = explain(exc, self._kafka)
-                    msg = f"the tables' changelogs cannot be read: {reason}"
+                    msg = f"cannot read the tables' changelogs: {reason}"
                     raise BrokerError(msg) from exc
-                logger.warning("reading changelogs failed, trying again: %s", reason_of(exc))
+                logger.warning(
+                    "cannot read the tables' changelogs; the worker retries, pages and /api report missing partitions "
+                    "until then: %s",
+                    reason_of(exc),
+                )
                 await asyncio.sleep(RETRY_PAUSE)
 
 
 def _tombstone_offset(headers: Iterable[tuple[str, bytes | None]]) -> int | None:
-    """Return up to where the row counted that a tombstone ends; None if it does not say."""
+    """Return the offset up to which the deleted row counted; None if the tombstone has none."""
     for name, text in headers:
         if name == OFFSET_HEADER and text and text.isdigit() and len(text) <= MAX_DIGITS:
             return int(text)
@@ -196,7 +204,7 @@ def _tombstone_offset(headers: Iterable[tuple[str, bytes | None]]) -> int | None
 
 
 def consumer_of(kafka: Kafka, client_id: str, partitions: int = 1) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
-    """Open a consumer of no group, for so many partitions."""
+    """Open a consumer without a group, for so many partitions."""
     return client.consumer(
         kafka, client_id=client_id, request_timeout_ms=REQUEST_TIMEOUT_MS,
         max_partition_fetch_bytes=min(FETCH_BYTES, FETCHED_BYTES // partitions),
@@ -206,7 +214,7 @@ def consumer_of(kafka: Kafka, client_id: str, partitions: int = 1) -> AbstractAs
 async def rows_between(
     kafka: Kafka, client_id: str, tp: TopicPartition, start: int, end: int
 ) -> dict[bytes, bytes | None] | None:
-    """Return the records at these offsets, the latest of each key; None if the log does not go so far.
+    """Return the latest record of each key at these offsets; None if the log ends before `end`.
 
     Raises BrokerError or TimeoutError.
     """

@@ -1,9 +1,8 @@
-"""Writes our rows again where a changelog's latest record of a key is not ours.
+"""Writes a row again where the changelog's latest record of its key is another worker's.
 
-A former owner that does not know yet that it lost a partition may still write to it: a process that was frozen, or a
-batch that was under way. Its rows count less far than the holder's, and stand behind them; compaction would keep
-them. The holder notices by a gap in the offsets of what it writes itself, and whoever recovers by a row that counts
-less far than one before it.
+A former owner that has not noticed the loss of a partition may still write to it: a process that was frozen, or a batch
+in flight. Its rows cover fewer results than the owner's, but come after them, and compaction would keep them. The owner
+notices a gap in the offsets of its own records; a recovery notices a row that covers fewer results than an earlier one.
 """
 
 from __future__ import annotations
@@ -25,73 +24,83 @@ logger = logging.getLogger(__name__)
 
 
 class ChangelogRepair:
-    """What is to be written again. `mend` is called now and then, `begin_anew` before each recovery."""
+    """Notes what is to be written again. `repair` is called periodically, `begin_anew` before each recovery."""
 
-    def __init__(self, settings: Settings, shelves: TableState) -> None:
+    def __init__(self, settings: Settings, state: TableState) -> None:
         self._settings = settings
-        self._shelves = shelves
+        self._state = state
         self._overwritten: dict[Place, set[bytes]] = {}
         self._lost: set[int] = set()
         self.rewritten = 0
 
     def begin_anew(self, partitions: Collection[int]) -> None:
-        """Forget what was noted: of a partition where something was still to be mended, all is read again."""
-        for partition in self._shelves.store.dirty & set(partitions):
-            self._shelves.store.drop(partition)
+        """Forget all notes; a partition with unrepaired rows is dropped, so that all of it is read again."""
+        for partition in self._state.store.dirty & set(partitions):
+            self._state.store.drop(partition)
         self._overwritten.clear()
         self._lost.clear()
-        self._shelves.unmended.clear()
+        self._state.gaps_to_repair.clear()
 
     def note(self, overwritten: Mapping[Place, Collection[bytes]]) -> None:
-        """Take note of keys whose latest record is not ours."""
+        """Note keys whose latest record is another worker's."""
         for place, keys in overwritten.items():
             if keys:
                 self._overwritten.setdefault(place, set()).update(keys)
-                self._shelves.store.mark_dirty(place[1])
+                self._state.store.mark_dirty(place[1])
 
     async def repair(self, publisher: Publishes) -> None:
-        """Look into gaps, and write what is ours again."""
-        shelves = self._shelves
-        for gap in list(shelves.unmended):
-            if shelves.in_possession(gap.partition) is not None:
+        """Read what is in the gaps, and write our rows again."""
+        state = self._state
+        for gap in list(state.gaps_to_repair):
+            if state.in_possession(gap.partition) is not None:
                 await self._look(gap)
         for (table, partition), keys in list(self._overwritten.items()):
-            shelf = shelves.in_possession(partition)
-            if shelf is not None and not publisher.congested:
-                on_its_way = shelf.pending[table]
-                self._rewrite(publisher, shelf, table, [*islice((k for k in keys if k not in on_its_way), AT_ONCE)])
-        if not shelves.waiting_for:  # a recovery notes at its end what it made doubtful
-            noted = {place[1] for place in self._overwritten} | {gap.partition for gap in shelves.unmended}
-            for partition in shelves.store.dirty - noted - self._lost:
-                shelves.store.mark_clean(partition)
+            rows = state.in_possession(partition)
+            if rows is not None and not publisher.congested:
+                pending = rows.pending[table]
+                self._rewrite(publisher, rows, table, [*islice((k for k in keys if k not in pending), AT_ONCE)])
+        if not state.waiting_for:  # a recovery adds its notes at its end
+            noted = {place[1] for place in self._overwritten} | {gap.partition for gap in state.gaps_to_repair}
+            for partition in state.store.dirty - noted - self._lost:
+                state.store.mark_clean(partition)
 
     async def _look(self, gap: Gap) -> None:
         settings = self._settings
-        topic = TopicPartition(self._shelves.topics[gap.table], gap.partition)
+        topic = TopicPartition(self._state.topics[gap.table], gap.partition)
         try:
             rows = await rows_between(settings.kafka, settings.worker_id, topic, gap.start, gap.end)
         except (BrokerError, TimeoutError) as exc:
-            logger.warning("%s-%d: offsets %d to %d cannot be read, trying again: %s", *topic, gap.start, gap.end, exc)
+            logger.warning("%s-%d: cannot read offsets %d to %d, which another worker wrote; rows stay as they are, and the "
+                           "worker retries: %s", *topic, gap.start, gap.end, exc)  # fmt: skip
             return
-        shelf = self._shelves.in_possession(gap.partition)
-        if shelf is None or gap not in self._shelves.unmended:
-            return  # a recovery came in between, or will: it reads all of it
-        self._shelves.unmended.remove(gap)
+        held = self._state.in_possession(gap.partition)
+        if held is None or gap not in self._state.gaps_to_repair:
+            return  # a recovery has read all of it, or will
+        self._state.gaps_to_repair.remove(gap)
         if rows is None:
-            logger.warning("%s-%d ends before offset %d: it is read again at the next recovery", *topic, gap.end)
+            logger.warning(
+                "%s-%d ends before offset %d: the changelog was truncated or created again; its rows are read "
+                "again at the next recovery, nothing is to be done",
+                *topic,
+                gap.end,
+            )
             self._lost.add(gap.partition)
             return
         marks = [found for row in rows.values() if row is not None and (found := mark(row)) is not None]
-        if any(found.offset >= (shelf.lease.position or 0) for found in marks):
-            logger.warning("%s-%d is another worker's now: it counts further than this one has read", *topic)
+        if any(found.offset >= (held.lease.position or 0) for found in marks):
+            logger.warning(
+                "%s-%d: another worker owns the partition now and has counted further; this one stops repairing "
+                "it, nothing is to be done",
+                *topic,
+            )
             self._lost.add(gap.partition)
             return
         self.note({(gap.table, gap.partition): rows})
 
-    def _rewrite(self, publisher: Publishes, shelf: PartitionRows, table: str, keys: Sequence[bytes]) -> None:
+    def _rewrite(self, publisher: Publishes, rows: PartitionRows, table: str, keys: Sequence[bytes]) -> None:
         if not keys:
             return
-        place = table, shelf.partition
+        place = table, rows.partition
 
         def arrived() -> None:
             self.rewritten += len(keys)
@@ -101,5 +110,10 @@ class ChangelogRepair:
             else:
                 self._overwritten.pop(place, None)
 
-        logger.warning("%s: %d rows of partition %d are written again", table, len(keys), shelf.partition)
-        self._shelves.publish(publisher, shelf, [(table, key, shelf.get(table, key)) for key in keys], then=arrived)
+        logger.warning(
+            "%s: a former owner overwrote %d rows of partition %d; they are written again, nothing is to be done",
+            table,
+            len(keys),
+            rows.partition,
+        )
+        self._state.publish(publisher, rows, [(table, key, rows.get(table, key)) for key in keys], then=arrived)

@@ -1,14 +1,14 @@
 """Rows on disk, in one RocksDB for the worker: `MILLRACE_STORE=rocksdb://PATH`.
 
-Faust's own RocksDB store opens a database a partition, with 2 GiB of cache and 192 MiB of write buffers each, and
-keeps one value a key whatever its partition. Here what is written goes with the changelog offset it reaches up to,
-in one write: after any end, a kill included, recovery goes on from there.
+Faust's own RocksDB store opens a database a partition, with 2 GiB of cache and 192 MiB of write buffers each, and keeps
+one value a key whatever its partition. Here rows are written together with the changelog offset that they reach up to:
+after any end, a kill included, recovery continues there.
 
     r table partition key           → row
     o table partition offset key    → nothing: the rows in the order of their last writing
     m table partition               → how far the changelog is read, how many rows there are
-    d 0     partition               → nothing: the partition is doubted
-    i                               → whose folder it is
+    d 0     partition               → nothing: the partition is dirty
+    i                               → the group and results topic that the folder belongs to
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OWNER = b"i"
 
 
 class RocksStore:
-    """See the module. `owner` says whose rows these are: a folder of another's is refused."""
+    """See the module. `owner` names the rows' group and topic; a folder of another owner is refused."""
 
     def __init__(self, path: str, owner: str, tables: Iterable[str]) -> None:
         self._path = Path(path)
@@ -53,7 +53,7 @@ class RocksStore:
         self.dirty: set[int] = set()
 
     def open(self) -> None:
-        """Open the database. Raises SettingsError saying what is in the way."""
+        """Open the database. Raises SettingsError with the reason."""
         try:
             import rocksdict  # noqa: PLC0415  an extra
         except ImportError:
@@ -68,7 +68,7 @@ class RocksStore:
         if found not in (None, self._owner):
             self.close()
             msg = (
-                f"MILLRACE_STORE: {self._path} has the tables of {found.decode(errors='replace')}; give another folder"
+                f"MILLRACE_STORE: {self._path} holds the tables of {found.decode(errors='replace')}; use another folder"
             )
             raise SettingsError(msg)
         self._db.put(_OWNER, self._owner)
@@ -76,7 +76,7 @@ class RocksStore:
         self.dirty = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
 
     def close(self) -> None:
-        """Close the database: what is in memory is written."""
+        """Write what is in memory, and close the database."""
         db, self._db = self._db, None
         if db is not None:
             db.close()
@@ -102,7 +102,7 @@ class RocksStore:
             yield key[len(place) :], row
 
     def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
-        """Return the rows that were written the longest ago."""
+        """Return the rows written the longest ago."""
         start = len(self._place(b"o", table, partition)) + _ORDER.size
         keys = (key[start:] for key, _ in self._from(self._place(b"o", table, partition)))
         found = ((key, self.get(table, partition, key)) for key in islice(keys, most))
@@ -111,7 +111,7 @@ class RocksStore:
     def newest(self, table: str, partition: int) -> bytes | None:
         """Return the row that was written last."""
         place = self._place(b"o", table, partition)
-        after = self._place(b"o", table, partition + 1)  # no key of a row is there: its offset would follow
+        after = self._place(b"o", table, partition + 1)  # no row has this very key: an offset would follow
         for key in self._open_db().keys(backwards=True, from_key=after):
             return self.get(table, partition, key[len(place) + _ORDER.size :]) if key.startswith(place) else None
         return None
@@ -122,12 +122,12 @@ class RocksStore:
 
     def apply(self, table: str, partition: int, changes: Iterable[Change], reaches: int | None) -> None:
         """Make changes and note how far they reach, in one write."""
-        from rocksdict import WriteBatch  # noqa: PLC0415  an extra, here for sure
+        from rocksdict import WriteBatch  # noqa: PLC0415  an extra, imported by open()
 
         db, batch = self._open_db(), WriteBatch(raw_mode=True)
         before, count = self._meta.get((table, partition), (-1, 0))
         rows, order = self._place(b"r", table, partition), self._place(b"o", table, partition)
-        written: dict[bytes, bytes | None] = {}  # what a batch holds cannot be read before it is written
+        written: dict[bytes, bytes | None] = {}  # a batch cannot be read before it is written
         for key, row in changes:
             there = written[key] if key in written else db.get(rows + key)
             if there is not None:
@@ -146,20 +146,20 @@ class RocksStore:
         self._meta[table, partition] = meta
 
     def mark_dirty(self, partition: int) -> None:
-        """Doubt a partition, also after this process has ended."""
+        """Mark a partition as dirty, also for the next process."""
         if partition not in self.dirty:
             self._open_db().put(_PLACE.pack(b"d", 0, partition), b"")
             self.dirty.add(partition)
 
     def mark_clean(self, partition: int) -> None:
-        """Doubt it no more."""
+        """Mark a partition as clean."""
         if partition in self.dirty:
             self._open_db().delete(_PLACE.pack(b"d", 0, partition))
             self.dirty.discard(partition)
 
     def drop(self, partition: int) -> None:
-        """Forget a partition, and that it was doubted."""
-        from rocksdict import WriteBatch  # noqa: PLC0415  an extra, here for sure
+        """Forget a partition, and that it was dirty."""
+        from rocksdict import WriteBatch  # noqa: PLC0415  an extra, imported by open()
 
         batch = WriteBatch(raw_mode=True)
         for table in self._numbers:
@@ -193,7 +193,7 @@ class RocksStore:
 
     def _reason(self, exc: Exception) -> str:
         if "lock hold" in str(exc) or "LOCK" in str(exc):
-            return f"MILLRACE_STORE: {self._path} is in use by another worker: each needs a folder of its own"
+            return f"MILLRACE_STORE: {self._path} is in use by another worker; each needs its own folder"
         return f"MILLRACE_STORE: {self._path} cannot be opened: {exc}"
 
 

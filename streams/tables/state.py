@@ -1,9 +1,9 @@
-"""The rows held here, by partition: what Kafka has acknowledged is in the store, and over it lies what is on its way.
+"""The rows of the partitions held here: acknowledged rows are in the store, pending rows lie over it.
 
     changes ──► pending ──► changelog ──ack──► store, and when all of a batch is there: lease.finish(offsets)
 
-What was not acknowledged when its lease ends is forgotten: the store is never ahead of the changelog, so whoever
-holds the partition next, this worker or another, goes on from the same rows.
+Rows that are not acknowledged when their lease ends are dropped: the store is never ahead of the changelog, so the next
+owner of the partition, this worker or another, goes on from the same rows.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from streams.tables.store import OFFSET_HEADER, Store, offset_of
 logger = logging.getLogger(__name__)
 
 MAX_GAPS = 1_000
-"""Gaps that are noted each for itself."""
+"""Gaps that are noted one by one."""
 SLICE = 1_000
-"""Rows that go at once where all of them go."""
+"""Rows of one step where all rows of a partition are deleted."""
 
 
 class Gap(NamedTuple):
-    """Offsets of a table's changelog, the end not included, that somebody else wrote while this worker held it: a
-    former owner that did not know it yet. Its rows count less far than ours, and stand behind them.
+    """Offsets of a table's changelog, the end excluded, that another worker wrote while this one held the partition: a
+    former owner that had not noticed its loss. Its rows cover fewer results than ours, and come after them.
     """
 
     table: str
@@ -41,27 +41,27 @@ class Gap(NamedTuple):
 
 
 class Publishes(Protocol):
-    """What is needed of the publisher."""
+    """The part of the publisher that is needed here."""
 
     limits: dict[str, int]
     congested: bool
 
-    def publish(self, topic: str, partition: int, parcel: OutgoingRecord) -> None: ...  # noqa: D102
+    def publish(self, topic: str, partition: int, record: OutgoingRecord, /) -> None: ...  # noqa: D102
 
 
 class RowBatchDelivery:
-    """The rows of one batch on their way to the changelogs: the receipt of each of their parcels."""
+    """The rows of one batch on their way to the changelogs; listens to the delivery of each."""
 
     __slots__ = ("_left", "keys", "records", "rows", "then")
 
     def __init__(
         self,
-        shelf: PartitionRows,
+        rows: PartitionRows,
         records: Sequence[ConsumerRecord[bytes, bytes]],
         left: int,
         then: Callable[[], None] | None,
     ) -> None:
-        self.rows = shelf
+        self.rows = rows
         self.records = records
         self.then = then
         self.keys: list[tuple[str, bytes]] = []
@@ -73,14 +73,14 @@ class RowBatchDelivery:
         return self.rows.lease.alive
 
     def finish(self, offset: int) -> None:  # noqa: ARG002  rows are counted, not named
-        """Count a row that arrived; with the last one the batch is finished."""
+        """Count an acknowledged row; the last one finishes the batch."""
         self._left -= 1
         if self._left <= 0:
             self.rows.arrived(self)
 
 
 Pending: TypeAlias = tuple[bytes | None, RowBatchDelivery]
-"""A row on its way, and with what it travels."""
+"""A pending row, None for a deletion, and the delivery that it belongs to."""
 
 
 class PartitionRows:
@@ -94,23 +94,23 @@ class PartitionRows:
         self.looks: dict[str, Look] = {}
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        """Return a row as it will be, once what is on its way has arrived."""
+        """Return a row as it will be once all pending rows are acknowledged."""
         entry = self.pending[table].get(key)
         return self._store.get(table, self.partition, key) if entry is None else entry[0]
 
-    def arrived(self, cargo: RowBatchDelivery) -> None:
-        """Take note that all rows of a batch are in the store, unless the lease ended before."""
-        for table, key in cargo.keys:
+    def arrived(self, delivery: RowBatchDelivery) -> None:
+        """Finish a batch: all its rows are in the store, unless the lease ended before."""
+        for table, key in delivery.keys:
             entry = self.pending[table].get(key)  # a later batch, whose rows lie over these, may be there before
-            if entry is not None and entry[1] is cargo:
+            if entry is not None and entry[1] is delivery:
                 del self.pending[table][key]
-        self.lease.finish_all([record.offset for record in cargo.records])
-        if cargo.then is not None and cargo.alive:
-            cargo.then()
+        self.lease.finish_all([record.offset for record in delivery.records])
+        if delivery.then is not None and delivery.alive:
+            delivery.then()
 
 
 class TableState:
-    """All that is held; `topics` names each table's changelog."""
+    """All partitions held here; `topics` names each table's changelog."""
 
     def __init__(
         self,
@@ -126,77 +126,84 @@ class TableState:
         self._leases = leases
         self._clock = clock
         self._tables = {topic: table for table, topic in topics.items()}
-        self._shelves: dict[int, PartitionRows] = {}
+        self._rows: dict[int, PartitionRows] = {}
         self.recovered: set[int] = set()
         self.waiting_for = "the group's assignment"
         self.gaps = 0
-        self.unmended: list[Gap] = []
+        self.gaps_to_repair: list[Gap] = []
 
     # -- writing
 
     def of(self, lease: Lease) -> PartitionRows:
-        """Return the shelf of a lease; a new lease begins with what the store has."""
-        shelf = self._shelves.get(lease.partition)
-        if shelf is None or shelf.lease is not lease:
-            self._shelves = {number: kept for number, kept in self._shelves.items() if kept.lease.alive}
-            shelf = self._shelves[lease.partition] = PartitionRows(lease, self.store, self.topics)
-        return shelf
+        """Return the rows of a lease; a new lease begins with what the store has."""
+        rows = self._rows.get(lease.partition)
+        if rows is None or rows.lease is not lease:
+            self._rows = {number: kept for number, kept in self._rows.items() if kept.lease.alive}
+            rows = self._rows[lease.partition] = PartitionRows(lease, self.store, self.topics)
+        return rows
 
     def publish(
         self,
         publisher: Publishes,
-        shelf: PartitionRows,
+        rows: PartitionRows,
         changes: Sequence[tuple[str, bytes, bytes | None]],
         records: Sequence[ConsumerRecord[bytes, bytes]] = (),
         then: Callable[[], None] | None = None,
     ) -> None:
-        """Send changed rows on their way. Once all have arrived, the records are finished, and `then` is called.
+        """Publish changed rows. Once all are acknowledged, the records are finished, and `then` is called.
 
-        A tombstone says up to where the row counted that it ends: so an echo of it is known for one.
+        A tombstone carries the offset that its row counted up to, so that recovery recognises an outdated one.
         """
-        cargo = RowBatchDelivery(shelf, records, len(changes), then)
+        delivery = RowBatchDelivery(rows, records, len(changes), then)
         if not changes:
-            shelf.arrived(cargo)
-        cargo.keys = [(table, key) for table, key, _ in changes]
-        pending, topics, partition, publish = shelf.pending, self.topics, shelf.partition, publisher.publish
+            rows.arrived(delivery)
+        delivery.keys = [(table, key) for table, key, _ in changes]
+        pending, topics, partition, publish = rows.pending, self.topics, rows.partition, publisher.publish
         for table, key, row in changes:
             headers: Headers = []
-            if row is None and (there := shelf.get(table, key)) is not None:
+            if row is None and (there := rows.get(table, key)) is not None:
                 headers = [(OFFSET_HEADER, b"%d" % offset_of(there))]
-            pending[table][key] = row, cargo
-            publish(topics[table], partition, OutgoingRecord(cargo, 0, key, row, headers, _unsendable))
+            pending[table][key] = row, delivery
+            publish(topics[table], partition, OutgoingRecord(delivery, 0, key, row, headers, _unsendable))
 
-    def acknowledged(self, topic: str, partition: int, base: int, parcels: Sequence[OutgoingRecord]) -> None:
-        """Put into the store what Kafka has acknowledged, `base` being the first one's offset, -1 if unknown.
+    def acknowledged(self, topic: str, partition: int, base: int, records: Sequence[OutgoingRecord]) -> None:
+        """Put acknowledged rows into the store; `base` is the first one's offset, -1 if unknown.
 
-        What a dead lease sent is left to whoever reads the changelog next.
+        Rows of a lease that has ended are left to the next recovery.
         """
-        if not parcels[-1].listener.alive:  # a batch is of one lease: those of a dead one are not filled in any more
+        if not records[-1].listener.alive:  # all records of a batch are of one lease
             return
         table = self._tables[topic]
         expected = self.store.reaches(table, partition)
         if base > (expected or 0):
-            logger.warning("%s-%d: offsets %s to %d are not of this worker's writing", topic, partition, expected, base)
+            logger.warning(
+                "%s-%d: another worker wrote offsets %s to %d while this one held the partition; rows that it "
+                "overwrote are written again, nothing is to be done",
+                topic,
+                partition,
+                expected,
+                base,
+            )
             self.gaps += 1
             self._note_gap(Gap(table, partition, expected or 0, base))
             self.store.mark_dirty(partition)
-        changes = [(parcel.key or b"", parcel.value) for parcel in parcels]
-        self.store.apply(table, partition, changes, base + len(parcels) if base >= 0 else None)
+        changes = [(record.key or b"", record.value) for record in records]
+        self.store.apply(table, partition, changes, base + len(records) if base >= 0 else None)
 
     def _note_gap(self, gap: Gap) -> None:
-        """Have a gap mended. One of too many is mended together with the last of its place, and our rows between."""
-        numbers = [n for n, each in enumerate(self.unmended) if each[:2] == gap[:2]]
-        if numbers and len(self.unmended) >= MAX_GAPS:
-            self.unmended[numbers[-1]] = self.unmended[numbers[-1]]._replace(end=gap.end)
+        """Note a gap for repair. With too many, it is joined to the last one of its table and partition."""
+        numbers = [n for n, each in enumerate(self.gaps_to_repair) if each[:2] == gap[:2]]
+        if numbers and len(self.gaps_to_repair) >= MAX_GAPS:
+            self.gaps_to_repair[numbers[-1]] = self.gaps_to_repair[numbers[-1]]._replace(end=gap.end)
         else:
-            self.unmended.append(gap)
+            self.gaps_to_repair.append(gap)
 
     def fits(self, publisher: Publishes, table: str, key: bytes, size: int) -> bool:
         """Whether a row of so many bytes can be sent under this key."""
         return len(key) + size + RECORD_OVERHEAD <= publisher.limits[self.topics[table]]
 
     def in_possession(self, partition: int) -> PartitionRows | None:
-        """Return the shelf of a partition that is held, recovered, and not being given up."""
+        """Return the rows of a partition that is held, recovered, and not being given up."""
         for lease in self._leases():
             if lease.partition == partition and self._possesses(lease):
                 return self.of(lease)
@@ -206,12 +213,12 @@ class TableState:
         return lease.taking and lease.partition in self.recovered
 
     def forget_if_foreign(self, publisher: Publishes, lease: Lease, first: int) -> Iterator[None]:
-        """Begin a partition anew if its rows are of a topic that was deleted: its lease says so, or they count further
-        than its log goes, and reading, at offset `first`, began before the group's commit, or there was none. Yields
-        between slices.
+        """Delete a partition's rows if they belong to a topic that was deleted: its lease says so, or they count
+        further than its log goes, and reading, at offset `first`, began before the group's commit, or there was none.
+        Yields between slices.
 
-        Counting on would skip every result of the new one up to there. A log that only lost its end, or whose end is
-        known late, is read on from the commit: its rows stay.
+        Otherwise every result of the new topic up to that offset would be skipped. A log that only lost its end, or
+        whose end is learned late, is read on from the commit: its rows stay.
         """
         newest = {table: self.store.newest(table, lease.partition) for table in self.topics}
         reaches = {table: -1 if row is None else offset_of(row) for table, row in newest.items()}
@@ -219,36 +226,42 @@ class TableState:
         fits = lease.end is None or reach < lease.end or (lease.resumed is not None and first >= lease.resumed)
         if reach < 0 or (fits and not lease.anew):
             return
-        logger.warning("%s-%d ends at offset %s, the tables count up to %d: it is another topic of that name, and they "
-                       "begin anew", lease.topic, lease.partition, lease.end, reach)  # fmt: skip
-        shelf = self.of(lease)
-        for table in sorted(reaches, key=reaches.__getitem__):  # should this be cut off, the next lease sees it, too
-            rows = self.store.scan(table, lease.partition)
-            while lease.taking and (gone := [(table, key, None) for key, _ in islice(rows, SLICE)]):
-                self.publish(publisher, shelf, gone)
+        logger.warning(
+            "%s-%d ends at offset %s, but the tables count up to offset %d: the topic was deleted and created "
+            "again; the tables start again from empty for this partition, nothing is to be done",
+            lease.topic,
+            lease.partition,
+            lease.end,
+            reach,
+        )
+        rows = self.of(lease)
+        for table in sorted(reaches, key=reaches.__getitem__):  # the furthest last: if cut off, the next lease goes on
+            stored = self.store.scan(table, lease.partition)
+            while lease.taking and (gone := [(table, key, None) for key, _ in islice(stored, SLICE)]):
+                self.publish(publisher, rows, gone)
                 yield
 
     # -- pruning
 
     def prune(self, publisher: Publishes) -> Iterator[int]:
-        """Send tombstones for what is beyond the bounds, oldest first. Yields how many, table by table.
+        """Publish tombstones for rows beyond the bounds, oldest first. Yields how many, table by table.
 
-        Only rows that lie wholly behind the commit go: no replay counts again what such a row had counted. So a table
-        is looked at when the commit has moved, or a row that was behind it expires; at rest it costs nothing.
+        Only rows wholly behind the commit are deleted: no replay counts their results again. So a table is checked
+        when the commit has moved or a row behind it expires; at rest it costs nothing.
         """
         for lease in list(self._leases()):
             for table, bounds in self._bounds.items():
                 if not self._possesses(lease) or lease.committed is None:
-                    break  # and it may be another's since the last step
-                shelf, committed, now = self.of(lease), lease.committed.offset, self._clock()
-                last = shelf.looks.get(table)
+                    break  # the partition may have moved since the last step
+                rows, committed, now = self.of(lease), lease.committed.offset, self._clock()
+                last = rows.looks.get(table)
                 if last is None or last.over(committed, now):
                     place = table, lease.partition
-                    gone, shelf.looks[table] = excess(
-                        self.store, place, shelf.pending[table], bounds, committed=committed, now=now
+                    gone, rows.looks[table] = excess(
+                        self.store, place, rows.pending[table], bounds, committed=committed, now=now
                     )
                     if gone:
-                        self.publish(publisher, shelf, [(table, key, None) for key in gone])
+                        self.publish(publisher, rows, [(table, key, None) for key in gone])
                     yield len(gone)
 
     # -- reading

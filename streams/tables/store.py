@@ -1,7 +1,7 @@
-"""Where rows are kept: by table and results partition, with the changelog offset that they reach up to.
+"""Stores of rows: by table and results partition, with the changelog offset that they reach up to.
 
-A row is bytes that begin with `{"offset":<results offset it counts up to>,"at":<ms>`; nothing else is read here.
-`MILLRACE_STORE` chooses: `memory://` is this module's, `rocksdb://PATH` that of rocks.py.
+A row is bytes that begin with `{"offset":<results offset it counts up to>,"at":<ms>`; the store reads nothing else.
+`MILLRACE_STORE` chooses: `memory://` is MemoryStore, `rocksdb://PATH` is RocksStore in rocksdb.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol, TypeAlias
 
 Change: TypeAlias = tuple[bytes, bytes | None]
-"""A key and its row, None for a row that goes."""
+"""A key and its row, None for a deletion."""
 
 OFFSET_HEADER = "offset"
 """Of a tombstone on a changelog: the results offset that the row counted up to."""
@@ -29,21 +29,21 @@ class Mark(NamedTuple):
 
 
 def mark(row: bytes) -> Mark | None:
-    """Return a row's mark, None if these bytes are no row of ours."""
+    """Return a row's mark, None if these bytes are not a row of ours."""
     found = _MARK.match(row)
     return None if found is None else Mark(int(found[1]), int(found[2]))
 
 
 def offset_of(row: bytes) -> int:
-    """Return the results offset of a row that is known to be ours."""
+    """Return the results offset of a row of ours."""
     return int(row[_OFFSET : row.index(b",", _OFFSET)])
 
 
 class Store(Protocol):
     """Rows by table and partition. Not thread-safe: it lives on the event loop.
 
-    Of the partitions `doubted` a changelog has rows behind ours that are not ours, or that were never looked at:
-    until they are trusted again, whoever recovers them drops them and reads all of it.
+    A partition is `dirty` while its changelog has records after ours that another worker wrote, or that were not
+    checked yet. A recovery drops a dirty partition and reads all of it.
     """
 
     dirty: set[int]
@@ -65,7 +65,7 @@ class Store(Protocol):
         ...
 
     def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
-        """Return the rows that were written the longest ago, at most so many."""
+        """Return the rows written the longest ago, `most` at most."""
         ...
 
     def newest(self, table: str, partition: int) -> bytes | None:
@@ -81,23 +81,23 @@ class Store(Protocol):
         ...
 
     def drop(self, partition: int) -> None:
-        """Forget a partition, and that it was doubted."""
+        """Forget a partition, and that it was dirty."""
         ...
 
     def mark_dirty(self, partition: int) -> None:
-        """Doubt a partition, also after this process has ended."""
+        """Mark a partition as dirty, also for the next process."""
         ...
 
     def mark_clean(self, partition: int) -> None:
-        """Doubt it no more."""
+        """Mark a partition as clean."""
         ...
 
     def open(self) -> None:
-        """Take hold of what is kept outside of this process. Raises SettingsError saying what is in the way."""
+        """Open what is kept outside this process. Raises SettingsError with the reason."""
         ...
 
     def close(self) -> None:
-        """Give up what is held open."""
+        """Close what is open."""
         ...
 
 
@@ -123,7 +123,7 @@ class MemoryStore:
         return None if rows is None else rows.get(key)
 
     def scan(self, table: str, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Yield rows; what came since it began is not among them."""
+        """Yield rows; those added since it began are not among them."""
         rows = self._rows.get((table, partition), {})
         keys = [key for key in rows if key.startswith(prefix)] if prefix else list(rows)
         for key in keys:
@@ -132,11 +132,11 @@ class MemoryStore:
                 yield key, row
 
     def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
-        """Return the first of the dictionary."""
+        """Return the first rows of the dictionary."""
         return list(islice(self._rows.get((table, partition), {}).items(), most))
 
     def newest(self, table: str, partition: int) -> bytes | None:
-        """Return the last of the dictionary."""
+        """Return the last row of the dictionary."""
         return next(reversed(self._rows.get((table, partition), {}).values()), None)
 
     def count(self, table: str, partition: int) -> int:
@@ -144,7 +144,7 @@ class MemoryStore:
         return len(self._rows.get((table, partition), ()))
 
     def apply(self, table: str, partition: int, changes: Iterable[Change], reaches: int | None) -> None:
-        """Make changes; each row goes to the end of the order."""
+        """Make changes; each changed row moves to the end of the order."""
         place = table, partition
         rows = self._rows.setdefault(place, {})
         for key, row in changes:
@@ -155,22 +155,22 @@ class MemoryStore:
             self._reaches[place] = reaches
 
     def drop(self, partition: int) -> None:
-        """Forget a partition, and that it was doubted."""
+        """Forget a partition, and that it was dirty."""
         self.dirty.discard(partition)
         for place in [place for place in self._rows if place[1] == partition]:
             del self._rows[place]
             self._reaches.pop(place, None)
 
     def mark_dirty(self, partition: int) -> None:
-        """Doubt a partition."""
+        """Mark a partition as dirty."""
         self.dirty.add(partition)
 
     def mark_clean(self, partition: int) -> None:
-        """Doubt it no more."""
+        """Mark a partition as clean."""
         self.dirty.discard(partition)
 
     def open(self) -> None:
-        """Do nothing: it is there."""
+        """Do nothing."""
 
     def close(self) -> None:
         """Forget everything."""

@@ -58,10 +58,10 @@ async def test_a_worker_answers_though_its_records_cannot_be_written(
 ) -> None:
     """Without the right to write its records a worker answers all the same, and says so once."""
     worker = await stage.start(MILLRACE_WORKERS_TOPIC="__consumer_offsets")  # no client may write to it
-    await worker.logged("no page sees this worker")
+    await worker.logged("pages do not show this worker")
     await stage.send([asked(f"{upstream.url}/doc/{number}", number) for number in range(50)])
     await stage.results_of({f"r{number}" for number in range(50)})
-    assert sum("no page sees this worker" in line for line in worker.log) == 1
+    assert sum("pages do not show this worker" in line for line in worker.log) == 1
 
 
 async def test_nonsense_on_the_topic_hurts_nobody(kafka: Broker, stage: Stage) -> None:

@@ -86,7 +86,7 @@ def overview_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("of", "without"),
     [
-        (presence_of, "no page sees this worker"),
+        (presence_of, "pages do not show this worker"),
         (workers_of, "pages here do not see other workers"),
         (announcer_of, "the log does not say what is ready"),
         (overview_of, "rates on the pages stand still"),

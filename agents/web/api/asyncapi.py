@@ -24,17 +24,17 @@ _EVENT = {
     "ce_id": "the request's id",
     "content-type": "application/json",
 }
-_LETTER = {
+_DEAD_LETTER = {
     "topic": "of the request", "partition": "of the request", "offset": "of the request", "group": "that answered it",
-    "delivery.count": "how often it was delivered", "message": "why it was not answered ok", "outcome": "of its result",
-    "id": "of the request", "host": "that was asked", "timestamp": "of the request, in ms",
-    "first": "where it first came", "value.bytes": "size of a value that was left out",
-    "unreadable": "what the value is of what could not be decoded: record, batch, or elsewhere",
+    "delivery.count": "how often it was delivered", "message": "why its outcome is not ok", "outcome": "of its result",
+    "id": "of the request", "host": "of the upstream", "timestamp": "of the request, in ms",
+    "first": "topic, partition and offset of its first delivery", "value.bytes": "size of a value that was left out",
+    "unreadable": "which part the value is of something that could not be decoded: record, batch, or elsewhere",
 }  # fmt: skip
 
 
 def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
-    """Return the AsyncAPI document of a worker: which topics it reads and writes, and what stands in them."""
+    """Return the AsyncAPI document of a worker: which topics it reads and writes, and what their records are."""
     spec = specification("Millrace", version("millrace-kafka"), "")
     spec.components.schema("Check", component=check_schema())
     spec.components.schema("Request", component=request_schema(sources))
@@ -43,13 +43,15 @@ def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
     channels = {
         "requests": _channel(settings.requests_topic, "Requests, with any key or none"),
         "results": _channel(settings.results_topic, "A result for every request, with its key, in its partition"),
-        "deadLetters": _channel(settings.dead_letters_topic, "Requests not answered ok, as they came (KIP-1191)"),
-        "workers": _channel(settings.workers_topic, "What each worker tells of itself once a second; compacted"),
+        "deadLetters": _channel(settings.dead_letters_topic, "Requests whose outcome is not ok, unchanged (KIP-1191)"),
+        "workers": _channel(settings.workers_topic, "What each worker reports about itself once a second; compacted"),
     }
     messages = {
         "requests": _message("Request", "a request", {"ce_id": "the request's id, if the body has none"} | _TRACE),
         "results": _message("Result", "a result", _EVENT | _TRACE),
-        "deadLetters": _message(None, "the request's own bytes", {DLQ + name: said for name, said in _LETTER.items()}),
+        "deadLetters": _message(
+            None, "the request's own bytes", {DLQ + name: text for name, text in _DEAD_LETTER.items()}
+        ),
         "workers": _message("Worker", "a worker's record", {}, key="the worker's id", schema=worker),
     }
     actions = {"requests": "receive", "results": "send", "deadLetters": "send", "workers": "send"}
@@ -91,17 +93,17 @@ def _message(
     key: str = "any bytes, or none",
     schema: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    message: dict[str, Any] = {
         "summary": summary,
         "contentType": "application/json" if name else "application/octet-stream",
         "bindings": {"kafka": {"key": {"type": "string", "description": key}, "bindingVersion": BINDING}},
     }
     if name is not None:
-        told["name"] = name
-        told["payload"] = schema or {"$ref": f"#/components/schemas/{name}"}
+        message["name"] = name
+        message["payload"] = schema or {"$ref": f"#/components/schemas/{name}"}
     if headers:
-        described = {each: {"type": "string", "description": said} for each, said in headers.items()}
-        told["headers"] = {"type": "object", "properties": described}
+        described = {each: {"type": "string", "description": text} for each, text in headers.items()}
+        message["headers"] = {"type": "object", "properties": described}
     if "ce_id" in headers and name == "Result":
-        told["correlationId"] = {"location": "$message.header#/ce_id", "description": "the request's id"}
-    return told
+        message["correlationId"] = {"location": "$message.header#/ce_id", "description": "the request's id"}
+    return message

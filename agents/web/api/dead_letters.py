@@ -1,6 +1,6 @@
-"""The latest dead letters, and chosen ones put back on the topic of the requests.
+"""The latest dead letters, and the redrive of selected ones.
 
-A letter's own bytes are not told: whoever sent it may have put secrets in.
+The bytes of a dead letter are not returned: its producer may have put secrets in.
 """
 
 from __future__ import annotations
@@ -25,65 +25,69 @@ from streams.web.problems import Problem
 from streams.web.responses import answer, read_json
 
 MAX_ERRORS = 200
-"""Letters that are told at once."""
+"""Dead letters returned at once."""
 KEPT = 2.0
-"""Seconds for which letters that were read are told again, rather than read anew."""
+"""Seconds for which dead letters that were read are returned again."""
 REDRIVE_LIMIT = 60.0
-"""Seconds that this may take; what is not committed by then is not redriven."""
+"""Seconds that a redrive may take; what is not committed by then is not redriven."""
 MAX_REDRIVE_BYTES = 64 << 10
-"""Bytes of JSON that name letters: 500 of them take half of it."""
+"""Bytes of JSON that name dead letters: 500 of them take half of it."""
 
 _REDRIVE = RedriveSchema()
 
 
 class DeadLetterApi:
-    """What failed, latest first."""
+    """The dead letters, newest first."""
 
-    def __init__(self, box: DeadLetters, topic: str) -> None:
-        self._box = box
+    def __init__(self, dead_letters: DeadLetters, topic: str) -> None:
+        self._dead_letters = dead_letters
         self._topic = topic
         self._reading = asyncio.Lock()
         self._read: tuple[float, int, list[DeadLetter]] = (-KEPT, 0, [])
 
     async def latest(self, limit: int) -> dict[str, Any]:
-        """Return the latest letters. Raises Problem."""
+        """Return the latest dead letters. Raises Problem."""
         if not 1 <= limit <= MAX_ERRORS:
-            errors = [{"field": "limit", "message": f"is 1 to {MAX_ERRORS}"}]
-            raise Problem(HTTPStatus.BAD_REQUEST, f"limit: is 1 to {MAX_ERRORS}", errors=errors)
+            errors = [{"field": "limit", "message": f"must be 1 to {MAX_ERRORS}"}]
+            raise Problem(HTTPStatus.BAD_REQUEST, f"limit: must be 1 to {MAX_ERRORS}", errors=errors)
         async with self._reading:
-            at, had, letters = self._read
+            at, had, latest = self._read
             if time.monotonic() - at > KEPT or had < limit:
                 try:
-                    letters = await self._box.latest(limit)
+                    latest = await self._dead_letters.latest(limit)
                 except BrokerError as exc:
                     raise _unavailable(exc) from exc
-                self._read = time.monotonic(), limit, letters
-        return {"errors": [_letter_json(letter, self._topic) for letter in letters[:limit]]}
+                self._read = time.monotonic(), limit, latest
+        return {"errors": [_as_json(letter, self._topic) for letter in latest[:limit]]}
 
     async def redrive(self, request: web.Request) -> web.Response:
-        """Put back what the body names: {"letters": [{"partition", "offset"}, …]}."""
+        """Redrive the dead letters that the body names: {"letters": [{"partition", "offset"}, …]}."""
         places = _places(await read_json(request))
-        told: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
 
         def note(letter: DeadLetter, refusal: str | None) -> None:
             each = {"partition": letter.partition, "offset": letter.offset, "redriven": refusal is None}
-            told.append(each if refusal is None else {**each, "reason": refusal})
+            results.append(each if refusal is None else {**each, "reason": refusal})
 
         try:
             async with asyncio.timeout(REDRIVE_LIMIT):
-                report = await self._box.redrive(DeadLetterFilter(places=places), rate=0.0, told=note)
+                report = await self._dead_letters.redrive(DeadLetterFilter(places=places), rate=0.0, told=note)
         except TimeoutError:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka takes too long", letters=told) from None
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Kafka takes too long: letters that are not listed were not redriven",
+                letters=results,
+            ) from None
         except BrokerError as exc:
-            raise _unavailable(exc, letters=told) from exc
+            raise _unavailable(exc, letters=results) from exc
         finally:
             self._read = -KEPT, 0, []
         missing = [{"partition": partition, "offset": offset} for partition, offset in report.missing]
-        return answer(request, {"redriven": report.redriven, "letters": told, "missing": missing})
+        return answer(request, {"redriven": report.redriven, "letters": results, "missing": missing})
 
 
-def _letter_json(letter: DeadLetter, topic: str) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _as_json(letter: DeadLetter, topic: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "partition": letter.partition,
         "offset": letter.offset,
         "at": iso(int(letter.at * 1000)),
@@ -97,16 +101,19 @@ def _letter_json(letter: DeadLetter, topic: str) -> dict[str, Any]:
         "flaw": letter.not_redrivable_reason(topic),
     }
     if letter.topic is not None:
-        told["origin"] = {"topic": letter.topic, "partition": letter.origin_partition, "offset": letter.origin_offset}
+        fields["origin"] = {"topic": letter.topic, "partition": letter.origin_partition, "offset": letter.origin_offset}
     if letter.key is not None:
-        told |= key_fields(letter.key)
-    return {name: value for name, value in told.items() if value is not None}
+        fields |= key_fields(letter.key)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _places(body: bytes) -> frozenset[tuple[int, int]]:
     try:
         if len(body) > MAX_REDRIVE_BYTES:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"this takes {MAX_REDRIVE_BYTES} bytes at most")
+            raise Problem(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"a redrive takes {MAX_REDRIVE_BYTES} bytes of JSON at most; redrive fewer letters at a time",
+            )
         chosen = _REDRIVE.load(strictjson.loads(body))
     except ValidationError as exc:
         errors = [{"field": ".".join(path), "message": reason} for path, reason in problems(exc.messages)]

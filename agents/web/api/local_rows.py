@@ -1,6 +1,4 @@
-"""The rows that this worker itself holds. Whatever goes through many rows does so in slices of a few milliseconds,
-between which the loop does what else is to be done.
-"""
+"""The rows that this worker holds. They are read in slices of a few milliseconds, between which other tasks run."""
 
 from __future__ import annotations
 
@@ -19,13 +17,13 @@ from agents.web.api.selection import KEY, Place, Selection
 from streams.tables.state import TableState
 
 SLICE = 0.002
-"""Seconds for which the loop is held at most."""
+"""Seconds of one slice."""
 BATCH = 64
-"""Rows between two looks at the clock."""
+"""Rows between two checks of the clock."""
 SPARE = 16
-"""Rows that are kept beyond a page, should some of it turn out to be outdated by another worker's."""
+"""Rows kept beyond a page, in case another worker has later versions of some."""
 LATEST = "answers"
-"""The table whose rows are whole in each partition: of several with one key the latest counts."""
+"""The table whose rows are whole in each partition: of several rows of one key, the latest counts."""
 
 Item = TypeVar("Item")
 Pairs: TypeAlias = list[tuple[bytes, Row]]
@@ -36,17 +34,17 @@ _NOTHING: Row = {}
 
 @dataclass(slots=True)
 class Found:
-    """Rows with their keys; `total` is how many there are beyond this page."""
+    """Rows with their keys; `total` counts those of all pages."""
 
     rows: list[tuple[bytes, Row]] = field(default_factory=list)
     total: int = 0
 
 
-async def sliced(items: Iterable[Item], handful: int = BATCH) -> AsyncIterator[list[Item]]:
-    """Yield items by the handful, and give the loop a turn whenever a slice is over."""
+async def sliced(items: Iterable[Item], batch: int = BATCH) -> AsyncIterator[list[Item]]:
+    """Yield items in batches, and let other tasks run whenever a slice is over."""
     left = iter(items)
     began = time.perf_counter()
-    while taken := list(islice(left, handful)):
+    while taken := list(islice(left, batch)):
         yield taken
         if time.perf_counter() - began > SLICE:
             await asyncio.sleep(0)
@@ -54,11 +52,11 @@ async def sliced(items: Iterable[Item], handful: int = BATCH) -> AsyncIterator[l
 
 
 class Page:
-    """Takes rows in any order and keeps those of one page, with some to spare: of those that `stand`, if given."""
+    """Takes rows in any order and keeps those of one page and SPARE more, of those that `is_current`, if given."""
 
-    def __init__(self, selection: Selection, stands: Callable[[tuple[Place, Row]], bool] | None = None) -> None:
+    def __init__(self, selection: Selection, is_current: Callable[[tuple[Place, Row]], bool] | None = None) -> None:
         self.selection = selection
-        self._is_after = stands
+        self._is_current = is_current
         self._place = selection.sort_key()
         self._descending = selection.descending
         self._most = selection.limit + 1 + SPARE
@@ -83,7 +81,7 @@ class Page:
     def rows(self) -> list[tuple[Place, Row]]:
         """Return the rows in order."""
         self._kept.sort(key=_place_of, reverse=self._descending)
-        standing = self._kept if self._is_after is None else filter(self._is_after, self._kept)
+        standing = self._kept if self._is_current is None else filter(self._is_current, self._kept)
         self._kept = list(islice(standing, self._most))
         return self._kept
 
@@ -126,13 +124,13 @@ class LocalRows:
         return sorted(self.partitions.intersection(partitions))
 
     async def page(self, table: str, selection: Selection, partitions: Collection[int]) -> Found:
-        """Return the rows of one page, whole as far as this worker holds them, and with some to spare."""
+        """Return the rows of one page and SPARE more, merged as far as this worker holds their parts."""
         if selection.by_key:
             return await self._page_by_key(table, selection, partitions)
 
         def latest(entry: tuple[Place, Row]) -> bool:
-            """Whether no other partition has a later row of this key. As it was gone through, wherever it is by now: a
-            row that moves meanwhile is on one page or another, and a page of a busy table is as long as any.
+            """Whether no other partition has a later row of this key. The row counts as it was read: one that moves
+            meanwhile is on one page or another, and a page of a busy table has as many rows as any.
             """
             (*_, key), row = entry
             others = self.get(table, key, [each for each in partitions if each != row.get("partition")])
@@ -146,7 +144,7 @@ class LocalRows:
         return Found([(place[3], whole_of(row)) for place, row in page.rows()], page.total)
 
     async def _page_by_key(self, table: str, selection: Selection, partitions: Collection[int]) -> Found:
-        """Return the rows of a page that the keys alone make out."""
+        """Return the rows of a page that the keys alone determine."""
         page = Page(selection)
         keys = await self.keys(table, selection.prefix, partitions)
         async for pairs in sliced(keys.rows):
@@ -156,7 +154,9 @@ class LocalRows:
         async for [(place, _)] in sliced(page.rows(), 1):
             if parts := self.get(table, place[3], partitions):
                 found.rows.append((place[3], whole(table, parts)))
-        if len(found.rows) <= selection.limit < len(page.rows()):  # too many are gone by now: there are others
+        if (
+            len(found.rows) <= selection.limit < len(page.rows())
+        ):  # too many were deleted meanwhile: others take their place
             return await self._page_by_key(table, selection, partitions)
         return found
 
@@ -172,13 +172,13 @@ class LocalRows:
         store, held = self.state.store, self._held(partitions)
         stored = (key for partition in held for key, _ in store.scan(table, partition, prefix))
         keys: set[bytes] = set()
-        async for handful in sliced(stored):
-            keys.update(handful)
+        async for batch in sliced(stored):
+            keys.update(batch)
         return Found([(key, _NOTHING) for key in keys], len(keys))
 
 
 async def merged(table: str, parts: AsyncIterator[Pairs]) -> AsyncIterator[Pairs]:
-    """Yield whole rows by the handful, each made of all that came for its key."""
+    """Yield whole rows in batches, each merged from all rows of its key."""
     by_key: dict[bytes, list[Row]] = {}
     async for pairs in parts:
         for key, row in pairs:
@@ -188,7 +188,7 @@ async def merged(table: str, parts: AsyncIterator[Pairs]) -> AsyncIterator[Pairs
 
 
 def whole(table: str, parts: Sequence[Row]) -> Row:
-    """Return one row made of partial ones. What another worker tells may be of another version, or nonsense."""
+    """Merge partial rows. Another worker may have another version, or return nonsense."""
     if len(parts) == 1:
         return parts[0]
     try:
@@ -198,8 +198,8 @@ def whole(table: str, parts: Sequence[Row]) -> Row:
 
 
 def keyed(table: str, key: bytes, row: Row) -> dict[str, Any]:
-    """Return a row as it is told in a list: with its key, and without the result itself."""
-    told = {name: value for name, value in row.items() if name != "result"}
-    if table == LATEST and KEY not in told and "key_base64" not in told:
-        told[KEY] = key.decode(errors="replace")
-    return told
+    """Return a row as lists have it: with its key, and without the result itself."""
+    fields = {name: value for name, value in row.items() if name != "result"}
+    if table == LATEST and KEY not in fields and "key_base64" not in fields:
+        fields[KEY] = key.decode(errors="replace")
+    return fields

@@ -16,21 +16,21 @@ from models.source import Sources
 from streams.web.security import TOKEN_HEADER
 
 _ABOUT = (
-    "Ask a Millrace worker what it and all others have: tables of results, workers, partitions, dead letters; and put "
-    "requests on the topic. Whoever reaches the worker may read; what changes something needs the token."
+    "What a Millrace worker and all its peers have: tables of results, workers, partitions, dead letters; and a way to "
+    "submit requests. Anyone who reaches the worker may read; changes need the token."
 )
 _PROBLEMS = {
-    400: "a parameter is wrong",
+    400: "a parameter is invalid",
     401: "the token is missing or wrong",
     403: "no token is set: nothing can be changed",
-    404: "there is no such thing",
-    408: "the body did not come in time",
+    404: "not found",
+    408: "the body did not arrive in time",
     413: "the body is too large",
-    415: "the body is no JSON",
-    421: "this worker is not asked by that name",
-    422: "the body is not what is taken: the fields are named",
-    502: "not all of it could be done",
-    503: "not there yet, or Kafka is not: ask again after Retry-After",
+    415: "the body is not JSON",
+    421: "host not allowed",
+    422: "the body is invalid: the fields are named",
+    502: "a part failed",
+    503: "not ready yet, or Kafka is unavailable: retry after Retry-After",
 }
 _TOKEN: list[dict[str, list[str]]] = [{"token": []}, {"own": []}]
 _WRITING = (400, 401, 403, 408, 413, 415, 421, 422, 503)
@@ -40,7 +40,7 @@ _ROWS = (row_schemas.AnswerRowSchema, row_schemas.HostRowSchema, row_schemas.Out
 
 
 class Document:
-    """Writes the document of a worker with these sources."""
+    """Generates the document of a worker with these sources."""
 
     def __init__(self, sources: Sources) -> None:
         self.spec = specification("Millrace", version("millrace-kafka"), _ABOUT)
@@ -55,8 +55,8 @@ class Document:
     def write(self) -> dict[str, Any]:
         """Return the document."""
         self._tables()
-        self._fleet()
-        self._letters()
+        self._cluster()
+        self._dead_letters()
         self._requests()
         written: dict[str, Any] = self.spec.to_dict()
         return written
@@ -69,8 +69,12 @@ class Document:
         content = {"application/json": {"schema": answer}}
         if csv:
             content["text/csv"] = {"schema": {"type": "string"}}
-        found = {"description": summary, "content": content, "headers": {"ETag": _header("what to ask with next time")}}
-        responses = {"200": found, "304": {"description": "it is what If-None-Match says"}, **self._refusals(problems)}
+        found = {
+            "description": summary,
+            "content": content,
+            "headers": {"ETag": _header("for If-None-Match next time")},
+        }
+        responses = {"200": found, "304": {"description": "unchanged since If-None-Match"}, **self._refusals(problems)}
         return {
             "operationId": name,
             "summary": summary,
@@ -112,15 +116,15 @@ class Document:
             "rows", "A page of a table's rows", page_of, [name, *_selection()],
             csv=True, problems=(400, 404, 421, 503)))  # fmt: skip
         self._path("/api/tables/{name}/{key}", get=self._read(
-            "row", "The whole row of a key; 404 only if there is none for sure", {"anyOf": rows},
+            "row", "The whole row of a key; 404 only if certainly there is none", {"anyOf": rows},
             [name, key, _encoding()], problems=(400, 404, 421, 503)))  # fmt: skip
         hosts = schema_of(self.spec, row_schemas.HostsSchema)
         self._path("/api/hosts", get=self._read(
             "hosts", "Upstream hosts, with their breakers and limits", hosts, _selection(), csv=True))  # fmt: skip
 
-    def _fleet(self) -> None:
+    def _cluster(self) -> None:
         for name, summary, schema in (
-            ("overview", "How it goes", schemas.OverviewSchema),
+            ("overview", "The state of the service", schemas.OverviewSchema),
             ("workers", "The workers", schemas.WorkersSchema),
             ("partitions", "The partitions and their owners", schemas.PartitionsSchema),
             ("sources", "The named sources", schemas.SourcesSchema),
@@ -132,20 +136,22 @@ class Document:
         one = [_in("query", each, {"type": "string"}, f"every entry of this {each}") for each in ("url", "source")]
         every = _in("query", "all", {"type": "string", "enum": ["true"]}, "everything")
         removed = schema_of(self.spec, schemas.RemovedSchema)
-        purge = self._read("purge", "Remove from this worker's cache: give one of the three", removed, [*one, every],
+        purge = self._read("purge", "Purge this worker's cache: give one of the three", removed, [*one, every],
                            problems=(400, 401, 403, 421, 502, 503), tag="change")  # fmt: skip
         self._path("/api/cache", get=get, delete=purge | {"security": _TOKEN})
 
-    def _letters(self) -> None:
+    def _dead_letters(self) -> None:
         errors = schema_of(self.spec, schemas.ErrorsSchema)
         self._path("/api/errors", get=self._read("errors", "The latest dead letters", errors, [_limit(MAX_ERRORS)]))
-        redriven = {"200": _answer("What came of each", schema_of(self.spec, schemas.RedrivenSchema))}
+        redriven = {"200": _answer("What happened to each", schema_of(self.spec, schemas.RedrivenSchema))}
         body = schema_of(self.spec, schemas.RedriveSchema)
-        self._path("/api/redrive", post=self._write("redrive", "Put dead letters back on the requests", body, redriven))
+        self._path(
+            "/api/redrive", post=self._write("redrive", "Put dead letters back on the requests topic", body, redriven)
+        )
 
     def _requests(self) -> None:
         accepted = _answer("On the topic", schema_of(self.spec, schemas.AcceptedSchema))
-        accepted["headers"] = {"Location": _header("where its answer will be found")}
+        accepted["headers"] = {"Location": _header("where its result will be")}
         responses = {"200": _answer("The result itself", {"$ref": "#/components/schemas/Result"}), "202": accepted}
         key = _in("query", "key", {"type": "string", "maxLength": MAX_KEY}, "the record's key")
         wait = _in(
@@ -172,11 +178,11 @@ def _header(description: str) -> dict[str, Any]:
 
 def _limit(most: int) -> dict[str, Any]:
     schema = {"type": "integer", "minimum": 1, "maximum": most, "default": DEFAULT_LIMIT}
-    return _in("query", "limit", schema, "how many at most")
+    return _in("query", "limit", schema, "the maximum")
 
 
 def _encoding() -> dict[str, Any]:
-    return _in("query", "encoding", {"type": "string", "enum": ["base64"]}, "for keys that are no text")
+    return _in("query", "encoding", {"type": "string", "enum": ["base64"]}, "for keys that are not text")
 
 
 def _selection() -> list[dict[str, Any]]:
@@ -189,7 +195,7 @@ def _selection() -> list[dict[str, Any]]:
             "query", "sort", {"type": "string", "maxLength": MAX_TEXT}, "a field, `-` before it for the greatest first"
         ),
         _limit(MAX_LIMIT),
-        _in("query", "cursor", {"type": "string"}, "the `cursor` of the page before, with everything else as it was"),
+        _in("query", "cursor", {"type": "string"}, "the `cursor` of the page before; all else unchanged"),
         _in("query", "format", {"type": "string", "enum": ["json", "csv"]}, "instead of Accept"),
     ]
 

@@ -1,4 +1,4 @@
-"""The figures of the first page. Rates come from what each worker has counted since it started, noted once a second."""
+"""The numbers of the first page. Rates come from each worker's counts since its start, sampled once a second."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from streams.web.problems import Problem
 logger = logging.getLogger(__name__)
 
 NOTE_EVERY = 1.0
-"""Seconds between two notes."""
+"""Seconds between two samples."""
 RATE_OVER = 10
-"""Seconds over which throughput is told."""
+"""Seconds over which throughput is measured."""
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 WINDOW = 60
-"""Seconds over which outcomes, quantiles and the cache's hit rate are told, and minutes that are listed."""
+"""Seconds over which outcomes, quantiles and the cache's hit rate are measured, and minutes that are listed."""
 HITS = frozenset({"hit", "stale", "revalidated"})
-"""Cache states of answers for which nothing was fetched anew."""
+"""Cache states of answers for which no document was fetched."""
 
 
 class Overview:
-    """Opened with `async with`: takes its notes meanwhile. `requests` is the topic whose lag is told."""
+    """Opened with `async with`: samples meanwhile. `requests` is the topic whose lag is reported."""
 
-    def __init__(self, fleet: ClusterStatus, tables: TableQuery, requests: str) -> None:
-        self._fleet = fleet
+    def __init__(self, cluster: ClusterStatus, tables: TableQuery, requests: str) -> None:
+        self._cluster = cluster
         self._requests = requests
         self._tables = tables
         self._notes: deque[dict[str, Row]] = deque(maxlen=WINDOW + 1)
@@ -43,7 +43,7 @@ class Overview:
         self._noting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._noting = keep(self._note, "noting rates", means="rates on the pages stand still", again=NOTE_EVERY)
+        self._noting = keep(self._note, "sampling rates", means="rates on the pages stand still", again=NOTE_EVERY)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -55,22 +55,22 @@ class Overview:
             await asyncio.sleep(NOTE_EVERY)
 
     def note(self) -> None:
-        """Note what every worker has counted so far."""
-        if self._fleet.registry is not None:
+        """Sample what every worker has counted so far."""
+        if self._cluster.registry is not None:
             self._notes.append(
-                {record["id"]: _noted(record) for record in self._fleet.registry.all() if _counts(record)}
+                {record["id"]: _noted(record) for record in self._cluster.registry.all() if _counts(record)}
             )
             self._claimed.append(frozenset(each["partition"] for each in self._claims()))
 
     async def report(self) -> dict[str, Any]:
-        """Return the figures: None where something is not known. Raises Problem."""
-        records = self._fleet.records()
+        """Return the numbers, None where one is unknown. Raises Problem."""
+        records = self._cluster.records()
         answering = [record for record in records if record["answering"]]
         in_flight = [each for record in answering if type(each := record.get("in_flight")) is int]
         minute = self._since(WINDOW)
         cache = _added(each["cache"] for each in minute)
-        known = sum(cache.values())
-        told: dict[str, Any] = {
+        cached = sum(cache.values())
+        numbers: dict[str, Any] = {
             "at": iso_now(),
             "workers": len(answering),
             "silent": len(records) - len(answering),
@@ -78,34 +78,34 @@ class Overview:
             "lag": self._lag(),
             "in_flight": sum(in_flight) if in_flight else None,
             **quantiles(each["latency"] for each in minute),
-            "cache_hit_rate": sum(cache[state] for state in HITS) / known if known else None,
+            "cache_hit_rate": sum(cache[state] for state in HITS) / cached if cached else None,
             "outcomes": dict(_added(each["outcomes"] for each in minute)),
         }
-        return told | await self._minutes()
+        return numbers | await self._minutes()
 
     def _lag(self) -> int | None:
-        """Return how many requests are not answered; None if that is unknown of one partition, or of all. One that
-        somebody had within the last minute and nobody has now is unknown: it changes hands.
+        """Return how many requests are not answered; None if the lag of a partition is unknown. It is for one that had
+        an owner within the last minute and has none now: it is moving.
         """
         partitions = self._claims()
         if frozenset().union(*self._claimed) - {each["partition"] for each in partitions}:
             return None
         lags = [(0 if each["end"] == 0 else each["lag"]) if each["owner_answers"] else None for each in partitions]
-        known = [lag for lag in lags if type(lag) is int]
-        return sum(known) if known and len(known) == len(lags) else None
+        numbers = [lag for lag in lags if type(lag) is int]
+        return sum(numbers) if numbers and len(numbers) == len(lags) else None
 
     def _claims(self) -> list[Row]:
-        return [each for each in self._fleet.partitions()["partitions"] if each["topic"] == self._requests]
+        return [each for each in self._cluster.partitions()["partitions"] if each["topic"] == self._requests]
 
     def _since(self, seconds: int) -> list[Row]:
-        """Return, of each worker, what it has counted more than so many notes ago."""
+        """Return what each worker has counted since so many samples ago."""
         if not self._notes:
             return []
         first = self._notes[max(0, len(self._notes) - 1 - seconds)]
         return [_difference(record, self._before(record, first)) for record in self._notes[-1].values()]
 
     def _before(self, record: Row, first: Mapping[str, Row]) -> Row | None:
-        """Return a worker's record then; its first, if it was first heard later but had been running before."""
+        """Return a worker's record then; its first one, if it was running before that came."""
         if (then := _of_same_run(record, first)) is not None:
             return then
         earliest = next(then for note in self._notes if (then := _of_same_run(record, note)) is not None)
@@ -126,7 +126,7 @@ class Overview:
         return round(sum(rates), 1)
 
     async def _minutes(self) -> dict[str, Any]:
-        """Return the last hour minute by minute; without it, and saying why, if the tables are not there."""
+        """Return the last hour minute by minute; an empty list, and the reason, if the tables are not there."""
         now = _now().replace(second=0, microsecond=0)
         names = [(now - timedelta(minutes=ago)).strftime("%Y-%m-%dT%H:%MZ") for ago in reversed(range(WINDOW))]
         try:
@@ -149,12 +149,12 @@ def quantiles(latencies: Iterable[Mapping[str, Any]]) -> dict[str, float | None]
 
 
 def _noted(record: Row) -> Row:
-    """Return what rates are made of: the rest of a record, kept for a minute, would take 60 times its memory."""
+    """Return what rates need of a record: the rest, kept for a minute, would take 60 times its memory."""
     return {name: record[name] for name in ("id", "at", "started_at", "silent_s", "answers")}
 
 
 def _counts(record: Row) -> bool:
-    """Whether a record tells what its worker has answered, as workers do."""
+    """Whether a record has valid counts of what its worker has answered."""
     try:
         _age(record)
         answers = record["answers"]
@@ -167,12 +167,12 @@ def _counts(record: Row) -> bool:
 def _minute(row: Row) -> Row:
     answers = row["answers"]
     total = sum(each for each in answers.values() if type(each) is int)
-    told = {"minute": row.get("minute"), "total": total, "outcomes": answers}
-    return {**told, **quantiles([row["latency"]])}
+    numbers = {"minute": row.get("minute"), "total": total, "outcomes": answers}
+    return {**numbers, **quantiles([row["latency"]])}
 
 
 def _of_same_run(record: Row, note: Mapping[str, Row]) -> Row | None:
-    """Return what a worker's record was in a note, None if it has been started since: it counts from 0 again."""
+    """Return a worker's record in a sample, None if the worker was restarted since: it counts from 0 again."""
     then = note.get(record["id"])
     return then if then is not None and then["started_at"] == record["started_at"] else None
 

@@ -1,9 +1,9 @@
 """The rows that other workers hold, fetched from them over HTTP.
 
-Only a URL that a worker's own record gives is asked, only by GET, one path, no redirects followed, and what comes back
-is used only if it is what a worker answers; of anything else not a byte is passed on. What is asked for at a worker's
-`/api/held/…` is answered from its own rows: a question goes one hop and no further. No token is sent: reads need none,
-and whoever can write to the workers' topic would be handed it.
+Only a URL from a worker's own record is requested, only by GET, only one path, without redirects, and a response is
+used only if it is what a worker answers; of anything else not a byte is passed on. A worker answers `/api/held/…` from
+its own rows: a query goes one hop and no further. No token is sent: reads need none, and anyone who can write to the
+workers' topic would receive it.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ REQUEST_TIMEOUT = 3.0
 CONNECT_TIMEOUT = 1.0
 """Seconds that connecting to it may take."""
 MAX_LINE = 2 << 20
-"""Bytes of one row that is taken from another."""
+"""Bytes of one row from another worker."""
 MAX_ANSWER = 64 << 20
-"""Bytes of one answer that are taken from another."""
+"""Bytes of one response from another worker."""
 TURN_EVERY = 64
-"""Rows between two turns of the loop."""
+"""Rows between which other tasks run."""
 ROWS = "application/x-ndjson"
-"""What a worker tells another: a head, a line a row, and an end that says how many there were."""
+"""The response of one worker to another: a head, a line a row, and an end with the number of rows."""
 MAX_URL = 2_048
-GIVEN_UP = "it does not hold them any more"
+GIVEN_UP = "it no longer holds them"
 """Why partitions are missing that a worker held a moment ago."""
 
 
 @dataclass(slots=True)
 class PeerRows:
-    """What others told: their rows by key, how many there are beyond this page, and what did not come."""
+    """The rows of other workers by key, the total of all pages, and which partitions are missing."""
 
     rows: list[tuple[bytes, Row]] = field(default_factory=list)
     total: int = 0
@@ -55,7 +55,7 @@ class PeerRows:
 
 
 class PeerUnavailable(Exception):
-    """A worker did not answer as it should; the message is the reason that others are told."""
+    """A worker did not answer as it should; the message is the reason given to the client."""
 
 
 class Peers:
@@ -78,26 +78,26 @@ class Peers:
         await self._stack.aclose()
 
     async def fetch(self, table: str, query: Mapping[str, Any], held: Collection[int], waiting: str) -> PeerRows:
-        """Ask those who hold the partitions that are not `held` here; `waiting` says why those might be nowhere."""
-        told = PeerRows()
-        whom, told.missing = self._peers_to_query(frozenset(held), waiting)
-        asks = [self._fetch_from(record, table, query, wanted) for record, wanted in whom]
-        for (record, wanted), found in zip(whom, await asyncio.gather(*asks, return_exceptions=True), strict=True):
+        """Fetch the rows of all partitions but the `held` ones; `waiting` is the reason for one without owner."""
+        result = PeerRows()
+        peers, result.missing = self._peers_to_query(frozenset(held), waiting)
+        fetches = [self._fetch_from(record, table, query, wanted) for record, wanted in peers]
+        for (record, wanted), found in zip(peers, await asyncio.gather(*fetches, return_exceptions=True), strict=True):
             if isinstance(found, PeerUnavailable):
                 reason = {"worker": record["id"], "partitions": sorted(wanted), "reason": str(found)}
-                told.missing.append(reason)
+                result.missing.append(reason)
             elif isinstance(found, BaseException):
                 raise found
             else:
-                told.rows += found.rows
-                told.total += found.total
-                told.missing += found.missing
-        return told
+                result.rows += found.rows
+                result.total += found.total
+                result.missing += found.missing
+        return result
 
     def _peers_to_query(self, held: frozenset[int], waiting: str) -> tuple[list[tuple[Row, frozenset[int]]], list[Row]]:
-        """Return each worker to ask with the partitions to ask it for, and what nobody can be asked for."""
+        """Return each peer with the partitions to fetch from it, and the partitions that no peer can return."""
         left = frozenset(range(self._partitions())) - held
-        whom: list[tuple[Row, frozenset[int]]] = []
+        peers: list[tuple[Row, frozenset[int]]] = []
         missing: list[Row] = []
         for record in sorted(self._registry.all(), key=lambda record: record["silent_s"]):
             wanted = left & _held_by(record)
@@ -105,24 +105,24 @@ class Peers:
                 continue
             left -= wanted
             if record["silent_s"] > SILENT_AFTER:
-                reason = f"not heard of for {record['silent_s']:.0f} s"
+                reason = f"no heartbeat for {record['silent_s']:.0f} s"
                 missing.append({"worker": record["id"], "partitions": sorted(wanted), "reason": reason})
             else:
-                whom.append((record, wanted))
+                peers.append((record, wanted))
         if left:
             missing.append({"worker": None, "partitions": sorted(left), "reason": waiting})
-        return whom, missing
+        return peers, missing
 
     async def _fetch_from(self, record: Row, table: str, query: Mapping[str, Any], wanted: frozenset[int]) -> PeerRows:
         url = held_url(record.get("url"), table)
-        asked = {**query, "partitions": ",".join(map(str, sorted(wanted)))}
+        params = {**query, "partitions": ",".join(map(str, sorted(wanted)))}
         assert self._session is not None
         try:
-            async with self._session.get(url, params=asked, allow_redirects=False) as response:
+            async with self._session.get(url, params=params, allow_redirects=False) as response:
                 if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
                     raise PeerUnavailable("its tables are not there yet")
                 if response.status != HTTPStatus.OK or response.content_type != ROWS:
-                    raise PeerUnavailable("what answers at its URL is no worker")
+                    raise PeerUnavailable("its URL does not answer like a worker")
                 return await _read(response, record["id"], wanted)
         except TimeoutError:
             raise PeerUnavailable(f"no answer within {REQUEST_TIMEOUT:g} s") from None
@@ -138,26 +138,26 @@ def _held_by(record: Mapping[str, Any]) -> frozenset[int]:
 
 
 def held_url(base: object, table: str) -> URL:
-    """Return where a worker tells its own rows. Raises NotTold for a base that is no plain URL of a worker."""
+    """Return the URL of a worker's own rows. Raises PeerUnavailable if `base` is not a plain URL."""
     try:
         url = URL(base) if isinstance(base, str) and len(base) <= MAX_URL else URL()
     except ValueError:
         url = URL()
     plain = url.user is None and url.password is None and not url.query_string and not url.fragment
     if url.scheme not in ("http", "https") or not url.host or not plain:
-        raise PeerUnavailable("its record gives no URL of a worker")
+        raise PeerUnavailable("its record has no valid URL")
     return url.with_path(url.path.rstrip("/") + f"/api/held/{table}")
 
 
 async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset[int]) -> PeerRows:
-    """Read and validate what a worker tells. Raises NotTold."""
-    told, taken, head, ended = PeerRows(), 0, None, False
+    """Read and validate the response of a worker. Raises PeerUnavailable."""
+    result, taken, head, ended = PeerRows(), 0, None, False
     async for line in _lines(response):
         taken += len(line)
-        if len(told.rows) % TURN_EVERY == 0:
-            await asyncio.sleep(0)  # what has come already is read without waiting
+        if len(result.rows) % TURN_EVERY == 0:
+            await asyncio.sleep(0)  # lines that have arrived are read without waiting
         if taken > MAX_ANSWER:
-            raise PeerUnavailable("it tells more than is taken")
+            raise PeerUnavailable("its response is too large")
         try:
             value = strictjson.loads(line, max_depth=strictjson.MAX_DEPTH * 2)
             if head is None:
@@ -165,19 +165,19 @@ async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset
                 if head["worker"] != worker:
                     raise PeerUnavailable("another worker answers at its URL")
                 given = frozenset(head["partitions"]) & wanted
-                told.total = int(head["total"])
+                result.total = int(head["total"])
             elif isinstance(value, dict):
-                ended = value == {"end": len(told.rows)}
+                ended = value == {"end": len(result.rows)}
             else:
                 key, row = value
-                told.rows.append((base64.b64decode(key, validate=True), dict(row)))
+                result.rows.append((base64.b64decode(key, validate=True), dict(row)))
         except (ValueError, TypeError, KeyError, binascii.Error):
-            raise PeerUnavailable("what it tells is not what a worker tells") from None
+            raise PeerUnavailable("its response is not what a worker returns") from None
     if not ended:
-        raise PeerUnavailable("its answer broke off")
+        raise PeerUnavailable("its response broke off")
     if absent := wanted - given:
-        told.missing.append({"worker": worker, "partitions": sorted(absent), "reason": GIVEN_UP})
-    return told
+        result.missing.append({"worker": worker, "partitions": sorted(absent), "reason": GIVEN_UP})
+    return result
 
 
 async def _lines(response: aiohttp.ClientResponse) -> Any:
@@ -185,11 +185,11 @@ async def _lines(response: aiohttp.ClientResponse) -> Any:
         async for line in response.content:
             yield line
     except LineTooLong:
-        raise PeerUnavailable("it tells a row larger than is taken") from None
+        raise PeerUnavailable("it returned a row that is too large") from None
 
 
 def lines(worker: str, partitions: Iterable[int], total: int, rows: Iterable[tuple[bytes, Row]]) -> Iterable[bytes]:
-    """Yield what a worker tells another, line by line."""
+    """Yield the response to another worker, line by line."""
     yield strictjson.dumps({"worker": worker, "partitions": sorted(partitions), "total": total}) + b"\n"
     count = 0
     for key, row in rows:

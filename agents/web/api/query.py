@@ -1,4 +1,4 @@
-"""Every answer as a plain dict, for the API's routes and for the pages. What cannot be answered raises Problem."""
+"""Every answer as a plain dict, for the API's routes and for the pages. Raises Problem for what it cannot answer."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from streams.web.problems import not_ready
 
 
 class Query:
-    """Opened with `async with`. Told step by step what there is: until then the answer is 503.
+    """Opened with `async with`. Its parts are set as they start; until then the answer is 503.
 
-    `worker` is this worker's id, `own` the part of it that answers requests, if it has one,
-    `requests` the topic of the requests.
+    `worker` is this worker's id, `own` its part that answers requests, if it has one, `requests` the requests topic.
     """
 
     def __init__(self, worker: str = "", own: AnswerApp | None = None, *, requests: str = "requests") -> None:
         self._own = own
-        self.letters: DeadLetterApi | None = None
-        self._fleet = ClusterStatus()
+        self.dead_letters: DeadLetterApi | None = None
+        self._cluster = ClusterStatus()
         self.table_query = TableQuery(worker)
-        self._overview = Overview(self._fleet, self.table_query, requests)
+        self._overview = Overview(self._cluster, self.table_query, requests)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -43,21 +42,21 @@ class Query:
         await self._stack.aclose()
 
     async def set_registry(self, registry: WorkerRegistry) -> None:
-        """Know from now on what all workers tell, and fetch from them what they hold."""
-        self._fleet.registry = registry
+        """Read the records of all workers from now on, and fetch the rows that they hold."""
+        self._cluster.registry = registry
         peers = Peers(registry, lambda: self.table_query.partitions)
         self.table_query.peers = await self._stack.enter_async_context(peers)
 
     def set_local_rows(self, rows: LocalRows, partitions: int) -> None:
-        """Have tables from now on; `partitions` is how many the results topic has."""
+        """Read these rows from now on; `partitions` is how many the results topic has."""
         self.table_query.local, self.table_query.partitions = rows, partitions
 
     async def overview(self) -> dict[str, Any]:
-        """Return the figures of the first page."""
+        """Return the numbers of the first page."""
         return await self._overview.report()
 
     async def tables(self) -> dict[str, Any]:
-        """Return every table with its rows' count."""
+        """Return every table with the number of its rows."""
         return await self.table_query.all()
 
     async def rows(
@@ -72,36 +71,36 @@ class Query:
         return await self.table_query.page(name, selection)
 
     async def row(self, name: str, key: bytes) -> Row | None:
-        """Return the whole row of a key; None if there is none for sure."""
+        """Return the whole row of a key; None if certainly there is none."""
         return await self.table_query.row(name, key)
 
     async def workers(self) -> dict[str, Any]:
-        """Return every worker heard of."""
-        return self._fleet.workers()
+        """Return every worker."""
+        return self._cluster.workers()
 
     async def partitions(self) -> dict[str, Any]:
         """Return every partition with its owner."""
-        return self._fleet.partitions()
+        return self._cluster.partitions()
 
     async def sources(self) -> dict[str, Any]:
         """Return the named sources."""
-        return self._fleet.sources()
+        return self._cluster.sources()
 
-    async def hosts(self, **asked: Any) -> dict[str, Any]:
-        """Return a page of upstream hosts: each one's row, and what the workers tell of its breaker and limits."""
-        page = await self.rows("hosts", **asked)
-        told = self._fleet.hosts() if self._fleet.registry is not None else {}
-        return page | {"rows": [{**row, "workers": told.get(row.get("host", ""), [])} for row in page["rows"]]}
+    async def hosts(self, **selection: Any) -> dict[str, Any]:
+        """Return a page of upstream hosts: each one's row, and what the workers report about its breaker and limits."""
+        page = await self.rows("hosts", **selection)
+        workers = self._cluster.hosts() if self._cluster.registry is not None else {}
+        return page | {"rows": [{**row, "workers": workers.get(row.get("host", ""), [])} for row in page["rows"]]}
 
     async def cache(self) -> dict[str, Any]:
-        """Return this worker's own cache, and under `workers` everybody's."""
+        """Return this worker's own cache, and under `workers` those of all workers."""
         cache = self._own.cache if self._own is not None else None
-        if cache is None and self._fleet.registry is None:
+        if cache is None and self._cluster.registry is None:
             raise not_ready("starting", 1)
         own = await cache.stats() if cache is not None else {"tiers": [], "counts": {}}
-        return own | {"workers": self._fleet.caches() if self._fleet.registry is not None else []}
+        return own | {"workers": self._cluster.caches() if self._cluster.registry is not None else []}
 
-    def purged(self) -> Cache:
+    def own_cache(self) -> Cache:
         """Return this worker's own cache, to purge it."""
         if self._own is None or self._own.cache is None:
             raise not_ready("starting, or this worker does not answer requests", 1)
@@ -115,6 +114,6 @@ class Query:
 
     async def errors(self, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
         """Return the latest dead letters."""
-        if self.letters is None:
+        if self.dead_letters is None:
             raise not_ready("the dead letters are not there yet", 1)
-        return await self.letters.latest(limit)
+        return await self.dead_letters.latest(limit)

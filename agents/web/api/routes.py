@@ -1,4 +1,4 @@
-"""Which path answers what."""
+"""The routes of the API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agents.web.api.local_rows import LATEST
 from agents.web.api.openapi import openapi
 from agents.web.api.peers import ROWS, lines
 from agents.web.api.query import Query
-from agents.web.api.selection import MAX_LIMIT, parse_query, select, wrong
+from agents.web.api.selection import MAX_LIMIT, invalid_parameter, parse_query, select
 from agents.web.api.submission import RequestSubmission
 from agents.web.api.tables import MAX_KEYS, TABLES
 from agents.web.assets import Docs
@@ -38,15 +38,17 @@ CHUNK = 1 << 16
 
 
 class Api:
-    """The routes over one worker's answers; `tail` is the results' end, for who wants to watch it."""
+    """The routes over a worker's `query`; `tail` reads the end of the results, for live events."""
 
-    def __init__(self, query: Query, intake: RequestSubmission, errors: DeadLetterApi, tail: Tail, docs: Docs) -> None:
+    def __init__(
+        self, query: Query, submission: RequestSubmission, dead_letters: DeadLetterApi, tail: Tail, docs: Docs
+    ) -> None:
         self.query = query
         self._docs = docs
         self.tail = tail
-        self._intake = intake
-        self._letters = errors
-        query.letters = errors
+        self._submission = submission
+        self._dead_letters = dead_letters
+        query.dead_letters = dead_letters
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for the server."""
@@ -65,14 +67,14 @@ class Api:
             web.get("/api/pool", self._plain(query.pool)),
             web.get("/api/hosts", self._hosts),
             web.get("/api/errors", self._errors),
-            web.post("/api/redrive", no_time_limit(self._letters.redrive)),
-            web.post("/api/requests", no_time_limit(self._intake.handle)),
+            web.post("/api/redrive", no_time_limit(self._dead_letters.redrive)),
+            web.post("/api/requests", no_time_limit(self._submission.handle)),
             *self._docs.routes(),
         ]
 
-    def _plain(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _plain(self, read: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            return answer(request, await ask())
+            return answer(request, await read())
 
         return handle
 
@@ -97,26 +99,28 @@ class Api:
         return answer(request, await self.query.errors(**{"limit": given["limit"]} if "limit" in given else {}))
 
     async def _purge(self, request: web.Request) -> web.Response:
-        """Remove what is named from every tier."""
+        """Purge this worker's cache: what the query names, from every tier."""
         query = request.query
         if len(query) != 1 or not query.keys() <= {"url", "source", "all"} or query.get("all", "true") != "true":
             raise Problem(HTTPStatus.BAD_REQUEST, "give one of url=…, source=… and all=true")
         try:
-            removed = await self.query.purged().purge(matching(query.get("url"), query.get("source")))
+            removed = await self.query.own_cache().purge(matching(query.get("url"), query.get("source")))
         except PurgeError as exc:
             raise Problem(HTTPStatus.BAD_GATEWAY, str(exc), removed=exc.removed) from exc
         return answer(request, {"removed": removed})
 
     async def _held(self, request: web.Request) -> web.StreamResponse:
-        """Answer another worker, from this one's own rows alone: a question goes no further."""
+        """Answer another worker from this worker's own rows alone: a query goes no further."""
         name = request.match_info["name"]
-        partitions, found = await self.query.table_query.local_rows(name, _partitions(request), _wanted(request, name))
-        told = lines(self.query.table_query.worker, partitions, found.total, found.rows)
+        partitions, found = await self.query.table_query.local_rows(
+            name, _partitions(request), _held_query(request, name)
+        )
+        written = lines(self.query.table_query.worker, partitions, found.total, found.rows)
         response = web.StreamResponse(headers={"Content-Type": ROWS})
         await response.prepare(request)
         waiting: list[bytes] = []
         size = 0
-        for line in told:
+        for line in written:
             waiting.append(line)
             size += len(line)
             if size > CHUNK:
@@ -130,14 +134,14 @@ class Api:
 
 @asynccontextmanager
 async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncIterator[Api]:
-    """Open the API of one worker: it connects to Kafka when somebody asks for what needs it."""
+    """Open the API of one worker. It connects to Kafka with the first request that needs it."""
     async with (
-        DeadLetters(settings) as letters,
+        DeadLetters(settings) as dead_letters,
         Tail(settings.kafka, settings.results_topic) as tail,
-        RequestSubmission(settings, sources, tail) as intake,
+        RequestSubmission(settings, sources, tail) as submission,
     ):
         docs = Docs({"/openapi.json": openapi(sources), "/asyncapi.json": asyncapi(settings, sources)})
-        yield Api(query, intake, DeadLetterApi(letters, settings.requests_topic), tail, docs)
+        yield Api(query, submission, DeadLetterApi(dead_letters, settings.requests_topic), tail, docs)
 
 
 def _page_query(request: web.Request) -> dict[str, Any]:
@@ -148,11 +152,11 @@ def _key(text: str, encoding: str | None) -> bytes:
     if encoding is None:
         return text.encode(errors="surrogateescape")
     if encoding != "base64":
-        raise wrong("encoding", "is base64, or left out")
+        raise invalid_parameter("encoding", "must be base64, or absent")
     try:
         return decode_key(text)
     except ValueError:
-        raise wrong("key", "is no base64") from None
+        raise invalid_parameter("key", "is not base64") from None
 
 
 def _partitions(request: web.Request) -> frozenset[int]:
@@ -161,26 +165,26 @@ def _partitions(request: web.Request) -> frozenset[int]:
     if len(given) > MAX_LIMIT or not all(
         each.isascii() and each.isdigit() and len(each) <= PARTITION_DIGITS for each in given
     ):
-        raise wrong("partitions", "are numbers with commas between them")
+        raise invalid_parameter("partitions", "must be numbers, separated by commas")
     return frozenset(map(int, given))
 
 
-def _wanted(request: web.Request, name: str) -> dict[str, Any]:
+def _held_query(request: web.Request, name: str) -> dict[str, Any]:
     try:
         keys = [decode_key(each) for each in request.query.getall("key", [])]
         prefix = decode_key(request.query.get("prefix", ""))
     except ValueError:
-        raise wrong("key", "and prefix are base64 here") from None
+        raise invalid_parameter("key", "and prefix must be base64 here") from None
     if len(keys) > MAX_KEYS:
-        raise wrong("key", f"at most {MAX_KEYS} are taken")
+        raise invalid_parameter("key", f"at most {MAX_KEYS} are allowed")
     if keys:
         return {"key": keys}
     if request.query.get("only") == "keys":
         return {"only": "keys"}
-    if "limit" not in request.query and name != LATEST:  # whose rows are many and large: they go by the page
+    if "limit" not in request.query and name != LATEST:  # its rows are many and large: they are sent page by page
         return {"prefix": prefix}
     fields = TABLES[name][1] if name in TABLES else ()
     given = _page_query(request)
     if "limit" not in given:
-        raise wrong("limit", "is needed, or key, or only=keys")
+        raise invalid_parameter("limit", "is required here, unless there is key or only=keys")
     return {"selection": select(fields, **{**given, "prefix": prefix})}

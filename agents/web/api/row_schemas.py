@@ -23,13 +23,13 @@ class Open(Schema):
     """May get more members."""
 
     class Meta:
-        """Unknown ones are let through."""
+        """Unknown members are kept."""
 
         unknown = INCLUDE
 
 
 class MissingSchema(Open):
-    """What is missing in an answer: of which worker (null: of nobody), which partitions of the results, and why."""
+    """What is missing in an answer: from which worker (null: no owner), which partitions of the results, and why."""
 
     worker = fields.String(required=True, allow_none=True)
     partitions = fields.List(fields.Integer(strict=True))
@@ -37,7 +37,7 @@ class MissingSchema(Open):
 
 
 class PartialSchema(Open):
-    """There because not everybody who was asked answered."""
+    """Present if some rows are missing."""
 
     missing = fields.List(fields.Nested(MissingSchema), required=True)
 
@@ -67,7 +67,7 @@ class LatencySchema(Open):
 
 
 class FaultSchema(Open):
-    """Why something was not answered `ok`."""
+    """Why an outcome is not `ok`."""
 
     type = fields.String()
     message = fields.String()
@@ -111,7 +111,7 @@ class LastErrorSchema(Open):
 
 
 class HostRowSchema(Open):
-    """An upstream host; in /api/hosts with what each worker tells of its breaker and limits."""
+    """An upstream host; in /api/hosts with what each worker reports about its breaker and limits."""
 
     host = fields.String(required=True)
     answers = counts(OUTCOMES)

@@ -1,5 +1,5 @@
-"""The JSON of the API as marshmallow schemas: what is read with them is judged by them, and the API's documents are
-written from them. What is answered may get more members; what is asked may not.
+"""The JSON of the API as marshmallow schemas: input is validated with them, and the API's documents are generated from
+them. Answers may get more members; input may not.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from models.errors import OUTCOMES
 from models.schema import StrictSchema
 
 MAX_REDRIVEN = 500
-"""Letters that are put back by one call."""
+"""Dead letters that one call redrives."""
 MAX_PARTITION, MAX_OFFSET = (1 << 31) - 1, (1 << 63) - 1
 
 
 class _Whole(fields.Integer):
-    """A whole number, as JSON has it: 7.0 is one too, "7" is none."""
+    """A whole number as in JSON: 7.0 is valid, "7" is not."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int:
         whole = int(value) if isinstance(value, float) and value.is_integer() else value
@@ -26,20 +26,20 @@ class _Whole(fields.Integer):
 
 
 class PlaceSchema(StrictSchema):
-    """Where a record stands in its topic."""
+    """The position of a record in its topic."""
 
     partition = _Whole(required=True, strict=True, validate=validate.Range(0, MAX_PARTITION))
     offset = _Whole(required=True, strict=True, validate=validate.Range(0, MAX_OFFSET))
 
 
 class RedriveSchema(StrictSchema):
-    """Which dead letters to put back on the topic of the requests."""
+    """Which dead letters to put back on the requests topic."""
 
     letters = fields.List(fields.Nested(PlaceSchema), required=True, validate=validate.Length(1, MAX_REDRIVEN))
 
 
 class WorkerPartitionSchema(Open):
-    """A partition as its owner tells of it; null is unknown."""
+    """A partition as its owner reports it; null is unknown."""
 
     topic = fields.String()
     partition = count()
@@ -65,7 +65,7 @@ class PartitionsSchema(Open):
 
 
 class WorkerSchema(Open):
-    """What a worker tells of itself, once a second."""
+    """What a worker reports about itself, once a second."""
 
     id = fields.String(required=True)
     role = fields.String()
@@ -86,7 +86,7 @@ class WorkerSchema(Open):
     loop_lag_s = fields.Float(allow_none=True)
 
 
-class HeardWorkerSchema(WorkerSchema):
+class ListedWorkerSchema(WorkerSchema):
     """A worker's latest record, how many seconds ago it came, and whether it counts as answering."""
 
     silent_s = fields.Float(required=True)
@@ -94,9 +94,9 @@ class HeardWorkerSchema(WorkerSchema):
 
 
 class WorkersSchema(Open):
-    """The workers heard of in the last ten minutes."""
+    """The workers that reported within the last ten minutes."""
 
-    workers = fields.List(fields.Nested(HeardWorkerSchema), required=True)
+    workers = fields.List(fields.Nested(ListedWorkerSchema), required=True)
 
 
 class SourcesSchema(Open):
@@ -106,7 +106,7 @@ class SourcesSchema(Open):
 
 
 class CacheSchema(Open):
-    """This worker's cache, tier by tier, and under `workers` everybody's."""
+    """This worker's cache, tier by tier, and under `workers` those of all workers."""
 
     tiers = fields.List(fields.Dict(), required=True)
     counts = fields.Dict(required=True)
@@ -131,8 +131,8 @@ class MinuteSchema(Open):
 
 
 class OverviewSchema(Open):
-    """How it goes: results a second over 10 s, lag, quantiles in seconds and outcomes of the last minute, the last hour
-    by minute. null is unknown.
+    """The state of the service: results a second over 10 s, lag, quantiles in seconds and outcomes of the last minute,
+    the last hour by minute. null is unknown.
     """
 
     at = fields.String(required=True)
@@ -151,7 +151,9 @@ class OverviewSchema(Open):
 
 
 class LetterSchema(Open):
-    """A dead letter: what failed and why, where its request came, whether it was put back, and why it cannot be."""
+    """A dead letter: what failed and why, where its request was, whether it was redriven, and why it cannot be
+    (`flaw`).
+    """
 
     partition = count()
     offset = count()
@@ -176,7 +178,7 @@ class ErrorsSchema(Open):
 
 
 class RedrivenSchema(Open):
-    """What came of each letter, and which were not to be found."""
+    """What happened to each letter, and which were not found."""
 
     redriven = count()
     letters = fields.List(fields.Dict(), required=True)
@@ -193,7 +195,7 @@ class AcceptedSchema(Open):
 
 
 class WrongFieldSchema(Open):
-    """A field that is wrong, as a dotted path, and why."""
+    """An invalid field, as a dotted path, and the reason."""
 
     field = fields.String(required=True)
     message = fields.String(required=True)

@@ -1,5 +1,5 @@
-"""Which rows of a table are asked for. A page's cursor holds the place of its last row in the order asked for, so that
-rows that come and go meanwhile neither repeat nor skip any other.
+"""Which rows of a table a query selects. A page's cursor holds the position of its last row in the chosen order, so
+that rows that are added or deleted meanwhile neither repeat nor skip any other.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from models import strictjson
 from streams.web.problems import Problem
 
 Place: TypeAlias = tuple[int, int, Any, bytes]
-"""Where a row stands in an order: whether it has the field, the value's type, the value, and the key for ties."""
+"""A row's position in an order: whether it has the field, the value's type, the value, and the key for ties."""
 
 KEY = "key"
-"""The field that stands for the key itself, which every table can be ordered by."""
+"""The name for the key itself, by which every table can be sorted."""
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1_000
 """Rows of a page."""
 MAX_CONDITIONS = 8
 MAX_TEXT = 1_024
 """Characters of a prefix or condition."""
 MAX_CURSOR = 32_768
-"""Characters of a cursor: it has a key in it, and what the rows are ordered by."""
+"""Characters of a cursor: it contains a key, and a value that the rows are sorted by."""
 _NUMBER, _TEXT, _OTHER = range(3)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """`where` are pairs of a dotted field and the text of its value; `sort` is a dotted field, `-` before it reverses;
-    `after` is the place of the last row of the page before.
+    `after` is the position of the last row of the page before.
     """
 
     prefix: bytes = b""
@@ -50,18 +50,18 @@ class Selection:
 
     @property
     def field(self) -> str:
-        """Return the field that is ordered by."""
+        """Return the field that rows are sorted by."""
         return self.sort.removeprefix("-")
 
     @property
     def fields(self) -> list[str]:
-        """Return the fields that say which rows are on the page."""
+        """Return the fields that determine which rows are on the page."""
         ordered = [] if self.field == KEY else [self.field]
         return [*ordered, *(field for field, _ in self.where)]
 
     @property
     def by_key(self) -> bool:
-        """Whether keys alone say which rows are on the page."""
+        """Whether keys alone determine which rows are on the page."""
         return self.field == KEY and not self.where
 
     def matches(self, row: Row) -> bool:
@@ -69,7 +69,7 @@ class Selection:
         return all(_sort_value(value_at(row, field)) == text for field, text in self.where)
 
     def sort_key(self) -> Callable[[bytes, Row], Place]:
-        """Return what says where a row stands; one without the field comes last, whichever way the order goes."""
+        """Return the function that gives a row's position; a row without the field comes last in either direction."""
         field, descending = self.field, self.descending
         if field == KEY:
             return lambda key, _: (descending, 0, 0, key)
@@ -84,31 +84,31 @@ class Selection:
         return place
 
     def follows(self, place: Place) -> bool:
-        """Whether a place comes after the page before."""
+        """Whether a position comes after the page before."""
         if self.after is None:
             return True
         return place < self.after if self.descending else place > self.after
 
     def cursor(self, place: Place) -> str:
-        """Return the text that stands for what follows this place."""
+        """Return the cursor of what follows this position."""
         last = [place[0], place[1], place[2], base64.b64encode(place[3]).decode(), self._mark()]
         return encode_key(strictjson.dumps(last))
 
     def _mark(self) -> str:
-        """Return what ties a cursor to the question that it came with."""
-        asked = strictjson.dumps([self.prefix.hex(), [list(each) for each in self.where], self.sort])
-        return hashlib.blake2b(asked, digest_size=6).hexdigest()
+        """Return a hash that ties a cursor to its query."""
+        query = strictjson.dumps([self.prefix.hex(), [list(each) for each in self.where], self.sort])
+        return hashlib.blake2b(query, digest_size=6).hexdigest()
 
     def read_cursor(self, text: str) -> Place:
-        """Return the place that a cursor stands for. Raises Problem for one that is not from this very question."""
+        """Return the position that a cursor stands for. Raises Problem for one that is not of this query."""
         try:
             present, kind, value, key, mark = strictjson.loads(decode_key(text))
             place = bool(present), int(kind), value, base64.b64decode(key, validate=True)
         except (ValueError, TypeError, binascii.Error):
-            raise wrong("cursor", "is none of ours") from None
+            raise invalid_parameter("cursor", "is invalid") from None
         fits = isinstance(value, str) if kind in (_TEXT, _OTHER) else type(value) in (int, float)
         if mark != self._mark() or not fits or kind not in (_NUMBER, _TEXT, _OTHER):
-            raise wrong("cursor", "belongs to another question: go on with the same prefix, where and sort")
+            raise invalid_parameter("cursor", "belongs to another query: keep prefix, where and sort as they were")
         return place
 
 
@@ -121,16 +121,16 @@ def select(
     limit: int = DEFAULT_LIMIT,
     cursor: str = "",
 ) -> Selection:
-    """Make a selection of a table with these fields. Raises Problem (400) naming what is wrong."""
+    """Return a selection of a table with these fields. Raises Problem (400) with the invalid parameter."""
     conditions = tuple(where)
-    known = {KEY, *fields}
+    allowed = {KEY, *fields}
     if not 1 <= limit <= MAX_LIMIT:
-        raise wrong("limit", f"is 1 to {MAX_LIMIT}")
+        raise invalid_parameter("limit", f"must be 1 to {MAX_LIMIT}")
     if len(conditions) > MAX_CONDITIONS:
-        raise wrong("where", f"at most {MAX_CONDITIONS} conditions are taken")
+        raise invalid_parameter("where", f"at most {MAX_CONDITIONS} conditions are allowed")
     for name, field in [("sort", sort.removeprefix("-")), *(("where", field) for field, _ in conditions)]:
-        if field.partition(".")[0] not in known:
-            raise wrong(name, f"no field {field[:60]!r}; there are: {', '.join(sorted(known))}")
+        if field.partition(".")[0] not in allowed:
+            raise invalid_parameter(name, f"no field {field[:60]!r}; there are: {', '.join(sorted(allowed))}")
     start = prefix.encode(errors="surrogateescape") if isinstance(prefix, str) else prefix
     chosen = Selection(start, conditions, sort, limit)
     if not cursor:
@@ -139,28 +139,28 @@ def select(
 
 
 def parse_query(query: Mapping[str, str], where: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of `select` that a URL's query gives. Raises Problem (400) naming what is wrong."""
+    """Return the arguments of `select` in the query of a URL. Raises Problem (400) with the invalid parameter."""
     for name, most in (("prefix", MAX_TEXT), ("sort", MAX_TEXT), ("cursor", MAX_CURSOR)):
         if len(query.get(name, "")) > most:
-            raise wrong(name, f"at most {most} characters are taken")
+            raise invalid_parameter(name, f"at most {most} characters are allowed")
     found: dict[str, Any] = {name: query[name] for name in ("prefix", "sort", "cursor") if query.get(name)}
     if "limit" in query:
         text = query["limit"]
         found["limit"] = int(text) if text.isascii() and text.isdigit() and len(text) < MAX_LIMIT else 0
     pairs = [each.partition(":") for each in where]
     if not all(field and colon and len(each) <= MAX_TEXT for (field, colon, _), each in zip(pairs, where, strict=True)):
-        raise wrong("where", "is field:value")
+        raise invalid_parameter("where", "must be field:value")
     return found | {"where": [(field, value) for field, _, value in pairs]}
 
 
-def wrong(field: str, message: str) -> Problem:
-    """Return the problem of one parameter that is wrong."""
+def invalid_parameter(field: str, message: str) -> Problem:
+    """Return the problem of one invalid parameter."""
     errors = [{"field": field, "message": message}]
     return Problem(HTTPStatus.BAD_REQUEST, f"{field}: {message}", errors=errors)
 
 
 def value_at(row: Row, field: str) -> Any:
-    """Return the value at a dotted field, None if there is none. A name may have dots itself, as hosts do."""
+    """Return the value at a dotted field, None if there is none. Names may contain dots themselves, as hosts do."""
     value: Any = row
     rest = field
     while rest:

@@ -1,4 +1,4 @@
-"""The contract's requests and results as JSON Schema: what the models judge by functions, said in a schema's words."""
+"""The contract's requests and results as JSON Schema: what the models validate with code, as a schema."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "an object": {"type": "object"},
 }
 URL_PATTERN = r"^https?://[A-Za-z0-9.-]+(:([1-9][0-9]{0,3}|[1-5][0-9]{4}))?(/[!#-;=?-\[\]_a-z|~]*)?$"
-"""What most URLs are; others may do too."""
+"""Matches most URLs; others may be valid, too."""
 _TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105  what a header's name is made of (RFC 9110)
 _VALUE = r"^([!-~]([ -~]*[!-~])?)?$"
 
 
 def specification(title: str, version: str, description: str) -> APISpec:
-    """Return an empty document that knows the fields of ours, with requests and results in it."""
+    """Return a document with the fields of our own types, and the schema of results."""
     plugin = MarshmallowPlugin(schema_name_resolver=_name)
     info = {"description": description, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}}
     spec = APISpec(title=title, version=version, openapi_version=OPENAPI, plugins=[plugin], info=info)
@@ -59,8 +59,8 @@ def _minimum(_: Any, field: fields.Field[Any], **__: Any) -> dict[str, Any]:
 def request_schema(sources: Sources) -> dict[str, Any]:
     """Return the schema of a request, with the checks, schemas and sources that this worker has."""
     common: dict[str, Any] = {
-        "id": {"type": "string", **_ID, "description": "the result has it too; made if there is none"},
-        "schema": {"type": "string", "enum": documents.names(), "description": "how to load the answer; default: json"},
+        "id": {"type": "string", **_ID, "description": "the result has it too; generated if absent"},
+        "schema": {"type": "string", "enum": documents.names(), "description": "loads the document; default: json"},
         "checks": {"type": "array", "maxItems": requests.MAX_CHECKS, "items": {"$ref": "#/components/schemas/Check"}},
         "max_age": {"type": "number", "minimum": 0, "maximum": sys.float_info.max,
                     "description": "seconds: the oldest cached answer accepted; 0 fetches now"},
@@ -99,16 +99,16 @@ def check_schema() -> dict[str, Any]:
         args = _object(arguments, *sorted(check.signature.required))
         args["additionalProperties"] = check.signature.others
         field = {"type": "string", "minLength": 1, "maxLength": 256, "description": "a dotted path; default: all of it"}
-        told = _object({"name": {"const": check.name}, "field": field, "args": args}, "name")
-        told["description"] = (check.function.__doc__ or "").strip().partition("\n")[0]
+        schema = _object({"name": {"const": check.name}, "field": field, "args": args}, "name")
+        schema["description"] = (check.function.__doc__ or "").strip().partition("\n")[0]
         if check.name not in bare:
-            told["required"] = ["name", "args"]
-        kinds.append(told)
+            schema["required"] = ["name", "args"]
+        kinds.append(schema)
     return {"oneOf": kinds}
 
 
 def _shape(words: str) -> dict[str, Any]:
-    """Return the schema of what a check's argument may be, as far as its words are plain."""
+    """Return the schema of a check's argument, as far as its description is a plain type."""
     kinds = [_SHAPES.get(each.partition(" of ")[0]) for each in words.split(" or ")]
     if None in kinds:
         return {"description": words}
@@ -116,12 +116,12 @@ def _shape(words: str) -> dict[str, Any]:
 
 
 def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    told: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {**told, "required": list(required)} if required else told
+    schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": list(required)} if required else schema
 
 
 def schema_of(spec: APISpec, schema: type[Schema]) -> dict[str, str]:
-    """Return the reference to a schema in a document, which has it from now on."""
+    """Return the reference to a schema in a document, to which it is added."""
     name = _name(schema)
     if name not in spec.components.schemas:
         spec.components.schema(name, schema=schema)

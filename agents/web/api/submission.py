@@ -1,6 +1,7 @@
-"""Takes a request over HTTP: judges it as a worker would, puts it on the topic, and waits for its result if told to.
+"""Takes a request over HTTP: validates it as a worker would, puts it on the topic, and waits for its result if
+requested.
 
-The reader of the results stands at their end before the request is sent, so that no result is missed.
+The reader of the results is at their end before the request is sent, so that no result is missed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aiohttp import web
 from agents.answer.headers import trace_headers
 from agents.answer.parsed_requests import parse_request
 from agents.tables.rows import decode_key, encode_key
-from agents.web.api.selection import wrong
+from agents.web.api.selection import invalid_parameter
 from models import request as requests
 from models import strictjson
 from models.errors import AnswerError, BrokerError, InvalidRequest
@@ -44,7 +45,7 @@ _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 @dataclass(frozen=True, slots=True)
 class SubmittedRequest:
-    """A request that is fit to be sent: its id, the record's value and key, and how long to wait for its result."""
+    """A valid request: its id, the record's value and key, and how long to wait for its result."""
 
     id: str
     value: bytes
@@ -53,7 +54,7 @@ class SubmittedRequest:
 
 
 class RequestSubmission:
-    """Opened with `async with`; connects to Kafka when the first request comes. `sources` are the worker's."""
+    """Opened with `async with`; connects to Kafka with the first request. `sources` are the worker's."""
 
     def __init__(self, settings: Settings, sources: Sources, tail: Tail) -> None:
         self._topic = settings.requests_topic
@@ -72,31 +73,33 @@ class RequestSubmission:
         await self._stack.aclose()
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer 202 with the id, or the result itself if it was waited for and came."""
-        asked = await self._validate(await read_json(request), request.query)
+        """Answer 202 with the id, or 200 with the result if the client waits and it arrives in time."""
+        submitted = await self._validate(await read_json(request), request.query)
         carried = [(name.lower(), text.encode(errors="replace")) for name, text in request.headers.items()]
         headers = [("content-type", b"application/json"), *trace_headers(carried)]
         try:
-            return await self._submit(asked, headers)
+            return await self._submit(submitted, headers)
         except BrokerError as exc:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers={"Retry-After": "5"}, id=asked.id) from exc
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE, str(exc), headers={"Retry-After": "5"}, id=submitted.id
+            ) from exc
 
-    async def _submit(self, asked: SubmittedRequest, headers: list[tuple[str, bytes]]) -> web.Response:
-        partition = await self._sender.partition_for(self._topic, asked.key)
-        if not asked.wait:
-            offset = await self._sender.send(self._topic, partition, asked.key, asked.value, headers)
-            return self._accepted(asked, partition, offset)
-        async with self._tail.expecting(asked.id, partition) as coming:
-            offset = await self._sender.send(self._topic, partition, asked.key, asked.value, headers)
+    async def _submit(self, submitted: SubmittedRequest, headers: list[tuple[str, bytes]]) -> web.Response:
+        partition = await self._sender.partition_for(self._topic, submitted.key)
+        if not submitted.wait:
+            offset = await self._sender.send(self._topic, partition, submitted.key, submitted.value, headers)
+            return self._accepted(submitted, partition, offset)
+        async with self._tail.expecting(submitted.id, partition) as result_coming:
+            offset = await self._sender.send(self._topic, partition, submitted.key, submitted.value, headers)
             try:
-                async with asyncio.timeout(asked.wait):
-                    result = await coming
+                async with asyncio.timeout(submitted.wait):
+                    result = await result_coming
             except TimeoutError:
-                return self._accepted(asked, partition, offset)
-        if not await self._is_result(result):  # somebody else wrote it there
-            return self._accepted(asked, partition, offset)
+                return self._accepted(submitted, partition, offset)
+        if not await self._is_result(result):  # somebody else wrote that record
+            return self._accepted(submitted, partition, offset)
         return web.Response(body=result + b"\n", content_type="application/json",
-                            headers={"Content-Location": _location(asked)})  # fmt: skip
+                            headers={"Content-Location": _location(submitted)})  # fmt: skip
 
     async def _is_result(self, value: bytes) -> bool:
         try:
@@ -107,16 +110,16 @@ class RequestSubmission:
             return False
         return True
 
-    def _accepted(self, asked: SubmittedRequest, partition: int, offset: int) -> web.Response:
-        told = {"id": asked.id, "topic": self._topic, "partition": partition, "offset": offset}
-        return web.Response(status=HTTPStatus.ACCEPTED, body=strictjson.dumps(told) + b"\n",
-                            content_type="application/json", headers={"Location": _location(asked)})  # fmt: skip
+    def _accepted(self, submitted: SubmittedRequest, partition: int, offset: int) -> web.Response:
+        accepted = {"id": submitted.id, "topic": self._topic, "partition": partition, "offset": offset}
+        return web.Response(status=HTTPStatus.ACCEPTED, body=strictjson.dumps(accepted) + b"\n",
+                            content_type="application/json", headers={"Location": _location(submitted)})  # fmt: skip
 
     async def _validate(self, body: bytes, query: Mapping[str, str]) -> SubmittedRequest:
-        """Return what is asked. Raises Problem, naming the fields."""
+        """Return the request to send. Raises Problem with the invalid fields."""
         key, wait = _key(query), _wait(query.get("wait"))
         if len(body) > requests.MAX_BYTES:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has {requests.MAX_BYTES} bytes at most")
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may have at most {requests.MAX_BYTES} bytes")
         try:
             if len(body) > LARGE:
                 given, request = pickle.loads(await self._large.run("read a request", body))  # noqa: S301  our own process
@@ -154,28 +157,28 @@ def _split(text: str) -> tuple[str, str]:
 def _key(query: Mapping[str, str]) -> bytes | None:
     text, encoding = query.get("key"), query.get("encoding")
     if encoding not in (None, "base64"):
-        raise wrong("encoding", "is base64, or left out")
+        raise invalid_parameter("encoding", "must be base64, or absent")
     if text is None:
         return None
     if len(text) > MAX_KEY:
-        raise wrong("key", f"at most {MAX_KEY} characters are taken")
+        raise invalid_parameter("key", f"at most {MAX_KEY} characters are allowed")
     try:
         return decode_key(text) if encoding else text.encode()
     except ValueError:
-        raise wrong("key", "is no base64" if encoding else "is no text") from None
+        raise invalid_parameter("key", "is not base64" if encoding else "is not valid text") from None
 
 
 def _wait(text: str | None) -> float:
     if text is None:
         return 0.0
     if not _NUMBER.fullmatch(text) or float(text) > MAX_WAIT:
-        raise wrong("wait", f"is a number of seconds from 0 to {MAX_WAIT:g}")
+        raise invalid_parameter("wait", f"must be a number of seconds from 0 to {MAX_WAIT:g}")
     return float(text)
 
 
-def _location(asked: SubmittedRequest) -> str:
-    """Return where the answer will be found: by its key, or without one by its id."""
-    key = asked.id.encode() if asked.key is None else asked.key
+def _location(submitted: SubmittedRequest) -> str:
+    """Return where the result will be: by its key, or without one by its id."""
+    key = submitted.id.encode() if submitted.key is None else submitted.key
     try:
         text = key.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Whole rows of the tables, put together of what this worker holds and what others tell."""
+"""Whole rows of the tables, merged from those that this worker holds and those of its peers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from agents.web.api.selection import Selection
 from streams.web.problems import Problem, not_ready
 
 MAX_SCANS = 2
-"""Tables that are gone through at once: whoever else asks waits, so that answering requests goes on."""
+"""Tables that are scanned at once; other queries wait, so that requests are answered meanwhile."""
 MAX_KEYS = 128
-"""Keys that are looked up at once."""
+"""Keys of one query."""
 
 TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "answers": (
@@ -31,7 +31,7 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "outcomes": ("per minute of the last 24 hours", ("minute", "answers", "cache", "latency", "bytes")),
     "checks": ("per check: runs, failures, time", ("name", "runs", "failures", "seconds", "slowest_ms", "last_seen")),
 }  # fmt: skip
-"""What each table is, and the fields of its rows."""
+"""Each table's description, and the fields of its rows."""
 
 
 class TableQuery:
@@ -47,79 +47,81 @@ class TableQuery:
         self.peers: Peers | None = None
         self.partitions = 0
         self._scanning = asyncio.Semaphore(MAX_SCANS)
-        self._was_complete = False  # from then on, what is missing is reported as `partial`; before, it is a 503
+        self._was_complete = False  # before that, missing partitions are a 503, afterwards `partial`
 
     async def all(self) -> dict[str, Any]:
-        """Return every table with how many rows it has."""
+        """Return every table with the number of its rows."""
         counts = await asyncio.gather(*(self._count(name) for name in TABLES))
-        told = [
+        tables = [
             {"name": name, "rows": count, "description": description, "fields": list(fields)}
             for (name, (description, fields)), (count, _) in zip(TABLES.items(), counts, strict=True)
         ]
-        return _partial({"tables": told}, max((missing for _, missing in counts), key=len))
+        return _partial({"tables": tables}, max((missing for _, missing in counts), key=len))
 
     async def _count(self, table: str) -> tuple[int, Sequence[Row]]:
-        """Return how many rows there are, and what is missing."""
+        """Return the number of rows, and what is missing."""
         if table == LATEST:
             page = await self.page(table, Selection(limit=1))
             return page["total"], page.get("partial", {}).get("missing", ())
         local, mine = self._ready(table)
-        told = await self._query_peers(table, {"only": "keys"}, mine)
+        peers = await self._query_peers(table, {"only": "keys"}, mine)
         async with self._scanning:
             found = await local.keys(table, b"", mine)
-        return len({key for key, _ in [*found.rows, *told.rows]}), self._missing(told, mine)
+        return len({key for key, _ in [*found.rows, *peers.rows]}), self._missing(peers, mine)
 
     async def page(self, table: str, selection: Selection) -> dict[str, Any]:
         """Return the rows of one page. Raises Problem."""
         local, mine = self._ready(table)
         page = Page(selection)
         if table == LATEST:
-            told = await self._query_peers(table, _as_query(selection), mine)
+            peers = await self._query_peers(table, _as_query(selection), mine)
             async with self._scanning:
                 found = await local.page(table, selection, mine)
-            total = told.total + found.total
-            latest = _latest([*found.rows, *told.rows])
+            total = peers.total + found.total
+            latest = _latest([*found.rows, *peers.rows])
             for key, row in latest.items():
                 page.add(key, row)
         else:
-            told = await self._query_peers(table, {"prefix": encode_key(selection.prefix)}, mine)
+            peers = await self._query_peers(table, {"prefix": encode_key(selection.prefix)}, mine)
             async with self._scanning:
-                total = await _summed(local, table, mine, told, page)
+                total = await _summed(local, table, mine, peers, page)
         rows_found = page.rows()
         chosen = rows_found[: selection.limit]
         answer: dict[str, Any] = {"rows": [keyed(table, place[3], row) for place, row in chosen]}
         if len(rows_found) > len(chosen):
             answer["cursor"] = selection.cursor(chosen[-1][0])
-        return _partial(answer | {"total": total}, self._missing(told, mine))
+        return _partial(answer | {"total": total}, self._missing(peers, mine))
 
     async def row(self, table: str, key: bytes) -> Row | None:
-        """Return the whole row of one key; None if there is none for sure. Raises Problem."""
+        """Return the whole row of one key; None if certainly there is none. Raises Problem."""
         found = await self.rows(table, [key])
         row = found["rows"].get(key)
         missing = found.get("partial", {}).get("missing", [])
         if row is None and missing:
-            detail = f"not all of the table can be looked into: {missing[0]['reason']}"
+            detail = f"part of the table is missing: {missing[0]['reason']}"
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "2"}, partial=found["partial"]
             )
         return None if row is None else _partial(keyed(table, key, row) | _result(row), missing)
 
     async def rows(self, table: str, keys: Sequence[bytes]) -> dict[str, Any]:
-        """Return whole rows by key, of those that are there."""
+        """Return whole rows by key, for the keys that have one."""
         local, mine = self._ready(table)
-        told = await self._query_peers(table, {"key": [encode_key(key) for key in keys]}, mine)
+        peers = await self._query_peers(table, {"key": [encode_key(key) for key in keys]}, mine)
         parts: dict[bytes, list[Row]] = {}
         for key in keys:
             if found := local.get(table, key, mine):
                 parts[key] = found
-        for key, row in told.rows:
+        for key, row in peers.rows:
             parts.setdefault(key, []).append(row)
-        return _partial({"rows": {key: whole(table, found) for key, found in parts.items()}}, self._missing(told, mine))
+        return _partial(
+            {"rows": {key: whole(table, found) for key, found in parts.items()}}, self._missing(peers, mine)
+        )
 
     async def local_rows(
         self, table: str, partitions: frozenset[int], query: Mapping[str, Any]
     ) -> tuple[frozenset[int], Found]:
-        """Return what this worker itself holds of these partitions, for another that puts it together."""
+        """Return the rows that this worker holds of these partitions, for another worker to merge."""
         local = self.local
         if table not in TABLES:
             unknown(table)
@@ -139,55 +141,55 @@ class TableQuery:
         return given & local.partitions, found
 
     def _ready(self, table: str) -> tuple[LocalRows, frozenset[int]]:
-        """Return the tables, and which partitions are held now: one question is about these throughout, however
-        long others take to answer. One that comes meanwhile is theirs, one that goes is missing.
+        """Return the local rows, and the partitions held now, which stay the same throughout a query: one that is
+        assigned meanwhile is read from its peer, one that is revoked is missing.
         """
         if table not in TABLES:
             unknown(table)
         local = self.local
         if local is None:
-            raise not_ready("the tables are not there yet, or this worker has not the role of tables")
+            raise not_ready("the tables are not there yet, or this worker has the role `answer`")
         return local, local.partitions
 
-    def _missing(self, told: PeerRows, mine: frozenset[int]) -> list[Row]:
-        """Return what others did not tell, and what of `mine` went while they were asked."""
+    def _missing(self, peers: PeerRows, mine: frozenset[int]) -> list[Row]:
+        """Return what peers did not return, and which of `mine` were revoked meanwhile."""
         local = self.local
         lost = mine - local.partitions if local is not None else mine
         own = {"worker": self.worker, "partitions": sorted(lost), "reason": GIVEN_UP}
-        return [*told.missing, own] if lost else told.missing
+        return [*peers.missing, own] if lost else peers.missing
 
     async def _query_peers(self, table: str, query: Mapping[str, Any], mine: frozenset[int]) -> PeerRows:
-        """Ask others for what is not `mine`. Raises Problem while it is not yet known what is missing."""
+        """Fetch from the peers what is not `mine`. Raises Problem until the tables were complete once."""
         assert self.local is not None
         waiting = "no worker holds them" if self.local.state.all_recovered else "they are being recovered"
-        told = PeerRows()
+        peers = PeerRows()
         if not self.partitions or (self.peers is None and len(mine) < self.partitions):
             raise not_ready("the tables are not there yet")
         if self.peers is not None and len(mine) < self.partitions:
-            told = await self.peers.fetch(table, query, mine, waiting)
-        if not told.missing:
+            peers = await self.peers.fetch(table, query, mine, waiting)
+        if not peers.missing:
             self._was_complete = True
         elif not self._was_complete:
-            raise not_ready(f"the tables are not there yet: {told.missing[0]['reason']}")
-        return told
+            raise not_ready(f"the tables are not there yet: {peers.missing[0]['reason']}")
+        return peers
 
 
-async def _summed(local: LocalRows, table: str, mine: frozenset[int], told: PeerRows, page: Page) -> int:
-    """Have a page take the rows that are sums over all partitions; returns how many there are."""
-    if not told.rows:
+async def _summed(local: LocalRows, table: str, mine: frozenset[int], peers: PeerRows, page: Page) -> int:
+    """Add the rows that are sums over all partitions to a page; returns their number."""
+    if not peers.rows:
         found = await local.page(table, page.selection, mine)
         for key, row in found.rows:
             page.add(key, row)
         return found.total
     parts = await local.parts(table, page.selection.prefix, mine)
-    async for pairs in merged(table, sliced([*parts.rows, *told.rows])):
+    async for pairs in merged(table, sliced([*parts.rows, *peers.rows])):
         for key, row in pairs:
             page.add(key, row)
     return page.total
 
 
 def unknown(table: str) -> NoReturn:
-    """Raise Problem for a table that there is not."""
+    """Raise Problem for an unknown table."""
     raise Problem(HTTPStatus.NOT_FOUND, f"no table {table[:60]!r}; there are: {', '.join(TABLES)}")
 
 
@@ -207,12 +209,12 @@ def _partial(answer: dict[str, Any], missing: Sequence[Row]) -> dict[str, Any]:
 
 
 def _as_query(selection: Selection) -> dict[str, Any]:
-    asked: dict[str, Any] = {
+    query: dict[str, Any] = {
         "prefix": encode_key(selection.prefix),
         "where": [f"{field}:{text}" for field, text in selection.where],
         "sort": selection.sort,
         "limit": str(selection.limit),
     }
     if selection.after is not None:
-        asked["cursor"] = selection.cursor(selection.after)
-    return asked
+        query["cursor"] = selection.cursor(selection.after)
+    return query

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 
+from agents.redrive import dead_letters as module
 from agents.redrive.dead_letters import BEFORE, OTHERWISE, DeadLetters
 from models.dead_letter import DLQ, DeadLetterFilter
 from models.errors import BrokerError
 from streams.config.settings import Settings
-from agents.redrive import dead_letters as module
 from streams.kafka.topics import Topic
 
 SETTINGS = Settings()

@@ -68,36 +68,36 @@ async def test_a_publisher_that_is_behind_is_not_given_more(scene):
 
 async def test_a_gap_is_looked_into(scene):
     """Keys that a stranger wrote in a gap are written again."""
-    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.shelves.gaps_to_repair.append(Gap(*PLACE, 3, 5))
     scene.theirs = {b"2": row(0), b"x": b"garbage", b"y": None}
     assert await scene.mend() == [(b"2", row(2)), (b"x", None), (b"y", None)]
-    assert scene.shelves.unmended == []
+    assert scene.shelves.gaps_to_repair == []
 
 
 async def test_a_holder_that_others_are_ahead_of_writes_nothing(scene):
     """Rows that count what we have not read yet are the new owner's: we are the one who does not know yet."""
-    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.shelves.gaps_to_repair.append(Gap(*PLACE, 3, 5))
     scene.shelves.store.mark_dirty(0)
     scene.theirs = {b"2": row(scene.scene.lease.position)}
     assert await scene.mend() == []
     assert await scene.mend() == []
-    assert scene.shelves.unmended == []
+    assert scene.shelves.gaps_to_repair == []
     scene.mending.begin_anew({0})
     assert scene.shelves.store.count("a", 0) == 0, "their rows are not among ours: all is read again"
 
 
 async def test_a_gap_of_a_log_that_ends_before_it_is_let_go(scene):
     """A log that was made anew has nothing to look at: the partition is read again by the next recovery."""
-    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.shelves.gaps_to_repair.append(Gap(*PLACE, 3, 5))
     scene.shelves.store.mark_dirty(0)
     scene.theirs = None
     assert await scene.mend() == []
-    assert (scene.shelves.unmended, scene.shelves.store.dirty) == ([], {0})
+    assert (scene.shelves.gaps_to_repair, scene.shelves.store.dirty) == ([], {0})
 
 
 async def test_a_gap_that_cannot_be_read_is_tried_again(scene):
     """While the broker is away the gap is kept."""
-    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.shelves.gaps_to_repair.append(Gap(*PLACE, 3, 5))
     scene.theirs = BrokerError("away")
     assert await scene.mend() == []
     scene.theirs = {b"2": row(0)}
@@ -107,10 +107,10 @@ async def test_a_gap_that_cannot_be_read_is_tried_again(scene):
 async def test_a_partition_that_is_not_held_is_not_mended(scene):
     """After the lease has ended nothing is written; whoever recovers sees for himself."""
     scene.mending.note({PLACE: [b"1"]})
-    scene.shelves.unmended.append(Gap(*PLACE, 3, 5))
+    scene.shelves.gaps_to_repair.append(Gap(*PLACE, 3, 5))
     scene.scene.lease.revoke()
     assert await scene.mend() == []
-    assert scene.shelves.unmended == [(*PLACE, 3, 5)]
+    assert scene.shelves.gaps_to_repair == [(*PLACE, 3, 5)]
 
 
 @pytest.mark.parametrize("ended", [True, False])

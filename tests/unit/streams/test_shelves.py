@@ -100,7 +100,7 @@ def test_gaps_are_bounded(monkeypatch):
     for number in range(10):
         scene.ship([("a", b"k", row(number))], number)
         scene.publisher.acknowledge(scene.shelves, base=10 * number)
-    assert [gap[2:] for gap in scene.shelves.unmended] == [(1, 10), (11, 20), (21, 90)]
+    assert [gap[2:] for gap in scene.shelves.gaps_to_repair] == [(1, 10), (11, 20), (21, 90)]
     assert scene.shelves.gaps == 9
 
 
@@ -166,7 +166,7 @@ def test_a_strangers_rows_are_noticed():
     scene.publisher.acknowledge(scene.shelves, base=5)
     assert scene.shelves.gaps == 1
     assert scene.shelves.store.reaches("a", 0) == 6
-    assert scene.shelves.unmended == [("a", 0, 1, 5)]
+    assert scene.shelves.gaps_to_repair == [("a", 0, 1, 5)]
     assert scene.shelves.store.dirty == {0}
 
 

@@ -122,7 +122,7 @@ def test_a_folder_of_another_installation_is_refused(tmp_path):
     with stores(tmp_path):
         pass
     other = RocksStore(str(tmp_path), "someone else", TABLES)
-    with pytest.raises(SettingsError, match="has the tables of me"):
+    with pytest.raises(SettingsError, match="holds the tables of me"):
         other.open()
     with stores(tmp_path):
         pass
