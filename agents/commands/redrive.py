@@ -73,12 +73,12 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
 
     would = "would be redriven" if options.dry_run else "redriven"
 
-    def told(letter: DeadLetter, refusal: str | None) -> None:
+    def report_one(letter: DeadLetter, refusal: str | None) -> None:
         print(_json(letter, refusal, options) if options.json else _line(letter, refusal or would), flush=True)
 
     async with DeadLetters(settings) as letters:
         report = await letters.redrive(
-            choice, rate=options.rate, limit=options.limit, dry_run=options.dry_run, told=told
+            choice, rate=options.rate, limit=options.limit, dry_run=options.dry_run, on_result=report_one
         )
     if report.redriven or report.refused or report.missing:
         say(f"{report.redriven} {would}")

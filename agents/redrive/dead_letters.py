@@ -1,8 +1,8 @@
-"""Reads the dead letters, and puts chosen ones back on the topic of the requests: each at most once, whatever happens.
+"""Reads the dead letters, and redrives selected ones: each at most once, whatever happens.
 
 Request and mark (a record of the compacted topic `<group>-redriven`) are written in ONE transaction. The transactional
-id is the group's: whoever begins to redrive fences whoever was at it, whose open transaction is undone, and only then
-reads the marks. So a letter that was redriven is known as such after a kill -9, and by whoever redrives beside us.
+id belongs to the group: a new redrive fences a running one, whose open transaction is aborted, and only then reads the
+marks. So a redriven dead letter is recognised after a kill -9, and by a concurrent redrive.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from streams.kafka.topics import Admin, Topic, require
 logger = logging.getLogger(__name__)
 
 RATE = 100.0
-"""Letters a second that are put back unless told otherwise: a flood would only come back as another."""
+"""Dead letters a second, by default: a flood would only come back as another."""
 MANY_MARKS = 10_000
-"""Marks that are kept in any case; beyond, and beyond two for each letter there is, those of no letter go."""
+"""Marks that are always kept; beyond, and beyond two for each dead letter, marks without a dead letter are deleted."""
 MARK_AGE = 86_400.0
-"""Seconds for which a mark stays in any case: much longer than a request may be under way."""
+"""Seconds for which a mark is always kept: much longer than a request may take."""
 BEFORE = "redriven before"
-OTHERWISE = "it is not what else was chosen"
+OTHERWISE = "it does not match the other filters"
 
 
 @dataclass(slots=True)
 class Report:
-    """What came of it: how many were redriven (or would be), why how many were not, and which were not to be found."""
+    """Counts: redriven (or to be redriven), refused by reason; and which dead letters were not found."""
 
     redriven: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     missing: list[Place] = field(default_factory=list)
 
 
-OnLetter = Callable[[DeadLetter, str | None], None]
-"""Is told of each chosen letter: None once it is redriven (or would be), else why it is not."""
+OnDeadLetter = Callable[[DeadLetter, str | None], None]
+"""Called for each selected dead letter with the reason why it is not redriven, or None."""
 
 
 def _ignore(letter: DeadLetter, refusal: str | None) -> None: ...
 
 
 class DeadLetters:
-    """The dead letters of one group, opened with `async with`. Raises BrokerError for what Kafka does not give."""
+    """The dead letters of one group, opened with `async with`. Raises BrokerError for what Kafka refuses."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -73,7 +73,7 @@ class DeadLetters:
         pass
 
     async def latest(self, limit: int) -> list[DeadLetter]:
-        """Return the newest letters, newest first, without headers, and of values whether there is one."""
+        """Return the newest dead letters, newest first, without headers; a value is b"" if there is one."""
         topic = self._settings.dead_letters_topic
         partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
         newest: list[DeadLetter] = []
@@ -90,22 +90,22 @@ class DeadLetters:
 
     async def redrive(
         self,
-        choice: DeadLetterFilter,
+        selected: DeadLetterFilter,
         *,
         rate: float = RATE,
         limit: int | None = None,
         dry_run: bool = False,
-        told: OnLetter = _ignore,
+        on_result: OnDeadLetter = _ignore,
     ) -> Report:
-        """Put the chosen letters back on the topic of the requests, `rate` a second (0: as fast as it goes).
+        """Put the selected dead letters back on the requests topic, `rate` a second (0: unlimited).
 
-        Those of each partition go oldest first; `limit` is how many at most. With `dry_run` nothing is written. Raises
-        BrokerError also when somebody else begins to redrive: what this one had not finished is left to them.
+        Those of each partition go oldest first; `limit` is the maximum. With `dry_run` nothing is written. `on_result`
+        is called for each. Raises BrokerError also when another redrive begins: it takes over.
         """
         settings = self._settings
         found = await require(settings.kafka, read=[settings.dead_letters_topic], write=[settings.requests_topic])
         requests, letters = found[settings.requests_topic], found[settings.dead_letters_topic]
-        report, missing = Report(), set(choice.places)
+        report, missing = Report(), set(selected.places)
         taken: set[bytes] = set()
 
         def done(redriven: list[DeadLetter]) -> None:
@@ -113,7 +113,7 @@ class DeadLetters:
             for each in redriven:
                 if not dry_run:
                     self._marked.add(each.redrive_key)
-                told(each, None)
+                on_result(each, None)
 
         async with self._busy, AsyncExitStack() as stack:
             writer = None
@@ -124,13 +124,13 @@ class DeadLetters:
                 )
             reader = await stack.enter_async_context(Reader(settings.kafka))
             await self._learn_marks(reader, exist=exist)
-            spans = await _spans(reader, letters, choice)
+            spans = await _spans(reader, letters, selected)
             records = await stack.enter_async_context(aclosing(reader.read(spans)))
-            async for letter in self._chosen(records, choice, report, missing):
+            async for letter in self._chosen(records, selected, report, missing):
                 refusal = _refusal(letter, requests, taken)
                 if refusal is not None:
                     report.refused[refusal] += 1
-                    told(letter, refusal)
+                    on_result(letter, refusal)
                     continue
                 taken.add(letter.redrive_key)
                 if writer is not None:
@@ -138,7 +138,7 @@ class DeadLetters:
                 else:
                     done([letter])
                 if len(taken) == limit:
-                    missing.clear()  # nobody looked whether what is left is there
+                    missing.clear()  # the rest was not searched
                     break
             if writer is not None:
                 await writer.flush()
@@ -147,9 +147,9 @@ class DeadLetters:
         return report
 
     async def _forget(self, reader: Reader, writer: Redriver, letters: Topic) -> None:
-        """Take back the marks that no letter has any more, once they are many: Kafka deletes letters, never marks.
+        """Delete the marks of dead letters that Kafka has deleted, once they are many: Kafka deletes no marks.
 
-        Younger ones stay: after a crash their requests may be answered again, and have another letter.
+        Young ones stay: after a crash their requests may be answered again, and get another dead letter.
         """
         spans = await reader.spans(letters.name, letters.partitions)
         if len(self._marked) <= max(MANY_MARKS, 2 * sum(end - first for first, end in spans.values())):
@@ -160,17 +160,17 @@ class DeadLetters:
         gone = self._marked - kept
         await writer.forget(gone)
         self._marked -= gone
-        logger.info("%d marks of redriven letters were taken back: no dead letter has them any more", len(gone))
+        logger.info("deleted %d marks of redriven dead letters that no longer exist", len(gone))
 
     async def _chosen(
-        self, records: AsyncIterator[Record], choice: DeadLetterFilter, report: Report, missing: set[Place]
+        self, records: AsyncIterator[Record], selected: DeadLetterFilter, report: Report, missing: set[Place]
     ) -> AsyncIterator[DeadLetter]:
         async for record in records:
             letter = self._letter(record)
             missing.discard(letter.place)
-            if choice.matches(letter):
+            if selected.matches(letter):
                 yield letter
-            elif letter.place in choice.places:
+            elif letter.place in selected.places:
                 report.refused[OTHERWISE] += 1
 
     def _letter(self, record: Record) -> DeadLetter:
@@ -179,8 +179,8 @@ class DeadLetters:
         return letter._replace(redriven=letter.redrive_key in self._marked)
 
     async def _marks_exist(self, *, make: bool = False) -> bool:
-        """Whether there is a topic of marks; one that is missing is made if told to. Raises BrokerError then if there
-        is none in the end, or one that forgets.
+        """Whether the topic of marks exists; `make` creates it if it is missing. Raises BrokerError if that fails, or
+        if it is not compacted.
         """
         name = self._marks
         async with Admin(self._settings.kafka) as admin:
@@ -189,27 +189,27 @@ class DeadLetters:
                 try:
                     await admin.create(name, 1, -1, **MARKS)
                 except BrokerError as exc:
-                    msg = f"{exc}; it is where redriven letters are marked: make it, compacted, with 1 partition"
+                    msg = f"{exc}; redriven dead letters are marked there: create it, compacted, with 1 partition"
                     raise BrokerError(msg) from exc
                 found = await admin.settled(name)
         if make and not found:
-            msg = f"topic {name!r}, where redriven letters are marked, cannot be seen: nothing is redriven"
+            msg = f"topic {name!r}, where redriven dead letters are marked, is not visible: nothing is redriven"
             raise BrokerError(msg)
         if make and found[name].cleanup not in (COMPACTED, None):
             msg = (
-                f"topic {name!r}, where redriven letters are marked, has cleanup.policy={found[name].cleanup}: Kafka "
-                f"deletes marks, and letters would be redriven again; make it cleanup.policy={COMPACTED}"
+                f"topic {name!r}, where redriven dead letters are marked, has cleanup.policy={found[name].cleanup}: "
+                f"Kafka deletes marks, and dead letters would be redriven again; set cleanup.policy={COMPACTED}"
             )
             raise BrokerError(msg)
         return bool(found)
 
     async def _learn_marks(self, reader: Reader, *, exist: bool) -> None:
-        """Read the marks that came since last time. Those that are known are kept, whatever becomes of the topic."""
+        """Read the marks that came since last time. Marks once read are kept, also if the topic is deleted."""
         if not exist:
             return
         spans = await reader.spans(self._marks, 1)
         end = max((end for _, end in spans.values()), default=0)
-        begin = self._marks_read if self._marks_read <= end else 0  # else it was made anew
+        begin = self._marks_read if self._marks_read <= end else 0  # else it was created again
         async for record in reader.read({tp: (max(first, begin), end) for tp, (first, _) in spans.items()}):
             if record.key is not None and record.value is not None:
                 self._marked.add(record.key)
@@ -218,26 +218,26 @@ class DeadLetters:
         self._marks_read = end
 
 
-async def _spans(reader: Reader, letters: Topic, choice: DeadLetterFilter) -> dict[TopicPartition, Span]:
-    """Return where the chosen letters are: since that time, or from the first to the last of the places."""
-    if not choice.places:
-        return await reader.spans(letters.name, letters.partitions, choice.since)
+async def _spans(reader: Reader, letters: Topic, selected: DeadLetterFilter) -> dict[TopicPartition, Span]:
+    """Return the offsets to read: since the filter's time, or from the first to the last named offset."""
+    if not selected.places:
+        return await reader.spans(letters.name, letters.partitions, selected.since)
     narrow: dict[TopicPartition, Span] = {}
     for tp, (first, end) in (await reader.spans(letters.name, letters.partitions)).items():
-        offsets = [offset for partition, offset in choice.places if partition == tp.partition]
+        offsets = [offset for partition, offset in selected.places if partition == tp.partition]
         if offsets:
             narrow[tp] = max(first, min(offsets)), min(end, max(offsets) + 1)
     return narrow
 
 
 def _refusal(letter: DeadLetter, requests: Topic, taken: set[bytes]) -> str | None:
-    """Say why this letter is not redriven, if it is not. Two letters may tell of one request, answered again."""
+    """Return why this dead letter is not redriven, or None. Two may be of one request, if it was answered again."""
     if letter.redriven or letter.redrive_key in taken:
         return BEFORE
-    flaw = letter.not_redrivable_reason(requests.name)
-    if flaw is None and requests.max_bytes is not None and _size(letter) > requests.max_bytes:
-        return f"with its headers it has more bytes than the {requests.max_bytes} that topic {requests.name!r} takes"
-    return flaw
+    reason = letter.not_redrivable_reason(requests.name)
+    if reason is None and requests.max_bytes is not None and _size(letter) > requests.max_bytes:
+        return f"with its headers it exceeds the {requests.max_bytes} bytes that topic {requests.name!r} allows"
+    return reason
 
 
 def _size(letter: DeadLetter) -> int:

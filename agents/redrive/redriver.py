@@ -1,4 +1,4 @@
-"""Writes the requests that dead letters become, each with its mark in the same transaction."""
+"""Writes redriven requests, each with its mark in the same transaction."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ from streams.kafka.publisher import DEFAULT_LIMIT
 from streams.kafka.topics import Topic
 
 TRANSACTION_LETTERS = 100
-"""Letters of one transaction at most."""
+"""Dead letters of one transaction at most."""
 TRANSACTION_MARKS = 1_000
-"""Marks of one transaction at most that are taken back."""
+"""Marks that one transaction deletes at most."""
 TRANSACTION_BYTES = 1 << 20
 """Bytes of values of one transaction, beyond which it ends."""
 TRANSACTION_TIMEOUT = 10.0
-"""Seconds after which the broker undoes a transaction whose owner is gone: until then workers read no further."""
+"""Seconds after which the broker aborts a transaction without an owner: until then workers read no further."""
 PER_SECOND = 4
-"""Transactions a second, at a given rate, unless that would be less than a letter each."""
+"""Transactions a second with a rate, unless that were less than one dead letter each."""
 START_TIMEOUT = 40.0
-"""Seconds for the former owner's transaction to be undone, and so for ours to begin."""
+"""Seconds in which a former redrive's transaction is aborted and ours begins."""
 
 
 COMPACTED = "compact"
-"""The `cleanup.policy` of the marks: with any other Kafka would forget them, and letters be redriven again."""
+"""The `cleanup.policy` of the marks: with any other Kafka would delete them, and dead letters would be redriven again.
+"""
 MARKS = {"cleanup.policy": COMPACTED}
 """Settings of the topic of the marks."""
 
 
 def marks_of(settings: Settings) -> str:
-    """Return the topic on which a group marks what was redriven; it has one partition."""
+    """Return the topic with the marks of what a group has redriven; it has one partition."""
     return f"{settings.group}-redriven"
 
 
 class Redriver:
-    """Writes requests and their marks, some in one transaction, at a rate. `done` hears of what is committed.
+    """Writes requests and their marks, several in one transaction, at a rate. `done` gets those that are committed.
 
-    Opened, it is the one who redrives for this group, and nobody else's transaction is open any more.
+    Once opened, it is the only redrive of this group: the transaction of any other is fenced.
     """
 
     def __init__(
@@ -82,14 +83,14 @@ class Redriver:
         await self._stack.aclose()
 
     async def write(self, letter: DeadLetter) -> None:
-        """Take a letter along in the present transaction; end that if it is full."""
+        """Add a dead letter to the present transaction, and commit that if it is full."""
         self._waiting.append(letter)
         self._bytes += len(letter.value or b"")
         if len(self._waiting) >= self._most or self._bytes >= TRANSACTION_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits, in one transaction, once the rate allows it."""
+        """Write the waiting dead letters in one transaction, once the rate allows it."""
         letters, self._waiting, self._bytes = self._waiting, [], 0
         if not letters:
             return
@@ -108,7 +109,7 @@ class Redriver:
         self._done(letters)
 
     async def forget(self, marks: Iterable[bytes]) -> None:
-        """Take marks back, with tombstones."""
+        """Delete marks, with tombstones."""
         left = iter(marks)
         while some := list(islice(left, TRANSACTION_MARKS)):
             async with self._transaction() as pending:
@@ -116,14 +117,14 @@ class Redriver:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[list[Awaitable[object]]]:
-        """Give a list for the deliveries of one transaction, which ends with them."""
+        """Yield a list for the deliveries of one transaction, which commits when all are there."""
         pending: list[Awaitable[object]] = []
         try:
             async with self._producer.transaction():
                 yield pending
                 await asyncio.gather(*pending)
         except ProducerFenced as exc:
-            msg = "somebody else began to redrive: what is left is theirs; run it again if they chose others"
+            msg = "another redrive has begun and takes over; run this one again if that selects other dead letters"
             raise BrokerError(msg) from exc
         except (KafkaError, OSError) as exc:
             raise explain(exc, self._settings.kafka) from exc

@@ -1,4 +1,6 @@
-"""The files of the pages, under `static/`: read once, with a digest in their address so that browsers keep them."""
+"""The files under `static/`: those of the pages, with a digest in their address so that browsers cache them, and
+`/docs`, Swagger UI over the API's own document.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from streams.web.responses import answer, tagged
 
 FOLDER = Path(__file__).parent / "static"
 OURS = ("*.*", "uplot/*")
-"""Which of them are the pages'; the others are read by who serves them."""
+"""The files of the pages; `Docs` serves the others."""
 KEEP = "public, max-age=31536000, immutable"
 """For an address with the digest of what it names."""
 REVALIDATE = "no-cache"
-"""For an address without one, as the modules name each other: kept, but asked about by its ETag."""
+"""For an address without one, as the scripts import each other: cached, but revalidated by ETag."""
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", "": "text/plain"}
 _DOCS = {
     "": ("docs/index.html", "text/html"),
@@ -41,7 +43,7 @@ class Asset:
 
 
 class Assets:
-    """Everything in the folder, by its path in it. Nothing else can be asked for."""
+    """The files of the pages, by their path in the folder. Nothing else is served."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._by_path = {path.relative_to(folder).as_posix(): _read(path)
@@ -55,7 +57,7 @@ class Assets:
         """Answer `/static/{path}`."""
         asset = self._by_path.get(request.match_info["path"])
         if asset is None:
-            raise Problem(HTTPStatus.NOT_FOUND, "there is no such file")
+            raise Problem(HTTPStatus.NOT_FOUND, "no such file")
         keep = KEEP if request.query.get("v") == asset.digest else REVALIDATE
         headers = {"Cache-Control": keep, "ETag": f'"{asset.digest}"'}
         if request.headers.get("If-None-Match") == headers["ETag"]:
@@ -70,7 +72,7 @@ def _read(path: Path) -> Asset:
 
 
 class Docs:
-    """`documents` are told by path."""
+    """`/docs`, and `documents` by path."""
 
     def __init__(self, documents: Mapping[str, Mapping[str, Any]]) -> None:
         self._documents = documents
@@ -78,9 +80,9 @@ class Docs:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for the server."""
-        told = [web.get(path, self._document) for path in self._documents]
+        documents = [web.get(path, self._document) for path in self._documents]
         pages = [web.get(f"/docs/{name}" if name else "/docs", self._file) for name in _DOCS]
-        return [*told, *pages]
+        return [*documents, *pages]
 
     async def _document(self, request: web.Request) -> web.Response:
         return answer(request, self._documents[request.path])

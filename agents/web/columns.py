@@ -14,7 +14,7 @@ from models.histogram import Histogram
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`field` is what the API sorts by, empty where it cannot; `kind` names the way of writing in macros.html."""
+    """`name` is the field that the API sorts by, if `sortable`; `kind` names the way of writing in macros.html."""
 
     title: str
     name: str
@@ -25,7 +25,7 @@ class Column:
 KEYS = {"answers": "key", "hosts": "host", "outcomes": "minute", "checks": "name"}
 """The field of each table's rows that holds the key."""
 DEFAULT_SORT = {"answers": "-at", "hosts": "host", "outcomes": "-minute", "checks": "name"}
-FILTERS = ("outcome", "host")
+FILTER_FIELDS = ("outcome", "host")
 """Fields that a page filters by; the API knows more."""
 _LATENCIES = tuple(Column(title, f"latency.{title}", "quantile", sortable=False) for title in ("p50", "p95", "p99"))
 COLUMNS: Mapping[str, Sequence[Column]] = {
@@ -65,7 +65,7 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
 
 
 def columns_of(table: str, rows: Sequence[Row]) -> Sequence[Column]:
-    """Return the columns of a table; of one we do not know, its own plain fields."""
+    """Return the columns of a table; those of an unknown table are its plain fields."""
     if table in COLUMNS:
         return COLUMNS[table]
     plain = {name: None for row in rows for name, value in row.items() if not isinstance(value, dict | list)}
@@ -73,13 +73,13 @@ def columns_of(table: str, rows: Sequence[Row]) -> Sequence[Column]:
 
 
 def key_text(table: str, row: Row) -> str:
-    """Return a row's key as it is shown; one that is no text in base64."""
+    """Return a row's key as it is shown; one that is not text in base64."""
     name = KEYS.get(table, "key")
     return str(row.get(name, row.get("key_base64", row.get("key", ""))))
 
 
 def address(table: str, row: Row) -> str:
-    """Return a row's permanent address. A key that is no text, or that a browser would take for a folder, in base64."""
+    """Return a row's address. A key that is not text, or that a browser would take for a folder, is in base64."""
     text = key_text(table, row)
     if "key_base64" in row:
         return f"/tables/{quote(table, safe='')}/{quote(text, safe='')}?encoding=base64"
@@ -90,7 +90,7 @@ def address(table: str, row: Row) -> str:
 
 
 def quantile(row: Mapping[str, Any], name: str) -> float | None:
-    """Return the seconds of `p50`, `p95` or `p99` of a row's latency; None if there is none of our kind."""
+    """Return the seconds of `p50`, `p95` or `p99` of a row's latency; None if it has none of ours."""
     try:
         return Histogram.from_row(row["latency"]).quantile(SHARES[name])
     except (KeyError, TypeError, ValueError):
@@ -99,7 +99,7 @@ def quantile(row: Mapping[str, Any], name: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """The terms of a table's page, as its address says them."""
+    """What the address of a table's page selects."""
 
     path: str
     prefix: str
@@ -109,28 +109,28 @@ class TableView:
 
     @classmethod
     def of(cls, table: str, query: Mapping[str, str], path: str = "") -> Self:
-        """Read the terms from an address."""
+        """Read it from an address."""
         return cls(
             path=path or f"/tables/{quote(table, safe='')}",
             prefix=query.get("prefix", ""),
-            where=[(field, query[field]) for field in FILTERS if query.get(field)],
+            where=[(field, query[field]) for field in FILTER_FIELDS if query.get(field)],
             sort=query.get("sort") or DEFAULT_SORT.get(table, ""),
             cursor=query.get("cursor", ""),
         )
 
     def value(self, field: str) -> str:
-        """Return what a field is filtered by, or nothing."""
+        """Return the value that a field is filtered by, empty if there is none."""
         return dict(self.where).get(field, "")
 
     def but(self, **changed: str) -> str:
-        """Return the address of the same with something changed, from the first row on unless a cursor is given."""
+        """Return this address with some parameters changed, from the first row on unless a cursor is given."""
         terms = {"prefix": self.prefix, **dict(self.where), "sort": self.sort, **changed}
         return f"{self.path}?{urlencode({name: value for name, value in terms.items() if value})}"
 
     def order(self, field: str) -> str:
-        """Say how the rows are ordered by a field, in the words of `aria-sort`."""
+        """Return how the rows are sorted by a field, as `aria-sort` has it."""
         return {field: "ascending", f"-{field}": "descending"}.get(self.sort, "none")
 
     def sorted_by(self, field: str) -> str:
-        """Return the address of the same in the order of a field; the other way round if it is that already."""
+        """Return this address sorted by a field; reversed if it is sorted by it already."""
         return self.but(sort=f"-{field}" if self.sort == field else field)

@@ -1,4 +1,4 @@
-"""How the pages write figures: with units, and `unknown` for what is not known, never 0."""
+"""How the pages write values: with units, and `unknown` for unknown ones, never 0."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SPANS = ((_MINUTE, "min", 1, "s", _HOUR), (_HOUR, "h", _MINUTE, "min", _DAY), (
 _STEP = 1024
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _WHOLE = 100
-"""From here on a figure is written without decimals."""
+"""From here on a number is written without decimals."""
 _FINE = 10
 _EPSILON = 1e-9
 
-_TONES = {
+_SEVERITIES = {
     "ok": "ok",
     "unreachable": "bad",
     "timeout": "bad",
@@ -31,8 +31,10 @@ _TONES = {
 
 
 def severity(outcome: str) -> str:
-    """Return how an outcome looks: `ok`, `bad` (an upstream or we failed) or `warn` (the request or its answer did)."""
-    return _TONES.get(outcome, "warn")
+    """Return how an outcome looks: `ok`, `bad` (an upstream or this service failed) or `warn` (the request or its
+    document was invalid).
+    """
+    return _SEVERITIES.get(outcome, "warn")
 
 
 def number(value: Any) -> str:
@@ -60,7 +62,7 @@ def duration(seconds: Any) -> str:
 
 
 def _three(value: float) -> str:
-    """Write a figure with as many decimals as three digits leave."""
+    """Write a number with three digits, decimals included."""
     if value >= _WHOLE:
         return f"{value:.0f}"
     return f"{round(value, 1 if value >= _FINE else 2):g}"
@@ -72,7 +74,7 @@ def milliseconds(value: Any) -> str:
 
 
 def age(seconds: Any) -> str:
-    """Write for how long, in whole seconds at least: `12 s`, `3 min 5 s`."""
+    """Write a duration in whole seconds: `12 s`, `3 min 5 s`."""
     if not isinstance(seconds, int | float):
         return UNKNOWN
     return f"{int(seconds)} s" if seconds < _MINUTE else duration(seconds)
@@ -89,7 +91,7 @@ def size(value: Any) -> str:
 
 
 def percent(share: Any) -> str:
-    """Write a share of 1, rounded down, so that 100 % is all and 0 % is nothing: 93.4 %."""
+    """Write a share of 1, rounded down, so that 100 % means all and 0 % means none: 93.4 %."""
     if not isinstance(share, int | float):
         return UNKNOWN
     tenths = math.floor(share * 1000 + _EPSILON)
@@ -113,7 +115,7 @@ def _moment(iso: Any) -> datetime | None:
 
 
 def pretty(value: Any) -> str:
-    """Write JSON with indents, for people."""
+    """Write JSON with indentation."""
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
@@ -123,7 +125,7 @@ def inline(value: Any) -> str:
 
 
 def visible(text: str) -> str:
-    """Write a key so that it can be seen: what does not print, or only makes room, in quotes and escaped."""
+    """Write a key so that it is visible: unprintable or surrounded by blanks, it is quoted and escaped."""
     if text and text.isprintable() and text == text.strip():
         return text
     return '"' + "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text) + '"'

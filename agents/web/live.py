@@ -1,8 +1,8 @@
 """`/events`: one stream of server-sent events a page. `overview` comes once a second, `results` with `?tail=1`.
 
-An event is encoded once and handed to all who want it. Who does not keep up loses the oldest events that wait for
-him, and is told how many (`dropped`); who takes nothing for long is cut off. Events have no ids: a client that comes
-back with a Last-Event-ID gets what is now, not what was.
+An event is encoded once and handed to all clients. A client that does not keep up loses the oldest events that wait for
+it, and gets their number (`dropped`); one that takes nothing for long is disconnected. Events have no ids: a client
+that comes back with a Last-Event-ID gets the present state, not what it missed.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from streams.web.security import no_time_limit
 logger = logging.getLogger(__name__)
 
 TICK = 1.0
-"""Seconds between two events `overview`; `alive` is sent in its place when there is none, and says why."""
+"""Seconds between two events `overview`; `alive`, with the reason, comes in its place when there is none."""
 TAKING = 20.0
-"""Seconds that a client may take nothing of what is written to him before he is cut off."""
+"""Seconds without reading after which a client is disconnected."""
 MAX_CLIENTS = 400
 MAX_WAITING = 16
 """Events that wait for one client."""
 RECENT = 2
-"""Minutes that each `overview` repeats; a client's first one has them all."""
+"""Minutes in each `overview`; a client's first one has all of them."""
 RETRY = b"retry: 2000\n\n"
-"""Milliseconds after which a browser that lost the stream asks for it again."""
+"""Milliseconds after which a browser that lost the stream connects again."""
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""A proxy before us must hand on each event at once."""
+"""A proxy must pass each event on at once."""
 
 Overview = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 class _Client:
-    """One open stream: what waits to be written to it."""
+    """One open stream, with the events that wait to be written to it."""
 
-    def __init__(self, choice: LiveFilter | None) -> None:
-        self.choice = choice
+    def __init__(self, chosen: LiveFilter | None) -> None:
+        self.chosen = chosen
         self.since: float | None = None
         self._waiting: deque[bytes] = deque()
         self._dropped = 0
@@ -57,7 +57,7 @@ class _Client:
         self._woken.set()
 
     async def take(self) -> bytes:
-        """Wait for something, and return all there is."""
+        """Wait for an event, and return all that wait."""
         await self._woken.wait()
         self._woken.clear()
         if self._dropped:
@@ -69,7 +69,7 @@ class _Client:
 
 
 class Events:
-    """Opened with `async with`, after the server that has its route: so it closes first, and its streams with it."""
+    """Opened with `async with`, after the server that has its route, so that it and its streams close first."""
 
     def __init__(self, overview: Overview, sampler: Sampler) -> None:
         self._overview = overview
@@ -97,15 +97,15 @@ class Events:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Write events until the client goes."""
         if not self._open or len(self._clients) >= MAX_CLIENTS:
-            raise not_ready("not started yet, or too many listen already", 5)
+            raise not_ready("not started yet, or too many streams are open", 5)
         client = _Client(LiveFilter.of(request.query) if request.query.get("tail") == "1" else None)
         response = web.StreamResponse(headers=_HEADERS)
         response.content_type = "text/event-stream"
         self._clients[client] = asyncio.current_task()
         client.put(RETRY + self._whole)
         try:
-            if client.choice is not None:
-                self._sampler.join(client.choice, client.put)
+            if client.chosen is not None:
+                self._sampler.join(client.chosen, client.put)
             await response.prepare(request)
             self._tick_on()
             await self._write(client, response)
@@ -113,8 +113,8 @@ class Events:
             pass
         finally:
             del self._clients[client]
-            if client.choice is not None:
-                self._sampler.leave(client.choice, client.put)
+            if client.chosen is not None:
+                self._sampler.leave(client.chosen, client.put)
         return response
 
     async def _write(self, client: _Client, response: web.StreamResponse) -> None:
@@ -127,10 +127,10 @@ class Events:
 
     def _tick_on(self) -> None:
         if self._ticking is None or self._ticking.done():
-            self._ticking = start(self._tick(), "telling those who listen", means="pages stand still")
+            self._ticking = start(self._tick(), "sending live events", means="pages stand still")
 
     async def _tick(self) -> None:
-        """Tell all, once a second, as long as there is somebody."""
+        """Send an event to all clients once a second, as long as there are any."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while self._clients:
@@ -147,13 +147,13 @@ class Events:
     async def _changed(self) -> bytes:
         first = not self._whole
         try:
-            told = dict(await self._overview())
+            overview = dict(await self._overview())
         except Problem as problem:
             return encode("alive", {"problem": problem.detail})
         except Exception:
-            logger.exception("no overview")
-            return encode("alive", {"problem": "a fault of the worker: its log has the traceback"})
-        self._whole = encode("overview", told)
+            logger.exception("cannot make the overview: live pages stand still; report this fault")
+            return encode("alive", {"problem": "an internal error: the worker's log has the traceback"})
+        self._whole = encode("overview", overview)
         if first:
             return self._whole
-        return encode("overview", told | {"minutes": list(told.get("minutes", ()))[-RECENT:]})
+        return encode("overview", overview | {"minutes": list(overview.get("minutes", ()))[-RECENT:]})

@@ -1,7 +1,7 @@
-"""The pages: HTML of what a `Query` tells, readable without JavaScript.
+"""The pages: HTML of what a `Query` returns, readable without JavaScript.
 
-What a page shows comes in plain values and leaves through Jinja2 with autoescape; there is no inline script or style.
-`static/app.js` keeps a page up to date by asking for it again and taking over what differs.
+Values go through Jinja2 with autoescape; there is no inline script or style. `static/app.js` keeps a page up to date by
+requesting it again and taking over what differs.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from models.errors import OUTCOMES
 from streams.web.problems import Problem
 
 Gather = Callable[[web.Request], Awaitable[Row]]
-"""Asks for what a page shows."""
+"""Reads what a page shows."""
 
 PAGE_ROWS = 50
 """Rows of a table on one page."""
 LIVE_ROWS = 50
 ERROR_ROWS = 50
 SILENT = 5.0
-"""Seconds without a word from a worker after which a page says that it does not answer."""
+"""Seconds without a heartbeat after which a page reports a worker as not answering."""
 TREE_NODES = 400
 """Values of a JSON document that are shown as a tree; a larger one is shown as text."""
 TEXT_CHARACTERS = 48 * 1024
-"""Characters of a larger document that a page shows; the API has the whole."""
-WORDS = (
+"""Characters of a larger document that a page shows; the API returns all of it."""
+FILTERS = (
     "number",
     "duration",
     "milliseconds",
@@ -60,7 +60,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What every page knows of the worker that serves it."""
+    """What every page shows of the worker that serves it."""
 
     worker: str
     version: str
@@ -80,7 +80,7 @@ class Pages:
             loader=FileSystemLoader(_TEMPLATES), autoescape=select_autoescape(default=True), undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True, auto_reload=False,
         )  # fmt: skip
-        self._templates.filters.update({name: getattr(formatting, name) for name in WORDS})
+        self._templates.filters.update({name: getattr(formatting, name) for name in FILTERS})
         self._templates.globals.update(
             about=about, asset=self._assets.address, key_text=columns.key_text, address=columns.address,
             outcomes=OUTCOMES, silent=SILENT, upstream=host_status, quantile=columns.quantile, nodes=formatting.nodes,
@@ -88,7 +88,7 @@ class Pages:
         )  # fmt: skip
 
     def compile(self) -> None:
-        """Compile the templates: 200 ms, which no request should take of the event loop."""
+        """Compile the templates: 200 ms, which no request should take from the event loop."""
         for name in self._templates.list_templates():
             self._templates.get_template(name)
 
@@ -110,7 +110,7 @@ class Pages:
         return [*served, web.get("/static/{path:.+}", self._assets.serve)]
 
     def _page(self, name: str, gather: Gather) -> Handler:
-        """Return the handler of a page: what was gathered in its template; or the problem met, with its status."""
+        """Return the handler of a page: its template with what `gather` returns, or the page of the problem."""
 
         async def handle(request: web.Request) -> web.Response:
             began = time.perf_counter()
@@ -118,14 +118,14 @@ class Pages:
                 response = self._written(f"{name}.html", page=name, **await gather(request))
             except Problem as problem:
                 response = self.problem(problem, name)
-            # static/refresh.js asks again the later the longer this took
+            # static/refresh.js waits the longer, the longer this took
             response.headers["Server-Timing"] = f"page;dur={(time.perf_counter() - began) * 1000:.1f}"
             return response
 
         return handle
 
     def problem(self, problem: Problem, name: str = "") -> web.Response:
-        """Return the page of a problem; `name` is that of the page which met it."""
+        """Return the page of a problem; `name` is the page on which it occurred."""
         title = _TITLES.get(problem.status, HTTPStatus(problem.status).phrase)
         return self._written("problem.html", problem.status, page=name, problem=problem, title=title)
 
@@ -140,12 +140,12 @@ class Pages:
         return {"found": await self._query.tables()}
 
     async def _table(self, request: web.Request) -> Row:
-        """Search, sort and page; the rest of the address is left alone."""
+        """Search, sort and page; other parameters are ignored."""
         name = request.match_info["name"]
-        asked = columns.TableView.of(name, request.query)
-        found = await self._query.rows(name, prefix=asked.prefix, where=asked.where, sort=asked.sort, limit=PAGE_ROWS,
-                                       cursor=asked.cursor)  # fmt: skip
-        return {"name": name, "asked": asked, "found": found, "columns": columns.columns_of(name, found["rows"])}
+        view = columns.TableView.of(name, request.query)
+        found = await self._query.rows(name, prefix=view.prefix, where=view.where, sort=view.sort, limit=PAGE_ROWS,
+                                       cursor=view.cursor)  # fmt: skip
+        return {"name": name, "view": view, "found": found, "columns": columns.columns_of(name, found["rows"])}
 
     async def _row(self, request: web.Request) -> Row:
         name, text = request.match_info["name"], request.match_info["key"]
@@ -156,16 +156,16 @@ class Pages:
         return {"name": name, "key": text, "coded": coded, "row": row}
 
     async def _live(self, request: web.Request) -> Row:
-        """Begin with the latest answers that the tables have; with JavaScript, more come by themselves."""
-        asked = {name: request.query.get(name, "") for name in ("outcome", "key", "host")}
-        where = [(field, asked[field]) for field in columns.FILTERS if asked[field]]
-        rows = self._query.rows("answers", prefix=asked["key"], where=where, sort="-at", limit=LIVE_ROWS, cursor="")
-        return {"asked": asked, "found": await rows}
+        """Begin with the latest answers of the tables; with JavaScript, new ones appear as they come."""
+        view = {name: request.query.get(name, "") for name in ("outcome", "key", "host")}
+        where = [(field, view[field]) for field in columns.FILTER_FIELDS if view[field]]
+        rows = self._query.rows("answers", prefix=view["key"], where=where, sort="-at", limit=LIVE_ROWS, cursor="")
+        return {"view": view, "found": await rows}
 
     async def _hosts(self, request: web.Request) -> Row:
-        asked = columns.TableView.of("hosts", request.query, path="/hosts")
-        hosts = self._query.hosts(prefix=asked.prefix, sort=asked.sort, limit=PAGE_ROWS, cursor=asked.cursor)
-        return {"asked": asked, "found": await hosts}
+        view = columns.TableView.of("hosts", request.query, path="/hosts")
+        hosts = self._query.hosts(prefix=view.prefix, sort=view.sort, limit=PAGE_ROWS, cursor=view.cursor)
+        return {"view": view, "found": await hosts}
 
     async def _partitions(self, _: web.Request) -> Row:
         return {"found": await self._query.partitions()}
@@ -179,7 +179,7 @@ class Pages:
     async def _send(self, _: web.Request) -> Row:
         try:
             return {"found": await self._query.sources()}
-        except Problem:  # a URL can be asked all the same
+        except Problem:  # a URL can be requested all the same
             return {"found": {"sources": []}}
 
 
@@ -188,4 +188,4 @@ def _decoded(text: str) -> bytes:
     try:
         return decode_key(text)
     except ValueError:
-        raise Problem(HTTPStatus.NOT_FOUND, "the key is no base64") from None
+        raise Problem(HTTPStatus.NOT_FOUND, "the key is not base64") from None

@@ -1,5 +1,5 @@
-"""A sample of the results as they pass, for the pages that watch: a few rows a few times a second for each choice of
-filters, whatever passes. Only what is shown is parsed; the rest is looked at as bytes, and counted.
+"""A sample of the results as they are published, for the pages that watch: a few rows a few times a second for each
+filter, however many there are. Only rows that are shown are parsed; of the others the bytes are searched.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from models.moment import believed
 from streams.web.problems import Problem, not_ready
 
 MOST = 20
-"""Rows in one event; what passed beside is told as a number."""
-MAX_CHOICES = 32
-"""Different choices of filters that are watched at once."""
+"""Rows in one event; of the others it has the number."""
+MAX_FILTERS = 32
+"""Different filters that are watched at once."""
 MAX_TEXT = 512
 """Characters of a filter."""
 _SHOWN = ("key", "key_base64", "at", "outcome", "cache", "status", "elapsed_ms", "url", "source", "host", "error")
 _HEAD = 1_024
-"""Bytes from a result's beginning within which its outcome stands: behind the id, which may be escaped."""
+"""Bytes from a result's beginning that contain its outcome: it comes after the id, which may be escaped."""
 
 Put: TypeAlias = Callable[[bytes], None]
 Watching: TypeAlias = Callable[[Callable[[Sequence[Any], int], None]], AbstractContextManager[None]]
-"""streams.kafka.tail.Tail.watching: has a function called with records, and how many beside them were left out."""
+"""streams.kafka.tail.Tail.watching: calls a function with records, and the number of those left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveFilter:
-    """Which results are watched: of an outcome, whose key and host begin like this. Empty: all."""
+    """Which results are watched: those of an outcome, whose key and host begin like this. Empty: all."""
 
     outcome: str = ""
     key: str = ""
@@ -47,15 +47,15 @@ class LiveFilter:
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Self:
         """Read one from an address. Raises Problem."""
-        choice = cls(*(query.get(name, "") for name in ("outcome", "key", "host")))
-        if choice.outcome and choice.outcome not in OUTCOMES:
-            raise Problem(HTTPStatus.BAD_REQUEST, f"outcome: there are {', '.join(OUTCOMES)}")
-        if max(len(choice.key), len(choice.host)) > MAX_TEXT:
-            raise Problem(HTTPStatus.BAD_REQUEST, f"key, host: at most {MAX_TEXT} characters are taken")
-        return choice
+        chosen = cls(*(query.get(name, "") for name in ("outcome", "key", "host")))
+        if chosen.outcome and chosen.outcome not in OUTCOMES:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"outcome: must be one of {', '.join(OUTCOMES)}")
+        if max(len(chosen.key), len(chosen.host)) > MAX_TEXT:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"key, host: at most {MAX_TEXT} characters are allowed")
+        return chosen
 
     def may_match(self, record: Any) -> bool:
-        """Whether a record may be among them, by its bytes."""
+        """Whether a record may match, by its bytes."""
         value = record.value or b""
         return (
             (record.key or b"").startswith(self.key.encode(errors="surrogateescape"))
@@ -64,7 +64,7 @@ class LiveFilter:
         )
 
     def matches(self, row: Row) -> bool:
-        """Whether a row is among them; its key has been looked at."""
+        """Whether a row matches; its key has been checked already."""
         return (not self.outcome or row.get("outcome") == self.outcome) and str(row.get("host", "")).startswith(
             self.host
         )
@@ -72,37 +72,37 @@ class LiveFilter:
 
 @dataclass(slots=True)
 class Sampler:
-    """`row_of` makes a row, as the table `answers` has it, of a record; None of one that is no result."""
+    """`row_of` returns a record's row as the table `answers` has it, None for one that is not a result."""
 
     watching: Watching
     row_of: Callable[[Any], Row | None]
     _puts: dict[LiveFilter, list[Put]] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
-    def join(self, choice: LiveFilter, put: Put) -> None:
-        """Have events of this choice put from now on. Raises Problem when too many are watched already."""
-        if choice not in self._puts and len(self._puts) >= MAX_CHOICES:
+    def join(self, chosen: LiveFilter, put: Put) -> None:
+        """Pass events of this filter to `put` from now on. Raises Problem when too many filters are watched."""
+        if chosen not in self._puts and len(self._puts) >= MAX_FILTERS:
             raise not_ready("too many filters are watched already", 5)
         if not self._puts:
             self._stack.enter_context(self.watching(self.look))
-        self._puts.setdefault(choice, []).append(put)
+        self._puts.setdefault(chosen, []).append(put)
 
-    def leave(self, choice: LiveFilter, put: Put) -> None:
-        """Put no more."""
-        puts = self._puts.get(choice, [])
+    def leave(self, chosen: LiveFilter, put: Put) -> None:
+        """Stop passing events to `put`."""
+        puts = self._puts.get(chosen, [])
         if put in puts:
             puts.remove(put)
         if not puts:
-            self._puts.pop(choice, None)
+            self._puts.pop(chosen, None)
         if not self._puts:
             self._stack.close()
 
     def look(self, records: Sequence[Any], dropped: int) -> None:
-        """Look at records as they come, in order, and put an event for each choice that takes some."""
-        for choice, puts in self._puts.items():
-            found = [record for record in records if choice.may_match(record)]
+        """Take records as they come, in order, and pass an event on for each filter that matches some."""
+        for chosen, puts in self._puts.items():
+            found = [record for record in records if chosen.may_match(record)]
             made = [self.row_of(record) for record in found[-MOST:]]
-            rows = [_shown(row) for row in made if row is not None and choice.matches(row)]
+            rows = [_shown(row) for row in made if row is not None and chosen.matches(row)]
             left = dropped + max(0, len(found) - MOST)
             if rows or left:
                 event = encode("results", {"rows": rows, "dropped": left})
@@ -111,12 +111,12 @@ class Sampler:
 
 
 def _shown(row: Row) -> Row:
-    """Return what the page shows of a row, with the address of the whole."""
+    """Return the fields of a row that the page shows, and its address."""
     return {name: row[name] for name in _SHOWN if name in row} | {"href": address("answers", row)}
 
 
 def encode(name: str, value: Mapping[str, Any]) -> bytes:
-    """Return an event of a name; its data is JSON, which has no line breaks of its own."""
+    """Return a server-sent event (HTML Living Standard, section 9.2); JSON has no line breaks of its own."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), strictjson.dumps(value))
 
 

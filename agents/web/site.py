@@ -1,7 +1,7 @@
 """A worker's web site: the API, the pages, and the stream of events that keeps them up to date.
 
-One that only answers requests listens to no other worker and keeps no tables: it has no pages, and of the API what is
-its own. There the rest is 404, for good: whoever asks is told, and told whom to ask.
+A worker of the role `answer` reads no other worker's records and keeps no tables: it has no pages, and only the part of
+the API that concerns itself. The rest is 404, with the roles that have it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from streams.config.settings import Settings
 from streams.web.problems import Problem
 
 OWN = frozenset({"/api/cache", "/api/pool", "/api/errors", "/openapi.json", "/asyncapi.json"})
-"""What is looked at on any worker, beside /docs."""
+"""What any worker serves, beside /docs."""
 ELSEWHERE = (
-    "this worker has the role answer: it keeps no tables and has no pages; ask one that has the role all or tables"
+    "this worker has the role answer: it keeps no tables and has no pages; use one that has the role all or tables"
 )
 
 
 class Site:
-    """`events` is opened after the server that has the routes, so that its streams end before the server does."""
+    """`events` is opened after the server that has the routes, so that its streams end before the server closes."""
 
     def __init__(self, settings: Settings, api: Api) -> None:
         about = About(
@@ -48,7 +48,7 @@ class Site:
 
     @property
     def error_page(self) -> Callable[[Problem], web.Response] | None:
-        """Return what makes a page of a problem, None where there are no pages."""
+        """Return the function that makes the page of a problem, None where there are no pages."""
         return self.pages.problem if self._whole else None
 
     def routes(self) -> list[web.RouteDef]:
@@ -59,7 +59,7 @@ class Site:
 
 
 def _own(route: web.RouteDef) -> web.RouteDef:
-    """Return a route as a worker that only answers has it."""
+    """Return a route as a worker of the role `answer` has it."""
     own = route.method != "GET" or route.path in OWN or route.path.startswith("/docs")
     return route if own else web.get(route.path, _elsewhere, **route.kwargs)
 

@@ -1,5 +1,5 @@
-"""One client's connection: how many there may be, how long each may keep us waiting, and what it is told when it
-does not speak HTTP. aiohttp bounds the wait for a request's head (`keepalive_timeout`); the rest is here.
+"""One client's connection: how many there may be, how long each may keep us waiting, and the response to what is not
+HTTP. aiohttp bounds the wait for a request's head (`keepalive_timeout`); the rest is here.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from streams.web.security import HEADERS
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = MAX_WEB
-"""Connections kept at once, and no more than the web server's share of files."""
+"""Connections at once, but no more than the web server's share of files."""
 IDLE_LIMIT = 30.0
 """Seconds from a connection's beginning, or its last answer, to the end of the next request's head."""
 TAKING_LIMIT = 30.0
-"""Seconds that a client may take to take an answer."""
+"""Seconds that a client may take to read a response."""
 
 
 class Connection(RequestHandler):
-    """aiohttp's, with limits. Its overridden parts are public names of a class that aiohttp calls internal."""
+    """aiohttp's, with limits. The overridden methods are public names of a class that aiohttp calls internal."""
 
     __slots__ = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Make room first: the longest idle connection gives way, else the new one does."""
+        """Make room first: close the connection idle the longest, or else refuse the new one."""
         most = min(MAX_CONNECTIONS, share().web)
         if self._manager is not None and len(self._manager.connections) >= most:
             idle = next((each for each in self._manager.connections if each._waiter is not None), None)
@@ -45,7 +45,7 @@ class Connection(RequestHandler):
         super().connection_made(transport)
 
     async def finish_response(self, request: Any, resp: Any, start_time: Any) -> tuple[web.StreamResponse, bool]:
-        """Send what is left of an answer, for so long."""
+        """Send the rest of a response, within TAKING_LIMIT."""
         try:
             async with asyncio.timeout(TAKING_LIMIT):
                 return await super().finish_response(request, resp, start_time)
@@ -61,11 +61,11 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
-        """Tell who does not speak HTTP so, in the form of every other error, and without an entry in the log."""
+        """Answer what is not HTTP with problem details like any other error, without a log entry."""
         if request.writer.output_size > 0:
-            fault = "the answer is half sent"
+            fault = "the response is half sent"
             raise ConnectionError(fault) from exc
-        detail = "this is no HTTP request that is read here" if status == HTTPStatus.BAD_REQUEST else "a fault"
+        detail = "invalid HTTP request" if status == HTTPStatus.BAD_REQUEST else "internal error"
         response = Problem(status, detail, headers=HEADERS).response()
         response.force_close()
         return response

@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457): what every answer of an error is, whoever raises it."""
+"""Problem details (RFC 9457): the form of every error response."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MEDIA_TYPE = "application/problem+json"
 _CARRIED = ("Allow", "WWW-Authenticate", "Retry-After")
 _DETAILS = {
     HTTPStatus.NOT_FOUND: "there is nothing at this path",
-    HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take this method",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than any request that is taken",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method not allowed for this path",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than any request may be",
 }
 
 
 ERROR_PAGE: web.AppKey[Callable[[Problem], web.Response]] = web.AppKey("error_page")
-"""What makes a page of a problem, for who looks for a page that there is not."""
+"""The function that makes the page of a problem, for a browser that requests a page that does not exist."""
 
 
 class Problem(Exception):
-    """An answer that is an error. `errors` name the fields that are wrong: {"field", "message"} each."""
+    """An error response. `errors` are the invalid fields: {"field", "message"} each."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Problem(Exception):
 
 
 def not_ready(detail: str, retry_after: int = 2) -> Problem:
-    """Return the problem of something that will be there soon; `retry_after` is in seconds."""
+    """Return the problem of something that is not ready yet; `retry_after` is in seconds."""
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(retry_after)})
 
 
@@ -71,7 +71,7 @@ def _as_page_or_json(request: web.Request, problem: Problem) -> web.Response:
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer whatever is raised with problem details; what nobody expected is logged and told without its text."""
+    """Answer exceptions with problem details; an unexpected one is logged, and its text is not returned."""
     try:
         return await handler(request)
     except Problem as exc:
@@ -83,5 +83,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         detail = _DETAILS.get(HTTPStatus(exc.status)) or exc.text or exc.reason
         return _as_page_or_json(request, Problem(exc.status, detail.strip(), headers=kept))
     except Exception:
-        logger.exception("a fault in answering %s %r", request.method, request.path)
-        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the worker: its log has the traceback").response()
+        logger.exception("internal error while answering %s %r: the client got 500; report this fault",
+                         request.method, request.path)  # fmt: skip
+        return Problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error: the worker's log has the traceback"
+        ).response()

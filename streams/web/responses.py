@@ -17,37 +17,39 @@ from models import strictjson
 from streams.web.problems import Problem
 
 READ_LIMIT = 10.0
-"""Seconds that a body may take to come."""
+"""Seconds that a body may take to arrive."""
 CSV = "text/csv"
 JSON = "application/json"
-# What a spreadsheet takes for the beginning of a formula (OWASP, CSV Injection), and their wide forms.
+# Characters that begin a formula in a spreadsheet (OWASP, CSV Injection), and their wide forms.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  the wide forms are meant
 
 
 async def read_json(request: web.Request) -> bytes:
-    """Return a body that says it is JSON. Raises Problem: 415, 408, and 413 for one that is larger than any request."""
+    """Return a JSON body. Raises Problem: 415 for another type, 408, and 413 for one larger than any request."""
     if request.content_type != "application/json" or "Content-Encoding" in request.headers:
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, as application/json, not compressed")
     try:
         async with asyncio.timeout(READ_LIMIT):
             return await request.read()
     except TimeoutError:
-        detail = f"the body did not come within {READ_LIMIT:g} s"
+        detail = f"the body did not arrive within {READ_LIMIT:g} s"
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
 
 
 def answer(request: web.Request, value: Mapping[str, Any], columns: Sequence[str] = ()) -> web.Response:
-    """Return a value as JSON; as CSV if that is asked for and there are columns: then its `rows` only."""
+    """Return a value as JSON; its `rows` as CSV if there are columns and the client requests it."""
     if columns and wants_csv(request):
         return tagged(request, _spreadsheet(value["rows"], columns), CSV, _beside(request, value))
     return tagged(request, strictjson.dumps(value) + b"\n", JSON)
 
 
 def wants_csv(request: web.Request) -> bool:
-    """Whether CSV is asked for: `?format=csv`, or an Accept that names it before JSON. Raises Problem."""
+    """Whether the client requests CSV: `?format=csv`, or an Accept that names it before JSON. Raises Problem."""
     wanted = request.query.get("format")
     if wanted not in (None, "csv", "json"):
-        raise Problem(HTTPStatus.BAD_REQUEST, "format: give csv or json", errors=_field("format", "is csv or json"))
+        raise Problem(
+            HTTPStatus.BAD_REQUEST, "format: must be csv or json", errors=_field("format", "must be csv or json")
+        )
     if wanted is not None:
         return wanted == "csv"
     accepted = request.headers.get(hdrs.ACCEPT, "")
@@ -62,13 +64,12 @@ def _field(name: str, message: str) -> list[dict[str, str]]:
 def tagged(
     request: web.Request, body: bytes, content_type: str, headers: Mapping[str, str] = MappingProxyType({})
 ) -> web.Response:
-    """Return a body with its ETag, or 304 if that is what the client has."""
+    """Return a body with its ETag, or 304 if the client has it already."""
     tag = hashlib.blake2b(body, digest_size=12).hexdigest()
-    known = request.if_none_match or ()
-    fresh = any(each.value in (tag, "*") for each in known)
+    unchanged = any(each.value in (tag, "*") for each in request.if_none_match or ())
     response = (
         web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
-        if fresh
+        if unchanged
         else web.Response(body=body, content_type=content_type, headers=headers)
     )
     response.etag = tag
@@ -77,7 +78,7 @@ def tagged(
 
 
 def _beside(request: web.Request, value: Mapping[str, Any]) -> dict[str, str]:
-    """Return the headers for what a spreadsheet has no place for: where it goes on, and what is missing."""
+    """Return headers for what CSV has no room for: the next page, and what is missing."""
     headers: dict[str, str] = {hdrs.CONTENT_DISPOSITION: 'attachment; filename="millrace.csv"'}
     if "cursor" in value:
         following = request.rel_url.update_query(cursor=value["cursor"])

@@ -1,5 +1,5 @@
-"""Who may do what over HTTP: everybody who reaches the worker by a name of its own may look, only who has the token
-may change something, and a browser may do with an answer what the headers allow and no more.
+"""Who may do what over HTTP: anyone who reaches the worker under an allowed host name may read, only clients with the
+token may change something, and a browser may do with a response what the headers allow and no more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streams.config.settings import ANYWHERE
 from streams.web.problems import Problem
 
 HANDLING_LIMIT = 15.0
-"""Seconds that an answer may take to be made, unless its handler is marked `no_time_limit`."""
+"""Seconds that a handler may take, unless it is marked `no_time_limit`."""
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -34,19 +34,19 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-"""On every answer, unless its handler has set one itself."""
+"""On every response, unless its handler has set one itself."""
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
-"""Paths that answer by whatever name: kubelets and Prometheus ask by address."""
+"""Paths that answer under any host name: kubelets and Prometheus use the address."""
 
 TOKEN_HEADER = "X-Millrace-Token"  # noqa: S105  a header's name
-"""Has the token where `Authorization` is a proxy's."""
+"""Carries the token where a proxy uses `Authorization`."""
 
-_LOOKING = frozenset({"GET", "HEAD"})
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{0,5})?")
 
 
 def check_binding(host: str, token: str | None) -> None:
-    """Raise SettingsError for an address that others than this machine reach, if there is no token."""
+    """Raise SettingsError for an address that other machines can reach, if there is no token."""
     if token or host == "localhost" or _is_loopback(host):
         return
     msg = (
@@ -66,7 +66,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _plain(host: str) -> str:
-    """Return a host in its one spelling: a name in lower case, an address as it is printed."""
+    """Return the normal form of a host: a name in lower case, an address as it is printed."""
     return str(_address(host) or host.lower())
 
 
@@ -76,7 +76,7 @@ def _is_loopback(text: str) -> bool:
 
 
 def no_time_limit(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Handler:
-    """Mark a handler that bounds its own time: a stream, or one that was asked to wait."""
+    """Mark a handler that limits its own time: a stream, or one that waits for a result."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return await handler(request)
@@ -93,16 +93,16 @@ async def harden(_: web.Request, response: web.StreamResponse) -> None:
 
 
 def named(bound: str, names: Iterable[str]) -> Middleware:
-    """Return a middleware that answers only who asks by one of these names (lower case), by a loopback name, or by
-    the address that the connection came to: a page of somebody else's whose name was turned to us (DNS rebinding)
-    asks by that name. Any other gets 421 (RFC 9110, section 15.5.20).
+    """Return a middleware that answers only requests for one of these names (lower case), a loopback name, or the
+    address that the connection came to: a foreign page whose name was turned to us (DNS rebinding) uses its own name.
+    Any other gets 421 (RFC 9110, section 15.5.20).
     """
-    known = {_plain(name) for name in {"localhost", bound, *names} - ANYWHERE}
+    allowed = {_plain(name) for name in {"localhost", bound, *names} - ANYWHERE}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in PROBES and not all(_is_ours(each, request) for each in _asked_for(request)):
-            detail = "this worker is not asked by that name: add it to MILLRACE_WEB_HOSTS if it should be"
+        if request.path not in PROBES and not all(_is_ours(each, request) for each in _hosts_of(request)):
+            detail = "host not allowed; add it to MILLRACE_WEB_HOSTS"
             raise Problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
         return await handler(request)
 
@@ -111,7 +111,7 @@ def named(bound: str, names: Iterable[str]) -> Middleware:
         if found is None:
             return False
         name = _plain(found[1].removesuffix("."))
-        if name in known:
+        if name in allowed:
             return True
         address = _address(name)
         if address is None:
@@ -122,21 +122,21 @@ def named(bound: str, names: Iterable[str]) -> Middleware:
     return check
 
 
-def _asked_for(request: web.Request) -> list[str]:
-    """Return every name that a request gives for whom it asks: one Host, and the target's if it is a whole URL."""
+def _hosts_of(request: web.Request) -> list[str]:
+    """Return every host that a request names: its Host headers, and that of its target if it is a whole URL."""
     hosts = request.headers.getall("Host", [""])
-    target: URL = request._message.url  # aiohttp offers the target's own host nowhere else
+    target: URL = request._message.url  # aiohttp has the target's own host nowhere else
     return [*hosts, target.raw_authority] if target.absolute else hosts
 
 
 def token_needed(token: str | None) -> Middleware:
-    """Return a middleware that refuses what is not GET or HEAD without the token: in `Authorization: Bearer <token>`,
-    or, where a proxy in front has a login of its own in `Authorization`, in TOKEN_HEADER. One of the two is enough.
+    """Return a middleware that requires the token for everything but GET and HEAD: in `Authorization: Bearer <token>`,
+    or in TOKEN_HEADER, where a proxy uses `Authorization` for its own login. One of the two is enough.
     """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method not in _LOOKING:
+        if request.method not in _SAFE_METHODS:
             if not token:
                 raise Problem(HTTPStatus.FORBIDDEN, "MILLRACE_WEB_TOKEN is not set: nothing can be changed here")
             given = (each.encode(errors="surrogateescape") for each in _tokens_of(request))
@@ -158,7 +158,7 @@ def _tokens_of(request: web.Request) -> Iterator[str]:
 
 @web.middleware
 async def timely(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """End what takes too long, also a body that comes a byte at a time."""
+    """End a request that takes too long, also one whose body arrives byte by byte."""
     if getattr(request.match_info.handler, "no_time_limit", False):
         return await handler(request)
     try:

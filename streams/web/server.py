@@ -1,4 +1,4 @@
-"""The worker's HTTP server: what stands before every handler, and the routes it is given."""
+"""The worker's HTTP server: the middleware before every handler, and the routes that it is given."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MAX_BODY = 1 << 20
 MAX_TARGET = 64 << 10
 """Bytes of a request's first line: the cursor of a long key is long."""
 LINGER = 2.0
-"""Seconds for which the rest of a body that nobody wants is read, so that the client sees the answer."""
+"""Seconds for which the rest of a refused body is read, so that the client sees the response."""
 STOP_LIMIT = 1.0
-"""Seconds that answers under way may take once the worker stops."""
+"""Seconds that responses in progress may take once the worker stops."""
 
 
 def place(host: str, port: int) -> str:
@@ -35,10 +35,10 @@ def place(host: str, port: int) -> str:
 
 
 class Server:
-    """Opened with `async with`; `port` is the real one afterwards, also when 0 was asked for.
+    """Opened with `async with`; afterwards `port` is the real one, also for 0.
 
-    `names` are those, beside loopback ones, by which the worker may be asked. Raises SettingsError for an address
-    that it must not or cannot listen on. `error_page` makes a page for who looks for one that there is not.
+    `names` are the allowed host names beside loopback ones. `error_page` makes the page of a problem for browsers.
+    Raises SettingsError for an address that is not allowed, or that it cannot listen on.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Server:
         """Return where to listen. Raises OSError."""
         if self._host != EVERYWHERE:
             return web.TCPSite(runner, self._host, self.port)
-        # One socket for both families, so that they have one port also where any that is free was asked for.
+        # One socket for both families, so that both have the same port, also for port 0.
         if socket.has_dualstack_ipv6():
             listening = socket.create_server(("::", self.port), family=socket.AF_INET6, dualstack_ipv6=True)
         else:

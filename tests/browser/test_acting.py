@@ -77,7 +77,7 @@ async def test_what_is_wrong_with_a_request_is_told(tab, stand):
     await tab.page.click("summary:has-text('More')")
     await tab.page.fill("textarea[name=checks]", "[")
     await tab.page.click("#send-button")
-    await expect(state).to_contain_text("checks is no JSON")
+    await expect(state).to_contain_text("checks is not JSON")
     await tab.page.fill("textarea[name=checks]", "")
     await tab.page.fill("input[name=token]", "wrong")
     await tab.page.click("#send-button")
@@ -90,7 +90,7 @@ async def test_what_is_wrong_with_a_request_is_told(tab, stand):
     await expect(state).to_have_text("Not sent (422): no request; url: not http or https")
     stand.answers["requests"] = 202, {"id": "made-1"}
     await tab.page.click("#send-button")
-    await expect(state).to_contain_text("Taken as made-1; no answer within 10 s")
+    await expect(state).to_contain_text("Accepted as made-1; no result within 10 s")
 
 
 async def test_chosen_letters_are_put_back(tab, stand):

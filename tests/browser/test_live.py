@@ -117,7 +117,7 @@ async def test_partial_answers_say_what_is_missing(tab, stand):
     stand.query.partial = {"partial": {"missing": [{"worker": "mill-b", "reason": "no answer within 3 s"}]}}
     await tab.go("/tables/answers")
     [notice] = await tab.texts(".notice")
-    assert notice == "Not everything is here. No answer from worker mill-b: no answer within 3 s."
+    assert notice == "Some data is missing. No answer from worker mill-b: no answer within 3 s."
 
 
 async def test_recovering_tables_say_so_and_come_by_themselves(tab, stand):
@@ -166,7 +166,7 @@ async def test_the_tail_shows_answers_as_they_come_and_pauses(tab, stand):
     stand.tail.push(answer(9_001, datetime.now(UTC)), answer(9_002, datetime.now(UTC)))
     await shows(tab, "#tail tbody tr", "item-09002")
     stand.tail.push(answer(9_003, datetime.now(UTC)), dropped=1_234)
-    await shows(tab, "#tail-state", "3 answers since this page was opened, 1,234 more came too fast to show")
+    await shows(tab, "#tail-state", "3 answers since this page was opened, 1,234 more came too fast to be shown")
     await tab.page.click("#pause")
     stand.tail.push(answer(9_004, datetime.now(UTC)))
     await shows(tab, "#tail-state", "1 passed while paused")

@@ -56,7 +56,7 @@ async def test_each_page_can_be_read_without_javascript(browser, stand, name):
 async def test_axe_finds_nothing_on_any_page(browser, stand, scheme, size):
     """axe-core has nothing to say against WCAG 2.2 AA on any page: light on a desk, dark on a phone."""
     stand.query.silent = {"mill-b": 12.0}
-    stand.query.partial = {"partial": {"missing": [{"worker": "mill-b", "reason": "not heard of for 12 s"}]}}
+    stand.query.partial = {"partial": {"missing": [{"worker": "mill-b", "reason": "no heartbeat for 12 s"}]}}
     async with Tab(browser, stand.url, color_scheme=scheme, viewport=SIZES[size], reduced_motion="reduce") as tab:
         for name, path in PATHS.items():
             await tab.go(path)

@@ -71,7 +71,7 @@ class DeadLetterApi:
 
         try:
             async with asyncio.timeout(REDRIVE_LIMIT):
-                report = await self._dead_letters.redrive(DeadLetterFilter(places=places), rate=0.0, told=note)
+                report = await self._dead_letters.redrive(DeadLetterFilter(places=places), rate=0.0, on_result=note)
         except TimeoutError:
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,

@@ -42,14 +42,14 @@ if (form) {
     });
     button.disabled = true;
     try {
-      const said = await post("/api/redrive", { letters }, form.elements.token);
-      if (said.response.ok) {
-        const refused = (said.said.letters ?? []).filter((each) => each.reason).map((each) => each.reason);
-        state.textContent = [`Put back: ${said.said.redriven} of ${letters.length}`, ...new Set(refused)].join("; ");
+      const reply = await post("/api/redrive", { letters }, form.elements.token);
+      if (reply.response.ok) {
+        const refused = (reply.body.letters ?? []).filter((each) => each.reason).map((each) => each.reason);
+        state.textContent = [`Put back: ${reply.body.redriven} of ${letters.length}`, ...new Set(refused)].join("; ");
         for (const box of chosen()) box.checked = false;
         await refresh();
       } else {
-        state.textContent = `Not put back (${said.response.status}): ${trouble(said)}`;
+        state.textContent = `Not put back (${reply.response.status}): ${trouble(reply)}`;
       }
     } catch {
       state.textContent = "Not put back: no connection to the worker.";

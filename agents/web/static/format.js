@@ -1,6 +1,6 @@
-// Figures as wording.py writes them; what is not known is unknown, never 0.
+// Writes values as formatting.py does; an unknown one is `unknown`, never 0.
 export const UNKNOWN = "unknown";
-const known = (value) => typeof value === "number" && Number.isFinite(value);
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 const three = (value) => {
   if (value >= 100) return value.toFixed(0);
@@ -8,19 +8,19 @@ const three = (value) => {
 };
 
 export function number(value) {
-  if (!known(value)) return UNKNOWN;
+  if (!isNumber(value)) return UNKNOWN;
   return value < 100 && !Number.isInteger(value) ? value.toFixed(1) : Math.round(value).toLocaleString("en-US");
 }
 
 export function duration(seconds) {
-  if (!known(seconds)) return UNKNOWN;
+  if (!isNumber(seconds)) return UNKNOWN;
   if (seconds < 1) return `${three(seconds * 1000)} ms`;
   if (seconds < 60) return `${three(seconds)} s`;
   return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
 }
 
 export function percent(share) {
-  if (!known(share)) return UNKNOWN;
+  if (!isNumber(share)) return UNKNOWN;
   const tenths = Math.floor(share * 1000 + 1e-9);
   return share > 0 && tenths === 0 ? "<0.1 %" : `${tenths / 10} %`;
 }

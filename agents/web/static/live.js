@@ -39,8 +39,8 @@ function rowOf(row) {
 
 function tell() {
   const parts = [`${number(shown)} answers since this page was opened`];
-  if (dropped) parts.push(`${number(dropped)} more came too fast to show`);
-  if (missed) parts.push(`${number(missed)} handfuls were lost on the way here`);
+  if (dropped) parts.push(`${number(dropped)} more came too fast to be shown`);
+  if (missed) parts.push(`${number(missed)} events were lost on the way`);
   if (passed) parts.push(`${number(passed)} passed while paused`);
   state.textContent = parts.join(", ");
 }
@@ -65,9 +65,9 @@ stream.addEventListener("dropped", ({ data }) => {
 const terms = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
 
 function connect() {
-  const asked = terms();
-  asked.set("tail", "1");
-  stream.connect(`?${asked}`);
+  const query = terms();
+  query.set("tail", "1");
+  stream.connect(`?${query}`);
 }
 
 async function filter() {

@@ -39,11 +39,11 @@ function children(old, fresh) {
 }
 
 function rows(old, fresh) {
-  const known = new Map([...old.children].map((row) => [row.dataset.key, row]));
+  const byKey = new Map([...old.children].map((row) => [row.dataset.key, row]));
   let place = old.firstElementChild;
   for (const row of [...fresh.children]) {
-    const mine = known.get(row.dataset.key);
-    known.delete(row.dataset.key);
+    const mine = byKey.get(row.dataset.key);
+    byKey.delete(row.dataset.key);
     if (mine === undefined) {
       old.insertBefore(document.importNode(row, true), place);
     } else {
@@ -52,5 +52,5 @@ function rows(old, fresh) {
       patch(mine, row);
     }
   }
-  for (const row of known.values()) row.remove();
+  for (const row of byKey.values()) row.remove();
 }

@@ -2,7 +2,7 @@
 import { clock } from "./format.js";
 import { patch } from "./patch.js";
 
-// A page asks again no sooner than this many times what its last answer took to make, so that it costs a worker little,
+// A page is requested again after this many times the time that its last response took, so that it costs a worker little,
 // but after so many milliseconds at the latest: a busy worker takes long without working much.
 const SHARE = 20;
 const LATEST = 5000;
@@ -10,13 +10,13 @@ let under = null;
 let rested = 0;
 let taken = new Date();
 
-/** Ask for the page again, unless the last answer was too dear to ask so soon. */
+/** Request the page again, unless the last response took too long to do so yet. */
 export function refreshSoon() {
   if (under === null && performance.now() >= rested && document.visibilityState === "visible") return refresh();
   return null;
 }
 
-/** Ask for the page at its present address now; what was under way before is given up. */
+/** Request the page at its present address now; a request in progress is aborted. */
 export async function refresh() {
   if (!document.querySelector("[data-live]")) return;
   under?.abort();
@@ -29,7 +29,7 @@ export async function refresh() {
     rested = performance.now() + Math.min(LATEST, SHARE * Number(took));
     if (under === mine) take(fresh);
   } catch {
-    // Lost or given up: the stream says which.
+    // Connection lost, or aborted: the stream shows which.
   } finally {
     if (under === mine) under = null;
   }
@@ -38,7 +38,7 @@ export async function refresh() {
 function take(fresh) {
   const problem = fresh.querySelector("[data-problem]");
   if (document.querySelector("[data-problem]") && !problem) {
-    location.reload(); // what was asked for is there now
+    location.reload(); // what was missing is there now
     return;
   }
   if (problem && !document.querySelector("[data-problem]")) {

@@ -27,14 +27,14 @@ function json(name) {
   try {
     return read(text);
   } catch (error) {
-    throw new Error(`${name} is no JSON: ${error.message}`);
+    throw new Error(`${name} is not JSON: ${error.message}`);
   }
 }
 
 function figure(name) {
   const text = field(name).value.trim();
   if (!text) return undefined;
-  if (!Number.isFinite(Number(text))) throw new Error(`${name} is no number`);
+  if (!Number.isFinite(Number(text))) throw new Error(`${name} is not a number`);
   return Number(text);
 }
 
@@ -44,11 +44,11 @@ function body() {
 
 function request() {
   const source = field("source").value;
-  const asked = source ? { source, params: json("params") ?? {} } : { url: field("url").value.trim() };
-  if (!source && !asked.url) throw new Error("url: what is to be asked?");
-  if (!source && field("method").value !== "GET") asked.method = field("method").value;
-  if (field("schema").value !== "json") asked.schema = field("schema").value;
-  return Object.assign(asked, {
+  const made = source ? { source, params: json("params") ?? {} } : { url: field("url").value.trim() };
+  if (!source && !made.url) throw new Error("url: enter one, or choose a source");
+  if (!source && field("method").value !== "GET") made.method = field("method").value;
+  if (field("schema").value !== "json") made.schema = field("schema").value;
+  return Object.assign(made, {
     headers: json("headers"), body: body(), checks: json("checks"), max_age: figure("max_age"), timeout: figure("timeout"),
   });
 }
@@ -64,21 +64,21 @@ function show(value) {
 }
 
 async function send() {
-  const asked = request();
+  const made = request();
   const terms = new URLSearchParams({ wait: String(WAIT) });
   if (field("key").value) terms.set("key", field("key").value);
   state.textContent = "Sent; waiting for the answer…";
   const begun = performance.now();
-  const said = await post(`/api/requests?${terms}`, asked, field("token"));
+  const reply = await post(`/api/requests?${terms}`, made, field("token"));
   const took = `${Math.round(performance.now() - begun)} ms`;
-  if (said.response.status === 200) {
-    state.textContent = `Answered after ${took}: ${said.said.outcome}`;
-    show(said.said);
-  } else if (said.response.status === 202) {
-    state.textContent = `Taken as ${said.said.id}; no answer within ${WAIT} s. It will be on the results topic, and in the table answers.`;
-    show(said.said);
+  if (reply.response.status === 200) {
+    state.textContent = `Answered after ${took}: ${reply.body.outcome}`;
+    show(reply.body);
+  } else if (reply.response.status === 202) {
+    state.textContent = `Accepted as ${reply.body.id}; no result within ${WAIT} s. It will be on the results topic, and in the table answers.`;
+    show(reply.body);
   } else {
-    state.textContent = `Not sent (${said.response.status}): ${trouble(said)}`;
+    state.textContent = `Not sent (${reply.response.status}): ${trouble(reply)}`;
   }
 }
 

@@ -5,11 +5,11 @@ const AGAIN = 2000; // ms between tries
 
 class Stream extends EventTarget {
   #source = null;
-  #heard = 0;
+  #received = 0;
   #query = "";
   lostSince = null;
   paused = false;
-  known = false; // whether anything was heard yet
+  known = false; // whether anything was received yet
 
   get state() {
     if (this.lostSince) return "lost";
@@ -19,8 +19,8 @@ class Stream extends EventTarget {
   connect(query = "") {
     this.#query = query;
     this.#open();
-    if (this.#heard === 0) setInterval(() => this.#watch(), 1000);
-    this.#heard = Date.now();
+    if (this.#received === 0) setInterval(() => this.#watch(), 1000);
+    this.#received = Date.now();
   }
 
   pause(paused) {
@@ -35,7 +35,7 @@ class Stream extends EventTarget {
     source.onerror = () => this.#lost();
     for (const name of ["overview", "alive", "results", "dropped"]) {
       source.addEventListener(name, (event) => {
-        this.#heard = Date.now();
+        this.#received = Date.now();
         if (!this.known || this.lostSince !== null) this.#found();
         this.dispatchEvent(new MessageEvent(name, { data: JSON.parse(event.data) }));
       });
@@ -43,10 +43,10 @@ class Stream extends EventTarget {
   }
 
   #watch() {
-    const silent = Date.now() - this.#heard > QUIET;
+    const silent = Date.now() - this.#received > QUIET;
     if (silent) this.#lost();
     if (this.#source.readyState === EventSource.CLOSED || silent) {
-      this.#heard = Date.now() - QUIET + AGAIN;
+      this.#received = Date.now() - QUIET + AGAIN;
       this.#open();
     }
   }

@@ -1,7 +1,7 @@
 // Search as you type: the address follows the form, the rows follow the address.
 import { refresh } from "./refresh.js";
 
-const PAUSE = 80; // ms without a key before it is asked
+const PAUSE = 80; // ms after the last key before it is requested
 let waiting = 0;
 
 function follow(form) {

@@ -9,7 +9,7 @@ export function recall(field) {
   try { field.value = sessionStorage.getItem(NAME) ?? ""; } catch { /* typed anew each time */ }
 }
 
-/** POST a value with the token that is in the field; returns the response and what it says, read as JSON. */
+/** POST a value with the token in the field; returns the response and its body, read as JSON. */
 export async function post(path, value, field) {
   const token = field.value.trim();
   try { sessionStorage.setItem(NAME, token); } catch { /* for this once */ }
@@ -17,11 +17,11 @@ export async function post(path, value, field) {
   if (token) headers["X-Millrace-Token"] = token.replace(/[^\x21-\x7e]/g, "?");
   const response = await fetch(path, { method: "POST", headers, body: write(value) });
   const text = await response.text();
-  try { return { response, said: read(text) }; } catch { return { response, said: { detail: text } }; }
+  try { return { response, body: read(text) }; } catch { return { response, body: { detail: text } }; }
 }
 
-/** What went wrong, in words. */
-export function trouble({ response, said }) {
-  const fields = (said.errors ?? []).map((each) => `${each.field}: ${each.message}`);
-  return [said.detail ?? response.statusText, ...fields].join("; ");
+/** Return the error of a response as text. */
+export function trouble({ response, body }) {
+  const fields = (body.errors ?? []).map((each) => `${each.field}: ${each.message}`);
+  return [body.detail ?? response.statusText, ...fields].join("; ");
 }

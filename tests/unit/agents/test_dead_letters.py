@@ -99,7 +99,7 @@ async def test_a_topic_that_is_not_listed_once_is_forgotten_by_nobody(cluster):
         cluster.hidden = 1
         assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 6}
     cluster.hidden = 2
-    with pytest.raises(BrokerError, match="cannot be seen: nothing is redriven"):
+    with pytest.raises(BrokerError, match="is not visible: nothing is redriven"):
         await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
 
 

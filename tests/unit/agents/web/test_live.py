@@ -108,7 +108,7 @@ async def test_without_an_overview_the_stream_is_alive_and_says_why(stand, caplo
         assert "s3cret" not in json.dumps(told)
         stand.told.problem = None
         assert (await read(response, 1, "overview"))[0][1]["asked"] > 0
-    assert "no overview" in caplog.text
+    assert "cannot make the overview" in caplog.text
 
 
 async def test_nobody_listening_costs_nothing(stand):
@@ -162,7 +162,7 @@ async def test_only_so_many_clients_and_choices_are_taken(stand, monkeypatch):
             assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
         assert await read(response, 2)
     monkeypatch.setattr(live, "MAX_CLIENTS", 100)
-    monkeypatch.setattr("agents.web.sample.MAX_CHOICES", 1)
+    monkeypatch.setattr("agents.web.sample.MAX_FILTERS", 1)
     async with stand.stream("?tail=1&key=a") as response:
         await read(response)
         async with stand.stream("?tail=1&key=b") as refused:

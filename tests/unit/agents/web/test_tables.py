@@ -217,9 +217,7 @@ async def test_a_partition_that_goes_meanwhile_is_missing(moving, path):
     Moving(first, lambda: setattr(first.shelves, "partitions", frozenset({0})))
     status, told, _ = await moving.get("/api/tables/" + path if path else "/api/tables")
     assert status == (503 if "/" in path else 200)
-    assert told["partial"]["missing"] == [
-        {"worker": "w0", "partitions": [1], "reason": "it does not hold them any more"}
-    ]
+    assert told["partial"]["missing"] == [{"worker": "w0", "partitions": [1], "reason": "it no longer holds them"}]
 
 
 @pytest.mark.parametrize("path", ASKED)
@@ -277,12 +275,12 @@ async def test_a_worker_that_does_not_answer_is_named(two):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"silent_s": 7.2}, "not heard of for 7 s"),
-        ({"url": None}, "its record gives no URL of a worker"),
-        ({"url": "file:///etc/passwd"}, "its record gives no URL of a worker"),
-        ({"url": "http://u:p@127.0.0.1:1/"}, "its record gives no URL of a worker"),
-        ({"url": "http://127.0.0.1:1/?a=b"}, "its record gives no URL of a worker"),
-        ({"url": "http://127.0.0.1:99999999/"}, "its record gives no URL of a worker"),
+        ({"silent_s": 7.2}, "no heartbeat for 7 s"),
+        ({"url": None}, "its record has no valid URL"),
+        ({"url": "file:///etc/passwd"}, "its record has no valid URL"),
+        ({"url": "http://u:p@127.0.0.1:1/"}, "its record has no valid URL"),
+        ({"url": "http://127.0.0.1:1/?a=b"}, "its record has no valid URL"),
+        ({"url": "http://127.0.0.1:99999999/"}, "its record has no valid URL"),
         ({"url": "http://127.0.0.1:1"}, "cannot be reached"),
         ({"tables": None}, "no worker holds them"),
         ({"tables": {"partitions": "all"}}, "no worker holds them"),
@@ -331,17 +329,17 @@ ROWS = {"Content-Type": "application/x-ndjson"}
 HEAD = b'{"worker":"w1","partitions":[1],"total":1}\n'
 ROW = b'["azE=",{"key":"k1"}]\n'
 NONSENSE = {
-    "html": (b"<html>secret</html>", {"Content-Type": "text/html"}, "what answers at its URL is no worker"),
+    "html": (b"<html>secret</html>", {"Content-Type": "text/html"}, "its URL does not answer like a worker"),
     "another": (b'{"worker":"w9","partitions":[1],"total":0}\n{"end":0}\n', ROWS, "another worker answers at its URL"),
-    "torn": (HEAD + ROW, ROWS, "its answer broke off"),
-    "miscounted": (HEAD + ROW + b'{"end":2}\n', ROWS, "its answer broke off"),
-    "empty": (b"", ROWS, "its answer broke off"),
-    "no json": (HEAD + b"secret\n", ROWS, "what it tells is not what a worker tells"),
-    "no row": (HEAD + b'["azE=",7]\n', ROWS, "what it tells is not what a worker tells"),
-    "no key": (HEAD + b'["!",{}]\n', ROWS, "what it tells is not what a worker tells"),
-    "no head": (b"[1]\n", ROWS, "what it tells is not what a worker tells"),
-    "endless line": (HEAD + b"x" * (3 << 20), ROWS, "it tells a row larger than is taken"),
-    "given up": (b'{"worker":"w1","partitions":[],"total":0}\n{"end":0}\n', ROWS, "it does not hold them any more"),
+    "torn": (HEAD + ROW, ROWS, "its response broke off"),
+    "miscounted": (HEAD + ROW + b'{"end":2}\n', ROWS, "its response broke off"),
+    "empty": (b"", ROWS, "its response broke off"),
+    "no json": (HEAD + b"secret\n", ROWS, "its response is not what a worker returns"),
+    "no row": (HEAD + b'["azE=",7]\n', ROWS, "its response is not what a worker returns"),
+    "no key": (HEAD + b'["!",{}]\n', ROWS, "its response is not what a worker returns"),
+    "no head": (b"[1]\n", ROWS, "its response is not what a worker returns"),
+    "endless line": (HEAD + b"x" * (3 << 20), ROWS, "it returned a row that is too large"),
+    "given up": (b'{"worker":"w1","partitions":[],"total":0}\n{"end":0}\n', ROWS, "it no longer holds them"),
 }
 
 
@@ -361,7 +359,7 @@ async def test_no_redirect_is_followed(status):
         seen.append(request.path)
         return web.Response(status=status, headers={"Location": "/elsewhere"})
 
-    await _beside(handle, "what answers at its URL is no worker")
+    await _beside(handle, "its URL does not answer like a worker")
     assert set(seen) == {"/api/held/answers"}
 
 
