@@ -70,8 +70,8 @@ class ChangelogRepair:
         try:
             rows = await rows_between(settings.kafka, settings.worker_id, topic, gap.start, gap.end)
         except (BrokerError, TimeoutError) as exc:
-            logger.warning("%s-%d: cannot read offsets %d to %d, which another worker wrote; rows stay as they are, and the "
-                           "worker retries: %s", *topic, gap.start, gap.end, exc)  # fmt: skip
+            logger.warning("%s-%d: cannot read offsets %d to %d, which another worker wrote; rows stay as they "
+                           "are, and the worker retries: %s", *topic, gap.start, gap.end, exc)  # fmt: skip
             return
         held = self._state.in_possession(gap.partition)
         if held is None or gap not in self._state.gaps_to_repair:
