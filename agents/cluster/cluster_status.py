@@ -43,11 +43,11 @@ class ClusterStatus:
                 number = str(each.get("topic")), each.get("partition")
                 if type(number[1]) is not int:
                     continue
-                told = {"topic": number[0], "partition": number[1], "owner": record["id"],
-                        "owner_answers": record["answering"]}  # fmt: skip
-                told |= {name: each.get(name) for name in PARTITION}
+                partition = {"topic": number[0], "partition": number[1], "owner": record["id"],
+                             "owner_answers": record["answering"]}  # fmt: skip
+                partition |= {name: each.get(name) for name in PARTITION}
                 if number not in owned or owned[number][0] < rank:
-                    owned[number] = rank, told
+                    owned[number] = rank, partition
         return {"partitions": [owned[number][1] for number in sorted(owned)]}
 
     def sources(self) -> dict[str, Any]:
@@ -61,8 +61,8 @@ class ClusterStatus:
 
     def caches(self) -> list[Row]:
         """Return each worker's cache."""
-        told = ((record["id"], record.get("cache")) for record in self.records())
-        return [{"worker": name, **cache} for name, cache in told if cache is not None]
+        caches = ((record["id"], record.get("cache")) for record in self.records())
+        return [{"worker": name, **cache} for name, cache in caches if cache is not None]
 
     def hosts(self) -> dict[str, list[Row]]:
         """Return by host what each worker reports about its breaker and limits."""
@@ -70,17 +70,17 @@ class ClusterStatus:
         for record in self.records():
             if record["answering"]:
                 for host in record.get("hosts") or ():
-                    told = {name: value for name, value in host.items() if name != "host"}
-                    found.setdefault(str(host.get("host")), []).append({"worker": record["id"], **told})
+                    status = {name: value for name, value in host.items() if name != "host"}
+                    found.setdefault(str(host.get("host")), []).append({"worker": record["id"], **status})
         return found
 
 
 def _plain(record: Row) -> Row:
     """Return a record with the types that are expected: anyone who may write to the topic may write anything."""
-    told = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
+    lists = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
             for name in _LISTS if name in record}  # fmt: skip
     odd = {name for name in _OBJECTS if not isinstance(record.get(name), dict)}
-    return {name: value for name, value in (record | told).items() if name not in odd}
+    return {name: value for name, value in (record | lists).items() if name not in odd}
 
 
 def _answers(record: Mapping[str, Any]) -> bool:
@@ -104,21 +104,21 @@ class HostStatus:
 
 def host_status(row: Mapping[str, Any]) -> HostStatus:
     """Add up what the workers report about a host."""
-    told = [each for each in row.get("workers", ()) if each.get("breaker")]
-    states = [str(each["breaker"]).replace("_", "-") for each in told]
+    reports = [each for each in row.get("workers", ()) if each.get("breaker")]
+    states = [str(each["breaker"]).replace("_", "-") for each in reports]
     worst = min(states, key=lambda state: _WORST.index(state) if state in _WORST else 0, default=None)
-    in_flight, users = _sum(told, "in_flight"), _sum(told, "users")
+    in_flight, users = _sum(reports, "in_flight"), _sum(reports, "users")
     return HostStatus(
         breaker=worst,
         with_it=states.count(worst) if worst is not None else 0,
-        workers=len(told),
+        workers=len(reports),
         in_flight=in_flight,
         waiting=None if in_flight is None or users is None else max(0, users - in_flight),
-        limit=_sum(told, "limit"),
-        held_seconds=max((each.get("held_seconds") or 0.0 for each in told), default=0.0),
+        limit=_sum(reports, "limit"),
+        held_seconds=max((each.get("held_seconds") or 0.0 for each in reports), default=0.0),
     )
 
 
-def _sum(told: list[Mapping[str, Any]], name: str) -> int | None:
-    entry = [each[name] for each in told if each.get(name) is not None]
-    return sum(entry) if entry and len(entry) == len(told) else None
+def _sum(reports: list[Mapping[str, Any]], name: str) -> int | None:
+    values = [each[name] for each in reports if each.get(name) is not None]
+    return sum(values) if values and len(values) == len(reports) else None

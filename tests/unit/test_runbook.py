@@ -8,7 +8,10 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-EXPLAINED = ("streams/kafka", "streams/app.py", "streams/tasks.py", "streams/tls.py")
+EXPLAINED = (
+    "streams/kafka", "streams/tables", "streams/web", "streams/app.py", "streams/tasks.py", "streams/tls.py",
+    "agents/cluster", "agents/redrive", "agents/tables", "agents/web", "agents/web/api",
+)  # fmt: skip
 """Where each line at WARNING and above stands in the runbook."""
 SEVERE = ("warning", "error", "critical", "exception")
 MIN_TEXT = 6

@@ -1,5 +1,5 @@
 // Takes over from a fresh copy of an element what differs, and leaves alone what does not: focus, selection, opened
-// details and ticked boxes stay. Rows are told apart by data-key.
+// details and ticked boxes stay. Rows are identified by data-key.
 
 /** Make `old` like `fresh`. */
 export function patch(old, fresh) {

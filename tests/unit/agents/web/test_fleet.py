@@ -62,7 +62,7 @@ async def test_hosts_have_what_workers_tell_of_them(fleet):
     """A host's row, and each answering worker's breaker and limits beside it; in CSV as one cell."""
     fleet.put("hosts", 0, b"a:80", counted("host", "a:80"))
     fleet.put("hosts", 0, b"b:80", counted("host", "b:80"))
-    fleet.members[0].query._rows.served = True
+    fleet.members[0].query.table_query._was_complete = True
     _, told, _ = await fleet.get("/api/hosts?sort=host")
     assert [(each["host"], each["workers"]) for each in told["rows"]] == [
         ("a:80", [{"worker": "w0", "breaker": "open", "in_flight": 1}]), ("b:80", [])]  # fmt: skip
@@ -103,7 +103,7 @@ async def test_a_record_of_nobodys_breaks_nothing(record):
     """Whatever somebody wrote to the workers' topic: no answer becomes a fault by it."""
     async with Fleet({0}, {1}) as fleet:
         fleet.tell(w1=record)
-        fleet.members[0].query._rows.served = True
+        fleet.members[0].query.table_query._was_complete = True
         for path in ("workers", "partitions", "sources", "cache", "hosts", "overview", "tables", "tables/answers"):
             fleet.members[0].query._overview.note()
             status, told, _ = await fleet.get("/api/" + path)

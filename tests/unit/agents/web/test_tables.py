@@ -265,7 +265,7 @@ async def test_a_worker_that_does_not_answer_is_named(two):
     await two.servers[1].__aexit__()
     status, told, _ = await two.get("/api/tables/answers?limit=100")
     assert status == 503, "nothing is told as whole before it was whole once"
-    two.members[0].query._rows.served = True
+    two.members[0].query.table_query._was_complete = True
     status, told, _ = await two.get("/api/tables/answers?limit=100")
     assert (status, told["total"]) == (200, 20)
     [missing] = told["partial"]["missing"]
@@ -433,7 +433,7 @@ async def _beside(handle, reason):
         member = fleet.members[0]
         planted = member.record(id="w1", url="http://127.0.0.1:%d" % runner.addresses[0][1], tables={"partitions": [1]})
         member.heard.records = [member.record(), planted]
-        member.query._rows.served = True
+        member.query.table_query._was_complete = True
         status, told, _ = await fleet.get("/api/tables/answers")
     await runner.cleanup()
     assert status == 200
