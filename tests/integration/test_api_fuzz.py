@@ -87,7 +87,7 @@ async def fleet():
         filled(opened)
         letters(opened, letter(9), letter(8)._replace(redriven=True))
         member.query._own = Own(cache)
-        intake = member.api._intake
+        intake = member.api._submission
         assert isinstance(intake, RequestSubmission)
         intake._sender, intake._tail = Sender(), Tail()
         yield opened
@@ -106,4 +106,4 @@ async def test_the_api_keeps_what_its_document_says(fleet, tmp_path):
         said = (await process.communicate())[0].decode()
     assert process.returncode == 0, said
     assert "Tested: 14" in said
-    assert len(fleet.members[0].api._intake._sender.sent) > 20
+    assert len(fleet.members[0].api._submission._sender.sent) > 20

@@ -63,8 +63,8 @@ def test_results_that_were_read_are_bounded_by_number_and_bytes(monkeypatch):
             reader.parse(
                 b'{"id":"r","outcome":"ok","document":%b,"cache":"hit","age":1.0,"elapsed_ms":1.0}' % document.encode()
             )
-            assert len(reader._known) <= 10
-            assert sum(map(len, reader._known)) <= 2_000
+            assert len(reader._shared) <= 10
+            assert sum(map(len, reader._shared)) <= 2_000
 
 
 def record(name, value):

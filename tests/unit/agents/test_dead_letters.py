@@ -118,7 +118,7 @@ async def test_marks_made_anew_are_read_from_their_beginning(cluster):
 async def test_marks_that_kafka_deletes_are_refused(cluster, cleanup):
     """A topic of marks with a retention would forget them: nothing is redriven, and it is said what to do."""
     cluster.logs[MARKS], cluster.cleanup = [], cleanup
-    with pytest.raises(BrokerError, match=f"has cleanup.policy={cleanup}.*make it cleanup.policy=compact"):
+    with pytest.raises(BrokerError, match=f"has cleanup.policy={cleanup}.*set cleanup.policy=compact"):
         await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
     assert cluster.logs[MARKS] == []
 

@@ -247,7 +247,7 @@ def test_the_memory_of_shared_parts_is_bounded(monkeypatch):
     reader = ResultParser()
     for number in range(100):
         reader.parse(result(number))
-        assert len(reader._known) <= 10
+        assert len(reader._shared) <= 10
 
 
 def large_result(document, checks=b"", error=b""):

@@ -52,7 +52,7 @@ class Tail:
 @pytest.fixture
 async def fleet():
     async with Fleet({0}) as opened:
-        intake = opened.apis[0]._intake
+        intake = opened.apis[0]._submission
         opened.sender = intake._sender = Sender()
         opened.tail = intake._tail = Tail(opened.sender)
         yield opened

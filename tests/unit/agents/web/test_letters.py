@@ -38,7 +38,7 @@ class Box:
             raise self.fault
         return self.letters[:limit]
 
-    async def redrive(self, choice, *, rate, told):
+    async def redrive(self, choice, *, rate, on_result):
         assert rate == 0.0
         if self.fault:
             raise self.fault
@@ -46,7 +46,7 @@ class Box:
         for each in self.letters:
             if each.place in choice.places:
                 report.missing.remove(each.place)
-                told(each, BEFORE if each.redriven else None)
+                on_result(each, BEFORE if each.redriven else None)
                 report.redriven += not each.redriven
         return report
 
@@ -59,8 +59,8 @@ async def fleet():
 
 def letters(fleet, *found, fault=None):
     box = Box(*found, fault=fault)
-    errors = fleet.apis[0]._letters
-    errors._box = box
+    errors = fleet.apis[0]._dead_letters
+    errors._dead_letters = box
     assert isinstance(errors, DeadLetterApi)
     return box
 
