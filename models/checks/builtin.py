@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -22,6 +22,16 @@ MAX_PATTERN_BYTES = 256 << 10
 """
 
 _DIALECT = re.compile(r"https?://json-schema\.org/(draft-0[3467]|draft/(?:2019-09|2020-12))/schema#?")
+_LATEST = "draft/2020-12"
+# Keywords of any dialect whose value is a schema or an array of them, and those whose members are schemas.
+_SCHEMAS = frozenset(
+    ("additionalItems", "additionalProperties", "allOf", "anyOf", "contains", "contentSchema", "disallow", "else",
+     "extends", "if", "items", "not", "oneOf", "prefixItems", "propertyNames", "then", "type", "unevaluatedItems",
+     "unevaluatedProperties")
+)  # fmt: skip
+_NAMED_SCHEMAS = frozenset(
+    ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
+)
 
 
 @check(inline=True)
@@ -43,14 +53,35 @@ def _dialect(schema: Any) -> str | None:
     return found[1]
 
 
-def _names_its_dialect(args: Mapping[str, Any]) -> None:
-    _dialect(args["schema"])
+def _subschemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for keyword, value in schema.items():
+        found: Iterable[Any] = ()
+        if keyword in _SCHEMAS:
+            found = value if isinstance(value, list) else (value,)
+        elif keyword in _NAMED_SCHEMAS and isinstance(value, dict):
+            found = value.values()
+        yield from (each for each in found if isinstance(each, dict))
 
 
-@check(judge=_names_its_dialect)
+def _resources(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield the schemas in a schema that name a dialect, outer ones first."""
+    if isinstance(schema, dict):
+        if "$schema" in schema:
+            yield schema
+        for each in _subschemas(schema):
+            yield from _resources(each)
+
+
+def _has_known_dialects(args: Mapping[str, Any]) -> None:
+    for each in _resources(args["schema"]):
+        _dialect(each)
+
+
+@check(judge=_has_known_dialects)
 def json_schema(value: Any, schema: dict[str, Any] | bool) -> bool:  # noqa: FBT001  true and false are schemas too
-    """Whether a value fits a JSON Schema (draft 2020-12 unless `$schema` says otherwise; another makes the request
-    invalid). `multipleOf` goes by the decimal digits: 19.99 is a multiple of 0.01.
+    """Whether a value fits a JSON Schema (draft 2020-12 unless `$schema` says otherwise, of the whole or of an embedded
+    resource; an unknown dialect makes the request invalid). `multipleOf` goes by the decimal digits: 19.99 is a
+    multiple of 0.01.
 
     Raises SchemaError for what is no schema, and Unresolvable for a `$ref` out of it: nothing is ever fetched.
     """
@@ -64,29 +95,60 @@ def _validator_of(schema: bytes) -> Any:
 
 @lru_cache(maxsize=32)
 def _validator(schema: bytes) -> Any:
-    import jsonschema  # noqa: PLC0415  40 ms that only the children which meet this check should pay
     from referencing import Registry  # noqa: PLC0415
 
+    _check(strictjson.loads(schema))
     parsed = strictjson.loads(schema)
-    dialect = _dialect(parsed)
-    found = _validator_class(jsonschema, dialect)
-    if dialect is not None:
-        parsed["$schema"] = found.META_SCHEMA.get("$id") or found.META_SCHEMA["id"]
-    found.check_schema(parsed)
-    extend: Any = jsonschema.validators.extend
-    exact = extend(found, {"multipleOf": _multiple_of, "divisibleBy": _multiple_of})
-    return exact(parsed, registry=Registry())  # an empty registry: a $ref never fetches
+    validator = _validator_class(_dialect(parsed) or _LATEST)
+    if isinstance(parsed, dict):
+        _name_dialects(parsed, _LATEST)
+    return validator(parsed, registry=Registry())  # an empty registry: a $ref never fetches
 
 
-def _validator_class(jsonschema: Any, dialect: str | None) -> Any:
-    classes = {
+def _check(schema: Any) -> None:
+    """Check each resource by the meta-schema of its own dialect (JSON Schema 2020-12, section 9.3.3). Raises
+    SchemaError. Empties the schema.
+    """
+    for each in reversed([*_resources(schema)]):
+        _validator_class(_dialect(each) or _LATEST).check_schema(each)
+        each.clear()  # the resource around it takes it for an empty schema
+    _validator_class(_LATEST).check_schema(schema)
+
+
+def _name_dialects(schema: dict[str, Any], inherited: str) -> None:
+    """Write its dialect into each schema, so that one that a `$ref` leads to is judged by that of its resource."""
+    dialect = _dialect(schema) or inherited
+    meta_schema = _validator_class(dialect).META_SCHEMA
+    schema["$schema"] = meta_schema.get("$id") or meta_schema["id"]
+    for each in _subschemas(schema):
+        _name_dialects(each, dialect)
+
+
+@lru_cache
+def _validator_class(dialect: str) -> Any:
+    import jsonschema  # noqa: PLC0415  40 ms that only the children which meet this check should pay
+
+    classes: dict[str, Any] = {
         "draft-03": jsonschema.Draft3Validator,
         "draft-04": jsonschema.Draft4Validator,
         "draft-06": jsonschema.Draft6Validator,
         "draft-07": jsonschema.Draft7Validator,
         "draft/2019-09": jsonschema.Draft201909Validator,
+        _LATEST: jsonschema.Draft202012Validator,
     }
-    return classes.get(dialect or "", jsonschema.Draft202012Validator)
+    extend: Any = jsonschema.validators.extend
+    exact = extend(classes[dialect], {"multipleOf": _multiple_of, "divisibleBy": _multiple_of})
+    exact.evolve = _evolve
+    return exact
+
+
+def _evolve(validator: Any, **changes: Any) -> Any:
+    """Return a validator like this one with another schema. jsonschema's own method returns one of its stock classes
+    for a schema that names a dialect, which know nothing of decimal digits.
+    """
+    dialect = _dialect(changes["schema"])
+    new = _validator_class(dialect) if dialect else type(validator)
+    return new(**{"registry": validator._registry, "_resolver": validator._resolver, **changes})
 
 
 def _multiple_of(validator: Any, divisor: float, value: Any, _: Any) -> Iterator[Exception]:

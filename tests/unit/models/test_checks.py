@@ -412,3 +412,89 @@ def test_a_dialect_that_is_not_known_makes_the_request_invalid(named):
     """It is named when the request is read, not judged by another dialect."""
     with pytest.raises(ValidationError, match="is no dialect that is known"):
         checks.check_call(Call("json_schema", None, {"schema": {"$schema": named}}))
+
+
+DRAFTS = ["draft-03", "draft-04", "draft-06", "draft-07", "draft/2019-09", "draft/2020-12"]
+TUPLE = {"items": [{"type": "string"}]}
+"""What only dialects before 2020-12 know."""
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("end", ["", "#"])
+def test_multiple_of_goes_by_the_digits_wherever_a_dialect_is_named(draft, scheme, end):
+    """In the whole, behind a reference to it, and in a resource of its own."""
+    named = f"{scheme}://json-schema.org/{draft}/schema{end}"
+    keyword = "divisibleBy" if draft == "draft-03" else "multipleOf"
+    cents = {"$schema": named, keyword: 0.01}
+    schemas = [
+        (cents, 19.99),
+        ({"$schema": named, "definitions": {"c": {keyword: 0.01}}, "properties": {"p": {"$ref": "#/definitions/c"}}},
+         {"p": 19.99}),
+        ({"$schema": named, "properties": {"p": {"$ref": "#"}}, keyword: 0.01}, {"p": 19.99}),
+        ({"items": cents}, [19.99]),
+        ({"items": {"$id": "https://example.com/c", "id": "https://example.com/c", **cents}}, [19.99]),
+    ]  # fmt: skip
+    if draft == "draft/2020-12":
+        schemas += [({"$schema": named, "$dynamicAnchor": "n", "multipleOf": 0.01, "items": {"$dynamicRef": "#n"}},
+                     [19.99])]  # fmt: skip
+    for schema, value in schemas:
+        assert checks.run("json_schema", value, {"schema": schema}).value is True, schema
+        assert checks.run("json_schema", json.loads(json.dumps(value).replace("19.99", "19.995")), {"schema": schema}
+                          ).value is False, schema  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "named", ["http://json-schema.org/draft-07/schema", "https://json-schema.org/draft-07/schema#"]
+)
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda own: {"items": {"$id": "https://example.com/a", **own}},
+        lambda own: {"items": {"$ref": "/a"}, "$id": "https://example.com/", "$defs": {"a": {"$id": "/a", **own}}},
+        lambda own: {"items": {"$ref": "https://example.com/a#/definitions/b"},
+                     "$defs": {"a": {"$id": "https://example.com/a", "$schema": own["$schema"],
+                                     "definitions": {"b": TUPLE}}}},
+        lambda own: {"$schema": "https://json-schema.org/draft/2019-09/schema",
+                     "items": {"allOf": [{"$id": "https://example.com/a", **own}]}},
+    ],
+)  # fmt: skip
+def test_an_embedded_resource_is_judged_by_its_own_dialect(around, named):
+    """JSON Schema 2020-12, sections 8.1.1 and 9.3.3: also where a reference leads into it."""
+    schema = around({"$schema": named, **TUPLE})
+    checks.check_call(Call("json_schema", None, {"schema": schema}))
+    for value, fits in (([["a", 1]], True), ([[1]], False)):
+        outcome = checks.run("json_schema", value, {"schema": schema})
+        assert (outcome.value, outcome.error) == (fits, None)
+
+
+def test_what_surrounds_an_embedded_resource_keeps_its_dialect():
+    """A keyword of draft-07 is an error outside of it, and one of 2020-12 means nothing within."""
+    old = {"$id": "https://example.com/a", "$schema": "http://json-schema.org/draft-07/schema#"}
+    bad = {"$defs": {"a": old, "b": TUPLE}}
+    assert "SchemaError" in checks.run("json_schema", 1, {"schema": bad}).error
+    assert "SchemaError" in checks.run("json_schema", 1, {"schema": {"$defs": {"a": {**old, "type": "no"}}}}).error
+    inside = {"items": {**old, "prefixItems": [False]}, "prefixItems": [{"type": "array"}]}
+    assert checks.run("json_schema", [[1], [1]], {"schema": inside}).value is True
+    assert checks.run("json_schema", [1], {"schema": inside}).value is False
+
+
+@pytest.mark.parametrize("keyword", ["$defs", "properties", "definitions", "items", "not", "allOf"])
+def test_an_unknown_dialect_of_an_embedded_resource_makes_the_request_invalid(keyword):
+    """It is named as it is at the top."""
+    own = {"$id": "https://example.com/a", "$schema": "https://example.com/own"}
+    schema = {keyword: [own] if keyword == "allOf" else own if keyword in ("items", "not") else {"a": own}}
+    with pytest.raises(ValidationError, match=r"'https://example.com/own' is no dialect that is known"):
+        checks.check_call(Call("json_schema", None, {"schema": {"$id": "https://example.com/", "items": schema}}))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"const": {"$schema": "urn:x"}}, {"default": {"$schema": "urn:x"}}, {"enum": [{"$schema": "urn:x"}]},
+     {"properties": {"$schema": {"const": "urn:x"}}}, {"dependentRequired": {"$schema": ["a"]}}],
+)  # fmt: skip
+def test_what_only_looks_like_a_dialect_is_none(schema):
+    """A value, and a property of that name."""
+    checks.check_call(Call("json_schema", None, {"schema": schema}))
+    value = schema.get("const", {"$schema": "urn:x", "a": 1})
+    assert checks.run("json_schema", value, {"schema": schema}).value is ("enum" not in schema)
