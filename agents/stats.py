@@ -10,9 +10,9 @@ from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from agents.answer.app import AnswerApp
+from agents.cluster.worker_status import partition
 from agents.metrics import BREAKER, CATALOGUE, FRONT
 from agents.tables.app import TablesApp
-from models.moment import age_of
 from models.source import Sources
 from streams.app import App
 from streams.http.limits import Host
@@ -24,6 +24,14 @@ from streams.telemetry.metrics import Exporter, Sample
 from streams.telemetry.timed import timings
 from streams.tls import in_use
 from streams.web.probes import Readiness, Requests
+
+OF_PARTITION = {
+    "lag": "millrace_lag",
+    "committed": "millrace_committed_offset",
+    "unfinished": "millrace_unfinished",
+    "oldest_unfinished_s": "millrace_oldest_unfinished_seconds",
+}
+"""Metrics by their names in a partition's snapshot, which is also in the heartbeat and the API."""
 
 
 class ProcessStats:
@@ -51,7 +59,7 @@ class ProcessStats:
 
 
 def exporter_of(process: ProcessStats, answering: AnswerApp | None, tabulating: TablesApp | None) -> Exporter:
-    """Return what tells all figures of a worker of these parts."""
+    """Return an exporter of all metrics of a worker with these parts."""
     exporter = Exporter(CATALOGUE)
     exporter.reads(process)
     if answering is not None:
@@ -101,10 +109,10 @@ def upstreams(answering: AnswerApp, hosts: dict[str, str]) -> Iterator[Sample]:
     states = Counter(host.breaker.state for host in client.hosts)
     for state in BREAKER:
         yield Sample("millrace_hosts", states[state], (state,))
-    known = {
+    found = {
         name: client.hosts.get(authority, name) or client.hosts.get(authority) for name, authority in hosts.items()
     }
-    for name, host in {**known, **caller.hosts}.items():
+    for name, host in {**found, **caller.hosts}.items():
         if host is not None:
             yield from _breaker(name, host)
 
@@ -119,9 +127,9 @@ def cache(answering: AnswerApp) -> Iterator[Sample]:
     cache = answering.cache
     if cache is None:
         return
-    yield Sample("millrace_cache_entries", len(cache.memory), ("memory",))
-    yield Sample("millrace_cache_bytes", cache.memory.bytes, ("memory",))
-    yield Sample("millrace_cache_evictions", cache.memory.evictions, ("memory",))
+    for name, figure in cache.memory.stats().items():
+        if name != "tier":
+            yield Sample(f"millrace_cache_{name}", float(figure), ("memory",))
     for event in FRONT:
         yield Sample("millrace_cache_events", cache.counts[event], ("front", event))
     for tier in cache.lower:
@@ -188,16 +196,12 @@ def partitions(app: App) -> Iterator[Sample]:
     for name, figure in figures.items():
         yield Sample(f"millrace_{name}", figure, group)
     for lease in leases:
-        where = lease.topic, str(lease.partition)
-        if lease.lag is not None:
-            yield Sample("millrace_lag", lease.lag, where)
-        if lease.committed is not None:
-            yield Sample("millrace_committed_offset", lease.committed.offset, where)
-        yield Sample("millrace_unfinished", lease.unfinished, where)
-        oldest = lease.oldest_unfinished
-        age = 0.0 if oldest is None else age_of(oldest, time.time())
-        if age is not None:
-            yield Sample("millrace_oldest_unfinished_seconds", age, where)
+        snapshot = partition(lease)
+        if lease.oldest_unfinished is None:
+            snapshot["oldest_unfinished_s"] = 0.0  # an age that is not known has no sample
+        for name, metric in OF_PARTITION.items():
+            if snapshot[name] is not None:
+                yield Sample(metric, snapshot[name], (lease.topic, str(lease.partition)))
 
 
 def origins(sources: Sources) -> dict[str, str]:

@@ -18,12 +18,12 @@ from models.errors import SettingsError
 from models.schema import problems
 from models.source import Param, Source, Sources, replaced
 from models.source_schema import CALL, LimitsSchema, SourceSchema
-from streams.config.secrets import hardened, read_secret, secrets_in
-from streams.config.toml_lines import Steps, lines_of
+from streams.config.secrets import Steps, hardened, read_secret, secrets_in
 from streams.functions import function_of, signature_of
 from streams.http.tls import tls_context
 from streams.telemetry.timed import timed
 
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")  # str.splitlines ends lines at characters that TOML does not
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[1-9][0-9]{0,4})?")
 MAX_FILE_BYTES = 1 << 20
 """Bytes of a sources.toml."""
@@ -170,3 +170,36 @@ def _not_toml(text: str, exc: tomllib.TOMLDecodeError) -> Problem:
     reason, _, place = str(exc).partition(" (at line ")
     number = place.partition(",")[0]
     return Problem(int(number) if number.isdecimal() else text.count("\n") + 1, "", f"is not TOML: {reason}")
+
+
+def lines_of(text: str) -> dict[Steps, int]:
+    """Return the line on which each key and table of a valid TOML text begins.
+
+    tomllib tells no lines. A text is a row of statements, each of one line or more: lines are joined until they parse.
+    """
+    lines: dict[Steps, int] = {}
+    table: Steps = ()
+    begun: list[str] = []
+    for number, line in enumerate(_LINE.findall(text), 1):
+        begun.append(line)
+        try:
+            statement = tomllib.loads("".join(begun))
+        except tomllib.TOMLDecodeError:
+            continue
+        first = number - len(begun) + 1
+        header = begun[0].lstrip().startswith("[")
+        begun = []
+        paths = list(_paths(statement))
+        if header:
+            table = paths[-1]
+        for path in paths:
+            lines.setdefault(path if header else (*table, *path), first)
+    return lines
+
+
+def _paths(value: Any, steps: Steps = ()) -> Iterator[Steps]:
+    if steps:
+        yield steps
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, (*steps, key))

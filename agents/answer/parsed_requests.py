@@ -17,8 +17,7 @@ from models.errors import InvalidRequest
 from models.large import LARGE
 from models.request import Request
 from models.source import Source, Sources
-from streams.cache.freshness import UNKEYED
-from streams.cache.wishes import read_wishes
+from streams.cache.freshness import UNKEYED, read_request_directives
 from streams.http.url import normal
 from streams.pool import LargeWork
 
@@ -157,10 +156,12 @@ def parse_request(request: Request, sources: Sources | None = None) -> ParsedReq
     checks = tuple(map(check_key, request.checks))
     if not request.headers:
         return ParsedRequest(request, entry_key(request, source) if kept else None, request.max_age, source, checks)
-    wishes = read_wishes(request.headers)
-    key = entry_key(request, source) if kept and not wishes.no_store else None
-    ages = [age for age in (request.max_age, wishes.max_age) if age is not None]
-    return ParsedRequest(request, key, min(ages, default=None), source, checks, wishes.min_fresh, wishes.only_if_cached)
+    directives = read_request_directives(request.headers)
+    key = entry_key(request, source) if kept and not directives.no_store else None
+    ages = [age for age in (request.max_age, directives.max_age) if age is not None]
+    return ParsedRequest(
+        request, key, min(ages, default=None), source, checks, directives.min_fresh, directives.only_if_cached
+    )
 
 
 def entry_key(request: Request, source: Source | None = None) -> bytes:

@@ -1,10 +1,9 @@
-"""Where answers are kept.
+"""Where answers are cached.
 
 front                 one face for all tiers: memory first, then those that workers share
 entry                 an answer as it is cached: its times, validators and encoding
-check_results         the results of checks on a document, kept beside its answer
-freshness             how long an answer may be used: Cache-Control, Age and Expires within our limits (RFC 9111)
-wishes                what a request says about cached answers: max-age, no-cache and their kin
+check_results         the check results of a document, cached with it
+freshness             how long an answer may be used: headers of response and request, within our limits (RFC 9111)
 changes               changes by unsafe methods, and what they invalidate
 single_flight         one fetch for all who wait for the same document
 memory                LRU and TTL, bounded by entries and bytes; a hit awaits nothing

@@ -1,4 +1,4 @@
-"""What checks said of one document. It stays with the document in the cache, so that no check runs twice on it."""
+"""The check results of one document, cached with it, so that no check runs twice on the same document."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from models.errors import CheckError
 from models.result import is_check_result
 
 MAX_CHECK_RESULTS = 128
-"""Verdicts kept of one document: twice what one request may ask for."""
+"""Check results cached for one document: twice as many as one request may have."""
 CHECK_RESULT_OVERHEAD = 400
-"""Bytes that a verdict takes beside its JSON: key, tuple and the table's share, rounded up."""
+"""Bytes of a check result beside its JSON: key, tuple and its share of the table, rounded up."""
 
 
 class CheckResult(NamedTuple):
-    """What one check said, as JSON in a result; of a check that failed also the error that makes of the result.
+    """One check's result as JSON; of a failed check also the error for the request's result.
 
-    It may be told until `until`, in seconds since the epoch.
+    Usable until `until`, in seconds since the epoch.
     """
 
     encoded: bytes
@@ -28,82 +28,84 @@ class CheckResult(NamedTuple):
 
 
 JoinedResults = tuple[bytes, CheckError | None]
-"""What several checks said, joined, and the error of the first that failed."""
+"""Several check results, joined, and the error of the first that failed."""
 
 
-def join(said: Sequence[CheckResult]) -> JoinedResults:
-    """Return what a result is told of some verdicts."""
-    error = next((each.error for each in said if each.error is not None), None)
-    return b",".join([each.encoded for each in said]), error
+def join(results: Sequence[CheckResult]) -> JoinedResults:
+    """Return check results as they appear in a request's result."""
+    error = next((each.error for each in results if each.error is not None), None)
+    return b",".join([each.encoded for each in results]), error
 
 
 class CheckResults:
-    """Of one document, by `agents.answer.parsed_requests.check_key`; the first kept are the first to go."""
+    """The check results of one document, by `agents.answer.parsed_requests.check_key`; the oldest leave first."""
 
-    __slots__ = ("_kept", "_last", "size")
+    __slots__ = ("_last", "_results", "size")
 
-    def __init__(self, kept: Mapping[str, CheckResult] | None = None) -> None:
-        self._kept: dict[str, CheckResult] = {}
+    def __init__(self, results: Mapping[str, CheckResult] | None = None) -> None:
+        self._results: dict[str, CheckResult] = {}
         self._last: tuple[tuple[str, ...], JoinedResults] | None = None
-        """What was told last, if it is not to change: many ask the same."""
+        """Keys and results of the last `joined`, if no error is among them: many requests have the same checks."""
         self.size = 0
-        """Bytes that they take in memory, about."""
-        for key, said in (kept or {}).items():
-            self.store(key, said)
+        """Approximate bytes in memory."""
+        for key, result in (results or {}).items():
+            self.store(key, result)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CheckResults) and self._kept == other._kept
+        return isinstance(other, CheckResults) and self._results == other._results
 
     __hash__ = None  # type: ignore[assignment]  # they change
 
     def find(self, key: str, now: float) -> CheckResult | None:
-        """Return what a check said, if that is known at `now` (epoch seconds)."""
-        said = self._kept.get(key)
-        return None if said is None or now >= said.until else said
+        """Return a check's result, None if there is none usable at `now` (epoch seconds)."""
+        result = self._results.get(key)
+        return None if result is None or now >= result.until else result
 
     def joined(self, keys: tuple[str, ...], now: float) -> JoinedResults | None:
-        """Return what all these checks said, in their order; None unless all is known at `now` (epoch seconds)."""
+        """Return the results of these checks, in their order; None unless all are usable at `now` (epoch seconds)."""
         if self._last is not None and self._last[0] == keys:
             return self._last[1]
-        said = [self._kept.get(key) for key in keys]
-        known = [each for each in said if each is not None and now < each.until]
-        if len(known) < len(keys):
+        results = [self._results.get(key) for key in keys]
+        usable = [each for each in results if each is not None and now < each.until]
+        if len(usable) < len(keys):
             return None
-        told = join(known)
-        if told[1] is None:
-            self._last = keys, told
-        return told
+        joined = join(usable)
+        if joined[1] is None:
+            self._last = keys, joined
+        return joined
 
-    def store(self, key: str, said: CheckResult) -> bool:
-        """Keep what a check said; returns whether that is news."""
-        if self._kept.get(key) is said:
+    def store(self, key: str, result: CheckResult) -> bool:
+        """Store a check's result; returns whether it is new."""
+        if self._results.get(key) is result:
             return False
         self._last = None
         self._drop(key)
-        while len(self._kept) >= MAX_CHECK_RESULTS:
-            self._drop(next(iter(self._kept)))
-        self._kept[key] = said
-        self.size += _size(said)
+        while len(self._results) >= MAX_CHECK_RESULTS:
+            self._drop(next(iter(self._results)))
+        self._results[key] = result
+        self.size += _size(result)
         return True
 
     def _drop(self, key: str) -> None:
-        dropped = self._kept.pop(key, None)
+        dropped = self._results.pop(key, None)
         if dropped is not None:
             self.size -= _size(dropped)
 
     def write(self) -> bytes:
-        """Return those that last, as JSON, for a tier that others share; failures are for this process alone."""
-        members = (b'"%b":%b' % (key.encode(), said.encoded) for key, said in self._kept.items() if said.error is None)
+        """Return the results without errors as JSON, for a shared tier; errors stay in this process."""
+        members = (
+            b'"%b":%b' % (key.encode(), each.encoded) for key, each in self._results.items() if each.error is None
+        )
         return b"{%b}" % b",".join(members)
 
 
-def _size(said: CheckResult) -> int:
-    return CHECK_RESULT_OVERHEAD + 2 * len(said.encoded)  # once more in what was told last
+def _size(result: CheckResult) -> int:
+    return CHECK_RESULT_OVERHEAD + 2 * len(result.encoded)  # once more in what `joined` returned last
 
 
 def read_check_results(written: Any) -> CheckResults:
-    """Take what `write` wrote, decoded. Raises ValueError for what it would not have written."""
+    """Read what `write` wrote, decoded. Raises ValueError for anything else."""
     if not isinstance(written, dict) or not all(map(is_check_result, written.values())):
-        msg = "no verdicts"
+        msg = "invalid check results"
         raise ValueError(msg)
-    return CheckResults({key: CheckResult(strictjson.dumps(verdict)) for key, verdict in written.items()})
+    return CheckResults({key: CheckResult(strictjson.dumps(result)) for key, result in written.items()})

@@ -1,6 +1,6 @@
-"""The file tier: what other workers or an earlier run have fetched. An aiocache backend that never raises for what a
-disk does: a failure is a miss, counted, and told once a minute. Reads, writes and walks have threads of their own, so
-that neither a sweep nor an fsync is in the way of a get.
+"""The file tier: answers of other workers or an earlier run. An aiocache backend that raises no disk errors: a failure
+is a miss, counted, and logged once a minute. Reads, writes and walks have separate threads, so that neither a sweep nor
+an fsync delays a get.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ T = TypeVar("T")
 READERS, WRITERS, WALKERS = 4, 2, 1
 """Threads that read; that write and delete; that sweep, purge and list."""
 MAX_READS, MAX_WRITES, MAX_WALKS = 1024, 1024, 8
-"""Calls under way at once, for each; one more is skipped."""
+"""Calls of each kind at once; one more is skipped."""
 MAX_WRITE_BYTES = 64 * MIB
-"""Bytes of values that wait to be written; one that would be more is skipped."""
+"""Bytes of values that wait to be written; beyond them a value is skipped."""
 READ_DEADLINE = 1.0
 """Seconds after which a get is a miss."""
 WRITE_DEADLINE = 2.0
-"""Seconds after which a set or delete is given up; it may still happen."""
+"""Seconds after which a set or delete is abandoned; it may still happen."""
 WALK_DEADLINE = 30.0
-"""Seconds after which a purge, clear or keys is given up; it may still happen."""
+"""Seconds after which a purge, clear or keys is abandoned; it may still happen."""
 OPEN_DEADLINE = 5.0
-"""Seconds that the folder may take to show that it is of use."""
+"""Seconds that opening the folder may take."""
 REST = 5.0
 """Seconds that nothing is stored after the disk failed."""
 LOG_EVERY = 60.0
@@ -49,12 +49,12 @@ LOG_EVERY = 60.0
 COUNTED = {
     "hits": "gets that found a value",
     "misses": "all other gets, whatever the reason",
-    "expired": "misses on an entry whose time was over; it is removed",
-    "torn": "misses on a file that was damaged, of another version or another key's; it is removed",
-    "foreign": "misses on what has an entry's name and is no regular file",
-    "stores": "sets that are on the disk",
-    "skipped": "calls not tried: no key of ours, too large, no time to live, or the disk rests or is behind",
-    "failures": "errors of the disk and deadlines that it missed",
+    "expired": "misses on an expired entry, which is removed",
+    "torn": "misses on a file that is damaged, of another version or of another key; it is removed",
+    "foreign": "misses on what has an entry's name but is not a regular file",
+    "stores": "sets that reached the disk",
+    "skipped": "calls not tried: not a key of ours, too large, expired, or the disk pauses or is behind",
+    "failures": "disk errors and missed deadlines",
     "purged": "entries that purge and clear removed",
     "pruned": "files that sweeps removed",
 }
@@ -62,10 +62,10 @@ COUNTED = {
 
 
 class FileCache(BaseCache):
-    """Entries in a folder, opened with `async with`; raises SettingsError then if the folder is of no use.
+    """Entries in a folder, opened with `async with`, which raises SettingsError if the folder cannot be used.
 
-    Keys are bytes as `folder.KEY` says, nothing is kept under another; values are bytes. Of aiocache's calls it has
-    get, set, delete and clear. `clock` gives seconds since the epoch.
+    Keys are bytes of the form `folder.KEY`, nothing is stored under others; values are bytes. Of aiocache's calls it
+    has get, set, delete and clear. `clock` gives seconds since the epoch.
     """
 
     NAME = "file"
@@ -101,25 +101,25 @@ class FileCache(BaseCache):
 
     async def _close(self, *_: Any, **__: Any) -> None:
         self._folder.closed = True
-        # Before the sweeper is cancelled: else nobody waits for its thread, which sweeps on in the next owner's way.
+        # Before the sweeper is cancelled: otherwise nobody waits for its thread, which would go on sweeping.
         await asyncio.gather(*(threads.close() for threads in (self._reads, self._writes, self._walks)))
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait({self._sweeper})
 
     async def keys(self) -> list[bytes]:
-        """Return the keys held, expired ones too until a sweep."""
+        """Return all keys, including expired ones until a sweep."""
         return await self._walk(self._folder.keys, WALK_DEADLINE) or []
 
     async def stats(self) -> list[dict[str, str | int]]:
-        """Return the folder's `path`, how many `entries` it holds, expired ones too, and what was counted."""
+        """Return the folder's `path`, the number of `entries`, including expired ones, and the counts."""
         entries = len(await self.keys())
         return [{"tier": self.NAME, "path": str(self.tier.path), "entries": entries, **self.counts}]
 
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries whose key `matches`, which is called in a thread; returns how many.
 
-        Raises PurgeError if the disk kept some from being found or removed.
+        Raises PurgeError if disk errors prevented that for some.
         """
         wrong = self.counts["failures"] + self.counts["skipped"]
         removed = await self._walk(partial(self._folder.purge, matches), WALK_DEADLINE) or 0
@@ -144,7 +144,7 @@ class FileCache(BaseCache):
     async def _set(
         self, key: Any, value: bytes, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None
     ) -> bool:
-        """Keep a value for `ttl` seconds, at most the tier's timeout; False if it is not, and what was there may be."""
+        """Store a value for `ttl` seconds, at most the tier's timeout; False if that failed; the old one may remain."""
         lifetime = self.tier.timeout if ttl is None else min(ttl, self.tier.timeout)
         if not self._is_ours(key):
             return False
@@ -187,7 +187,7 @@ class FileCache(BaseCache):
         self._sweeper = start(self._sweep(), f"sweeping {self.tier.path}", means=means, fatal=False)
 
     async def _sweep(self) -> None:
-        """Sweep, and again as long as enough was stored meanwhile."""
+        """Sweep, and again while enough was stored meanwhile."""
         while True:
             self._unswept = 0
             self.counts["pruned"] += await self._walk(self._folder.sweep, None) or 0

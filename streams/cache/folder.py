@@ -27,7 +27,7 @@ T = TypeVar("T")
 MAX_ENTRY_BYTES = 64 * MIB
 """Bytes of a value that is stored, and of one that is read."""
 TEMPORARY_AGE = 3600.0
-"""Seconds after which whoever began a temporary file is taken for dead."""
+"""Seconds after which the writer of a temporary file is considered dead."""
 CLOCK_SLACK = 60.0
 """Seconds that an expiry may be beyond the tier's timeout: further off, a clock was wrong or the timeout longer."""
 SWEEP_SHARE = 0.1
@@ -55,7 +55,7 @@ class Walked(NamedTuple, Generic[T]):
 
 
 class _ForeignError(Exception):
-    """What bears an entry's name is no regular file."""
+    """Something with an entry's name that is not a regular file."""
 
 
 class Folder:
@@ -66,11 +66,11 @@ class Folder:
         self._mark = f"{os.getpid()}-{secrets.token_hex(4)}"  # workers in containers may all have one pid
         self._numbers = itertools.count(1)
         self.closed = False
-        """Whether a walk under way is to end early."""
+        """Whether a walk in progress has to end early."""
 
     def open(self) -> None:
         """Make the folder if there is none, and see that it can be written to."""
-        with contextlib.suppress(FileExistsError):  # if it is no folder, what follows says so
+        with contextlib.suppress(FileExistsError):  # if it is not a folder, the next call fails
             self._tier.path.mkdir(mode=0o700, parents=True)
         probe = self._tier.path / f"{self._mark}.probe"
         try:
@@ -91,7 +91,7 @@ class Folder:
         except _ForeignError:
             return "foreign", None
         if value is None:
-            with contextlib.suppress(OSError):  # it stays a miss; the sweep tells why
+            with contextlib.suppress(OSError):  # it stays a miss; the sweep reports why
                 os.unlink(path)  # noqa: PTH108  a Path costs more than the call
         return reason, value
 

@@ -1,6 +1,5 @@
-"""How long an answer may be used: what the upstream says (RFC 9111, RFC 5861), within the source's limits.
-
-docs/cache.md has it as a table.
+"""How long an answer may be used: by the upstream's headers (RFC 9111, RFC 5861) within the source's limits, and by the
+request's own. docs/cache.md has it as a table.
 """
 
 from __future__ import annotations
@@ -14,17 +13,16 @@ from typing import NamedTuple
 from models.source import MAX_STALE, NEGATIVE_TTL, CachePolicy
 
 HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
-"""Statuses whose answers may be kept though they say nothing of it (RFC 9110, section 15.1). Of 206, the partial one,
-nothing is ever kept."""
+"""Statuses that may be cached without directives (RFC 9110, section 15.1). 206 is never cached."""
 UNDERSTOOD = HEURISTIC | {302, 303, 307}
-"""Statuses that `must-understand` may be about (RFC 9111, section 5.2.2.3)."""
+"""Statuses that `must-understand` allows to cache (RFC 9111, section 5.2.2.3)."""
 PARTIAL = 206
 UNKEYED = frozenset({"cache-control", "pragma", "traceparent", "tracestate"})
-"""Headers of a request that are not in its key: an answer that varies with one is not kept."""
+"""Headers of a request that are not in its key: a response that varies with one is not cached."""
 MAX_SECONDS = 2**31
-"""Seconds that a longer time is taken for (RFC 9111, section 1.2.2)."""
+"""Longest time in seconds; a longer one counts as this (RFC 9111, section 1.2.2)."""
 MAX_LIST = 8_192
-"""Characters of a Cache-Control or Vary that are looked at: an answer with a longer one is not kept."""
+"""Longest Cache-Control or Vary in characters: a response with a longer one is not cached."""
 
 # RFC 9111, section 4.2.4: these forbid to serve stale, s-maxage too.
 _NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "no-cache", "s-maxage"})
@@ -40,7 +38,7 @@ Headers = Mapping[str, str]
 
 
 class Head(NamedTuple):
-    """A response's status (None: a function has none) and headers, and the seconds until they came."""
+    """A response's status (None: a function has none) and headers, and the seconds until they arrived."""
 
     status: int | None
     headers: Headers
@@ -48,10 +46,10 @@ class Head(NamedTuple):
 
 
 class Freshness(NamedTuple):
-    """Seconds from the fetch on: `fresh` an answer may be used, for `while_revalidate` more while it is fetched anew,
-    and for `if_error` more instead of a failure. `age` is how old it was already (RFC 9111, section 4.2.3).
+    """Seconds from the fetch on: an answer may be used for `fresh`, for `while_revalidate` more during a new fetch, and
+    for `if_error` more instead of a failure. `age`: its age on arrival (RFC 9111, section 4.2.3).
 
-    `shared`: the upstream lets others use it who ask at the same time.
+    `shared`: the upstream allows other requests at the same time to use it.
     """
 
     fresh: float
@@ -62,10 +60,11 @@ class Freshness(NamedTuple):
 
 
 def freshness(trail: Sequence[Head], policy: CachePolicy, now: float) -> Freshness | None:
-    """Read what came at `now` (epoch seconds), redirects and then an answer; None if it must not be kept.
+    """Return the freshness of redirects and a final response that arrived at `now` (epoch seconds); None if it must not
+    be cached.
 
-    An answer is shared by all who ask the same, so this is a shared cache: `private` is not kept, `s-maxage` goes
-    before `max-age`, and that before `Expires`. What came by redirects lives as long as the shortest of them.
+    This is a shared cache: `private` is not cached, `s-maxage` takes precedence over `max-age`, and that over
+    `Expires`. After redirects the shortest lifetime counts.
     """
     found: Freshness | None = None
     for head in trail:
@@ -77,21 +76,21 @@ def freshness(trail: Sequence[Head], policy: CachePolicy, now: float) -> Freshne
 
 
 def failure_lifetime(trail: Sequence[Head], now: float, silent: float = NEGATIVE_TTL) -> float | None:
-    """Return the seconds that upstreams let a failure be remembered, None if they say nothing of that.
+    """Return the seconds for which the headers let a failure be cached, None if they do not say.
 
-    A redirect that says nothing, and is not kept by its status, lets what it led to be remembered `silent` seconds.
+    After a redirect without directives, and not cacheable by its status, a failure is cached for `silent` seconds.
     """
-    told: list[float] = []
+    lifetimes: list[float] = []
     for place, (status, headers, delay) in enumerate(trail, 1):
-        said = directives(all_of(headers, "Cache-Control"))
-        if _forbidden(said, headers, status) or "no-cache" in said:
+        directives = parse_directives(all_of(headers, "Cache-Control"))
+        if _forbidden(directives, headers, status) or "no-cache" in directives:
             return 0.0
-        lifetime = _lifetime(said, headers, now)
+        lifetime = _lifetime(directives, headers, now)
         if lifetime is not None:
-            told.append(max(0.0, lifetime - initial_age(headers, now, delay)))
+            lifetimes.append(max(0.0, lifetime - initial_age(headers, now, delay)))
         elif place < len(trail) and status not in HEURISTIC:
-            told.append(silent)
-    return min(told) if told else None
+            lifetimes.append(silent)
+    return min(lifetimes) if lifetimes else None
 
 
 def _freshness(head: Head, policy: CachePolicy, now: float) -> Freshness | None:
@@ -102,33 +101,33 @@ def _freshness(head: Head, policy: CachePolicy, now: float) -> Freshness | None:
     age = initial_age(headers, now, delay)
     if not any(name in headers for name in _SPEAKING):
         return _silent(policy, age) if by_default else None
-    said = directives(all_of(headers, "Cache-Control"))
-    if _forbidden(said, headers, status):
+    directives = parse_directives(all_of(headers, "Cache-Control"))
+    if _forbidden(directives, headers, status):
         return None
-    lifetime = _lifetime(said, headers, now)
-    if lifetime is None and not (by_default or "public" in said):
+    lifetime = _lifetime(directives, headers, now)
+    if lifetime is None and not (by_default or "public" in directives):
         return None
     fresh = policy.ttl if lifetime is None else max(0.0, min(lifetime - age, policy.ttl))
-    strict = not said.keys().isdisjoint(_NEVER_STALE)
-    while_revalidate = seconds(said.get("stale-while-revalidate"))
-    if_error = seconds(said.get("stale-if-error"))
+    strict = not directives.keys().isdisjoint(_NEVER_STALE)
+    while_revalidate = seconds(directives.get("stale-while-revalidate"))
+    if_error = seconds(directives.get("stale-if-error"))
     windows = (
         0.0 if strict else _within(while_revalidate, policy.stale_while_revalidate, silent=0.0),
         0.0 if strict else _within(if_error, policy.stale_if_error, silent=MAX_STALE),
     )
-    if "no-cache" in said:
+    if "no-cache" in directives:
         return Freshness(0.0, *windows, age, shared=False)
     return Freshness(fresh, *windows, age, shared=lifetime is None or lifetime > age or windows[0] > 0)
 
 
 def _silent(policy: CachePolicy, age: float) -> Freshness:
-    """Return what holds for an answer that says nothing: it is fresh for the policy's time from its fetch on."""
+    """Return the freshness of a response without directives: the policy's time from its fetch on."""
     if_error = MAX_STALE if policy.stale_if_error is None else policy.stale_if_error
     return Freshness(policy.ttl, policy.stale_while_revalidate or 0.0, if_error, age)
 
 
 def _shortest(one: Freshness, other: Freshness) -> Freshness:
-    """Return what holds for an answer that came by way of another: neither is used longer than it may be."""
+    """Return the freshness of a response after a redirect: neither is used longer than allowed."""
     fresh = min(one.fresh, other.fresh)
     return Freshness(
         fresh,
@@ -139,14 +138,14 @@ def _shortest(one: Freshness, other: Freshness) -> Freshness:
     )
 
 
-def _forbidden(said: Mapping[str, str], headers: Headers, status: int | None) -> bool:
-    """Whether an answer must not be kept (RFC 9111, sections 3, 4.1 and 5.2.2)."""
-    if "must-understand" in said:
+def _forbidden(directives: Mapping[str, str], headers: Headers, status: int | None) -> bool:
+    """Whether a response must not be cached (RFC 9111, sections 3, 4.1 and 5.2.2)."""
+    if "must-understand" in directives:
         if status is not None and status not in UNDERSTOOD:
             return True
-    elif "no-store" in said:
+    elif "no-store" in directives:
         return True
-    if "private" in said:
+    if "private" in directives:
         return True
     if "Vary" not in headers:
         return False
@@ -155,43 +154,43 @@ def _forbidden(said: Mapping[str, str], headers: Headers, status: int | None) ->
 
 
 def all_of(headers: Headers, name: str) -> str:
-    """Return the values of all lines of a header as those of one (RFC 9110, section 5.3)."""
+    """Return the values of all lines of a header, joined (RFC 9110, section 5.3)."""
     lines = getattr(headers, "getall", None)
     return ", ".join(lines(name, ())) if lines is not None else headers.get(name, "")
 
 
-def directives(cache_control: str) -> dict[str, str]:
-    """Return what a Cache-Control says, by name in lower case; "" for what has no value, or no valid one.
+def parse_directives(cache_control: str) -> dict[str, str]:
+    """Return the directives of a Cache-Control by name in lower case; "" for one without a valid value.
 
-    Two values that differ are not valid either: RFC 9111, section 4.2.1, has such an answer taken for stale. One of
-    more than MAX_LIST characters is taken for `no-store`.
+    Two different values are invalid, too: by RFC 9111, section 4.2.1, such a response is stale. More than MAX_LIST
+    characters count as `no-store`.
     """
     if len(cache_control) > MAX_LIST:
         return {"no-store": ""}
-    said: dict[str, str] = {}
+    found: dict[str, str] = {}
     closed = _CLOSED.match(cache_control)
-    assert closed is not None  # it takes any text
-    if closed.end() < len(cache_control):  # a quote that is not closed hides nothing
+    assert closed is not None  # it matches any text
+    if closed.end() < len(cache_control):  # an unclosed quote hides nothing
         cache_control = closed[0] + cache_control[closed.end() :].replace('"', "'")
     for member in _MEMBER.findall(cache_control):
         name, _, value = member.strip().partition("=")
         if value[:1] == value[-1:] == '"' and len(value) > 1:
             value = _QUOTED_PAIR.sub(r"\1", value[1:-1])
         if name != (name := name.rstrip()):
-            value = ""  # no space stands before the sign
+            value = ""  # no space may precede the sign
         name = name.lower()
-        said[name] = value if said.get(name, value) == value else ""
-        if ";" in member:  # who takes that for a comma is to be understood where it forbids something
-            said |= dict.fromkeys((each.strip().lower() for each in member.split(";")), "")
-    said.pop("", None)
-    return said
+        found[name] = value if found.get(name, value) == value else ""
+        if ";" in member:  # where it was meant as a comma, what it forbids counts
+            found |= dict.fromkeys((each.strip().lower() for each in member.split(";")), "")
+    found.pop("", None)
+    return found
 
 
-def _lifetime(said: Mapping[str, str], headers: Headers, now: float) -> float | None:
-    """Return the seconds that the upstream gave its answer, 0 for what is invalid, None for nothing said."""
+def _lifetime(directives: Mapping[str, str], headers: Headers, now: float) -> float | None:
+    """Return the lifetime in seconds by the headers, 0 for an invalid one, None without any."""
     for name in ("s-maxage", "max-age"):
-        if name in said:
-            return seconds(said[name]) or 0.0
+        if name in directives:
+            return seconds(directives[name]) or 0.0
     if "Expires" not in headers:
         return None
     expires, date = http_date(all_of(headers, "Expires")), http_date(headers.get("Date", ""))
@@ -199,31 +198,31 @@ def _lifetime(said: Mapping[str, str], headers: Headers, now: float) -> float | 
 
 
 def age_of(trail: Sequence[Head], now: float) -> float:
-    """Return how many seconds old what came at `now` was: as old as the oldest on the way."""
+    """Return the age in seconds of what arrived at `now`: that of the oldest response on the way."""
     return max(initial_age(headers, now, delay) for _, headers, delay in trail)
 
 
 def initial_age(headers: Headers, now: float, delay: float) -> float:
-    """Return how many seconds old what came at `now` was (RFC 9111, section 4.2.3), `delay` seconds after its request.
+    """Return the age in seconds of a response that came at `now`, `delay` seconds after its request (RFC 9111, 4.2.3).
 
-    Of an Age that is a list the first member counts, one that is no number is ignored (section 5.1). A Date counts
-    whole seconds, so that what it names was made up to one later.
+    The first member of an Age that is a list counts, an invalid one is ignored (section 5.1). A Date has whole seconds:
+    the response may be up to one second younger.
     """
-    said = headers.get("Age")
-    age = 0.0 if said is None else seconds(said.partition(",")[0].strip()) or 0.0
+    written = headers.get("Age")
+    age = 0.0 if written is None else seconds(written.partition(",")[0].strip()) or 0.0
     date = http_date(headers["Date"]) if "Date" in headers else None
     return max(age + delay, 0.0 if date is None else now - date - 1.0)
 
 
-def _within(said: float | None, allowed: float | None, *, silent: float) -> float:
-    """Return what the upstream said, as far as the source allows; what the source says, where it is silent."""
+def _within(given: float | None, allowed: float | None, *, silent: float) -> float:
+    """Return the upstream's seconds as far as the source allows; the source's, or `silent`, if it gives none."""
     if allowed is None:
-        return silent if said is None else min(said, MAX_STALE)
-    return allowed if said is None else min(said, allowed)
+        return silent if given is None else min(given, MAX_STALE)
+    return allowed if given is None else min(given, allowed)
 
 
 def seconds(text: str | None) -> float | None:
-    """Return what a directive or Age says, None for what is no number of seconds."""
+    """Return the seconds of a directive or Age, None if they are invalid."""
     return float(min(int(text[:20]), MAX_SECONDS)) if text and text.isdecimal() and text.isascii() else None
 
 
@@ -239,12 +238,12 @@ _DATES = tuple(
 )
 _CENTURY = 100
 _MAX_AHEAD = 50
-"""Years: a date of two digits that seems further ahead is of the past (RFC 9110, section 5.6.7)."""
+"""Years: a date of two digits that seems further ahead is in the past (RFC 9110, section 5.6.7)."""
 
 
 @lru_cache(maxsize=256)
 def http_date(text: str) -> float | None:
-    """Return a date in epoch seconds, None for what none of the forms of RFC 9110, section 5.6.7, has.
+    """Return a date in epoch seconds, None if it has none of the forms of RFC 9110, section 5.6.7.
 
     Letters may be of any case (RFC 9111, section 4.2).
     """
@@ -263,3 +262,35 @@ def http_date(text: str) -> float | None:
                         tzinfo=UTC).timestamp()  # fmt: skip
     except ValueError:
         return None
+
+
+class RequestDirectives(NamedTuple):
+    """A request's own directives (RFC 9111, 5.2.1). Seconds: the greatest age of an answer (None: any), and how
+    long it must stay fresh.
+    """
+
+    max_age: float | None = None
+    min_fresh: float = 0.0
+    no_store: bool = False
+    only_if_cached: bool = False
+
+
+def read_request_directives(headers: Headers) -> RequestDirectives:
+    """Read a request's Cache-Control, or without one its Pragma. Invalid directives are ignored.
+
+    So is `max-stale`: the upstream and its source decide how stale an answer may be.
+    """
+    given = {name.lower(): value for name, value in headers.items() if name.lower() in ("cache-control", "pragma")}
+    if not given:
+        return _NO_DIRECTIVES
+    directives = parse_directives(given.get("cache-control", given.get("pragma", "")))
+    if "cache-control" not in given:
+        return RequestDirectives(max_age=0.0) if "no-cache" in directives else _NO_DIRECTIVES
+    min_fresh = seconds(directives.get("min-fresh")) or 0.0
+    max_age = 0.0 if "no-cache" in directives else seconds(directives.get("max-age"))
+    if max_age is None and min_fresh:
+        max_age = float("inf")
+    return RequestDirectives(max_age, min_fresh, "no-store" in directives, "only-if-cached" in directives)
+
+
+_NO_DIRECTIVES = RequestDirectives()

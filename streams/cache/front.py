@@ -1,4 +1,4 @@
-"""One front to all tiers: memory first, which answers without an await; behind it the tiers that others share."""
+"""One front to all tiers: memory first, which answers without an await, then the tiers that workers share."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from streams.telemetry.timed import timed
 logger = logging.getLogger(__name__)
 
 MAX_LOOKUPS = 32
-"""Looks into lower tiers under way: of a backlog's thousands, most wait here rather than in a tier, where waiting
-would look as if the tier were slow."""
+"""Lookups in lower tiers at once: of a backlog's thousands, most wait here rather than in a tier, which would seem slow
+otherwise."""
 MAX_WRITES = 1_024
-"""Writes to lower tiers under way; beyond them an answer is kept in memory alone."""
+"""Writes to lower tiers at once; beyond them an answer is only cached in memory."""
 MOMENT = 1.0
-"""Seconds that an answer is kept in memory where the operator wants no memory tier: for those who ask at once."""
+"""Seconds that an answer stays in memory without a memory tier: for requests that come at once."""
 CLOSE_TIMEOUT = 2.0
-"""Seconds that writes under way may take to finish when the cache is closed."""
+"""Seconds that writes in progress may take to finish when the cache is closed."""
 
 
 class Cache:
     """Opened with `async with`. Keys as `agents.answer.parsed_requests.entry_key` makes them; none of its calls raises.
 
-    `large` looks at entries that would hold up the event loop. `longest` is how many seconds an entry of a lower tier
-    may be used at most. `counts`: `lower_hits`, `lower_misses`, `refused` (what a lower tier held was no entry of this
-    key), `outdated` (it was from before a change), `unwritten` (too many writes were under way).
+    `large` validates entries that would block the event loop. `longest`: most seconds that an entry of a lower tier may
+    be used. `counts`: `lower_hits`, `lower_misses`, `refused` (invalid entries of a lower tier), `outdated` (entries
+    from before a change), `unwritten` (too many writes in progress).
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Cache:
     ) -> None:
         first = tiers[0] if tiers and isinstance(tiers[0], MemoryTier) else None
         self._longest_in_memory = LONGEST if first else MOMENT
-        # Without a memory tier it still holds what has failed, and for a moment what has come.
+        # Without a memory tier it still has failures, and for a moment what was fetched.
         self.memory = MemoryCache(first or MemoryTier(entries=1_000, bytes=1 << 20), group=target_of)
         self.lower: list[BaseCache] = [_lower(tier) for tier in tiers if not isinstance(tier, MemoryTier)]
         self._clock = clock
@@ -82,15 +82,15 @@ class Cache:
         await self._stack.aclose()
 
     async def find(self, key: bytes) -> Entry | None:
-        """Return the newest entry of the lower tiers' first that has one, and fill those above it.
+        """Return the entry of the first lower tier that has one, and store it in the tiers above.
 
-        What is in memory stays if it is as new.
+        The one in memory stays if it is as new.
         """
         async with self._lookups:
             found = await self._look(key)
-        held = self.peek(key)
-        if found is None or (held is not None and held.asked_at >= found.asked_at):
-            return held
+        in_memory = self.peek(key)
+        if found is None or (in_memory is not None and in_memory.asked_at >= found.asked_at):
+            return in_memory
         self.put_in_memory(key, found)
         return found
 
@@ -113,7 +113,7 @@ class Cache:
         return None
 
     async def _is_outdated(self, key: bytes, entry: Entry) -> bool:
-        """Whether an entry of a lower tier was asked for before a change, of which any tier may know."""
+        """Whether an entry of a lower tier was requested before a change that any tier may know of."""
         target = target_of(key)
         if target is None:
             return False
@@ -135,31 +135,31 @@ class Cache:
             return None
 
     def put(self, key: bytes, entry: Entry) -> None:
-        """Keep an entry: at once in memory, and soon in the lower tiers unless it is a failure."""
+        """Store an entry: at once in memory, and soon in the lower tiers unless it is a failure."""
         self.put_in_memory(key, entry)
         if self.lower and entry.error is None:
             self._store(key, entry, encode_entry(key, entry), self.lower)
 
     def put_in_memory(self, key: bytes, entry: Entry) -> None:
-        """Keep an entry in this process alone."""
+        """Store an entry in this process only."""
         seconds = entry.keep_until - self._clock()
         self.memory.put(key, entry, seconds if entry.error else min(seconds, self._longest_in_memory))
 
     def drop(self, key: bytes) -> None:
-        """Forget an entry: at once in memory, and soon in the lower tiers."""
+        """Remove an entry: at once from memory, and soon from the lower tiers."""
         self.memory.drop(key)
         for tier in self.lower:
             self._write(key, tier, tier.delete(key))
 
     def change(self, target: bytes) -> None:
-        """Forget what is kept of a target (16 hex digits of a key), of which the upstream has something else now.
+        """Remove all entries of a target (16 hex digits of a key), which has changed at the upstream.
 
-        What was asked for before is not to be kept either, here or by the workers that share a lower tier.
+        What was requested before is not cached either, here or by the workers that share a lower tier.
         """
         self.changes.note(target, self._clock())
-        forgotten = self.memory.drop_group(target)
+        removed_keys = self.memory.drop_group(target)
         for tier in self.lower:
-            for key in forgotten:
+            for key in removed_keys:
                 self._write(key, tier, tier.delete(key))
             if self.changes.schedule(target, id(tier)):
                 self._write(marker_key(target), tier, self._mark(target, tier))
@@ -169,10 +169,8 @@ class Cache:
         await tier.set(marker_key(target), write_marker(self.changes.time_of(target)), ttl=self.changes.longest)
 
     async def stats(self) -> dict[str, Any]:
-        """Return what there is to know of each tier, and the counts."""
-        memory = {"tier": "memory", "entries": len(self.memory), "bytes": self.memory.bytes,
-                  "evictions": self.memory.evictions}  # fmt: skip
-        tiers, counts = [memory], {"front": dict(self.counts)}
+        """Return the figures of each tier, and the counts."""
+        tiers, counts = [self.memory.stats()], {"front": dict(self.counts)}
         for tier in self.lower:
             tiers += await tier.stats()
             counts[tier.NAME] = dict(tier.counts)
@@ -199,7 +197,7 @@ class Cache:
         return removed
 
     def _store(self, key: bytes, entry: Entry, written: bytes, tiers: Sequence[BaseCache]) -> None:
-        """Write to tiers, if there is time and room; what is only dropped is always dropped."""
+        """Write to tiers, unless the entry has expired or too many writes are in progress."""
         seconds = entry.keep_until - self._clock()
         for tier in tiers if seconds > 0 else ():
             if len(self._writes) >= MAX_WRITES:
@@ -208,9 +206,9 @@ class Cache:
                 self._write(key, tier, tier.set(key, written, ttl=seconds))
 
     def _write(self, key: bytes, tier: BaseCache, work: Coroutine[Any, Any, Any]) -> None:
-        """Write behind the answer's back: nobody waits for it. Writes to one key keep their order."""
+        """Write in the background. Writes to one key keep their order."""
         place = key, id(tier)
-        task = start(_after(self._last.get(place), work), "writing to a tier", means="the answer is not kept there")
+        task = start(_after(self._last.get(place), work), "writing to a tier", means="the answer is not cached there")
         self._last[place] = task
         self._writes.add(task)
         task.add_done_callback(partial(self._written, place))
@@ -224,8 +222,8 @@ class Cache:
 async def _get(tier: BaseCache, key: bytes) -> bytes | None:
     try:
         written: bytes | None = await tier.get(key)
-    except Exception:  # the tiers do not raise; if one does, it is no reason to leave a request unanswered
-        logger.exception("a cache tier failed to look")
+    except Exception:  # the tiers do not raise; if one does, the request is answered all the same
+        logger.exception("a cache tier failed to read: the request is fetched")
         return None
     return written
 
@@ -235,14 +233,14 @@ async def _after(earlier: asyncio.Task[None] | None, work: Coroutine[Any, Any, A
         if earlier is not None:
             await asyncio.wait({earlier})
         await work
-    except Exception:  # the tiers do not raise; if one does, an answer must not hang on it
-        logger.exception("a cache tier failed to write")
+    except Exception:  # the tiers do not raise; if one does, the request is answered all the same
+        logger.exception("a cache tier failed to write: the answer is not cached there")
     finally:
         work.close()  # unless it was awaited, it would complain
 
 
 def _lower(tier: Tier) -> BaseCache:
-    """Return the cache of a lower tier; a worker without one need not load its client."""
+    """Return the cache of a lower tier; its client is only imported if there is one."""
     if isinstance(tier, FileTier):
         from streams.cache.file import FileCache  # noqa: PLC0415
 

@@ -1,5 +1,5 @@
-"""The memcached tier: shared by workers, bounded by the servers, and never worth waiting for. It is an aiocache
-backend; a server that is away, slow or talks nonsense makes misses and no errors.
+"""The memcached tier: shared by workers, bounded by the servers, never worth waiting for. An aiocache backend; a server
+that is down, slow or violates the protocol causes misses and no errors.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from streams.cache.memcached_connection import Server, ServerUnavailable
 from streams.config.cache_url import MIB, MemcachedTier
 
 KEY_LIMIT = 250
-"""Bytes of a key that memcached takes."""
+"""Longest key in bytes that memcached accepts."""
 VALUE_LIMIT = MIB - 512
-"""Bytes of a value that are sent: an item of memcached, 1 MiB by default, holds also its key and about 60 bytes."""
+"""Largest value in bytes: an item of memcached, 1 MiB by default, also has its key and about 60 bytes."""
 LONGEST_TTL = 30 * 24 * 3600
-"""Seconds after which memcached takes a time to live for a date, 1970 and on."""
+"""Seconds above which memcached reads a time to live as a date."""
 COUNTED = {
     "hits": "gets that a server answered with a value",
     "misses": "gets that a server answered with none",
     "stores": "sets that a server confirmed",
-    "refused": "sets that a server did not take: its memory or its limit of an item is too small",
+    "refused": "sets that a server refused: its memory or its item limit is too small",
     "too_large": "sets of more than VALUE_LIMIT bytes, never sent",
-    "failures": "calls that ended with a broken connection or an answer out of the protocol",
-    "timeouts": "calls that the tier's timeout cut off",
-    "resting": "calls that were not made, because their server rests after a failure",
+    "failures": "calls that ended with a broken connection or an invalid reply",
+    "timeouts": "calls that exceeded the tier's timeout",
+    "resting": "calls that were skipped while their server pauses after a failure",
 }
 """Every name in `MemcachedCache.counts` and what it counts."""
 
@@ -62,7 +62,7 @@ class MemcachedCache(BaseCache):
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries of ours whose key, without the prefix, matches; returns how many there were.
 
-        Raises PurgeError naming each server that could not be asked, after the others were.
+        Raises PurgeError naming each server that failed, after the others are done.
         """
         start = self._prefix + b":"
 
@@ -144,9 +144,9 @@ class MemcachedCache(BaseCache):
 
 
 def stored_key(prefix: bytes, key: bytes) -> bytes:
-    """Return the key as memcached keeps it: `<prefix>:<key>`, or `<prefix>:#<SHA-256>` of a key that it does not take.
+    """Return the key in memcached: `<prefix>:<key>`, or `<prefix>:#<SHA-256>` of a key that it does not accept.
 
-    The part after the prefix holds no colon, which tells the keys of `mr` from those of a prefix `mr:x`.
+    The part after the prefix has no colon, which separates the keys of `mr` from those of a prefix `mr:x`.
     """
     stored = b"%b:%b" % (prefix, key)
     if len(stored) <= KEY_LIMIT and _PLAIN.fullmatch(key):
@@ -155,10 +155,10 @@ def stored_key(prefix: bytes, key: bytes) -> bytes:
 
 
 def choose(names: Iterable[bytes], key: bytes) -> bytes:
-    """Return the server of a key: the one whose name hashes highest with it, whatever else there is (rendezvous)."""
+    """Return the server of a key: the one whose name hashes highest with it (rendezvous hashing)."""
     return max(names, key=lambda name: hashlib.blake2b(b"%b %b" % (name, key), digest_size=8).digest())
 
 
 def lifetime(ttl: float) -> int:
-    """Return whole seconds that memcached takes for a time to live: rounded down, at least 1, at most 30 days."""
+    """Return a time to live in whole seconds for memcached: rounded down, at least 1, at most 30 days."""
     return max(1, int(min(ttl, LONGEST_TTL)))

@@ -1,7 +1,7 @@
-"""What a command line asks a memcached server beside get and set: its figures, and to forget keys that match.
+"""What a command needs from a memcached server beside get and set: its statistics, and the deletion of matching keys.
 
 No client offers the listing of keys (`lru_crawler metadump`, memcached 1.4.31 and later), so this speaks over plain
-connections of its own. Unlike the cache it raises: somebody sits before it.
+connections of its own. Unlike the cache it raises errors, for the user of the command.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from models.errors import MillraceError
 from streams.config.cache_url import MIB
 
 STATS_TIMEOUT = 2.0
-"""Seconds that a server may take to say its figures."""
+"""Seconds that a server may take to return its statistics."""
 STATS_LINES = 1_000
-"""Lines of figures that are read at most; memcached has about a hundred."""
+"""Most lines of statistics to read; memcached has about a hundred."""
 LISTING_TIMEOUT = 60.0
 """Seconds that listing and deleting the keys of one server may take together."""
 LISTING_BYTES = 256 * MIB
-"""Bytes of a listing that are read at most: about two million keys."""
+"""Most bytes of a listing to read: about two million keys."""
 BUSY_PAUSE = 0.1
-"""Seconds before a server is asked again whose crawler is at work for itself or for another."""
+"""Seconds before the next try while the server's crawler is busy."""
 BATCH = 500
-"""Deletes that are sent before their answers are read."""
+"""Deletes that are sent before their replies are read."""
 STATS = {
     "items": b"curr_items",
     "bytes": b"bytes",
@@ -33,13 +33,13 @@ STATS = {
     "get_misses": b"get_misses",
     "evictions": b"evictions",
 }
-"""The figures that are shown and memcached's names of them. They count all that is on the server, not ours alone."""
+"""The statistics that are shown, and memcached's names of them. They count everything on the server."""
 
 NO_MEMCACHED = "it does not speak memcached's protocol"
 
 
 class AdminConnection:
-    """A connection over which lines go to and fro."""
+    """A connection for commands and replies, line by line."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -129,7 +129,7 @@ async def _delete(plain: AdminConnection, keys: list[bytes]) -> int:
 
 @asynccontextmanager
 async def _connected(host: str, port: int, timeout: float) -> AsyncIterator[AdminConnection]:
-    """Open a connection for `timeout` seconds. Whatever goes wrong within becomes a MillraceError."""
+    """Open a connection for `timeout` seconds. Every failure within becomes a MillraceError."""
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(host, port)

@@ -1,9 +1,9 @@
-"""One memcached server as the cache asks it: whole answers to its own questions, within a time, or none; and a rest
-after each failure.
+"""One memcached server: complete replies to the cache's own commands, within a time, or none; and a pause after each
+failure.
 
-The protocol is aiomcache's. What aiomcache 0.8.2 does not do is done here: it hands a connection on whose caller was
-cancelled in mid-answer, asks a connection that has ended for the rest of a line for ever (without ever yielding, so
-that no time-out fires), and takes an answer for another key for a miss.
+The protocol is aiomcache's. This module corrects what aiomcache 0.8.2 gets wrong: it reuses a connection whose caller
+was cancelled in mid-reply, reads for ever from a connection that ended in mid-line (without a yield, so that no timeout
+fires), and treats a reply for another key as a miss.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from aiomcache.pool import Connection, MemcachePool
 from streams.config.cache_url import MIB
 
 CONNECTIONS = 8
-"""Connections to a server at most; idle ones stay open."""
+"""Most connections to a server; idle ones stay open."""
 FIRST_REST = 1.0
-"""Seconds that a server rests after a failure; each failed try doubles them, a success resets them."""
+"""Seconds that a server pauses after a failure; each failed attempt doubles them, a success resets them."""
 LONGEST_REST = 30.0
-"""Seconds that a server rests at most."""
+"""Longest pause in seconds."""
 LINE_END = b"\r\n"
 LARGEST_BLOCK = MIB + len(LINE_END)
-"""Bytes of a value that are read at most, its line end included: memcached's own limit of an item."""
+"""Largest value in bytes with its line end: memcached's own limit of an item."""
 REASON_LIMIT = 200
 """Characters of a failure that are logged: garbage may be long."""
 REFUSALS = (
@@ -36,7 +36,7 @@ REFUSALS = (
     b"SERVER_ERROR out of memory storing object",
     b"SERVER_ERROR Out of memory during read",
 )
-"""What a healthy server says to a value that it does not take."""
+"""What a healthy server replies to a value that it refuses."""
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -44,21 +44,21 @@ T = TypeVar("T")
 
 
 class ServerUnavailable(Exception):
-    """The server gives no answer now: it rests, failed or was too slow. It is counted by then."""
+    """The server does not reply now: it pauses, failed or was too slow. That is counted already."""
 
 
 class Reader(asyncio.StreamReader):
-    """A stream that only gives whole lines and whole blocks, and knows whether an answer was read to its end."""
+    """A stream that returns only complete lines and blocks, and knows whether a reply was read to its end."""
 
     settled = True
 
     @property
     def silent(self) -> bool:
-        """Whether the connection is open and nothing came that nobody asked for."""
+        """Whether the connection is open and has no unexpected data."""
         return not (self._buffer or self.at_eof() or self.exception())  # type: ignore[attr-defined]  # no public way
 
     async def readline(self) -> bytes:
-        """Read up to a line end. Raises IncompleteReadError where the connection ends before."""
+        """Read up to a line end. Raises IncompleteReadError if the connection ends before."""
         return await self.readuntil(LINE_END)
 
     async def readexactly(self, n: int) -> bytes:
@@ -74,31 +74,31 @@ class Reader(asyncio.StreamReader):
 
 
 class Connections(MemcachePool):
-    """At most CONNECTIONS connections, each kept only after the whole answer to its question."""
+    """At most CONNECTIONS connections, each reused only after a complete reply."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port, minsize=1, maxsize=CONNECTIONS)
         self._idle: list[Connection] = []
-        self._places = asyncio.Semaphore(CONNECTIONS)
+        self._free = asyncio.Semaphore(CONNECTIONS)
 
     async def acquire(self) -> Connection:
-        """Return an idle connection, else a new one, as soon as there is a place for it."""
-        await self._places.acquire()
+        """Return an idle connection or a new one, as soon as there are fewer than CONNECTIONS."""
+        await self._free.acquire()
         try:
             connection = self._reuse() or await self._open()
         except BaseException:
-            self._places.release()
+            self._free.release()
             raise
         _reader(connection).settled = False
         self._in_use.add(connection)
         return connection
 
     def release(self, conn: Connection) -> None:
-        """Take a connection back: into the idle ones if its answer was read to the end, else it is cut."""
-        self._places.release()
-        known = conn in self._in_use
+        """Take a connection back: it becomes idle if its reply was read to the end, else it is cut."""
+        self._free.release()
+        acquired = conn in self._in_use
         self._in_use.discard(conn)
-        if known and _reader(conn).settled:
+        if acquired and _reader(conn).settled:
             self._idle.append(conn)
         else:
             conn.writer.transport.abort()  # a close would first send what is left of a half-sent set
@@ -131,7 +131,7 @@ class Connections(MemcachePool):
 
 
 class Client(aiomcache.FlagClient[None]):
-    """aiomcache's get, set and delete over connections of which no answer is left behind."""
+    """aiomcache's get, set and delete over connections that never have a reply left over."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port, get_flag_handler=_nothing)
@@ -149,14 +149,14 @@ class Client(aiomcache.FlagClient[None]):
     async def _multi_get(self, conn: Connection, *keys: bytes, with_cas: Any = True) -> Any:
         found, tokens = await super()._multi_get(conn, *keys, with_cas=with_cas)
         if found.keys() - set(keys):
-            msg = "an answer for another key"
+            msg = "a reply for another key"
             raise ClientException(msg)
         _settle(conn)
         return found, tokens
 
 
 class Server:
-    """A server, its client, and whether it may be asked. `counts` is the cache's; `clock` gives monotonic seconds."""
+    """A server, its client, and whether it pauses. `counts` is the cache's; `clock` gives monotonic seconds."""
 
     def __init__(
         self, address: tuple[str, int], *, timeout: float, counts: Counter[str], clock: Callable[[], float]
@@ -176,16 +176,16 @@ class Server:
         self._closed = False
         self._era = 0
 
-    async def run(self, question: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the answer of one of the client's methods. Raises Away, after `timeout` seconds at the latest."""
+    async def run(self, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of a client's method. Raises ServerUnavailable, after `timeout` seconds at the latest."""
         era, trial = self._admit()
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await question(*args, **kwargs)
+                reply = await command(*args, **kwargs)
         except TimeoutError as exc:
             self._fail(era, "timeouts", f"no answer within {self._timeout:g} s")
             raise ServerUnavailable from exc
-        except Exception as exc:  # garbage makes aiomcache stumble in ways that no list holds
+        except Exception as exc:  # invalid replies make aiomcache fail in many ways
             self._fail(era, "failures", (str(exc) or type(exc).__name__)[:REASON_LIMIT])
             raise ServerUnavailable from exc
         finally:
@@ -193,10 +193,10 @@ class Server:
                 self._trying = False
         if trial:
             self._recover()
-        return answer
+        return reply
 
     def close(self) -> None:
-        """Close all connections; whatever is asked after is Away."""
+        """Close all connections; later calls raise ServerUnavailable."""
         self._closed = True
         self.client.cut()
 
@@ -210,14 +210,14 @@ class Server:
         return self._era, True
 
     def _fail(self, era: int, kind: Literal["timeouts", "failures"], reason: str) -> None:
-        """Rest. Of calls that were under way together only the first does it: the others tell nothing new."""
+        """Pause the server. Of calls in progress together only the first does: the others report the same failure."""
         self._counts[kind] += 1
         if era != self._era or self._closed:
             return
         self._era += 1
         self._rest = min(2 * self._rest, LONGEST_REST) if self.resting else FIRST_REST
         self._until = self._clock() + self._rest
-        self.client.cut()  # what lies idle may be as dead, and would fail one try after another
+        self.client.cut()  # idle connections may be dead too, and would fail one attempt after another
         if not self.resting:
             logger.warning("memcached %s rests, its keys are misses: %s", self.name, reason)
         self.resting = True
@@ -235,10 +235,10 @@ def _reader(connection: Connection) -> Reader:
 def _settle(connection: Connection) -> None:
     reader = _reader(connection)
     if reader._buffer:  # type: ignore[attr-defined]
-        msg = "more than was asked for"
+        msg = "an unexpected reply"
         raise ClientException(msg)
     reader.settled = True
 
 
 async def _nothing(_value: bytes, _flags: int) -> None:
-    """Read an entry with flags as none: we write none, so another program did."""
+    """Treat an entry with flags as missing: we write none, so another program did."""

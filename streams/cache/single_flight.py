@@ -1,4 +1,4 @@
-"""Single-flight: of all who ask for the same at the same time, one fetches and the others wait for what it brings."""
+"""Single-flight: of all requests for the same at the same time, one fetches and the others wait for its answer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 MAX_PARTED = 4_096
-"""Keys that are remembered of answers which nobody else may have."""
+"""Keys that are remembered of answers that must not be shared."""
 
 
 class Flight(Generic[T]):
-    """One fetch, and who waits for it. `began`: how many changes of upstreams were known when it did."""
+    """One fetch, and the requests that wait for it. `began`: the number of known changes when it began."""
 
     __slots__ = ("began", "waiting")
 
@@ -23,7 +23,7 @@ class Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """What is being fetched now, by key. A leader costs a dict entry; only those who wait cost a future."""
+    """The fetches in progress, by key. A leader costs a dict entry; only a waiting request costs a future."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, Flight[T]] = {}
@@ -33,10 +33,10 @@ class SingleFlight(Generic[T]):
         return len(self._flights)
 
     def begin(self, key: Hashable, changes: int = 0, changed: int = 0) -> Flight[T] | None:
-        """Begin a flight; None if there is one, which `join` then waits for.
+        """Begin a flight; None if there is one, for which `wait` waits.
 
-        `changes` are those known so far, of which `changed` was the last one to this key. A flight that began before
-        that goes on for those who wait already.
+        `changes` is the number of known changes, `changed` that of the last one to this key. A flight that began before
+        it continues for those that wait already.
         """
         flight = self._flights.get(key)
         if flight is not None and flight.began >= changed:
@@ -45,13 +45,13 @@ class SingleFlight(Generic[T]):
         return flight
 
     async def wait(self, key: Hashable) -> T | None:
-        """Wait for the flight under way; None if it ended without an answer, and whoever still wants one may lead."""
+        """Wait for the flight in progress; None if it ended without an answer: then try `begin` again."""
         future: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
         self._flights[key].waiting.append(future)
         return await future
 
     def finish(self, key: Hashable, flight: Flight[T], answer: T | None) -> None:
-        """End a flight. None says that the leader gave up on its own account, not that there is no answer."""
+        """End a flight. None means that the leader gave up for its own reasons, not that there is no answer."""
         if self._flights.get(key) is flight:
             del self._flights[key]
         for future in flight.waiting:
@@ -59,7 +59,7 @@ class SingleFlight(Generic[T]):
                 future.set_result(answer)
 
     def part(self, key: Hashable, until: float) -> None:
-        """Have nobody wait for another's answer `until` (epoch seconds) or, if that is past, from now on again."""
+        """Let nobody wait for this key `until` (epoch seconds); 0 lifts that."""
         if not until:
             self._parted.pop(key, None)
             return
@@ -68,5 +68,5 @@ class SingleFlight(Generic[T]):
         self._parted[key] = until
 
     def parted(self, key: Hashable, now: float) -> bool:
-        """Whether who asks for this waits for nobody at `now` (epoch seconds)."""
+        """Whether requests for this key do not wait for one another at `now` (epoch seconds)."""
         return bool(self._parted) and now < self._parted.get(key, 0.0)

@@ -1,4 +1,4 @@
-"""Disk work off the event loop: every call has a deadline, and what hangs does not pile up more behind it."""
+"""Disk work off the event loop: every call has a deadline, and a hanging call blocks no others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 CLOSE_DEADLINE = 1.0
-"""Seconds that closing waits for what is under way."""
+"""Seconds that closing waits for calls in progress."""
 
 
 class Refused(Exception):
@@ -18,9 +18,9 @@ class Refused(Exception):
 
 
 class Threads:
-    """A few threads for one kind of work, for at most `limit` calls at once that weigh `weight` bytes together.
+    """A few threads for one kind of work: at most `limit` calls at once, of at most `weight` bytes together.
 
-    The one call that finds nothing else under way may weigh more. Raises nothing but what `run` names.
+    A call that is alone may have more bytes.
     """
 
     def __init__(self, threads: int, limit: int, weight: int = 0) -> None:
@@ -31,13 +31,13 @@ class Threads:
         self._weight = 0
 
     def open(self) -> None:
-        """Take calls from now on; a thread starts when it is first needed."""
+        """Accept calls from now on; a thread starts when it is first needed."""
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="cache")
         self._loop = asyncio.get_running_loop()
         self._calls, self._hanging, self._weight = {}, set(), 0
 
     async def close(self) -> None:
-        """Let what is under way end, for CLOSE_DEADLINE seconds; who still waits then is refused."""
+        """Wait CLOSE_DEADLINE seconds for calls in progress; calls that still wait then are refused."""
         executor, self._executor = self._executor, None
         if executor is None:
             return
@@ -68,9 +68,9 @@ class Threads:
         result: T | None = None
         error: Exception | None = None
         try:
-            if not future.done():  # else whoever asked has given up
+            if not future.done():  # else the caller has given up
                 result = call()
-        except Exception as exc:  # noqa: BLE001  whoever asked raises it
+        except Exception as exc:  # noqa: BLE001  `run` raises it
             error = exc
         self._loop.call_soon_threadsafe(self._settle, future, result, error)
 

@@ -1,4 +1,4 @@
-"""Cache tiers as an operator writes them: `memory://?entries=10000 file:///var/cache/millrace memcached://a,b`."""
+"""Cache tiers as URLs: `memory://?entries=10000 file:///var/cache/millrace memcached://a,b`."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def parse_tiers(text: str) -> tuple[Tier, ...]:
     """Read tiers in their order, separated by spaces or commas. Raises ValueError naming the wrong one."""
     tiers = tuple(_tier(url.strip(" ,")) for url in _BETWEEN.split(text.strip()))
     if any(isinstance(tier, MemoryTier) for tier in tiers[1:]):
-        msg = "memory:// comes once, and first: a tier behind it is asked only for what it does not have"
+        msg = "memory:// comes once, and first: other tiers are used for what it does not have"
         raise ValueError(msg)
     return tiers
 
 
 def freshness_of(tiers: tuple[Tier, ...]) -> float:
-    """Return the seconds that an answer is fresh where its source says nothing."""
+    """Return the seconds that an answer is fresh unless its source sets them."""
     return tiers[0].ttl if isinstance(tiers[0], MemoryTier) else DEFAULT_TTL
 
 

@@ -25,7 +25,7 @@ _TAKEN = re.compile(r"the (check|schema) name '([^']*)' is taken")
 
 
 class Named(NamedTuple):
-    """A plugin, and by whom it is named: an entry point of a distribution, or (None) MILLRACE_PLUGINS."""
+    """A plugin, and what names it: an entry point of a distribution, or (None) MILLRACE_PLUGINS."""
 
     plugin: Plugin
     group: str | None = None
@@ -34,7 +34,7 @@ class Named(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Return who names it, in words."""
+        """Return what names it, in words."""
         if self.group is None:
             return "MILLRACE_PLUGINS"
         return f"entry point {self.plugin.name!r} in {self.group}, of {self.distribution} {self.version}"
@@ -49,12 +49,12 @@ class Refused(NamedTuple):
     def __str__(self) -> str:
         named = self.named
         line = f"{named.label}: {named.plugin.target!r} cannot be imported: {self.reason}"
-        return line if named.group is None else f"{line}; uninstall {named.distribution} or mend it"
+        return line if named.group is None else f"{line}; uninstall {named.distribution} or fix it"
 
 
 class Loaded(NamedTuple):
-    """What came of loading: all that is `named`, what was `refused`, and who `brought` which ("check" or "schema" and
-    name).
+    """All plugins that are `named`, those that were `refused`, and the one that `brought` each check or schema, by kind
+    ("check" or "schema") and name.
     """
 
     named: list[Named]
@@ -69,7 +69,7 @@ class Loaded(NamedTuple):
 
 @timed(name="load_plugins")
 def load_plugins(settings: Settings) -> tuple[str, ...]:
-    """Load every plugin and return what the pool's processes are to load. Raises SettingsError naming all bad ones."""
+    """Load every plugin and return those that the pool's processes load. Raises SettingsError naming all failures."""
     loaded = try_plugins(settings)
     if loaded.refused:
         raise SettingsError("\n".join(map(str, loaded.refused)))
@@ -77,18 +77,18 @@ def load_plugins(settings: Settings) -> tuple[str, ...]:
 
 
 def try_plugins(settings: Settings) -> Loaded:
-    """Load every plugin that can be. What one prints goes to stderr: stdout is a command's own."""
+    """Load all plugins that can be loaded. What one prints goes to stderr: stdout belongs to the command."""
     loaded = Loaded(find_plugins(settings), [], {})
-    known = _registered()
+    before = _registered()
     for named in loaded.named:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 load(named.plugin)
         except PluginError as exc:
             loaded.refused.append(Refused(named, _with_owner(str(exc), loaded)))
-        now = _registered()  # also after a refusal: what it imported and is right has come to stay
-        loaded.brought.update(dict.fromkeys(now - known, named))
-        known = now
+        now = _registered()  # also after a refusal: what it had registered stays
+        loaded.brought.update(dict.fromkeys(now - before, named))
+        before = now
     return loaded
 
 
@@ -104,13 +104,13 @@ def find_plugins(settings: Settings) -> list[Named]:
 def _entry_points(group: str) -> list[EntryPoint]:
     try:
         return list(entry_points(group=group))
-    except Exception as exc:  # what distributions bring along is foreign, too
+    except Exception as exc:  # the metadata of distributions is foreign, too
         msg = f"the entry points of installed distributions cannot be read: {type(exc).__name__}: {exc}"
         raise SettingsError(msg) from exc
 
 
 def _named(group: str, point: EntryPoint) -> Named:
-    written = point.value.partition("[")[0]  # extras may follow, which nobody heeds any more
+    written = point.value.partition("[")[0]  # extras may follow, which are obsolete
     target = ":".join(part.strip() for part in written.split(":"))
     kind = GROUPS[group] if ":" in target else "module"
     distribution = point.dist
@@ -131,7 +131,7 @@ def _registered() -> set[tuple[str, str]]:
 
 
 def _with_owner(reason: str, loaded: Loaded) -> str:
-    """Add to the news that a name is taken which plugin has it."""
+    """Add to the message that a name is taken which plugin has it."""
     taken = _TAKEN.search(reason)
     owner = loaded.brought.get((taken[1], taken[2])) if taken else None
     return f"{reason}; it is that of {owner.plugin.target!r} ({owner.label})" if owner else reason

@@ -1,4 +1,4 @@
-"""Secrets of sources: read once at the start, from the environment or a file, and told to nobody."""
+"""Secrets of sources: read once at the start, from the environment or a file, and never shown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from models.source import Secret, Source
-from streams.config.toml_lines import Steps
 
+Steps = tuple[str, ...]
+"""The path of a key in sources.toml."""
 SECRET_COST = 1 << 12
-"""Rounds (scrypt's n) of the digest by which a secret enters a source's identity: some 10 ms, once at the start."""
+"""Rounds (scrypt's n) of the digest of a secret in a source's identity: about 10 ms, once at the start."""
 
 
 def secrets_in(table: Any) -> Iterator[tuple[Steps, Secret]]:
-    """Yield the secrets that a source's table names, `{env = "NAME"}` or `{file = "/path"}`, and where."""
+    """Yield path and reference of each secret in a source's table, `{env = "NAME"}` or `{file = "/path"}`."""
     for part in ("headers", "auth", "tls"):
         inner = table.get(part) if isinstance(table, dict) else None
         for name, value in inner.items() if isinstance(inner, dict) else ():
@@ -37,7 +38,7 @@ def secrets_of(source: Source) -> Iterator[str]:
 
 
 def read_secret(secret: Secret) -> str:
-    """Return a secret. Raises ValueError saying why there is none; what it is, is never told."""
+    """Return a secret. Raises ValueError saying why there is none, never what it is."""
     if secret.kind == "env":
         text = os.environ.get(secret.name, "")
     else:
@@ -50,7 +51,7 @@ def read_secret(secret: Secret) -> str:
         msg = f"{secret.name} is not set" if secret.kind == "env" else f"{secret.name!r} is empty"
         raise ValueError(msg)
     if not text.isascii() or not text.isprintable():
-        msg = f"{secret.name!r} holds what cannot be sent: visible ASCII only"
+        msg = f"{secret.name!r} holds characters that cannot be sent: visible ASCII only"
         raise ValueError(msg)
     return text
 

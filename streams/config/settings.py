@@ -21,7 +21,6 @@ from models.source import MAX_REDIRECTS, NEGATIVE_TTL
 from streams.config import validators as values
 from streams.config.cache_url import MIB, parse_bytes, parse_tiers
 from streams.config.declaration import LOGIN, WHOLE, Declaration, Setting, declared, read
-from streams.config.networks import parse_nat64, parse_networks, parse_ports
 
 EVERYWHERE = "*"
 """All addresses of the machine, IPv4 and IPv6."""
@@ -149,14 +148,14 @@ class Settings:
                      Range(0, MAX_REDIRECTS))] = DEFAULT_MAX_REDIRECTS
     allow_networks: Annotated[
         str, Setting("Networks beside the public internet that may be fetched from, separated by commas: "
-                     "`10.1.0.0/16`.", values.validator(parse_networks))] = ""
+                     "`10.1.0.0/16`.", values.validator(values.parse_networks))] = ""
     allow_ports: Annotated[
         str, Setting("Ports beside 80 and 443 that may be fetched from, separated by commas: `8080,9000-9010`.",
-                     values.validator(parse_ports))] = ""
+                     values.validator(values.parse_ports))] = ""
     nat64_prefixes: Annotated[
         str, Setting("Prefixes by which this network reaches IPv4 (NAT64, RFC 6052), separated by commas: an address "
                      "in one is allowed or denied by the IPv4 address inside. `64:ff9b::/96` always counts.",
-                     values.validator(parse_nat64))] = ""
+                     values.validator(values.parse_nat64))] = ""
     proxy: Annotated[
         str | None, Setting("Proxy for every fetch, `http://user:password@host:port`; none unless set. Its login is "
                             "secret.", values.proxy, values.or_none, LOGIN)] = None

@@ -1,4 +1,4 @@
-"""What the text of a setting may be: each raises ValidationError, saying what is wrong, for what it may not."""
+"""Validators of settings, which raise ValidationError with the reason, and parsers, which raise ValueError."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from typing import Any
 from marshmallow import ValidationError
 
 MAX_PORT = 65_535
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+PortRange = tuple[int, int]
+"""First and last port, both included."""
+NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)
+"""Lengths that a prefix of NAT64 may have (RFC 6052, section 2.2)."""
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
 _PLACE = re.compile(rf"(?P<host>{_HOST})(?::(?P<port>[1-9][0-9]{{0,4}}))?")
 _PROXY = re.compile(r"https?://(?:[^/?#\s]*@)?(?P<place>[^/?#@\s]+)/?")
@@ -20,7 +25,7 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def split(text: str) -> tuple[str, ...]:
-    """Return the names in a text with commas between them."""
+    """Return the names in a text, separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -35,7 +40,7 @@ def unbracketed(host: str) -> str:
 
 
 def validator(parse: Callable[[str], Any]) -> Callable[[str], None]:
-    """Return a validator of what `parse` takes."""
+    """Return a validator that refuses what `parse` refuses."""
 
     def check(text: str) -> None:
         try:
@@ -46,18 +51,19 @@ def validator(parse: Callable[[str], Any]) -> Callable[[str], None]:
     return check
 
 
-def bracketed(place: str) -> str:
-    """Put an IPv6 address into the brackets that a port needs: `$(POD_IP):6066` leaves them out. Of `fd00::5:6066` the
-    last part is the port; an address that has as many parts as there can be is no more than that.
+def bracketed(authority: str) -> str:
+    """Add the brackets that an IPv6 address needs before a port: `$(POD_IP):6066` lacks them.
+
+    In `fd00::5:6066` the last part is the port, unless the address has all its parts without it.
     """
-    if place.startswith("[") or place.count(":") < 2:  # noqa: PLR2004  as many colons as an IPv6 address has
-        return place
-    host, _, port = place.rpartition(":")
-    for written, address in ((f"[{host}]:{port}", host), (f"[{place}]", place)):
+    if authority.startswith("[") or authority.count(":") < 2:  # noqa: PLR2004  as many colons as an IPv6 address has
+        return authority
+    host, _, port = authority.rpartition(":")
+    for written, address in ((f"[{host}]:{port}", host), (f"[{authority}]", authority)):
         with contextlib.suppress(ValueError):
             ipaddress.IPv6Address(address)
             return written
-    return place
+    return authority
 
 
 def bracketed_servers(text: str) -> str:
@@ -72,7 +78,7 @@ def bracketed_url(url: str) -> str:
 
 
 def servers(text: str) -> None:
-    """Refuse what is no list of host:port."""
+    """Refuse an invalid list of host:port."""
     for server in map(str.strip, text.split(",")):
         if "@" in server:
             msg = "a login is not taken here: see KAFKA_SASL_USERNAME"  # not quoted: it is a secret
@@ -98,7 +104,7 @@ def _place(text: str, *, port_needed: bool = False) -> bool:
 
 
 def proxy(url: str) -> None:
-    """Refuse what is no proxy."""
+    """Refuse an invalid proxy."""
     found = _PROXY.fullmatch(url)
     if url and (found is None or not _place(found["place"])):
         msg = "is no proxy: give http://host:port, or http://user:password@host:port"  # not quoted: it may be a secret
@@ -106,14 +112,14 @@ def proxy(url: str) -> None:
 
 
 def endpoint(url: str | None) -> None:
-    """Refuse what is no URL that a token is asked for at."""
+    """Refuse an invalid URL of a token endpoint."""
     if url is not None and not re.fullmatch(r"https?://[^/?#@\s]+(?:[/?][^#\s]*)?", url):
         msg = "is no URL of a token endpoint: https://host/path, without login"
         raise ValidationError(msg)
 
 
 def store(url: str) -> None:
-    """Refuse what is no store."""
+    """Refuse an invalid store."""
     if url != "memory://" and not (url.startswith("rocksdb://") and len(url) > len("rocksdb://")):
         shown = "" if "@" in url else f"{url!r} "  # not quoted: it may be a secret
         msg = f"{shown}is no store: memory:// or rocksdb://PATH"
@@ -121,7 +127,7 @@ def store(url: str) -> None:
 
 
 def url(url: str) -> None:
-    """Refuse what is no worker's URL."""
+    """Refuse an invalid URL of a worker."""
     found = _WEB_URL.fullmatch(url)
     if url and (found is None or not _place(bracketed(found["place"]))):
         shown = "" if "@" in url else f"{url!r} "  # not quoted: it may be a secret
@@ -130,23 +136,62 @@ def url(url: str) -> None:
 
 
 def hosts(text: str) -> None:
-    """Refuse what are no host names."""
+    """Refuse invalid host names."""
     for name in split(text):
         if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+", name):
             shown = "" if "@" in name else f"{name!r} "  # not quoted: it may be a secret
-            msg = f"{shown}is no host name: give names alone, without scheme and port, with commas between them"
+            msg = f"{shown}is no host name: give names alone, without scheme and port, separated by commas"
             raise ValidationError(msg)
 
 
 def file(path: str) -> None:
-    """Refuse what is no file."""
+    """Refuse a missing file."""
     if path and not Path(path).is_file():
         msg = f"{path!r} is no file"
         raise ValidationError(msg)
 
 
 def topic(name: str) -> None:
-    """Refuse what is no name of a topic."""
+    """Refuse an invalid topic name."""
     if not _TOPIC.fullmatch(name) or name in (".", ".."):
         msg = f"{name!r} is no topic name: 1 to 249 of letters, digits, '.', '_' and '-'"
         raise ValidationError(msg)
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Read networks such as `10.1.0.0/16,fd00::/8`. Raises ValueError naming the wrong one."""
+    return tuple(_network(part) for part in split(text))
+
+
+def parse_ports(text: str) -> tuple[PortRange, ...]:
+    """Read ports and ranges such as `8080,9000-9010`. Raises ValueError naming the wrong one."""
+    ranges: list[PortRange] = []
+    for part in split(text):
+        low, _, high = part.partition("-")
+        if not (low.isdecimal() and (high or low).isdecimal() and 1 <= int(low) <= int(high or low) <= MAX_PORT):
+            msg = f"{part!r} is no port or range of ports"
+            raise ValueError(msg)
+        ranges.append((int(low), int(high or low)))
+    return tuple(ranges)
+
+
+def parse_nat64(text: str) -> tuple[ipaddress.IPv6Network, ...]:
+    """Read prefixes of NAT64 such as `2001:db8:64::/96`. Raises ValueError naming the wrong one."""
+    return tuple(_nat64(part) for part in split(text))
+
+
+def _nat64(part: str) -> ipaddress.IPv6Network:
+    network = _network(part)
+    if not isinstance(network, ipaddress.IPv6Network) or network.prefixlen not in NAT64_LENGTHS:
+        lengths = ", ".join(f"/{length}" for length in NAT64_LENGTHS)
+        msg = f"{part!r} is no prefix of NAT64: IPv6, of length {lengths}"
+        raise ValueError(msg)
+    return network
+
+
+def _network(part: str) -> Network:
+    try:
+        return ipaddress.ip_network(part)
+    except ValueError as exc:
+        msg = f"{part!r} is no network: {exc}"
+        raise ValueError(msg) from None

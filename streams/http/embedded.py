@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import NamedTuple
 
-from streams.config.networks import NAT64_LENGTHS, Network
+from streams.config.validators import NAT64_LENGTHS, Network
 
 # RFC 4291 (mapped, compatible), RFC 6052 and RFC 8215 (NAT64), RFC 2765 (SIIT).
 _MAPPED = IPv6Network("::ffff:0:0/96")

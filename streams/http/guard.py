@@ -19,8 +19,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from models.errors import Denied
-from streams.config.networks import Network, PortRange, parse_nat64, parse_networks, parse_ports
 from streams.config.settings import Settings
+from streams.config.validators import Network, PortRange, parse_nat64, parse_networks, parse_ports
 from streams.http.embedded import embedded
 from streams.http.resolver import Resolver
 

@@ -1,7 +1,6 @@
 """What the process reports about itself. Knows no business rule, nothing of Kafka or HTTP.
 
-logs           one line an event, for a console or as JSON, without secrets
-flood          lines of one kind that are too many: left out, and counted
+logs           one line an event, for a console or as JSON, without secrets, without floods of one kind
 readiness_log  logs when the process becomes ready, and when it no longer is
 metrics        a catalogue of metrics and what reads them, for Prometheus
 loop           how late the event loop is, and what happens when it stops turning

@@ -1,5 +1,5 @@
 """The log: one line an event, for a console or as JSON. No secret is in it, no line break of a stranger's, and not the
-same line a thousand times (flood.py).
+same line a thousand times: of one kind ten are written in ten seconds, then how many were left out.
 """
 
 from __future__ import annotations
@@ -8,16 +8,31 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context, ContextVar
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote
 
-from streams.telemetry.flood import FloodGate
-
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""What the lines of this task are about, if they are about one request."""
+"""The id of the request that this task's lines are about, if there is one."""
+
+BURST = 10
+"""Lines of one kind (logger, level and message without its values) that are written in one interval."""
+FOREIGN = "aiokafka"
+"""Loggers of a library that logs each retry; our own lines say what that means."""
+FOREIGN_BURST = 1
+"""The same of these."""
+INTERVAL = 10.0
+"""Seconds of an interval; it begins with its first line."""
+MAX_KINDS = 1_000
+"""Kinds that are counted separately: messages made of values must not fill the memory."""
+
+MAX_MESSAGE = 200
+"""Characters by which messages are distinguished."""
+
+Kind = tuple[str, int, str]
 
 MASK = "********"
 MIN_SECRET = 6
@@ -35,7 +50,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Mask:
-    """Takes secrets out of a text: the known ones, logins in URLs, and what URLs and headers usually carry them as."""
+    """Removes secrets from a text: configured ones, logins in URLs, usual carriers in URLs and headers."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known: re.Pattern[str] | None = None
@@ -43,7 +58,7 @@ class Mask:
         self.add(secrets)
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Know more secrets, in every spelling that a line may have them in."""
+        """Add secrets, in every spelling that a line may have them in."""
         for secret in secrets:
             if len(secret) >= MIN_SECRET:
                 self._secrets |= {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
@@ -97,8 +112,8 @@ class Json(logging.Formatter):
             members["request_id"] = self._mask(subject)
         if stack := _stack(self, record):
             kind, error = record.exc_info[:2] if record.exc_info else (None, None)
-            told = {"type": kind.__name__, "message": self._mask(str(error))} if kind else {}
-            members["error"] = {**told, "stack": self._mask("\n".join(stack))}
+            error_of = {"type": kind.__name__, "message": self._mask(str(error))} if kind else {}
+            members["error"] = {**error_of, "stack": self._mask("\n".join(stack))}
         return json.dumps(members, ensure_ascii=False)
 
 
@@ -114,8 +129,110 @@ def _stack(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]
 
 
 def _plain(text: str) -> str:
-    """Return a text on one line: what a stranger sends must not look like lines of ours."""
+    """Return a text on one line: foreign text must not look like lines of ours."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class _Interval:
+    __slots__ = ("began", "first", "left_out", "written")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.written = self.left_out = 0
+        self.first = ""
+
+
+class _LeftOut(NamedTuple):
+    kind: Kind
+    left_out: int
+    first: str
+
+
+class FloodGate(logging.Filter):
+    """A filter for a handler. `report` writes the line with the number of lines left out; CRITICAL always passes.
+
+    Thread-safe, as handlers must be.
+    """
+
+    def __init__(
+        self, report: Callable[[logging.LogRecord], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._report = report
+        self._clock = clock
+        self._intervals: dict[Kind, _Interval] = {}
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is written."""
+        if record.levelno >= logging.CRITICAL:
+            return True
+        kind = record.name, record.levelno, str(record.msg)[:MAX_MESSAGE]
+        with self._lock:
+            over = self._over() if len(self._intervals) >= MAX_KINDS else self._over(kind)
+            passes = self._count(kind, record)
+        self._report_left_out(over)
+        return passes
+
+    def close(self) -> None:
+        """Report all lines left out that were not reported yet."""
+        with self._lock:
+            over = self._over(everything=True)
+            if self._timer is not None:
+                self._timer.cancel()
+        self._report_left_out(over)
+
+    def _count(self, kind: Kind, record: logging.LogRecord) -> bool:
+        interval = self._intervals.get(kind)
+        if interval is None:
+            if len(self._intervals) >= MAX_KINDS:
+                return True
+            interval = self._intervals[kind] = _Interval(self._clock())
+        if interval.written < (FOREIGN_BURST if record.name.startswith(FOREIGN) else BURST):
+            interval.written += 1
+            return True
+        interval.first = interval.first or _safe_text(record)
+        interval.left_out += 1
+        if self._timer is None:
+            self._timer = threading.Timer(INTERVAL, self._sweep)
+            self._timer.daemon = True
+            self._timer.start()
+        return False
+
+    def _over(self, *kinds: Kind, everything: bool = False) -> list[_LeftOut]:
+        """Forget the intervals (default: any) that are over; returns those that left something out."""
+        now = self._clock()
+        over = [
+            (kind, interval)
+            for kind in kinds or list(self._intervals)
+            if (interval := self._intervals.get(kind)) and (everything or now - interval.began >= INTERVAL)
+        ]
+        for kind, _ in over:
+            del self._intervals[kind]
+        return [_LeftOut(kind, interval.left_out, interval.first) for kind, interval in over if interval.left_out]
+
+    def _sweep(self) -> None:
+        with self._lock:
+            over = self._over()
+            self._timer = None
+            if any(interval.left_out for interval in self._intervals.values()):
+                self._timer = threading.Timer(INTERVAL / 2, self._sweep)
+                self._timer.daemon = True
+                self._timer.start()
+        self._report_left_out(over)
+
+    def _report_left_out(self, over: list[_LeftOut]) -> None:
+        for (name, level, _), left_out, first in over:
+            line = "%d more lines like this were left out: %s"
+            self._report(logging.LogRecord(name, level, "", 0, line, (left_out, first), None))
+
+
+def _safe_text(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001  its values do not fit: the handler reports that for lines that are written
+        return str(record.msg)
 
 
 STYLES = {"console": Console, "json": Json}
@@ -123,7 +240,7 @@ STYLES = {"console": Console, "json": Json}
 
 
 def _matters(record: logging.LogRecord) -> bool:
-    """Say whether a line is worth reading: a connection that aiokafka left open is closed by being forgotten."""
+    """Return whether a line is worth reading: connections that aiokafka leaves open close when they are collected."""
     return not (record.name == "asyncio" and str(record.msg).startswith("Unclosed AIOKafkaConnection"))
 
 
@@ -138,7 +255,7 @@ class _Stream(logging.StreamHandler[TextIO]):
         self.addFilter(self._gate)
 
     def emit_alone(self, record: logging.LogRecord) -> None:
-        """Write a line past the gate, about no request."""
+        """Write a line past the gate, without a request id."""
         self.acquire()
         try:
             Context().run(self.emit, record)
@@ -146,7 +263,7 @@ class _Stream(logging.StreamHandler[TextIO]):
             self.release()
 
     def close(self) -> None:
-        """Tell of what was left out."""
+        """Report what was left out."""
         self._gate.close()
         super().close()
 
@@ -154,7 +271,7 @@ class _Stream(logging.StreamHandler[TextIO]):
 def setup(level: str, style: str = "console", secrets: Iterable[str] = (), stream: TextIO | None = None) -> Mask:
     """Log to stderr (or `stream`) from `level` on, in one of STYLES; warnings of Python's are lines, too.
 
-    Returns the mask, which may be told of more secrets later.
+    Returns the mask, to which more secrets may be added later.
     """
     mask = Mask(secrets)
     handler = _Stream(stream or sys.stderr, STYLES[style](mask))

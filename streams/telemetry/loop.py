@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 BEAT = 0.1
 """Seconds between two beats: ten a second cost some 50 µs."""
 RECENT = 50
-"""Beats of which the worst is told as the lag."""
+"""Beats of which the worst is reported as the lag."""
 TICK = 0.5
 """Seconds between two looks of the thread that watches."""
 STALLED = 2.0
-"""Seconds without a beat after which the log says what the loop does instead."""
+"""Seconds without a beat after which the log shows what blocks the loop."""
 HOPELESS = 60.0
 """Seconds without a beat after which the process ends: its group would wait for it for ever, since the heartbeats are
 another thread's."""
@@ -76,16 +76,16 @@ class LoopWatch:
         self._schedule()
 
     def _watch(self) -> None:
-        seen, looks, told = -1, 0, False
+        seen, looks, reported = -1, 0, False
         while not self._closing.wait(TICK):
             if seen != self._beats:
-                if told:
+                if reported:
                     logger.warning("the event loop turns again, after %.1f s", looks * TICK)
-                seen, looks, told = self._beats, 0, False
+                seen, looks, reported = self._beats, 0, False
                 continue
             looks += 1
-            if looks * TICK >= STALLED and not told:
-                told = True
+            if looks * TICK >= STALLED and not reported:
+                reported = True
                 self.stalls += 1
                 self._log(logging.ERROR, "the event loop has not turned for %.0f s; it is here:", STALLED)
             if looks * TICK >= HOPELESS:

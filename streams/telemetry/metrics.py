@@ -1,8 +1,8 @@
-"""Metrics for Prometheus. What is told is read where it is counted anyway, and only when somebody asks: counting costs
-what a plain counter costs, and nothing that happens a thousand times a second comes by here.
+"""Metrics for Prometheus. Each scrape reads what the parts count anyway: counting costs what a plain counter costs, and
+nothing that happens a thousand times a second passes through here.
 
-A catalogue says which metrics there are; readers yield their samples. What no catalogue names is not told, so a list of
-the metrics made from the catalogue cannot lie.
+A catalogue declares the metrics; readers yield their samples. Nothing else is exposed, so documentation made from the
+catalogue is complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Kind(NamedTuple):
-    """One metric: its name without suffixes, its type, what it says, and what its series are told apart by."""
+    """One metric: its name without suffixes, its type, its meaning, and the labels of its series."""
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
     @property
     def exposed_name(self) -> str:
-        """Return the name under which it is asked for: a counter's ends in `_total`."""
+        """Return the name in queries: a counter's ends in `_total`."""
         return f"{self.name}_total" if self.type == "counter" else self.name
 
 
@@ -54,7 +54,7 @@ Reader: TypeAlias = Callable[[], Iterable[Sample]]
 
 
 class Exporter(Collector):
-    """Tells what its readers read, and of the process what the operating system knows."""
+    """Exposes the samples of its readers, and the operating system's figures of the process."""
 
     def __init__(self, catalogue: Sequence[Kind]) -> None:
         self._catalogue = {kind.name: kind for kind in catalogue}
@@ -64,16 +64,16 @@ class Exporter(Collector):
         ProcessCollector(registry=self._registry)
 
     def reads(self, *readers: Reader) -> None:
-        """Have these read from now on."""
+        """Add readers."""
         self._readers += readers
 
     def expose(self, accept: str | None) -> tuple[bytes, str]:
-        """Return all of it and its media type: OpenMetrics for who accepts that, else Prometheus' text format."""
+        """Return all metrics and their media type: OpenMetrics if accepted, else Prometheus' text format."""
         encode, content_type = choose_encoder(accept or "")
         return encode(self._registry), content_type
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: the registry need not read to know the names."""
+        """Return nothing: the registry needs no samples to register the collector."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -83,8 +83,8 @@ class Exporter(Collector):
             try:
                 for name, value, labels in reader():
                     _put(families[name], value, labels)
-            except Exception:  # one part's figures missing are no reason to tell none
-                logger.exception("some metrics cannot be read")
+            except Exception:  # the other parts' metrics are still exposed
+                logger.exception("some metrics cannot be read: the others are exposed")
         yield from families.values()
 
 
@@ -119,4 +119,4 @@ def table(catalogue: Iterable[Kind]) -> str:
         f"| `{kind.exposed_name}` | {kind.type} | {', '.join(f'`{label}`' for label in kind.labels)} | {kind.help} |"
         for kind in catalogue
     ]
-    return "\n".join(["| metric | type | labels | what it says |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows, ""])

@@ -1,4 +1,4 @@
-"""Says in the log when the process is ready, when it is no more, and why."""
+"""Logs when the process becomes ready, and when it no longer is, and why."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LOOK_EVERY = 0.25
 READY_LOOK_EVERY = 1.0
 """The same while nothing changes."""
 SETTLED_AFTER = 2.0
-"""Seconds that a change must last to be worth a line; the first time it is told at once. A rebalance takes less."""
+"""Seconds that a change must last to be logged; the first one is logged at once. A rebalance takes less."""
 
 STOPPING = "stopping"
 """The state of a part that ends because the process does."""
 
 
 class Announcer:
-    """Opened with `async with`. `parts` returns `ok` of each part, or what is wrong; `describe` says what is ready."""
+    """Opened with `async with`. `parts` returns for each part `ok` or the reason; `describe` returns what is ready."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class Announcer:
             await asyncio.sleep(READY_LOOK_EVERY if self._ready and self._changed is None else LOOK_EVERY)
 
     def look(self) -> None:
-        """Tell of a change that has lasted."""
+        """Log a change that has lasted."""
         parts = self._parts()
         wrong = [f"{part}: {state}" for part, state in parts.items() if state != "ok"]
         ready, now = not wrong, self._clock()
         if STOPPING in parts.values():
-            return  # as it was told
+            return  # stopping is logged elsewhere
         if ready == bool(self._ready):
             self._changed = None
             return

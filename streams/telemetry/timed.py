@@ -1,4 +1,4 @@
-"""`@timed`: measures any function, plain or async, and tells the log and the metrics.
+"""`@timed`: measures any function, plain or async, for log and metrics.
 
     @timed
     def load(path): ...
@@ -7,7 +7,7 @@
     async def purge(self, key): ...
 
 A call's time ends when the function returns or raises; for an async function that is when its coroutine does, waiting
-included, and a coroutine that nobody awaits is no call. What it calls may be timed, too: its time contains theirs.
+included; a coroutine that nobody awaits does not count. Timed calls may nest: the outer time contains the inner.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def timed(function: Any = None, /, *, name: str | None = None, level: int = logg
 
     `name`: what it is called in log and metrics (default: `module.qualname`); must be one of few, since each is a
     series of its own. `level`: of the line that each call writes to the logger of the function's module. Works on
-    methods, and over `@staticmethod` and `@classmethod`; raises TypeError for a generator function, of which a call
-    takes no time, and for what is no function.
+    methods, and over `@staticmethod` and `@classmethod`; raises TypeError for a generator function, whose call takes no
+    time, and for anything but a function.
     """
     if function is None:
         return functools.partial(_timed, name=name, level=level)

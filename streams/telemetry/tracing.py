@@ -61,8 +61,8 @@ def _provider(worker_id: str) -> Any:
         msg = f"MILLRACE_TRACES: traces need the extra: pip install 'millrace-kafka[traces]' ({exc})"
         raise SettingsError(msg) from exc
     ours = {"service.name": "millrace", "service.version": version("millrace-kafka"), "service.instance.id": worker_id}
-    said = OTELResourceDetector().detect().attributes  # by OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
-    resource = Resource.create({name: value for name, value in ours.items() if name not in said})
+    given = OTELResourceDetector().detect().attributes  # by OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
+    resource = Resource.create({name: value for name, value in ours.items() if name not in given})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     if (exporter := _make_exporter()) is not None:
         provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -90,7 +90,7 @@ def _make_exporter() -> Any | None:
 
 
 async def _shut(provider: Any) -> None:
-    """Send what is left, in bounded time: in a thread that nobody has to wait for."""
+    """Send what is left, in bounded time, in a thread that does not block the exit."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def shut() -> None:

@@ -24,11 +24,11 @@ LOOK_EVERY = 1.0
 REPORT_AFTER = 15.0
 """Seconds of standing still after which a worker is not ready."""
 COMMIT_DEADLINE = 60.0
-"""Seconds for which commits may fail, though there is something to commit, before the broker is asked why."""
+"""Seconds for which commits may fail, though there is something to commit, before the worker checks the broker."""
 GRACE = 20.0
-"""Seconds that a commit has left once the broker has said that it is there."""
+"""Seconds that a commit has left once the broker has answered."""
 ASK_AGAIN = 10.0
-"""Seconds until a broker that did not answer is asked again."""
+"""Seconds until a broker that did not answer is checked again."""
 UNFINISHED_DEADLINE = 360.0
 """Seconds that the oldest request may take once later ones are finished: more than any request may ask for (300)."""
 THREAD_DEADLINE = 60.0
@@ -37,7 +37,7 @@ THREAD_DEADLINE = 60.0
 
 class Standing(NamedTuple):
     """How far one partition is: `point` may be committed, `committed` is, `finished` counts what was finished so far,
-    `ahead` what of it lies beyond the point, as far as known.
+    `ahead` how many of them are beyond the point, as far as known.
 
     `hold` is the same object as long as the partition is held without a break; `waits`: what is at the point was not
     begun yet, because its host is busy.
@@ -61,8 +61,8 @@ class _Watched:
         self.unfinished: float | None = None
 
     def look(self, now: Standing, at: float, *, held_up: bool) -> None:
-        """Compare with the last look; as long as Kafka takes no results, or what is at the point waits for its turn,
-        no time passes.
+        """Compare with the last check; the clock stops while Kafka accepts no results, or while the request at the
+        point waits for its turn.
         """
         before, self.last = self.last, now
         if now.point is None or now.point == now.committed:
@@ -80,9 +80,9 @@ class _Watched:
 class Watchdog:
     """Opened with `async with`; looks once a second, for as long as it is open.
 
-    `standings` tells how far each partition is, `heard` the monotonic time at which the consumer's thread was last
-    heard of, `broker_answers` asks over a new connection, `held_up` says that Kafka takes no results. `end` is given
-    the reason, in a sentence.
+    `standings` returns how far each partition is, `heard` the monotonic time of the consumer thread's last sign of
+    life; `broker_answers` tries a new connection, `held_up` is true while Kafka accepts no results. `end` gets the
+    reason, in a sentence.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class Watchdog:
         self._ended = False
 
     async def __aenter__(self) -> Self:
-        self._task = start(self._run(), "the watchdog", means="a worker that stands still is not noticed")
+        self._task = start(self._run(), "the watchdog", means="a stuck worker is not noticed")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await end_tasks(self._task)
 
     def state(self) -> str:
-        """Return `ok`, or since when which partition stands still, for `/readyz`."""
+        """Return `ok`, or which partition is stuck and since when, for `/readyz`."""
         now = self._clock()
         for each in self._watched.values():
             if each.uncommitted is not None and now - each.uncommitted >= REPORT_AFTER:
@@ -130,7 +130,7 @@ class Watchdog:
             await self.look()
 
     async def look(self) -> None:
-        """Look once; ends the worker if it is to blame for standing still."""
+        """Check once; ends the worker if it is stuck by its own fault."""
         now = self._clock()
         found = list(self._standings())
         self._watched = {each.name: self._same(each) for each in found}

@@ -25,8 +25,8 @@ from streams.http.limits import Hosts
 from streams.http.stats import OTHERS, UpstreamStats
 from streams.kafka import tail
 from streams.kafka.tail import Tail
-from streams.telemetry import flood
-from streams.telemetry.flood import FloodGate
+from streams.telemetry import logs as flood
+from streams.telemetry.logs import FloodGate
 
 
 def request(number, **members):

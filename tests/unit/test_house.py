@@ -50,7 +50,7 @@ STARTED_ELSEWHERE = {
     "streams/pool/workers.py": "create_task of a TaskGroup: awaited by it",
     "streams/app.py": "Timer: ends a process that does not stop in time",
     "agents/commands/worker.py": "Timer: ends a process that does not end in time",
-    "streams/telemetry/flood.py": "Timer: nothing but a line of the log hangs on it",
+    "streams/telemetry/logs.py": "Timer: nothing but a line of the log hangs on it",
 }
 
 

@@ -26,7 +26,7 @@ from models.source import CachePolicy, Param, Retries, Source, Sources
 from models.template import UrlTemplate
 from streams.cache.front import Cache
 from streams.config.cache_url import MemoryTier
-from streams.config.networks import parse_networks, parse_ports
+from streams.config.validators import parse_networks, parse_ports
 from streams.functions import FunctionCaller
 from streams.http.client import Client
 from streams.http.guard import Guard

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from models.errors import Denied, Unreachable
 from models.source import Retries
-from streams.config.networks import parse_networks, parse_ports
+from streams.config.validators import parse_networks, parse_ports
 from streams.http.client import Client
 from streams.http.guard import MAX_ADDRESSES, Guard
 

@@ -21,8 +21,8 @@ from yarl import URL
 
 from models.errors import AnswerError, Denied, InvalidDocument, Unreachable, UpstreamError
 from models.source import ApiKey, Basic, Bearer, ClientCredentials, Limits, Retries, Secret, Source
-from streams.config.networks import parse_networks
 from streams.config.settings import DEFAULT_MAX_REDIRECTS
+from streams.config.validators import parse_networks
 from streams.http.auth import Fixed, Token
 from streams.http.client import Client
 from streams.http.guard import Guard
@@ -163,7 +163,7 @@ async def test_a_secret_from_a_file_is_sent_without_its_line_end(client, upstrea
 async def test_a_secret_that_cannot_be_sent_is_refused_at_the_start(client, tmp_path, text):
     """What would break out of its header is never sent, and not quoted."""
     (tmp_path / "token").write_text(f"x{text}x", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"holds what cannot be sent") as caught:
+    with pytest.raises(ValueError, match=r"holds characters that cannot be sent") as caught:
         policy_of(Source("s", auth=Bearer(Secret("file", str(tmp_path / "token")))), client.policy, client.post)
     assert text not in str(caught.value)
 

@@ -32,8 +32,8 @@ from models.errors import (
 )
 from models.request import parse
 from models.source import Retries
-from streams.config.networks import parse_networks, parse_ports
 from streams.config.settings import DEFAULT_MAX_REDIRECTS
+from streams.config.validators import parse_networks, parse_ports
 from streams.http.client import Client
 from streams.http.errors import is_host_fault, translate
 from streams.http.guard import DENIED, DeniedAddress, Guard

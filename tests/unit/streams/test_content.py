@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 
 from models.errors import InvalidDocument, TooLarge, Unreachable
 from models.source import Retries
-from streams.config.networks import parse_networks, parse_ports
+from streams.config.validators import parse_networks, parse_ports
 from streams.http.client import Client
 from streams.http.content import Cut, Decoder, accepted, codings_of
 from streams.http.guard import Guard

@@ -260,7 +260,7 @@ def test_an_answer_that_no_reader_takes_is_not_read(member):
 def taken(entry):
     """Assert that an entry makes one whole result, as it is, revalidated, and with each of its verdicts."""
     assert entry.check_results is not None
-    said = [each.encoded for each in entry.check_results._kept.values()]
+    said = [each.encoded for each in entry.check_results._results.values()]
     judged = [with_check_results(entry.shared, b"%b,%b" % (each, each), None) for each in said]
     for shared in (entry.shared, restamp(entry.shared, 2, NOW), *judged):
         members = read_result(splice(b'"mine"', shared, b"hit", 1.0, 0.001))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from models.source import MAX_STALE, CachePolicy
-from streams.cache.freshness import HEURISTIC, Freshness, Head, directives, failure_lifetime, freshness, http_date
+from streams.cache.freshness import HEURISTIC, Freshness, Head, failure_lifetime, freshness, http_date, parse_directives
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -223,9 +223,9 @@ def test_what_later_header_lines_say_counts_too(lines: list[tuple[str, str]]) ->
 
 def test_repeated_directives_and_their_values() -> None:
     """Names are compared without case, values of both forms are read; two that differ are none (section 4.2.1)."""
-    assert directives('A=1, b="x y", a=2, C') == {"a": "", "b": "x y", "c": ""}
-    assert directives('a=1, A="1"') == {"a": "1"}
-    assert directives("") == {}
+    assert parse_directives('A=1, b="x y", a=2, C') == {"a": "", "b": "x y", "c": ""}
+    assert parse_directives('a=1, A="1"') == {"a": "1"}
+    assert parse_directives("") == {}
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from yarl import URL
 
 from models.errors import Denied, InvalidRequest
 from models.source import Retries
-from streams.config.networks import parse_nat64, parse_networks, parse_ports
 from streams.config.settings import Settings
+from streams.config.validators import parse_nat64, parse_networks, parse_ports
 from streams.http.client import Client
 from streams.http.guard import DENIED, DeniedAddress, Guard, guard_of, literal
 from streams.http.url import resolve

@@ -18,7 +18,7 @@ from models.charset import MAX_LABEL, text_codec
 from models.errors import AnswerError, InvalidDocument, InvalidRequest, TooLarge
 from models.request import check_url
 from models.source import CachePolicy
-from streams.cache.freshness import MAX_LIST, Head, directives, failure_lifetime, freshness
+from streams.cache.freshness import MAX_LIST, Head, failure_lifetime, freshness, parse_directives
 from streams.http.content import MAX_CODINGS_TEXT, MAX_MEMBERS, Decoder, codings_of, read_body
 from streams.http.errors import unsuccessful
 from streams.http.excerpt import _read
@@ -160,12 +160,12 @@ def test_an_answer_whose_lists_are_too_long_is_not_kept():
 )
 def test_quoted_pairs_end_no_quoted_string(said, names):
     """RFC 9110, section 5.6.4; a quote that is not closed hides nothing."""
-    assert set(directives(said)) == names
+    assert set(parse_directives(said)) == names
 
 
 def test_a_value_is_read_without_its_quotes_and_pairs():
     """As the string that they stand for."""
-    assert directives('max-age="1\\0"') == {"max-age": "10"}
+    assert parse_directives('max-age="1\\0"') == {"max-age": "10"}
 
 
 def test_no_name_of_a_charset_leaves_memory_behind():

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-from aiocache.base import BaseCache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,149 +148,8 @@ def test_it_has_the_defaults_of_a_tier():
     """Without settings it is bounded as the contract says."""
     cache = MemoryCache()
     assert (cache.tier.entries, cache.tier.bytes, cache.tier.ttl) == (10_000, 64 << 20, 60.0)
-    assert cache.ttl == 60.0
-    assert isinstance(cache, BaseCache)
     assert cache.put("a", b"1")
     assert cache.peek("a") == b"1"
-
-
-async def test_get_and_set_are_peek_and_put(cache):
-    """What one interface keeps the other finds."""
-    assert await cache.set("a", b"1") is True
-    assert cache.peek("a") == await cache.get("a") == b"1"
-    cache.put("b", b"2")
-    assert await cache.get("b") == b"2"
-    assert await cache.get("c") is None
-    assert await cache.get("c", default=7) == 7
-
-
-async def test_set_takes_a_time_to_live(cache, clock):
-    """A ttl of a call's own replaces the tier's, and None asks for the tier's."""
-    await cache.set("short", 1, ttl=1)
-    await cache.set("default", 1, ttl=None)
-    clock.now += 1
-    assert await cache.get("short") is None
-    clock.now += TTL - 2
-    assert await cache.get("default") == 1
-    clock.now += 1
-    assert await cache.get("default") is None
-
-
-async def test_set_says_if_it_could_not(clock):
-    """What is too large for the tier is told."""
-    cache = MemoryCache(MemoryTier(bytes=500), clock=clock)
-    assert await cache.set("a", b"x" * 101) is False
-    assert await cache.exists("a") is False
-
-
-async def test_values_are_kept_as_they_are(cache):
-    """Nothing is serialised: the object that was set is the one that is got."""
-    value = Entry(b"shared", 1.0, 2.0)
-    await cache.set("a", value)
-    assert await cache.get("a") is value
-
-
-async def test_set_with_a_token_only_replaces_what_it_knows(cache):
-    """Compare-and-set changes the value that the token names and no other."""
-    await cache.set("a", b"1")
-    assert await cache.set("a", b"2", _cas_token=b"0") is False
-    assert await cache.get("a") == b"1"
-    assert await cache.set("a", b"2", _cas_token=b"1") is True
-    assert await cache.get("a") == b"2"
-
-
-async def test_add_does_not_overwrite(cache, clock):
-    """A key that is there raises ValueError and keeps its value; one that expired is free again."""
-    assert await cache.add("a", b"1", ttl=1) is True
-    with pytest.raises(ValueError, match=r"^Key a already exists, use .set to update the value$"):
-        await cache.add("a", b"2")
-    assert await cache.get("a") == b"1"
-    clock.now += 1
-    assert await cache.add("a", b"2") is True
-    assert await cache.get("a") == b"2"
-
-
-async def test_delete_counts_what_it_took(cache):
-    """One for a key that was there, none for one that was not."""
-    await cache.set("a", b"1")
-    assert [await cache.delete("a"), await cache.delete("a")] == [1, 0]
-    assert await cache.get("a") is None
-
-
-async def test_exists_sees_only_what_is_fresh(cache, clock):
-    """A key exists until it expires."""
-    await cache.set("a", b"1", ttl=1)
-    assert await cache.exists("a") is True
-    assert await cache.exists("b") is False
-    clock.now += 1
-    assert await cache.exists("a") is False
-
-
-async def test_increment_counts(cache):
-    """A missing key starts from zero, delta may be negative, and text digits count as their number."""
-    assert await cache.increment("n") == 1
-    assert await cache.increment("n", delta=5) == 6
-    assert await cache.increment("n", delta=-7) == -1
-    assert await cache.get("n") == -1
-    await cache.set("t", "41")
-    assert await cache.increment("t") == 42
-
-
-@pytest.mark.parametrize("value", ["x", b"y", [1], {"a": 1}])
-async def test_increment_refuses_what_is_no_number(cache, value):
-    """What cannot be counted up raises TypeError and stays."""
-    await cache.set("a", value)
-    with pytest.raises(TypeError):
-        await cache.increment("a")
-    assert await cache.get("a") == value
-
-
-async def test_expire_gives_a_new_time_to_live(cache, clock):
-    """A key that is there lives for the new time from now; one that is not stays away."""
-    await cache.set("a", b"1", ttl=1)
-    assert await cache.expire("a", 10) is True
-    assert await cache.expire("b", 10) is False
-    clock.now += 9
-    assert await cache.get("a") == b"1"
-    clock.now += 1
-    assert await cache.get("a") is None
-    assert await cache.exists("b") is False
-
-
-async def test_many_at_once(cache, clock):
-    """Several are set with one time to live and got in order, None for what is not there."""
-    assert await cache.multi_set([("a", 1), ("b", 2)], ttl=1) is True
-    await cache.set("c", 3)
-    assert await cache.multi_get(["c", "x", "a", "b"]) == [3, None, 1, 2]
-    clock.now += 1
-    assert await cache.multi_get(["a", "b", "c"]) == [None, None, 3]
-
-
-async def test_clear_forgets_everything_or_one_namespace(cache):
-    """A namespace's keys go alone; without one all go, and the bytes with them."""
-    await cache.set("a", b"1", namespace="x:")
-    await cache.set("a", b"2", namespace="y:")
-    cache.put(b"x:bytes", b"3")
-    assert await cache.get("a", namespace="x:") == b"1"
-    assert await cache.clear(namespace="x:") is True
-    assert await cache.get("a", namespace="x:") is None
-    assert await cache.get("a", namespace="y:") == b"2"
-    assert cache.peek(b"x:bytes") == b"3"
-    assert await cache.clear() is True
-    assert (len(cache), cache.bytes) == (0, 0)
-
-
-async def test_it_serves_as_an_async_context(clock):
-    """Entering and leaving as aiocache's users do keeps what is in it."""
-    async with MemoryCache(clock=clock) as cache:
-        await cache.set("a", 1)
-    assert cache.peek("a") == 1
-
-
-async def test_tasks_side_by_side_lose_no_count(cache):
-    """Increments from many tasks all count."""
-    await asyncio.gather(*(cache.increment("n") for _ in range(50)))
-    assert await cache.get("n") == 50
 
 
 def test_every_key_is_told(cache, clock):

@@ -221,7 +221,7 @@ def test_an_entry_point_that_fails_is_told_with_its_distribution(plugin, distrib
     told = refusal()
     assert told.startswith(f"entry point 'it' in millrace.{group}, of bad-one 1.2: ")
     assert f"cannot be imported: {reason}" in told
-    assert told.endswith("; uninstall bad-one or mend it")
+    assert told.endswith("; uninstall bad-one or fix it")
 
 
 @pytest.mark.parametrize("targets", [("millrace_a", "millrace_b"), ("millrace_a:twice", "millrace_b:twice")])

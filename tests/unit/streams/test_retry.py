@@ -10,7 +10,7 @@ from aiohttp import web
 
 from models.errors import Denied, Overloaded, Unreachable, UpstreamError
 from models.source import Retries
-from streams.config.networks import parse_networks
+from streams.config.validators import parse_networks
 from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.retry import MAX_RETRY_AFTER, pause_after, repeatable, retry_after

@@ -80,12 +80,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_what_no_header_can_hold_is_refused(file, content):
     """Other than visible ASCII is refused at the start, not when the first request is sent, and is not repeated."""
     secret = file(content.encode())
-    assert refusal(secret) == f"{secret.name!r} holds what cannot be sent: visible ASCII only"
+    assert refusal(secret) == f"{secret.name!r} holds characters that cannot be sent: visible ASCII only"
 
 
 def test_what_no_header_can_hold_is_refused_from_the_environment(env):
     """A variable with a line break at its end is refused too: it is taken as it is."""
-    assert refusal(env("hunter2\n")) == f"{VARIABLE!r} holds what cannot be sent: visible ASCII only"
+    assert refusal(env("hunter2\n")) == f"{VARIABLE!r} holds characters that cannot be sent: visible ASCII only"
 
 
 @pytest.mark.parametrize("content", [b"hunter2\xff", b"hunter2\xff\xfe" * 100, "hunter2".encode("utf-16")])

@@ -178,7 +178,10 @@ def test_a_function_that_is_not_there_is_told_beside_other_problems():
         ("{ type = 'bearer', token = 'hunter2' }", "sources.a.auth.token: a secret does not stand here: "),
         ("{ type = 'bearer', token = { env = 'UNSET' } }", "sources.a.auth.token: UNSET is not set"),
         ("{ type = 'bearer', token = { file = '/no' } }", "sources.a.auth.token: '/no' cannot be read: No such file"),
-        ("{ type = 'bearer', token = { env = 'BAD' } }", "sources.a.auth.token: 'BAD' holds what cannot be sent"),
+        (
+            "{ type = 'bearer', token = { env = 'BAD' } }",
+            "sources.a.auth.token: 'BAD' holds characters that cannot be sent",
+        ),
         ("'hunter2'", "sources.a.auth: must be a table, not a string"),
     ],
 )

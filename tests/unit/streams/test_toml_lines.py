@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.config.toml_lines import lines_of
+from streams.sources import lines_of
 
 TEXT = '''# [a comment]
 

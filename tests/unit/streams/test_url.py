@@ -13,7 +13,7 @@ from yarl import URL
 from agents.answer.parsed_requests import entry_key, target_tag
 from models.errors import InvalidRequest
 from models.request import MAX_URL, Request, check_url
-from streams.config.networks import parse_networks, parse_ports
+from streams.config.validators import parse_networks, parse_ports
 from streams.http import url as module
 from streams.http.client import Client
 from streams.http.guard import Guard

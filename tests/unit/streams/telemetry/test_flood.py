@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from streams.telemetry import flood
-from streams.telemetry.flood import BURST, INTERVAL, FloodGate
+from streams.telemetry import logs as flood
+from streams.telemetry.logs import BURST, INTERVAL, FloodGate
 
 
 class Timer:

@@ -11,7 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from streams.telemetry import logs
-from streams.telemetry.flood import BURST
+from streams.telemetry.logs import BURST
 
 
 @pytest.fixture
