@@ -1,5 +1,5 @@
-"""What an upstream's body becomes. A schema is a marshmallow class with a name; its `post_load` makes the
-class that the service works with, its dump what the result says.
+"""Loads an upstream's body as a document. A schema is a named marshmallow class; its `post_load` builds an object, and
+its dump is the document in the result.
 
 Built in: `json` (any JSON value), `text` (the decoded text), `page` (size, media type, title).
 A plugin adds its own:
@@ -33,37 +33,37 @@ _UTF = ("utf-8", "ascii")
 
 
 UNREAD: Any = object()
-"""In the place of a document's value: another process has looked at it."""
+"""Stands for a document's value that another process has loaded."""
 
 
 class Document(NamedTuple):
-    """A document as JSON, which is what the result says, and as plain values, which is what checks see."""
+    """A document as JSON, for the result, and as plain values, for checks."""
 
     encoded: bytes
     value: Any = UNREAD
 
 
 class Body(NamedTuple):
-    """What the upstream sent, decoded from its content coding: bytes, media type and charset (None if not given)."""
+    """A response body after content decoding: bytes, media type and charset (None if not given)."""
 
     content: bytes
     media_type: str = "application/octet-stream"
     charset: str | None = None
 
     def codec(self) -> str | None:
-        """Return what the bytes are in, as far as JSON, HTML or the charset given say; None if that is not known."""
+        """Return the codec of the bytes by JSON's rules, HTML or the given charset; None if it is unknown."""
         if b"\0" in self.content[:4]:
             return json.detect_encoding(self.content[:4])
         return codec_of(self.media_type, self.content, self.charset)
 
     def text(self) -> str:
-        """Decode by its byte order mark or the charset given, else UTF-8; HTML and XML as they say of themselves.
+        """Decode by byte order mark, given charset, or the declaration in HTML or XML; else as UTF-8.
 
         Raises InvalidDocument.
         """
         codec = codec_of(self.media_type, self.content, self.charset)
         if codec is None:
-            msg = f"the body's charset {(self.charset or '')[:40]!r} is none that is read"
+            msg = f"the body's charset {(self.charset or '')[:40]!r} is not supported"
             raise InvalidDocument(msg)
         return _decoded(self.content, codec)
 
@@ -87,48 +87,48 @@ def schema(name: str) -> Callable[[type[Schema]], type[Schema]]:
 
 
 def names() -> list[str]:
-    """Return every schema name a request may give."""
+    """Return every schema name."""
     return sorted((*BUILT_IN, *_REGISTRY))
 
 
 def check_known(name: str) -> None:
-    """Raise ValidationError, naming the known ones, if no schema has this name."""
+    """Raise ValidationError, listing the known names, if no schema has this one."""
     if name not in BUILT_IN and name not in _REGISTRY:
-        msg = f"no schema {name[:60]!r}; known: {', '.join(names())}"
+        msg = f"unknown schema {name[:60]!r}; known: {', '.join(names())}"
         raise ValidationError(msg)
 
 
 def load(name: str, body: Body) -> Document:
-    """Load a body by the schema of that name. Raises InvalidDocument with every field that does not fit."""
+    """Load a body by the schema of that name. Raises InvalidDocument, listing every invalid field."""
     built_in = BUILT_IN.get(name)
     if built_in is not None:
         return built_in(body)
     instance = _INSTANCES[name]
-    value, _ = _read(body, exact=True)  # a Decimal field gets the digits that came
+    value, _ = _read(body, exact=True)  # a Decimal field needs the original digits
     try:
         encoded = strictjson.dumps(instance.dump(instance.load(value)), exact=True)
-        return Document(encoded, strictjson.loads(encoded))  # checks see the same of a document that was kept
+        return Document(encoded, strictjson.loads(encoded))  # checks see the same value for a cached document
     except ValidationError as exc:
         raise InvalidDocument("; ".join(flatten(exc.messages))) from None
-    except Exception as exc:  # a plugin's post_load or dump is foreign code: whatever it raises is about this document
+    except Exception as exc:  # a plugin's post_load or dump may raise anything
         msg = f"schema {name}: {type(exc).__name__}: {exc}"
         raise InvalidDocument(msg) from exc
 
 
 def _json(body: Body) -> Document:
-    """Load JSON; what is passed on is the text that came, so that no number and no escape changes on the way."""
+    """Load JSON; the document keeps the original text, so that numbers and escapes do not change."""
     value, text = _read(body)
     return Document(strictjson.compact(text), value)
 
 
 def _read(body: Body, *, exact: bool = False) -> tuple[Any, bytes]:
-    """Read JSON and return the value and its text in UTF-8, whatever charset is named (RFC 8259, section 8.1).
+    """Read JSON; returns the value and its text in UTF-8, whatever charset is given (RFC 8259, section 8.1).
 
-    Only what is no UTF-8 is read by the charset given, and what begins as UTF-16 or UTF-32 does is read as that.
+    The given charset counts only for text that is not UTF-8; UTF-16 and UTF-32 are detected.
     """
     text = body.content
     try:
-        if b"\0" in text[:4]:  # no JSON text in UTF-8 has one
+        if b"\0" in text[:4]:  # JSON text in UTF-8 has no NUL
             text = _decoded(text, json.detect_encoding(text)).encode()
         try:
             return strictjson.loads(text, exact=exact), text
@@ -156,7 +156,7 @@ def _text(body: Body) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What is worth knowing of a page without its text. `size` is in bytes, decoded."""
+    """A page without its text. `size` is in decoded bytes."""
 
     size: int
     media_type: str
@@ -191,6 +191,6 @@ def _title(body: Body) -> str | None:
 
 
 BUILT_IN: dict[str, Callable[[Body], Document]] = {"json": _json, "text": _text, "page": _page}
-"""The schemas that are not marshmallow classes of a plugin, by name."""
+"""The built-in schemas by name; those of plugins are marshmallow classes."""
 TAKE_NOTHING = frozenset({"text", "page"})
-"""Schemas that make a document of an empty body, too."""
+"""Schemas that accept an empty body."""

@@ -1,10 +1,10 @@
 """Every way a request can end other than `ok`.
 
 MillraceError
-├── SettingsError          the configuration is wrong; the command ends with exit code 2
-├── BrokerError            Kafka is not as the service needs it; exit code 1
-│   └── AccessError        Kafka refuses the login, the certificate or an access: trying again does not help
-├── Stalled                the worker stands still by a fault of its own; it ends with exit code 1
+├── SettingsError          the configuration is invalid; the command ends with exit code 2
+├── BrokerError            Kafka is unreachable or unsuitable; exit code 1
+│   └── AccessError        Kafka refuses the login, the certificate or an access: a retry does not help
+├── Stalled                the worker is stuck by a fault of its own; it exits with code 1
 ├── PurgeError             not all of the cache could be purged; exit code 1
 └── AnswerError            becomes the `error` of a result
     ├── InvalidRequest     invalid_request
@@ -28,37 +28,37 @@ MESSAGE_LIMIT = 500
 """Characters of an error message that reach a result or a dead letter."""
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers of an upstream after which the same request may succeed later (RFC 9110, RFC 6585)."""
+"""Statuses after which the same request may succeed later (RFC 9110, RFC 6585)."""
 
 
 class MillraceError(Exception):
-    """The root: whatever the service itself raises on purpose."""
+    """The root of all errors that the service raises on purpose."""
 
 
 class SettingsError(MillraceError):
-    """The configuration is wrong; the message lists every problem, one a line."""
+    """The configuration is invalid; the message lists every problem, one per line."""
 
 
 class BrokerError(MillraceError):
-    """Kafka cannot be reached or is not set up as the service needs it; the message says what to do."""
+    """Kafka cannot be reached or is not set up as the service needs it; the message has advice."""
 
 
 class Stalled(MillraceError):
-    """The worker stands still by a fault of its own, and ends so that another may go on; the message says where."""
+    """The worker is stuck by a fault of its own, and exits so that another takes over; the message has the cause."""
 
 
 class TaskEnded(MillraceError):
-    """A background task ended by itself, a bug; the message says which, why, and what is missing without it."""
+    """A background task ended by itself, which is a bug; the message names task, cause and consequence."""
 
 
 class AccessError(BrokerError):
-    """Kafka refuses the login, the certificate or an access, or has no such partition any more: trying again does not
-    mend it. The message says which, and what to do.
+    """Kafka refuses the login, the certificate or an access, or the partition no longer exists: a retry does not help.
+    The message has advice.
     """
 
 
 def reason_of(exc: BaseException) -> str:
-    """Return the kind and the text of an error, for a line of the log: many errors have no text."""
+    """Return the type and the message of an error, for the log: many errors have no message."""
     kind, text = type(exc).__name__, str(exc)
     if not text:
         return "no answer in time" if isinstance(exc, TimeoutError) else kind
@@ -66,7 +66,7 @@ def reason_of(exc: BaseException) -> str:
 
 
 class PurgeError(MillraceError):
-    """Not everything could be removed from the cache; `removed` entries were."""
+    """Only `removed` entries could be removed from the cache."""
 
     def __init__(self, message: str, removed: int) -> None:
         super().__init__(message)
@@ -79,27 +79,26 @@ class AnswerError(MillraceError):
     outcome: ClassVar[str]
     retryable: bool = False
     attempts: int | None = None
-    """How often the upstream was asked, None if it was not."""
+    """How many requests were sent to the upstream; None if none was."""
     deadline_bound: bool = False
-    """Whether a later deadline might have ended otherwise: then it is no answer for others who ask the same."""
+    """Whether the failure is due to this request's own deadline: then it is neither shared nor cached."""
 
     no_immediate_retry: bool = False
-    """Whether another try at once would meet the same, though a later request may not."""
+    """Whether an immediate retry would fail too, though a later request may succeed."""
 
     unsent: bool = False
-    """Whether nothing of the request left: then any may be sent again, whatever its method."""
+    """Whether nothing of the request was sent: then a retry is safe for any method."""
 
     status: int | None = None
-    """The status that the upstream answered with, None if it gave none."""
+    """The status of the upstream's response; None if there was none."""
     body: str | None = None
-    """The beginning of what the upstream sent in place of a document, None if there is nothing to tell."""
+    """The beginning of the body of an error response; None if there is nothing to show."""
     body_truncated: bool = False
-    """Whether it sent more than that."""
+    """Whether `body` is cut."""
     headers: Mapping[str, str] | None = None
-    """The headers of its answer that the source has results carry, None if there was none."""
+    """Response headers that the source copies to results; None if there was no response."""
     trail: Sequence[Any] = ()
-    """The heads of the responses that led to it, as `streams.cache.freshness` reads them: what they say of their
-    freshness holds for the failure."""
+    """Heads of the responses that led here, for `streams.cache.freshness`: their freshness applies to the failure."""
 
     def __init__(self, message: str) -> None:
         text = message[:MESSAGE_LIMIT].encode(errors="backslashreplace").decode()  # may hold lone surrogates
@@ -107,8 +106,8 @@ class AnswerError(MillraceError):
         super().__init__(text[: MESSAGE_LIMIT - 1] + "…" if longer else text)
 
     def settle(self) -> None:
-        """Let go of where it was raised: now it is an answer, and may be kept. The frames hold the request and its
-        body, in a circle with this error that only the garbage collector would find.
+        """Drop traceback and causes, as the error may now be cached: the frames hold the request and its body, in a
+        reference cycle with this error.
         """
         raised: BaseException | None = self
         while raised is not None:
@@ -118,34 +117,34 @@ class AnswerError(MillraceError):
 
     def describe(self) -> dict[str, str | bool]:
         """Return the `error` object of a result: `type`, `message`, `retryable`, `body` and whether it is cut."""
-        said: dict[str, str | bool] = {"type": type(self).__name__, "message": str(self), "retryable": self.retryable}
+        error: dict[str, str | bool] = {"type": type(self).__name__, "message": str(self), "retryable": self.retryable}
         if self.body is not None:
-            said["body"] = self.body
+            error["body"] = self.body
             if self.body_truncated:
-                said["body_truncated"] = True
-        return said
+                error["body_truncated"] = True
+        return error
 
 
 class InvalidRequest(AnswerError):
-    """The message on the requests topic is not a request; the error names the field."""
+    """The record is not a valid request; the message names the field."""
 
     outcome = "invalid_request"
     fields: tuple[tuple[str, str], ...] = ()
-    """Each field that is wrong, as a dotted path, and the reason; empty if it is not about fields."""
+    """Each invalid field as a dotted path, with the reason; empty if the error is not about fields."""
     marks: tuple[tuple[str, bytes], ...] = ()
-    """Headers that its dead letter has beside the usual ones."""
+    """Additional headers of its dead letter."""
 
 
 class Denied(AnswerError):
-    """The request asks for something the worker must not fetch; the error names the rule."""
+    """The request names something that the worker must not fetch; the message names the rule."""
 
     outcome = "denied"
 
 
 class Unreachable(AnswerError):
-    """No HTTP answer came: the name did not resolve, the connection failed or broke.
+    """No HTTP response: the name did not resolve, the connection failed or broke.
 
-    `stale`: the connection had been used before, and was probably closed for being idle; a new one may do at once.
+    `stale`: the connection was reused, and was probably closed for being idle; a new one may work at once.
     """
 
     outcome = "unreachable"
@@ -154,15 +153,15 @@ class Unreachable(AnswerError):
 
 
 class TimedOut(AnswerError):
-    """The request's deadline passed before there was an answer."""
+    """The request's deadline passed before the response."""
 
     outcome = "timeout"
     retryable = True
 
 
 class UpstreamError(AnswerError):
-    """The upstream answered, with a status that is no success. `retry_after` is in seconds, if it asked for a pause;
-    `refuses_credentials`: others might do.
+    """The upstream responded with an error status. `retry_after` is the pause that it requested, in seconds;
+    `refuses_credentials`: a new token may be accepted.
     """
 
     outcome = "upstream_error"
@@ -176,25 +175,25 @@ class UpstreamError(AnswerError):
 
 
 class TooLarge(AnswerError):
-    """The body passes the size limit, or the result is more than the results topic takes."""
+    """The body exceeds its size limit, or the result that of the results topic."""
 
     outcome = "too_large"
 
 
 class InvalidDocument(AnswerError):
-    """The body does not load by the schema that the request names."""
+    """The body does not load by the request's schema."""
 
     outcome = "invalid_document"
 
 
 class CheckError(AnswerError):
-    """A check crashed, ran too long or does not fit the document; the document is still there."""
+    """A check crashed, timed out or does not apply to the document; the result still has the document."""
 
     outcome = "check_error"
 
 
 class Overloaded(AnswerError):
-    """The worker refused the work now to protect itself or the upstream."""
+    """The worker refused the request for now, to protect itself or the upstream."""
 
     outcome = "overloaded"
     retryable = True

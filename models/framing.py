@@ -1,5 +1,5 @@
-"""Recognises what stands around a request, or in its place, by how common serializers begin: so that the refusal says
-what to change at the producer. Nothing is unwrapped.
+"""Recognises formats that surround or replace a request, so that the error tells what to change at the producer.
+Nothing is unwrapped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 SCHEMA_ID_HEADER = "__value_schema_id"
-"""Header in which Schema Registry's serializers name the schema by a GUID, in front of nothing (Confluent 8)."""
+"""Header in which Schema Registry's serializers name the schema by a GUID, instead of a prefix (Confluent 8)."""
 
 _PLAIN = "send JSON text in UTF-8 with a serializer for strings or bytes"
 _STARTS: tuple[tuple[bytes, str], ...] = (
@@ -28,7 +28,7 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\xac\xed\x00\x05", f"a serialized Java object: {_PLAIN}"),
     (b"Obj\x01", f"an Avro file: {_PLAIN}"),
 )
-"""What begins so is what."""
+"""First bytes of a format, and what to do about it."""
 _MAGIC, _ID = 0, struct.Struct(">BI")
 _ENVELOPE = {"schema", "payload"}
 _CHANGE = {"before", "after", "op"}
@@ -36,7 +36,7 @@ _EVENT = {"specversion", "type", "source"}
 
 
 def framing(value: bytes) -> str | None:
-    """Say what bytes that are no JSON are, and what to send instead; None if they look like nothing known."""
+    """Return what bytes that are not JSON seem to be, with advice; None if they are not recognised."""
     if not value:
         return "not JSON: the value is empty"
     for start, what in _STARTS:
@@ -49,14 +49,14 @@ def framing(value: bytes) -> str | None:
 
 
 def schema_by_header(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """Say that a serializer wrote what is no JSON, if a header does; None if none does."""
+    """Return that a serializer wrote the value, with advice, if a header shows it; else None."""
     if any(name == SCHEMA_ID_HEADER for name, _ in headers):
         return f"a Schema Registry serializer wrote it (header {SCHEMA_ID_HEADER}): {_PLAIN}"
     return None
 
 
 def envelope(members: Any) -> str | None:
-    """Say what JSON that is no request is, and what to send instead; None if it looks like nothing known."""
+    """Return what JSON that is not a request seems to be, with advice; None if it is not recognised."""
     if isinstance(members, str) and members.lstrip().startswith("{"):
         return "the value is a JSON string that holds JSON: it was encoded twice"
     if not isinstance(members, dict):

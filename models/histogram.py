@@ -1,4 +1,4 @@
-"""How long things took, as counts by duration: cheap to add to, and histograms of one kind can be added up."""
+"""Histograms of durations: cheap to add to, and to merge."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Histogram:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Make one of what `row` returned. Raises ValueError for bounds that are not ours."""
+        """Build a histogram from `row`'s result. Raises ValueError for other bounds than ours."""
         if tuple(row["le"]) != BOUNDS or len(row["counts"]) != len(BOUNDS) + 1:
             msg = "a histogram with other bounds"
             raise ValueError(msg)
@@ -43,7 +43,7 @@ class Histogram:
         self.sum += seconds
 
     def add_sorted(self, durations: Sequence[float]) -> None:
-        """Count durations in ascending order, at a fraction of what `add` costs for each."""
+        """Count durations in ascending order, at a fraction of the cost of `add` for each."""
         start, most = 0, len(durations)
         if not most:
             return
@@ -63,9 +63,9 @@ class Histogram:
         self.sum += other.sum
 
     def quantile(self, share: float) -> float | None:
-        """Return the seconds that this share (0 to 1) stayed within, by linear interpolation; None for none counted.
+        """Return the quantile (0 to 1) in seconds, by linear interpolation; None if nothing was counted.
 
-        What is in the last bucket is told as its lower bound, as Prometheus' `histogram_quantile` does.
+        A quantile in the last bucket is its lower bound, as in Prometheus' `histogram_quantile`.
         """
         total = self.count
         if not total:

@@ -1,5 +1,5 @@
-"""Work on large values that another process does for the worker, whose event loop it would hold up: a megabyte of JSON
-takes 20 to 200 ms, in which nothing else is done, in a thread as well. `models/process.py` runs it.
+"""Work on large values, done in a process of the pool (`models/process.py`): a megabyte of JSON would block the event
+loop of the worker for 20 to 200 ms, also from a thread.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from models.schema import kind
 from models.strictjson import Raw
 
 LARGE = 64 << 10
-"""Bytes of JSON from which on it is left to another process: some milliseconds of the event loop."""
+"""Bytes of JSON from which on another process does the work: some milliseconds of the event loop."""
 MAX_REASON = 600
-"""Bytes of what is told of a failure."""
+"""Bytes of an error message."""
 
 
 def _load(schema: str, body: Sequence[Any], limit: int) -> bytes:
@@ -44,7 +44,7 @@ def _is_result(value: bytes) -> bytes:
 
 
 def _read_request(value: bytes) -> bytes:
-    """Read a request; what nests in it stays text, which is all that its worker needs of it."""
+    """Read a request; nested values stay text, which is all that the worker needs."""
     request_id, request = requests.parse(value)
     checks = tuple(replace(call, args=_as_text(call.args)) for call in request.checks)
     request = request._replace(params=_as_text(request.params), body=_text_of(request.body), checks=checks)
@@ -65,20 +65,20 @@ TASKS: Mapping[str, Callable[..., bytes]] = {
     "look at a result": _is_result,
     "read a request": _read_request,
 }
-"""What can be done, by name: no check has a name with a blank. Bytes come back."""
+"""Tasks by name, which has a blank, unlike the name of a check. Each returns bytes."""
 
 
 def run(task: str, arguments: Sequence[Any]) -> tuple[bytes | None, str, float]:
-    """Do some work; returns what came of it, or None and why not (an error's name and text), and the seconds."""
+    """Run a task; returns its result, or None and the error's name and message, and the seconds."""
     began = time.perf_counter()
-    gc.disable()  # it looks at each of a million new lists again and again
+    gc.disable()  # it would scan a million new lists again and again
     try:
         done, reason = TASKS[task](*arguments), ""
     except AnswerError as exc:
         done, reason = None, f"{type(exc).__name__}: {exc}"
     except MemoryError:
         done, reason = None, f"{InvalidDocument.__name__}: it takes more memory than there is for one document"
-    except BaseException as exc:  # noqa: BLE001  a plugin's schema is foreign code
+    except BaseException as exc:  # noqa: BLE001  a plugin's schema may raise anything
         done, reason = None, f"{InternalError.__name__}: {type(exc).__name__}"
     finally:
         gc.enable()

@@ -1,5 +1,5 @@
-"""One plugin, loaded. A worker and the processes of its pool do this in the same way, so that both know the same checks
-and schemas; which plugins there are, only the worker finds out (`streams/config/plugins.py`).
+"""Loads a plugin, in a worker and in the processes of its pool alike, so that both have the same checks and schemas.
+Only the worker looks for plugins (`streams/config/plugins.py`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from marshmallow import Schema
 from models import checks, documents
 
 MAX_REASON = 400
-"""Characters of what is told of a plugin that fails."""
+"""Characters of a failed plugin's error message."""
 
 _TARGET = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*(?::[^\W\d]\w*(?:\.[^\W\d]\w*)*)?")
 
 
 class PluginError(ValueError):
-    """A plugin cannot be loaded; the text says why, and at which of its lines."""
+    """A plugin cannot be loaded; the message has the reason and the line."""
 
 
 class Plugin(NamedTuple):
-    """A module to import, whose decorators register what it has; or an object in one, to register under `name`.
+    """A module to import, whose decorators register its checks and schemas; or an object in it, to register as `name`.
 
     `kind` is "module", "check" or "schema"; `target` is `package.module` or `package.module:object`.
     """
@@ -38,12 +38,12 @@ class Plugin(NamedTuple):
 
     @property
     def spec(self) -> str:
-        """Return it as the text in which it travels to a process of the pool."""
+        """Return it as text, to be sent to a process of the pool."""
         return self.target if self.kind == "module" else f"{self.kind}:{self.name}={self.target}"
 
     @classmethod
     def of(cls, spec: str) -> Self:
-        """Return what such a text says."""
+        """Parse such a text."""
         kind, colon, rest = spec.partition(":")
         if not colon:
             return cls("module", spec, spec)
@@ -52,15 +52,15 @@ class Plugin(NamedTuple):
 
 
 def load_all(specs: Iterable[str]) -> None:
-    """Load plugins in their order, each told as `Plugin.spec`. Raises PluginError for the first that fails."""
+    """Load plugins, each given as `Plugin.spec`, in order. Raises PluginError for the first that fails."""
     for spec in specs:
         load(Plugin.of(spec))
 
 
 def load(plugin: Plugin) -> None:
-    """Import a plugin and register what it names. Raises PluginError, whatever it does; once more changes nothing."""
+    """Import a plugin and register its object, if any; idempotent. Raises PluginError, whatever the plugin raises."""
     if not _TARGET.fullmatch(plugin.target):
-        msg = "this is no module, nor module:object"
+        msg = "must be module or module:object"
         raise PluginError(msg)
     module, _, path = plugin.target.partition(":")
     try:
@@ -71,7 +71,7 @@ def load(plugin: Plugin) -> None:
             _register(plugin, thing)
     except (KeyboardInterrupt, PluginError):
         raise
-    except BaseException as exc:  # a plugin is foreign code: it may even exit
+    except BaseException as exc:  # a plugin may raise anything, even SystemExit
         _forget_the_unimported()
         raise PluginError(_reason(exc, module)) from exc
 
@@ -85,10 +85,10 @@ def _member(thing: Any, step: str, module: str) -> Any:
 
 
 def _register(plugin: Plugin, thing: Any) -> None:
-    """Register an object, unless its module's decorators have done so."""
+    """Register an object, unless a decorator in its module did so."""
     is_schema = inspect.isclass(thing) and issubclass(thing, Schema)
     if plugin.kind == "schema" and is_schema:
-        if all(known is not thing for known in documents._REGISTRY.values()):
+        if all(each is not thing for each in documents._REGISTRY.values()):
             documents.schema(plugin.name)(thing)
     elif plugin.kind == "check" and inspect.isroutine(thing):
         if all(checks.find(name).function is not thing for name in checks.names()):
@@ -102,7 +102,7 @@ def _register(plugin: Plugin, thing: Any) -> None:
 
 
 def _forget_the_unimported() -> None:
-    """Take back what modules registered whose import then failed: it would stand in the way of others' names."""
+    """Remove what modules registered before their import failed: it would block the names for others."""
     for name in checks.names():
         if checks.find(name).function.__module__ not in sys.modules:
             del checks.registry._REGISTRY[name]
@@ -113,11 +113,11 @@ def _forget_the_unimported() -> None:
 
 def _reason(exc: BaseException, module: str) -> str:
     try:
-        text = exc.msg if isinstance(exc, SyntaxError) else str(exc)  # its place is told below
-        said = " ".join(text.split())[:MAX_REASON]
-    except BaseException:  # noqa: BLE001  its text is foreign code too
-        said = "(it cannot say why)"
-    reason = f"{type(exc).__name__}: {said}" if said else type(exc).__name__
+        text = exc.msg if isinstance(exc, SyntaxError) else str(exc)  # the line is added below
+        message = " ".join(text.split())[:MAX_REASON]
+    except BaseException:  # noqa: BLE001  __str__ may raise anything too
+        message = "(its message cannot be read)"
+    reason = f"{type(exc).__name__}: {message}" if message else type(exc).__name__
     if isinstance(exc, ModuleNotFoundError) and f"{module}.".startswith(f"{exc.name}."):
         return f"{reason}: install it, or put its folder on PYTHONPATH"
     where = _line(exc, module)
@@ -125,7 +125,7 @@ def _reason(exc: BaseException, module: str) -> str:
 
 
 def _line(exc: BaseException, module: str) -> str:
-    """Say at which line of the plugin it failed: the last of its own on the way to the error."""
+    """Return the plugin's line that failed: the innermost frame of its own in the traceback."""
     if isinstance(exc, SyntaxError) and exc.filename and not exc.filename.startswith("<"):
         return f"{exc.filename}, line {exc.lineno}"
     package = module.partition(".")[0]

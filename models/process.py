@@ -1,8 +1,8 @@
-"""What a child of the process pool runs: calls in, verdicts out, over one socket, one after the other.
+"""The main program of a child of the process pool: calls in, outcomes out, over one socket, one after the other.
 
-It is started as a new interpreter, never forked, and imports `models` and the plugins alone. Around a running check
-some doors are shut: printing, opening processes and sending signals raise PermissionError, and memory is capped. That
-keeps mistakes from spreading; it is no sandbox for code that means harm.
+It is started as a new interpreter, never forked, and imports only `models` and the plugins. While a check runs,
+printing, opening processes and sending signals raise PermissionError, and memory is capped. That contains mistakes; it
+is no sandbox for malicious code.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ from typing import Any, NoReturn
 
 CALL = struct.Struct(">QI")
 """Before each call: its number, and the bytes of what follows, a pickled (name, value, arguments)."""
-VERDICT = struct.Struct(">QdBI")
-"""Before each verdict: the call's number, seconds, what follows, and its bytes."""
+OUTCOME = struct.Struct(">QdBI")
+"""Before each outcome: the call's number, seconds, the kind of what follows, and its bytes."""
 VALUE, FAILED, DONE = range(3)
-"""What follows: a check's value as JSON, the reason why there is none, or what came of work on a large value."""
+"""Kinds: a check's value as JSON, an error message, or the result of work on a large value."""
 PREPARATION = 0
-"""The number of the first call, which is no check but says as JSON what to import, and of its verdict."""
+"""Number of the first call, which lists as JSON what to import, and of its outcome."""
 RUNNING, SINCE = struct.Struct("=Q"), struct.Struct("=d")
 RUNNING_AT, SINCE_AT = 0, 8
-"""Where the shared page says which call is running, and since when (monotonic seconds)."""
+"""Offsets in the shared page of the number of the running call, and of its start (monotonic seconds)."""
 RESTING, SENDING = 0, (1 << 64) - 1
-"""What stands in the place of a number while no call is running: there is none, or verdicts are being sent."""
+"""Instead of a number while no call is running: idle, or sending outcomes."""
 FLUSH_AFTER = 0.001
-"""Seconds that a verdict may wait for others to travel with."""
+"""Seconds that an outcome may wait to be sent with others."""
 RECEIVED = 1 << 18
-"""Bytes asked for at once."""
+"""Bytes to receive at once."""
 
 _BANNED = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn",
          "os.kill", "os.killpg", "pty.spawn")  # fmt: skip
 
 
 class DiscardOutput(io.TextIOBase):
-    """A standard output that refuses: whoever reads a result would never see what a check prints."""
+    """A standard output that refuses text: no reader of a result would see what a check prints."""
 
     def write(self, text: str) -> NoReturn:
         """Raise PermissionError."""
-        msg = f"printed {text[:80]!r}: a check returns what it has to say, or logs it"
+        msg = f"printed {text[:80]!r}: a check returns its value, or logs"
         raise PermissionError(msg)
 
 
-class _NetworkBan:
-    """Shut while a check runs."""
+class _ProcessBan:
+    """Forbids to start and signal processes while `active`."""
 
     def __init__(self) -> None:
-        self.shut = False
-        sys.addaudithook(self._judge)
+        self.active = False
+        sys.addaudithook(self._audit)
 
-    def _judge(self, event: str, _: tuple[Any, ...]) -> None:
-        if self.shut and event in _BANNED:
+    def _audit(self, event: str, _: tuple[Any, ...]) -> None:
+        if self.active and event in _BANNED:
             msg = f"{event}: a check opens no processes and sends no signals"
             raise PermissionError(msg)
 
@@ -77,7 +77,7 @@ def main(calls: int, page: int, life: int) -> None:
 
 
 def _die_with(pipe: int) -> None:
-    """Have the kernel end this process when the other end of the pipe closes, whatever a check is doing then."""
+    """Let the kernel end this process when the other end of the pipe closes, whatever a check is doing."""
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
@@ -89,18 +89,18 @@ def _serve(connection: socket.socket, page: mmap.mmap) -> None:
     assert preparation is not None
     try:
         _prepare(**json.loads(preparation[1]))
-    except BaseException as exc:  # noqa: BLE001  a plugin is foreign code: whatever it raises is told
+    except BaseException as exc:  # noqa: BLE001  a plugin may raise anything
         reason = f"{type(exc).__name__}: {exc}"[:2000].encode(errors="replace")
-        connection.sendall(VERDICT.pack(PREPARATION, 0.0, FAILED, len(reason)) + reason)
+        connection.sendall(OUTCOME.pack(PREPARATION, 0.0, FAILED, len(reason)) + reason)
         return
-    connection.sendall(VERDICT.pack(PREPARATION, 0.0, VALUE, 0))
+    connection.sendall(OUTCOME.pack(PREPARATION, 0.0, VALUE, 0))
     _answer(connection, received, page)
 
 
 def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | None], page: mmap.mmap) -> None:
-    from models import checks, large, strictjson  # noqa: PLC0415  what fails to import is told, not printed
+    from models import checks, large, strictjson  # noqa: PLC0415  after _prepare, which reports a failed import
 
-    doors = _NetworkBan()
+    ban = _ProcessBan()
     sys.stdout = DiscardOutput()
     written, flushed = bytearray(), time.monotonic()
     for each in received:
@@ -116,23 +116,23 @@ def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | No
         number, call = each
         _show(page, number, now)
         name, value, arguments = pickle.loads(call)  # noqa: S301  from our parent
-        doors.shut = True
+        ban.active = True
         if name in large.TASKS:
             done, reason, elapsed = large.run(name, value)
-            kind, said = (FAILED, reason.encode(errors="replace")) if done is None else (DONE, done)
+            kind, content = (FAILED, reason.encode(errors="replace")) if done is None else (DONE, done)
         else:
-            verdict = checks.run(name, value, arguments)
-            kind, value, elapsed = VALUE, verdict.value, verdict.elapsed
-            if verdict.error is not None:
-                kind, said = FAILED, verdict.error.encode()
+            outcome = checks.run(name, value, arguments)
+            kind, value, elapsed = VALUE, outcome.value, outcome.elapsed
+            if outcome.error is not None:
+                kind, content = FAILED, outcome.error.encode()
             else:
-                said = b"%d" % value if type(value) is int else strictjson.dumps(value)  # a quarter of the time
-        doors.shut = False
-        written += VERDICT.pack(number, elapsed, kind, len(said)) + said
+                content = b"%d" % value if type(value) is int else strictjson.dumps(value)  # a quarter of the time
+        ban.active = False
+        written += OUTCOME.pack(number, elapsed, kind, len(content)) + content
 
 
 def _show(page: mmap.mmap, number: int, now: float) -> None:
-    SINCE.pack_into(page, SINCE_AT, now)  # first: who reads the number must find its time
+    SINCE.pack_into(page, SINCE_AT, now)  # first: a reader of the number must find its time
     RUNNING.pack_into(page, RUNNING_AT, number)
 
 
@@ -147,7 +147,7 @@ def _prepare(path: list[str], plugins: list[str], memory: int) -> None:
 
 
 def _cap_memory(room: int) -> None:
-    """Let checks take so many bytes beyond what this process has already. Only Linux holds anyone to it."""
+    """Limit memory to `room` bytes beyond what this process has already. Only Linux enforces it."""
     import resource  # noqa: PLC0415  by now no plugin needs more
 
     taken = 0
@@ -158,21 +158,21 @@ def _cap_memory(room: int) -> None:
 
 
 def _calls(connection: socket.socket) -> Iterator[tuple[int, bytes] | None]:
-    """Yield the calls as they come, and None whenever the next one is to be waited for."""
-    held = bytearray()
+    """Yield the calls as they come, and None whenever the next one has not come yet."""
+    buffer = bytearray()
     while True:
         start = 0
-        while len(held) - start >= CALL.size:
-            number, length = CALL.unpack_from(held, start)
+        while len(buffer) - start >= CALL.size:
+            number, length = CALL.unpack_from(buffer, start)
             end = start + CALL.size + length
-            if len(held) < end:
+            if len(buffer) < end:
                 break
-            yield number, bytes(held[start + CALL.size : end])
+            yield number, bytes(buffer[start + CALL.size : end])
             start = end
-        del held[:start]
+        del buffer[:start]
         if start:
             yield None
         more = connection.recv(RECEIVED)
         if not more:
             return
-        held += more
+        buffer += more

@@ -1,4 +1,4 @@
-"""A request: what a producer may ask, and `parse`, which turns a record's bytes into one."""
+"""A request: what a producer may request, and `parse`, which reads one from the bytes of a record."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ MAX_HOST, MAX_LABEL = 253, 63
 """Characters of a host, and of one of its labels (RFC 1035, section 2.3.4), also as it is before IDNA: that takes
 quadratic time."""
 MAX_TIMEOUT = 300.0
-"""Seconds that a request may ask for: an unfinished one holds its partition's commit point."""
+"""Longest `timeout` in seconds: an unfinished request holds its partition's commit point."""
 MAX_CHECKS = 64
-"""Checks that one request may name."""
+"""Checks of one request."""
 MAX_PATTERNS = 8
-"""Different regular expressions among them: a worker looks at each before it begins, in 2 ms at most."""
+"""Different regular expressions among them: a worker compiles each before the request begins, in 2 ms at most."""
 MAX_HEADERS = 64
-"""Headers that one request may carry."""
+"""Headers of one request."""
 MAX_HEADER_VALUE = 8192
-"""Characters of one header value: what common servers take."""
+"""Characters of one header value: what common servers accept."""
 
 SOURCE_SCHEMA = ""
-"""The `schema` of a request for a source that names none: the source's own."""
+"""The `schema` of a request that names a source but no schema: the source's own."""
 
 CONNECTION_HEADERS = frozenset(
     [
@@ -57,19 +57,19 @@ CONNECTION_HEADERS = frozenset(
         "expect",
     ]
 )
-"""Headers that frame the message or name its receiver (RFC 9110, section 7.6.1): the client's own to set."""
+"""Headers that frame the message or name its receiver (RFC 9110, section 7.6.1): only the client sets them."""
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNSENDABLE = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\\]")
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]{0,5})?")
-# Most URLs, told without taking them apart; whatever this does not match is looked at closely.
+# Matches most valid URLs without parsing them; a URL that it does not match is parsed.
 _USUAL_URL = re.compile(
     r"https?://(?:[A-Za-z0-9-]{1,63}+(?:\.|(?![A-Za-z0-9-])))++(?<!.{261})(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?(?:/[!#-;=?-\[\]_a-z|~]*)?"
 )
 _HOST_OF = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PORT = re.compile(r":[0-9]*\Z")
-_DOT = re.compile("[.\u3002\uff0e\uff61]")  # what IDNA takes for one
+_DOT = re.compile("[.\u3002\uff0e\uff61]")  # what IDNA treats as a dot
 _USUAL_NAMES = frozenset({"id", "url", "max_age", "timeout"})
 _USUAL_AGE = 1e9
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -79,7 +79,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Request(NamedTuple):
-    """One thing to fetch, load and check, whoever asks: the id is not part of it.
+    """What to fetch, load and check. The id is not part of it: requests with different ids may be equal.
 
     `timeout` and `max_age` are in seconds; None means the worker's default.
     """
@@ -97,15 +97,15 @@ class Request(NamedTuple):
 
 
 def parse(value: bytes | None) -> tuple[str | None, Request]:
-    """Read one record's value: the id, if it gives one, and the request.
+    """Read a record's value; returns the id (None if it has none) and the request.
 
-    Raises InvalidRequest, naming the field, for anything that is no request.
+    Raises InvalidRequest, naming the field, for an invalid request.
     """
     if value is None:
-        msg = "the record has no value: a tombstone is no request"
+        msg = "the record has no value: a tombstone is not a request"
         raise InvalidRequest(msg)
     if len(value) > MAX_BYTES:
-        msg = f"the request has {len(value)} bytes; at most {MAX_BYTES} are taken"
+        msg = f"the request has {len(value)} bytes; at most {MAX_BYTES} are allowed"
         raise InvalidRequest(msg)
     try:
         members = strictjson.loads(value, exact=True)
@@ -133,7 +133,7 @@ def load(members: Any) -> tuple[str | None, Request]:
         raise InvalidRequest(msg)
     try:
         names = frozenset(members)
-        # A producer's own names must not get into the cache: they are any number, of any length.
+        # Names that a producer invents must not get into the cache: their number and length are unbounded.
         schema = _schema_for(names) if names <= _SCHEMA.fields.keys() else _SCHEMA
         loaded: tuple[str | None, Request] = schema.load(members)
     except ValidationError as exc:
@@ -144,9 +144,7 @@ def load(members: Any) -> tuple[str | None, Request]:
 
 
 def _load_usual(members: dict[str, Any]) -> tuple[str | None, Request] | None:
-    """Load what most requests are, an id and a URL, perhaps with times, at a tenth of what the schema takes; None for
-    whatever it is to look at.
-    """
+    """Load a usual request, id and URL, perhaps with times, at a tenth of the schema's cost; None for any other."""
     if not members.keys() <= _USUAL_NAMES:
         return None
     request_id, url = members.get("id"), members.get("url")
@@ -166,7 +164,7 @@ def _load_usual(members: dict[str, Any]) -> tuple[str | None, Request] | None:
 
 @lru_cache(maxsize=512)
 def _schema_for(names: frozenset[str]) -> RequestSchema:
-    """Return a schema of just the fields that are there: marshmallow pays for absent ones too, 8 of 19 µs."""
+    """Return a schema of the given fields only: absent ones cost marshmallow time too, 8 of 19 µs."""
     return RequestSchema(only=sorted(names))
 
 
@@ -181,11 +179,11 @@ def check_id(text: str) -> str:
 
 
 def check_url(url: str) -> None:
-    """Raise ValidationError if `url` is not an absolute http(s) URL that can be asked for, Denied for credentials."""
+    """Raise ValidationError if `url` is not a valid absolute http(s) URL, Denied if it has credentials."""
     if _USUAL_URL.fullmatch(url) and len(url) <= MAX_URL:
         return
     if len(url) > MAX_URL:
-        _refuse(f"has {len(url)} characters; at most {MAX_URL} are taken")
+        _refuse(f"has {len(url)} characters; at most {MAX_URL} are allowed")
     if _NOT_IN_URL.search(url):
         _refuse("has a space, backslash or control character: percent-encode it")
     found = _HOST_OF.match(url)
@@ -196,21 +194,21 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:  # its text may quote the whole URL, credentials and all
-        _refuse("is no URL")
+    except ValueError:  # its text may quote the whole URL with its credentials
+        _refuse("is not a valid URL")
     if parts.scheme not in ("http", "https"):
         _refuse("must be an absolute http:// or https:// URL")
     if not parts.hostname or not _AUTHORITY.fullmatch(parts.netloc.rpartition("@")[2]):
         _refuse("has no valid host")
     if "@" in parts.netloc:
-        msg = "url: credentials in a URL are not taken; send an Authorization header"
+        msg = "url: credentials in a URL are not allowed; send an Authorization header"
         raise Denied(msg)
     if port == 0:
         _refuse("has no valid port")
 
 
 def check_host(authority: str) -> None:
-    """Raise ValueError if the host in an authority is longer than any name in the DNS, or has such a label."""
+    """Raise ValueError if the host in an authority, or one of its labels, is too long for the DNS."""
     host = _PORT.sub("", authority.rpartition("@")[2]).removesuffix(".")
     if len(host) <= MAX_HOST and not host.isascii():
         host = unicodedata.normalize("NFKC", host)  # in which one character may be eighteen
@@ -228,14 +226,14 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise ValidationError for headers that cannot be sent, or that are the client's own to set."""
+    """Raise ValidationError for headers that cannot be sent, or that only the client sets."""
     if len(headers) > MAX_HEADERS:
-        _refuse(f"{len(headers)} headers; at most {MAX_HEADERS} are taken")
+        _refuse(f"{len(headers)} headers; at most {MAX_HEADERS} are allowed")
     seen: set[str] = set()
     for name, value in headers.items():
         lower = name.lower()
         if not HEADER_NAME.fullmatch(name):
-            _refuse(f"{name!r} is no header name (RFC 9110, section 5.1)")
+            _refuse(f"{name!r} is not a header name (RFC 9110, section 5.1)")
         if lower in CONNECTION_HEADERS:
             _refuse(f"{name} is set by the worker itself")
         if lower in seen:
@@ -244,7 +242,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
         if _UNSENDABLE.search(value.replace("\t", "")) or not value.isascii() or value != value.strip():
             _refuse(f"{name} has a value that cannot be sent: visible ASCII only")
         if len(value) > MAX_HEADER_VALUE:
-            _refuse(f"{name} has {len(value)} characters; at most {MAX_HEADER_VALUE} are taken")
+            _refuse(f"{name} has {len(value)} characters; at most {MAX_HEADER_VALUE} are allowed")
 
 
 def _check_length(text: str) -> None:
@@ -253,7 +251,7 @@ def _check_length(text: str) -> None:
 
 
 def check_method(method: str) -> None:
-    """Raise ValidationError for a method that is not sent."""
+    """Raise ValidationError for an unsupported method."""
     if method not in _METHODS:
         _refuse(f"must be one of {', '.join(_METHODS)}")
 
@@ -265,7 +263,7 @@ class Checks(fields.Field[tuple[Call, ...]]):
         if not isinstance(value, list):
             _refuse(f"must be an array of checks, not {kind(value)}")
         if len(value) > MAX_CHECKS:
-            _refuse(f"{len(value)} checks; at most {MAX_CHECKS} are taken")
+            _refuse(f"{len(value)} checks; at most {MAX_CHECKS} are allowed")
         if len({str(pattern) for each in value if (pattern := _pattern_of(each)) is not None}) > MAX_PATTERNS:
             _refuse(f"more than {MAX_PATTERNS} different regular expressions")
         calls: list[Call] = []
@@ -298,7 +296,7 @@ class _CheckSchema(StrictSchema):
 
 
 class RequestSchema(StrictSchema):
-    """The JSON of a request; see the contract's table in docs for what each field means."""
+    """The JSON of a request; docs/requests.md describes each field."""
 
     id = Text(_check_length)
     url = Text(check_url)
@@ -317,10 +315,10 @@ class RequestSchema(StrictSchema):
         if ("url" in data) == ("source" in data):
             both = "url" in data
             raise ValidationError(
-                "not with source: give one of them" if both else "missing: give a url or a source", "url"
+                "give either url or source, not both" if both else "missing: give a url or a source", "url"
             )
         if "params" in data and "source" not in data:
-            msg = "go with a source"
+            msg = "only allowed with a source"
             raise ValidationError(msg, "params")
         if "source" in data:
             data.setdefault("schema", SOURCE_SCHEMA)

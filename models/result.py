@@ -1,5 +1,5 @@
-"""A result: what a consumer reads. An answer is encoded once; what differs from request to request (its id,
-how the cache was involved, how long it took) is spliced around the encoded part.
+"""A result: what a consumer reads. An answer is encoded once; what differs per request (id, cache state, times) is
+spliced around the encoded part.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from models.request import Request
 from models.schema import StrictSchema
 
 RESULT_DEPTH = strictjson.MAX_DEPTH + 8
-"""Levels that a result may nest: a document's, or a check's value's, below the result's own."""
+"""Nesting depth of a result: that of a document or a check's value, plus the result's own levels."""
 RESULT_ROOM = 2_048
-"""Bytes of a record beside the answer in it: id, times, headers and a key of usual length. One that is larger all the
-same is made smaller when it is published."""
+"""Bytes of a record beside the answer: id, times, headers and a key of usual length. A record that is larger still is
+made smaller when it is published."""
 CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 """Every value of a result's `cache`."""
 
 
-# What is kept of an `ok` result. By hand: marshmallow takes 140 µs for what is looked at on each hit of a lower tier.
+# Members of a cached `ok` result. Checked by hand on each hit of a lower tier: marshmallow takes 140 µs.
 _SHARED = frozenset({"outcome", "request", "status", "document", "headers", "attempts", "fetched_at"})
 _ECHO = frozenset({"method", "url", "source"})
-_VERDICT = frozenset({"name", "field", "value", "elapsed_ms"})
+_CHECK_RESULT = frozenset({"name", "field", "value", "elapsed_ms"})
 _OK, _ATTEMPTS = b'"outcome":"ok"', b',"attempts":'
 _HEADERS = b',"headers":{'
 _TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
@@ -39,10 +39,10 @@ _TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
 
 @dataclass(slots=True)
 class Answer:
-    """What came of asking once: everything in a result that is the same for all who asked the same.
+    """The part of a result that all requests for the same document share.
 
-    `fetched_at` is in seconds since the epoch, None if nothing was fetched. `encoded` is the document's JSON, if that
-    is at hand. `headers` are those of the response that its source has results carry, None if it has none.
+    `fetched_at` is in seconds since the epoch, None if nothing was fetched. `encoded` is the document's JSON, if
+    known. `headers` are the response headers that the source copies to results, None without any.
     """
 
     outcome: str
@@ -89,7 +89,7 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
 
 
 def _echo(request: Request) -> Iterator[bytes]:
-    if request.url is not None:  # a function is called, not asked by a method
+    if request.url is not None:  # a call of a function has no method
         yield b'"method":"%b"' % request.method.encode()
         yield b'"url":%b' % strictjson.quote(request.url)
     if request.source is not None:
@@ -98,52 +98,50 @@ def _echo(request: Request) -> Iterator[bytes]:
 
 @lru_cache(maxsize=16)
 def _encode_error(*members: tuple[str, str | bool]) -> bytes:
-    """Encode an error, once for the many requests that it refuses."""
+    """Encode an error; cached, as one may refuse many requests."""
     return strictjson.dumps(dict(members))
 
 
 def too_large(size: int, limit: int) -> TooLarge:
-    """Return the error of a result that its topic would not take: both are in bytes."""
+    """Return the error of a result that is too large for its topic; both numbers are in bytes."""
     return TooLarge(f"the result has {size} bytes; the results topic takes {limit}")
 
 
-def encode_check_result(call: Call, verdict: CheckOutcome) -> bytes:
-    """Encode what one check said, or why it said nothing: an item of a result's `checks`."""
-    said: dict[str, Any] = {"name": call.name}
+def encode_check_result(call: Call, outcome: CheckOutcome) -> bytes:
+    """Encode an item of a result's `checks`: the value of a check, or its error."""
+    members: dict[str, Any] = {"name": call.name}
     if call.field is not None:
-        said["field"] = call.field
-    said |= {"value": verdict.value} if verdict.error is None else {"error": verdict.error}
-    said["elapsed_ms"] = round(verdict.elapsed * 1000, 3)
-    return strictjson.dumps(said)
+        members["field"] = call.field
+    members |= {"value": outcome.value} if outcome.error is None else {"error": outcome.error}
+    members["elapsed_ms"] = round(outcome.elapsed * 1000, 3)
+    return strictjson.dumps(members)
 
 
-def failure(call: Call, verdict: CheckOutcome) -> CheckError | None:
-    """Return the error of a result with a check that said nothing, None for one that did."""
-    if verdict.error is None:
+def failure(call: Call, outcome: CheckOutcome) -> CheckError | None:
+    """Return the error of a result whose check failed, None if it did not."""
+    if outcome.error is None:
         return None
     where = f" on {call.field!r}" if call.field else ""
-    return CheckError(f"check {call.name}{where}: {verdict.error}")
+    return CheckError(f"check {call.name}{where}: {outcome.error}")
 
 
-def with_check_results(shared: bytes, verdicts: bytes, error: CheckError | None) -> bytes:
-    """Return an `ok` answer's shared part with what checks said, items of JSON; an `error` makes it a `check_error`.
+def with_check_results(shared: bytes, results: bytes, error: CheckError | None) -> bytes:
+    """Return an `ok` answer's shared part with check results, JSON items; an `error` turns it into a `check_error`.
 
-    Its last members are `attempts` and `fetched_at`, so what a document says cannot be taken for them.
+    The last members are `attempts` and `fetched_at`, so a document cannot be mistaken for them.
     """
     end = shared.rindex(_ATTEMPTS)
-    judged = b'%b,"checks":[%b]%b' % (shared[:end], verdicts, shared[end:])
+    checked = b'%b,"checks":[%b]%b' % (shared[:end], results, shared[end:])
     if error is None:
-        return judged
+        return checked
     return b'"outcome":"%b"%b,"error":%b' % (
-        error.outcome.encode(), judged[len(_OK):], strictjson.dumps(error.describe()),
+        error.outcome.encode(), checked[len(_OK):], strictjson.dumps(error.describe()),
     )  # fmt: skip
 
 
 def restamp(shared: bytes, attempts: int, fetched_at: float, headers: Mapping[str, str] | None = None) -> bytes:
-    """Return an `ok` answer's shared part as of another time: the upstream says that it still holds. Its `headers`, if
-    results carry any, take the place of those of their names (RFC 9111, section 3.2).
-
-    As for `with_checks`, a document cannot say what is taken for its last members.
+    """Return a revalidated answer's shared part with new `attempts` and time. New `headers` replace those of the same
+    names, if results carry any (RFC 9111, section 3.2).
     """
     end = shared.rindex(_ATTEMPTS)
     start = shared.rfind(_HEADERS, 0, end) if headers else -1
@@ -155,9 +153,7 @@ def restamp(shared: bytes, attempts: int, fetched_at: float, headers: Mapping[st
 
 
 def is_shared(shared: bytes) -> bool:
-    """Whether bytes are the shared part of an `ok` result, which `splice`, `with_checks` and `restamp` can make a whole
-    one of.
-    """
+    """Whether bytes are the shared part of an `ok` result, as `splice`, `with_check_results` and `restamp` need it."""
     try:
         members = read_result(b"{" + shared + b"}")
     except ValueError:
@@ -183,10 +179,10 @@ def _are_texts(value: Any) -> bool:
 
 
 def is_check_result(value: Any) -> bool:
-    """Whether a value is what `encode_verdict` makes of a check that did not fail."""
+    """Whether a value is a result of a check that did not fail, as `encode_check_result` writes it."""
     return (
         isinstance(value, dict)
-        and {"name", "value", "elapsed_ms"} <= value.keys() <= _VERDICT
+        and {"name", "value", "elapsed_ms"} <= value.keys() <= _CHECK_RESULT
         and isinstance(value["name"], str)
         and isinstance(value.get("field", ""), str)
         and type(value["elapsed_ms"]) in (int, float)
@@ -194,12 +190,12 @@ def is_check_result(value: Any) -> bool:
 
 
 def read_result(value: bytes) -> Any:
-    """Parse a result: its document may nest as deep as any, one level further down. Raises ValueError."""
+    """Parse a result, which may nest deeper than a document. Raises ValueError."""
     return strictjson.loads(value, max_depth=RESULT_DEPTH)
 
 
 def splice(request_id: bytes, shared: bytes, cache: bytes | None, age: float | None, elapsed: float) -> bytes:
-    """Put one request's own members around the shared part.
+    """Return a result: one request's own members around the shared part.
 
     `request_id` is an encoded JSON string, `cache` one of CACHE_STATES, `age` and `elapsed` are in seconds.
     """
@@ -235,7 +231,7 @@ class _ErrorSchema(StrictSchema):
 
 
 class ResultSchema(StrictSchema):
-    """The JSON of a result, for those who read it: `tail`, the tables, the tests, the API's document."""
+    """The JSON of a result, for its readers: `tail`, the tables, the tests, the API's description."""
 
     id = fields.String(required=True)
     outcome = fields.String(required=True, validate=validate.OneOf(OUTCOMES))

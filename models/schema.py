@@ -1,4 +1,4 @@
-"""The schema base and the fields that the contract's JSON needs stricter than marshmallow's own."""
+"""The schema base, and fields that are stricter than marshmallow's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Data = dict[str, Any]
 
 
 class StrictSchema(Schema):
-    """Unknown keys are refused on the way in; keys whose value does not apply (None) are left out on the way out."""
+    """Refuses unknown keys on input, and leaves out keys whose value is None on output."""
 
     class Meta:
         """Applies to every schema of the contract."""
@@ -32,7 +32,7 @@ class StrictSchema(Schema):
 
 
 class Seconds(fields.Field[float]):
-    """A finite number of seconds, not negative. Unlike `fields.Float` it takes no string and no boolean."""
+    """A finite number of seconds, 0 or more. Unlike `fields.Float` it accepts neither strings nor booleans."""
 
     what = "a number of seconds"
 
@@ -51,22 +51,22 @@ class Seconds(fields.Field[float]):
 
 
 class Text(fields.Field[str]):
-    """A string judged by one function, in one step: a chain of marshmallow validators costs 3 µs a field."""
+    """A string validated by one function: a chain of marshmallow validators costs 3 µs a field."""
 
-    def __init__(self, judge: Callable[[str], None], **options: Any) -> None:
+    def __init__(self, validator: Callable[[str], None], **options: Any) -> None:
         super().__init__(**options)
-        self._judge = judge
+        self._validator = validator
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str:  # noqa: ARG002  marshmallow's signature
         if not isinstance(value, str):
             msg = f"must be a string, not {kind(value)}"
             raise ValidationError(msg)
-        self._judge(value)
+        self._validator(value)
         return value
 
 
 def kind(value: Any) -> str:
-    """Name a JSON value's type the way a producer knows it."""
+    """Return the name of a JSON value's type."""
     match value:
         case None:
             return "null"

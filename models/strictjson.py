@@ -1,8 +1,8 @@
-"""JSON as the contract reads it (RFC 8259, I-JSON of RFC 7493): UTF-8, no NaN or Infinity, no duplicate
-keys, no lone surrogates, bounded nesting. `loads` refuses, saying why; `dumps` writes compact UTF-8.
+"""Strict JSON (RFC 8259, I-JSON of RFC 7493): UTF-8, no NaN or Infinity, no duplicate
+keys, no lone surrogates, bounded nesting. `loads` reports what is invalid; `dumps` writes compact UTF-8.
 
-A number becomes a double, as everywhere. Where its digits matter, `loads(exact=True)` makes a `Number` of one that a
-double would change, which is a float to all the world but for `str`, `dumps(exact=True)` and `canonical`.
+A number becomes a double. Where its digits matter, `loads(exact=True)` returns a `Number` for one that a double would
+change: a float that `str`, `dumps(exact=True)` and `canonical` write with its original digits.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-# Stands in a JSON string for a number that the encoder cannot write; nobody outside can know it.
+# Marks a string that stands for a number which the encoder cannot write; random, so that no input contains it.
 _MARK = f"number {secrets.token_hex(8)} "
 _MARKED = re.compile(f'"{_MARK}([-+.0-9Ee]+)"')
 _RAW_MARK = f"raw {secrets.token_hex(8)} "
 _MARKED_RAW = re.compile(f'"{_RAW_MARK}([0-9]+)"'.encode())
 _BLANKS = b" \t\r\n"
-# What stands in any JSON text with blanks between its parts; in strings as well, which does no harm.
+# One of these is in any JSON text with blanks between its tokens. They may be in strings too, which is harmless.
 _SPREAD = (b", ", b": ", b"\n", b"\r", b"\t", b"[ ", b"{ ", b" ]", b" }", b" ,", b" :")
 _BOM = b"\xef\xbb\xbf"
 
 
 class Number(float):
-    """A number with the digits it was written with, which its double does not keep: 1.10, 0.29999999999999998."""
+    """A number with its original digits, which a double would lose: 1.10, 0.29999999999999998."""
 
     __slots__ = ("text",)
     text: str
 
     def __new__(cls, text: str) -> Self:
-        """Read a number; raises ValueError for what is none."""
+        """Parse a number. Raises ValueError."""
         self = super().__new__(cls, text)
         self.text = text
         return self
@@ -59,7 +59,7 @@ class Number(float):
 
 
 class NegativeZero(int):
-    """`-0`, which Python's integers do not have."""
+    """`-0`, which Python's int cannot represent."""
 
     text = "-0"
 
@@ -68,7 +68,7 @@ class NegativeZero(int):
 
 
 class Raw:
-    """A value as its text, read elsewhere: written as it is by `dumps`, and by its digest by `canonical`."""
+    """A value parsed elsewhere, as text: `dumps` writes the text, `canonical` its digest."""
 
     __slots__ = ("digest", "kind", "text")
 
@@ -89,11 +89,11 @@ class Raw:
 
 
 class NotUtf8(ValueError):
-    """The bytes are no UTF-8."""
+    """The bytes are not UTF-8."""
 
 
 def loads(data: bytes, *, max_depth: int = MAX_DEPTH, exact: bool = False) -> Any:
-    """Parse one JSON value. Raises ValueError with a reason a person can act on.
+    """Parse one JSON value. Raises ValueError with the reason.
 
     `exact`: numbers that a double would change are `Number`s.
     """
@@ -124,9 +124,9 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH, exact: bool = False) -> An
 
 
 def dumps(value: Any, *, exact: bool = False) -> bytes:
-    """Encode compactly as UTF-8. Raises ValueError for what JSON cannot say (NaN, lone surrogates).
+    """Encode compactly as UTF-8. Raises ValueError for values that JSON cannot represent (NaN, lone surrogates).
 
-    A Decimal is written with its digits; a `Number` too if `exact`, which takes a look at each value.
+    A Decimal is written with its digits; a `Number` too if `exact`, which visits every value.
     """
     raw: list[bytes] = []
     text = _encode(_marked(value, raw) if exact else value)
@@ -136,14 +136,14 @@ def dumps(value: Any, *, exact: bool = False) -> bytes:
 
 def canonical(value: Any) -> bytes:
     """Encode with the keys of every object sorted, digits as they are: the same bytes for the same value."""
-    return dumps(_ordered(value), exact=True)  # values that were read elsewhere have their digest instead
+    return dumps(_ordered(value), exact=True)  # a Raw value is replaced by its digest
 
 
 def compact(data: bytes) -> bytes:
-    """Return the text of a JSON value, which `loads` must have read, without blanks between its parts.
+    """Return a JSON text, which must be valid, without blanks between its tokens.
 
-    Two thirds of what writing the value anew takes. No control character stands in such a text: two stand here for
-    the escapes that would hide where a string ends.
+    Takes two thirds of the time of encoding the value again. A valid text has no control characters: two of them
+    temporarily replace the escapes that would hide the end of a string.
     """
     data = data.removeprefix(_BOM).strip(_BLANKS)
     if not any(map(data.__contains__, _SPREAD)):
@@ -171,8 +171,8 @@ def _ordered(value: Any) -> Any:
 
 
 def _marked(value: Any, raw: list[bytes]) -> Any:
-    """Return a value with every `Number` in it as a text that `dumps` makes a number of again, and every `Raw` as one
-    that it finds in `raw`.
+    """Replace every `Number` by a marked string that `dumps` turns back into a number, and every `Raw` by one that
+    refers to `raw`.
     """
     match value:
         case Number() | NegativeZero():
@@ -191,7 +191,7 @@ def _default(value: Any) -> str:
     if isinstance(value, Decimal):
         if value.is_finite():
             return f"{_MARK}{value}"
-        msg = f"{value} is no JSON number"
+        msg = f"{value} is not a JSON number"
         raise ValueError(msg)
     msg = f"{type(value).__name__} is not JSON serializable"
     raise TypeError(msg)
@@ -207,7 +207,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> NoReturn:
-    msg = f"{name} is no JSON number"
+    msg = f"{name} is not a JSON number"
     raise ValueError(msg)
 
 
@@ -237,10 +237,10 @@ _quote = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def deeper_than(data: bytes, limit: int) -> bool:
-    """Whether brackets outside strings nest deeper; the counts alone settle nearly every case."""
+    """Whether brackets outside strings nest deeper than `limit`; their count alone decides nearly every case."""
     if data.count(b"[") + data.count(b"{") <= limit:
         return False
-    # Up to the first fault in the JSON, beyond which nobody reads, a backslash stands in strings only.
+    # Up to the first syntax error, where parsing stops, backslashes occur in strings only.
     outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     steps = memoryview(outside.translate(_STEPS, _NO_BRACKETS)).cast("b")
     return max(accumulate(steps), default=0) > limit
@@ -250,5 +250,5 @@ def _refuse_lone_surrogates(value: Any) -> None:
     try:
         _encode(value).encode()
     except UnicodeEncodeError:
-        msg = "a lone surrogate is no Unicode text"
+        msg = "a lone surrogate is not valid Unicode"
         raise ValueError(msg) from None

@@ -1,4 +1,4 @@
-"""Templates with named parameters, `{name}`: each value is escaped for the place it goes to, and none can leave it.
+"""Templates with named parameters, `{name}`: each value is escaped for its context, and cannot break out of it.
 `{{` and `}}` stand for braces.
 """
 
@@ -13,40 +13,40 @@ from urllib.parse import quote, quote_plus, unquote
 from models.errors import InvalidRequest
 from models.schema import kind
 
-_PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]{0,63})\}|[{}]")
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]{0,63})\}|[{}]")
 _ORIGIN = re.compile(r"https?://[^/?#{}\s\\@]+(?=[/?]|\Z)", re.IGNORECASE)
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]*")
 _OUT_OF_PATH = re.compile(r"[/\\\x00-\x1f\x7f]")
 _PATH_END = re.compile(r"([/?])")
 MAX_DECODINGS = 4
-"""Times that a value is percent-decoded in search of what would leave its path segment."""
+"""Times that a value is percent-decoded in search of characters that would leave its path segment."""
 
 Params = Mapping[str, Any]
 
 
-class Place(NamedTuple):
-    """Where a parameter goes."""
+class Placeholder(NamedTuple):
+    """Stands for a parameter's value."""
 
     name: str
 
 
 class Template:
-    """Text with places. Raises ValueError for braces that are neither a place nor doubled."""
+    """Text with placeholders. Raises ValueError for a brace that is neither part of one nor doubled."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.parts = _parts(text)
-        self.names = frozenset(part.name for part in self.parts if isinstance(part, Place))
+        self.names = frozenset(part.name for part in self.parts if isinstance(part, Placeholder))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.text!r})"
 
     def expand(self, params: Params) -> str:
-        """Return the text with the values in their places. Raises InvalidRequest for one that does not fit."""
+        """Return the text with the values filled in. Raises InvalidRequest for an unsuitable value."""
         return "".join(part if isinstance(part, str) else self.escape(part.name, params) for part in self.parts)
 
     def escape(self, name: str, params: Params) -> str:
-        """Return a value as it stands in this kind of text."""
+        """Return a value escaped for this kind of text."""
         return as_text(name, params[name])
 
 
@@ -54,7 +54,7 @@ class HeaderTemplate(Template):
     """A header's value."""
 
     def escape(self, name: str, params: Params) -> str:
-        """Return the value as it is; raises InvalidRequest for what a header cannot hold."""
+        """Return the value unchanged. Raises InvalidRequest if a header cannot hold it."""
         value = params[name]
         if isinstance(value, str) and not _HEADER_TEXT.fullmatch(value):
             refuse(name, "goes into a header: visible ASCII only")
@@ -78,10 +78,10 @@ class UrlTemplate(Template):
 
     def expand(self, params: Params) -> str:
         """Return the URL. Raises InvalidRequest for a value that would leave its path segment."""
-        written, segment = "", ""  # what is done, and the path segment that is being written
-        placed: list[str] = []  # the parameters in that segment
+        written, segment = "", ""  # finished text, and the current path segment
+        placed: list[str] = []  # names of the parameters in that segment
         for part in self.parts:
-            if isinstance(part, Place):
+            if isinstance(part, Placeholder):
                 text = as_text(part.name, params[part.name])
                 if "?" not in written:
                     _check_in_path(part.name, text)
@@ -101,7 +101,7 @@ class UrlTemplate(Template):
 
 
 def _check_segment(segment: str, names: list[str]) -> None:
-    """Look at a whole segment: values that are harmless each may make up what is not."""
+    """Check a whole segment: values that are harmless alone may be harmful together."""
     decoded = _decoded(segment)
     made = "path segment of dots" if decoded in (".", "..") else "slash" if _OUT_OF_PATH.search(decoded) else ""
     if made:
@@ -110,7 +110,7 @@ def _check_segment(segment: str, names: list[str]) -> None:
 
 
 def _check_in_path(name: str, text: str) -> None:
-    """Refuse what leaves a path segment. A slash is not sent encoded: many servers decode it before they route."""
+    """Refuse a value that leaves its path segment. An encoded slash is refused too: many servers decode it to route."""
     if not text:
         refuse(name, "is empty, which would make another path")
     if _OUT_OF_PATH.search(_decoded(text)):
@@ -118,14 +118,14 @@ def _check_in_path(name: str, text: str) -> None:
 
 
 class JsonTemplate:
-    """A JSON body: a string that is one place becomes the parameter's JSON value, any other holds it as text."""
+    """A JSON body. A string that is just a placeholder becomes the JSON value; in other strings the value is text."""
 
     def __init__(self, value: Any) -> None:
         self._value = _templates(value)
         self.names = _names(self._value)
 
     def expand(self, params: Params) -> Any:
-        """Return the body with the values in their places."""
+        """Return the body with the values filled in."""
         return _filled(self._value, params)
 
 
@@ -145,7 +145,7 @@ def as_text(name: str, value: Any) -> str:
     if isinstance(value, float) and "e" in text.lower():
         text = f"{Decimal(text):f}"
     if not text.isascii() and not _encodable(text):
-        refuse(name, "is no Unicode text")
+        refuse(name, "is not valid Unicode")
     return text
 
 
@@ -169,7 +169,7 @@ def refuse(name: str, reason: str) -> NoReturn:
 
 
 def _decoded(text: str) -> str:
-    """Decode what is percent-encoded, also more than once: what a lenient server would make of it."""
+    """Percent-decode repeatedly, as a lenient server might."""
     for _ in range(MAX_DECODINGS):
         plain = unquote(text)
         if plain == text:
@@ -178,19 +178,19 @@ def _decoded(text: str) -> str:
     return text
 
 
-def _parts(text: str) -> tuple[str | Place, ...]:
-    parts: list[str | Place] = []
+def _parts(text: str) -> tuple[str | Placeholder, ...]:
+    parts: list[str | Placeholder] = []
     literal, end = "", 0
-    for found in _PLACE.finditer(text):
+    for found in _PLACEHOLDER.finditer(text):
         literal += text[end : found.start()]
         end = found.end()
         if found[1] is not None:
-            parts += [literal, Place(found[1])]
+            parts += [literal, Placeholder(found[1])]
             literal = ""
         elif len(found[0]) == len("{{"):
             literal += found[0][0]
         else:
-            msg = f"{found[0]!r} at character {found.start() + 1} is no parameter: write {{name}}, or {found[0] * 2}"
+            msg = f"{found[0]!r} at character {found.start() + 1} is not a parameter: write {{name}}, or {found[0] * 2}"
             raise ValueError(msg)
     return tuple(part for part in (*parts, literal + text[end:]) if part != "")
 
@@ -218,7 +218,7 @@ def _names(value: Any) -> frozenset[str]:
 
 def _filled(value: Any, params: Params) -> Any:
     match value:
-        case Template(parts=(Place(name=name),)):
+        case Template(parts=(Placeholder(name=name),)):
             return params[name]
         case Template():
             return value.expand(params)

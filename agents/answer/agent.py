@@ -46,7 +46,7 @@ from streams.kafka.lease import Lease
 from streams.kafka.outgoing import Headers, OutgoingRecord
 from streams.kafka.publisher import Publisher
 from streams.pool import LargeWork
-from streams.pool.admission import Admission
+from streams.pool.costs import Admission
 from streams.tasks import start
 from streams.telemetry import logs
 

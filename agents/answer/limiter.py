@@ -23,7 +23,7 @@ from models.source import Limits
 from models.strictjson import Raw
 from streams.config.settings import LARGE, Settings
 from streams.kafka.lease import Lease
-from streams.pool.admission import Admission
+from streams.pool.costs import Admission
 from streams.shares import Shares
 
 MAX_IN_PROGRESS = 4_096

@@ -13,7 +13,7 @@ from typing import Any
 
 from agents.commands import DONE, FAILED, MISUSED, clipped, moment, non_negative, positive, say
 from models import strictjson
-from models.dead_letter import DeadLetter, DeadLetterFilter, Place
+from models.dead_letter import DeadLetter, DeadLetterFilter, Position
 from models.errors import OUTCOMES
 
 HELP = "put dead letters back on the requests topic"
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object per dead letter")
 
 
-def _partition_offset(text: str) -> Place:
+def _partition_offset(text: str) -> Position:
     found = _PARTITION_OFFSET.fullmatch(text)
     if found is None:
         msg = f"invalid dead letter {text!r}: use PARTITION:OFFSET, such as 3:42"

@@ -21,7 +21,7 @@ from typing import Self
 from aiokafka import TopicPartition
 
 from agents.redrive.redriver import COMPACTED, MARKS, Redriver, marks_of
-from models.dead_letter import DeadLetter, DeadLetterFilter, Place, read_letter
+from models.dead_letter import DeadLetter, DeadLetterFilter, Position, read_dead_letter
 from models.errors import BrokerError
 from streams.config.settings import Settings
 from streams.kafka.outgoing import RECORD_OVERHEAD
@@ -46,7 +46,7 @@ class Report:
 
     redriven: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    missing: list[Place] = field(default_factory=list)
+    missing: list[Position] = field(default_factory=list)
 
 
 OnDeadLetter = Callable[[DeadLetter, str | None], None]
@@ -105,7 +105,7 @@ class DeadLetters:
         settings = self._settings
         found = await require(settings.kafka, read=[settings.dead_letters_topic], write=[settings.requests_topic])
         requests, letters = found[settings.requests_topic], found[settings.dead_letters_topic]
-        report, missing = Report(), set(selected.places)
+        report, missing = Report(), set(selected.positions)
         taken: set[bytes] = set()
 
         def done(redriven: list[DeadLetter]) -> None:
@@ -163,19 +163,19 @@ class DeadLetters:
         logger.info("deleted %d marks of redriven dead letters that no longer exist", len(gone))
 
     async def _chosen(
-        self, records: AsyncIterator[Record], selected: DeadLetterFilter, report: Report, missing: set[Place]
+        self, records: AsyncIterator[Record], selected: DeadLetterFilter, report: Report, missing: set[Position]
     ) -> AsyncIterator[DeadLetter]:
         async for record in records:
             letter = self._letter(record)
-            missing.discard(letter.place)
+            missing.discard(letter.position)
             if selected.matches(letter):
                 yield letter
-            elif letter.place in selected.places:
+            elif letter.position in selected.positions:
                 report.refused[OTHERWISE] += 1
 
     def _letter(self, record: Record) -> DeadLetter:
         place = record.partition, record.offset
-        letter = read_letter(place, record.timestamp, record.key, record.value, record.headers)
+        letter = read_dead_letter(place, record.timestamp, record.key, record.value, record.headers)
         return letter._replace(redriven=letter.redrive_key in self._marked)
 
     async def _marks_exist(self, *, make: bool = False) -> bool:
@@ -220,11 +220,11 @@ class DeadLetters:
 
 async def _spans(reader: Reader, letters: Topic, selected: DeadLetterFilter) -> dict[TopicPartition, Span]:
     """Return the offsets to read: since the filter's time, or from the first to the last named offset."""
-    if not selected.places:
+    if not selected.positions:
         return await reader.spans(letters.name, letters.partitions, selected.since)
     narrow: dict[TopicPartition, Span] = {}
     for tp, (first, end) in (await reader.spans(letters.name, letters.partitions)).items():
-        offsets = [offset for partition, offset in selected.places if partition == tp.partition]
+        offsets = [offset for partition, offset in selected.positions if partition == tp.partition]
         if offsets:
             narrow[tp] = max(first, min(offsets)), min(end, max(offsets) + 1)
     return narrow

@@ -105,7 +105,7 @@ class Redriver:
                 pending.append(await send(
                     requests.name, letter.value, letter.key, partition, headers=letter.request_headers()
                 ))  # fmt: skip
-                pending.append(await send(self._marks, b"%d-%d" % letter.place, letter.redrive_key, 0))
+                pending.append(await send(self._marks, b"%d-%d" % letter.position, letter.redrive_key, 0))
         self._done(letters)
 
     async def forget(self, marks: Iterable[bytes]) -> None:

@@ -1,15 +1,15 @@
 """CPU checks on a loaded document.
 
 A check is a plain function of the value (the whole document, or the field that the request names) and its arguments.
-What it returns becomes the `value` of the check's result; False is an answer, raising is an error.
+Its return value becomes the `value` of the check result; False is a value, an exception is an error.
 
     @check
     def is_multiple(value: int, of: int = 2) -> bool:
         return value % of == 0
 
-registry   what checks there are, and `@check`, which adds one
-signature  what type hints say about a check's value and arguments
-run        runs one check in this process, whatever it does
+registry   the registered checks, and `@check`, which adds one
+signature  the type hints of a check's value and arguments, as JSON types
+run        runs one check in this process
 prime      is_prime
 builtin    the other built-in checks; docs/checks.md describes them all
 """

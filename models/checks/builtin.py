@@ -1,4 +1,4 @@
-"""The built-in checks but `is_prime`, which has its own module."""
+"""The built-in checks except `is_prime`, which has its own module."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models import strictjson
 from models.checks.registry import check
 
 MAX_KEPT_SCHEMA = 64 << 10
-"""Bytes of a JSON Schema whose validator is kept."""
+"""Bytes of a JSON Schema whose validator is cached."""
 MAX_PATTERN = 1_000
 """Characters of a regular expression."""
 MAX_PATTERN_BYTES = 256 << 10
-"""Bytes that RE2 may take for one, once in the worker and in each child. The worst of 1,000 characters takes the worker
-2 ms with this, and 170 ms with RE2's own 8 MiB.
+"""Bytes of memory for a compiled one, in the worker and in each child. The worst of 1,000 characters compiles in 2 ms
+with this limit, and in 170 ms with RE2's default of 8 MiB.
 """
 
 _DIALECT = re.compile(r"https?://json-schema\.org/(draft-0[3467]|draft/(?:2019-09|2020-12))/schema#?")
@@ -42,13 +42,13 @@ def sha256(value: Any) -> str:
 
 
 def _dialect(schema: Any) -> str | None:
-    """Return the dialect that a schema names, None if it names none. Raises ValueError for one that is not known."""
+    """Return the dialect that a schema names, None if it names none. Raises ValueError for an unknown dialect."""
     named = schema.get("$schema") if isinstance(schema, Mapping) else None
     if named is None:
         return None
     found = _DIALECT.fullmatch(named) if isinstance(named, str) else None
     if found is None:
-        msg = f"$schema: {str(named)[:80]!r} is no dialect that is known: draft-03, -04, -06, -07, 2019-09, 2020-12"
+        msg = f"$schema: unknown dialect {str(named)[:80]!r}; known: draft-03, -04, -06, -07, 2019-09, 2020-12"
         raise ValueError(msg)
     return found[1]
 
@@ -83,13 +83,13 @@ def json_schema(value: Any, schema: dict[str, Any] | bool) -> bool:  # noqa: FBT
     resource; an unknown dialect makes the request invalid). `multipleOf` goes by the decimal digits: 19.99 is a
     multiple of 0.01.
 
-    Raises SchemaError for what is no schema, and Unresolvable for a `$ref` out of it: nothing is ever fetched.
+    Raises SchemaError for an invalid schema, and Unresolvable for a `$ref` out of it: nothing is ever fetched.
     """
     return bool(_validator_of(strictjson.dumps(schema)).is_valid(value))
 
 
 def _validator_of(schema: bytes) -> Any:
-    """Return a schema's validator; a large one, parsed some 20 times its bytes, is made anew each time."""
+    """Return a schema's validator; that of a large schema, which takes some 20 times its bytes, is not cached."""
     return _validator(schema) if len(schema) <= MAX_KEPT_SCHEMA else _validator.__wrapped__(schema)
 
 
@@ -152,7 +152,7 @@ def _evolve(validator: Any, **changes: Any) -> Any:
 
 
 def _multiple_of(validator: Any, divisor: float, value: Any, _: Any) -> Iterator[Exception]:
-    """Do what jsonschema does for `multipleOf`, with the numbers that the digits say instead of their doubles."""
+    """Validate `multipleOf` as jsonschema does, but with the exact decimal digits instead of doubles."""
     if validator.is_type(value, "number") and (Fraction(str(value)) / Fraction(str(divisor))).denominator != 1:
         from jsonschema import ValidationError  # noqa: PLC0415
 
@@ -165,13 +165,13 @@ def _has_bounds(args: Mapping[str, Any]) -> None:
         msg = "give low, high or both"
         raise ValueError(msg)
     if low is not None and high is not None and low > high:
-        msg = "low is above high: no value would do"
+        msg = "low is above high: no value can match"
         raise ValueError(msg)
 
 
 @check("range", inline=True, judge=_has_bounds)
 def is_in_range(value: float, low: float | None = None, high: float | None = None, exclusive: bool = False) -> bool:  # noqa: FBT001, FBT002  a request's JSON boolean
-    """Whether a number is from `low` to `high`, both included unless `exclusive`. TypeError for what is no number."""
+    """Whether a number is from `low` to `high`, both included unless `exclusive`. Raises TypeError for other types."""
     if exclusive:
         return (low is None or low < value) and (high is None or value < high)
     return (low is None or low <= value) and (high is None or value <= high)
@@ -179,7 +179,7 @@ def is_in_range(value: float, low: float | None = None, high: float | None = Non
 
 @check("one_of", inline=True)
 def is_one_of(value: Any, values: list[Any]) -> bool:
-    """Whether a value is among `values`, as JSON has it: 1 is 1.0, and neither is true."""
+    """Whether a value is among `values`, by JSON's equality: 1 equals 1.0, and neither equals true."""
     return any(_same(value, each) for each in values)
 
 
@@ -195,7 +195,7 @@ def _same(one: Any, other: Any) -> bool:
 
 @check("length", inline=True, judge=_has_bounds)
 def length_is_within(value: str | list[Any] | dict[str, Any], low: int | None = None, high: int | None = None) -> bool:
-    """Whether a string has from `low` to `high` characters, an array so many items, an object so many members."""
+    """Whether a string has `low` to `high` characters, an array as many items, an object as many members."""
     return (low is None or low <= len(value)) and (high is None or len(value) <= high)
 
 
@@ -205,10 +205,10 @@ def _is_pattern(args: Mapping[str, Any]) -> None:
 
 @check("regex", judge=_is_pattern)
 def matches(value: str, pattern: str, full: bool = False, ignore_case: bool = False) -> bool:  # noqa: FBT001, FBT002  a request's JSON booleans
-    """Whether a string contains, or with `full` is as a whole, what a regular expression describes.
+    """Whether a string contains, or with `full` is, a match of a regular expression.
 
-    In RE2's syntax, whose time is linear in the string whatever the pattern: no look-around, no back-references. A
-    pattern that is none, is too large, or has more than 1,000 characters, makes the request invalid.
+    The syntax is RE2's, whose time is linear in the string: no look-around, no back-references. A pattern that is
+    invalid, too large, or longer than 1,000 characters makes the request invalid.
     """
     found = _pattern(pattern, ignore_case)
     return (found.fullmatch(value) if full else found.search(value)) is not None
@@ -216,10 +216,10 @@ def matches(value: str, pattern: str, full: bool = False, ignore_case: bool = Fa
 
 @lru_cache(maxsize=128)
 def _pattern(pattern: str, ignore_case: bool) -> Any:  # noqa: FBT001
-    import re2  # noqa: PLC0415  15 ms that only who meets this check should pay
+    import re2  # noqa: PLC0415  15 ms that only processes which run this check should pay
 
     if len(pattern) > MAX_PATTERN:
-        msg = f"a pattern of {len(pattern)} characters; at most {MAX_PATTERN} are taken"
+        msg = f"a pattern of {len(pattern)} characters; at most {MAX_PATTERN} are allowed"
         raise ValueError(msg)
     options = re2.Options()
     options.log_errors = False
@@ -228,7 +228,7 @@ def _pattern(pattern: str, ignore_case: bool) -> Any:  # noqa: FBT001
     try:
         return re2.compile(pattern, options)
     except (re2.error, UnicodeEncodeError) as exc:
-        said = exc.args[0]
-        reason = said.decode(errors="replace") if isinstance(said, bytes) else str(exc)
+        detail = exc.args[0]
+        reason = detail.decode(errors="replace") if isinstance(detail, bytes) else str(exc)
         msg = f"pattern: {reason} (the syntax is RE2's)"
         raise ValueError(msg) from None

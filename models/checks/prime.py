@@ -9,12 +9,12 @@ from models.checks.registry import check
 from models.schema import kind
 
 MAX_PROVED_BITS = 192
-"""Bits of the largest number that is tried with as many bases as a proof takes: up to a second or two."""
+"""Bits of the largest number that is tested with enough bases for a proof, in a second or two."""
 
 MAX_BITS = 4_096
-"""Bits of the largest number that is tried at all, with one base: 0.1 to 0.2 s. Twice as many take eight times that."""
+"""Bits of the largest number that is tested at all, with one base, in 0.1 to 0.2 s; twice the bits take eightfold."""
 MAX_DIGITS = 4_300
-"""Digits that a string may have: as many as a number in JSON."""
+"""Digits of a string: as many as those of a number in JSON."""
 
 # The first thirteen primes decide every number below this bound (Sorenson and Webster, 2015).
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
@@ -26,7 +26,7 @@ def is_prime(value: Any) -> bool:
     """Whether an integer, or a string of decimal digits, is prime, by deterministic Miller-Rabin.
 
     Proven below 3.3e24; above, every base up to 2·ln(n)² is tried, which is a proof under the generalised Riemann
-    hypothesis (Bach, 1990). Raises TypeError for what is no integer, and ValueError for what would take too long: a
+    hypothesis (Bach, 1990). Raises TypeError for other types, and ValueError for numbers that would take too long: a
     number of more than 192 bits (58 digits) that one base cannot tell from a prime, one of more than 4,096 bits (1,234
     digits) without a factor up to 41, and a string of more than 4,300 characters.
     """
@@ -36,7 +36,7 @@ def is_prime(value: Any) -> bool:
     if any(number % prime == 0 for prime in _WITNESSES):
         return False
     if number.bit_length() > MAX_BITS:
-        msg = f"a number of {number.bit_length()} bits without a small factor: more than {MAX_BITS} are not tried"
+        msg = f"a number of {number.bit_length()} bits without a small factor: more than {MAX_BITS} are not tested"
         raise ValueError(msg)
     odd, twos = number - 1, 0
     while odd % 2 == 0:
@@ -66,7 +66,7 @@ def _integer(value: Any) -> int:
         return value
     if isinstance(value, str) and value.removeprefix("-").isdecimal() and value.isascii():
         if len(value) > MAX_DIGITS:
-            msg = f"a string of {len(value)} characters: at most {MAX_DIGITS} digits are taken"
+            msg = f"a string of {len(value)} characters: at most {MAX_DIGITS} digits are allowed"
             raise ValueError(msg)
         return int(value)
     msg = f"takes an integer, not {kind(value)}"

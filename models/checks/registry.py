@@ -1,4 +1,4 @@
-"""What checks there are, and `@check`, which adds one."""
+"""The registered checks, and `@check`, which adds one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.checks.signature import Signature, signature_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 ArgumentCheck = Callable[[Mapping[str, Any]], None]
-"""Raises ValueError, saying why, for arguments that fit their hints and are wrong all the same."""
+"""Raises ValueError, with the reason, for arguments that fit their hints and are still invalid."""
 
 _UNPLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A check to run: its name, the dotted path of the field it looks at (None: the whole document), its arguments."""
+    """A check to run: its name, the dotted path of its field (None: the whole document), its arguments."""
 
     name: str
     field: str | None = None
@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A registered check. `inline`: the worker may run it in its own process once that is known to be cheaper."""
+    """A registered check. `inline`: the worker may run it in its own process once that proves cheaper."""
 
     name: str
     function: Callable[..., Any]
@@ -41,15 +41,15 @@ class Check:
     check_arguments: ArgumentCheck | None = None
 
     def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
-        """Return what is wrong with the arguments given, by name; "" for what is wrong with all of them."""
+        """Return the problem of each invalid argument, by name; under "" a problem of all together."""
         wrong = self.signature.problems(given)
         if not wrong and self.check_arguments is not None:
             try:
                 self.check_arguments(given)
             except ValueError as exc:
                 return {"": str(exc)}
-            except Exception as exc:  # noqa: BLE001  foreign code: whatever it raises, the request gets its answer
-                return {"": f"cannot be judged: {type(exc).__name__}"}
+            except Exception as exc:  # noqa: BLE001  a plugin may raise anything
+                return {"": f"cannot be validated: {type(exc).__name__}"}
         return wrong
 
 
@@ -67,9 +67,9 @@ def check(
 ) -> Any:
     """Register a function as a check, under its own name or the one given.
 
-    `inline` says that it is quick for any small value and can neither hang nor end its process; then the worker may run
-    it itself. `judge` refuses arguments that fit their hints and are wrong all the same. Raises ValueError for a name
-    that is taken or none, and for a function that no request could call.
+    `inline` promises that it is quick for any small value and can neither hang nor end its process; then the worker may
+    run it itself. `judge` raises ValueError for arguments that fit their hints and are still invalid. Raises ValueError
+    for a name that is invalid or taken, and for a function that no request could call.
     """
     if target is None or isinstance(target, str):
         return lambda function: _register(target, function, inline, judge)
@@ -78,12 +78,12 @@ def check(
 
 def _register(given: str | None, function: Function, inline: bool, judge: ArgumentCheck | None) -> Function:  # noqa: FBT001
     if not inspect.isroutine(function):
-        msg = f"check {given!r}: {str(function)[:200]} is no function: write a `def` that calls it"
+        msg = f"check {given!r}: {str(function)[:200]} is not a function: write a `def` that calls it"
         raise ValueError(msg)
     name = given or function.__name__
-    known = _REGISTRY.get(name)
-    if known is not None and not _is_same(known.function, function):
-        msg = f"the check name {name!r} is taken by {known.function.__module__}.{known.function.__qualname__}"
+    taken = _REGISTRY.get(name)
+    if taken is not None and not _is_same(taken.function, function):
+        msg = f"the check name {name!r} is taken by {taken.function.__module__}.{taken.function.__qualname__}"
         raise ValueError(msg)
     where = f"check {name!r} ({function.__module__}.{function.__qualname__})"
     if not _NAME.fullmatch(name):
@@ -102,7 +102,7 @@ def _register(given: str | None, function: Function, inline: bool, judge: Argume
 
 
 def _is_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    """Whether two functions are one, imported twice. Two of the same name, lambdas say, differ in their code."""
+    """Whether two functions are one, imported twice. Two of the same name, such as lambdas, differ in their code."""
     return _identity(one) == _identity(other)
 
 
@@ -111,24 +111,24 @@ def _identity(function: Callable[..., Any]) -> tuple[Any, ...]:
 
 
 def names() -> list[str]:
-    """Return every check name a request may give."""
+    """Return the names of all checks."""
     return sorted(_REGISTRY)
 
 
 def find(name: str) -> Check:
-    """Return a check. Raises KeyError if there is none of that name."""
+    """Return a check. Raises KeyError for an unknown name."""
     return _REGISTRY[name]
 
 
 def check_known(name: str) -> None:
-    """Raise ValidationError, naming the known ones, if no check has this name."""
+    """Raise ValidationError, listing the known names, if no check has this one."""
     if name not in _REGISTRY:
-        msg = f"no check {name[:60]!r}; known: {', '.join(names())}"
+        msg = f"unknown check {name[:60]!r}; known: {', '.join(names())}"
         raise ValidationError(msg)
 
 
 def check_call(call: Call) -> None:
-    """Raise ValidationError, naming the arguments that are wrong, if a check of a known name cannot be called so."""
+    """Raise ValidationError, listing the invalid arguments, if a registered check cannot be called so."""
     found = _REGISTRY[call.name]
     if not call.args and not found.signature.required and found.check_arguments is None:
         return

@@ -1,4 +1,4 @@
-"""Run one check here and now: in a child of the pool, or in the worker if it is known to be cheap."""
+"""Runs one check in this process: a child of the pool, or the worker itself if the check is cheap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.checks import registry
 MAX_VALUE_BYTES = 65_536
 """Bytes of JSON that one check may return."""
 MAX_REASON = 400
-"""Characters of what is told of a failure."""
+"""Characters of an error message."""
 
 MAX_DEPTH = strictjson.MAX_DEPTH + 8
 """Levels that a result may nest (`models.result.RESULT_DEPTH`)."""
@@ -28,7 +28,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """What came of one call: `value`, or `error` saying why there is none. `elapsed` is in seconds."""
+    """The outcome of one call: its `value`, or the `error` message. `elapsed` is in seconds."""
 
     value: Any = None
     error: str | None = None
@@ -37,13 +37,13 @@ class CheckOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A value that is still to be read: a field, or with None all, of the document in a result's shared part."""
+    """A value still to be parsed: a field (None: all) of the document in a result's shared part."""
 
     shared: bytes
     field: str | None
 
     def read(self) -> Any:
-        """Return the value. Raises ValueError if it is not there."""
+        """Return the value. Raises ValueError if it is missing."""
         members = strictjson.loads(b"{%b}" % self.shared, max_depth=MAX_DEPTH)
         if "document" not in members:
             msg = "there is no document: the answer had no body"
@@ -52,7 +52,7 @@ class Unread:
 
 
 def select(document: Any, path: str | None) -> Any:
-    """Return what a dotted path names in a document; numbers index arrays. Raises ValueError if it is not there."""
+    """Return the value at a dotted path of a document; numbers index arrays. Raises ValueError if it is missing."""
     value = document
     for step in path.split(".") if path else ():
         if isinstance(value, dict) and step in value:
@@ -66,9 +66,9 @@ def select(document: Any, path: str | None) -> Any:
 
 
 def run(name: str, value: Any, args: Mapping[str, Any]) -> CheckOutcome:
-    """Run one check; whatever it raises, `SystemExit` included, becomes the verdict's error.
+    """Run one check; whatever it raises, `SystemExit` included, becomes the outcome's error.
 
-    The value is what JSON makes of the answer, wherever the check runs: of a tuple, a list.
+    The value is what JSON makes of the return value, wherever the check runs: a list of a tuple.
     """
     started = time.perf_counter()
     if isinstance(value, Unread):
@@ -80,7 +80,7 @@ def run(name: str, value: Any, args: Mapping[str, Any]) -> CheckOutcome:
         args = {each: arg.read() if isinstance(arg, strictjson.Raw) else arg for each, arg in args.items()}
     try:
         answer = _as_json(_call(name, value, args))
-    except BaseException as exc:  # noqa: BLE001  a check is foreign code
+    except BaseException as exc:  # noqa: BLE001  a check may raise anything
         return CheckOutcome(error=_reason(exc), elapsed=time.perf_counter() - started)
     return CheckOutcome(value=answer, elapsed=time.perf_counter() - started)
 
@@ -97,17 +97,17 @@ def _call(name: str, value: Any, args: Mapping[str, Any]) -> Any:
         wrong = found.signature.problems(args)
         if not wrong:
             raise
-        # Python's own words are of functions and parameters, which who asks knows nothing of.
+        # Python's message is about functions and parameters, which the sender of the request does not know.
         raise TypeError("; ".join(f"args.{each}: {reason}" for each, reason in wrong.items())) from exc
 
 
 def _as_json(answer: Any) -> Any:
-    """Return an answer as a result carries it. Raises ValueError or TypeError if none can."""
+    """Return a value as a result carries it. Raises ValueError or TypeError if none can."""
     if answer is None or type(answer) is bool or (type(answer) is int and -_SMALL < answer < _SMALL):
-        return answer  # most answers: encoding one takes longer than it did
+        return answer  # the usual case: encoding takes longer than the check
     if inspect.iscoroutine(answer) or inspect.isgenerator(answer):
         answer.close()  # or Python warns that it was never awaited
-        msg = f"returned a {type(answer).__name__}: a check returns its answer itself"
+        msg = f"returned a {type(answer).__name__}: a check must return a plain value"
         raise TypeError(msg)
     encoded = strictjson.dumps(answer)
     if strictjson.deeper_than(encoded, strictjson.MAX_DEPTH):
@@ -119,7 +119,7 @@ def _as_json(answer: Any) -> Any:
     if type(answer) in _TEXT_OR_NUMBER:
         return answer
     try:
-        # The keys 1 and "1" are one in JSON: whoever reads such an object refuses it, the pool with the whole process.
+        # The keys 1 and "1" collide in JSON: a reader refuses such an object, and the pool would end the process.
         return strictjson.loads(encoded)
     except ValueError as exc:
         msg = f"returned what JSON cannot carry: {exc}"
@@ -128,10 +128,10 @@ def _as_json(answer: Any) -> Any:
 
 def _reason(exc: BaseException) -> str:
     try:
-        said = "".join(str(exc)[:MAX_REASON])  # plain text, whatever subclass of str it is
-    except BaseException:  # noqa: BLE001  its text is foreign code too
-        said = "(it cannot say why)"
-    reason = f"{type(exc).__name__}: {said}" if said else type(exc).__name__
+        message = "".join(str(exc)[:MAX_REASON])  # a plain str, even from a subclass
+    except BaseException:  # noqa: BLE001  __str__ may raise anything too
+        message = "(its message cannot be read)"
+    reason = f"{type(exc).__name__}: {message}" if message else type(exc).__name__
     line = " ".join(_CONTROL.sub(" ", reason[:MAX_REASON]).split())
     return line.encode(errors="backslashreplace").decode()[:MAX_REASON]
 

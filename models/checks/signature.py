@@ -1,4 +1,4 @@
-"""What type hints say of a check's value and arguments: what a request may give, in words that its sender knows."""
+"""Reads the type hints of a check's value and arguments, as JSON types that a request's sender knows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Shape:
     fits: Callable[[Any], bool]
 
     def problem(self, value: Any) -> str:
-        """Say what is wrong with a value that does not fit."""
+        """Return what is wrong with a value that does not fit."""
         return f"{self.one}, not {_described(value, self.one)}"
 
 
@@ -48,10 +48,10 @@ class Signature:
     others: bool
     required: frozenset[str]
     unannotated: str | None = None
-    """The name that `others` leave out: the value's own."""
+    """The name of the value's parameter, which `others` excludes."""
 
     def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
-        """Return what is wrong with the arguments given, by name."""
+        """Return the problem of each invalid argument, by name."""
         wrong = dict.fromkeys(sorted(self.required - given.keys()), "missing")
         for name, value in given.items():
             argument = self.arguments.get(name)
@@ -64,13 +64,13 @@ class Signature:
 
 
 MAX_SHOWN = 40
-"""Characters of a value that are shown in a message."""
+"""Characters of a value in a message."""
 _MANY = {"null": "nulls", "a boolean": "booleans", "a number": "numbers", "a string": "strings",
          "an array": "arrays", "an object": "objects"}  # fmt: skip
 
 
 def _described(value: Any, wanted: str) -> str:
-    """Name what a value is, as closely as tells it from what is wanted."""
+    """Describe a value precisely enough to show how it differs from the wanted type."""
     name = kind(value)
     if isinstance(value, list | dict):
         inner = value.values() if isinstance(value, dict) else value
@@ -96,7 +96,7 @@ _PLAIN: dict[Any, Shape] = {
 
 
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """Read a check's signature. Raises ValueError saying what in it no request can give."""
+    """Read a check's signature. Raises ValueError for a parameter that no request can give."""
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].kind not in POSITIONAL:
         msg = "it takes no value: its first parameter is what is checked"
@@ -124,16 +124,16 @@ def _argument(function: Callable[..., Any], parameter: inspect.Parameter) -> Arg
 def _shape(function: Callable[..., Any], parameter: inspect.Parameter) -> Shape:
     holder = SimpleNamespace(__annotations__={"it": parameter.annotation})
     try:
-        # Names in hints are those of the module that wrote them, not of a decorator around the function.
-        known = getattr(inspect.unwrap(function), "__globals__", {})
-        return shape_of(typing.get_type_hints(holder, known)["it"])
-    except Exception as exc:  # a hint is text of a plugin's: reading it may raise anything
-        msg = f"the type hint of {parameter.name!r}, {parameter.annotation}, says nothing about JSON: {exc}"
+        # Names in hints belong to the module that wrote them, not to that of a decorator around the function.
+        namespace = getattr(inspect.unwrap(function), "__globals__", {})
+        return shape_of(typing.get_type_hints(holder, namespace)["it"])
+    except Exception as exc:  # evaluating a plugin's hint may raise anything
+        msg = f"the type hint of {parameter.name!r}, {parameter.annotation}, is not a JSON type: {exc}"
         raise ValueError(msg) from exc
 
 
 def shape_of(hint: Any) -> Shape:
-    """Return the JSON values that a type hint lets in. Raises ValueError for one that lets none in."""
+    """Return the JSON values that a type hint allows. Raises ValueError if it allows none."""
     try:
         if hint in _PLAIN:
             return _PLAIN[hint]
@@ -143,8 +143,8 @@ def shape_of(hint: Any) -> Shape:
     if origin in (typing.Union, types.UnionType):
         return _either([shape_of(part) for part in parts])
     if origin is Literal and all(part is None or isinstance(part, bool | int | float | str) for part in parts):
-        said = ", ".join(json.dumps(part, ensure_ascii=False) for part in parts)
-        return Shape(f"one of {said}", f"any of {said}", lambda value: any(_is(value, part) for part in parts))
+        choices = ", ".join(json.dumps(part, ensure_ascii=False) for part in parts)
+        return Shape(f"one of {choices}", f"any of {choices}", lambda value: any(_is(value, part) for part in parts))
     if (origin or hint) in (list, Sequence):
         return _array(shape_of(parts[0]) if parts else ANYTHING)
     if (origin or hint) in (dict, Mapping) and parts[:1] in ((), (str,)):

@@ -1,5 +1,5 @@
-"""One process of the pool, as its parent sees it. Calls go out over a socket of its own, verdicts come back; a page
-that both see says which call is running and since when, so that the one to blame is known whatever ends the process.
+"""One process of the pool, as its parent sees it. Calls are sent over a socket, outcomes come back; a shared page holds
+the number and the start of the running call, so that the culprit is known whatever ends the process.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from models.process import (
     CALL,
     DONE,
     FAILED,
+    OUTCOME,
     PREPARATION,
     RESTING,
     RUNNING,
@@ -33,17 +34,16 @@ from models.process import (
     SINCE,
     SINCE_AT,
     VALUE,
-    VERDICT,
 )  # fmt: skip
 
 MEMORY = 512 << 20
-"""Bytes that checks may take in one process, beyond what it has after importing the plugins."""
+"""Bytes of memory for checks in one process, beyond what it has after importing the plugins."""
 MAX_ANSWER_BYTES = {VALUE: MAX_VALUE_BYTES, FAILED: MAX_VALUE_BYTES, DONE: 1 << 30}
-"""Bytes of what may follow a verdict, by its kind; a child that announces more is not speaking for itself."""
+"""Longest content of an outcome, in bytes by kind; if a child announces more, a check has written to its socket."""
 LONGEST_PAUSE = 0.1
-"""Seconds between two looks whether a process that was ended is gone."""
+"""Longest pause between two looks at whether a process has ended, in seconds."""
 
-# The path is the parent's: a plugin that it finds, its children find.
+# With the parent's path, its children find the same plugins.
 _BOOT = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -52,35 +52,37 @@ main(*map(int, sys.argv[2:]))
 """
 
 
-Heard = tuple[int, CheckOutcome]
-"""The number of a call, and what came of it."""
+NumberedOutcome = tuple[int, CheckOutcome]
+"""The number of a call, and its outcome."""
 
 
 class Child(asyncio.Protocol):
     """Started by `start`; `gone` must be awaited in the end.
 
-    `heard` is called with verdicts, and with when taking them apart began (`time.thread_time`); `ended` once, when the
-    process can say no more.
+    Calls `on_outcomes` with outcomes and the `time.thread_time` at which decoding them began, and `on_end` once, when
+    nothing more comes from the process.
     """
 
-    def __init__(self, heard: Callable[[Sequence[Heard], float], None], ended: Callable[[], None]) -> None:
-        self._heard, self._ended = heard, ended
+    def __init__(
+        self, on_outcomes: Callable[[Sequence[NumberedOutcome], float], None], on_end: Callable[[], None]
+    ) -> None:
+        self._on_outcomes, self._on_end = on_outcomes, on_end
         self._buffer = bytearray()
         self.closed = self.sent_garbage = False
-        """Whether nothing more is heard of it, and whether it was ended because what was heard was no verdict."""
+        """Whether nothing more comes from it, and whether it was killed for sending something else than outcomes."""
         self._last = RESTING, 0.0
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.sign_of_life = self.started = time.monotonic()
-        """When it last said something, or was given something to do while idle (monotonic seconds)."""
+        """When it last sent something, or was given a call while idle (monotonic seconds)."""
 
     @property
     def pid(self) -> int:
-        """Return the process id, which is its group's as well."""
+        """Return the process id, which is also that of its group."""
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process; `gone` must be awaited from now on. Raises OSError if there can be none."""
+        """Start the process; `gone` must be awaited from now on. Raises OSError."""
         self._ours, theirs = socket.socketpair()
         with _shared_page() as page, theirs:
             life, self._life = os.pipe()
@@ -91,7 +93,7 @@ class Child(asyncio.Protocol):
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), page, life),
-                    start_new_session=True,  # Ctrl-C is for us, and whatever a check starts ends with it
+                    start_new_session=True,  # Ctrl-C is for the parent; the group ends with all its processes
                 )
             except BaseException:
                 os.close(self._life)
@@ -101,7 +103,7 @@ class Child(asyncio.Protocol):
                 os.close(life)
 
     async def prepare(self, plugins: Sequence[str]) -> str:
-        """Tell the process what to import; returns "" once it is ready, or the reason why it cannot serve."""
+        """Send the process what to import; returns "" once it is ready, or the reason why it cannot run checks."""
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_unix_connection(lambda: self, sock=self._ours)
         preparation = {"path": sys.path, "plugins": list(plugins), "memory": MEMORY}
@@ -117,22 +119,22 @@ class Child(asyncio.Protocol):
     def running(self) -> tuple[int, float]:
         """Return the number of the running call, or RESTING or SENDING, and when that began (monotonic seconds).
 
-        Of a process that has ended: what it ran then.
+        For a process that has ended: what it was running.
         """
         if self._page.closed:
             return self._last
         number: int = RUNNING.unpack_from(self._page, RUNNING_AT)[0]
         since: float = SINCE.unpack_from(self._page, SINCE_AT)[0]
-        credible = self.started <= since <= time.monotonic()  # a check can write there, not a number even
+        credible = self.started <= since <= time.monotonic()  # a check can write there, even NaN
         return number, since if credible else self.sign_of_life
 
     def kill(self) -> None:
-        """End the process and all that it has started, at once."""
+        """Kill the process and all processes that it has started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Tell the process that there is nothing more to do."""
+        """Close the socket, which tells the process to end."""
         if self._transport is not None:
             self._transport.close()
         else:
@@ -149,7 +151,7 @@ class Child(asyncio.Protocol):
                 self.kill()
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        self.kill()  # what it has started: while it is not waited for, its group is no other's
+        self.kill()  # its children; until it is reaped, no other process can have its group id
         os.close(self._life)
         self._last = self.running()
         self._page.close()  # it holds a file descriptor
@@ -161,69 +163,69 @@ class Child(asyncio.Protocol):
     # -- asyncio's side
 
     def data_received(self, data: bytes) -> None:
-        """Take verdicts apart; what is none ends the process: a check has written to what is not its own."""
+        """Decode outcomes; invalid data ends the process, as a check has written to its socket."""
         began = time.thread_time()
         self.sign_of_life = time.monotonic()
         self._buffer += data
-        heard: list[Heard] = []
+        outcomes: list[NumberedOutcome] = []
         try:
-            for number, elapsed, kind, said in self._verdicts():
+            for number, elapsed, kind, content in self._received():
                 if number != PREPARATION:
-                    heard.append((number, _verdict(elapsed, said, kind)))
+                    outcomes.append((number, _outcome(elapsed, content, kind)))
                 elif not self._ready.done():
-                    self._ready.set_result(said.decode())
-        except ValueError:  # no JSON, no UTF-8, no length
+                    self._ready.set_result(content.decode())
+        except ValueError:  # invalid JSON, UTF-8 or length
             self.sent_garbage = True
             self.kill()
-        if heard:
-            self._heard(heard, began)
+        if outcomes:
+            self._on_outcomes(outcomes, began)
 
-    def _verdicts(self) -> Iterator[tuple[int, float, int, bytes]]:
+    def _received(self) -> Iterator[tuple[int, float, int, bytes]]:
         buffer, start = self._buffer, 0
-        while len(buffer) - start >= VERDICT.size:
-            number, elapsed, kind, length = VERDICT.unpack_from(buffer, start)
+        while len(buffer) - start >= OUTCOME.size:
+            number, elapsed, kind, length = OUTCOME.unpack_from(buffer, start)
             if length > MAX_ANSWER_BYTES.get(kind, 0) or not 0.0 <= elapsed < math.inf:
-                msg = "no verdict"
+                msg = "not an outcome"
                 raise ValueError(msg)
-            end = start + VERDICT.size + length
+            end = start + OUTCOME.size + length
             if len(buffer) < end:
                 break
-            yield number, elapsed, kind, bytes(buffer[start + VERDICT.size : end])
+            yield number, elapsed, kind, bytes(buffer[start + OUTCOME.size : end])
             start = end
         del buffer[:start]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
-        """One end is closed: nothing more is heard of the process."""
+        """The socket is closed: nothing more comes from the process."""
         self.closed = True
         if not self._ready.done():
             self._ready.set_result("its process ended at once")
-        self._ended()
+        self._on_end()
 
 
 def encode(call: tuple[str, Any, Any]) -> bytes:
-    """Return a call as it travels. Raises whatever pickling raises for values that are not plain."""
+    """Return a call as bytes. Raises whatever pickle raises for values that are not plain."""
     return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
 
 
-def _verdict(elapsed: float, said: bytes, kind: int) -> CheckOutcome:
+def _outcome(elapsed: float, content: bytes, kind: int) -> CheckOutcome:
     if kind == FAILED:
-        return CheckOutcome(error=said.decode(), elapsed=elapsed)
+        return CheckOutcome(error=content.decode(), elapsed=elapsed)
     if kind == DONE:
-        return CheckOutcome(value=said, elapsed=elapsed)
-    if said in _PLAIN:
-        return CheckOutcome(value=_PLAIN[said], elapsed=elapsed)
-    small = len(said) <= _DIGITS and said.isdigit()
-    return CheckOutcome(value=int(said) if small else strictjson.loads(said), elapsed=elapsed)
+        return CheckOutcome(value=content, elapsed=elapsed)
+    if content in _PLAIN:
+        return CheckOutcome(value=_PLAIN[content], elapsed=elapsed)
+    small = len(content) <= _DIGITS and content.isdigit()
+    return CheckOutcome(value=int(content) if small else strictjson.loads(content), elapsed=elapsed)
 
 
 _PLAIN = {b"true": True, b"false": False, b"null": None}
 _DIGITS = 19
-"""Digits of numbers that need no parser: most answers are as short, and it takes ten times as long."""
+"""Digits of a number that `int` parses: most values are as short, and the parser takes ten times as long."""
 
 
 @contextlib.contextmanager
 def _shared_page() -> Iterator[int]:
-    """Make a page of memory that a child can map: in memory where the system has that, since disks may be read-only."""
+    """Create a page that a child can map: in memory where the system supports that, as disks may be read-only."""
     if hasattr(os, "memfd_create"):
         page = os.memfd_create("millrace-check")
     else:

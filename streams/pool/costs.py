@@ -1,8 +1,8 @@
-"""What checks have cost so far, measured where they ran: how many travel together, and which need not travel."""
+"""Measured costs of checks: how many to send in a batch, which to run in the worker, how much work to admit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +10,23 @@ from models.checks import Unread
 from models.strictjson import Raw
 
 UNSEEN = 0.5
-"""Seconds that a check is thought to take before it was seen: little of it is begun at once until more is known."""
+"""Assumed seconds of an unmeasured check: few of them begin at once until it is measured."""
 WEIGHT = 0.1
-"""Of the newest measurement in a mean."""
+"""Weight of the newest measurement in a mean."""
 FADING = 0.02
-"""By how much a peak that is not met again comes nearer with each measurement."""
+"""Share by which a peak approaches each lower measurement."""
 ENOUGH = 16
 """Measurements of values of one size before a check may run in the worker itself."""
 MAX_SIZE = 1_024
-"""Bytes, about, of value and arguments beyond which a check always travels."""
+"""Approximate bytes of value and arguments beyond which a check always runs in the pool."""
 MAX_ITEMS = 32
-"""Items of an array or object beyond which a check always travels."""
-MAX_KNOWN = 4_096
-"""Checks, and sizes of each, that are kept in mind."""
+"""Items of an array or object beyond which a check always runs in the pool."""
+MAX_ENTRIES = 4_096
+"""Most checks, and pairs of check and size, with measurements."""
 FIRST_HAND_OVER = 20e-6
-"""Seconds of the worker that handing over one check is thought to cost before it was measured."""
+"""Assumed seconds of the worker's time per check for sending and receiving, before it is measured."""
+ADMITTED = 5.0
+"""Seconds of work begun per process: well below a request's usual deadline of 30."""
 
 
 @dataclass(slots=True)
@@ -40,47 +42,47 @@ class _Cost:
 
 
 class Costs:
-    """Of checks by name, and of those that may run in the worker by the size of what they look at as well."""
+    """Costs by check, and for checks that may run in the worker also by size class of their input."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, _Cost] = {}
         self._by_size: dict[tuple[str, int], _Cost] = {}
-        self._giving = self._taking = FIRST_HAND_OVER / 2
+        self._sending = self._receiving = FIRST_HAND_OVER / 2
 
     def expected(self, name: str) -> float:
-        """Return the seconds that a check will likely take."""
+        """Return the expected seconds of a check."""
         cost = self._by_name.get(name)
         return UNSEEN if cost is None else cost.mean
 
     def seen(self, name: str) -> bool:
-        """Whether anything is known of a check."""
+        """Whether a check has been measured."""
         return name in self._by_name
 
     def is_cheap(self, name: str, size: int | None) -> bool:
-        """Whether a check on values of this size has always cost less, lately, than handing it over."""
+        """Whether a check on values of this size has recently always cost less than handing it over."""
         if size is None:
             return False
         cost = self._by_size.get((name, size))
         return cost is not None and cost.count >= ENOUGH and cost.peak < self.hand_over
 
     def add(self, name: str, size: int | None, seconds: float) -> None:
-        """Note what one run took; `size` as `size_of` tells it."""
+        """Record the seconds of one run; `size` is from `size_of`."""
         _note(self._by_name, name, seconds)
         if size is not None:
             _note(self._by_size, (name, size), seconds)
 
     @property
     def hand_over(self) -> float:
-        """Return the seconds of the worker's time that it takes to hand over one check and take back its verdict."""
-        return self._giving + self._taking
+        """Return the seconds of the worker's time for sending one check and receiving its outcome."""
+        return self._sending + self._receiving
 
     def handed_over(self, seconds: float, checks: int) -> None:
-        """Note what it took to give some checks to a process."""
-        self._giving += (seconds / checks - self._giving) * WEIGHT
+        """Record the seconds of sending some checks."""
+        self._sending += (seconds / checks - self._sending) * WEIGHT
 
-    def took_back(self, seconds: float, verdicts: int) -> None:
-        """Note what it took to take some verdicts back."""
-        self._taking += (seconds / verdicts - self._taking) * WEIGHT
+    def took_back(self, seconds: float, outcomes: int) -> None:
+        """Record the seconds of receiving some outcomes."""
+        self._receiving += (seconds / outcomes - self._receiving) * WEIGHT
 
 
 def _note(costs: dict[Any, _Cost], key: Any, seconds: float) -> None:
@@ -88,13 +90,13 @@ def _note(costs: dict[Any, _Cost], key: Any, seconds: float) -> None:
     if cost is not None:
         cost.add(seconds)
         return
-    if len(costs) >= MAX_KNOWN:
+    if len(costs) >= MAX_ENTRIES:
         costs.clear()
     costs[key] = _Cost(seconds, seconds)
 
 
 def size_of(value: Any, arguments: Mapping[str, Any]) -> int | None:
-    """Return the class of sizes, each twice the one before, that a call is in; None for one that is not small."""
+    """Return the size class of a call, each twice the one before; None for one that is not small."""
     size = _bytes_of(value, MAX_ITEMS)
     for argument in arguments.values():
         size += _bytes_of(argument, MAX_ITEMS)
@@ -102,7 +104,7 @@ def size_of(value: Any, arguments: Mapping[str, Any]) -> int | None:
 
 
 def _bytes_of(value: Any, items: int) -> int:
-    """Return about how many bytes there are to a value, more than MAX_SIZE for one of many items or levels."""
+    """Return the approximate bytes of a value; more than MAX_SIZE for one of many items or levels."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Unread | Raw):
@@ -115,3 +117,29 @@ def _bytes_of(value: Any, items: int) -> int:
         parts = value if isinstance(value, list) else [*value, *value.values()]
         return 8 + sum(_bytes_of(part, 0) for part in parts)
     return 8
+
+
+class Admission:
+    """Limits the work on checks that has begun, in seconds: if checks are slower than fetches, requests with checks
+    wait before they begin, not in a queue in which they time out.
+    """
+
+    def __init__(self, costs: Costs, processes: int) -> None:
+        self._costs = costs
+        self._most = ADMITTED * processes
+        self.promised = 0.0
+        self._holders = 0
+
+    def admit(self, names: Iterable[str]) -> float | None:
+        """Return the seconds promised, for `release`; None if these checks must wait. Idle, it admits any."""
+        seconds = sum(map(self._costs.expected, names))
+        if self._holders and self.promised + seconds > self._most:
+            return None
+        self._holders += 1
+        self.promised += seconds
+        return seconds
+
+    def release(self, seconds: float) -> None:
+        """Return the seconds that `admit` promised."""
+        self._holders -= 1
+        self.promised = self.promised - seconds if self._holders else 0.0

@@ -1,4 +1,4 @@
-"""A process for work on large values (`models/large.py`), started when there is some for the first time."""
+"""A process for work on large values (`models/large.py`), started when it is first needed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.errors import AnswerError, InternalError, InvalidDocument, InvalidRe
 from streams.pool.pool import OVERRAN, CheckPool
 
 PROCESSES = 1
-"""Those that large values share; checks have their own, so that neither waits for the other."""
+"""Processes for large values; checks have their own, so that neither waits for the other."""
 
 
 class LargeWork:
-    """Opened with `async with`. `plugins` is what the process imports: their schemas load documents."""
+    """Opened with `async with`. The process imports `plugins`, whose schemas load documents."""
 
     def __init__(self, plugins: Sequence[str] = ()) -> None:
         self._plugins = tuple(plugins)
@@ -31,15 +31,15 @@ class LargeWork:
         await self._stack.aclose()
 
     async def run(self, task: str, *arguments: Any) -> bytes:
-        """Have some work done. Raises the AnswerError that it ends with, InvalidDocument or for a request
-        InvalidRequest if it takes too much memory; if it takes too long InvalidDocument, since a schema may never end,
-        but for a request Overloaded: reading one is bounded work. Raises InternalError if there is no process.
+        """Run a task. Raises the AnswerError that it raises; InvalidDocument, or for a request InvalidRequest, if it
+        takes too much memory; InvalidDocument if it takes too long, as a schema may never end, but for a request
+        Overloaded, as reading one is bounded work; InternalError if there is no process.
         """
         pool = self._pool or await self._open()
-        verdict = await pool.work(task, arguments)
-        if verdict.error is not None:
-            raise _error(task, verdict.error)
-        done: bytes = verdict.value
+        outcome = await pool.work(task, arguments)
+        if outcome.error is not None:
+            raise _error(task, outcome.error)
+        done: bytes = outcome.value
         return done
 
     async def _open(self) -> CheckPool:

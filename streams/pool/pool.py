@@ -1,9 +1,8 @@
-"""The process pool that runs checks, so that they can neither hold up nor harm the worker.
+"""The process pool that runs checks, so that they can neither block nor harm the worker.
 
-Cheap checks travel together, dear and unknown ones alone. A check that runs too long is ended with its process, and one
-whose process dies is to blame for that unless it was killed from outside: the shared page says which one was running.
-All others of that process run elsewhere. Checks that have ended a process wait in a queue of their own and leave a
-process for the rest.
+Cheap checks are sent in batches, expensive and unknown ones alone. A check that runs too long is killed with its
+process. If a process dies, the check that it was running is to blame, unless it was killed from outside; the others run
+elsewhere. Checks that have ended a process wait in a queue of their own, and leave a process for the rest.
 """
 
 from __future__ import annotations
@@ -20,43 +19,42 @@ from models import checks
 from models.checks import CheckOutcome
 from models.process import RESTING
 from streams.config.settings import CHECK_TIMEOUT
-from streams.pool.admission import Admission
-from streams.pool.child import Heard, encode
-from streams.pool.costs import Costs, size_of
+from streams.pool.child import NumberedOutcome, encode
+from streams.pool.costs import Admission, Costs, size_of
 from streams.pool.quarantine import Quarantine, exit_reason
 from streams.pool.slot import Job, WorkerSlot
 from streams.pool.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-TOGETHER = 64
-"""Checks that travel together at most."""
-TOGETHER_SECONDS = 0.002
-"""Seconds of work that travels together at most; one check may take longer, and then travels alone."""
-TOGETHER_BYTES = 1 << 20
-"""Bytes that travel together at most; one check may have more, and then travels alone."""
+MAX_BATCH = 64
+"""Most checks in a batch."""
+MAX_BATCH_SECONDS = 0.002
+"""Most work in a batch, in seconds; a check that takes longer is sent alone."""
+MAX_BATCH_BYTES = 1 << 20
+"""Most bytes in a batch; a larger check is sent alone."""
 AHEAD_SECONDS = 0.05
-"""Seconds of work that a busy process is given ahead at most, so that it need not wait for us in between."""
+"""Most work, in seconds, that a busy process is given in advance, so that it need not wait for the worker."""
 LATE = 0.2
-"""Seconds after which what waits behind a running check, or in a process that does nothing, is given to others."""
+"""Seconds after which checks that wait behind a running one, or in a hung process, are given to other processes."""
 TICK = 0.05
-"""Seconds between two looks at what runs."""
+"""Seconds between two looks at the running checks."""
 
 OVERRAN = "ran longer than"
-"""How the reason begins of a check that took too long."""
+"""Beginning of the error of a check that ran too long."""
 COUNTED = {
-    "checks": "checks asked for",
+    "checks": "checks submitted",
     "inline": "checks run in the worker itself",
-    "batches": "times that a process was given something to do",
-    "failed": "checks that raised, or returned what cannot be told",
-    "timeouts": "checks that ran too long and were ended",
+    "batches": "batches of checks sent to a process",
+    "failed": "checks that raised, or returned an invalid value",
+    "timeouts": "checks that ran too long and were killed",
     "crashes": "checks that ended their process",
     "repeated": "checks given to another process because theirs ended or was late",
-    "ended": "processes that ended other than by our wish",
-    "recycled": "processes replaced because of their age or a lack of memory",
+    "ended": "processes that ended unexpectedly",
+    "recycled": "processes replaced for their age or for lack of memory",
     "unstarted": "processes that did not start",
 }
-"""Every name in `CheckPool.counts` and what it counts."""
+"""Every name in `CheckPool.counts`, and what it counts."""
 
 
 class CheckPool:
@@ -67,7 +65,7 @@ class CheckPool:
         self.costs = Costs()
         self.admission = Admission(self.costs, processes)
         self._workers = Workers(
-            processes, plugins, self.counts, heard=self._heard, lost=self._lost, changed=self._changed
+            processes, plugins, self.counts, on_outcomes=self._take_back, on_lost=self._lost, on_change=self._changed
         )
         self._waiting: deque[Job] = deque()
         self._suspects: deque[Job] = deque()
@@ -84,12 +82,12 @@ class CheckPool:
     async def __aexit__(self, *_: object) -> None:
         if self._ticking is not None:
             self._ticking.cancel()
-        given = [job for seat in self._workers for job in seat.given.values()]
+        given = [job for slot in self._workers for job in slot.given.values()]
         for job in (*self._waiting, *self._suspects, *given):
             job.done.cancel()
         await self._workers.close()
 
-    # -- what is asked
+    # -- submitting checks
 
     @property
     def queued(self) -> int:
@@ -101,19 +99,19 @@ class CheckPool:
         return self._workers.health()
 
     def stats(self) -> dict[str, Any]:
-        """Return what there is to know of the pool."""
+        """Return the pool's figures."""
         return {
             "processes": self._workers.size,
             "alive": len(self._workers.slots),
             "queued": self.queued,
-            "running": sum(len(seat.given) for seat in self._workers),
+            "running": sum(len(slot.given) for slot in self._workers),
             "promised_seconds": round(self.admission.promised, 3),
             "hand_over_us": round(self.costs.hand_over * 1e6, 1),
             **self.counts,
         }
 
     def submit(self, name: str, value: Any, arguments: Mapping[str, Any]) -> asyncio.Future[CheckOutcome]:
-        """Ask for one check; the future always ends with a verdict, unless it is cancelled."""
+        """Submit a check; the future always ends with an outcome, unless it is cancelled."""
         self.counts["checks"] += 1
         size = size_of(value, arguments) if checks.find(name).inline else None
         job = Job(name, value, arguments, size)
@@ -125,7 +123,7 @@ class CheckPool:
         return job.done
 
     def work(self, task: str, arguments: Sequence[Any]) -> asyncio.Future[CheckOutcome]:
-        """Ask for work on a large value (`models/large.py`), which travels alone; the verdict's value is bytes."""
+        """Submit work on a large value (`models/large.py`), which is sent alone; its outcome has bytes as its value."""
         job = Job(task, tuple(arguments), {}, None)
         job.alone = True
         self._waiting.append(job)
@@ -133,19 +131,19 @@ class CheckPool:
         return job.done
 
     def _run_here(self, job: Job) -> None:
-        verdict = checks.run(*job.call)
+        outcome = checks.run(*job.call)
         self.counts["inline"] += 1
-        self._note(job, verdict)
-        job.settle(verdict)
+        self._settle(job, outcome)
 
-    def _note(self, job: Job, verdict: CheckOutcome) -> None:
-        self.costs.add(job.name, job.size, verdict.elapsed)
-        self.counts["failed"] += verdict.error is not None
+    def _settle(self, job: Job, outcome: CheckOutcome) -> None:
+        self.costs.add(job.name, job.size, outcome.elapsed)
+        self.counts["failed"] += outcome.error is not None
+        job.settle(outcome)
 
-    # -- who runs it
+    # -- assigning checks to processes
 
     def _pump_soon(self) -> None:
-        """What is asked for in one turn of the event loop is looked at together."""
+        """Assign checks that are submitted in one turn of the event loop together."""
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -158,110 +156,109 @@ class CheckPool:
             while queue and queue[0].done.done():  # its request ran out of time
                 queue.popleft()
         self._pump_suspects()
-        idle = [seat for seat in self._workers if seat.idle]
+        idle = [slot for slot in self._workers if slot.idle]
         while self._waiting and idle:
             self._give(idle.pop(), -(-len(self._waiting) // (len(idle) + 1)))
-        for seat in self._workers.slots if self._waiting else ():
-            if len(seat.given) < TOGETHER and not (seat.late or seat.retiring or seat.suspect):
-                self._give_ahead(seat)
-        if self._ticking is None and any(seat.given for seat in self._workers):
+        for slot in self._workers.slots if self._waiting else ():
+            if len(slot.given) < MAX_BATCH and not (slot.late or slot.retiring or slot.suspect):
+                self._give_ahead(slot)
+        if self._ticking is None and any(slot.given for slot in self._workers):
             self._ticking = self._loop.call_later(TICK, self._tick)
 
     def _pump_suspects(self) -> None:
-        """Suspects go one by one, and leave a process for the rest unless the pool is of one."""
+        """Send suspects one by one; they leave a process for the rest, unless the pool has only one."""
         left = min(1, self._workers.size - 1)
-        while self._suspects and sum(not seat.suspect for seat in self._workers) > left:
-            seat = next((seat for seat in self._workers if seat.idle), None)
-            if seat is None:
+        while self._suspects and sum(not slot.suspect for slot in self._workers) > left:
+            slot = next((slot for slot in self._workers if slot.idle), None)
+            if slot is None:
                 return
-            seat.suspect = True
-            self._send(seat, [self._suspects.popleft()])
+            slot.suspect = True
+            self._send(slot, [self._suspects.popleft()])
 
-    def _give_ahead(self, seat: WorkerSlot) -> None:
+    def _give_ahead(self, slot: WorkerSlot) -> None:
         if self._waiting and not self._waiting[0].alone:
-            work = sum(self.costs.expected(job.name) for job in (*seat.given.values(), self._waiting[0]))
+            work = sum(self.costs.expected(job.name) for job in (*slot.given.values(), self._waiting[0]))
             if work <= AHEAD_SECONDS:
-                self._give(seat, TOGETHER)
+                self._give(slot, MAX_BATCH)
 
-    def _give(self, seat: WorkerSlot, most: int) -> None:
-        """Give a child the head of the queue: as much as may travel together, at least one check."""
+    def _give(self, slot: WorkerSlot, most: int) -> None:
+        """Give a child a batch from the head of the queue, at least one check."""
         jobs: list[Job] = []
         seconds = 0.0
-        while self._waiting and len(jobs) < min(most, TOGETHER):
+        while self._waiting and len(jobs) < min(most, MAX_BATCH):
             job = self._waiting[0]
             seconds += self.costs.expected(job.name)
-            if jobs and (job.alone or seconds > TOGETHER_SECONDS):
+            if jobs and (job.alone or seconds > MAX_BATCH_SECONDS):
                 break
             self._waiting.popleft()
             if not job.done.done():
                 jobs.append(job)
                 if job.alone:
                     break
-        self._send(seat, jobs)
+        self._send(slot, jobs)
 
-    def _send(self, seat: WorkerSlot, jobs: Sequence[Job]) -> None:
-        """Encode and send; what does not fit any more goes back to the head of the queue."""
+    def _send(self, slot: WorkerSlot, jobs: Sequence[Job]) -> None:
+        """Encode and send; checks that do not fit go back to the head of the queue."""
         began = time.thread_time()
         calls: list[tuple[int, bytes]] = []
-        room = TOGETHER_BYTES
-        for place, job in enumerate(jobs):
+        room = MAX_BATCH_BYTES
+        for index, job in enumerate(jobs):
             if room <= 0:
-                self._waiting.extendleft(reversed(jobs[place:]))
+                self._waiting.extendleft(reversed(jobs[index:]))
                 break
             try:
                 call = encode(job.call)
-            except Exception as exc:  # noqa: BLE001  what a plugin's schema made is no plain value
-                job.settle(CheckOutcome(error=f"its value cannot be handed over: {type(exc).__name__}: {exc}"[:400]))
+            except Exception as exc:  # noqa: BLE001  a plugin's schema may return values that raise anything
+                job.settle(CheckOutcome(error=f"its value cannot be pickled: {type(exc).__name__}: {exc}"[:400]))
                 continue
             room -= len(call)
             number = next(self._numbers)
-            seat.given[number] = job
+            slot.given[number] = job
             calls.append((number, call))
         if not calls:
-            seat.suspect = False
+            slot.suspect = False
             self._pump_soon()
             return
-        seat.batches += 1
+        slot.batches += 1
         self.counts["batches"] += 1
-        seat.child.send(calls)
+        slot.child.send(calls)
         self.costs.handed_over(time.thread_time() - began, len(calls))
 
-    def _heard(self, seat: WorkerSlot, verdicts: Sequence[Heard], began: float) -> None:
-        seat.late = False
-        for number, verdict in verdicts:
-            job = seat.given.pop(number, None)
+    def _take_back(self, slot: WorkerSlot, outcomes: Sequence[NumberedOutcome], began: float) -> None:
+        slot.late = False
+        for number, outcome in outcomes:
+            job = slot.given.pop(number, None)
             if job is None:
                 continue
-            self._note(job, verdict)
-            job.settle(verdict)
-            if verdict.error is not None and verdict.error.startswith("MemoryError"):
-                self._workers.retire(seat)
-        if not seat.given:
-            seat.suspect = False
-            if seat.retiring or seat.is_old():
-                self._workers.retire(seat)
+            self._settle(job, outcome)
+            if outcome.error is not None and outcome.error.startswith("MemoryError"):
+                self._workers.retire(slot)
+        if not slot.given:
+            slot.suspect = False
+            if slot.retiring or slot.is_old():
+                self._workers.retire(slot)
         self._pump_soon()
-        self.costs.took_back(time.thread_time() - began, len(verdicts))
+        self.costs.took_back(time.thread_time() - began, len(outcomes))
 
-    # -- what goes wrong
+    # -- checks and processes that fail
 
     def _tick(self) -> None:
-        """End what runs too long, and have others do what waits behind it."""
+        """Kill checks that run too long, and give the checks behind them to other processes."""
         self._ticking = None
         now = time.monotonic()
-        for seat in self._workers:
-            if not seat.given:
+        for slot in self._workers:
+            if not slot.given:
                 continue
-            number, since = seat.child.running()
-            since = seat.child.sign_of_life if number == RESTING else since
+            number, since = slot.child.running()
+            since = slot.child.sign_of_life if number == RESTING else since
             if now - since > CHECK_TIMEOUT:
-                seat.overran = True
-                seat.child.kill()
-            elif now - since > LATE and not seat.late:
-                seat.late = True
-                behind = [job for each, job in seat.given.items() if each != number]
+                slot.overran = True
+                slot.child.kill()
+            elif now - since > LATE and not slot.late:
+                slot.late = True
+                behind = [job for each, job in slot.given.items() if each != number]
                 self._repeat(behind)
-        if any(seat.given for seat in self._workers):
+        if any(slot.given for slot in self._workers):
             self._ticking = self._loop.call_later(TICK, self._tick)
 
     def _repeat(self, jobs: Iterable[Job]) -> None:
@@ -273,7 +270,7 @@ class CheckPool:
         self._pump_soon()
 
     def _changed(self) -> None:
-        """A process has come, or cannot."""
+        """A process has started, or cannot."""
         if self._workers.health() != "ok":
             jobs = [*self._suspects, *self._waiting]
             self._suspects.clear()
@@ -282,21 +279,21 @@ class CheckPool:
                 job.settle(CheckOutcome(error=self.health()))
         self._pump_soon()
 
-    def _lost(self, seat: WorkerSlot, code: int) -> None:
-        """A process has ended: others do what it was given; the check that was running is blamed, or runs again."""
-        job, elapsed = seat.take_last()
-        self._repeat(seat.given.values())
+    def _lost(self, slot: WorkerSlot, code: int) -> None:
+        """A process has ended: its checks go to others; the one that was running is blamed, or runs again."""
+        job, elapsed = slot.take_last()
+        self._repeat(slot.given.values())
         if job is None:
-            logger.warning("a process that runs checks ended while it ran none: %s", exit_reason(code))
+            logger.warning("an idle process of the check pool ended: %s", exit_reason(code))
             return
         job.deaths += 1
         job.alone = True
-        job.spent += elapsed or 0.0
+        job.run_seconds += elapsed or 0.0
         guilty = self._quarantine.is_guilty(job, code, ran=elapsed is not None)
-        if seat.overran and (elapsed is not None or guilty):
+        if slot.overran and (elapsed is not None or guilty):
             self._blame(job, "timeouts", f"{OVERRAN} {CHECK_TIMEOUT:g} s", elapsed or 0.0)
-        elif seat.child.sent_garbage:
-            self._blame(job, "crashes", "ended its process: wrote where only verdicts go", elapsed or 0.0)
+        elif slot.child.sent_garbage:
+            self._blame(job, "crashes", "ended its process: wrote to the socket of the pool", elapsed or 0.0)
         elif guilty:
             self._blame(job, "crashes", f"ended its process: {exit_reason(code)}", elapsed or 0.0)
         else:

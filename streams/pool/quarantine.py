@@ -1,4 +1,4 @@
-"""Who is to blame when a process ends: the check that it ran, unless it was killed from outside."""
+"""Decides who is to blame when a process ends: the check that it ran, unless it was killed from outside."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from streams.config.settings import CHECK_TIMEOUT
 from streams.pool.slot import Job
 
 KILLED_BEFORE_BLAMED = 5
-"""Times that a check's process is killed from outside before that is taken for the check's doing."""
+"""SIGKILLs of a check's process after which the check is blamed."""
 DIED_BEFORE_BLAMED = 2
-"""Times that a check's process dies of another signal."""
+"""Deaths of a check's process by another signal after which the check is blamed."""
 SUSPECT_FOR = 10.0
-"""Seconds that a check which has ended a process is kept apart from others."""
+"""Seconds for which a check that has ended a process runs apart from others."""
 
 
 class Quarantine:
-    """The names of checks that have ended a process lately."""
+    """The names of checks that have recently ended a process."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
@@ -30,23 +30,23 @@ class Quarantine:
         return until is not None
 
     def add(self, name: str) -> None:
-        """Keep a check apart for a while."""
+        """Quarantine a check for a while."""
         self._until[name] = time.monotonic() + SUSPECT_FOR
 
     def is_guilty(self, job: Job, code: int, *, ran: bool) -> bool:
-        """Whether a check need not be run again, after its process has ended with this code while it `ran` or before.
+        """Whether a check is to blame, rather than to be run again, after its process has ended with this code.
 
-        Nor does it if another run, as long as what it has had, would end past its deadline; unless it was killed from
-        outside: then it has all its time again.
+        `ran`: the check had started. A check whose next run, as long as its runs so far, would pass its deadline is to
+        blame too, unless the process was killed from outside.
         """
         if code == -signal.SIGKILL or not ran:
-            return job.deaths >= KILLED_BEFORE_BLAMED or job.spent > CHECK_TIMEOUT
+            return job.deaths >= KILLED_BEFORE_BLAMED or job.run_seconds > CHECK_TIMEOUT
         self.add(job.name)
-        return code >= 0 or job.deaths >= DIED_BEFORE_BLAMED or 2 * job.spent > CHECK_TIMEOUT
+        return code >= 0 or job.deaths >= DIED_BEFORE_BLAMED or 2 * job.run_seconds > CHECK_TIMEOUT
 
 
 def exit_reason(code: int) -> str:
-    """Say how a process ended: with an exit code, or killed by minus the code."""
+    """Describe an exit code; a negative one is a signal."""
     if code >= 0:
         return f"exit code {code}"
     try:

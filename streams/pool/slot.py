@@ -1,4 +1,4 @@
-"""A check asked for, and a process at work on some."""
+"""A submitted check, and a process with the checks that it was given."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from models.process import RESTING
 from streams.pool.child import Child
 
 RECYCLE_AFTER = 1_000
-"""Times that a process is given something to do before it is replaced, so that what checks leak does not add up."""
+"""Batches of calls before a process is replaced, so that leaks of checks do not add up."""
 RECYCLE_AGE = 60.0
-"""Seconds that a process lives at least before it is recycled: starting one takes 0.15 s of CPU."""
+"""Least age of a process before it is replaced, in seconds: starting one takes 0.15 s of CPU."""
 
 
 class Job:
-    """One check asked for. `size` is its class of sizes, None for one that is not small. `deaths` processes have ended
-    while they ran it, after `spent` seconds together. `alone`: it may have ended a process, and travels with no other.
+    """One submitted check. `size` is its size class, None if it is not small. `deaths` counts processes that ended
+    while they ran it, `run_seconds` the time that it ran in them. `alone`: it is sent in a batch of its own.
     """
 
-    __slots__ = ("alone", "call", "deaths", "done", "name", "size", "spent")
+    __slots__ = ("alone", "call", "deaths", "done", "name", "run_seconds", "size")
 
     def __init__(self, name: str, value: Any, arguments: Mapping[str, Any], size: int | None) -> None:
         self.name = name
         self.call = name, value, arguments
         self.size = size
         self.deaths = 0
-        self.spent = 0.0
+        self.run_seconds = 0.0
         self.alone = False
         self.done: asyncio.Future[CheckOutcome] = asyncio.get_running_loop().create_future()
 
-    def settle(self, verdict: CheckOutcome) -> None:
-        """Tell whoever waits, if that is still of interest."""
+    def settle(self, outcome: CheckOutcome) -> None:
+        """Set the outcome, unless the future is cancelled or done."""
         if not self.done.done():
-            self.done.set_result(verdict)
+            self.done.set_result(outcome)
 
 
 class WorkerSlot:
-    """A child at work: what it was given by number, in order, and how it does.
+    """A child, and the calls that it was given, by number and in order.
 
-    `late`: what it runs takes long, so it is given no more. `overran`: it was ended for that. `retiring`: it is to end
-    once all is answered. `suspect`: what it runs has ended a process before.
+    `late`: its call takes long, so it gets no more. `overran`: it was killed for that. `retiring`: it ends once its
+    calls are done. `suspect`: its call has ended a process before.
     """
 
     def __init__(self, child: Child) -> None:
@@ -54,17 +54,17 @@ class WorkerSlot:
 
     @property
     def idle(self) -> bool:
-        """Whether it can be given something to do at once."""
+        """Whether it could run a call at once."""
         return not self.given and not self.retiring
 
     def is_old(self) -> bool:
-        """Whether it is time for another to take its place."""
+        """Whether it is time to replace it."""
         return self.batches >= RECYCLE_AFTER and time.monotonic() - self.child.started > RECYCLE_AGE
 
     def take_last(self) -> tuple[Job | None, float | None]:
-        """Take out the check at which the process ended, and the seconds since it began; None if it had not yet.
+        """Remove and return the check during which the process ended, and the seconds since its start; None if unknown.
 
-        If that cannot be told, as some were done but not answered, or not begun, all travel alone from now on.
+        If it is unknown, as outcomes were not sent or no call had started, all calls are sent alone from now on.
         """
         number, since = self.child.running()
         elapsed = None if number == RESTING else time.monotonic() - since

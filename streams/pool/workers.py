@@ -10,25 +10,25 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from models.errors import SettingsError
-from streams.pool.child import Child, Heard
+from streams.pool.child import Child, NumberedOutcome
 from streams.pool.slot import WorkerSlot
 from streams.tasks import start
 
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT = 30.0
-"""Seconds that a process may take to start, import of the plugins included."""
+"""Seconds for a process to start, including the import of the plugins."""
 START_PAUSE, LONGEST_START_PAUSE = 0.1, 5.0
-"""Seconds until the next try when a process does not start, doubled each time."""
+"""Seconds until the next try after a failed start, doubled each time."""
 GIVE_UP_AFTER = 5.0
-"""Seconds without any process, and with one that did not start, after which checks are told so."""
+"""Seconds without any process, after a failed start, until waiting checks fail."""
 STOP_TIMEOUT = 0.5
-"""Seconds that a process may take to end by itself once its socket is closed."""
+"""Seconds for a process to end by itself once its socket is closed."""
 
 
 class Workers:
-    """Seats, as many as `size` when all is well. Calls back: `heard` with the verdicts of one, `lost` when one has
-    ended by itself and how, `changed` when one has come, or cannot.
+    """Worker slots, `size` of them when all is well. Calls `on_outcomes` with outcomes, `on_lost` with the exit code of
+    a process that ended by itself, `on_change` when one has started, or cannot.
     """
 
     def __init__(
@@ -37,18 +37,18 @@ class Workers:
         plugins: Sequence[str],
         counts: Counter[str],
         *,
-        heard: Callable[[WorkerSlot, Sequence[Heard], float], None],
-        lost: Callable[[WorkerSlot, int], None],
-        changed: Callable[[], None],
+        on_outcomes: Callable[[WorkerSlot, Sequence[NumberedOutcome], float], None],
+        on_lost: Callable[[WorkerSlot, int], None],
+        on_change: Callable[[], None],
     ) -> None:
         self.size = size
         self._plugins, self._counts = tuple(plugins), counts
-        self._heard, self._lost, self._changed = heard, lost, changed
+        self._on_outcomes, self._on_lost, self._on_change = on_outcomes, on_lost, on_change
         self.slots: list[WorkerSlot] = []
         self._children: set[Child] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reason = ""
-        """Why the last process that was to start did not; "" if it did."""
+        """Why the last start failed; "" if it did not."""
         self._empty_since = 0.0
         self.closed = False
 
@@ -56,7 +56,7 @@ class Workers:
         return iter(self.slots)
 
     async def open(self) -> None:
-        """Start all. Raises SettingsError, saying why one does not start."""
+        """Start all. Raises SettingsError with the reason if one does not start."""
         try:
             async with asyncio.TaskGroup() as starting:
                 for _ in range(self.size):
@@ -70,20 +70,20 @@ class Workers:
             raise SettingsError(msg) from None
 
     async def close(self) -> None:
-        """End all: those that are busy at once, the others when they have seen that there is nothing more to do."""
+        """End all: kill the busy ones, and let the idle ones exit."""
         self.closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for seat in self.slots:
-            if seat.given:
-                seat.child.kill()
-        await asyncio.gather(*map(self._see_out, list(self._children)))
+        for slot in self.slots:
+            if slot.given:
+                slot.child.kill()
+        await asyncio.gather(*map(self._reap, list(self._children)))
         self.slots.clear()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Have something done in the background, for as long as the crew is not closed."""
-        task = start(work, "keeping the pool's processes", means="checks are run by fewer, or by none")
+        """Run something in the background, until `close`."""
+        task = start(work, "keeping the pool's processes", means="fewer processes, or none, run checks")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -92,36 +92,36 @@ class Workers:
         hopeless = self._reason and not self.slots and time.monotonic() - self._empty_since > GIVE_UP_AFTER
         return f"no process runs checks: {self._reason}" if hopeless else "ok"
 
-    def retire(self, seat: WorkerSlot) -> None:
-        """Give a process nothing more to do, and have another come in its place; it ends once all is answered."""
-        if not seat.retiring:
-            seat.retiring = True
+    def retire(self, slot: WorkerSlot) -> None:
+        """Replace a process: it gets no more calls, and ends once all of its calls are done."""
+        if not slot.retiring:
+            slot.retiring = True
             self._counts["recycled"] += 1
             self._spawn(self._replace())
-        if not seat.given and seat in self.slots:
-            self._remove(seat)
-            self._spawn(self._see_out(seat.child))
+        if not slot.given and slot in self.slots:
+            self._remove(slot)
+            self._spawn(self._reap(slot.child))
 
-    def _remove(self, seat: WorkerSlot) -> None:
-        self.slots.remove(seat)
+    def _remove(self, slot: WorkerSlot) -> None:
+        self.slots.remove(slot)
         self._empty_since = time.monotonic()  # counts only if it was the last
 
-    def _ended(self, seat: WorkerSlot) -> None:
+    def _ended(self, slot: WorkerSlot) -> None:
         """A process has closed its end of the socket."""
-        if seat not in self.slots or self.closed:
+        if slot not in self.slots or self.closed:
             return
-        self._remove(seat)
+        self._remove(slot)
         self._counts["ended"] += 1
-        if not seat.retiring:
+        if not slot.retiring:
             self._spawn(self._replace())
-        self._spawn(self._ask_for_exit_code(seat))
+        self._spawn(self._report_exit(slot))
 
-    async def _ask_for_exit_code(self, seat: WorkerSlot) -> None:
-        """Learn how a process ended, and tell."""
-        self._lost(seat, await self._see_out(seat.child))
+    async def _report_exit(self, slot: WorkerSlot) -> None:
+        """Reap a process, and report its exit code."""
+        self._on_lost(slot, await self._reap(slot.child))
 
     async def _replace(self) -> None:
-        """Start a process, however many tries that takes."""
+        """Start a process, with as many tries as it takes."""
         pause = START_PAUSE
         while True:
             try:
@@ -130,23 +130,23 @@ class Workers:
                 self._counts["unstarted"] += 1
                 self._reason = str(exc)
                 logger.warning("a process that runs checks does not start: %s", exc)
-                self._changed()
+                self._on_change()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_START_PAUSE)
             else:
                 self._reason = ""
                 return
 
-    async def _see_out(self, child: Child) -> int:
+    async def _reap(self, child: Child) -> int:
         child.close()
         code = await child.gone(STOP_TIMEOUT)
         self._children.discard(child)
         return code
 
     async def _start(self) -> None:
-        """Start a process and wait until it serves. Raises OSError, and _UnstartedError saying why it does not."""
-        child = Child(lambda verdicts, began: self._heard(seat, verdicts, began), lambda: self._ended(seat))
-        seat = WorkerSlot(child)
+        """Start a process and wait until it is ready. Raises OSError, and _UnstartedError with the reason."""
+        child = Child(lambda outcomes, began: self._on_outcomes(slot, outcomes, began), lambda: self._ended(slot))
+        slot = WorkerSlot(child)
         child.start()
         self._children.add(child)
         try:
@@ -156,11 +156,11 @@ class Workers:
             reason = f"it was not ready within {START_TIMEOUT:g} s"
         if reason or child.closed:
             child.kill()
-            await self._see_out(child)
+            await self._reap(child)
             raise _UnstartedError(reason or "its process ended at once")
-        self.slots.append(seat)
-        self._changed()
+        self.slots.append(slot)
+        self._on_change()
 
 
 class _UnstartedError(Exception):
-    """A process did not start; the text says why."""
+    """A process did not start; the message has the reason."""

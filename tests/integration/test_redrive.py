@@ -202,13 +202,13 @@ async def test_the_newest_letters_come_first(kafka: Broker, stage: Stage) -> Non
     settings = Settings(kafka=kafka_settings, group=stage.group, requests_topic=stage.requests,
                         dead_letters_topic=stage.dead_letters)  # fmt: skip
     async with DeadLetters(settings) as letters:
-        report = await letters.redrive(DeadLetterFilter(places=frozenset({(1, 7)})))
+        report = await letters.redrive(DeadLetterFilter(positions=frozenset({(1, 7)})))
         assert (report.redriven, report.missing) == (1, [])
         everything, latest = await letters.latest(100), await letters.latest(10)
         assert {letter.request_id for letter in everything if letter.redriven} == {"d29"}
         assert [letter.at for letter in everything] == sorted((letter.at for letter in everything), reverse=True)
         assert (len(everything), [letter.at for letter in latest]) == (30, [letter.at for letter in everything[:10]])
-        again = await letters.redrive(DeadLetterFilter(places=frozenset({(1, 7)})))
+        again = await letters.redrive(DeadLetterFilter(positions=frozenset({(1, 7)})))
         assert again.refused == {BEFORE: 1}
 
 

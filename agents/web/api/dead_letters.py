@@ -62,7 +62,7 @@ class DeadLetterApi:
 
     async def redrive(self, request: web.Request) -> web.Response:
         """Redrive the dead letters that the body names: {"letters": [{"partition", "offset"}, …]}."""
-        places = _places(await read_json(request))
+        positions = _positions(await read_json(request))
         results: list[dict[str, Any]] = []
 
         def note(letter: DeadLetter, refusal: str | None) -> None:
@@ -71,7 +71,7 @@ class DeadLetterApi:
 
         try:
             async with asyncio.timeout(REDRIVE_LIMIT):
-                report = await self._dead_letters.redrive(DeadLetterFilter(places=places), rate=0.0, on_result=note)
+                report = await self._dead_letters.redrive(DeadLetterFilter(positions=positions), rate=0.0, on_result=note)
         except TimeoutError:
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -107,7 +107,7 @@ def _as_json(letter: DeadLetter, topic: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _places(body: bytes) -> frozenset[tuple[int, int]]:
+def _positions(body: bytes) -> frozenset[tuple[int, int]]:
     try:
         if len(body) > MAX_REDRIVE_BYTES:
             raise Problem(

@@ -452,7 +452,7 @@ def test_a_known_request_in_too_many_bytes_is_refused(value):
     """The size limit counts all bytes, also those that cutting the id would drop; at the limit it is taken."""
     book = ParsedRequestCache()
     known_one = book.parse(PLAIN_BYTES)[1]
-    with pytest.raises(InvalidRequest, match="at most 1048576 are taken"):
+    with pytest.raises(InvalidRequest, match="at most 1048576 are allowed"):
         book.parse(value)
     at_limit = value[1:] if value.startswith(b" ") else value[:-1]
     assert book.parse(at_limit) == (b'"1"', known_one)

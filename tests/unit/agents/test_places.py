@@ -13,8 +13,7 @@ from models.request import Request
 from models.source import Limits
 from streams.config.settings import Settings
 from streams.kafka.lease import Lease
-from streams.pool.admission import ADMITTED, Admission
-from streams.pool.costs import UNSEEN, Costs
+from streams.pool.costs import ADMITTED, UNSEEN, Admission, Costs
 
 CHECKS = (Call("is_prime"), Call("sha256"))
 FIT = int(ADMITTED / (2 * UNSEEN))

@@ -10,7 +10,7 @@ from agents import commands
 from agents.checkup.finding import ok, problem
 from agents.commands import DONE, MISUSED, doctor, redrive, run
 from agents.redrive.dead_letters import DeadLetters, Report
-from models.dead_letter import DLQ, read_letter
+from models.dead_letter import DLQ, read_dead_letter
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_nothing_found_is_said_with_the_choice(options, told, monkeypatch, capsy
 def test_a_letter_is_a_line_and_what_does_not_fit_is_seen_to_be_left_out():
     """The number is that of the delivery; a long message ends with an ellipsis."""
     headers = [(DLQ + "delivery.count", b"3"), (DLQ + "message", b"word " * 40)]
-    line = redrive._line(read_letter((1, 2), 0, None, b"{}", headers), "redriven")
+    line = redrive._line(read_dead_letter((1, 2), 0, None, b"{}", headers), "redriven")
     assert "  delivery 3  redriven  word word" in line
     assert line.endswith("word…")
     assert len(line.rpartition("  ")[2]) <= redrive.WIDTH

@@ -65,7 +65,7 @@ def test_case_is_ignored_if_asked():
         ({"pattern": "("}, "missing )"),
         ({"pattern": "(?=a)"}, "syntax is RE2's"),
         ({"pattern": r"(a)\1"}, "syntax is RE2's"),
-        ({"pattern": "a" * (MAX_PATTERN + 1)}, f"at most {MAX_PATTERN} are taken"),
+        ({"pattern": "a" * (MAX_PATTERN + 1)}, f"at most {MAX_PATTERN} are allowed"),
         ({"pattern": "((a{100}){100}){100}"}, "syntax is RE2's"),
         ({"pattern": "a", "full": "yes"}, "must be a boolean"),
         ({"pattern": "a", "flags": 1}, "no such argument; known: pattern, full, ignore_case"),

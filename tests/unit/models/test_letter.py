@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.dead_letter import DeadLetter, DeadLetterFilter, read_count, read_letter
+from models.dead_letter import DeadLetter, DeadLetterFilter, read_count, read_dead_letter
 
 SAID = {
     "topic": b"requests", "partition": b"3", "offset": b"42", "timestamp": b"1500", "first": b"requests-0-7",
@@ -13,16 +13,16 @@ SAID = {
 def letter(*own: tuple[str, bytes | None], at: int = 2_000, **said: bytes | None) -> DeadLetter:
     """Read a letter with these headers of its own, and what a worker says, changed."""
     headers = [*own, *(("__dlq.errors." + name, content) for name, content in (SAID | said).items())]
-    return read_letter((1, 9), at, b"k", b"v", headers)
+    return read_dead_letter((1, 9), at, b"k", b"v", headers)
 
 
 def test_a_letter_says_what_went_wrong_and_where():
-    """Place, time and every header of a worker's letter are read; its mark is the request's own place and time."""
+    """Position, time and every header of a worker's letter are read; its mark is the request's own place and time."""
     read = letter(("mine", b"1"))
     assert read[:5] == (1, 9, 2.0, b"k", b"v")
     assert (read.request_id, read.outcome, read.message, read.host) == ("a", "timeout", "no", "h:80")
     assert (read.topic, read.origin_partition, read.origin_offset, read.requested_at) == ("requests", 3, 42, 1.5)
-    assert (read.attempts, read.left_out, read.redriven, read.place) == (2, None, False, (1, 9))
+    assert (read.attempts, read.left_out, read.redriven, read.position) == (2, None, False, (1, 9))
     assert read.redrive_key == b"requests-3-42-1500"
     assert read.not_redrivable_reason("requests") is None
 
@@ -63,7 +63,7 @@ def test_one_without_a_value_is_no_request(key):
 
 def test_what_is_no_letter_is_read_all_the_same():
     """Others may write to the topic too: nothing of it is believed, nothing raises."""
-    read = read_letter(
+    read = read_dead_letter(
         (0, 0), 0, None, None, [("a", b"\xff"), ("__dlq.errors.id", b"\xff"), ("__dlq.errors.topic", None)]
     )
     assert (read.topic, read.request_id, read.attempts) == (None, "�", 0)
@@ -86,8 +86,8 @@ def test_only_a_small_number_is_a_count(text, count):
         (DeadLetterFilter(hosts=frozenset({"h:81"})), False),
         (DeadLetterFilter(ids=frozenset({"a"})), True),
         (DeadLetterFilter(ids=frozenset({"b"})), False),
-        (DeadLetterFilter(places=frozenset({(1, 9)})), True),
-        (DeadLetterFilter(places=frozenset({(9, 1)})), False),
+        (DeadLetterFilter(positions=frozenset({(1, 9)})), True),
+        (DeadLetterFilter(positions=frozenset({(9, 1)})), False),
         (DeadLetterFilter(since=2.0), True),
         (DeadLetterFilter(since=2.1), False),
         (DeadLetterFilter(until=2.0), False),

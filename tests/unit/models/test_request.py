@@ -68,7 +68,7 @@ def test_a_source_takes_the_place_of_a_url():
     """A named source with its params is a request too; its schema is the source's own, which no request can name."""
     request = requests.load({"source": "quotes", "params": {"symbol": "A", "n": 1}})[1]
     assert request == Request(source="quotes", params={"symbol": "A", "n": 1}, schema=SOURCE_SCHEMA)
-    assert "schema: no schema ''" in refusal({"source": "quotes", "schema": SOURCE_SCHEMA})
+    assert "schema: unknown schema ''" in refusal({"source": "quotes", "schema": SOURCE_SCHEMA})
 
 
 def test_a_request_for_a_source_may_name_what_any_may():
@@ -107,8 +107,8 @@ def test_a_parameter_is_unicode_text():
         (b"hello", "not JSON"),
         (b'{"url":"http://a/"', "not JSON"),
         (b'{"url":"http://a/","url":"http://b/"}', "duplicate key 'url'"),
-        (b'{"url":"http://a/","max_age":NaN}', "NaN is no JSON number"),
-        (b'{"url":"http://a/","max_age":Infinity}', "Infinity is no JSON number"),
+        (b'{"url":"http://a/","max_age":NaN}', "NaN is not a JSON number"),
+        (b'{"url":"http://a/","max_age":Infinity}', "Infinity is not a JSON number"),
         (b'{"url":"http://a/","max_age":1e999}', "number out of range: 1e999"),
         (b'{"url":"http://a/\\ud800"}', "lone surrogate"),
         (b'{"url":"http://a/","body":' + b"1" * 5000 + b"}", "a number of more than 4300 digits"),
@@ -121,7 +121,7 @@ def test_a_parameter_is_unicode_text():
         (b"1", "a request is a JSON object, not a number"),
         (b'"http://a/"', "a request is a JSON object, not a string"),
         (b'[{"url":"http://a/"}]', "a request is a JSON object, not an array"),
-        (b" " * (MAX_BYTES + 1), f"the request has {MAX_BYTES + 1} bytes; at most {MAX_BYTES} are taken"),
+        (b" " * (MAX_BYTES + 1), f"the request has {MAX_BYTES + 1} bytes; at most {MAX_BYTES} are allowed"),
     ],
 )
 def test_bytes_that_are_no_request_are_refused_with_the_reason(value, reason):
@@ -142,8 +142,8 @@ def test_a_request_of_exactly_the_limit_is_taken():
     [
         ({}, "url: missing: give a url or a source"),
         ({"id": "a"}, "url: missing: give a url or a source"),
-        ({"url": URL, "source": "s"}, "url: not with source: give one of them"),
-        ({"url": URL, "params": {}}, "params: go with a source"),
+        ({"url": URL, "source": "s"}, "url: give either url or source, not both"),
+        ({"url": URL, "params": {}}, "params: only allowed with a source"),
         ({"url": URL, "Url": URL}, "Url: unknown field"),
         ({"url": URL, "": 1}, "unknown field"),
         ({"url": None}, "url: Field may not be null"),
@@ -165,8 +165,8 @@ def test_a_request_of_exactly_the_limit_is_taken():
         ({"url": URL, "method": "CONNECT"}, "method: must be one of"),
         ({"url": URL, "method": "GET / HTTP/1.1\r\nX:"}, "method: must be one of"),
         ({"url": URL, "method": []}, "method: must be a string, not an array"),
-        ({"url": URL, "schema": "nope"}, "schema: no schema 'nope'; known: json, page, text"),
-        ({"url": URL, "schema": "x" * 500}, "schema: no schema '" + "x" * 60 + "'; known: "),
+        ({"url": URL, "schema": "nope"}, "schema: unknown schema 'nope'; known: json, page, text"),
+        ({"url": URL, "schema": "x" * 500}, "schema: unknown schema '" + "x" * 60 + "'; known: "),
         ({"url": URL, "schema": 1}, "schema: must be a string, not a number"),
         ({"url": URL, "max_age": "1"}, "max_age: must be a number of seconds, not a string"),
         ({"url": URL, "max_age": True}, "max_age: must be a number of seconds, not a boolean"),
@@ -198,13 +198,13 @@ def test_every_wrong_field_is_told_at_once():
         ({"A": 1}, "headers.A.value: Not a valid string"),
         ({"A": None}, "headers.A.value: Field may not be null"),
         ({"A": ["b"]}, "headers.A.value: Not a valid string"),
-        ({"": "b"}, "headers: '' is no header name"),
-        ({"a b": "c"}, "headers: 'a b' is no header name"),
-        ({"a:": "c"}, "headers: 'a:' is no header name"),
-        ({"a\r\nHost": "evil"}, r"headers: 'a\r\nHost' is no header name"),
-        ({"a\n": "evil"}, r"headers: 'a\n' is no header name"),
-        ({"a\0": "c"}, r"headers: 'a\x00' is no header name"),
-        ({"ä": "c"}, "headers: 'ä' is no header name"),
+        ({"": "b"}, "headers: '' is not a header name"),
+        ({"a b": "c"}, "headers: 'a b' is not a header name"),
+        ({"a:": "c"}, "headers: 'a:' is not a header name"),
+        ({"a\r\nHost": "evil"}, r"headers: 'a\r\nHost' is not a header name"),
+        ({"a\n": "evil"}, r"headers: 'a\n' is not a header name"),
+        ({"a\0": "c"}, r"headers: 'a\x00' is not a header name"),
+        ({"ä": "c"}, "headers: 'ä' is not a header name"),
         ({"A": "b\r\nHost: evil"}, "headers: A has a value that cannot be sent"),
         ({"A": "b\n"}, "headers: A has a value that cannot be sent"),
         ({"A": "b\r"}, "headers: A has a value that cannot be sent"),
@@ -213,9 +213,9 @@ def test_every_wrong_field_is_told_at_once():
         ({"A": "ä"}, "headers: A has a value that cannot be sent"),
         ({"A": " b"}, "headers: A has a value that cannot be sent"),
         ({"A": "b\t"}, "headers: A has a value that cannot be sent"),
-        ({"A": "x" * 8193}, "headers: A has 8193 characters; at most 8192 are taken"),
+        ({"A": "x" * 8193}, "headers: A has 8193 characters; at most 8192 are allowed"),
         ({"Accept": "a", "ACCEPT": "b"}, "headers: ACCEPT is given twice"),
-        ({f"a{n}": "b" for n in range(65)}, "headers: 65 headers; at most 64 are taken"),
+        ({f"a{n}": "b" for n in range(65)}, "headers: 65 headers; at most 64 are allowed"),
     ],
 )
 def test_headers_that_cannot_be_sent_are_refused(headers, reason):
@@ -256,22 +256,22 @@ def test_headers_at_the_limits_are_taken():
         ("http://user@/", "has no valid host"),
         ("http://?x", "has no valid host"),
         ("http://#x", "has no valid host"),
-        ("http://[]/", "is no URL"),
-        ("http://[::1", "is no URL"),
-        ("http://::1]/", "is no URL"),
-        ("http://[1.2.3.4]/", "is no URL"),
-        ("http://[nonsense]/", "is no URL"),
-        ("http://a\u2100b/", "is no URL"),
+        ("http://[]/", "is not a valid URL"),
+        ("http://[::1", "is not a valid URL"),
+        ("http://::1]/", "is not a valid URL"),
+        ("http://[1.2.3.4]/", "is not a valid URL"),
+        ("http://[nonsense]/", "is not a valid URL"),
+        ("http://a\u2100b/", "is not a valid URL"),
         ("http://example.org:0/", "has no valid port"),
         ("http://example.org:000/", "has no valid port"),
-        ("http://example.org:-1/", "is no URL"),
-        ("http://example.org:+80/", "is no URL"),
-        ("http://example.org:8_0/", "is no URL"),
-        ("http://example.org:65536/", "is no URL"),
-        ("http://example.org:99999/", "is no URL"),
-        ("http://example.org:80:90/", "is no URL"),
-        ("http://example.org:port/", "is no URL"),
-        ("http://example.org:\uff18\uff10/", "is no URL"),
+        ("http://example.org:-1/", "is not a valid URL"),
+        ("http://example.org:+80/", "is not a valid URL"),
+        ("http://example.org:8_0/", "is not a valid URL"),
+        ("http://example.org:65536/", "is not a valid URL"),
+        ("http://example.org:99999/", "is not a valid URL"),
+        ("http://example.org:80:90/", "is not a valid URL"),
+        ("http://example.org:port/", "is not a valid URL"),
+        ("http://example.org:\uff18\uff10/", "is not a valid URL"),
         (" http://example.org/", "has a space, backslash or control character"),
         ("http://example.org/ ", "has a space, backslash or control character"),
         ("http://example.org/a b", "has a space, backslash or control character"),
@@ -285,7 +285,7 @@ def test_headers_at_the_limits_are_taken():
         ("http://example.org/\x7f", "has a space, backslash or control character"),
         ("http://a\\@127.0.0.1/", "has a space, backslash or control character"),
         ("http:\\\\example.org\\", "has a space, backslash or control character"),
-        ("http://example.org/" + "a" * MAX_URL, f"has {MAX_URL + 19} characters; at most {MAX_URL} are taken"),
+        ("http://example.org/" + "a" * MAX_URL, f"has {MAX_URL + 19} characters; at most {MAX_URL} are allowed"),
         ("x" * 100_000, "has 100000 characters"),
     ],
 )
@@ -338,16 +338,16 @@ def test_no_url_crashes_the_reader(url):
         ("is_prime", "checks: must be an array of checks, not a string"),
         ({"name": "is_prime"}, "checks: must be an array of checks, not an object"),
         (None, "checks: Field may not be null"),
-        (["is_prime"] * 65, "checks: 65 checks; at most 64 are taken"),
+        (["is_prime"] * 65, "checks: 65 checks; at most 64 are allowed"),
         ([None], "checks.0: must be a JSON object"),
         ([5], "checks.0: must be a JSON object"),
         ([["is_prime"]], "checks.0: must be a JSON object"),
         (
             ["is_prime", "nope"],
-            "checks.1.name: no check 'nope'; known: is_prime, json_schema, length, one_of, range, regex, sha256",
+            "checks.1.name: unknown check 'nope'; known: is_prime, json_schema, length, one_of, range, regex, sha256",
         ),
-        ([""], "checks.0.name: no check ''"),
-        (["x" * 200], "checks.0.name: no check '" + "x" * 60 + "'; known"),
+        ([""], "checks.0.name: unknown check ''"),
+        (["x" * 200], "checks.0.name: unknown check '" + "x" * 60 + "'; known"),
         ([{}], "checks.0.name: Missing data for required field"),
         ([{"name": 5}], "checks.0.name: Not a valid string"),
         ([{"name": None}], "checks.0.name: Field may not be null"),
@@ -440,7 +440,7 @@ def test_credentials_in_a_url_are_denied(url):
     """A URL with userinfo is denied by rule, wherever its host really is, and the message holds no password."""
     with pytest.raises(Denied) as caught:
         requests.parse(json.dumps({"url": url}).encode())
-    assert str(caught.value) == "url: credentials in a URL are not taken; send an Authorization header"
+    assert str(caught.value) == "url: credentials in a URL are not allowed; send an Authorization header"
 
 
 def test_a_url_that_is_none_is_not_quoted():

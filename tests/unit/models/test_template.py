@@ -81,7 +81,7 @@ def test_a_query_takes_any_text(value):
     """In a query nothing but lone surrogates is refused, and the value comes out as it went in."""
     template = UrlTemplate("http://h/?q={a}")
     if not is_text(value):
-        assert refusal(template, a=value) == "params.a: is no Unicode text"
+        assert refusal(template, a=value) == "params.a: is not valid Unicode"
     else:
         assert template.expand({"a": value}) == f"http://h/?q={quote(value, safe='')}"
 
@@ -242,7 +242,7 @@ def test_a_lone_brace_is_refused_with_its_place(text, at):
     with pytest.raises(ValueError) as caught:
         Template(text)
     brace = text[at - 1]
-    assert str(caught.value) == f"{brace!r} at character {at} is no parameter: write {{name}}, or {brace * 2}"
+    assert str(caught.value) == f"{brace!r} at character {at} is not a parameter: write {{name}}, or {brace * 2}"
 
 
 def test_a_template_knows_its_names():

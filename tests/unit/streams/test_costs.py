@@ -9,8 +9,7 @@ import pytest
 
 from streams.config.settings import CHECK_TIMEOUT
 from streams.pool import costs as module
-from streams.pool.admission import ADMITTED, Admission
-from streams.pool.costs import ENOUGH, FADING, MAX_ITEMS, MAX_SIZE, UNSEEN, WEIGHT, Costs, size_of
+from streams.pool.costs import ADMITTED, ENOUGH, FADING, MAX_ITEMS, MAX_SIZE, UNSEEN, WEIGHT, Admission, Costs, size_of
 from streams.pool.quarantine import DIED_BEFORE_BLAMED, KILLED_BEFORE_BLAMED, SUSPECT_FOR, Quarantine, exit_reason
 from streams.pool.slot import Job
 
@@ -54,7 +53,7 @@ def test_the_cost_of_handing_over_is_measured():
 
 def test_what_is_kept_in_mind_is_bounded(monkeypatch):
     """Names come from plugins, sizes from anywhere: past the bound all is learnt anew."""
-    monkeypatch.setattr(module, "MAX_KNOWN", 3)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 3)
     costs = Costs()
     for name in "abcd":
         costs.add(name, 1, 0.1)
@@ -123,7 +122,7 @@ async def test_who_is_to_blame(code, ran, deaths, spent, guilty):
     is killed only if that goes on.
     """
     job = Job("a", None, {}, None)
-    job.deaths, job.spent = deaths, spent
+    job.deaths, job.run_seconds = deaths, spent
     suspicion = Quarantine()
     assert suspicion.is_guilty(job, code, ran=ran) is guilty
     assert ("a" in suspicion) is (ran and code != -signal.SIGKILL)

@@ -131,9 +131,7 @@ def test_a_plugin_that_fails_is_told_by_name_and_line(plugin, tmp_path, code, re
 @pytest.mark.parametrize("name", [".relative", "a..b", "no name", "a:", ":b", "a:b:c"])
 def test_what_is_no_module_is_told_by_name(name):
     """A name that no module can have is a wrong setting."""
-    assert (
-        refusal("json", name) == f"MILLRACE_PLUGINS: {name!r} cannot be imported: this is no module, nor module:object"
-    )
+    assert refusal("json", name) == f"MILLRACE_PLUGINS: {name!r} cannot be imported: must be module or module:object"
 
 
 @pytest.mark.parametrize("name", ["millrace_nowhere", "millrace_nowhere.inside"])
@@ -210,8 +208,8 @@ def test_what_a_decorator_has_registered_is_not_registered_again(plugin, distrib
             "ValueError: check 'it' (millrace_one.awaited): a check is a plain function",
         ),
         ("schemas", "millrace_one:plain", "a schema is a marshmallow Schema class, and this is of type function"),
-        ("schemas", "not a module", "this is no module, nor module:object"),
-        ("schemas", "millrace_one:", "this is no module, nor module:object"),
+        ("schemas", "not a module", "must be module or module:object"),
+        ("schemas", "millrace_one:", "must be module or module:object"),
     ],
 )
 def test_an_entry_point_that_fails_is_told_with_its_distribution(plugin, distribution, group, target, reason):

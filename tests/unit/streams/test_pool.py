@@ -73,7 +73,7 @@ BAD = [
     ("bad_exit", 7, "crashes", "ended its process: exit code 3"),
     ("bad_segfault", 7, "crashes", "ended its process: killed by SIGSEGV"),
     ("bad_close", 7, "crashes", "ended its process: exit code"),
-    ("bad_garbage", 7, "crashes", "ended its process: wrote where only verdicts go"),
+    ("bad_garbage", 7, "crashes", "ended its process: wrote to the socket of the pool"),
     ("bad_eat", 7, "failed", "MemoryError"),
     ("bad_raise", "l", "failed", "LookupError: no such thing"),
     ("bad_raise", "s", "failed", "SystemExit: no such thing"),
@@ -246,7 +246,7 @@ async def test_large_values_do_not_pile_up_in_one_batch(two):
 async def test_a_value_that_cannot_travel_fails_alone(two):
     """What a plugin's schema made may be no plain value: its check is told, its neighbours run."""
     bad, good = two.submit("sha256", lambda: None, {}), two.submit("bad_size", "xy", {})
-    assert "cannot be handed over" in (await bad).error
+    assert "cannot be pickled" in (await bad).error
     assert (await good).value == 2
 
 

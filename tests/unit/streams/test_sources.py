@@ -100,13 +100,13 @@ concurrency = 0
 [source.d]
 """
 TOLD = [
-    "line 2: sources.a.url: '{' at character 10 is no parameter: write {name}, or {{",
+    "line 2: sources.a.url: '{' at character 10 is not a parameter: write {name}, or {{",
     "line 3: sources.a.limits.burst: goes with a rate",
     "line 4: sources.a.timeout: must be a number of seconds, not a string",
     "line 5: sources.a.cache.stale: unknown field",
     (
-        "line 6: sources.a.checks.1.name: no check 'nope'; known: is_prime, json_schema, length, one_of, range, regex, "
-        "sha256"
+        "line 6: sources.a.checks.1.name: unknown check 'nope'; known: is_prime, json_schema, length, one_of, range, "
+        "regex, sha256"
     ),
     "line 12: sources.b.c.retry.attempts: Must be greater than or equal to 1 and less than or equal to 20",
     "line 15: sources.b.c.headers.X: UNSET is not set",

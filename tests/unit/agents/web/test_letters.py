@@ -9,7 +9,7 @@ import pytest
 from agents.commands import redrive
 from agents.redrive.dead_letters import BEFORE, Report
 from agents.web.api.dead_letters import DeadLetterApi
-from models.dead_letter import read_letter
+from models.dead_letter import read_dead_letter
 from models.errors import BrokerError
 from tests.unit.agents.web.fleet import TOKEN, Fleet
 
@@ -23,7 +23,7 @@ def letter(offset, *, key=b"k", **said):
                 "delivery.count": "2"}  # fmt: skip
     said = defaults | said
     headers = [("__dlq.errors." + name, text.encode()) for name, text in said.items()]
-    return read_letter((1, offset), 1_700_000_000_000 + offset, key, SECRET, headers)
+    return read_dead_letter((1, offset), 1_700_000_000_000 + offset, key, SECRET, headers)
 
 
 class Box:
@@ -42,10 +42,10 @@ class Box:
         assert rate == 0.0
         if self.fault:
             raise self.fault
-        report = Report(missing=sorted(choice.places))
+        report = Report(missing=sorted(choice.positions))
         for each in self.letters:
-            if each.place in choice.places:
-                report.missing.remove(each.place)
+            if each.position in choice.positions:
+                report.missing.remove(each.position)
                 on_result(each, BEFORE if each.redriven else None)
                 report.redriven += not each.redriven
         return report
@@ -83,7 +83,7 @@ async def test_the_latest_failures_are_told(fleet):
 @pytest.mark.parametrize(("at", "told"), [(1 << 62, "9999-12-30T00:00:00.000Z"), (-1, "1970-01-01T00:00:00.000Z")])
 async def test_a_moment_that_is_in_no_calendar_breaks_nothing(fleet, at, told):
     """A producer may give a record any time: it is told as the nearest that can be."""
-    found = read_letter((1, 9), at, b"k", b"", ())
+    found = read_dead_letter((1, 9), at, b"k", b"", ())
     letters(fleet, found)
     assert [each["at"] for each in (await fleet.get("/api/errors"))[1]["errors"]] == [told]
     assert redrive._line(found, "put back").startswith("1:9  ")
