@@ -1,5 +1,5 @@
-"""Helpers for tests of plugins and sources; see `agents.testing`, whose names these are."""
+"""Helpers for tests of plugins and sources, from `agents.testing`."""
 
-from agents.testing import Asked, AsyncHarness, Harness, Reply, answer, answer_async
+from agents.testing import AsyncHarness, Harness, Reply, UpstreamRequest, answer, answer_async
 
-__all__ = ["Asked", "AsyncHarness", "Harness", "Reply", "answer", "answer_async"]
+__all__ = ["AsyncHarness", "Harness", "Reply", "UpstreamRequest", "answer", "answer_async"]

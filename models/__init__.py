@@ -1,25 +1,24 @@
-"""What the words mean. Pure: the standard library and marshmallow, so that a pool child imports it in milliseconds.
+"""The data model. It needs only the standard library and marshmallow, so that a pool child imports it in milliseconds.
 
-errors         the one error tree; each error knows its outcome and whether a retry helps
-strictjson     JSON as the contract reads it: no NaN, no duplicate keys, bounded depth
-schema         the schema base: refuses unknown keys on input, drops inapplicable ones on output
-request        what a producer may ask
+errors         the error tree; each error has its outcome, and whether a retry may help
+strictjson     strict JSON: no NaN, no duplicate keys, bounded depth
+schema         the schema base: refuses unknown keys on input, leaves out None on output
+request        a request, and its validation
 framing        formats that surround or replace a request, recognised by their first bytes
-source         a named upstream: what a request for it becomes, and how long its answers may be used
+source         a named upstream: how its requests are built, and how long its answers are fresh
 source_schema  the form of sources.toml
-template       text with named parameters, each escaped for its place
-charset        the charsets that are read
-page           what an HTML page says about itself: charset and title
-documents      what an upstream's body becomes: `json`, `text`, `page` and registered schemas
+template       text with named parameters, each escaped for its context
+text           the charset of a text, and the title of an HTML page
+documents      loads an upstream's body by a schema: `json`, `text`, `page` or a registered one
 checks/        the CPU checks: registry, signatures, and running one
-large          work on large values, done in another process
-process        what a process of the pool runs
-dead_letter    a dead letter: what its headers say, and the request that it becomes again
-moment         which timestamps of records are believed
-histogram      durations, counted by bucket
-plugins        one plugin, loaded
-result         what a consumer reads: an answer, encoded once and spliced per request
+large          work on large values, done in a process of the pool
+process        the main program of a process of the pool
+dead_letter    a dead letter: its headers, filters, and the request that redriving makes of it
+moment         credible timestamps of records
+histogram      durations by bucket
+plugins        loads a plugin
+result         a result: an answer encoded once, and spliced per request
 """
 
 DISTRIBUTION = "millrace-kafka"
-"""Whose package this is: millrace/installation.py looks for it."""
+"""The distribution of this package; millrace/installation.py checks it."""

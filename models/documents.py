@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 from marshmallow import Schema, ValidationError, fields, post_load
 
 from models import strictjson
-from models.charset import text_codec
 from models.errors import InvalidDocument
-from models.page import charset_of, codec_of, title_of
 from models.schema import StrictSchema, flatten
+from models.text import charset_of, codec_of, text_codec, title_of
 
 _UTF = ("utf-8", "ascii")
 

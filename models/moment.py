@@ -1,6 +1,6 @@
 """Times: how they are written, and which timestamps of records are credible.
 
-A producer may write any number into a record's timestamp, seconds for milliseconds say.
+A producer may write any number into a record's timestamp, such as seconds instead of milliseconds.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 EARLIEST_MS = 1_293_840_000_000
-"""Milliseconds since the epoch, the beginning of 2011: Kafka is no older."""
+"""The beginning of 2011, in milliseconds since the epoch: Kafka is not older."""
 AHEAD_MS = 86_400_000
-"""Milliseconds that a timestamp may lie ahead of our clock: a day, for clocks set to another zone."""
+"""Milliseconds that a timestamp may be ahead of our clock: a day, for clocks in the wrong time zone."""
 
 
 def is_credible(timestamp: int, now: float) -> bool:
-    """Whether a record's timestamp, in milliseconds, may be when it was made; `now` is in seconds since the epoch."""
+    """Whether a record's timestamp, in milliseconds, is credible; `now` is in seconds since the epoch."""
     return EARLIEST_MS <= timestamp <= now * 1000 + AHEAD_MS
 
 
 def believed(timestamp: int, now: float) -> int:
-    """Return a record's timestamp if it is credible, else the present, in milliseconds."""
+    """Return a record's timestamp if it is credible, else now, in milliseconds."""
     return timestamp if is_credible(timestamp, now) else int(now * 1000)
 
 

@@ -106,14 +106,14 @@ def _time(moment: float) -> str:
     return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
 
 
-def _line(letter: DeadLetter, verdict: str) -> str:
+def _line(letter: DeadLetter, outcome: str) -> str:
     parts = [f"{letter.partition}:{letter.offset}", _time(letter.at), letter.request_id or "-", letter.outcome or "-",
-             letter.host or "-", f"delivery {letter.attempts}", verdict, clipped(letter.message, WIDTH)]  # fmt: skip
+             letter.host or "-", f"delivery {letter.attempts}", outcome, clipped(letter.message, WIDTH)]  # fmt: skip
     return "".join(char if char.isprintable() else "�" for char in "  ".join(parts))
 
 
 def _json(letter: DeadLetter, refusal: str | None, options: argparse.Namespace) -> str:
-    told = {"partition": letter.partition, "offset": letter.offset, "at": letter.at, "id": letter.request_id,
+    shown = {"partition": letter.partition, "offset": letter.offset, "at": letter.at, "id": letter.request_id,
             "outcome": letter.outcome, "host": letter.host, "attempts": letter.attempts, "message": letter.message,
             "redriven": refusal is None and not options.dry_run}  # fmt: skip
-    return strictjson.dumps(told | ({"reason": refusal} if refusal else {})).decode()
+    return strictjson.dumps(shown | ({"reason": refusal} if refusal else {})).decode()

@@ -1,5 +1,5 @@
 """Tests for plugins and sources, without broker, sockets or processes: a worker's own code from the bytes of a request
-to the bytes of its result, in milliseconds.
+to those of its result, in milliseconds.
 
     from agents.testing import Reply, answer
 
@@ -11,14 +11,13 @@ to the bytes of its result, in milliseconds.
         assert result["document"]["price"] == "12.50"
 
 harness   `answer`, and `Harness` for several requests over one cache
-upstream  what the upstream says, and what it was asked
-wire      aiohttp's connections, with such an upstream at their other end
+upstream  the upstream's replies, and the requests that it received
+wire      connections of aiohttp that lead to such an upstream, and an event loop without sockets
 doubles   stand-ins for the publisher, the pool, and pauses
-loop      an event loop that has no socket of its own
 broker    'give me a broker', for the demo, the tests and the bench
 """
 
 from agents.testing.harness import AsyncHarness, Harness, answer, answer_async
-from agents.testing.upstream import Asked, Reply
+from agents.testing.upstream import Reply, UpstreamRequest
 
-__all__ = ["Asked", "AsyncHarness", "Harness", "Reply", "answer", "answer_async"]
+__all__ = ["AsyncHarness", "Harness", "Reply", "UpstreamRequest", "answer", "answer_async"]

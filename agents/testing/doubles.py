@@ -1,4 +1,4 @@
-"""Stand-ins for what a test has no use for: Kafka, processes, and pauses that are long."""
+"""Stand-ins for what a test does not need: Kafka, processes, and long pauses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streams.kafka.publisher import DEFAULT_LIMIT
 
 
 class Publisher:
-    """Acknowledges at once what a topic of the usual size takes, and makes the rest smaller as a worker does."""
+    """Acknowledges records at once; makes those smaller that are too large for a usual topic, as a worker does."""
 
     congested = False
 
@@ -30,46 +30,46 @@ class Publisher:
         self._awaited: dict[int, asyncio.Future[bytes]] = {}
 
     def expect(self, offset: int) -> asyncio.Future[bytes]:
-        """Return what ends with the result of the request at an offset."""
+        """Return a future of the result of the request at an offset."""
         future = self._awaited[offset] = asyncio.get_running_loop().create_future()
         return future
 
-    def publish(self, topic: str, _: int, parcel: OutgoingRecord | None) -> None:
+    def publish(self, topic: str, _: int, record: OutgoingRecord | None) -> None:
         """Take a record."""
-        assert parcel is not None
-        offset, receipt = parcel.offset, parcel.listener
-        while parcel is not None and parcel.size() > DEFAULT_LIMIT:
-            parcel = parcel.shrink(parcel)
+        assert record is not None
+        offset, listener = record.offset, record.listener
+        while record is not None and record.size() > DEFAULT_LIMIT:
+            record = record.shrink(record)
         if topic == self._results:
             future = self._awaited.pop(offset)
             if not future.done():
-                future.set_result((parcel.value if parcel is not None else None) or b"")
-        receipt.finish(offset)
+                future.set_result((record.value if record is not None else None) or b"")
+        listener.finish(offset)
 
     async def pace(self) -> None:
-        """Hold nobody up."""
+        """Never wait."""
 
 
 class Pool:
-    """Runs checks here and now, each on values of its own as in another process, where printing raises.
+    """Runs checks at once in this process, on copies of their values, with printing forbidden as in a pool process.
 
-    One that takes longer than it may is told so when it ends; one that ends its process ends the test.
+    A check that takes too long fails when it ends; one that ends its process ends the test.
     """
 
     def submit(self, name: str, value: Any, arguments: Mapping[str, Any]) -> asyncio.Future[CheckOutcome]:
         """Run one check."""
         done: asyncio.Future[CheckOutcome] = asyncio.get_running_loop().create_future()
-        value, arguments = pickle.loads(pickle.dumps((value, arguments)))  # noqa: S301  our own
+        value, arguments = pickle.loads(pickle.dumps((value, arguments)))  # noqa: S301  just pickled
         with contextlib.redirect_stdout(DiscardOutput()):
-            verdict = checks.run(name, value, arguments)
-        if verdict.elapsed > CHECK_TIMEOUT:
-            verdict = CheckOutcome(error=f"ran longer than {CHECK_TIMEOUT:g} s", elapsed=verdict.elapsed)
-        done.set_result(verdict)
+            outcome = checks.run(name, value, arguments)
+        if outcome.elapsed > CHECK_TIMEOUT:
+            outcome = CheckOutcome(error=f"ran longer than {CHECK_TIMEOUT:g} s", elapsed=outcome.elapsed)
+        done.set_result(outcome)
         return done
 
 
 class _Hosts(Hosts):
-    """Hosts whose pauses (Retry-After) are over at once, or refused as ever if they are past a deadline."""
+    """Hosts whose pauses (Retry-After) end at once, or are refused if they pass the deadline."""
 
     def made(self, name: str, limits: Limits | None) -> Host:
         """Return a new host."""
@@ -84,7 +84,7 @@ class _Host(Host):
 
 
 def remove_pauses(client: Client, sources: Sources) -> Sources:
-    """Have a client wait for nothing before another try; returns the sources with which it does not, either."""
+    """Make a client retry without pauses; returns the sources without pauses of their own."""
     client.hosts = _Hosts(sources.hosts)
     client.policy = dataclasses.replace(
         client.policy, retry=_without_pauses(Source("", retry=client.policy.retry)).retry

@@ -1,4 +1,4 @@
-"""A worker without its surroundings: from the bytes of a request to those of its result all is what a worker runs."""
+"""A worker without its environment: a worker's own code from the bytes of a request to those of its result."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from agents.answer.agent import Answerer
 from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
 from agents.testing.doubles import Pool, Publisher, remove_pauses
-from agents.testing.loop import Loop
-from agents.testing.upstream import Asked, Upstream
-from agents.testing.wire import Connector
+from agents.testing.upstream import Upstream, UpstreamRequest
+from agents.testing.wire import Connector, Loop
 from models import strictjson
 from models.errors import SettingsError
 from models.result import RESULT_ROOM, ResultSchema, read_result
@@ -36,9 +35,9 @@ from streams.kafka.publisher import DEFAULT_LIMIT
 from streams.sources import parse
 
 Request = Mapping[str, Any] | str | bytes | None
-"""A request: an object, its JSON, or whatever bytes may be on the topic; None is a tombstone."""
+"""A request: an object, its JSON, or any bytes; None is a tombstone."""
 Given = Sources | Path | str | None
-"""Sources: as parsed, or the file or the text of a sources.toml."""
+"""Sources, or the path or the text of a sources.toml."""
 T = TypeVar("T")
 
 
@@ -51,7 +50,7 @@ def answer(
     key: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Answer one request and return its result. See `Harness` for what is given and raised."""
+    """Answer one request and return its result. See `Harness` for arguments and errors."""
     with Harness(upstream, sources=sources, settings=settings) as service:
         return service.answer(request, key=key, headers=headers)
 
@@ -65,7 +64,7 @@ async def answer_async(
     key: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Do what `answer` does, where an event loop runs already."""
+    """`answer` for callers inside a running event loop."""
     async with AsyncHarness(upstream, sources=sources, settings=settings) as service:
         return await service.answer(request, key=key, headers=headers)
 
@@ -98,9 +97,9 @@ class AsyncHarness:
             self._upstream.check()
 
     @property
-    def asked(self) -> list[Asked]:
-        """Return what the upstream was asked, in order."""
-        return self._upstream.asked
+    def requests(self) -> list[UpstreamRequest]:
+        """Return the requests that the upstream received, in order."""
+        return self._upstream.requests
 
     async def answer(
         self, request: Request, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -114,7 +113,7 @@ class AsyncHarness:
         self._upstream.check()
         read: dict[str, Any] = read_result(value)
         wrong = ResultSchema().validate(read)
-        assert not wrong, f"this is no result, which is a bug of Millrace: {wrong}"
+        assert not wrong, f"invalid result, which is a bug of Millrace: {wrong}"
         return read
 
     def _record(self, request: Request, key: bytes | None, headers: Mapping[str, str]) -> ConsumerRecord[bytes, bytes]:
@@ -130,7 +129,7 @@ class AsyncHarness:
         )  # fmt: skip
 
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
-        """Put together what `agents/worker.py` does, with an upstream and a pool of our own."""
+        """Assemble what `agents/worker.py` does, with the test's upstream and pool."""
         settings = self._settings
         session = await stack.enter_async_context(session_of(Connector(self._upstream)))
         client = client_of(settings, self._sources)
@@ -142,10 +141,10 @@ class AsyncHarness:
         cache = await stack.enter_async_context(Cache(tiers))
         named = {name: policy_of(source, client.policy, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        asker = Fetcher(client, caller, named)
+        fetcher = Fetcher(client, caller, named)
         policy = CachePolicy(ttl=freshness_of(tiers))
         limit = DEFAULT_LIMIT - RESULT_ROOM
-        enricher = Enricher(asker, cast("Any", Pool()), cache, settings.timeout, policy, limit=lambda: limit,
+        enricher = Enricher(fetcher, cast("Any", Pool()), cache, settings.timeout, policy, limit=lambda: limit,
                             negative_ttl=settings.negative_ttl)  # fmt: skip
         return await stack.enter_async_context(enricher)
 
@@ -153,13 +152,12 @@ class AsyncHarness:
 class Harness:
     """A worker for tests: requests in, results out, over one cache; opened with `with`.
 
-    `upstream` says what is at which URL, see `agents.testing.upstream.Upstream`; `sources` is a sources.toml: its path,
-    its text, or Sources; `settings` are the defaults unless given, never the environment's. Plugins are the test's to
-    import. Real are time, threads of sources that are functions, and waits for a `rate`; pauses before another try are
-    left out, processes and their limits are not there.
+    `upstream` has replies by URL, see `agents.testing.upstream.Upstream`; `sources` is a sources.toml, as its path,
+    its text or Sources; `settings` defaults to the default settings, never to the environment. The test imports plugins
+    itself. Time, threads of function sources and waits for a `rate` are real; pauses before retries are left out, and
+    there are no processes with limits.
 
-    Raises SettingsError for wrong sources, and AssertionError where an upstream is asked for what the test says nothing
-    of, whatever became of the request.
+    Raises SettingsError for invalid sources, and AssertionError for a request to an upstream without a reply.
     """
 
     def __init__(
@@ -183,9 +181,9 @@ class Harness:
             self._runner.close()
 
     @property
-    def asked(self) -> list[Asked]:
-        """Return what the upstream was asked, in order."""
-        return self._harness.asked
+    def requests(self) -> list[UpstreamRequest]:
+        """Return the requests that the upstream received, in order."""
+        return self._harness.requests
 
     def answer(
         self, request: Request, *, key: bytes | None = None, headers: Mapping[str, str] | None = None

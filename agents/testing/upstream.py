@@ -1,4 +1,4 @@
-"""The upstream of a test: what it says to whom, and what it was asked."""
+"""The upstream of a test: its replies, and the requests that it received."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from yarl import URL
 from models import strictjson
 
 NO_CONTENT = frozenset({204, 304})
-"""Statuses whose answers have no body (RFC 9110, section 6.4.1)."""
+"""Statuses of responses without a body (RFC 9110, section 6.4.1)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as it came to the upstream; `headers` by their names in lower case."""
+class UpstreamRequest:
+    """A request as the upstream received it; `headers` by their names in lower case."""
 
     method: str
     url: str
@@ -33,9 +33,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `body`: bytes and strings go as they are, anything else as JSON.
+    """A response. `body`: bytes and strings are sent unchanged, anything else as JSON.
 
-    Content-Type is set by the kind of body, and Content-Length, unless `headers` have them.
+    Content-Type, by the type of the body, and Content-Length are set unless `headers` have them.
     """
 
     body: Any = b""
@@ -43,7 +43,7 @@ class Reply:
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def encode(self, method: str) -> bytes:
-        """Return it as HTTP, for a request of this method."""
+        """Return it as HTTP, for a request with this method."""
         kind, body = _encode(self.body)
         headers = {name.lower(): value for name, value in self.headers.items()}
         if body:
@@ -56,40 +56,40 @@ class Reply:
 
 
 class Upstream:
-    """`replies` say by URL, or `"POST https://…"` for one method, what is answered.
+    """`replies` has the replies by URL, or by `"POST https://…"` for one method.
 
-    That is a JSON value, a string or bytes (status 200); a Reply; an exception (OSError or aiohttp's: how the
-    connection fails); a function of an Asked that returns one of these; or a list of these, one for each request, the
-    last of them for all that follow. A JSON array is written `Reply([…])`. Raises ValueError for a key that is no such
-    URL, and for an empty list.
+    A reply is a JSON value, a string or bytes (status 200); a Reply; an exception (OSError or aiohttp's: how the
+    connection fails); a function of an UpstreamRequest that returns one of these; or a list of these, one for each
+    request, the last one for all that follow. Write a JSON array as `Reply([…])`. Raises ValueError for a key that is
+    not such a URL, and for an empty list.
 
-    `asked` has what came, in order; `faults` what the test itself did wrong, such as to have no reply to something.
+    `requests` are those received, in order; `faults` are mistakes of the test itself, such as a missing reply.
     """
 
     def __init__(self, replies: Mapping[str, Any]) -> None:
         self._replies = {_key(text): _as_list(text, reply) for text, reply in replies.items()}
-        self.asked: list[Asked] = []
+        self.requests: list[UpstreamRequest] = []
         self.faults: list[BaseException] = []
 
-    def reply(self, asked: Asked) -> Reply | Exception:
-        """Return what is said to a request, or how its connection fails."""
-        self.asked.append(asked)
-        replies = self._replies.get((asked.method, asked.url)) or self._replies.get((None, asked.url))
+    def reply(self, request: UpstreamRequest) -> Reply | Exception:
+        """Return the reply to a request, or the error with which its connection fails."""
+        self.requests.append(request)
+        replies = self._replies.get((request.method, request.url)) or self._replies.get((None, request.url))
         if replies is None:
-            return self._fault(AssertionError(self._unexpected(asked)))
+            return self._fault(AssertionError(self._unexpected(request)))
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
         try:
             if callable(reply) and not isinstance(reply, type):
-                reply = reply(asked)
+                reply = reply(request)
             if isinstance(reply, type) and issubclass(reply, BaseException):
                 reply = reply()
             if isinstance(reply, BaseException):
-                raise reply  # noqa: TRY301  given and raised by a function are the same
+                raise reply  # noqa: TRY301  as if a function had raised it
             made = reply if isinstance(reply, Reply) else Reply(reply)
-            made.encode(asked.method)
+            made.encode(request.method)
         except (OSError, aiohttp.ClientError) as exc:
             return exc
-        except BaseException as exc:  # noqa: BLE001  it is for the test to see
+        except BaseException as exc:  # noqa: BLE001  `check` raises it in the test
             return self._fault(exc)
         return made
 
@@ -103,13 +103,13 @@ class Upstream:
         self.faults.append(exc)
         return aiohttp.ClientConnectionError("the test has no reply")
 
-    def _unexpected(self, asked: Asked) -> str:
+    def _unexpected(self, request: UpstreamRequest) -> str:
         known = "".join(f"\n  {method or 'any method'} {url}" for method, url in self._replies) or " nothing"
-        return f"the upstream was asked for what the test has no reply to:\n  {asked.method} {asked.url}\nknown:{known}"
+        return f"the test has no reply to this request:\n  {request.method} {request.url}\nknown:{known}"
 
 
 def normal(url: URL) -> str:
-    """Return a URL as it is compared: without fragment, with a path, quoted in one way."""
+    """Return a URL in a form to compare: without fragment, with a path, uniformly quoted."""
     quoted = URL(str(url))
     return f"{quoted.origin()}{quoted.raw_path_qs}"
 
@@ -118,7 +118,7 @@ def _key(text: str) -> tuple[str | None, str]:
     method, space, rest = text.partition(" ")
     url = URL(rest if space else text)
     if url.scheme not in ("http", "https") or not url.host:
-        msg = f"{text!r} is no upstream: give an http(s) URL, or a method, a space and a URL"
+        msg = f"invalid upstream {text!r}: use an http(s) URL, or a method, a space and a URL"
         raise ValueError(msg)
     return method.upper() if space else None, normal(url)
 

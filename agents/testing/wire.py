@@ -1,5 +1,6 @@
-"""Connections that lead to the upstream of a test: aiohttp writes its request and reads an answer, byte for byte as
-over a network, but nothing is resolved or dialled.
+"""Connections to the upstream of a test: aiohttp writes its request and reads a response, byte for byte as over a
+network, but nothing is resolved or dialled. And an event loop without sockets, even the pair by which others wake up
+themselves: tests often forbid all of them.
 """
 
 from __future__ import annotations
@@ -7,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import selectors
 import socket
-from typing import Any
+import threading
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from agents.testing.upstream import Asked, Reply, Upstream, normal
+from agents.testing.upstream import Reply, Upstream, UpstreamRequest, normal
 from streams.http.once import Unsent
 
 CHUNK = 65_536
@@ -22,7 +26,7 @@ CHUNK = 65_536
 
 
 class Connector(aiohttp.BaseConnector):
-    """What a session connects by. Each connection serves one request."""
+    """The connector of a session. Each connection serves one request."""
 
     def __init__(self, upstream: Upstream) -> None:
         super().__init__(limit=0)
@@ -48,24 +52,24 @@ class _Transport(asyncio.Transport):
         self._answered = self._paused = self._closing = self._lost = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take a part of the request; once it is whole, it is answered in the loop's next turn."""
+        """Take a part of the request; once it is complete, it is answered in the loop's next turn."""
         self._written += data
-        asked = None if self._answered else _read(bytes(self._written), self._origin)
-        if asked is not None:
+        request = None if self._answered else _read(bytes(self._written), self._origin)
+        if request is not None:
             self._answered = True
-            self._loop.call_soon(self._answer, asked)
+            self._loop.call_soon(self._answer, request)
 
-    def _answer(self, asked: Asked) -> None:
-        reply = self._upstream.reply(asked)
+    def _answer(self, request: UpstreamRequest) -> None:
+        reply = self._upstream.reply(request)
         if isinstance(reply, Reply):
-            self._coming = reply.encode(asked.method)
+            self._coming = reply.encode(request.method)
             self._arrive()
         else:
             self._protocol.set_exception(_as_aiohttp(reply, self._connection_key))
             self._lose()
 
     def _arrive(self) -> None:
-        """Hand over what is coming, as long as it is wanted; then the connection ends."""
+        """Deliver the response, unless reading is paused; then close the connection."""
         while self._coming and not (self._paused or self._lost):
             chunk, self._coming = self._coming[:CHUNK], self._coming[CHUNK:]
             self._protocol.data_received(chunk)
@@ -79,20 +83,20 @@ class _Transport(asyncio.Transport):
             self._protocol.connection_lost(None)
 
     def pause_reading(self) -> None:
-        """Hold what is coming."""
+        """Hold back the rest of the response."""
         self._paused = True
 
     def resume_reading(self) -> None:
-        """Let it come again."""
+        """Deliver the rest of the response."""
         self._paused = False
         self._loop.call_soon(self._arrive)
 
     def is_closing(self) -> bool:
-        """Whether nothing more can be asked."""
+        """Whether the connection is closing."""
         return self._closing
 
     def close(self) -> None:
-        """End the connection: nothing more comes."""
+        """Close the connection: nothing more is delivered."""
         if not self._closing:
             self._closing, self._coming = True, b""
             self._loop.call_soon(self._lose)
@@ -100,12 +104,12 @@ class _Transport(asyncio.Transport):
     abort = close
 
     def get_write_buffer_size(self) -> int:
-        """Return 0: what is written is with the upstream at once."""
+        """Return 0: the upstream has everything at once."""
         return 0
 
 
-def _read(written: bytes, origin: URL) -> Asked | None:
-    """Return the request that has been written, None until it is whole."""
+def _read(written: bytes, origin: URL) -> UpstreamRequest | None:
+    """Return the request that has been written, None until it is complete."""
     head, end, body = written.partition(b"\r\n\r\n")
     if not end:
         return None
@@ -115,11 +119,11 @@ def _read(written: bytes, origin: URL) -> Asked | None:
         return None
     method, target, _ = first.split(" ")
     url = URL(f"{origin}{target}" if target.startswith("/") else target, encoded=True)
-    return Asked(method, normal(url), headers, body)
+    return UpstreamRequest(method, normal(url), headers, body)
 
 
 def _as_aiohttp(exc: Exception, key: Any) -> Exception:
-    """Return what aiohttp raises where a network raises this."""
+    """Return the error that aiohttp would raise for a network error."""
     if isinstance(exc, aiohttp.ClientError | TimeoutError):
         return exc
     if isinstance(exc, socket.gaierror):
@@ -135,3 +139,47 @@ def _unsent(cause: Exception) -> Unsent:
     unsent = Unsent()
     unsent.__cause__ = cause
     return unsent
+
+
+class _Selector(selectors.BaseSelector):
+    """Waits for threads and timers only."""
+
+    def __init__(self) -> None:
+        self.woken = threading.Event()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait until something wakes the loop, or for `timeout` seconds."""
+        if timeout is None or timeout > 0:
+            self.woken.wait(timeout)
+        self.woken.clear()
+        return []
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> NoReturn:  # noqa: ARG002
+        """Raise RuntimeError: a connection would bypass the upstream."""
+        msg = "a worker under test opens no connections: the test's upstream answers its requests"
+        raise RuntimeError(msg)
+
+    def unregister(self, fileobj: Any) -> NoReturn:
+        """Raise KeyError: nothing was registered."""
+        raise KeyError(fileobj)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """Return nothing: nothing was registered."""
+        return {}
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop without sockets."""
+
+    def __init__(self) -> None:
+        self._idle = _Selector()
+        super().__init__(self._idle)
+
+    def _make_self_pipe(self) -> None:
+        """Create none: threads wake the selector."""
+
+    def _close_self_pipe(self) -> None:
+        """There is none."""
+
+    def _write_to_self(self) -> None:
+        self._idle.woken.set()

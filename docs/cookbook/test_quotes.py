@@ -41,7 +41,7 @@ def test_a_failed_fetch_is_retried() -> None:
     with Harness({URL: [Reply(status=503), ACME]}, sources=SOURCES) as service:
         assert service.answer(REQUEST)["attempts"] == 2
         assert service.answer(REQUEST)["cache"] == "hit"
-        assert [request.method for request in service.asked] == ["GET", "GET"]
+        assert [request.method for request in service.requests] == ["GET", "GET"]
 
 
 def test_a_check_is_a_plain_function() -> None:

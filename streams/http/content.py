@@ -14,8 +14,8 @@ from typing import TypeAlias
 import aiohttp
 from multidict import MultiMapping
 
-from models.charset import text_codec
 from models.errors import InvalidDocument, TooLarge, Unreachable
+from models.text import text_codec
 
 Grow: TypeAlias = Callable[[int], Awaitable[None]]
 """Told how many bytes of a body there are; what it awaits holds up the rest."""

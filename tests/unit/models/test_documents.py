@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from marshmallow import Schema, ValidationError, fields, post_load
 
 from models import documents, strictjson
-from models.charset import text_codec
 from models.documents import Body
 from models.errors import InvalidDocument
-from models.page import MAX_TITLE, TITLE_SEARCH_BYTES
 from models.schema import StrictSchema
+from models.text import MAX_TITLE, TITLE_SEARCH_BYTES, text_codec
 
 
 @pytest.fixture

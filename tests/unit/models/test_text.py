@@ -8,7 +8,7 @@ import pytest
 
 from models import documents
 from models.documents import Body
-from models.page import SNIFFED_BYTES, TITLE_SEARCH_BYTES, charset_of, title_of
+from models.text import SNIFFED_BYTES, TITLE_SEARCH_BYTES, charset_of, title_of
 
 RUSSIAN = "\u041f\u0440\u0438\u0432\u0435\u0442"
 
