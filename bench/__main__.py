@@ -17,11 +17,11 @@ from bench.upstream import HOSTS
 WORKLOADS = ("hit", "checked", "miss", "miss-1", "file", "memcached")
 """`hit`: Zipf over 1,000 URLs, all cached. `checked`: the same with two checks each, run before; the others have none.
 `miss`: every URL another, over 8 hosts. `miss-1`: all of one host, of which
-Millrace asks for 32 at a time and the others for 256. `file`, `memcached`: every URL another, all of them in that tier
+Millrace fetches 32 at a time, and the others 256. `file`, `memcached`: every URL another, all of them in that tier
 and none in memory; the others have no such tier."""
 TIERS = ("file", "memcached")
 ALONE = ("checked", *TIERS)
-"""What there is nothing to compare with."""
+"""Workloads without a peer to compare with."""
 CHECKS = b',"checks":["sha256",{"name":"length","args":{"high":9}}]'
 SEED = 20_261_122
 URLS = 1_000
@@ -30,9 +30,9 @@ ZIPF = 1.1
 MISS_DELAY = 0.005
 """Seconds that the upstream takes for a miss."""
 FILLING = 200
-"""Requests with which a tier is filled at a time: fewer than the writes that may be under way."""
+"""Requests per step that fill a tier: fewer than the writes that may be in progress."""
 SLOWER = 10
-"""Stock Faust gets this fraction of the hits: its figure is per request, and its run would take minutes."""
+"""Stock Faust gets this fraction of the hits: its figures are per request, and a full run would take minutes."""
 
 
 def hits(url: str, count: int, more: bytes = b"") -> tuple[list[bytes], list[bytes]]:
@@ -69,7 +69,7 @@ async def measure(servers: str, workload: str, count: int, worker: str) -> Measu
 
 
 async def measure_tier(servers: str, workload: str, count: int) -> Measured:
-    """Measure hits in a tier behind the memory: fill it, then ask for the same again."""
+    """Measure hits in a tier behind the memory: fill it, then send the same requests again."""
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(Upstream(0.0))
         if workload == "file":

@@ -5,7 +5,7 @@ heavy  12-digit primes by the textbook's trial division, about 10 ms each (18 di
 small  checks of about 20 µs each
 inline the built-in `range` on small numbers, which may run in the worker itself once it is known to be cheap
 
-Peers, each asked for all checks at once as a worker's requests do: `run_in_executor` on a ProcessPoolExecutor, one
+Peers, each given all checks at once, as by a worker's requests: `run_in_executor` on a ProcessPoolExecutor, one
 call a check, as one writes it by hand; Pebble's ProcessPool, one task a check. All with one process a core, in turn,
 several times; medians, and ratios within this run.
 """
@@ -61,7 +61,7 @@ async def pebbled(name: str, values: list[int]) -> float:
 
 
 async def ideal(name: str, values: list[int]) -> float:
-    """As many processes, each with its share, none of which says a word before the end."""
+    """As many processes, each with its share, which send nothing before the end."""
     ready, go = SPAWN.Semaphore(0), SPAWN.Event()
     shares = [values[start::PROCESSES] for start in range(PROCESSES)]
     running = [SPAWN.Process(target=_loop, args=(name, share, ready, go)) for share in shares]

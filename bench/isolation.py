@@ -44,7 +44,7 @@ class Run:
         self._stage = Stage(servers, "millrace")
         self._good, self._hanging = good, hanging
         self._partitions, self._equal = partitions, equal
-        self._asked: dict[str, tuple[int, str]] = {}
+        self._sent: dict[str, tuple[int, str]] = {}
 
     async def latencies(self) -> Found:
         """Return what host B's requests took."""
@@ -99,7 +99,7 @@ class Run:
                 await asyncio.sleep(ahead)
             phase = next(phase for phase, (_, end) in PHASES.items() if number / RATE < end)
             sent = await self._producer.send_and_wait(self._stage.requests, value, partition=place)
-            self._asked[name] = sent.timestamp, phase
+            self._sent[name] = sent.timestamp, phase
 
     async def _results(self, count: int) -> None:
         while count > 0:
@@ -115,8 +115,8 @@ class Run:
                         arrived[result["id"]] = record.timestamp, result["cache"]
         found: Found = {}
         for name, (timestamp, cache) in arrived.items():
-            asked, phase = self._asked[name]
-            found.setdefault((phase, cache), []).append(timestamp - asked)
+            sent, phase = self._sent[name]
+            found.setdefault((phase, cache), []).append(timestamp - sent)
         return {key: sorted(values) for key, values in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a workload runs on: topics, an upstream process, and one worker process that is measured.
+"""The environment of a workload: topics, an upstream process, and one measured worker process.
 
 The worker is stopped (SIGSTOP) while the requests are produced and let go on a full backlog, so that producing
 takes no CPU from it. CPU is the worker process's user and system time, from /proc; start-up is not counted.
@@ -29,9 +29,9 @@ PARTITIONS = 4
 MEMORY = "memory://?entries=100000&bytes=256MiB&ttl=3600"
 TICKS = os.sysconf("SC_CLK_TCK")
 SETTLE = 0.1
-"""Seconds after each step in which the worker writes to its cache what it answered."""
+"""Seconds after each step in which the worker writes its answers to the cache."""
 LIMIT = 600.0
-"""Seconds that one measurement may take."""
+"""Seconds for one measurement."""
 
 WORKERS = {
     "millrace": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
@@ -139,7 +139,7 @@ class Stage:
             await consumer.stop()
 
     async def _verify(self, count: int, hits: int) -> None:
-        """See that so many requests have an answer, and that at least so many hits are among them."""
+        """Verify the number of results, and the least number of hits among them."""
         consumer = AIOKafkaConsumer(self.results, bootstrap_servers=self.servers, auto_offset_reset="earliest",
                                     max_poll_records=10_000)  # fmt: skip
         await consumer.start()

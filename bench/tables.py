@@ -42,7 +42,7 @@ WORKLOADS = {
 """Distinct documents and keys (None: every one another), and the cache state that results name."""
 HOSTS = 20
 RATE = 200
-"""Requests a second that are answered meanwhile, at most."""
+"""Most requests per second that are answered meanwhile."""
 AFTER = 5.0
 """Seconds for which they are answered after it."""
 SEED = 20_261_127
@@ -129,7 +129,7 @@ class Tables(Stage):
         await consumer.start()
         await producer.start()
         seen: list[tuple[int, int]] = []
-        asked: dict[bytes, int] = {}
+        sent_at: dict[bytes, int] = {}
         try:
             await producer.send_and_wait(self.requests, b'{"url":"%b/0"}' % url.encode())
             await consumer.getone()  # it answers; recovery goes on
@@ -137,7 +137,7 @@ class Tables(Stage):
             until = float("inf")
             while time.time() < until:
                 sent = await producer.send(self.requests, b'{"url":"%b/0"}' % url.encode(), key=b"%d" % number)
-                sent.add_done_callback(lambda sent, key=b"%d" % number: asked.update({key: sent.result().timestamp}))
+                sent.add_done_callback(lambda sent, key=b"%d" % number: sent_at.update({key: sent.result().timestamp}))
                 number += 1
                 for records in (await consumer.getmany(timeout_ms=int(1000 / RATE))).values():
                     seen += [(record.key, record.timestamp) for record in records]
@@ -147,7 +147,7 @@ class Tables(Stage):
             await producer.stop()
             await consumer.stop()
         end = recovered.result() * 1000
-        pairs = [(asked[key], at - asked[key]) for key, at in seen if key in asked and asked[key] > begun]
+        pairs = [(sent_at[key], at - sent_at[key]) for key, at in seen if key in sent_at and sent_at[key] > begun]
         return sorted(took for at, took in pairs if at < end), sorted(took for at, took in pairs if at >= end)
 
     async def fill(self, rows: int) -> None:
@@ -199,7 +199,7 @@ def row(number: int) -> bytes:
 
 
 def _recovered_at(process: subprocess.Popen[bytes]) -> float:
-    """Return when a worker said that its tables have recovered."""
+    """Return when a worker logged that its tables have recovered."""
     assert process.stderr is not None
     for line in process.stderr:
         if b"tables recovered" in line:

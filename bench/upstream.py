@@ -9,7 +9,7 @@ import uvloop
 from aiohttp import web
 
 HOSTS = 8
-"""Loopback addresses it answers on: as many hosts to who asks."""
+"""Loopback addresses to serve: clients see as many hosts."""
 
 
 async def main(port: int, delay: float) -> None:

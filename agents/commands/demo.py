@@ -62,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("rich") is None:
         msg = "the demo needs an extra: install millrace-kafka[demo]"
         raise MillraceError(msg)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the demo ends what it started
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs inherit it ignored
+        signal.signal(number, signal.default_int_handler)
     say("looking for a broker …")
     with broker() as found:
         say(f"broker: {found.kind}")
