@@ -16,7 +16,7 @@ from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
 from agents.answer.headers import dead_letter_headers, forwarded_headers
 from agents.answer.parsed_requests import parse_request
-from models import checks, documents
+from models import documents
 from models.checks import Call
 from models.dead_letter import DLQ
 from models.errors import InvalidDocument, UpstreamError
@@ -31,6 +31,7 @@ from streams.functions import FunctionCaller
 from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.policy import UpstreamPolicy, policy_of
+from tests.fakes import Pool
 
 LIMIT = 100_000
 LOOPBACK = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))
@@ -67,15 +68,6 @@ def _counted(monkeypatch):
     @documents.schema("counted")
     class CountedSchema(Schema):
         n = fields.Integer(required=True)
-
-
-class Pool:
-    """Runs checks on the spot."""
-
-    def submit(self, name, value, args):
-        future = asyncio.get_running_loop().create_future()
-        future.set_result(checks.run(name, value, args))
-        return future
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
 from agents.answer.parsed_requests import parse_request
-from models import checks, documents, strictjson
+from models import documents, strictjson
 from models.documents import Body
 from models.errors import (
     Denied,
@@ -32,6 +32,7 @@ from streams.cache.entry import Entry
 from streams.cache.front import Cache
 from streams.config.cache_url import MemoryTier
 from streams.http.response import Response
+from tests.fakes import Clock, Pool
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""
@@ -65,36 +66,9 @@ class FakeClient:
                 await self._changed.wait()
 
 
-class FakePool:
-    """Runs checks on the spot, or never."""
-
-    def __init__(self):
-        self.stuck = False
-        self.futures = []
-
-    def submit(self, name, value, args):
-        future = asyncio.get_running_loop().create_future()
-        if not self.stuck:
-            future.set_result(checks.run(name, value, args))
-        self.futures.append(future)
-        return future
-
-
-class Clock:
-    """The time of day, which stands still unless moved."""
-
-    def __init__(self):
-        self.now = time.time()
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 async def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(time, "time", clock)
-    return clock
+    return Clock.of_day(monkeypatch)
 
 
 @pytest.fixture
@@ -107,7 +81,7 @@ async def cache(clock):
 
 @pytest.fixture
 async def pool():
-    return FakePool()
+    return Pool()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -35,19 +34,10 @@ from streams.config.cache_url import MemoryTier
 from streams.http.policy import UpstreamPolicy
 from streams.http.response import Response
 from streams.shares import Shares
+from tests.fakes import Clock, LowerTier
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""
-
-
-class Clock:
-    """The time of day, which stands still unless moved."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Upstream:
@@ -73,23 +63,6 @@ class Upstream:
         return answer
 
 
-class LowerTier:
-    """A dict that others share."""
-
-    def __init__(self) -> None:
-        self.kept: dict[bytes, bytes] = {}
-
-    async def get(self, key: bytes) -> bytes | None:
-        return self.kept.get(key)
-
-    async def set(self, key: bytes, value: bytes, ttl: float) -> None:
-        assert ttl > 0
-        self.kept[key] = value
-
-    async def delete(self, key: bytes) -> int:
-        return int(self.kept.pop(key, None) is not None)
-
-
 def says(text: str, cache_control: str | None = None, **others: str) -> Response:
     """Make an answer; of headers given by name, `_` stands for a hyphen."""
     headers = CIMultiDict({name.replace("_", "-"): value for name, value in others.items()})
@@ -105,9 +78,7 @@ def holds(cache_control: str | None = None, **others: str) -> Response:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "time", clock)
-    return clock
+    return Clock.of_day(monkeypatch)
 
 
 @pytest.fixture

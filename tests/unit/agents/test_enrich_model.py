@@ -26,25 +26,8 @@ from models.source import CachePolicy
 from streams.cache.front import Cache
 from streams.config.cache_url import MemoryTier
 from streams.http.response import Response
+from tests.fakes import LowerTier
 from tests.unit.agents.freshness_model import FAILURES, Got, Model, Says, unchanged
-
-
-class LowerTier:
-    """A dict that others share. Like any tier it forgets what is past its time to live."""
-
-    def __init__(self) -> None:
-        self.kept: dict[bytes, tuple[bytes, float]] = {}
-
-    async def get(self, key: bytes) -> bytes | None:
-        value, until = self.kept.get(key, (None, 0.0))
-        return value if time.time() < until else None
-
-    async def set(self, key: bytes, value: bytes, ttl: float) -> None:
-        assert ttl > 0
-        self.kept[key] = value, time.time() + ttl
-
-    async def delete(self, key: bytes) -> int:
-        return int(self.kept.pop(key, None) is not None)
 
 
 class World:

@@ -23,7 +23,8 @@ from models.source import NEGATIVE_TTL
 from streams.cache.front import Cache
 from streams.config.cache_url import MemoryTier
 from streams.http.response import Response
-from tests.unit.agents.test_enrich import PATIENCE, Clock, FakeClient, FakePool, said, settle
+from tests.fakes import Clock, LowerTier, Pool
+from tests.unit.agents.test_enrich import PATIENCE, FakeClient, said, settle
 
 URL = "http://example.org/"
 PRIME, DIGEST, ARRAY = Call("is_prime", "n"), Call("sha256"), Call("json_schema", None, {"schema": {"type": "array"}})
@@ -34,40 +35,9 @@ def wanted(*calls, **members):
     return parse_request(Request(url=URL, checks=calls)._replace(**members))
 
 
-class Pool(FakePool):
-    """Notes what it is asked for as well."""
-
-    def __init__(self):
-        super().__init__()
-        self.asked = []
-
-    def submit(self, name, value, args):
-        self.asked.append(name)
-        return super().submit(name, value, args)
-
-
-class Lower:
-    """A tier that others share."""
-
-    def __init__(self):
-        self.kept = {}
-
-    async def get(self, key):
-        return self.kept.get(key)
-
-    async def set(self, key, value, ttl):
-        assert ttl > 0
-        self.kept[key] = value
-
-    async def delete(self, key):
-        return int(self.kept.pop(key, None) is not None)
-
-
 @pytest.fixture
 async def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(time, "time", clock)
-    return clock
+    return Clock.of_day(monkeypatch)
 
 
 @pytest.fixture
@@ -122,7 +92,7 @@ async def test_what_is_known_is_there_without_waiting(worker_of, pool):
     assert (at_once, again.shared, again.error) == (True, first.shared, None)
     without, at_once = await asked(enricher)
     assert (at_once, "checks" in said(without)) == (True, False)
-    assert (len(client.calls), pool.asked) == (1, ["is_prime", "sha256"])
+    assert (len(client.calls), pool.submitted) == (1, ["is_prime", "sha256"])
 
 
 async def test_other_checks_on_the_same_document_run_alone(worker_of, pool):
@@ -137,11 +107,11 @@ async def test_other_checks_on_the_same_document_run_alone(worker_of, pool):
         ((ARRAY, PRIME), ["json_schema"]),
         ((Call("is_prime"),), ["is_prime"]),
     ):
-        pool.asked.clear()
+        pool.submitted.clear()
         enriched, _ = await asked(enricher, *calls)
         assert enriched.shared.count(b'"name"') == len(calls)
         assert [name for name, _ in values(enriched)] == [call.name for call in calls]
-        assert pool.asked == runs
+        assert pool.submitted == runs
         assert said(enriched)["document"] == {"n": 7}
     assert len(client.calls) == 1
 
@@ -166,7 +136,7 @@ async def test_a_check_that_fails_fails_alone_and_leaves_the_document(worker_of,
     assert found["checks"][0]["error"] == "the document has no field 'gone'"
     assert found["error"]["message"] == "check is_prime on 'gone': the document has no field 'gone'"
     assert (found["checks"][1]["value"], found["document"]) == (True, {"n": 7})
-    assert pool.asked == ["is_prime"]
+    assert pool.submitted == ["is_prime"]
     other, at_once = await asked(enricher, PRIME)
     assert (at_once, said(other)["outcome"], len(client.calls)) == (True, "ok", 1)
 
@@ -178,10 +148,10 @@ async def test_a_failure_is_remembered_for_a_moment_only(worker_of, pool, clock)
     assert first.error.outcome == "check_error"
     clock.now += NEGATIVE_TTL - 0.1
     again, at_once = await asked(enricher, PRIME)
-    assert (at_once, str(again.error), len(pool.asked)) == (True, str(first.error), 1)
+    assert (at_once, str(again.error), len(pool.submitted)) == (True, str(first.error), 1)
     clock.now += 0.1
     again, at_once = await asked(enricher, PRIME)
-    assert (at_once, again.error.outcome, len(pool.asked)) == (False, "check_error", 2)
+    assert (at_once, again.error.outcome, len(pool.submitted)) == (False, "check_error", 2)
 
 
 async def test_all_who_want_the_same_at_once_share_one_run(worker_of, pool):
@@ -192,8 +162,8 @@ async def test_all_who_want_the_same_at_once_share_one_run(worker_of, pool):
     asking = [asyncio.create_task(enricher.answer(wanted(*calls), {})) for calls in lists]
     await settle()
     await settle()
-    assert sorted(pool.asked) == ["is_prime", "sha256"]
-    for name, future in zip(pool.asked, pool.futures, strict=True):
+    assert sorted(pool.submitted) == ["is_prime", "sha256"]
+    for name, future in zip(pool.submitted, pool.futures, strict=True):
         future.set_result(CheckOutcome(name))
     for calls, task in zip(lists, asking, strict=True):
         assert values(await task) == [(call.name, call.name) for call in calls]
@@ -227,7 +197,7 @@ async def test_when_nobody_waits_any_more_nothing_runs(worker_of, pool):
     pool.stuck = False
     enriched, _ = await asked(enricher, PRIME, DIGEST)
     assert values(enriched) == [("is_prime", True), ("sha256", "digest")]
-    assert pool.asked == ["is_prime", "sha256", "json_schema", "is_prime"]
+    assert pool.submitted == ["is_prime", "sha256", "json_schema", "is_prime"]
 
 
 async def test_verdicts_stay_with_their_document(worker_of, pool):
@@ -255,7 +225,7 @@ async def test_what_must_not_be_kept_is_judged_for_itself(worker_of, pool):
     enricher = await worker_of(FakeClient(b'{"n":7}', b'{"n":8}'))
     found = [said((await asked(enricher, PRIME, method="POST"))[0]) for _ in range(2)]
     assert [(each["document"]["n"], each["checks"][0]["value"]) for each in found] == [(7, True), (8, False)]
-    assert pool.asked == ["is_prime"] * 2
+    assert pool.submitted == ["is_prime"] * 2
 
 
 class Validating(FakeClient):
@@ -276,7 +246,7 @@ async def test_a_document_that_still_holds_keeps_its_verdicts(worker_of, pool, c
     assert (at_once, again.cache, values(again)) == (False, b"revalidated", values(first))
     assert said(again)["fetched_at"] != said(first)["fetched_at"]
     assert (await asked(enricher, PRIME))[1] is True
-    assert pool.asked == ["is_prime"]
+    assert pool.submitted == ["is_prime"]
 
 
 async def test_an_answer_fetched_ahead_of_its_end_is_checked_ahead(worker_of, pool, clock):
@@ -289,7 +259,7 @@ async def test_an_answer_fetched_ahead_of_its_end_is_checked_ahead(worker_of, po
     await asyncio.gather(*enricher._refreshes.values())
     enriched, at_once = await asked(enricher, PRIME)
     assert (at_once, values(enriched), said(enriched)["document"]) == (True, [("is_prime", False)], {"n": 8})
-    assert pool.asked == ["is_prime"] * 2
+    assert pool.submitted == ["is_prime"] * 2
 
 
 async def test_a_refresh_whose_checks_hang_ends(worker_of, pool, clock):
@@ -316,7 +286,7 @@ async def test_an_old_answer_stands_in_with_its_verdicts(worker_of, pool, clock)
     for calls in ((PRIME,), (PRIME, DIGEST)):
         enriched, _ = await asked(enricher, *calls)
         assert (enriched.cache, [name for name, _ in values(enriched)]) == (b"stale", [call.name for call in calls])
-    assert pool.asked == ["is_prime", "sha256"]
+    assert pool.submitted == ["is_prime", "sha256"]
 
 
 async def test_out_of_time_an_old_answer_stands_in_only_with_all_its_verdicts(worker_of, pool, clock):
@@ -332,18 +302,18 @@ async def test_out_of_time_an_old_answer_stands_in_only_with_all_its_verdicts(wo
 
 async def test_verdicts_are_shared_with_other_workers_and_failures_are_not(worker_of, pool, clock):
     """Another worker with the same lower tier runs only what failed or never ran."""
-    client, lower = FakeClient(b'{"n":7}'), Lower()
+    client, lower = FakeClient(b'{"n":7}'), LowerTier()
     await asked(await worker_of(client, lower), PRIME, FAILING)
     await settle()
     other = await worker_of(client, lower)
     enriched, _ = await asked(other, PRIME, FAILING, DIGEST)
-    assert (len(client.calls), pool.asked) == (1, ["is_prime", "sha256"])
+    assert (len(client.calls), pool.submitted) == (1, ["is_prime", "sha256"])
     assert [name for name, _ in values(enriched)] == ["is_prime", "is_prime", "sha256"]
 
 
 async def test_verdicts_on_what_is_private_stay_here(worker_of, pool):
     """Of an answer for one's own credentials nothing is written where others read."""
-    lower = Lower()
+    lower = LowerTier()
     enricher = await worker_of(FakeClient(b'{"n":7}'), lower)
     await asked(enricher, PRIME, headers={"Authorization": "Bearer x"})
     await settle()
@@ -404,7 +374,7 @@ class _Changing:
 
 
 async def _play(steps):
-    clock, lower = Clock(), Lower()
+    clock, lower = Clock(), LowerTier()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", clock)
         cache = Cache((MemoryTier(),), clock=clock)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 import pytest
 
 from agents.cluster.worker_status import partition
 from streams.kafka.lease import Lease
-
-
-class Record(NamedTuple):
-    offset: int
-    timestamp: int = 0
+from tests.fakes import Record
 
 
 def test_a_partition_s_lag_is_its_lease_s() -> None:

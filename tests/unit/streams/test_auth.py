@@ -29,6 +29,7 @@ from streams.http.guard import Guard
 from streams.http.policy import policy_of
 from streams.oauth import FAILED_FOR
 from streams.sources import parse
+from tests.fakes import Clock
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
 KEY = 'k3y/with+odd=chars&"'
@@ -369,16 +370,6 @@ LIFE = 3600
 """Seconds that the issuer's tokens live."""
 PATIENCE = 5.0
 """Seconds after which a test that hangs has failed."""
-
-
-class Clock:
-    """A clock that stands still unless moved."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Issuer:

@@ -7,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.http.breaker import MIN_REQUESTS, OPEN_FOR, WINDOW, Breaker
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.fakes import Clock
 
 
 def pass_one(breaker: Breaker, *, ok: bool) -> None:

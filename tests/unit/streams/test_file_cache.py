@@ -28,6 +28,7 @@ from streams.cache import threads
 from streams.cache.file import COUNTED, FileCache
 from streams.cache.folder import Folder
 from streams.config.cache_url import FileTier
+from tests.fakes import Clock
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 3600.0
@@ -42,19 +43,9 @@ def key_of(number):
 KEY, OTHER = key_of(1), key_of(2)
 
 
-class Clock:
-    """A clock that stands still unless moved."""
-
-    def __init__(self):
-        self.now = time.time()
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(time.time())
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from streams.cache.front import MAX_LOOKUPS, MAX_WRITES, MOMENT, Cache
 from streams.cache.memcached import MemcachedCache
 from streams.cache.memory import ENTRY_OVERHEAD
 from streams.config.cache_url import FileTier, MemcachedTier, MemoryTier
+from tests.fakes import Clock
 
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""
@@ -26,14 +27,6 @@ SHARED = b'"outcome":"ok","document":%d,"attempts":1,"fetched_at":"2027-01-15T08
 def entry(version, fetched_at=NOW, **headers):
     """Make an entry that is fresh for a minute and stands in for failures for ten."""
     return fresh_entry(SHARED % version, fetched_at, Freshness(60.0, 0.0, 600.0), headers=headers)
-
-
-class Clock:
-    def __init__(self):
-        self.now = NOW
-
-    def __call__(self):
-        return self.now
 
 
 class Tier:
@@ -82,7 +75,7 @@ class Tier:
 
 @pytest.fixture
 async def clock():
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from streams.kafka import commit_metadata as memo
 from streams.kafka.commit_metadata import Identity
 from streams.kafka.lease import CommitPoint, Lease
+from tests.fakes import Record
 
 HERE = Identity("cluster", "topic-id")
-
-
-class Record(NamedTuple):
-    offset: int
-    timestamp: int = 0
 
 
 def records(*offsets: int) -> list[Record]:

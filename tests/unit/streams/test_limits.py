@@ -17,19 +17,17 @@ from models.source import Limits
 from streams.http import limits
 from streams.http.breaker import MIN_REQUESTS, OPEN_FOR
 from streams.http.limits import Bulkhead, Host, Hosts
+from tests import fakes
 
 real_sleep = asyncio.sleep
 
 
-class Clock:
+class Clock(fakes.Clock):
     """A clock that a sleep moves: `slept` are the seconds of each."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        super().__init__()
         self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(round(seconds, 9))

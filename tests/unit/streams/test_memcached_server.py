@@ -9,19 +9,10 @@ import aiomcache
 import pytest
 
 from streams.cache.memcached_connection import Server, ServerUnavailable
+from tests.fakes import Clock
 
 NOWHERE = ("127.0.0.1", 1)
 TIMEOUT = 0.05
-
-
-class Clock:
-    """A clock that stands still unless moved."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Question:

@@ -7,18 +7,9 @@ from hypothesis import strategies as st
 from streams.cache.entry import Entry
 from streams.cache.memory import ENTRY_OVERHEAD, MemoryCache
 from streams.config.cache_url import MemoryTier
+from tests.fakes import Clock
 
 TTL = 60.0
-
-
-class Clock:
-    """A clock that stands still unless moved."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -7,14 +7,8 @@ import pytest
 from models.source import Retries
 from streams.http.client import Client
 from streams.http.outage import IN_A_ROW, MAX_LINES, QUIET, Ledger, Outage
+from tests.fakes import Clock
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, at
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

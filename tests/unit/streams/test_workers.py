@@ -9,23 +9,19 @@ from aiokafka import ConsumerRecord
 
 from agents.cluster.registry import FORGET_AFTER, MOST, WorkerRegistry
 from streams.config.settings import Settings
+from tests.fakes import Clock
+
+NOW = 1_000_000.0
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
-def record(key, value, at=Clock.now):
+def record(key, value, at=NOW):
     value = value if isinstance(value, bytes | None) else json.dumps(value).encode()
     return ConsumerRecord("workers", 0, 0, int(at * 1000), 0, key, value, None, 0, 0, ())
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
