@@ -69,7 +69,7 @@ def _url(text: str) -> UrlTemplate:
 def _check_name(name: str) -> None:
     """Raise ValidationError for what is no header's name."""
     if not HEADER_NAME.fullmatch(name):
-        _refuse(f"{name[:60]!r} is no header name (RFC 9110, section 5.1)")
+        _refuse(f"{name[:60]!r} is not a header name (RFC 9110, section 5.1)")
 
 
 def _plain_url(text: str) -> str:

@@ -313,16 +313,20 @@ async def test_a_broker_to_throw_away() -> None:
         await asyncio.open_connection(host, int(port))
 
 
+UNHEEDING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+"""Runs a command with SIGINT ignored, as a shell without job control starts what is in its background."""
+
+
 async def test_ctrl_c_ends_the_demo_and_all_it_started(broker: Broker) -> None:
-    """SIGINT in mid-run ends worker, broker and demo; no process of theirs is left."""
+    """SIGINT in mid-run ends worker, broker and demo, in a shell's background too; no process of theirs is left."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agents", "demo", "--requests", "100000", start_new_session=True,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        *(sys.executable, "-c", UNHEEDING, sys.executable, "-m", "agents", "demo", "--requests", "100000"),
+        start_new_session=True, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE):
-        while b"worker: process" not in await process.stderr.readline():
-            pass
+    async with asyncio.timeout(2 * PATIENCE):
+        while b"worker: process" not in (line := await process.stderr.readline()):
+            assert line, "the demo ended before it started a worker"
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         process.send_signal(signal.SIGINT)

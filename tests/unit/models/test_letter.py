@@ -45,8 +45,8 @@ def test_it_becomes_a_request_with_its_id_count_and_first_place():
         ({"id": None}, "no headers of a dead letter"),
         ({"topic": b"other"}, "came from topic 'other', not 'requests'"),
         ({"value.bytes": b"2000"}, "its value of 2000 bytes was left out"),
-        ({"id": b"x" * 129}, "its id could not be kept: id: "),
-        ({"id": b""}, "its id could not be kept: id: "),
+        ({"id": b"x" * 129}, "its id is invalid: id: "),
+        ({"id": b""}, "its id is invalid: id: "),
         ({"unreadable": b"batch"}, "could not be decoded: send the request again"),
     ],
 )
