@@ -142,7 +142,7 @@ async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
     report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter())
     assert (report.redriven, sum(report.refused.values())) == (3, 3)
     assert {refusal.split(":")[0] for refusal in report.refused} == {
-        "its record had no value", "its id could not be kept", "its record could not be decoded",
+        "its record had no value", "its id is invalid", "its record could not be decoded",
     }  # fmt: skip
 
 
