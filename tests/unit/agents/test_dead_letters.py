@@ -106,7 +106,7 @@ async def test_a_topic_that_is_not_listed_once_is_forgotten_by_nobody(cluster):
 async def test_marks_made_anew_are_read_from_their_beginning(cluster):
     """A topic that is shorter than what was read of it is another: its marks are all read."""
     letters = DeadLetters(SETTINGS)
-    await letters.redrive(DeadLetterFilter(places=frozenset((0, offset) for offset in range(4))))
+    await letters.redrive(DeadLetterFilter(positions=frozenset((0, offset) for offset in range(4))))
     first, *_ = cluster.logs.pop(MARKS)
     assert len([each for each in await letters.latest(10) if each.redriven]) == 4
     five = (first[0].replace(b"-0-0-", b"-0-5-"), b"", [])
@@ -127,9 +127,9 @@ async def test_a_letter_that_something_else_excludes_is_there(cluster):
     """Named by its place it is said not to match, and only one that is not there is missing."""
     cluster.logs[LETTERS][1] = letter(1, "timeout")
     chosen = frozenset({(0, 1), (0, 2), (0, 77)})
-    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(frozenset({"denied"}), places=chosen))
+    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(frozenset({"denied"}), positions=chosen))
     assert (report.redriven, report.refused, report.missing) == (1, {OTHERWISE: 1}, [(0, 77)])
-    late = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 3)}), since=2.0))
+    late = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(positions=frozenset({(0, 3)}), since=2.0))
     assert (late.redriven, late.refused, late.missing) == (0, {OTHERWISE: 1}, [])
 
 
@@ -148,7 +148,7 @@ async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
 
 async def test_beyond_a_limit_nothing_is_missing(cluster):
     """Where the limit ends the search, nobody knows of the rest."""
-    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
+    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(positions=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
     assert (report.redriven, report.missing) == (1, [])
 
 
