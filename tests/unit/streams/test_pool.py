@@ -83,7 +83,7 @@ BAD = [
     ("bad_return", "huge", "failed", "ValueError: returned more than 65536 bytes of JSON"),
     ("bad_return", "nan", "failed", "ValueError"),
     ("bad_return", "set", "failed", "TypeError"),
-    ("bad_print", 7, "failed", "PermissionError: printed 'hello': a check returns what it has to say"),
+    ("bad_print", 7, "failed", "PermissionError: printed 'hello': a check returns its value"),
     ("bad_fork", "run", "failed", "PermissionError: subprocess.Popen"),
     ("bad_fork", "system", "failed", "PermissionError: os.system"),
     ("bad_fork", "fork", "failed", "PermissionError: os.fork"),
