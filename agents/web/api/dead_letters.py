@@ -71,7 +71,9 @@ class DeadLetterApi:
 
         try:
             async with asyncio.timeout(REDRIVE_LIMIT):
-                report = await self._dead_letters.redrive(DeadLetterFilter(positions=positions), rate=0.0, on_result=note)
+                report = await self._dead_letters.redrive(
+                    DeadLetterFilter(positions=positions), rate=0.0, on_result=note
+                )
         except TimeoutError:
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,

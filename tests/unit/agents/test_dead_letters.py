@@ -148,7 +148,9 @@ async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
 
 async def test_beyond_a_limit_nothing_is_missing(cluster):
     """Where the limit ends the search, nobody knows of the rest."""
-    report = await DeadLetters(SETTINGS).redrive(DeadLetterFilter(positions=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1)
+    report = await DeadLetters(SETTINGS).redrive(
+        DeadLetterFilter(positions=frozenset({(0, 1), (0, 2), (0, 77)})), limit=1
+    )
     assert (report.redriven, report.missing) == (1, [])
 
 
