@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
-from urllib.parse import urlsplit
 
 from agents.answer.app import AnswerApp
+from agents.answer.line import authority
 from agents.cluster.worker_status import partition
 from agents.metrics import BREAKER, CATALOGUE, FRONT
 from agents.tables.app import TablesApp
@@ -211,5 +211,5 @@ def origins(sources: Sources) -> dict[str, str]:
         if source.url is not None:
             begin = source.url.parts[0]
             assert isinstance(begin, str)
-            found[name] = urlsplit(begin).netloc.lower().removesuffix(":80").removesuffix(":443")
+            found[name] = authority(begin)
     return found

@@ -119,6 +119,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Replace what must not reach a terminal, but for the characters to `keep`: texts come from others."""
+    return "".join(char if char.isprintable() or char in keep else "�" for char in text)
+
+
+def local_time(moment: float) -> str:
+    """Return epoch seconds as local time, with its zone."""
+    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
+
+
 def clipped(text: str, width: int) -> str:
     """Shorten a text to `width` characters; an ellipsis marks the cut."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"

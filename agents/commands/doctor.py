@@ -13,12 +13,12 @@ import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from agents.commands import DONE, FAILED, say
+from agents.commands import DONE, FAILED, printable, say
 from models import strictjson
 from models.errors import MillraceError
 
 if TYPE_CHECKING:
-    from agents.checkup.finding import Finding
+    from agents.checkup import Finding
 
 HELP = "check that a worker can run here, and advise what to do"
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _doctor(settings: Any, options: argparse.Namespace) -> int:
-    from agents.checkup.finding import counted
+    from agents.checkup import counted
 
     counts = {"warning": 0, "problem": 0}
     async for finding in _findings(settings, options):
@@ -52,8 +52,7 @@ async def _doctor(settings: Any, options: argparse.Namespace) -> int:
 
 
 async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator[Finding]:
-    from agents.checkup import here
-    from agents.checkup.finding import problem
+    from agents.checkup import here, problem
     from agents.checkup.kafka import kafka
 
     plugins = list(here.plugins(settings))
@@ -78,7 +77,7 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
 
 def _line(finding: Finding) -> str:
     text = f"{finding.subject}: {finding.seen}" + (f"\n         → {finding.advice}" if finding.advice else "")
-    clean = "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
+    clean = printable(text, keep="\n")
     state = f"{finding.state:8}"
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         state = f"\033[{COLOURS[finding.state]}m{state}\033[0m"

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from agents.commands import DONE, FAILED, say
+from agents.commands import DONE, FAILED, printable, say
 from models import checks, documents, strictjson
 
 if TYPE_CHECKING:
@@ -121,4 +121,4 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         padded = "  ".join(cell.ljust(width) for cell, width in zip(row, (*widths[:-1], 0), strict=True))
-        print("".join(char if char.isprintable() else "�" for char in padded).rstrip())
+        print(printable(padded).rstrip())

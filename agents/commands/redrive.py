@@ -8,10 +8,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-from datetime import datetime
 from typing import Any
 
-from agents.commands import DONE, FAILED, MISUSED, clipped, moment, non_negative, positive, say
+from agents.commands import (
+    DONE,
+    FAILED,
+    MISUSED,
+    clipped,
+    local_time,
+    moment,
+    non_negative,
+    positive,
+    printable,
+    say,
+)
 from models import strictjson
 from models.dead_letter import DeadLetter, DeadLetterFilter, Position
 from models.errors import OUTCOMES
@@ -98,18 +108,15 @@ def _chosen(options: argparse.Namespace) -> str:
     given = [(name, value) for name in ("outcome", "host", "id") for value in getattr(options, name)]
     given += [("letter", f"{partition}:{offset}") for partition, offset in options.letter]
     moments = ((name, getattr(options, name)) for name in ("since", "until"))
-    given += [(name, _time(moment)) for name, moment in moments if moment is not None]
+    given += [(name, local_time(moment)) for name, moment in moments if moment is not None]
     return " ".join(f"--{name} {value}" for name, value in given)
 
 
-def _time(moment: float) -> str:
-    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
-
-
 def _line(letter: DeadLetter, outcome: str) -> str:
-    parts = [f"{letter.partition}:{letter.offset}", _time(letter.at), letter.request_id or "-", letter.outcome or "-",
-             letter.host or "-", f"delivery {letter.attempts}", outcome, clipped(letter.message, WIDTH)]  # fmt: skip
-    return "".join(char if char.isprintable() else "�" for char in "  ".join(parts))
+    parts = [f"{letter.partition}:{letter.offset}", local_time(letter.at), letter.request_id or "-",
+             letter.outcome or "-", letter.host or "-", f"delivery {letter.attempts}", outcome,
+             clipped(letter.message, WIDTH)]  # fmt: skip
+    return printable("  ".join(parts))
 
 
 def _json(letter: DeadLetter, refusal: str | None, options: argparse.Namespace) -> str:

@@ -6,11 +6,10 @@ import argparse
 import asyncio
 import sys
 import time
-from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from agents.commands import DONE, clipped, moment, non_negative, positive, say
+from agents.commands import DONE, clipped, local_time, moment, non_negative, positive, printable, say
 from models import strictjson
 from models.errors import OUTCOMES
 from models.moment import is_credible
@@ -160,7 +159,7 @@ def _shown(record: Any, options: argparse.Namespace) -> str | None:
         return (value or b"").decode()
     at = "unknown"
     if is_credible(record.timestamp, time.time()):
-        at = datetime.fromtimestamp(record.timestamp / 1000).astimezone().isoformat(timespec="seconds")
+        at = local_time(record.timestamp / 1000)
     key = "-" if record.key is None else record.key.decode(errors="replace")
     parts = [at, key, str(result.get("id")), str(result.get("outcome")), str(result.get("cache", "-"))]
     parts.append(f"{result.get('elapsed_ms', 0)} ms")
@@ -169,7 +168,7 @@ def _shown(record: Any, options: argparse.Namespace) -> str | None:
     detail = result.get("error", {}).get("message") or clipped(document, WIDTH)
     checks = [f"{each['name']}={each.get('value', 'error')}" for each in result.get("checks", ())]
     line = "  ".join([*parts, *([url] if url else []), *checks, detail])
-    return "".join(char if char.isprintable() else "�" for char in line)
+    return printable(line)
 
 
 def _matches(result: Any, options: argparse.Namespace) -> bool:

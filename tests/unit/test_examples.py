@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 IN_SENTENCES = sorted({(text, page) for page, whole in PAGES.items()
                        for text in re.findall(r"`millrace( [^`]+)`", whole.replace("\n", " "))})  # fmt: skip
-TIMES = ("elapsed_ms", "fetched_at")
+TIMES = ("age", "elapsed_ms", "fetched_at")
 EXAMPLE_TOKEN = "a-token-of-an-example"
 
 

@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import trustme
 
-from agents.checkup import here
-from agents.checkup.finding import counted
+from agents.checkup import counted, here
 from agents.commands import FAILED, run
 from streams.config.settings import Kafka, Settings
 from streams.web.server import Server
