@@ -24,6 +24,7 @@ from agents.redrive.redriver import COMPACTED, MARKS, Redriver, marks_of
 from models.dead_letter import DeadLetter, DeadLetterFilter, Position, read_dead_letter
 from models.errors import BrokerError
 from streams.config.settings import Settings
+from streams.kafka.commit_metadata import Identity
 from streams.kafka.outgoing import RECORD_OVERHEAD
 from streams.kafka.reader import Reader, Record, Span
 from streams.kafka.topics import Admin, Topic, require
@@ -64,6 +65,8 @@ class DeadLetters:
         self._marks = marks_of(settings)
         self._marked: set[bytes] = set()
         self._marks_read = 0
+        self._marks_topic: Identity | None = None
+        self._lost: set[bytes] = set()
         self._busy = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -123,7 +126,7 @@ class DeadLetters:
                     Redriver(settings, requests, marks=self._marks, rate=rate, done=done)
                 )
             reader = await stack.enter_async_context(Reader(settings.kafka))
-            await self._learn_marks(reader, exist=exist)
+            await self._learn_marks(reader, writer, exist=exist)
             spans = await _spans(reader, letters, selected)
             records = await stack.enter_async_context(aclosing(reader.read(spans)))
             async for letter in self._chosen(records, selected, report, missing):
@@ -203,19 +206,28 @@ class DeadLetters:
             raise BrokerError(msg)
         return bool(found)
 
-    async def _learn_marks(self, reader: Reader, *, exist: bool) -> None:
-        """Read the marks that came since last time. Marks once read are kept, also if the topic is deleted."""
+    async def _learn_marks(self, reader: Reader, writer: Redriver | None = None, *, exist: bool) -> None:
+        """Read the marks that came since last time. Those once read are kept, whatever becomes of their topic: what
+        it has not, because it was deleted and created again, is written again by `writer`.
+        """
         if not exist:
             return
+        topic = await reader.identity(self._marks)
         spans = await reader.spans(self._marks, 1)
         end = max((end for _, end in spans.values()), default=0)
+        if topic != self._marks_topic:
+            self._marks_topic, self._marks_read, self._lost = topic, 0, set(self._marked)
         begin = self._marks_read if self._marks_read <= end else 0  # else it was created again
         async for record in reader.read({tp: (max(first, begin), end) for tp, (first, _) in spans.items()}):
+            self._lost.discard(record.key)
             if record.key is not None and record.value is not None:
                 self._marked.add(record.key)
             elif record.key is not None:
                 self._marked.discard(record.key)
         self._marks_read = end
+        if writer is not None:
+            await writer.remember(self._lost)
+            self._lost.clear()
 
 
 async def _spans(reader: Reader, letters: Topic, selected: DeadLetterFilter) -> dict[TopicPartition, Span]:

@@ -110,10 +110,17 @@ class Redriver:
 
     async def forget(self, marks: Iterable[bytes]) -> None:
         """Delete marks, with tombstones."""
+        await self._write_marks(marks, None)
+
+    async def remember(self, marks: Iterable[bytes]) -> None:
+        """Write marks again that their topic has lost."""
+        await self._write_marks(marks, b"again")
+
+    async def _write_marks(self, marks: Iterable[bytes], value: bytes | None) -> None:
         left = iter(marks)
         while some := list(islice(left, TRANSACTION_MARKS)):
             async with self._transaction() as pending:
-                pending += [await self._producer.send(self._marks, None, mark, 0) for mark in some]
+                pending += [await self._producer.send(self._marks, value, mark, 0) for mark in some]
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[list[Awaitable[object]]]:

@@ -14,6 +14,8 @@ from aiokafka.errors import KafkaError
 from models.errors import BrokerError
 from streams.config.settings import Kafka
 from streams.kafka import client
+from streams.kafka.cluster import identify
+from streams.kafka.commit_metadata import Identity
 from streams.kafka.errors import explain
 
 POLL_TIMEOUT = 0.2
@@ -87,6 +89,13 @@ class Reader:
             for tp in [tp for tp, (_, end) in open_.items() if at[tp] >= end]:
                 del open_[tp], at[tp]
                 self._consumer.pause(tp)
+
+    async def identity(self, topic: str) -> Identity | None:
+        """Return which topic a name stands for now; None if there is none."""
+        beneath = self._consumer._client
+        with self._explained():
+            found = await identify(lambda request: beneath.send(beneath.get_random_node(), request), [topic])
+        return found[topic]
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, re
 from tests.integration.test_watchdog import FAULTY, until_unready
 
 pytestmark = pytest.mark.kafka
+LOGIN = {"Authorization": "Bearer t"}
 NOTICED = 30.0
 """Seconds within which a worker goes on with a topic that was made again."""
 
@@ -290,7 +291,7 @@ async def test_results_made_again_are_written_and_counted_anew(kafka: Broker, st
 
 
 async def get(worker: Worker, path: str) -> dict[str, Any]:
-    async with aiohttp.ClientSession() as session, session.get(worker.url + path) as response:
+    async with aiohttp.ClientSession(headers=LOGIN) as session, session.get(worker.url + path) as response:
         found: dict[str, Any] = await response.json()
         return found
 
@@ -299,7 +300,7 @@ async def redrive(worker: Worker, letters: Iterable[dict[str, Any]]) -> list[boo
     """Redrive dead letters through a worker's API; returns of each whether it was put back."""
     places = [{"partition": each["partition"], "offset": each["offset"]} for each in letters]
     async with (
-        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(headers=LOGIN) as session,
         session.post(worker.url + "/api/redrive", json={"letters": places}) as response,
     ):
         assert response.status == 200, await response.text()
@@ -322,7 +323,7 @@ async def test_marks_that_are_gone_redrive_nothing_twice(
     """The topic of redrive marks is deleted, or deleted and created again, under a worker: what that worker put back
     stays put back, the rest can still be.
     """
-    worker = await stage.start(MILLRACE_ROLE="all")
+    worker = await stage.start(MILLRACE_ROLE="all", MILLRACE_WEB_TOKEN="t")
     await stage.send([asked(f"{upstream.url}/never/{number}", number) for number in range(3)])
     await stage.results_of(ids(range(3)))
     first, second, third = await letters_of(worker, 3)
@@ -335,11 +336,13 @@ async def test_marks_that_are_gone_redrive_nothing_twice(
             await admin.settled(marks)
     assert await redrive(worker, [first, second, third]) == [False, False, True]
     assert worker.process.returncode is None
+    other = await stage.start(MILLRACE_ROLE="all", MILLRACE_WEB_TOKEN="t")
+    assert await redrive(other, [first, second, third]) == [False, False, False]
 
 
 async def test_workers_made_again_see_one_another(kafka: Broker, stage: Stage) -> None:
     """The topic of heartbeats is deleted under two workers: one of them creates it, and both list both again."""
-    two = [await stage.start(MILLRACE_ROLE="all") for _ in range(2)]
+    two = [await stage.start(MILLRACE_ROLE="all", MILLRACE_WEB_TOKEN="t") for _ in range(2)]
     await delete(stage, stage.environment["MILLRACE_WORKERS_TOPIC"])
     await asyncio.sleep(1)
     async with asyncio.timeout(2 * NOTICED):

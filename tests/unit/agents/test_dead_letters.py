@@ -29,7 +29,7 @@ class Cluster:
         self.logs = {LETTERS: [letter(n) for n in range(6)], SETTINGS.requests_topic: []}
         self.cleanup = "compact"
         self.hidden = 0
-        self.deleted = self.young = 0
+        self.deleted = self.young = self.made_again = 0
 
     async def __aenter__(self):
         return self
@@ -47,6 +47,9 @@ class Cluster:
         self.logs.setdefault(name, [])
 
     settled = describe
+
+    async def identity(self, topic):
+        return self.made_again, topic
 
     async def spans(self, topic, partitions, since=None):
         assert partitions == 1
@@ -79,6 +82,9 @@ def cluster(monkeypatch):
         async def forget(self, marks):
             made.logs[self.marks] += [(mark, None, []) for mark in marks]
 
+        async def remember(self, marks):
+            made.logs[self.marks] += [(mark, b"again", []) for mark in marks]
+
     async def require(*_, read=(), write=()):
         return {name: Topic(name, 1, 1) for name in [*read, *write]}
 
@@ -86,6 +92,17 @@ def cluster(monkeypatch):
                            ("require", require)):  # fmt: skip
         monkeypatch.setattr(module, name, stand_in)
     return made
+
+
+async def test_marks_whose_topic_was_made_again_are_written_again(cluster):
+    """What others have marked since in the new topic is learnt from its first record; what it lacks is put there."""
+    letters = DeadLetters(SETTINGS)
+    assert (await letters.redrive(DeadLetterFilter(places=frozenset({(0, 0), (0, 1)})))).redriven == 2
+    cluster.made_again, cluster.logs[MARKS] = 1, []
+    assert (await DeadLetters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 2), (0, 3)})))).redriven == 2
+    report = await letters.redrive(DeadLetterFilter())
+    assert (report.redriven, report.refused) == (2, {BEFORE: 4})
+    assert (await DeadLetters(SETTINGS).redrive(DeadLetterFilter())).refused == {BEFORE: 6}
 
 
 async def test_a_topic_that_is_not_listed_once_is_forgotten_by_nobody(cluster):
