@@ -77,7 +77,7 @@ def parse_bytes(text: str) -> int:
     """Read a size such as `64MiB` or `1048576`. Raises ValueError."""
     found = _SIZE.fullmatch(text.strip())
     if found is None or found[2] not in _UNITS or int(found[1]) == 0:
-        msg = f"{text!r} is no size: give bytes, or a number with KiB, MiB or GiB"
+        msg = f"{text!r} is not a size: give bytes, or a number with KiB, MiB or GiB"
         raise ValueError(msg)
     return int(found[1]) * _UNITS[found[2]]
 
@@ -86,7 +86,9 @@ def _tier(url: str) -> Tier:
     found = _URL.fullmatch(url)
     if found is None or "@" in found["netloc"]:
         shown = repr(url) if "@" not in url else "that"  # not quoted: it may be a secret
-        msg = f"{shown} is no cache: {_CACHES}" if found is None else f"{found['scheme']}://: a login is not taken"
+        msg = (
+            f"{shown} is not a cache URL: {_CACHES}" if found is None else f"{found['scheme']}://: a login is not taken"
+        )
         raise ValueError(msg)
     # Not by urlsplit: what it takes with brackets in a list of servers differs by Python's version.
     parts = SplitResult(found["scheme"].lower(), *(found[name] or "" for name in SplitResult._fields[1:]))
@@ -112,7 +114,7 @@ def _tier(url: str) -> Tier:
         case "memcached":
             servers = tuple(_server(text) for text in parts.netloc.split(","))
             return MemcachedTier(servers, **_options(parts, {"prefix": _prefix, "timeout": float}))
-    msg = f"{url!r} is no cache: {_CACHES}"
+    msg = f"{url!r} is not a cache URL: {_CACHES}"
     raise ValueError(msg)
 
 
@@ -120,7 +122,7 @@ def _options(parts: SplitResult, readers: Mapping[str, Callable[[str], Any]]) ->
     values: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, strict_parsing=bool(parts.query), keep_blank_values=True):
         if name not in readers:
-            msg = f"{name!r} is no option of {parts.scheme}://; known: {', '.join(readers)}"
+            msg = f"{name!r} is not an option of {parts.scheme}://; known: {', '.join(readers)}"
             raise ValueError(msg)
         if name in values:
             msg = f"{name!r} is given twice"
@@ -146,7 +148,7 @@ def _server(text: str) -> tuple[str, int]:
     found = _SERVER.fullmatch(text.strip())
     port = int(found["port"] or MEMCACHED_PORT) if found else 0
     if found is None or port > 65_535:  # noqa: PLR2004  the last port there is
-        msg = f"{text!r} is no memcached server: give host or host:port"
+        msg = f"{text!r} is not a memcached server: give host or host:port"
         raise ValueError(msg)
     return found["six"] or found["name"], port
 

@@ -56,6 +56,6 @@ def unknown_names() -> Iterator[str]:
             prefix, _, rest = name.partition("_")
             ours = [each.removeprefix(f"{prefix}_") for each in names if each.startswith(f"{prefix}_")]
             close = difflib.get_close_matches(rest, ours, 1)
-            yield f"{variable} is no setting" + (
-                f": is {prefix}_{close[0]} meant?" if close else ", it changes nothing"
+            yield f"{variable} is not a setting" + (
+                f": did you mean {prefix}_{close[0]}?" if close else " and has no effect"
             )

@@ -87,7 +87,7 @@ def servers(text: str) -> None:
             msg = f"{server!r}: give host:port alone; the protocol is KAFKA_SECURITY_PROTOCOL's"
             raise ValidationError(msg)
         if not _place(bracketed(server), port_needed=True):
-            msg = f"{server!r} is no host:port"
+            msg = f"{server!r} is not host:port"
             raise ValidationError(msg)
 
 
@@ -107,22 +107,22 @@ def proxy(url: str) -> None:
     """Refuse an invalid proxy."""
     found = _PROXY.fullmatch(url)
     if url and (found is None or not _place(found["place"])):
-        msg = "is no proxy: give http://host:port, or http://user:password@host:port"  # not quoted: it may be a secret
+        msg = "is not a proxy URL: give http://host:port, or http://user:password@host:port"  # not quoted: a secret
         raise ValidationError(msg)
 
 
 def endpoint(url: str | None) -> None:
     """Refuse an invalid URL of a token endpoint."""
     if url is not None and not re.fullmatch(r"https?://[^/?#@\s]+(?:[/?][^#\s]*)?", url):
-        msg = "is no URL of a token endpoint: https://host/path, without login"
+        msg = "is not the URL of a token endpoint: https://host/path, without login"
         raise ValidationError(msg)
 
 
 def store(url: str) -> None:
     """Refuse an invalid store."""
     if url != "memory://" and not (url.startswith("rocksdb://") and len(url) > len("rocksdb://")):
-        shown = "" if "@" in url else f"{url!r} "  # not quoted: it may be a secret
-        msg = f"{shown}is no store: memory:// or rocksdb://PATH"
+        shown = "" if "@" in url else f"{url!r} "  # not quoted: a secret
+        msg = f"{shown}is not a store: memory:// or rocksdb://PATH"
         raise ValidationError(msg)
 
 
@@ -130,8 +130,8 @@ def url(url: str) -> None:
     """Refuse an invalid URL of a worker."""
     found = _WEB_URL.fullmatch(url)
     if url and (found is None or not _place(bracketed(found["place"]))):
-        shown = "" if "@" in url else f"{url!r} "  # not quoted: it may be a secret
-        msg = f"{shown}is no URL of a worker: http://host:port, an IPv6 address in brackets"
+        shown = "" if "@" in url else f"{url!r} "  # not quoted: a secret
+        msg = f"{shown}is not the URL of a worker: http://host:port, an IPv6 address in brackets"
         raise ValidationError(msg)
 
 
@@ -139,22 +139,22 @@ def hosts(text: str) -> None:
     """Refuse invalid host names."""
     for name in split(text):
         if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+", name):
-            shown = "" if "@" in name else f"{name!r} "  # not quoted: it may be a secret
-            msg = f"{shown}is no host name: give names alone, without scheme and port, separated by commas"
+            shown = "" if "@" in name else f"{name!r} "  # not quoted: a secret
+            msg = f"{shown}is not a host name: give names alone, without scheme and port, separated by commas"
             raise ValidationError(msg)
 
 
 def file(path: str) -> None:
     """Refuse a missing file."""
     if path and not Path(path).is_file():
-        msg = f"{path!r} is no file"
+        msg = f"{path!r} is not a file"
         raise ValidationError(msg)
 
 
 def topic(name: str) -> None:
     """Refuse an invalid topic name."""
     if not _TOPIC.fullmatch(name) or name in (".", ".."):
-        msg = f"{name!r} is no topic name: 1 to 249 of letters, digits, '.', '_' and '-'"
+        msg = f"{name!r} is not a topic name: 1 to 249 of letters, digits, '.', '_' and '-'"
         raise ValidationError(msg)
 
 
@@ -169,7 +169,7 @@ def parse_ports(text: str) -> tuple[PortRange, ...]:
     for part in split(text):
         low, _, high = part.partition("-")
         if not (low.isdecimal() and (high or low).isdecimal() and 1 <= int(low) <= int(high or low) <= MAX_PORT):
-            msg = f"{part!r} is no port or range of ports"
+            msg = f"{part!r} is not a port or a range of ports"
             raise ValueError(msg)
         ranges.append((int(low), int(high or low)))
     return tuple(ranges)
@@ -184,7 +184,7 @@ def _nat64(part: str) -> ipaddress.IPv6Network:
     network = _network(part)
     if not isinstance(network, ipaddress.IPv6Network) or network.prefixlen not in NAT64_LENGTHS:
         lengths = ", ".join(f"/{length}" for length in NAT64_LENGTHS)
-        msg = f"{part!r} is no prefix of NAT64: IPv6, of length {lengths}"
+        msg = f"{part!r} is not a NAT64 prefix: IPv6, of length {lengths}"
         raise ValueError(msg)
     return network
 
@@ -193,5 +193,5 @@ def _network(part: str) -> Network:
     try:
         return ipaddress.ip_network(part)
     except ValueError as exc:
-        msg = f"{part!r} is no network: {exc}"
+        msg = f"{part!r} is not a network: {exc}"
         raise ValueError(msg) from None

@@ -80,7 +80,9 @@ async def test_what_is_wrong_is_said_with_what_to_do(kafka: Broker, stage: Stage
     assert problems["topic missing"]["advice"] == "create it: millrace topics --create"
     assert any("cannot listen" in finding["seen"] for finding in found["problem"])
     assert "NOT_SET" in " ".join(finding["seen"] for finding in found["problem"])
-    assert warnings["settings"]["seen"] == "MILLRACE_MAX_INFLIGHT is no setting: is MILLRACE_MAX_IN_FLIGHT meant?"
+    assert (
+        warnings["settings"]["seen"] == "MILLRACE_MAX_INFLIGHT is not a setting: did you mean MILLRACE_MAX_IN_FLIGHT?"
+    )
     assert "ahead of this machine's clock" in warnings["clock"]["seen"]
     assert any(subject.startswith("memcached 127.0.0.1:") for subject in warnings)
 

@@ -20,8 +20,8 @@ MADE_ELSEWHERE = {
 }
 """Modules with a line that is nothing but a text made elsewhere."""
 SPELLED_OUT = {
-    "NAME is no setting: is OTHER meant?",
-    "NAME is no setting, it changes nothing",
+    "NAME is not a setting: did you mean OTHER?",
+    "NAME is not a setting and has no effect",
     "topic 'NAME': the broker refuses to create or enlarge it: REASON",
     "TASK has ended: REASON; without it MEANING; the worker ends",
 }

@@ -182,7 +182,7 @@ def test_the_operator_opens_networks_and_ports() -> None:
 )  # fmt: skip
 def test_wrong_settings_are_named(text: str, parse: Any) -> None:
     """A network or port that is none is told."""
-    with pytest.raises(ValueError, match=r"no (network|port|prefix)"):
+    with pytest.raises(ValueError, match=r"not a (network|port|NAT64 prefix)"):
         parse(text)
 
 

@@ -33,7 +33,7 @@ def test_an_unknown_name_is_noticed_with_what_may_be_meant(monkeypatch):
     monkeypatch.setenv("KAFKA_HEAP_OPTS", "-Xmx1g")
     monkeypatch.setenv("MILLRACE_WEB_TOKEN_FILE", os.devnull)
     assert list(reference.unknown_names()) == [
-        "KAFKA_SASL_PASWORD_FILE is no setting: is KAFKA_SASL_PASSWORD meant?",
-        "MILLRACE_MAX_INFLIGHT is no setting: is MILLRACE_MAX_IN_FLIGHT meant?",
-        "MILLRACE_ZZZ is no setting, it changes nothing",
+        "KAFKA_SASL_PASWORD_FILE is not a setting: did you mean KAFKA_SASL_PASSWORD?",
+        "MILLRACE_MAX_INFLIGHT is not a setting: did you mean MILLRACE_MAX_IN_FLIGHT?",
+        "MILLRACE_ZZZ is not a setting and has no effect",
     ]

@@ -59,7 +59,7 @@ def test_sizes_are_read_with_their_unit(text, size):
 )
 def test_what_is_no_size_is_refused(text):
     """Zero, fractions, signs, unknown units and absurd lengths raise ValueError that shows the text."""
-    with pytest.raises(ValueError, match="is no size: give bytes, or a number with KiB, MiB or GiB") as caught:
+    with pytest.raises(ValueError, match="is not a size: give bytes, or a number with KiB, MiB or GiB") as caught:
         parse_bytes(text)
     assert repr(text) in str(caught.value)
 
@@ -122,9 +122,9 @@ def test_memory_comes_first_or_not_at_all(text):
         parse_tiers(text)
 
 
-NO_CACHE = "is no cache: give memory://, file:///folder or memcached://host:port"
+NO_CACHE = "is not a cache URL: give memory://, file:///folder or memcached://host:port"
 NO_FOLDER = "names no folder: give file:///var/cache/millrace"
-NO_SERVER = "is no memcached server: give host or host:port"
+NO_SERVER = "is not a memcached server: give host or host:port"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ NO_SERVER = "is no memcached server: give host or host:port"
         ("memory:// redis://x", f"'redis://x' {NO_CACHE}"),
         ("memory://[", "has more than a memory:// URL takes"),
         ("memory://?entries", "bad query field"),
-        ("memory://?max=3", "'max' is no option of memory://; known: entries, bytes, ttl"),
+        ("memory://?max=3", "'max' is not an option of memory://; known: entries, bytes, ttl"),
         ("memory://?entries=0", "entries=0 must be a number more than 0"),
         ("memory://?entries=-1", "entries=-1 must be a number more than 0"),
         ("memory://?entries=1.5", "entries=1.5 must be a number more than 0"),
@@ -152,7 +152,7 @@ NO_SERVER = "is no memcached server: give host or host:port"
         ("file:///", f"'file:///' {NO_FOLDER}"),
         ("file://c/d", f"'file://c/d' {NO_FOLDER}"),
         ("file:c", f"'file:c' {NO_CACHE}"),
-        ("file:///c?ttl=3", "'ttl' is no option of file://; known: threshold, timeout, fsync"),
+        ("file:///c?ttl=3", "'ttl' is not an option of file://; known: threshold, timeout, fsync"),
         ("file:///c?threshold=0", "threshold=0 must be a number more than 0"),
         ("file:///c?threshold=2.5", "threshold=2.5 must be a number more than 0"),
         ("file:///c?timeout=nan", "timeout=nan must be a number more than 0"),
@@ -166,7 +166,7 @@ NO_SERVER = "is no memcached server: give host or host:port"
         ("memcached://::1", f"'::1' {NO_SERVER}"),
         ("memcached://user:password@a", "memcached://: a login is not taken"),
         ("file:///a;memory://", "'file:///a;memory://': tiers are separated by spaces or commas"),
-        ("memcached://a?ttl=3", "'ttl' is no option of memcached://; known: prefix, timeout"),
+        ("memcached://a?ttl=3", "'ttl' is not an option of memcached://; known: prefix, timeout"),
         ("memcached://a?timeout=0", "timeout=0 must be a number more than 0"),
         ("memcached://a?prefix=", "prefix='' must be 1 to 100 visible ASCII characters"),
         ("memcached://a?prefix=a%20b", "prefix='a b' must be 1 to 100 visible ASCII characters"),
