@@ -8,7 +8,7 @@ cluster/  what workers report about themselves
 web/      a worker's web site: pages, live events, API
 metrics   the catalogue of metrics, and its page of documentation
 stats     where each metric's value is read
-checkup/  what `millrace doctor` examines
+doctor/   what `millrace doctor` examines
 commands/ the command line, one command a module
 testing/  tests of plugins and sources: a worker without its surroundings
 """

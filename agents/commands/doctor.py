@@ -18,7 +18,7 @@ from models import strictjson
 from models.errors import MillraceError
 
 if TYPE_CHECKING:
-    from agents.checkup import Finding
+    from agents.doctor import Finding
 
 HELP = "check that a worker can run here, and advise what to do"
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _doctor(settings: Any, options: argparse.Namespace) -> int:
-    from agents.checkup import counted
+    from agents.doctor import counted
 
     counts = {"warning": 0, "problem": 0}
     async for finding in _findings(settings, options):
@@ -52,8 +52,8 @@ async def _doctor(settings: Any, options: argparse.Namespace) -> int:
 
 
 async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator[Finding]:
-    from agents.checkup import here, problem
-    from agents.checkup.kafka import kafka
+    from agents.doctor import here, problem
+    from agents.doctor.kafka import kafka
 
     plugins = list(here.plugins(settings))
     for finding in [*here.settings_known(), *plugins, here.limits(), *here.certificates(settings)]:

@@ -1,8 +1,7 @@
 """The pool of processes that run checks.
 
 pool        CheckPool: the queues, and which process runs what
-workers     starts, replaces and ends the processes
-slot        a submitted check, and a process with its checks
+workers     starts, replaces and ends the processes; a submitted check, and a process with its checks
 quarantine  which check is to blame when a process ends
 child       one process, as its parent sees it; `models/process.py` is the other end
 large       a process for work on large values, which would block the event loop

@@ -22,8 +22,7 @@ from streams.config.settings import CHECK_TIMEOUT
 from streams.pool.child import NumberedOutcome, encode
 from streams.pool.costs import Admission, Costs, size_of
 from streams.pool.quarantine import Quarantine, exit_reason
-from streams.pool.slot import Job, WorkerSlot
-from streams.pool.workers import Workers
+from streams.pool.workers import Job, Workers, WorkerSlot
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import signal
 import time
 
 from streams.config.settings import CHECK_TIMEOUT
-from streams.pool.slot import Job
+from streams.pool.workers import Job
 
 KILLED_BEFORE_BLAMED = 5
 """SIGKILLs of a check's process after which the check is blamed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.checkup import counted
+from agents.doctor import counted
 from agents.testing.broker import Broker, free_port
 from streams.tables.changelogs import TABLES
 from tests.integration.stage import Stage, Upstream

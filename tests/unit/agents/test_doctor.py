@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import trustme
 
-from agents.checkup import counted, here
 from agents.commands import FAILED, run
+from agents.doctor import counted, here
 from streams.config.settings import Kafka, Settings
 from streams.web.server import Server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 
-from agents.checkup import Finding, ok, problem, warning
+from agents.doctor import Finding, ok, problem, warning
 from models.errors import BrokerError
 from streams.config.settings import Kafka, Settings
 from streams.kafka.client import BrokerConnection, places

@@ -11,7 +11,7 @@ from streams.config.settings import CHECK_TIMEOUT
 from streams.pool import costs as module
 from streams.pool.costs import ADMITTED, ENOUGH, FADING, MAX_ITEMS, MAX_SIZE, UNSEEN, WEIGHT, Admission, Costs, size_of
 from streams.pool.quarantine import DIED_BEFORE_BLAMED, KILLED_BEFORE_BLAMED, SUSPECT_FOR, Quarantine, exit_reason
-from streams.pool.slot import Job
+from streams.pool.workers import Job
 
 
 def test_a_check_is_thought_to_be_slow_until_it_was_seen():

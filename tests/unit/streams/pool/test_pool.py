@@ -17,7 +17,7 @@ from models.errors import SettingsError
 from streams.pool import CheckPool
 from streams.pool import pool as module
 from streams.pool import quarantine as suspicion
-from streams.pool import slot as seat
+
 from streams.pool import workers as crew
 from streams.pool.costs import UNSEEN
 
@@ -315,8 +315,8 @@ async def test_restarts_leak_nothing(two):
 
 async def test_a_process_is_recycled(two, monkeypatch):
     """After so many batches, another process takes its place, and no check notices."""
-    monkeypatch.setattr(seat, "RECYCLE_AFTER", 5)
-    monkeypatch.setattr(seat, "RECYCLE_AGE", 0.0)
+    monkeypatch.setattr(crew, "RECYCLE_AFTER", 5)
+    monkeypatch.setattr(crew, "RECYCLE_AGE", 0.0)
     first = {each.child.pid for each in two._workers}
     for number in range(40):
         assert (await two.submit("bad_burn", number, {"seconds": 0.0})).value == number

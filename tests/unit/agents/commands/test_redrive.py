@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from agents import commands
-from agents.checkup import ok, problem
 from agents.commands import DONE, MISUSED, doctor, redrive, run
+from agents.doctor import ok, problem
 from agents.redrive.dead_letters import DeadLetters, Report
 from models.dead_letter import DLQ, read_dead_letter
 

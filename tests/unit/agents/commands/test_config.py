@@ -11,7 +11,7 @@ import pytest
 from agents.commands import DONE, MISUSED, run
 from models import checks
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 GOOD = """\
 [sources.a]
 url = "http://h/{n}?x={x}"

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from agents.checkup import Finding, counted, ok, problem, warning
+from agents.doctor import Finding, counted, ok, problem, warning
 from models.errors import AnswerError, MillraceError, SettingsError
 from models.source import Sources
 from streams.config.cache_url import MIB, FileTier, MemcachedTier, parse_tiers
