@@ -37,8 +37,8 @@ async def ours(name: str, values: list[int]) -> float:
     async with CheckPool(PROCESSES, [plugin.__name__]) as pool:
         await asyncio.gather(*(pool.submit(name, value, _arguments(name)) for value in values[:200]))
         began = time.perf_counter()
-        verdicts = await asyncio.gather(*(pool.submit(name, value, _arguments(name)) for value in values))
-        assert all(verdict.error is None for verdict in verdicts)
+        outcomes = await asyncio.gather(*(pool.submit(name, value, _arguments(name)) for value in values))
+        assert all(outcome.error is None for outcome in outcomes)
         return time.perf_counter() - began
 
 

@@ -14,7 +14,7 @@ harness   `answer`, and `Harness` for several requests over one cache
 upstream  the upstream's replies, and the requests that it received
 wire      connections of aiohttp that lead to such an upstream, and an event loop without sockets
 doubles   stand-ins for the publisher, the pool, and pauses
-broker    'give me a broker', for the demo, the tests and the bench
+broker    provides a broker, for the demo, the tests and the bench
 """
 
 from agents.testing.harness import AsyncHarness, Harness, answer, answer_async

@@ -1,4 +1,4 @@
-"""'Give me a broker', for the demo, the tests and the bench: the best that can be had here.
+"""Provides a broker for the demo, the tests and the bench: the best that is available.
 
 In this order: KAFKA_BOOTSTRAP_SERVERS if set; a container, if a Docker engine answers and has the image; Apache
 Kafka itself from Maven, if java 17 and mvn are there; else librdkafka's mock, in the confluent-kafka wheel.
@@ -30,13 +30,13 @@ from models.errors import BrokerError
 KAFKA_VERSION = "4.3.0"
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 CONTAINER_CONTROLLER_PORT = 9093
-"""Where the controller listens inside a container."""
+"""Port of the controller inside a container."""
 START_TIMEOUT = 60.0
 """Seconds for a broker to accept connections."""
 STOP_TIMEOUT = 15.0
-"""Seconds for a broker to end."""
+"""Seconds for a broker to stop."""
 JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""Small and quick to start; for a broker that lives for minutes."""
+"""Options for a JVM that is small and starts quickly, for minutes of use."""
 MIN_JAVA = 17
 
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -51,7 +51,7 @@ _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker that runs: what it is, in a few words, and where. `process` is None for one we did not start."""
+    """A running broker: its description and address. `apache` is None unless it was started here on Java."""
 
     kind: str
     servers: str
@@ -59,13 +59,13 @@ class Broker:
 
     @property
     def real(self) -> bool:
-        """Whether this is Kafka, as opposed to a mock of it."""
+        """Whether this is Kafka rather than a mock."""
         return not self.kind.startswith("mock")
 
 
 @contextlib.contextmanager
 def broker(*, need_real: bool = False) -> Iterator[Broker]:
-    """Give a broker, and end it again if it was started here. Raises BrokerError if none can be had."""
+    """Yield a broker, and stop it afterwards if it was started here. Raises BrokerError if none is available."""
     given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if given:
         yield Broker("the Kafka of KAFKA_BOOTSTRAP_SERVERS", given)
@@ -86,7 +86,7 @@ def broker(*, need_real: bool = False) -> Iterator[Broker]:
 
 
 def docker_has_image() -> bool:
-    """Whether a Docker engine answers and has Kafka's image: nothing is pulled behind anybody's back."""
+    """Whether a Docker engine responds and has Kafka's image: no image is pulled unasked."""
     if importlib.util.find_spec("testcontainers") is None or shutil.which("docker") is None:
         return False
     inspect = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False, timeout=10)  # noqa: S603, S607
@@ -95,15 +95,17 @@ def docker_has_image() -> bool:
 
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
-    # testcontainers' own KafkaContainer starts Confluent's images only; Apache's is told all by its environment.
+    # testcontainers' own KafkaContainer starts only Confluent's images; Apache's is configured by its environment.
     from testcontainers.core.config import testcontainers_config  # noqa: PLC0415
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
 
     port, controller = free_port(), CONTAINER_CONTROLLER_PORT
-    testcontainers_config.ryuk_disabled = True  # a reaper is an image of its own to pull; what starts here ends here
+    testcontainers_config.ryuk_disabled = (
+        True  # its reaper would be another image to pull; this process stops what it starts
+    )
     container = DockerContainer(IMAGE)
-    container.ports[port] = ("127.0.0.1", port)  # with_bind_ports knows no address: any machine could come in
+    container.ports[port] = ("127.0.0.1", port)  # with_bind_ports would bind all addresses, open to any machine
     for name, value in {
         **_single_node(port, controller, listen="0.0.0.0", host="localhost"),  # noqa: S104  inside the container
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
@@ -114,7 +116,7 @@ def _container() -> Iterator[str]:
 
 
 def java_found() -> bool:
-    """Whether a Java that runs Kafka is there, and the jars or the Maven to get them."""
+    """Whether there is a Java that runs Kafka, and the jars, or Maven to fetch them."""
     if shutil.which("java") is None:
         return False
     version = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False, timeout=30).stderr  # noqa: S607
@@ -123,7 +125,7 @@ def java_found() -> bool:
 
 
 def jars() -> Path:
-    """Return the folder with Kafka's jars, fetched by Maven once a version. Raises BrokerError."""
+    """Return the folder with Kafka's jars, which Maven fetches once per version. Raises BrokerError."""
     folder = _cache() / "jars"
     if _jars_there():
         return folder
@@ -136,7 +138,7 @@ def jars() -> Path:
         if done.returncode:
             msg = f"Maven could not fetch Apache Kafka: {(done.stdout + done.stderr).strip()[-500:]}"
             raise BrokerError(msg)
-        with contextlib.suppress(OSError):  # somebody else was quicker
+        with contextlib.suppress(OSError):  # another process was quicker
             (work / "jars").rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -153,10 +155,10 @@ def _jars_there() -> bool:
 
 
 class Apache:
-    """A single-node Apache Kafka of our own in a temporary folder; may be stopped and started again in between.
+    """A single-node Apache Kafka in a temporary folder; may be stopped and started again.
 
-    `listeners` are further ones by name, each with its security protocol; afterwards `listening` says where they are.
-    `scram` are users with their passwords, for both SCRAM mechanisms. Other settings of the broker are `overrides`.
+    `listeners` are additional ones: security protocols by name; `listening` has their addresses. `scram` has passwords
+    by user, for both SCRAM mechanisms. `overrides` are other settings of the broker.
     """
 
     def __init__(
@@ -204,7 +206,7 @@ class Apache:
         raise BrokerError(msg)
 
     def stop(self, *, kill: bool = False) -> None:
-        """End the broker: in order, or at once."""
+        """Stop the broker orderly, or kill it."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -231,7 +233,7 @@ class Apache:
         settings["listener.security.protocol.map"] = ",".join(f"{name}:{each}" for name, each in protocols.items())
         settings |= {"log.dirs": str(self._folder / "data"), **self._overrides}
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        # With `=`, because an identity may begin with a dash, which an option's value apart may not.
+        # With `=`: an identity may begin with a dash, which a separate argument may not.
         identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = ["java", *JVM, "-cp", self._classpath, "kafka.tools.StorageTool", "format",
                 f"--cluster-id={identity}", "-c", str(self._properties)]  # fmt: skip
@@ -245,7 +247,7 @@ class Apache:
 
 
 def _single_node(port: int, controller: int, *, listen: str, host: str) -> dict[str, str]:
-    """Return the settings of a broker that is alone: `listen` is the address it binds, `host` the one it tells."""
+    """Return the settings of a single-node broker, which binds `listen` and advertises `host`."""
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -278,7 +280,7 @@ def _mock() -> Iterator[str]:
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that was free a moment ago."""
+    """Return a TCP port on loopback that was just free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -286,8 +288,8 @@ def free_port() -> int:
 
 
 def main() -> None:
-    """Give a broker to throw away: print its address, and end it on Ctrl-C. `python -m agents.testing.broker`."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has its background not heed Ctrl-C
+    """Run a temporary broker: print its address, and stop it on Ctrl-C. `python -m agents.testing.broker`."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: background jobs of a shell inherit it ignored
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), broker() as found:
         sys.stderr.write(f"{found.kind}; Ctrl-C ends it\n")

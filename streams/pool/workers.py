@@ -1,4 +1,4 @@
-"""The processes of the pool and their calls. Processes start, are replaced when they end or grow old, end with the pool."""
+"""The processes of the pool and their calls. Processes start, are replaced when they end or grow old, end with it."""
 
 from __future__ import annotations
 
