@@ -17,7 +17,6 @@ from models.errors import SettingsError
 from streams.pool import CheckPool
 from streams.pool import pool as module
 from streams.pool import quarantine as suspicion
-
 from streams.pool import workers as crew
 from streams.pool.costs import UNSEEN
 
