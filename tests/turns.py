@@ -6,9 +6,11 @@ as much as a fixed piece of work does, measured beside it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 LONGEST = 0.02
 """Seconds that one step of the event loop's thread may take for any input that the limits let in."""
@@ -35,3 +37,24 @@ def slowness(clock: Callable[[], float] = time.monotonic) -> float:
         _work()
         times.append(clock() - began)
     return max(1.0, sorted(times)[1] / REFERENCE)
+
+
+async def longest_turn(work: Awaitable[Any]) -> tuple[Any, float]:
+    """Return what work returns or raises, and the most CPU seconds of this thread between two turns of the loop."""
+    longest, last, ended = 0.0, time.thread_time(), False
+
+    async def tick() -> None:
+        nonlocal longest, last
+        while not ended:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, last = max(longest, now - last), now
+
+    ticking = asyncio.ensure_future(tick())
+    await asyncio.sleep(0)
+    try:
+        [result] = await asyncio.gather(work, return_exceptions=True)
+    finally:
+        ended = True
+        await ticking
+    return result, longest

@@ -6,6 +6,7 @@ requesting it again and taking over what differs.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,8 @@ class Pages:
         async def handle(request: web.Request) -> web.Response:
             began = time.perf_counter()
             try:
-                response = self._written(f"{name}.html", page=name, **await gather(request))
+                values = await gather(request)
+                response = await asyncio.to_thread(self._written, f"{name}.html", page=name, **values)
             except Problem as problem:
                 response = self.problem(problem, name)
             # static/refresh.js waits the longer, the longer this took

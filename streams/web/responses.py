@@ -6,8 +6,10 @@ import asyncio
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +22,8 @@ READ_LIMIT = 10.0
 """Seconds that a body may take to arrive."""
 CSV = "text/csv"
 JSON = "application/json"
+SLICE = 0.002
+"""Seconds of work on a body between which other tasks run."""
 # Characters that begin a formula in a spreadsheet (OWASP, CSV Injection), and their wide forms.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  the wide forms are meant
 
@@ -36,11 +40,46 @@ async def read_json(request: web.Request) -> bytes:
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
 
 
-def answer(request: web.Request, value: Mapping[str, Any], columns: Sequence[str] = ()) -> web.Response:
-    """Return a value as JSON; its `rows` as CSV if there are columns and the client requests it."""
-    if columns and wants_csv(request):
-        return tagged(request, _spreadsheet(value["rows"], columns), CSV, _beside(request, value))
+def answer(request: web.Request, value: Mapping[str, Any]) -> web.Response:
+    """Return a value as JSON."""
     return tagged(request, strictjson.dumps(value) + b"\n", JSON)
+
+
+async def answer_rows(request: web.Request, value: Mapping[str, Any], columns: Sequence[str]) -> web.Response:
+    """Return a value as JSON, or its `rows` as CSV if the client requests it; other tasks run between the rows."""
+    if wants_csv(request):
+        body, tag = await _joined(_csv_lines(value["rows"], columns))
+        return tagged(request, body, CSV, _beside(request, value), tag=tag)
+    body, tag = await _joined(_json_pieces(value))
+    return tagged(request, body, JSON, tag=tag)
+
+
+async def _joined(pieces: Iterable[bytes]) -> tuple[bytes, str]:
+    """Join the pieces of a body in slices of a few milliseconds; returns its ETag, too."""
+    body, digest = bytearray(), hashlib.blake2b(digest_size=12)
+    began = time.perf_counter()
+    for piece in pieces:
+        body += piece
+        digest.update(piece)
+        if time.perf_counter() - began > SLICE:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+    return bytes(body), digest.hexdigest()
+
+
+def _json_pieces(value: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yield the bytes of `strictjson.dumps` and a line break, each row by itself."""
+    before = b"{"
+    for name, member in value.items():
+        yield before + strictjson.dumps(name) + b":"
+        if name == "rows":
+            for number, row in enumerate(member):
+                yield (b"," if number else b"[") + strictjson.dumps(row)
+            yield b"]" if member else b"[]"
+        else:
+            yield strictjson.dumps(member)
+        before = b","
+    yield b"}\n"
 
 
 def wants_csv(request: web.Request) -> bool:
@@ -62,10 +101,14 @@ def _field(name: str, message: str) -> list[dict[str, str]]:
 
 
 def tagged(
-    request: web.Request, body: bytes, content_type: str, headers: Mapping[str, str] = MappingProxyType({})
+    request: web.Request,
+    body: bytes,
+    content_type: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    tag: str = "",
 ) -> web.Response:
-    """Return a body with its ETag, or 304 if the client has it already."""
-    tag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    """Return a body with its ETag, which is hashed unless it is given; or 304 if the client has it already."""
+    tag = tag or hashlib.blake2b(body, digest_size=12).hexdigest()
     unchanged = any(each.value in (tag, "*") for each in request.if_none_match or ())
     response = (
         web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -88,12 +131,11 @@ def _beside(request: web.Request, value: Mapping[str, Any]) -> dict[str, str]:
     return headers
 
 
-def _spreadsheet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    written = io.StringIO()
-    writer = csv.writer(written, quoting=csv.QUOTE_ALL)
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
-    return written.getvalue().encode(errors="replace")
+def _csv_lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[bytes]:
+    for cells in chain([columns], ([_cell(row.get(name)) for name in columns] for row in rows)):
+        written = io.StringIO()
+        csv.writer(written, quoting=csv.QUOTE_ALL).writerow(cells)
+        yield written.getvalue().encode(errors="replace")
 
 
 def _cell(value: Any) -> str | int | float:

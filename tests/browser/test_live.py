@@ -160,6 +160,16 @@ async def test_a_lost_connection_says_so_and_since_when_and_comes_back(browser):
         assert lost.endswith(" UTC, trying again")
 
 
+async def test_a_lost_connection_widens_no_page_of_a_phone(browser):
+    """On a screen of 390 pixels the longest notice of the connection wraps."""
+    async with Stand() as stand, Tab(browser, stand.url, viewport={"width": 390, "height": 844}) as tab:
+        tab.expect("net::ERR")
+        await tab.go("/")
+        await stand.__aexit__()
+        await shows(tab, "#connection-text", "Connection lost at ", timeout=8_000)
+        assert await tab.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 async def test_the_tail_shows_answers_as_they_come_and_pauses(tab, stand):
     """Answers come to the top within a second; paused, they pass by and are counted; what was left out is told."""
     await tab.go("/live")

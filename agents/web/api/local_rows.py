@@ -101,11 +101,11 @@ class LocalRows:
         """Return the results partitions held here that have recovered."""
         return self.state.partitions
 
-    def get(self, table: str, key: bytes, partitions: Collection[int]) -> list[Row]:
-        """Return the partial rows of a key, at most one a partition."""
+    def get(self, table: str, key: bytes, partitions: Collection[int], *, result: bool = True) -> list[Row]:
+        """Return the partial rows of a key, at most one a partition; without the `result` unless that is true."""
         store = self.state.store
         found = ((each, store.get(table, each, key)) for each in self._held(partitions))
-        return [self._decode(table, each, key, stored, False) for each, stored in found if stored is not None]  # noqa: FBT003
+        return [self._decode(table, each, key, stored, not result) for each, stored in found if stored is not None]
 
     def scan(
         self, table: str, prefix: bytes, partitions: Collection[int], fields: Sequence[str] | None = None
@@ -152,7 +152,7 @@ class LocalRows:
                 page.add(key, row)
         found = Found(total=page.total)
         async for [(place, _)] in sliced(page.rows(), 1):
-            if parts := self.get(table, place[3], partitions):
+            if parts := self.get(table, place[3], partitions, result=False):
                 found.rows.append((place[3], whole(table, parts)))
         if (
             len(found.rows) <= selection.limit < len(page.rows())

@@ -28,7 +28,7 @@ from models.source import Sources
 from streams.config.settings import Settings
 from streams.kafka.tail import Tail
 from streams.web.problems import Problem
-from streams.web.responses import answer
+from streams.web.responses import answer, answer_rows
 from streams.web.security import no_time_limit
 
 PARTITION_DIGITS = 6
@@ -81,11 +81,11 @@ class Api:
     async def _table(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         page = await self.query.rows(name, **_page_query(request))
-        return answer(request, page, TABLES[name][1])
+        return await answer_rows(request, page, TABLES[name][1])
 
     async def _hosts(self, request: web.Request) -> web.Response:
         page = await self.query.hosts(**_page_query(request))
-        return answer(request, page, (*TABLES["hosts"][1], "workers"))
+        return await answer_rows(request, page, (*TABLES["hosts"][1], "workers"))
 
     async def _row(self, request: web.Request) -> web.Response:
         name, key = request.match_info["name"], request.match_info["key"]

@@ -8,7 +8,7 @@ import pytest
 
 from agents.commands import redrive
 from agents.redrive.dead_letters import BEFORE, Report
-from agents.web.api.dead_letters import DeadLetterApi
+from agents.web.api.dead_letters import MAX_REDRIVE_BYTES, DeadLetterApi
 from models.dead_letter import read_dead_letter
 from models.errors import BrokerError
 from tests.unit.agents.web.fleet import TOKEN, Fleet
@@ -138,6 +138,17 @@ async def test_what_names_no_letters_is_refused(fleet, body, status):
     """Whatever is no list of places is refused before anything is written."""
     letters(fleet, letter(9))
     assert (await fleet.post("/api/redrive", body))[0] == status
+
+
+async def test_more_than_64_kib_of_letters_are_refused(fleet):
+    """A body over the limit is 413, unread and with what to do; one of the limit is read."""
+    box = letters(fleet, letter(9))
+    body = b'{"letters": [{"partition": 1, "offset": 9}]}'
+    status, problem, headers = await fleet.post("/api/redrive", body + b" " * (MAX_REDRIVE_BYTES + 1 - len(body)))
+    assert (status, headers["Content-Type"], problem["status"]) == (413, "application/problem+json", 413)
+    assert problem["detail"] == "a redrive takes 65536 bytes of JSON at most; redrive fewer letters at a time"
+    assert [each.redriven for each in box.letters] == [False]
+    assert (await fleet.post("/api/redrive", body + b" " * (MAX_REDRIVE_BYTES - len(body))))[0] == 200
 
 
 async def test_redriving_needs_the_token(fleet):

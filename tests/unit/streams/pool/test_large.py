@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
@@ -28,7 +27,7 @@ from streams.config.cache_url import MemoryTier
 from streams.http.request import with_body
 from streams.http.response import Response
 from streams.pool import CheckPool, LargeWork
-from tests.turns import allowed
+from tests.turns import allowed, longest_turn
 
 MEBI = 1 << 20
 LIMIT = MEBI
@@ -62,27 +61,6 @@ async def large():
         # The first use starts the process.
         assert await opened.run("load a document", "json", (b"[1 , 2]", "application/json", None), LIMIT) == b"[1,2]"
         yield opened
-
-
-async def longest_turn(work):
-    """Return what work gives, and the most CPU time that this thread had at once while others waited for the loop."""
-    longest, last, ended = 0.0, time.thread_time(), False
-
-    async def tick():
-        nonlocal longest, last
-        while not ended:
-            await asyncio.sleep(0)
-            now = time.thread_time()
-            longest, last = max(longest, now - last), now
-
-    ticking = asyncio.ensure_future(tick())
-    await asyncio.sleep(0)
-    try:
-        result = await asyncio.gather(work, return_exceptions=True)
-    finally:
-        ended = True
-        await ticking
-    return result[0], longest
 
 
 @asynccontextmanager
