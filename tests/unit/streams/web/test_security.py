@@ -15,7 +15,7 @@ from aiohttp import web
 from models.errors import SettingsError
 from streams.config.settings import Settings
 from streams.web import connection
-from streams.web.responses import answer, read_json
+from streams.web.responses import answer_rows, read_json
 from streams.web.security import HEADERS, no_time_limit
 from streams.web.server import MAX_BODY, Server
 
@@ -23,7 +23,7 @@ TOKEN = "a-töken"
 
 
 async def _thing(request):
-    return answer(request, {"rows": []}, ("a",))
+    return await answer_rows(request, {"rows": []}, ("a",))
 
 
 async def _change(request):
