@@ -9,13 +9,13 @@ from functools import partial
 from importlib.metadata import version
 
 from agents.answer.app import AnswerApp
-from agents.answer.line import authority
 from agents.cluster.worker_status import partition
 from agents.metrics import BREAKER, CATALOGUE, FRONT
 from agents.tables.app import TablesApp
 from models.source import Sources
 from streams.app import App
 from streams.http.limits import Host
+from streams.http.url import origin_of
 from streams.kafka.fetched import unreadable
 from streams.kafka.publisher import Publisher
 from streams.pool.pool import COUNTED as POOL
@@ -211,5 +211,5 @@ def origins(sources: Sources) -> dict[str, str]:
         if source.url is not None:
             begin = source.url.parts[0]
             assert isinstance(begin, str)
-            found[name] = authority(begin)
+            found[name] = origin_of(begin).authority
     return found

@@ -100,15 +100,23 @@ class AnswerError(MillraceError):
     trail: Sequence[Any] = ()
     """Heads of the responses that led here, for `streams.cache.freshness`: their freshness applies to the failure."""
 
+    _uncut: str | None = None
+
     def __init__(self, message: str) -> None:
         text = message[:MESSAGE_LIMIT].encode(errors="backslashreplace").decode()  # may hold lone surrogates
         longer = len(message) > MESSAGE_LIMIT or len(text) > MESSAGE_LIMIT
         super().__init__(text[: MESSAGE_LIMIT - 1] + "…" if longer else text)
+        self._uncut = message if longer else None
+
+    def whole_text(self) -> str:
+        """Return the message before it was cut: a secret at the cut would not be found in what is left of it."""
+        return self._uncut or str(self)
 
     def settle(self) -> None:
         """Drop traceback and causes, as the error may now be cached: the frames hold the request and its body, in a
         reference cycle with this error.
         """
+        self._uncut = None
         raised: BaseException | None = self
         while raised is not None:
             raised.__traceback__ = None

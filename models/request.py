@@ -70,6 +70,10 @@ _USUAL_URL = re.compile(
 _HOST_OF = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PORT = re.compile(r":[0-9]*\Z")
 _DOT = re.compile("[.\u3002\uff0e\uff61]")  # what IDNA treats as a dot
+_USUAL_TEXT = re.compile(
+    rb'[ \t\r\n]*\{[ \t\r\n]*"url"[ \t\r\n]*:[ \t\r\n]*"([!#-\[\]-~]+)"[ \t\r\n]*'
+    rb'(?:,[ \t\r\n]*"timeout"[ \t\r\n]*:[ \t\r\n]*([1-9][0-9]{0,2})[ \t\r\n]*)?\}[ \t\r\n]*'
+)
 _USUAL_NAMES = frozenset({"id", "url", "max_age", "timeout"})
 _USUAL_AGE = 1e9
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -118,6 +122,20 @@ def parse(value: bytes | None) -> tuple[str | None, Request]:
         if around is None:
             raise
         raise InvalidRequest(around) from exc
+
+
+def parse_usual(text: bytes) -> Request | None:
+    """Return the request of a JSON text with a usual URL, perhaps with a timeout, and nothing else; None for any other.
+
+    A third of what `parse` takes, for floods of different URLs.
+    """
+    found = _USUAL_TEXT.fullmatch(text)
+    if found is None:
+        return None
+    url, timeout = found[1].decode(), None if found[2] is None else float(found[2])
+    if len(url) > MAX_URL or not _USUAL_URL.fullmatch(url) or (timeout is not None and timeout > MAX_TIMEOUT):
+        return None
+    return Request(url, timeout=timeout)
 
 
 def load(members: Any) -> tuple[str | None, Request]:

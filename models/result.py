@@ -5,7 +5,7 @@ spliced around the encoded part.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -71,7 +71,7 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     """Encode the shared part of a result: JSON members without braces, ready for `splice`."""
     head = b'"outcome":"%b"' % answer.outcome.encode()
     if request is not None:
-        head = b'%b,"request":{%b}' % (head, b",".join(_echo(request)))
+        head = b'%b,"request":{%b}' % (head, _echo(request))
     if answer.status is not None:
         head = b'%b,"status":%d' % (head, answer.status)
     if answer.has_document:
@@ -88,12 +88,13 @@ def encode_answer(request: Request | None, answer: Answer) -> bytes:
     return head
 
 
-def _echo(request: Request) -> Iterator[bytes]:
-    if request.url is not None:  # a call of a function has no method
-        yield b'"method":"%b"' % request.method.encode()
-        yield b'"url":%b' % strictjson.quote(request.url)
-    if request.source is not None:
-        yield b'"source":%b' % strictjson.quote(request.source)
+def _echo(request: Request) -> bytes:
+    source = b"" if request.source is None else b'"source":%b' % strictjson.quote(request.source)
+    if request.url is None:  # a function is called, without a method
+        return source
+    return b'"method":"%b","url":%b%b' % (
+        request.method.encode(), strictjson.quote(request.url), source and b"," + source,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=16)

@@ -31,6 +31,7 @@ _MARK = f"number {secrets.token_hex(8)} "
 _MARKED = re.compile(f'"{_MARK}([-+.0-9Ee]+)"')
 _RAW_MARK = f"raw {secrets.token_hex(8)} "
 _MARKED_RAW = re.compile(f'"{_RAW_MARK}([0-9]+)"'.encode())
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _BLANKS = b" \t\r\n"
 # One of these is in any JSON text with blanks between its tokens. They may be in strings too, which is harmless.
 _SPREAD = (b", ", b": ", b"\n", b"\r", b"\t", b"[ ", b"{ ", b" ]", b" }", b" ,", b" :")
@@ -101,7 +102,7 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH, exact: bool = False) -> An
         msg = f"nested deeper than {max_depth} levels"
         raise ValueError(msg)
     try:
-        text = data.decode("utf-8-sig")
+        text = data.removeprefix(_BOM).decode()
     except UnicodeDecodeError as exc:
         msg = f"not UTF-8 at byte {exc.start}"
         raise NotUtf8(msg) from None
@@ -134,9 +135,22 @@ def dumps(value: Any, *, exact: bool = False) -> bytes:
     return _MARKED_RAW.sub(lambda found: raw[int(found[1])], data) if raw else data
 
 
+def dumps_in_steps(value: Any, limit: int) -> bytes:
+    """Do what `dumps` does, for a thread beside the event loop: other threads have their turns in between, where
+    `dumps` keeps them waiting 10 ms for each megabyte. Stops with OverflowError after `limit` bytes.
+    """
+    data = bytearray()
+    for token in _encoder.iterencode(value):
+        data += (_MARKED.sub(r"\1", token) if _MARK in token else token).encode()
+        if len(data) > limit:
+            raise OverflowError
+    return bytes(data)
+
+
 def canonical(value: Any) -> bytes:
     """Encode with the keys of every object sorted, digits as they are: the same bytes for the same value."""
-    return dumps(_ordered(value), exact=True)  # a Raw value is replaced by its digest
+    text = _encode(_ordered(value))
+    return (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
 
 
 def compact(data: bytes) -> bytes:
@@ -163,10 +177,18 @@ def quote(text: str) -> bytes:
 
 
 def _ordered(value: Any) -> Any:
+    """Return a value with sorted keys, each `Raw` as its digest, and each `Number` as the text that `dumps` knows."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is list or kind is tuple:
+        return [_ordered(item) for item in value]
+    if kind is dict or isinstance(value, Mapping):
+        return {key: _ordered(value[key]) for key in sorted(value)}
     if isinstance(value, Raw):
         return {"": value.digest}
-    if isinstance(value, Mapping):
-        return {key: _ordered(value[key]) for key in sorted(value)}
+    if isinstance(value, Number | NegativeZero):
+        return _MARK + value.text
     return [_ordered(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -232,8 +254,9 @@ _decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, 
 _decode_exact = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_constant, parse_float=_exact, parse_int=_exact_int
 ).decode
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default).encode
-_quote = json.JSONEncoder(ensure_ascii=False).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default)
+_encode = _encoder.encode
+_quote = json.encoder.encode_basestring
 
 
 def deeper_than(data: bytes, limit: int) -> bool:

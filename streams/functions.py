@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from pebble import ThreadPool
 
@@ -24,21 +24,25 @@ from models.strictjson import Raw
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_before_next
-from streams.http.secret_scan import contains_secret
+from streams.http.secret_scan import contains_secret, large_contains_secret
 from streams.tasks import start_thread
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 60.0
-"""Seconds until a function's mistake is logged again."""
+"""Seconds between two log lines about a function's errors."""
 JOIN_TIMEOUT = 1.0
 """Seconds that threads may take to end when the worker stops."""
 DEFAULT_THREADS = 8
-"""Calls under way of one source that names no `concurrency`."""
+"""Concurrent calls of a source without `concurrency`."""
+
+
+_Ended: TypeAlias = tuple[Body | None, BaseException | None]
+"""What a function returned, or what it raised."""
 
 
 def function_of(call: str) -> Callable[..., Any]:
-    """Return the function that `package.module:function` names. Raises ValueError for none."""
+    """Return the function that `package.module:function` names. Raises ValueError."""
     module, _, name = call.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
@@ -46,14 +50,14 @@ def function_of(call: str) -> Callable[..., Any]:
         msg = f"{call!r} cannot be imported: {type(exc).__name__}: {exc}"
         raise ValueError(msg) from exc
     if not callable(function) or inspect.iscoroutinefunction(function):
-        msg = f"{call!r} is no plain function"
+        msg = f"{call!r} is not a plain function"
         raise ValueError(msg)
     found: Callable[..., Any] = function
     return found
 
 
 def signature_of(function: Callable[..., Any]) -> dict[str, Param]:
-    """Return a function's named parameters as those of its source; none for one that tells nothing.
+    """Return a function's named parameters as those of its source; none without a readable signature.
 
     Raises ValueError for a function that cannot be called by names alone.
     """
@@ -75,9 +79,9 @@ def signature_of(function: Callable[..., Any]) -> dict[str, Param]:
 class FunctionCaller:
     """Calls the functions of sources in threads, each source within its own limits, breaker and retries.
 
-    A function that hangs keeps its thread and its place: the requests end by their deadlines, and no more than the
-    source's `concurrency` threads are ever lost to it. `max_bytes` caps what one returns; none of the
-    sources' `secrets` may be in it. Opened with `async with`.
+    A function that hangs keeps its thread and its place: its requests end by their deadlines, and at most the source's
+    `concurrency` threads are lost. `max_bytes` caps the returned value, which must not contain one of the sources'
+    `secrets`. Opened with `async with`.
     """
 
     def __init__(self, max_bytes: int, secrets: Collection[str] = ()) -> None:
@@ -95,7 +99,7 @@ class FunctionCaller:
     async def __aexit__(self, *_: object) -> None:
         for pool in self._pools.values():
             pool.stop()
-        # In a thread that nobody has to wait for: Pebble joins a pool whose function hangs for as long as it does.
+        # In a daemon thread: Pebble joins a pool for as long as its function hangs.
         joined = asyncio.Event()
         start_thread(partial(self._join, joined), "joining functions' threads", means="nobody waits for them")
         with contextlib.suppress(TimeoutError):
@@ -104,66 +108,61 @@ class FunctionCaller:
     def _join(self, joined: asyncio.Event) -> None:
         for pool in self._pools.values():
             pool.join()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(joined.set)
 
     async def call(self, source: Source, params: Mapping[str, Any], deadline: float | None) -> Response:
-        """Call a source's function, as often as its retries allow. Raises AnswerError."""
+        """Call a source's function, with retries. Raises AnswerError."""
         attempt = 1
         while True:
             try:
-                return self._response(source, await self._once(source, params, deadline), attempt)
+                body = await self._once(source, params, deadline)
+                if await large_contains_secret(partial(contains_secret, self._secrets), body.content, None):
+                    msg = f"source {source.name} returned a secret of a source, which is not passed on"
+                    raise InvalidDocument(msg)
+                return Response(None, body, {}, attempt)
             except AnswerError as error:
                 pause = pause_before_next(attempt, error, source.retry, deadline)
             await asyncio.sleep(pause)
             attempt += 1
 
-    async def _once(self, source: Source, params: Mapping[str, Any], deadline: float | None) -> Any:
+    async def _once(self, source: Source, params: Mapping[str, Any], deadline: float | None) -> Body:
         host = self._host(source)
+        limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
         ticket = await host.acquire(deadline)
         try:
-            done = self._pools[source.name].schedule(_ended, args=(self._functions[source.name], dict(params)))
+            done = self._pools[source.name].schedule(_ended, args=(self._functions[source.name], dict(params), limit))
         except BaseException:
             host.release(ticket, ok=None)
             raise
-        # The place is free when the thread is, not when the request has given up.
+        # The place is free when the thread is, not when the request gives up.
         done.add_done_callback(lambda ended: self._loop.call_soon_threadsafe(_leave, host, ticket, ended))
-        value, raised = await asyncio.wrap_future(done)
+        ended: _Ended = await asyncio.wrap_future(done)
+        body, raised = ended
         if raised is not None:
             self._log(source, raised)
             error = self._silent(raised if isinstance(raised, AnswerError) else _translated(source, raised))
             raise error from (None if error is raised else raised)
-        return value
-
-    def _response(self, source: Source, value: Any, attempts: int) -> Response:
-        """Make a body of what a function returned: text of a string, bytes as they are, JSON of anything else."""
-        body = _body(value)
-        limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
-        if len(body.content) > limit:
-            msg = f"the function returned {len(body.content)} bytes; at most {limit} are taken"
-            raise TooLarge(msg)
-        if contains_secret(self._secrets, body.content):
-            msg = f"source {source.name} returned a secret of a source, which is not passed on"
-            raise InvalidDocument(msg)
-        return Response(None, body, {}, attempts)
+        assert body is not None
+        return body
 
     def _silent(self, error: AnswerError) -> AnswerError:
-        """Return an error without its words if they tell a secret."""
-        if not contains_secret(self._secrets, str(error).encode()):
+        """Return an error, with another message if its own contains a secret."""
+        if not contains_secret(self._secrets, error.whole_text().encode(errors="replace")):
             return error
-        silent = type(error)("the function failed, in words that tell a secret of a source")
+        silent = type(error)("the function failed; its message contains a secret of a source")
         silent.retryable = error.retryable
         return silent
 
     def _log(self, source: Source, raised: BaseException) -> None:
-        """Log a function's mistake, once a minute for each source: its traceback is nowhere else."""
+        """Log where a function failed, once a minute for each source."""
         now = time.monotonic()
         if isinstance(raised, AnswerError | OSError) or now < self._quiet_until.get(source.name, 0.0):
             return
         self._quiet_until[source.name] = now + LOG_EVERY
         frame = traceback.extract_tb(raised.__traceback__)[-1]
-        logger.warning("source %s: %s raised %s in %s:%s (told once a minute)", source.name, source.call,
-                       type(raised).__name__, frame.filename, frame.lineno)  # fmt: skip
+        logger.warning("source %s: %s raised %s in %s:%s, so its request failed: correct it (logged once a minute)",
+                       source.name, source.call, type(raised).__name__, frame.filename, frame.lineno)  # fmt: skip
 
     def _host(self, source: Source) -> Host:
         host = self.hosts.get(source.name)
@@ -175,25 +174,25 @@ class FunctionCaller:
         return host
 
 
-def _ended(function: Callable[..., Any], params: Mapping[str, Any]) -> tuple[Any, BaseException | None]:
-    """Call a function and return what it returned or raised: neither its exit nor its StopIteration is the pool's."""
+def _ended(function: Callable[..., Any], params: Mapping[str, Any], limit: int) -> _Ended:
+    """Call a function; returns its body or what it raised, SystemExit and StopIteration included."""
     try:
         values = {name: value.read() if isinstance(value, Raw) else value for name, value in params.items()}
-        return function(**values), None
+        return _body(function(**values), limit), None
     except BaseException as exc:  # noqa: BLE001  foreign code, in a thread that is ours
         return None, exc
 
 
-def _leave(host: Host, ticket: int, ended: concurrent.futures.Future[tuple[Any, BaseException | None]]) -> None:
+def _leave(host: Host, ticket: int, ended: concurrent.futures.Future[_Ended]) -> None:
     raised = None if ended.cancelled() else ended.result()[1]
-    # What a function makes of its arguments tells nothing of what is behind it.
+    # Other errors are about the arguments, not about what is behind the function.
     failed = isinstance(raised, OSError) or (isinstance(raised, AnswerError) and raised.retryable)
-    said = raised.outcome if isinstance(raised, AnswerError) else type(raised).__name__
-    host.release(ticket, ok=None if ended.cancelled() else not failed, said=said)
+    result = raised.outcome if isinstance(raised, AnswerError) else type(raised).__name__
+    host.release(ticket, ok=None if ended.cancelled() else not failed, result=result)
 
 
 def _translated(source: Source, exc: BaseException) -> AnswerError:
-    """Say what a function raised. Time-outs and errors of the system may pass; any other is its answer."""
+    """Translate what a function raised: time-outs and errors of the system are retried, others are not."""
     try:
         reason = f"source {source.name}: {type(exc).__name__}: {exc}"
     except Exception:  # noqa: BLE001  foreign code: its error may not even have a text
@@ -203,14 +202,23 @@ def _translated(source: Source, exc: BaseException) -> AnswerError:
     return Unreachable(reason) if isinstance(exc, OSError) else UpstreamError(reason)
 
 
-def _body(value: Any) -> Body:
+def _body(value: Any, limit: int) -> Body:
+    """Return a value as a body: text of a string, bytes as they are, JSON of anything else."""
     try:
         match value:
             case str():
-                return Body(value.encode(), "text/plain", "utf-8")
+                body = Body(value.encode(), "text/plain", "utf-8")
             case bytes():
-                return Body(value)
-        return Body(strictjson.dumps(value), "application/json")
+                body = Body(value)
+            case _:
+                body = Body(strictjson.dumps_in_steps(value, limit), "application/json")
+        if len(body.content) <= limit:
+            return body
+        msg = f"the function returned {len(body.content)} bytes; at most {limit} are taken"
+        raise TooLarge(msg)
+    except OverflowError:
+        msg = f"the function returned JSON of more than {limit} bytes"
+        raise TooLarge(msg) from None
     except (ValueError, TypeError, RecursionError) as exc:
-        msg = f"the function returned what is no JSON: {exc}"
+        msg = f"the function returned a value that is not JSON: {exc}"
         raise InvalidDocument(msg) from None

@@ -1,6 +1,6 @@
-"""Room that many share, of which none can take all: who holds less than is left may have more. So n that take all they
-can leave 1/(n + 1) of it to the next, whoever that is, and one alone has half (dynamic thresholds: Choudhury and Hahne,
-IEEE/ACM Transactions on Networking 6(2), 1998). Nobody needs to be known as slow for that.
+"""A capacity shared by keys, none of which can take it all: a key may take more while it holds less than is free. So n
+greedy keys leave 1/(n + 1) for the next, and a single key gets half (dynamic thresholds: Choudhury and Hahne, IEEE/ACM
+Transactions on Networking 6(2), 1998). No key has to be known as slow.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Waiting: TypeAlias = "deque[tuple[int, asyncio.Future[None]]]"
 
 
 class Shares(Generic[K]):
-    """`most` units, shared by key. `greed` says how many times as much as is left one may hold: 1 unless given.
+    """`most` units, shared by key. `greed` returns how many times the free units a key may hold; the default is 1.
 
-    Whatever it weighs, one is let in if nobody holds anything.
+    While nothing is held, a request of any weight fits.
     """
 
     def __init__(self, most: int, greed: Callable[[K], int] | None = None) -> None:
@@ -29,18 +29,18 @@ class Shares(Generic[K]):
         self._waiting: OrderedDict[K, Waiting] = OrderedDict()
 
     def fits(self, key: K, weight: int = 1) -> bool:
-        """Whether so much may be taken now."""
+        """Whether so many units may be taken now."""
         left = self.most - self.taken - weight
         greed = 1 if self._greed is None else self._greed(key)
         return not self.taken or (left >= 0 and self._held.get(key, 0) <= greed * left)
 
     def take(self, key: K, weight: int = 1) -> None:
-        """Take so much, which was seen to fit; give it back with `give`."""
+        """Take units after `fits`; `give` returns them."""
         self.taken += weight
         self._held[key] = self._held.get(key, 0) + weight
 
     def give(self, key: K, weight: int = 1) -> None:
-        """Give back, and let in who waits for it: key after key, so that one with many in its queue holds up none."""
+        """Return units and admit waiting requests, key by key, so that a long queue delays no other key."""
         self.taken -= weight
         left = self._held[key] - weight
         if left:
@@ -52,7 +52,7 @@ class Shares(Generic[K]):
             looks = len(self._waiting) if self._let_in_next() else looks - 1
 
     async def acquire(self, key: K, weight: int = 1) -> None:
-        """Take as soon as it fits, each key in its order."""
+        """Take units as soon as they fit, in order per key."""
         if key not in self._waiting and self.fits(key, weight):
             self.take(key, weight)
             return
@@ -67,7 +67,7 @@ class Shares(Generic[K]):
 
     @asynccontextmanager
     async def held(self, key: K, weight: int = 1) -> AsyncIterator[None]:
-        """Hold so much for as long as the block runs."""
+        """Hold units while the block runs."""
         await self.acquire(key, weight)
         try:
             yield
@@ -75,7 +75,7 @@ class Shares(Generic[K]):
             self.give(key, weight)
 
     def _let_in_next(self) -> bool:
-        """Look at the first key's first in the queue; afterwards that key is the last."""
+        """Try the first waiting request of the first key, which becomes the last; returns whether it was admitted."""
         key, queue = next(iter(self._waiting.items()))
         while queue and queue[0][1].done():
             queue.popleft()

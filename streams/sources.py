@@ -20,7 +20,7 @@ from models.source import Param, Source, Sources, replaced
 from models.source_schema import CALL, LimitsSchema, SourceSchema
 from streams.config.secrets import Steps, hardened, read_secret, secrets_in
 from streams.functions import function_of, signature_of
-from streams.http.tls import tls_context
+from streams.http.policy import tls_context
 from streams.telemetry.timed import timed
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")  # str.splitlines ends lines at characters that TOML does not

@@ -1,14 +1,15 @@
 """Answers requests: requests topic → results topic, and dead letters for failures.
 
 app              the part of a worker that answers: its Faust app and what the agent needs
-agent            the agent: takes batches, publishes results and dead letters
+agent            the agent: takes batches, answers hits, begins or refuses misses
+publish          publishes results and dead letters
 parsed_requests  requests seen before, validated once and recognised by their bytes
 limiter          which requests begin, which wait for their host, and which are refused
 line             the requests that wait for one host, and whether it keeps up
 enrich           one request → one answer: from the cache, from a fetch in progress, or from the upstream
-fetch            asks the upstream: fetch or call, then load
+fetch            fetches from the upstream or calls a function, and loads the document
 run_checks       runs the checks that have no result yet for a document
-cache_writer     what is cached, and for how long it may be used
+cache_writer     what is cached, and for how long
 encoded_answer   an answer's bytes without the fields that differ from request to request
 headers          the Kafka headers of results and dead letters
 stats            answers counted by outcome and cache state, and their durations

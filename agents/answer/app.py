@@ -1,4 +1,4 @@
-"""The part of a worker that answers: its Faust app, and what the answer agent needs, opened and closed with it."""
+"""The answer role of a worker: its Faust app, and the resources of its agent, opened and closed with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PUBLISH_FAILING = 10.0
-"""Seconds without an acknowledgement, though there was something to acknowledge, after which a worker is not ready."""
+"""Seconds without an acknowledgement of published records after which a worker is not ready."""
 
 
 class AnswerApp:
@@ -63,7 +63,7 @@ class AnswerApp:
         await self.app.deliver(stream, self.answerer.answer)
 
     async def open(self, stack: AsyncExitStack) -> Publisher:
-        """Open publisher, client, cache and pool. Raises MillraceError for what is not as it must be."""
+        """Open publisher, client, cache and pool. Raises MillraceError."""
         settings = self.settings
         tracer = await stack.enter_async_context(tracing(settings.traces, settings.worker_id))
         topics = await self._find_topics()
@@ -96,13 +96,13 @@ class AnswerApp:
         cache = self.cache = await stack.enter_async_context(Cache(tiers, longest=longest, large=large))
         named = {name: policy_of(source, client.policy, client.post)
                  for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        asker = Fetcher(client, caller, named, large, self._limit)
-        enricher = Enricher(asker, pool, cache, settings.timeout, policy, limit=self._limit,
+        fetcher = Fetcher(client, caller, named, large, self._limit)
+        enricher = Enricher(fetcher, pool, cache, settings.timeout, policy, limit=self._limit,
                             negative_ttl=settings.negative_ttl)  # fmt: skip
         return await stack.enter_async_context(enricher)
 
     def _limit(self) -> int:
-        """Return the bytes that an answer may have, so that its result fits into its topic."""
+        """Return the maximum bytes of an answer whose result fits into the topic."""
         assert self.publisher is not None
         return self.publisher.limits[self.settings.results_topic] - RESULT_ROOM
 
@@ -115,7 +115,7 @@ class AnswerApp:
         return RequestSpans(tracer, self.settings.group)
 
     def readiness(self) -> Mapping[str, str]:
-        """Say what `/readyz` needs: assigned, recovered, publishing, checks."""
+        """Return the states for `/readyz`: assigned, recovered, publishing, checks."""
         failing = self.publisher.failing_since if self.publisher is not None else time.monotonic()
         publishing = "ok"
         if self.answerer is None:

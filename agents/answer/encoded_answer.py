@@ -1,4 +1,4 @@
-"""What came of a request: an answer that is encoded but for what differs from request to request."""
+"""An answer to a request, encoded but for the fields that differ from request to request."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from streams.cache.entry import Entry
 
 
 class EncodedAnswer(NamedTuple):
-    """An answer encoded for `splice`: how the cache was involved, and as of when it holds, by which its age counts
-    (None: it was not fetched).
+    """An answer encoded for `splice`, with its cache state.
 
-    `verdicts` are what checks have said of its document so far; `loaded` is that document, just after it was fetched.
-    `may_share`: others who ask at the same time may have it, too.
+    `as_of` is the time (epoch seconds) from which its age counts, None if nothing was fetched. `check_results` are
+    those known of its document; `loaded` is the document itself, right after a fetch. `may_share`: concurrent requests
+    for the same document may use it.
     """
 
     shared: bytes
     cache: bytes
     as_of: float | None
     error: AnswerError | None
-    verdicts: CheckResults | None = None
+    check_results: CheckResults | None = None
     loaded: Any = UNREAD
     may_share: bool = True
 
     @classmethod
     def of(cls, entry: Entry, cache: bytes) -> EncodedAnswer:
-        """Make one of what is kept."""
+        """Return the answer of a cache entry."""
         return cls(entry.shared, cache, entry.as_of, entry.error, entry.check_results)
 
     @property
@@ -38,7 +38,7 @@ class EncodedAnswer(NamedTuple):
         return "ok" if self.error is None else self.error.outcome
 
     def document(self) -> Any:
-        """Return the document, decoded if need be. Raises ValueError if there is none."""
+        """Return the document, decoded if necessary. Raises ValueError if there is none."""
         if self.loaded is not UNREAD:
             return self.loaded
         members = read_result(b"{%b}" % self.shared)

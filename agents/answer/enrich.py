@@ -1,8 +1,8 @@
-"""One request → one answer: from the cache, from a fetch under way, or from the upstream.
+"""One request → one answer: from the cache, from a fetch in progress, or from the upstream.
 
-What may be used when (RFC 9111, RFC 5861): a fresh answer is a hit; one that is asked for often is fetched anew before
-it ends; one past its freshness is served while it is fetched anew if its upstream or source allows that, else asked
-about (revalidated) or fetched; and if that fails, it stands in for the failure as long as it may.
+By RFC 9111 and RFC 5861, a fresh answer is a hit, and a popular one is refreshed before it expires. A stale answer is
+served while it is refreshed if its upstream or source allows that; otherwise it is revalidated or fetched again. If
+that fails, the stale answer is used instead of the error, as long as it may be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Self
 from agents.answer.cache_writer import CacheWriter, absent
 from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.fetch import Fetcher, FetchResult, any_size
-from agents.answer.line import authority
 from agents.answer.parsed_requests import ParsedRequest
 from agents.answer.run_checks import CheckRunner, with_known_results
 from models.errors import AnswerError, TimedOut
@@ -32,26 +31,25 @@ from streams.shares import Shares
 from streams.tasks import end_tasks, start
 
 HOT = 3
-"""Hits in the last part of an answer's freshness that make it worth fetching anew before it ends."""
+"""Hits near the end of an answer's freshness after which it is refreshed in advance."""
 MAX_REFRESHES = 64
-"""Answers fetched anew in the background at once, half of them of one host; others wait until somebody asks."""
+"""Concurrent refreshes, half of them of one host; other answers are refreshed on a later request."""
 MAX_COUNTED = 4_096
-"""Answers near their end whose hits are counted."""
+"""Answers near their expiry whose hits are counted."""
 UNSHARED = 60.0
-"""Seconds after an answer that its upstream lets nobody else have: who asks for the same then waits for nobody."""
+"""Seconds after an answer that may not be shared in which requests for the same do not wait for each other."""
 
 
 class Enricher:
-    """Knows how to answer; `timeout` is the deadline, in seconds, of a request that names none; `policy` how long
-    answers are kept that have no source, `negative_ttl` for how many seconds failures are remembered; `limit` returns
-    the bytes that an answer may have.
+    """Answers requests. `timeout`: seconds until a request's deadline unless it names its own; `policy`: the cache
+    policy of plain URLs; `negative_ttl`: seconds that failures are cached; `limit` returns an answer's maximum bytes.
 
-    Opened with `async with`, so that what runs behind an answer's back ends.
+    Opened with `async with`, which ends the refreshes on exit.
     """
 
     def __init__(
         self,
-        asker: Fetcher,
+        fetcher: Fetcher,
         pool: CheckPool,
         cache: Cache,
         timeout: float,
@@ -60,12 +58,12 @@ class Enricher:
         limit: Callable[[], int] = any_size,
         negative_ttl: float = NEGATIVE_TTL,
     ) -> None:
-        self._fetcher = asker
+        self._fetcher = fetcher
         self._cache = cache
         self._timeout = timeout
         self._limit = limit
         self._writer = CacheWriter(cache, policy or CachePolicy(), negative_ttl)
-        asker.on_change(self._writer.forget)
+        fetcher.on_change(self._writer.forget)
         self._checks = CheckRunner(pool, self._writer.store_check_results)
         self._flights: SingleFlight[EncodedAnswer] = SingleFlight()
         self._refreshes: dict[bytes, asyncio.Task[None]] = {}
@@ -80,21 +78,21 @@ class Enricher:
 
     @property
     def stages(self) -> dict[str, Histogram]:
-        """Return how long documents took to load, and to be checked."""
+        """Return how long documents took to load and to check."""
         return {"load": self._fetcher.load_times, "checks": self._checks.run_times}
 
     def peek(self, known: ParsedRequest, now: float) -> Entry | None:
-        """Return the cached answer that will do for this request at `now` (epoch seconds), without waiting."""
+        """Return the cached answer for a request at `now` (epoch seconds), None for a miss. Never waits."""
         if known.key is None or known.max_age == 0:
             return None
         entry = self._usable(self._cache.peek(known.key), known, now)
         if entry is None or not known.checks or entry.error is not None:
             return entry
-        told = None if entry.check_results is None else entry.check_results.joined(known.checks, now)
-        if told is None:
+        results = None if entry.check_results is None else entry.check_results.joined(known.checks, now)
+        if results is None:
             return None
-        judged = entry.with_check_results(*told)
-        return judged if len(judged.shared) <= self._limit() else None
+        checked = entry.with_check_results(*results)
+        return checked if len(checked.shared) <= self._limit() else None
 
     def _usable(self, entry: Entry | None, known: ParsedRequest, now: float) -> Entry | None:
         if entry is None or (known.max_age is not None and not known.takes(entry.as_of, entry.fresh_until, now)):
@@ -104,16 +102,16 @@ class Enricher:
         return self._count_late_hit(known, entry, now) if now < entry.fresh_until else None
 
     def refusal(self, known: ParsedRequest) -> AnswerError | None:
-        """Return why asking for this would be refused at once, unless something that is kept may be its answer."""
+        """Return the error of a request that would be refused at once, None if the host or the cache may answer."""
         refusal = self._fetcher.refusal(known)
         return None if refusal is None or self._cache.lower or self._cached_answer(known) is not None else refusal
 
     def overdue(self, known: ParsedRequest) -> None:
-        """Take note that this request could not even wait for its host."""
+        """Note that the request was refused because its host does not keep up."""
         self._fetcher.overdue(known)
 
     async def answer(self, known: ParsedRequest, extra: Mapping[str, str]) -> EncodedAnswer:
-        """Answer a request that `peek` cannot, with `extra` headers if it is sent. Never raises: every end is one."""
+        """Answer a cache miss; `extra` are headers to send. Never raises: an error is an answer, too."""
         seconds = known.request.timeout or self._timeout
         deadline = time.monotonic() + seconds
         key = None if known.max_age == 0 else known.key
@@ -132,18 +130,18 @@ class Enricher:
             return (stale and with_known_results(known, stale, time.time())) or failed
 
     def _fitting(self, known: ParsedRequest, found: EncodedAnswer) -> EncodedAnswer:
-        """Return an answer if its result fits, else the error: checks may have made it too large."""
+        """Return an answer, or `too_large` if its check results made it so."""
         if len(found.shared) <= self._limit():
             return found
         error = too_large(len(found.shared), self._limit())
         return EncodedAnswer(encode_answer(known.request, Answer.failed(error)), found.cache, found.as_of, error)
 
-    # -- once for all who ask the same
+    # -- once for all concurrent requests
 
     async def _answer_once(
         self, key: bytes, known: ParsedRequest, extra: Mapping[str, str], deadline: float
     ) -> EncodedAnswer:
-        """Find or fetch, or wait for who does; if that one gives up, take its place."""
+        """Find or fetch, or wait for another request that does; if that one gives up, take its place."""
         changes, found = self._cache.changes, None
         while True:
             entry = self._cache.peek(key)
@@ -167,7 +165,7 @@ class Enricher:
     ) -> EncodedAnswer:
         if self._cache.lower:
             entry = await self._cache.find(key)
-            if entry is not None and len(entry.shared) > self._limit():  # another worker's topic takes more
+            if entry is not None and len(entry.shared) > self._limit():  # stored by a worker with a higher limit
                 self._cache.memory.drop(key)
                 entry = None
             if (found := self._serve(entry, known)) is not None:
@@ -175,15 +173,15 @@ class Enricher:
         return await self._fetch(known, extra, b"miss", deadline, entry)
 
     def _from_flight(self, landed: EncodedAnswer, known: ParsedRequest) -> EncodedAnswer | None:
-        """Return what a flight brought for who waited for it, None if that will not do."""
+        """Return the answer of a finished flight, None if it does not fit this request."""
         if landed.error is not None and landed.error.retryable and (stale := self._stand_in(known, rest=False)):
-            return stale  # who fetched would have no answer as old as this one may be
+            return stale  # this request may accept an older answer than the one that fetched
         if landed.cache in _FETCHED:
             return landed._replace(cache=b"coalesced") if landed.may_share else None
         return None if known.passes_over(landed.as_of, time.time()) else landed
 
     def _serve(self, entry: Entry | None, known: ParsedRequest) -> EncodedAnswer | None:
-        """Return an answer at hand if it will do: fresh, or one to serve while it is fetched anew."""
+        """Return a cached answer that is fresh, or may be served while it is refreshed; else None."""
         if entry is None:
             return None
         now = time.time()
@@ -203,19 +201,21 @@ class Enricher:
     async def _fetch(
         self, known: ParsedRequest, extra: Mapping[str, str], cache: bytes, deadline: float, held: Entry | None
     ) -> EncodedAnswer:
-        """Ask the upstream, whether `held` still holds if there is something to hold."""
+        """Fetch from the upstream, revalidating `held` if it is a document."""
         held = None if held is None or held.error is not None else held
         began = self._writer.begin()
         try:
             if known.only_if_cached:
                 return absent(known, cache)
-            asked = await self._fetcher.fetch(known, extra, deadline, held.validators() if held else {})
+            fetched = await self._fetcher.fetch(known, extra, deadline, held.validators() if held else {})
             self._late_hits.pop(known.key, None)
-            found = self._writer.store_revalidated(known, held, asked, began) if asked.answer is None and held else None
+            found = None
+            if fetched.answer is None and held is not None:
+                found = self._writer.store_revalidated(known, held, fetched, began)
             if found is None:
-                if asked.answer is None:  # it speaks of another version than ours
-                    asked = await self._fetcher.fetch(known, extra, deadline, {})
-                found = self._writer.store(known, self._encode(known, asked), asked, cache, began)
+                if fetched.answer is None:  # the 304 is about another version
+                    fetched = await self._fetcher.fetch(known, extra, deadline, {})
+                found = self._writer.store(known, self._encode(known, fetched), fetched, cache, began)
         except AnswerError as error:
             error.settle()
             if error.retryable and (stale := self._stand_in(known, rest=not error.deadline_bound)) is not None:
@@ -225,27 +225,27 @@ class Enricher:
             self._flights.part(known.key, 0.0 if found.may_share else time.time() + UNSHARED)
         return found
 
-    def _encode(self, known: ParsedRequest, asked: FetchResult) -> bytes:
-        """Return the shared part of a result. Raises TooLarge for more than may be published."""
-        assert asked.answer is not None
-        shared = encode_answer(known.request, asked.answer)
+    def _encode(self, known: ParsedRequest, fetched: FetchResult) -> bytes:
+        """Return the shared part of a result. Raises TooLarge if it cannot be published."""
+        assert fetched.answer is not None
+        shared = encode_answer(known.request, fetched.answer)
         if len(shared) > self._limit():
             error = too_large(len(shared), self._limit())
-            error.attempts, error.trail = asked.attempts, asked.trail
+            error.attempts, error.trail = fetched.attempts, fetched.trail
             raise error
         return shared
 
-    # -- past its freshness, or near the end of it
+    # -- stale, or about to be
 
     def _cached_answer(self, known: ParsedRequest) -> Entry | None:
-        """Return the answer at hand, however old it is, unless it is a failure or one was asked for that is new."""
+        """Return the cached document, however old; None for a failure, and if the request wants a new one."""
         if known.key is None or known.max_age == 0:
             return None
         entry = self._cache.peek(known.key)
         return None if entry is None or entry.error is not None else entry
 
     def _stand_in(self, known: ParsedRequest, *, rest: bool) -> EncodedAnswer | None:
-        """Return an answer that may stand in for a failure (RFC 5861, section 4); give its upstream a `rest` then."""
+        """Return a stale answer to use on error (RFC 5861, section 4). `rest`: leave the upstream alone for a while."""
         entry, now = self._cached_answer(known), time.time()
         if entry is None or known.key is None:
             return None
@@ -256,7 +256,7 @@ class Enricher:
         return EncodedAnswer.of(entry, b"stale")
 
     def _count_late_hit(self, known: ParsedRequest, entry: Entry, now: float) -> Entry:
-        """Count a hit near the end of an answer's freshness: one that has many is fetched anew before it ends."""
+        """Count a hit near the end of an answer's freshness; after many, refresh it."""
         assert known.key is not None
         hits = self._late_hits.get(known.key, 0) + 1
         if len(self._late_hits) >= MAX_COUNTED:
@@ -267,12 +267,12 @@ class Enricher:
         return entry
 
     def _refresh(self, known: ParsedRequest) -> None:
-        """Fetch anew behind the answers' backs, unless that is under way."""
+        """Start a refresh in the background, unless one runs already."""
         key = known.key
         if key is None or key in self._refreshes:
             return
-        of = known.source.name if known.source is not None else authority(known.request.url or "")
-        if not self._refreshing.fits(of):  # a host that hangs would have them all
+        of = known.source.name if known.source is not None else known.origin.authority
+        if not self._refreshing.fits(of):  # a host that hangs would take all places
             return
         self._refreshing.take(of)
         task = start(self._refreshed(key, known), "a refresh", means="the answer grows older", fatal=False)
@@ -298,7 +298,7 @@ class Enricher:
         finally:
             self._flights.finish(key, flight, _shareable(landed))
         if landed is not None and landed.cache in _FETCHED:
-            with contextlib.suppress(TimeoutError):  # whoever asks next begins them anew
+            with contextlib.suppress(TimeoutError):  # the next request starts them again
                 async with asyncio.timeout(self._timeout):
                     await self._checks.run(known, landed)
 
@@ -307,5 +307,5 @@ _FETCHED = (b"miss", b"revalidated")
 
 
 def _shareable(landed: EncodedAnswer | None) -> EncodedAnswer | None:
-    """Return what came of a flight, if it holds for whoever waits: a later deadline might have ended otherwise."""
+    """Return a flight's answer if others may use it: not an error caused by the request's own deadline."""
     return None if landed is None or (landed.error is not None and landed.error.deadline_bound) else landed

@@ -1,4 +1,4 @@
-"""Asks the upstream: fetch or call, load. What comes back is an answer that nobody has kept yet."""
+"""Fetches from the upstream, or calls a function, and loads the document. Nothing is cached here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from agents.answer.line import authority
 from agents.answer.parsed_requests import ParsedRequest
 from models import documents
 from models.documents import Document
@@ -31,60 +30,60 @@ Headers = Mapping[str, str]
 E = TypeVar("E", bound=AnswerError)
 
 _CONDITIONAL = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"})
-"""Headers with which a request makes conditions of its own, that ours would get in the way of."""
+"""Headers of a conditional request: it gets no validators of ours."""
 
 _REPRESENTATIONS = (200, 203)
-"""Statuses with which GET brings what it asked for (RFC 9110, sections 15.3.1 and 15.3.4)."""
+"""Statuses of a GET whose body is the representation (RFC 9110, sections 15.3.1 and 15.3.4)."""
 
 
 def any_size() -> int:
-    """Return the bytes that a result may have where nothing limits it."""
+    """Return the maximum bytes of a result without a limit."""
     return sys.maxsize
 
 
 class FetchResult(NamedTuple):
-    """What the upstream said: `answer`, or None if it said that what is at hand still holds.
+    """The upstream's answer, None for a 304: the cached one is still valid.
 
-    `trail` has the heads of redirects and of the response, for its freshness, `told` those headers that results carry;
-    `fetched_at` is in seconds since the epoch.
+    `trail` has the heads of redirects and response, for freshness; `headers` are those of a 304 for the result;
+    `fetched_at` is in epoch seconds.
     """
 
     answer: Answer | None
     trail: tuple[Head, ...]
     attempts: int
     fetched_at: float
-    told: Headers | None = None
+    headers: Headers | None = None
 
 
 class Fetcher:
-    """Knows how each request is asked: `terms` are those of the sources, by name. `loading` is how long it took.
+    """Fetches by the `policies` of sources, by name. `load_times`: seconds that documents took to load.
 
-    `large` loads what would hold up the event loop; `limit` returns the bytes that a result may have.
+    `large` loads large documents in another process; `limit` returns a result's maximum bytes.
     """
 
     def __init__(
         self,
         client: Client,
         caller: FunctionCaller,
-        terms: Mapping[str, UpstreamPolicy],
+        policies: Mapping[str, UpstreamPolicy],
         large: LargeWork | None = None,
         limit: Callable[[], int] = any_size,
     ) -> None:
         self._client = client
         self._caller = caller
-        self._terms = terms
+        self._policies = policies
         self._large = large
         self._limit = limit
         self.load_times = Histogram()
 
     def on_change(self, changed: Callable[[str, Headers], None]) -> None:
-        """Call `changed` with the URL, and the answer's headers, of each request that changed what an upstream has."""
+        """Call `changed` with the URL and response headers of each request that changed something at an upstream."""
         self._client.changed = changed
 
     async def fetch(self, known: ParsedRequest, extra: Headers, deadline: float, validators: Headers) -> FetchResult:
-        """Ask with `extra` headers, before `deadline` (monotonic seconds). Raises AnswerError.
+        """Fetch with `extra` headers before `deadline` (monotonic seconds). Raises AnswerError.
 
-        `validators` ask whether an answer at hand still holds; without them there always is an answer.
+        `validators` revalidate a cached answer; without them `FetchResult.answer` is never None.
         """
         request = known.request
         if validators and not _CONDITIONAL.isdisjoint(name.lower() for name in request.headers):
@@ -93,12 +92,12 @@ class Fetcher:
         fetched_at = time.time()
         trail = response.trail()
         if response.status == NOT_MODIFIED and validators:
-            return FetchResult(None, trail, response.attempts, fetched_at, self._told(known, response))
+            return FetchResult(None, trail, response.attempts, fetched_at, self._response_headers(known, response))
         if _is_partial(request, response):
             host = urlsplit(request.url or "").hostname
             msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
             raise _of(response, UpstreamError(msg, PARTIAL))
-        headers = self._told(known, response)
+        headers = self._response_headers(known, response)
         document = await self._load(known, response, headers) if promises_document(request, response) else None
         answer = Answer(
             "ok",
@@ -113,34 +112,32 @@ class Fetcher:
         return FetchResult(answer, trail, response.attempts, fetched_at)
 
     def refusal(self, known: ParsedRequest) -> AnswerError | None:
-        """Return why nothing is sent for this request now, if that is known before it is begun."""
+        """Return the error of a request whose host is not contacted now, None if it may begin."""
         host = self._host(known)
         return None if host is None else host.refusal()
 
     def overdue(self, known: ParsedRequest) -> None:
-        """Take note that this request could not even wait for its host."""
+        """Note that the request was refused because its host does not keep up."""
         source, host = known.source, self._host(known)
         if host is not None:
-            host.overdue(None if source is None or source.call is not None else self._terms[source.name].bulkhead)
+            host.overdue(None if source is None or source.call is not None else self._policies[source.name].bulkhead)
 
     def _host(self, known: ParsedRequest) -> Host | None:
-        source, url = known.source, known.request.url
+        source = known.source
         if source is not None and source.call is not None:
             return self._caller.hosts.get(source.name)
         own = source.name if source is not None and source.is_apart else None
-        return None if url is None else self._client.hosts.get(authority(url), own)
+        return self._client.hosts.get(known.origin.authority, own)
 
     async def _load(self, known: ParsedRequest, response: Response, headers: Headers | None) -> Document:
-        """Return the document of a response's body. Raises InvalidDocument, which shows where the body begins, and
-        TooLarge for one that no result could bring.
-        """
+        """Return the document. Raises InvalidDocument, with an excerpt of the body, and TooLarge."""
         schema, body = known.request.schema, response.body
         began = time.monotonic()
         try:
             if not body.content and response.status is not None and schema not in documents.TAKE_NOTHING:
                 msg = "the body is empty"
-                raise InvalidDocument(msg)  # noqa: TRY301  told like any other
-            # Of a page only the start is read.
+                raise InvalidDocument(msg)  # noqa: TRY301  handled below like any other
+            # Of a page only the start is parsed.
             if self._large is None or len(body.content) <= LARGE or schema == "page":
                 return documents.load(schema, body)
             return Document(await self._large.run("load a document", schema, tuple(body), self._limit()))
@@ -154,48 +151,48 @@ class Fetcher:
         finally:
             self.load_times.add(time.monotonic() - began)
 
-    def _told(self, known: ParsedRequest, response: Response) -> Headers | None:
-        """Return the headers of a response that its source has results carry, None if it has none."""
+    def _response_headers(self, known: ParsedRequest, response: Response) -> Headers | None:
+        """Return the response headers that the source adds to results, None if there are none."""
         if known.source is None or not known.source.response_headers:
             return None
-        terms = self._terms[known.source.name]
-        return chosen(response.headers, terms.response_headers, terms.credentials)
+        policy = self._policies[known.source.name]
+        return chosen(response.headers, policy.response_headers, policy.credentials)
 
     def _request(
         self, known: ParsedRequest, extra: Headers, deadline: float, validators: Headers
     ) -> Coroutine[Any, Any, Response]:
-        """Return what to await for the response. No coroutine of its own: thousands may wait in it, and frames cost."""
+        """Return an awaitable of the response. Not a coroutine itself: thousands may wait, and frames cost memory."""
         request, source = known.request, known.source
         if source is not None and source.call is not None:
             return self._caller.call(source, request.params, deadline)
         assert request.url is not None
-        terms = self._terms[source.name] if source is not None else None
+        policy = self._policies[source.name] if source is not None else None
         headers = {**request.headers, **extra} if extra else request.headers
-        again = repeatable(request.method, request.headers)  # a key of ours among the extra headers is no reason
+        again = repeatable(request.method, request.headers)  # our own Idempotency-Key does not count
         return self._client.fetch(
             request.method, request.url, headers, request.body,
-            deadline=deadline, terms=terms, validators=validators, again=again,
+            deadline=deadline, terms=policy, validators=validators, again=again,
         )  # fmt: skip
 
 
 def _is_partial(request: Request, response: Response) -> bool:
-    """Whether it is a part of what was asked for, though not a part was asked for (RFC 9110, section 15.3.7)."""
+    """Whether it is partial though the request has no Range (RFC 9110, section 15.3.7)."""
     if response.status != PARTIAL or request.method != "GET":
         return False
     return not any(name.lower() == "range" for name in request.headers)
 
 
 def _of(response: Response, error: E) -> E:
-    """Return the error of an answer that is of no use."""
-    error.attempts, error.trail = response.attempts, response.trail()
+    """Return the error of a response that cannot be used."""
+    error.status, error.attempts, error.trail = response.status, response.attempts, response.trail()
     return error
 
 
 def promises_document(request: Request, response: Response) -> bool:
-    """Whether a response has a document, or should have: any has whose body is not empty.
+    """Whether a response has, or should have, a document.
 
-    An empty one is a success without a document (RFC 9110, sections 9.3.2 and 15.3), unless the schema makes one of
-    nothing, or it is the answer to GET with 200 or 203, which is to bring what was asked for. A function has no status.
+    An empty body is a success without a document (RFC 9110, sections 9.3.2 and 15.3), unless the schema accepts nothing
+    as a document, or it answers GET with 200 or 203. A function has no status.
     """
     if response.body.content or response.status is None or request.schema in documents.TAKE_NOTHING:
         return True

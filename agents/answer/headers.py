@@ -1,11 +1,9 @@
-"""What goes with a result and with a dead letter beside their bytes: headers in, headers out."""
+"""The Kafka headers of results and dead letters, and how both are made smaller for their topics."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from urllib.parse import urlsplit
 
 from aiokafka import ConsumerRecord
 
@@ -21,7 +19,7 @@ from streams.kafka.outgoing import Headers, OutgoingRecord
 RESULT_TYPE = b"millrace.result"
 """The CloudEvents type of a result."""
 MAX_TRACESTATE = 512
-"""Characters of a tracestate that are carried on (W3C Trace Context, section 3.3.1.5)."""
+"""Characters of a tracestate that is propagated (W3C Trace Context, section 3.3.1.5)."""
 
 # Version ff and ids of zeros only are invalid (W3C Trace Context, section 3.2.2).
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -35,14 +33,12 @@ _TOPIC, _PARTITION, _OFFSET, _TIMESTAMP, _GROUP, _ID, _HOST, _MESSAGE, _BODY, _O
     DLQ + name
     for name in ("topic", "partition", "offset", "timestamp", "group", "id", "host", "message", "body", "outcome")
 )
-_ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
-_PORTS = {"http": 80, "https": 443}
 
 
 def read_id(record: ConsumerRecord[bytes, bytes], body_id: bytes | None) -> bytes:
     """Return a request's id as JSON: the body's, else the `ce_id` header's, else topic-partition-offset.
 
-    Raises InvalidRequest for a `ce_id` that is no id.
+    Raises InvalidRequest for an invalid `ce_id`.
     """
     if body_id is not None:
         return body_id
@@ -53,7 +49,7 @@ def read_id(record: ConsumerRecord[bytes, bytes], body_id: bytes | None) -> byte
 
 
 def refused_id(record: ConsumerRecord[bytes, bytes], salvaged: bytes | None) -> bytes:
-    """Return the id of what is no request: what could be salvaged of its own, else as of any other. Never fails."""
+    """Return the id of an invalid request: its own if it could be read, else as for any other. Never fails."""
     try:
         return read_id(record, salvaged)
     except InvalidRequest:
@@ -61,7 +57,7 @@ def refused_id(record: ConsumerRecord[bytes, bytes], salvaged: bytes | None) -> 
 
 
 def default_id(record: ConsumerRecord[bytes, bytes]) -> bytes:
-    """Return the id of a request that gives none: stable over repeats, unique within the topic."""
+    """Return the id of a request without one: the same on each delivery, unique within the topic."""
     return b'"%b"' % _place(record)
 
 
@@ -70,32 +66,14 @@ def _place(record: ConsumerRecord[bytes, bytes]) -> bytes:
 
 
 def _first_place(record: ConsumerRecord[bytes, bytes]) -> bytes:
-    """Return where a request first came: a redriven one says so itself."""
+    """Return topic-partition-offset of a request's first delivery; a redriven one has it in a header."""
     first = next((content for name, content in record.headers if name == FIRST), None)
     return first if first is not None and _FIRST.fullmatch(first) else _place(record)
 
 
-def host_of(url: str | None) -> str | None:
-    """Return host:port of a URL, None where there is none to tell."""
-    found = _ORIGIN.match(url or "")
-    return None if found is None else _host_of(found[0])
-
-
-@lru_cache(maxsize=1_024)
-def _host_of(origin: str) -> str | None:
-    try:
-        parts = urlsplit(origin)
-        port = parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    host = parts.hostname
-    return None if not host or not port else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def forwarded_headers(record: ConsumerRecord[bytes, bytes], request: Request) -> Mapping[str, str]:
-    """Return the headers that a record adds to its HTTP request: the W3C trace context that it carries, and for a
-    method that must not be repeated blindly, an Idempotency-Key that stays the same however often it is delivered,
-    also when it is redriven.
+    """Return the headers that a record adds to its HTTP request: its W3C trace context, and for a method that is not
+    idempotent an Idempotency-Key, which stays the same over repeated deliveries and redrives.
     """
     headers = {name: content.decode() for name, content in trace_headers(record.headers)} if record.headers else {}
     if request.method not in IDEMPOTENT and sender_key(request.headers) is None:
@@ -104,7 +82,7 @@ def forwarded_headers(record: ConsumerRecord[bytes, bytes], request: Request) ->
 
 
 def trace_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
-    """Return the W3C trace context among headers, as far as it is valid."""
+    """Return the valid headers of W3C trace context."""
     return [
         (name, content)
         for name, content in headers
@@ -143,17 +121,16 @@ def _plain(request_id: bytes) -> bytes:
 def dead_letter_headers(
     record: ConsumerRecord[bytes, bytes], group: str, request_id: bytes, error: AnswerError, host: str | None = None
 ) -> Headers:
-    """Return the original headers with what went wrong, where, and in the upstream's words (KIP-1191); older such
-    headers give way.
+    """Return the request's headers with those of the error (KIP-1191), which replace older ones of their kind.
 
-    `request_id` is JSON; it, `host`, the first place and the record's timestamp are what redriving goes by.
+    `request_id` is JSON. Redriving selects by it, `host`, the first delivery and the record's timestamp.
     """
     kept: Headers = []
     first, count = _place(record), 1
     if record.headers:
         kept = [(name, content) for name, content in record.headers if not name.startswith(DLQ)]
-        said = next((content for name, content in record.headers if name == COUNT), None) or b"0"
-        first, count = _first_place(record), read_count(said.decode(errors="replace")) + 1
+        previous = next((content for name, content in record.headers if name == COUNT), None) or b"0"
+        first, count = _first_place(record), read_count(previous.decode(errors="replace")) + 1
     kept += (
         (_TOPIC, record.topic.encode()),
         (_PARTITION, b"%d" % record.partition),
@@ -176,7 +153,7 @@ def dead_letter_headers(
 
 
 def unreadable_request(record: Unreadable) -> InvalidRequest:
-    """Return the error of a record that could not be read, or not whole, with what its dead letter says of that."""
+    """Return the error of a record that could not be read, or not completely, with the marks of its dead letter."""
     error = InvalidRequest(f"the record cannot be read: {record.reason}")
     if record.left_out is not None:
         error.marks = ((LEFT_OUT, b"%d" % record.left_out),)
@@ -187,37 +164,37 @@ def unreadable_request(record: Unreadable) -> InvalidRequest:
     return error
 
 
-def shrink_result(parcel: OutgoingRecord) -> OutgoingRecord | None:
-    """Make a `too_large` result of one that the results topic does not take; then one without key; then give up.
+def shrink_result(outgoing: OutgoingRecord) -> OutgoingRecord | None:
+    """Return a `too_large` result for one that the topic refuses; then the same without key; then None.
 
-    The document is not read: before it no string can hold the mark that it begins with, and what is behind it is
-    looked for in the last bytes.
+    The document is not parsed: no string before it can contain its first bytes, and the members after it are searched
+    in the last bytes.
     """
-    value = parcel.value or b"{}"
+    value = outgoing.value or b"{}"
     head, found, _ = value.partition(_DOCUMENT)
     try:
         members = read_result(head + b"}" if found else value)
-    except ValueError:  # the id comes first, whatever follows
+    except ValueError:  # the id is always first
         members = strictjson.loads(value[: value.index(b",")] + b"}")
     if members.get("outcome") == TooLarge.outcome:
-        return None if parcel.key is None else parcel._replace(key=None)
+        return None if outgoing.key is None else outgoing._replace(key=None)
     if found:
         members |= {name: strictjson.loads(each[-1]) for name, each in _behind(value[-_TAIL_BYTES:]) if each}
-    error = TooLarge(f"the result has {parcel.size()} bytes, more than the results topic takes")
+    error = TooLarge(f"the result has {outgoing.size()} bytes, more than the results topic takes")
     kept = {name: members[name] for name in ("id", "request", "status", "attempts", "elapsed_ms") if name in members}
     shrunk = strictjson.dumps(kept | {"outcome": error.outcome, "error": error.describe()})
-    return parcel._replace(value=shrunk)
+    return outgoing._replace(value=shrunk)
 
 
 def _behind(tail: bytes) -> list[tuple[str, list[bytes]]]:
     return [("attempts", _ATTEMPTS.findall(tail)), ("elapsed_ms", _ELAPSED.findall(tail))]
 
 
-def shrink_dead_letter(parcel: OutgoingRecord) -> OutgoingRecord | None:
-    """Leave out the value of a dead letter that the topic does not take, then its headers and key; then give up."""
-    if parcel.value is not None:
-        return parcel._replace(value=None, headers=[*parcel.headers, (LEFT_OUT, b"%d" % len(parcel.value))])
-    ours = [header for header in parcel.headers if header[0].startswith(DLQ)]
-    if len(ours) < len(parcel.headers) or parcel.key is not None:
-        return parcel._replace(key=None, headers=ours)
+def shrink_dead_letter(outgoing: OutgoingRecord) -> OutgoingRecord | None:
+    """Return a dead letter without its value, then without the request's headers and key; then None."""
+    if outgoing.value is not None:
+        return outgoing._replace(value=None, headers=[*outgoing.headers, (LEFT_OUT, b"%d" % len(outgoing.value))])
+    ours = [header for header in outgoing.headers if header[0].startswith(DLQ)]
+    if len(ours) < len(outgoing.headers) or outgoing.key is not None:
+        return outgoing._replace(key=None, headers=ours)
     return None

@@ -1,8 +1,8 @@
-"""Places for requests that the cache cannot answer: which are begun, which wait in the line of their host, and which
-are refused. Nobody is waited for here, so that what comes behind is answered meanwhile.
+"""Which cache misses begin, which wait in their host's line, and which are refused. Nothing here blocks, so records
+behind a miss are answered meanwhile.
 
-A host that is slow or dead fills its own line. What does not fit into the line of a host that keeps up waits all the
-same, and in the end in Kafka; of one that does not it is refused.
+A slow or dead host fills its own line only. Beyond the line's length, requests wait if the host keeps up, in the end in
+Kafka; otherwise they are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord
 
-from agents.answer.line import Line, kind_of
+from agents.answer.line import Line, limits_of, line_name
 from agents.answer.parsed_requests import ParsedRequest
 from models.errors import Overloaded
 from models.source import Limits
@@ -27,26 +27,25 @@ from streams.pool.costs import Admission
 from streams.shares import Shares
 
 MAX_IN_PROGRESS = 4_096
-"""Requests that a worker has begun beyond what its cache answers. Many more than fetch at once, so that those who wait
-for a slow host leave room for others."""
+"""Cache misses in progress per worker: many more than fetch at once, so that a slow host leaves room for others."""
 LOOKS = 64
-"""Lines looked at when a place comes free; the others' turn is the next time."""
+"""Lines looked at when a place becomes free; the others follow next time."""
 LOOK_EVERY = 0.1
-"""Seconds between looks at who waits in vain."""
+"""Seconds between looks for requests that wait in vain."""
 STANDS = 0.5
-"""Seconds without a look after which it is this process that stood still, not the hosts."""
+"""Seconds without a look after which this process was blocked, not the hosts."""
 REFUSED_TOGETHER = 100
-"""Requests refused in one turn of the event loop: some 5 ms."""
+"""Requests refused in one look; `RefusalQueue` publishes their errors."""
 TREE = 100
-"""Bytes of memory that a value within a JSON body takes at most, beside its text."""
+"""Bytes of memory that a value in a JSON body takes at most, besides its text."""
 
 Key: TypeAlias = tuple[str, bool]
-"""A line: of which host or source, and whether of requests with checks, which may have to wait for the pool."""
+"""A line: its host or source, and whether its requests have checks, which may have to wait for the pool."""
 
 
 class Waiting(NamedTuple):
-    """A request that was taken: its id as JSON, and the monotonic time of its receipt. `known` is None for a large one
-    that waits: it is read again when it is begun. `weight` is in bytes, 0 for a small one; `checks` are their names.
+    """A request: `request_id` is JSON, `received_at` monotonic seconds. `known` is None for a large request that waits:
+    it is parsed again when it begins. `weight` is in bytes, 0 for a small request; `checks` are names.
     """
 
     record: ConsumerRecord[bytes, bytes]
@@ -59,12 +58,12 @@ class Waiting(NamedTuple):
 
 
 Leave: TypeAlias = Callable[[bool], None]
-"""Gives a place back; says whether there was an answer that took the host no longer than it may."""
+"""Releases a place. The argument: whether the host answered in time."""
 
 
 class InFlightLimiter:
-    """`begin` and `refuse` are called with what is begun and what is not; `admission` is the check pool's, `hosts` are
-    the limits of hosts that have their own.
+    """Calls `begin` or `refuse` for each request. `admission` is the check pool's; `hosts` has the limits configured
+    for single hosts.
     """
 
     def __init__(
@@ -91,17 +90,17 @@ class InFlightLimiter:
         self._looked_at = 0.0
 
     def enter(self, item: Waiting) -> None:
-        """Begin a request, put it into its line, or refuse it: at once, whichever it is."""
+        """Begin a request, put it into its line, or refuse it, without waiting."""
         known = item.known
         assert known is not None
-        kind = kind_of(known, self._hosts)
         if known.request.checks:
             item = item._replace(checks=tuple(call.name for call in known.request.checks))
-        key = kind.name, bool(item.checks)
+        key = line_name(known), bool(item.checks)
         line = self._lines.get(key)
         if line is None:
-            waiting = kind.limits.waiting or self._settings.max_waiting_per_host
-            line = self._lines[key] = Line(kind.name, kind.limits, waiting, self._settings.timeout)
+            limits = limits_of(known, self._hosts)
+            waiting = limits.waiting or self._settings.max_waiting_per_host
+            line = self._lines[key] = Line(key[0], limits, waiting, self._settings.timeout)
         value = item.record.value or b""
         if len(value) >= LARGE:
             item = item._replace(weight=weight_of(value, known))
@@ -109,7 +108,7 @@ class InFlightLimiter:
         if queue is None and self._try(key, line, item):
             return
         now = self._clock()
-        stands = now - self._looked_at > STANDS  # or nobody looks: then it is refused by the next look
+        stands = now - self._looked_at > STANDS  # if nothing was looked at lately, the next look refuses it
         if line.begun + len(queue or ()) >= line.most and not line.keeps_up(now) and not stands:
             self._refuse(item, line.refusal(now))
             return
@@ -121,11 +120,11 @@ class InFlightLimiter:
         self._look_in(LOOK_EVERY)
 
     def figures(self) -> dict[str, int]:
-        """Return how many requests are begun and how many wait to be."""
+        """Return how many requests are in progress and how many wait."""
         return {"begun": self._places.taken, "waiting": sum(map(len, self._crowded.values()))}
 
     def _try(self, key: Key, line: Line, item: Waiting) -> bool:
-        """Begin a request if there is room for it in every respect."""
+        """Begin a request if all limits allow it; returns whether they do."""
         if line.begun >= line.most or not self._places.fits(key):
             return False
         if item.weight and not self._bytes.fits(key, item.weight):
@@ -166,7 +165,7 @@ class InFlightLimiter:
                 break
 
     def _advance(self, key: Key) -> None:
-        """Begin the first of a line, if there is room; who waits for a lease that has ended is let go."""
+        """Begin the first request of a line if there is room; drop those of leases that have ended."""
         queue, line = self._crowded[key], self._lines[key]
         while queue and not queue[0].lease.taking:
             queue.popleft()
@@ -185,7 +184,7 @@ class InFlightLimiter:
             self._looking = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Refuse who waits in vain: the last of the lines whose hosts do not keep up, a few at a time."""
+        """Refuse the last requests of lines whose hosts do not keep up, a few at a time."""
         self._looking = None
         now, left = self._clock(), REFUSED_TOGETHER
         if (stood := now - self._looked_at) > STANDS:
@@ -212,9 +211,7 @@ class InFlightLimiter:
 
 
 def weight_of(value: bytes, known: ParsedRequest) -> int:
-    """Return the bytes of memory that a request takes while it is being answered, roughly: its text, and again what it
-    sends; of a body that is no text, also its values.
-    """
+    """Return the approximate bytes of memory of a request in progress: its text, what it sends, and a body's values."""
     weight = 2 * len(value)
     if not isinstance(known.request.body, str | Raw):
         weight += TREE * sum(value.count(mark) for mark in (b",", b":", b"[", b"{"))

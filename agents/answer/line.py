@@ -1,10 +1,8 @@
-"""The line of the requests for one host, or one source, and whether that keeps up with them."""
+"""The queue of one host or source, and whether that host keeps up with its requests."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from agents.answer.parsed_requests import ParsedRequest
 from models.errors import Overloaded
@@ -12,41 +10,30 @@ from models.source import Limits
 from streams.functions import DEFAULT_THREADS
 
 SILENT = 1.0
-"""Seconds without one answer after which a host does not keep up with what waits for it."""
+"""Seconds without an answer after which a host with waiting requests does not keep up."""
 WINDOW = 5.0
 """Seconds over which answers are counted."""
 
 _USUAL = Limits()
-_AUTHORITY = re.compile(r"[^:/?#]*://(?:[^/?#@]*@)?([^/?#]*)")
 
 
-class Kind(NamedTuple):
-    """What a line is for. `name` is told to people; `limits` are those of its host or source."""
-
-    name: str
-    limits: Limits
+def line_name(known: ParsedRequest) -> str:
+    """Return the name of a request's line, as errors show it: its source or its host."""
+    return known.origin.authority if known.source is None else f"source {known.source.name}"
 
 
-def kind_of(known: ParsedRequest, hosts: Mapping[str, Limits]) -> Kind:
-    """Return the kind of line that a request is in; `hosts` are the limits of those hosts that have their own."""
-    source, url = known.source, known.request.url
-    host = authority(url) if url is not None else ""
-    if source is None:
-        return Kind(host, hosts.get(host) or _USUAL)
-    usual = Limits(concurrency=DEFAULT_THREADS) if url is None else hosts.get(host) or _USUAL
-    return Kind(f"source {source.name}", source.limits or usual)
-
-
-def authority(url: str) -> str:
-    """Return host and port of a URL, without a port that is the scheme's own."""
-    found = _AUTHORITY.match(url)
-    host = found[1].lower() if found else ""
-    return host.removesuffix(":80").removesuffix(":443")
+def limits_of(known: ParsedRequest, hosts: Mapping[str, Limits]) -> Limits:
+    """Return the limits of a request's source or host; `hosts` are those of hosts that have their own."""
+    if known.source is not None and known.source.limits:
+        return known.source.limits
+    if known.request.url is None:
+        return Limits(concurrency=DEFAULT_THREADS)
+    return hosts.get(known.origin.authority) or _USUAL
 
 
 class Line:
-    """`begun` are being answered; others wait. `most` may do either before it matters whether the host keeps up, which
-    is to answer all of them within `seconds`.
+    """`begun` requests are in progress, others wait. Once `most` do either, the host has to keep up: it must answer
+    them all within `seconds`.
     """
 
     __slots__ = ("_answers", "_credit", "_last", "_refusal", "_started", "begun", "most", "name", "seconds")
@@ -62,17 +49,17 @@ class Line:
         self._refusal: tuple[str, Overloaded] | None = None
 
     def crowded(self, now: float) -> None:
-        """Judge from now on: some wait."""
+        """Start to watch the host: requests wait."""
         if self._started > now:
             self._started = self._last = now
 
     def excuse(self, seconds: float) -> None:
-        """Leave out a time in which the worker itself stood still: nothing could be answered then."""
+        """Disregard a time in which the worker itself was blocked."""
         self._started += seconds
         self._last += seconds
 
     def relaxed(self) -> None:
-        """Judge no more: there is plenty of room again."""
+        """Stop watching the host: there is room again."""
         self._started = self._last = float("inf")
 
     def answered(self, now: float) -> None:
@@ -82,22 +69,22 @@ class Line:
             self._last = now
 
     def keeps_up(self, now: float) -> bool:
-        """Whether the host answers as fast as it has to; in the first window, as if all in flight were answered now."""
+        """Whether the host answers fast enough; in its first window, all requests in flight count as answered."""
         passed = now - self._started
         if now - self._last >= SILENT:
             return False
         if passed < SILENT:
             return True
-        if passed > WINDOW:  # the last window's answers count as one second of this one's
+        if passed > WINDOW:  # the last window counts as one second of this one
             self._answers, self._credit = self._answers / passed, 0
             self._started, passed = now - 1.0, 1.0
         return self._answers + self._credit >= passed * self.most / self.seconds
 
     def refusal(self, now: float) -> Overloaded:
-        """Return why a request is refused that would have to wait."""
+        """Return the error of a request that may not wait."""
         quiet = now - self._last
         pace = f"none was answered for {quiet:.0f} s" if quiet >= SILENT else "it answers too slowly"
-        if self._refusal is None or self._refusal[0] != pace:  # the same one for all who are refused in a second
+        if self._refusal is None or self._refusal[0] != pace:  # one error for all requests refused in the same second
             self._refusal = (
                 pace,
                 Overloaded(

@@ -1,5 +1,5 @@
-"""Requests met before. Validating one costs 40 µs; the same bytes again cost a look-up, also when every message
-has its own id: the id is cut out of the bytes, and what is left is what is known.
+"""Parsed requests, cached by their bytes. The id is cut out first, so requests that differ only in their id share one
+entry: a look-up instead of 40 µs of validation.
 """
 
 from __future__ import annotations
@@ -18,32 +18,31 @@ from models.large import LARGE
 from models.request import Request
 from models.source import Source, Sources
 from streams.cache.freshness import UNKEYED, read_request_directives
-from streams.http.url import normal
+from streams.http.url import NOWHERE, Origin, normal, origin_of
 from streams.pool import LargeWork
 
 GENERATION = 16_384
-"""Requests kept of each of two generations; the older is dropped when the younger is full."""
+"""Requests per generation; there are two, and the older is dropped when the younger is full."""
 MAX_PLAIN_BYTES, MAX_KNOWN_BYTES = 2_560, 512
-"""Bytes of a request up to which it is remembered: without nested values, and with."""
+"""Bytes up to which a request is cached: without nested values, and with."""
 PLAIN_FACTOR, NESTED_FACTOR, OVERHEAD = 3, 22, 512
-"""Bytes of memory for each byte of such a request, at most, and for its parts."""
+"""Bytes of memory for each byte of a cached request, at most, and for the entry itself."""
 GENERATION_BYTES = 24 << 20
-"""Bytes of memory of a generation, about: usual requests take 10 MiB."""
+"""Approximate bytes of memory of a generation; usual requests take 10 MiB."""
 CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
-"""Methods whose answers may be kept and shared: the safe ones (RFC 9110, section 9.2.1) that fetch something."""
+"""Methods with cacheable answers: the safe ones (RFC 9110, section 9.2.1) that return something."""
 
-# Ids of printable ASCII without quote and backslash stand in JSON as they are; any other goes the slow way.
+# Ids of printable ASCII without quote and backslash are written in JSON as they are; others are parsed.
 _ID = rb'"id"[ \t\r\n]*:[ \t\r\n]*("[ !#-\[\]-~]{1,128}")[ \t\r\n]*'
 _LEADING_ID = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*" + _ID + rb",")
 _TRAILING_ID = re.compile(_ID + rb"\}[ \t\r\n]*\Z")
 
 
 class ParsedRequest(NamedTuple):
-    """A valid request without its id, and `key`: what makes two requests the same entry of the cache.
+    """A valid request without its id. `key` identifies its cache entry, None if the answer must not be cached.
 
-    `key` is None for a method whose answers must not be kept. `max_age` is in seconds, None for no wish; `min_fresh`
-    are the seconds that an answer must be fresh for, and then `max_age` is not None. For a source, the request is what
-    it becomes with its parameters in their places. `checks` has a `check_key` for each check.
+    `max_age` is in seconds, None if any age will do; `min_fresh` is the seconds the answer must stay fresh, and
+    then `max_age` is not None. A source's template is filled in. `checks` has a `check_key` for each check.
     """
 
     request: Request
@@ -53,22 +52,23 @@ class ParsedRequest(NamedTuple):
     checks: tuple[str, ...] = ()
     min_fresh: float = 0.0
     only_if_cached: bool = False
+    origin: Origin = NOWHERE
 
     def takes(self, as_of: float, fresh_until: float, now: float) -> bool:
-        """Whether an answer that is fresh so long is as new, and for as long, as it must be (epoch seconds)."""
+        """Whether an answer with these times (epoch seconds) is new enough and stays fresh long enough."""
         return self.max_age is None or (now - as_of <= self.max_age and now + self.min_fresh <= fresh_until)
 
     def passes_over(self, as_of: float | None, now: float) -> bool:
-        """Whether an answer that is not fresh any more, or not known to be, is too old (epoch seconds)."""
+        """Whether a stale answer, or one of unknown freshness, is too old (epoch seconds)."""
         return self.max_age is not None and (self.min_fresh > 0 or now - (as_of or 0.0) > self.max_age)
 
 
 class LargeRequest(Exception):
-    """A request that would hold up the event loop: `ParsedRequestCache.read_large` is for it."""
+    """A request too large for the event loop: use `ParsedRequestCache.read_large`."""
 
 
 class ParsedRequestCache:
-    """The bounded map from a request's bytes, without its id, to what they say. `large` reads what has many bytes."""
+    """A bounded cache from a request's bytes, without the id, to the parsed request. `large` parses large ones."""
 
     def __init__(self, sources: Sources | None = None, large: LargeWork | None = None) -> None:
         self._sources = sources or Sources()
@@ -78,21 +78,27 @@ class ParsedRequestCache:
         self._young_bytes = 0
 
     def parse(self, value: bytes | None) -> tuple[bytes | None, ParsedRequest]:
-        """Return the id as JSON, None if the body gives none, and the request. Raises InvalidRequest, LargeRequest."""
+        """Return the id as JSON, None if there is none, and the request. Raises InvalidRequest, LargeRequest."""
         if value is None or len(value) > LARGE:
             if self._large is not None and value is not None and len(value) <= requests.MAX_BYTES:
                 raise LargeRequest
-            request_id, rest = None, None  # it is not kept, and parse says what is wrong with it
+            request_id, rest = None, None  # `requests.parse` raises the error
         else:
             request_id, rest = cut_id(value)
         if rest is not None:
             known = self._young.get(rest) or self._promoted(rest)
             if known is not None:
                 return request_id, known
+            usual = requests.parse_usual(rest)
+            if usual is not None:
+                known = parse_request(usual, self._sources)
+                if len(rest) <= MAX_PLAIN_BYTES:
+                    self._remember(rest, known, nested=False)
+                return request_id, known
         text, request = requests.parse(value)
         known = parse_request(request, self._sources)
         parsed_id = None if text is None else strictjson.quote(text)
-        # An id written with escapes ("\\u0069d") is not seen by cut_id and would be forgotten with the rest.
+        # `cut_id` does not see an id written with escapes ("\\u0069d"): it would be lost with the rest.
         if rest is not None and parsed_id == request_id:
             nested = _is_nested(known.request)
             if len(rest) <= (MAX_KNOWN_BYTES if nested else MAX_PLAIN_BYTES):
@@ -100,9 +106,7 @@ class ParsedRequestCache:
         return parsed_id, known
 
     async def read_large(self, value: bytes) -> tuple[bytes | None, ParsedRequest]:
-        """Do what `parse` does, with what nests in the request left as text. Raises InvalidRequest, Overloaded or
-        InternalError.
-        """
+        """Parse in another process, nested values left as text. Raises InvalidRequest, Overloaded, InternalError."""
         assert self._large is not None
         text, request = pickle.loads(await self._large.run("read a request", value))  # noqa: S301  our own process
         return None if text is None else strictjson.quote(text), parse_request(request, self._sources)
@@ -130,8 +134,7 @@ def _is_nested(request: Request) -> bool:
 def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:
     """Split a request's bytes into its id (as JSON) and the rest, without parsing.
 
-    Sound only for an id that is the first or the last member of the object: taking that out of, or putting it
-    into, an object's text gives the text of an object again. Anything else returns no rest.
+    Only an id that is the first or the last member can be cut out of the text; otherwise there is no rest.
     """
     last = value.rfind(b'"id"')
     if last < 0:
@@ -148,36 +151,38 @@ def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:
 
 
 def parse_request(request: Request, sources: Sources | None = None) -> ParsedRequest:
-    """Work out what is asked, and under which key answers are kept. Raises InvalidRequest for what no source takes."""
+    """Fill in the source's template and compute the keys. Raises InvalidRequest if the source refuses the request."""
     source = None
     if request.source is not None:
         request, source = (sources or Sources()).expand(request)
     kept = request.method in CACHEABLE_METHODS or (source is not None and source.cache.methods_too)
-    checks = tuple(map(check_key, request.checks))
+    checks, origin = tuple(map(check_key, request.checks)), origin_of(request.url)
     if not request.headers:
-        return ParsedRequest(request, entry_key(request, source) if kept else None, request.max_age, source, checks)
+        key = entry_key(request, source) if kept else None
+        return ParsedRequest(request, key, request.max_age, source, checks, origin=origin)
     directives = read_request_directives(request.headers)
     key = entry_key(request, source) if kept and not directives.no_store else None
     ages = [age for age in (request.max_age, directives.max_age) if age is not None]
     return ParsedRequest(
-        request, key, min(ages, default=None), source, checks, directives.min_fresh, directives.only_if_cached
+        request, key, min(ages, default=None), source, checks, directives.min_fresh, directives.only_if_cached, origin
     )
 
 
 def entry_key(request: Request, source: Source | None = None) -> bytes:
-    """Return the key of all that a document depends on: two requests with the same one get the same.
+    """Return the cache key of a request: requests with equal keys get the same document.
 
-    It is `<source>-<target>-<digest>` in hex, so that entries can be found by source and URL. The digest covers the
-    method, schema, URL, source (its whole definition, credentials included), parameters, headers and body. Header names
-    are compared without case (RFC 9110, section 5.1), and URLs as they are sent; deadline, max_age and checks change
-    nothing of the document, nor do the headers by which a request speaks to caches or is traced. None of the first four
-    lines can hold a line break, and no URL begins with a quote: no two requests write the same text.
+    It is `<source>-<target>-<digest>` in hex, so that entries can be found by source and URL. The digest covers method,
+    schema, URL as sent, source (its whole definition), parameters, headers (names without case, RFC 9110, section 5.1)
+    and body, but not deadline, max_age, checks, and headers for caches and traces. None of the first
+    four lines can contain a line break, and no URL begins with a quote, so different requests give different texts.
     """
     url = None if request.url is None else normal(request.url)
     target = url or strictjson.quote(request.source or "").decode()
     identity = "" if source is None else source.identity
     plain = f"{identity}\n{request.method}\n{request.schema}\n{target}".encode()
-    headers = {name.lower(): value for name, value in request.headers.items() if name.lower() not in UNKEYED}
+    headers = request.headers and {
+        name.lower(): value for name, value in request.headers.items() if name.lower() not in UNKEYED
+    }
     if request.params or headers or request.body is not None:
         plain += b"\n" + strictjson.canonical({"params": request.params, "headers": headers, "body": request.body})
     digest = hashlib.blake2b(plain, digest_size=20).hexdigest()
@@ -185,18 +190,18 @@ def entry_key(request: Request, source: Source | None = None) -> bytes:
 
 
 def check_key(call: Call) -> str:
-    """Return the key of all that a verdict on a document depends on: the check's name, its field and arguments."""
+    """Return the key of a check: equal for the same name, field and arguments."""
     plain = strictjson.canonical([call.name, call.field, call.args])
     return hashlib.blake2b(plain, digest_size=20).hexdigest()
 
 
 def source_tag(name: str | None) -> str:
-    """Return the part of a key that says which source it is of; zeros for a plain URL."""
+    """Return the part of a key that identifies the source; zeros for a plain URL."""
     return "0" * 8 if name is None else hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
 
 
 def target_tag(url: str | None) -> str:
-    """Return the part of a key that says for which URL it is, however that is written; zeros for a function."""
+    """Return the part of a key that identifies the URL, however it is spelled; zeros for a function."""
     return _target_tag(None if url is None else normal(url))
 
 
@@ -205,7 +210,7 @@ def _target_tag(url: str | None) -> str:
 
 
 def matching(url: str | None = None, source: str | None = None) -> Callable[[bytes], bool]:
-    """Return what tells the keys of a URL, or of a source, or, without either, all of them."""
+    """Return a test for keys of a URL or of a source; without either it accepts all keys."""
     if source is not None:
         wanted = f"{source_tag(source)}-".encode()
         return lambda key: key.startswith(wanted)
@@ -216,7 +221,7 @@ def matching(url: str | None = None, source: str | None = None) -> Callable[[byt
 
 
 def salvage_id(value: bytes | None) -> bytes | None:
-    """Return the id, as JSON, that an invalid request gives all the same, so that its sender knows the result."""
+    """Return the id, as JSON, of an invalid request, so that its sender recognizes the result; None without one."""
     if value is not None and len(value) > LARGE:
         return cut_id(value)[0]
     try:

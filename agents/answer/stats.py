@@ -1,4 +1,4 @@
-"""What a worker has answered since it started: by outcome and cache state, and how long it took."""
+"""A worker's answers since its start, by outcome and cache state, and their durations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from models.histogram import Histogram
 
 NO_CACHE = "none"
-"""Stands for the cache state of what was no request."""
+"""The cache state of an invalid request."""
 
 
 class AnswerStats:
-    """`answers` by (outcome, cache state), `whole` the time from a record's receipt to its answer, `queued` the part
-    of it that passed before a request which the cache did not answer was begun.
+    """`answers` by (outcome, cache state); `whole`: seconds from a record's receipt to its answer; `queued`: seconds
+    that a cache miss waited before it was begun.
     """
 
     def __init__(self) -> None:
@@ -23,10 +23,7 @@ class AnswerStats:
         self.queued = Histogram()
 
     def count_hits(self, elapsed: Sequence[float]) -> None:
-        """Count a batch's answers from memory that were `ok`, in the order in which they were given (seconds each).
-
-        Once a batch: one by one would make a hit dearer.
-        """
+        """Count a batch's `ok` hits: seconds each, in ascending order. Once per batch, as hits must stay cheap."""
         if elapsed:
             self.answers["ok", "hit"] += len(elapsed)
             self.whole.add_sorted(elapsed)

@@ -1,9 +1,8 @@
 """Spans of requests, by OpenTelemetry's conventions for messaging: children of the trace that the producer sent, and
 linked to it. Imported only when there are traces.
 
-An answer from the cache has a span only if its producer's trace is sampled. A hit costs some 10 µs and a span several
-times that, so a worker that traced all of them would do little else; who follows one request through all services has
-said so in its `traceparent`.
+A hit has a span only if its producer's trace is sampled: a hit costs some 10 µs, a span several times that. A producer
+that follows one request through all services marks it so in its `traceparent`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from agents.answer.headers import trace_headers
 from streams.kafka.outgoing import Headers
 
 SAMPLED = 1
-"""The bit of a traceparent's flags that says so."""
+"""The bit of a sampled trace in a traceparent's flags."""
 
 _trace_context = TraceContextTextMapPropagator()
 
@@ -38,7 +37,7 @@ class RequestSpan:
         self.headers: Headers = [(name, value.encode()) for name, value in carrier.items()]
 
     def ended(self, outcome: str, cache: str) -> None:
-        """Note what came of it."""
+        """Set the outcome."""
         self._span.set_attributes({"millrace.outcome": outcome, "millrace.cache": cache})
         if outcome != "ok":
             self._span.set_attribute("error.type", outcome)
@@ -46,7 +45,7 @@ class RequestSpan:
 
 
 class RequestSpans:
-    """Makes them; `group` is the consumer group."""
+    """Makes the spans; `group` is the consumer group."""
 
     def __init__(self, tracer: Any, group: str) -> None:
         self._tracer = tracer
@@ -54,7 +53,7 @@ class RequestSpans:
 
     @contextmanager
     def request(self, record: ConsumerRecord[bytes, bytes], request_id: bytes) -> Iterator[RequestSpan]:
-        """Give the span of a request that is answered meanwhile; what it sends has it for a parent."""
+        """Run a block within the span of a request: requests to upstreams are its children."""
         span = self._start(record, request_id, None)
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             yield RequestSpan(span)
@@ -62,9 +61,9 @@ class RequestSpans:
     def answered(
         self, record: ConsumerRecord[bytes, bytes], request_id: bytes, elapsed: float, outcome: str, cache: str
     ) -> Headers | None:
-        """Make the span of a request that was answered on the spot, after `elapsed` seconds, if its trace is sampled.
+        """Make the span of a request answered without a task, after `elapsed` seconds, if its trace is sampled.
 
-        Returns the headers that carry it on; None for no span.
+        Returns the headers that propagate it, None without a span.
         """
         if not is_sampled(record.headers):
             return None
@@ -99,7 +98,7 @@ class RequestSpans:
 
 
 def is_sampled(headers: Sequence[tuple[str, bytes | None]]) -> bool:
-    """Whether a producer sends a trace along that is sampled (W3C Trace Context, section 3.2.2.5)."""
+    """Whether the headers carry a sampled trace (W3C Trace Context, section 3.2.2.5)."""
     return any(
         name == "traceparent" and content is not None and int(content[-2:], 16) & SAMPLED
         for name, content in trace_headers(headers)

@@ -173,12 +173,12 @@ def _shown(record: Any, options: argparse.Namespace) -> str | None:
 
 def _matches(result: Any, options: argparse.Namespace) -> bool:
     """Whether a parsed result matches the options."""
-    from agents.answer.headers import host_of
+    from streams.http.url import origin_of
 
     request = result.get("request")
     request = request if isinstance(request, dict) else {}
     url = request.get("url")
-    host = (host_of(url) if isinstance(url, str) else None) or ""
+    host = (origin_of(url).host if isinstance(url, str) else None) or ""
     return (
         (not options.outcome or result.get("outcome") in options.outcome)
         and (not options.id or result.get("id") in options.id)

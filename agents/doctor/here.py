@@ -27,7 +27,7 @@ from streams.config.secrets import secrets_of
 from streams.config.settings import ANYWHERE, Settings
 from streams.http.client import client_of
 from streams.http.guard import guard_of, literal, why
-from streams.http.tls import tls_context
+from streams.http.policy import tls_context
 from streams.kafka.client import ssl_context
 from streams.pool import CheckPool
 from streams.sources import load

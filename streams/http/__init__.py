@@ -1,28 +1,39 @@
 """HTTP as a client.
 
 client       one session for the process: fetches with a cap on decoded bytes, follows redirects
-policy       how an upstream is asked: its source's policy, or the worker's
-request      what is sent to one address, and where a redirect leads
+policy       the policy of an upstream: its source's, or the worker's; TLS of a source
+request      the request sent to one address, and the next after a redirect
 url          URLs sent byte for byte where legal, and the one spelling of a host
-session      aiohttp's session, with nothing that it does by itself
+session      aiohttp's session without its automatic behaviour
 connector    aiohttp's pool of connections, bounded
-once         connections that have not ended, and each request sent once
+once         no closed connections, and each request sent once
 auth         a source's credentials, added at the last moment
 secret_scan  whether a text contains a secret
-tls          how connections to a source are secured
 guard        what may be reached: the SSRF guard
 embedded     IPv4 addresses inside IPv6 ones
 resolver     names, resolved in threads
-limits       what one host may cost: requests in flight and a second, pauses
+limits       limits of one host: requests in flight and per second, pauses
 breaker      the circuit breaker
-outage       the log of hosts that fail
-retry        what is tried again, and when
-content      content codings, undone within bounds (RFC 9110, section 8.4)
-bodies       memory for the bodies of answers
+outage       logs hosts that fail
+retry        whether and when a failed fetch is retried
+content      content codings, decoded within bounds (RFC 9110, section 8.4)
+bodies       memory for the bodies of responses
 cookies      cookies, for as long as one request's redirects
-excerpt      what an upstream says in place of a document: the beginning of a body, chosen headers
-response     a complete answer of an upstream
-errors       what went wrong, as one of our errors
+excerpt      the beginning of an error's body, and chosen headers
+response     a complete response
+errors       failures of aiohttp translated into errors of ours
 stats        requests to upstreams, counted
 tracing      spans of requests to upstreams
+
+Private parts of aiohttp 3.14 that the service overrides or relies on; `tests/unit/test_faust_pins.py` fails when one
+of them changes:
+
+  ResponseHandler  `data_received`, `feed_data`, `set_response_params`, `set_exception`, `connection_lost`, `_payload`,
+                   `_upgraded` (in protocol.py); made by hand in agents/testing/wire.py
+  Connector        `_get`, `_release`, `_factory`, `_loop` (in connector.py), `connect` (in once.py),
+                   `_create_connection` (in agents/testing/wire.py)
+  ClientSession    what `_request` sends again by itself (in once.py)
+  CookieJar        `_build_morsel` (in cookies.py)
+  RequestHandler   `connection_made`, `finish_response`, `handle_error`, `_manager`, `_waiter`, `_force_close`; Server
+                   `__call__`, `_loop`, `_kwargs`; AppRunner `_make_server` (in streams/web/connection.py)
 """

@@ -20,11 +20,11 @@ from streams.http.secret_scan import contains_secret
 from streams.oauth import FAILED_FOR, RENEW_BEFORE, basic, read_token
 
 FORMER_TOKENS = 4
-"""Tokens before the one of now that must not be told either: slow requests were sent with them."""
+"""Earlier tokens that are secrets as well: slow requests were sent with them."""
 
 Headers = Mapping[str, str]
 Post = Callable[[str, Headers, str, float | None], Awaitable[bytes]]
-"""Posts a text to a URL, with headers, before a deadline (monotonic seconds); returns the body of the answer."""
+"""Posts a text to a URL, with headers, before a deadline (monotonic seconds); returns the response's body."""
 
 
 class Signed(NamedTuple):
@@ -35,20 +35,20 @@ class Signed(NamedTuple):
 
 
 class Credentials(Protocol):
-    """What a source shows to its upstream."""
+    """What authenticates a source to its upstream."""
 
     async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:
-        """Put the credentials on a request. Raises AnswerError if they cannot be had."""
+        """Add the credentials to a request. Raises AnswerError if they cannot be obtained."""
 
     def renews(self, refused: Signed) -> bool:
-        """Say whether, after a 401 for this request, another try has better credentials to show."""
+        """Whether another attempt after a 401 for this request has other credentials."""
 
     def contained_in(self, text: bytes) -> bool:
-        """Say whether a text has one of the secrets in it, however it is written there."""
+        """Whether a text contains one of the secrets, in any spelling."""
 
 
 class Fixed:
-    """Headers and query parameters that are the same on every request; `secrets` are what must not be told."""
+    """Headers and query parameters that are the same on every request; `secrets` must not appear in results."""
 
     def __init__(self, headers: Headers, query: Headers, secrets: Iterable[str]) -> None:
         self._headers = dict(headers)
@@ -56,7 +56,7 @@ class Fixed:
         self._secrets = tuple(secrets)
 
     async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:  # noqa: ARG002  nothing to wait for
-        """Put the credentials on a request, in place of what it has under their names."""
+        """Add the credentials to a request, in place of its own headers and parameters of these names."""
         if self._query:
             given = url.raw_query_string
             kept = [part for part in (given.split("&") if given else ())
@@ -68,16 +68,16 @@ class Fixed:
         return Signed(url, {**kept_headers, **self._headers})
 
     def renews(self, refused: Signed) -> bool:  # noqa: ARG002
-        """Say no: they are what they are."""
+        """Return False: they never change."""
         return False
 
     def contained_in(self, text: bytes) -> bool:
-        """Say whether a text has one of the secrets in it, however it is written there."""
+        """Whether a text contains one of the secrets, in any spelling."""
         return contains_secret(self._secrets, text)
 
 
 class Token:
-    """An OAuth 2 access token by client credentials: fetched once for all, renewed before it ends and after a 401."""
+    """An OAuth 2 access token by client credentials: fetched once for all, renewed in time and after a 401."""
 
     def __init__(
         self, auth: ClientCredentials, post: Post, fixed: Fixed, clock: Callable[[], float] = time.monotonic
@@ -94,7 +94,7 @@ class Token:
         self._failure: tuple[float, AnswerError] | None = None
 
     async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:
-        """Put the token on a request, fetching it first if there is none. Raises AnswerError."""
+        """Add the token to a request, fetching it first if there is none. Raises AnswerError."""
         if not self._fresh():
             async with self._lock:
                 if not self._fresh():  # nobody fetched it while this one waited
@@ -103,14 +103,14 @@ class Token:
         return signed._replace(headers={**signed.headers, "Authorization": f"Bearer {self._token}"})
 
     def renews(self, refused: Signed) -> bool:
-        """Give up the token that was refused; another may have come meanwhile, which is tried as well."""
+        """Drop a refused token; returns whether there is, or may be, another."""
         if refused.headers.get("Authorization") == f"Bearer {self._token}":
             self._former.append(self._token)
             self._token = ""
         return True
 
     def contained_in(self, text: bytes) -> bool:
-        """Say whether a text has the token or the client's secret in it."""
+        """Whether a text contains a token or the client's secret."""
         return contains_secret((self._token, *self._former, self._secret), text) or self._fixed.contained_in(text)
 
     def _fresh(self) -> bool:
@@ -119,21 +119,21 @@ class Token:
     async def _fetch(self, deadline: float | None) -> None:
         if self._failure is not None and self._clock() < self._failure[0]:
             raise _again(self._failure[1])
-        asked = self._clock()
+        sent_at = self._clock()
         try:
             token, life = read_token(await self._post(self._auth.token_url, *self._form(), deadline))
         except AnswerError as error:
-            told_of = self._of_token(error)
-            if not told_of.deadline_bound:
-                self._failure = self._clock() + FAILED_FOR, told_of
-            raise told_of from None
+            failure = self._of_token(error)
+            if not failure.deadline_bound:
+                self._failure = self._clock() + FAILED_FOR, failure
+            raise failure from None
         self._former.append(self._token)
         self._token = token
         self._failure = None
-        self._renew_at = asked + max(life - RENEW_BEFORE, life * 0.8)
+        self._renew_at = sent_at + max(life - RENEW_BEFORE, life * 0.8)
 
     def _of_token(self, error: AnswerError) -> AnswerError:
-        """Return an error of the token endpoint, told as that; its status is not that of what was asked for."""
+        """Return an error of the token endpoint, named as such, without its status: that is not the upstream's."""
         words = "its words repeat the credentials" if self.contained_in(str(error).encode()) else str(error)
         ours = type(error)(f"no token: {words}")
         ours.retryable, ours.deadline_bound, ours.attempts = error.retryable, error.deadline_bound, error.attempts
@@ -152,7 +152,7 @@ class Token:
 
 
 def credentials_of(source: Source, post: Post) -> Credentials | None:
-    """Return the credentials that a source has, None for none. Raises ValueError for a secret that cannot be read."""
+    """Return a source's credentials, None for none. Raises ValueError for a secret that cannot be read."""
     headers = {name: read_secret(secret) for name, secret in source.secret_headers.items()}
     secrets = list(headers.values())
     query: dict[str, str] = {}
@@ -175,7 +175,7 @@ def credentials_of(source: Source, post: Post) -> Credentials | None:
 
 
 def _again(error: AnswerError) -> AnswerError:
-    """Return a remembered failure for another request: an error is not raised into two, which both note their tries."""
+    """Return a copy of a remembered failure: each request sets the attempts of its own error."""
     again = type(error)(str(error))
     again.retryable, again.no_immediate_retry = error.retryable, True
     return again

@@ -16,18 +16,18 @@ from models.errors import Overloaded
 from streams.shares import Shares
 
 SMALL = 64 << 10
-"""Bytes of a body up to which it needs no room."""
+"""Bytes of a body up to which it reserves nothing."""
 TOGETHER = 4
-"""Bodies of the largest size that there is room for at once; one host has half of it at most."""
+"""Concurrent bodies of the largest size; one host has half of the memory at most."""
 EARLY = 0.05
-"""Seconds before its deadline that a request gives up waiting for room, to say so."""
+"""Seconds before its deadline that a request stops waiting for memory, to report that."""
 
 _answering: ContextVar[list[Callable[[], None]] | None] = ContextVar("answering", default=None)
 
 
 @contextmanager
 def kept_until_answered() -> Iterator[None]:
-    """Keep the room of a body that is read in this block until its end; else it is given back once the body is read."""
+    """Keep the reservation of a body read in this block until its end, not only until the body is read."""
     gives: list[Callable[[], None]] = []
     _answering.set(gives)
     try:
@@ -40,19 +40,19 @@ def kept_until_answered() -> Iterator[None]:
 
 
 class Bodies:
-    """The room of one client; `most` is the largest body that it takes, in bytes."""
+    """The memory of one client; `most` is its largest body in bytes."""
 
     def __init__(self, most: int) -> None:
         self._room: Shares[str] = Shares(TOGETHER * most)
 
     @property
     def taken(self) -> int:
-        """Return the bytes of the room that are taken."""
+        """Return the bytes reserved."""
         return self._room.taken
 
     @contextmanager
     def room(self, host: str, most: int, deadline: float | None) -> Iterator[Room]:
-        """Give what a body of at most `most` bytes asks for room as it grows, before `deadline` (monotonic seconds)."""
+        """Yield the reservation of a body of at most `most` bytes, made before `deadline` (monotonic seconds)."""
         room = Room(self._room, host, most, deadline)
         answering = _answering.get()
         try:
@@ -67,14 +67,14 @@ class Bodies:
 
 
 class Room:
-    """What one body needs."""
+    """The reservation of one body."""
 
     def __init__(self, shares: Shares[str], host: str, most: int, deadline: float | None) -> None:
         self._shares, self._host, self._most, self._deadline = shares, host, most, deadline
         self.taken = False
 
     async def grow(self, size: int) -> None:
-        """Wait for room, once a body has `size` bytes and more may come. Raises Overloaded."""
+        """Wait for memory, once a body has `size` bytes and more may follow. Raises Overloaded."""
         if size <= SMALL or self.taken:
             return
         seconds = None if self._deadline is None else max(0.0, self._deadline - time.monotonic() - EARLY)
@@ -91,7 +91,7 @@ class Room:
         self.taken = True
 
     def give(self) -> None:
-        """Give it back."""
+        """Release it."""
         if self.taken:
             self.taken = False
             self._shares.give(self._host, self._most)

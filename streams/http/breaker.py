@@ -1,4 +1,4 @@
-"""The circuit breaker: whoever fails half of the time is left alone for a while."""
+"""The circuit breaker: a host that fails half of the time is left alone for a while."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Callable
 WINDOW = 10.0
 """Seconds that the breaker looks back."""
 MIN_REQUESTS = 20
-"""Requests in the window below which the breaker does not judge."""
+"""Requests in the window below which the breaker stays closed."""
 FAILURE_SHARE = 0.5
 """Share of failures in the window at which it opens."""
 OPEN_FOR = 5.0
-"""Seconds that it stays open before one request may try."""
+"""Seconds that it stays open before a probe."""
 
 
 class Breaker:
-    """Closed: requests pass and are counted. Open: they are refused. Half-open: one passes and decides.
+    """Closed: requests pass and are counted. Open: they are refused. Half-open: one request, the probe, passes and
+    decides. A probe that hangs blocks the next for OPEN_FOR at most; then the first of them to end decides.
 
-    One that tries and hangs keeps the next from it no longer than OPEN_FOR; then the first of them to end decides.
-
-    Whoever passes gets a ticket. A ticket from before the last change of state decides nothing any more: a straggler
-    that was let through while closed must not settle what the one that tries is there to find out.
+    Each request that passes gets a ticket. A ticket from before the last change of state decides nothing: a straggler
+    must not take the place of the probe.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,7 +51,7 @@ class Breaker:
         return self._clock() - since >= OPEN_FOR
 
     def admit(self) -> int | None:
-        """Return a ticket if a request may pass now. Who gets one must tell `record` or `withdraw` later."""
+        """Return a ticket if a request may pass now. Its holder must call `record` or `withdraw` later."""
         if not self.would_admit():
             return None
         if self._opened is not None:
@@ -76,12 +75,12 @@ class Breaker:
             self._change(self._clock())
 
     def withdraw(self, ticket: int) -> None:
-        """Take a request back that did not get to an end: it says nothing about the host."""
+        """Withdraw a request that ended early: it says nothing about the host."""
         if ticket == self.ticket:
             self._probing = None
 
     def opens_in(self) -> float:
-        """Return the seconds until a request may try again."""
+        """Return the seconds until the next probe."""
         return 0.0 if self._opened is None else max(0.0, self._opened + OPEN_FOR - self._clock())
 
     def _change(self, opened: float | None) -> None:

@@ -1,7 +1,5 @@
-"""The HTTP client: one aiohttp session for the process. Fetches with a cap on decoded bytes, follows redirects by
-hand so that each hop is judged, and turns every way a fetch can fail into one error of `models.errors`.
-
-The caller sets the deadline: nothing here waits longer than the task it runs in.
+"""The HTTP client. It caps decoded bytes, follows redirects itself so that the guard checks each hop, and translates
+every failure into an error of `models.errors`. The caller enforces the deadline.
 """
 
 from __future__ import annotations
@@ -33,17 +31,16 @@ from streams.http.bodies import Bodies
 from streams.http.content import read_body
 from streams.http.cookies import Cookies
 from streams.http.errors import hide_secrets, is_host_fault, translate, unsuccessful
-from streams.http.excerpt import add_excerpt, chosen, tells
+from streams.http.excerpt import add_excerpt, chosen, repeats_credentials
 from streams.http.guard import Guard, guard_of
 from streams.http.limits import Bulkhead, Hosts
 from streams.http.once import Pool
-from streams.http.policy import CONNECT_TIMEOUT, UpstreamPolicy
+from streams.http.policy import CONNECT_TIMEOUT, PROTOCOLS, UpstreamPolicy
 from streams.http.request import OutgoingRequest, redirected, with_body
 from streams.http.response import Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.session import CONNECTING, options_of, session_of
 from streams.http.stats import UpstreamStats, result_of, status_class
-from streams.http.tls import PROTOCOLS
 from streams.http.url import parse
 from streams.shares import Shares
 from streams.tls import Context
@@ -52,7 +49,7 @@ if TYPE_CHECKING:
     from streams.http.tracing import HttpSpans
 
 SLOW = 1.0
-"""Seconds: a request that its deadline ends sooner says nothing about the host."""
+"""Seconds: a request cancelled by its deadline sooner says nothing about the host."""
 
 NOT_MODIFIED, BAD_REQUEST = 304, 400
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -62,7 +59,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class _Redirect(NamedTuple):
-    """An answer that points elsewhere, and the cookies that it sets."""
+    """A redirect, and the cookies that it sets."""
 
     status: int
     location: str
@@ -71,9 +68,9 @@ class _Redirect(NamedTuple):
 
 
 class Client:
-    """Opened with `async with`. `max_bytes` caps a decoded body, `max_in_flight` the requests under way at once,
-    `max_waiting` those that wait for one host that is silent; `guard` judges what may be reached. `retry`, `proxy` (a
-    URL), `limits` (by host) and `max_redirects` hold where a source says nothing else.
+    """Opened with `async with`. `max_bytes` caps a decoded body, `max_in_flight` concurrent requests, `max_waiting`
+    requests that wait for one silent host; `guard` decides what may be reached. `retry`, `proxy` (a URL), `limits` (by
+    host) and `max_redirects` are defaults for sources.
     """
 
     def __init__(
@@ -98,7 +95,7 @@ class Client:
         self.bodies = Bodies(max_bytes)
         self.spans: HttpSpans | None = None
         self.changed: Callable[[str, Mapping[str, str]], None] | None = None
-        """Called with URL and the answer's headers when an upstream has taken a request that is not safe."""
+        """Called with URL and response headers when an unsafe request has succeeded."""
 
     async def __aenter__(self) -> Self:
         secured = Context(protocols=PROTOCOLS)
@@ -107,7 +104,7 @@ class Client:
         self._direct = await self._stack.enter_async_context(
             session_of(Pool(files, self._guard.socket, resolver=resolver, ssl=secured, **CONNECTING))
         )
-        # Through a proxy, every address dialled is the proxy's, which the operator named; then a tunnel is made.
+        # The only address dialled is that of the proxy, which the operator named.
         self._proxied = await self._stack.enter_async_context(
             session_of(
                 Pool(files, ssl=secured, **CONNECTING), connect=2 * CONNECT_TIMEOUT
@@ -127,7 +124,7 @@ class Client:
 
     @property
     def in_flight(self) -> int:
-        """Return how many requests are under way, out of at most `max_in_flight`."""
+        """Return how many requests are in flight, out of at most `max_in_flight`."""
         return self._slots.taken
 
     async def fetch(
@@ -142,13 +139,12 @@ class Client:
         validators: Mapping[str, str] | None = None,
         again: bool | None = None,
     ) -> Response:
-        """Ask, as often as the terms allow before `deadline` (monotonic seconds, which the caller enforces).
+        """Send a request, with retries as the policy `terms` allows before `deadline` (monotonic seconds).
 
-        `body`: a string is sent as text, anything else as JSON. `validators`: If-None-Match and If-Modified-Since,
-        with which a 304 is an answer. `again`: whether it may be sent again though it may have been received; None: by
-        its method and headers. Raises Denied, Unreachable, TimedOut, UpstreamError (also for a status that is
-        no success), TooLarge, InvalidDocument (an undecodable body), InvalidRequest and Overloaded; the error's
-        `attempts` says how often it was tried.
+        `body`: a string is sent as text, anything else as JSON. `validators`: If-None-Match and If-Modified-Since; then
+        a 304 is a response. `again`: whether a request that may have been received may be sent again; None: by method
+        and headers. Raises Denied, Unreachable, TimedOut, UpstreamError (also for an unsuccessful status), TooLarge,
+        InvalidDocument (an undecodable body), InvalidRequest and Overloaded, with the number of `attempts`.
         """
         terms = terms or self.policy
         headers, data = with_body(headers, body)
@@ -163,7 +159,7 @@ class Client:
                 response = await self._follow(hop, deadline, terms)
             except AnswerError as error:
                 hide_secrets(error, terms.credentials)
-                if error.attempts is None:  # refused before it was sent: what it met before is what there is to say
+                if error.attempts is None:  # refused before it was sent: report the error of the attempt before
                     raise failed or error from None
                 failed = error
                 attempt += error.attempts - 1
@@ -176,13 +172,11 @@ class Client:
     async def post(
         self, terms: UpstreamPolicy, url: str, headers: Mapping[str, str], text: str, deadline: float | None
     ) -> bytes:
-        """Post a text and return the answer's body. Raises AnswerError as `fetch` does."""
+        """Post a text and return the response's body. Raises AnswerError as `fetch` does."""
         return (await self.fetch("POST", url, headers, text, deadline=deadline, terms=terms)).body.content
 
     async def _follow(self, hop: OutgoingRequest, deadline: float | None, terms: UpstreamPolicy) -> Response:
-        """Send a request where it points and where redirects point from there; once more with renewed credentials,
-        which counts as another attempt.
-        """
+        """Send a request and follow its redirects; send it again with renewed credentials, which is another attempt."""
         redirects, attempts, answered = 0, 1, False
         cookies: Cookies | None = None
         while True:
@@ -216,48 +210,48 @@ class Client:
     async def _send(
         self, hop: OutgoingRequest, signed: Signed, deadline: float | None, terms: UpstreamPolicy
     ) -> Response | _Redirect:
-        """Send one request within the host's limits and the worker's, and tell the host's breaker how it did."""
+        """Send one request within the limits of host and worker, and record its result in the host's breaker."""
         host = self.hosts.of(_authority(hop.url), terms.source if terms.apart and hop.own else None)
         gate = (terms.bulkhead if hop.own else None) or host.bulkhead
-        asked = time.monotonic()
+        queued_at = time.monotonic()
         ticket = await host.acquire(deadline, gate)
-        started, said, ok = None, "cancelled", None
+        started, result, ok = None, "cancelled", None
         try:
             async with self._slots.held(gate):
                 started = time.monotonic()
-                self.stats.waits.add(started - asked)
+                self.stats.waits.add(started - queued_at)
                 answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms, deadline)
-            said, ok = status_class(answer.status), True
+            result, ok = status_class(answer.status), True
         except AnswerError as error:
-            said, ok, error.attempts = result_of(error), is_host_fault(error), 1
+            result, ok, error.attempts = result_of(error), is_host_fault(error), 1
             error.trail = error.trail or hop.redirects
             if isinstance(error, UpstreamError) and error.retry_after is not None:
                 host.pause(error.retry_after)
             raise
         except (aiohttp.ClientError, OSError, ValueError) as exc:  # TimeoutError is an OSError
             translated = translate(exc, hop.url)
-            if isinstance(translated, InvalidRequest) and hop.redirects:  # the URL of the request was well
-                msg = f"the URL that a redirect points to cannot be asked for: {hop.url.host}"
+            if isinstance(translated, InvalidRequest) and hop.redirects:  # the URL of the request itself was valid
+                msg = f"the URL of a redirect cannot be requested: {hop.url.host}"
                 translated = UpstreamError(msg, hop.redirects[-1].status)
-            said, ok = translated.outcome, is_host_fault(translated)
+            result, ok = translated.outcome, is_host_fault(translated)
             translated.attempts = None if isinstance(translated, Denied | InvalidRequest) else 1
-            # Not from it: what it quotes may be a secret, the address asked or the line that was no HTTP.
+            # Without its cause, which may quote a secret, the URL, or an invalid line of the response.
             raise _with_trail(translated, hop.redirects) from None
         except asyncio.CancelledError:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
-                said, ok = TimedOut.outcome, False if started is not None and now - started >= SLOW else None
+                result, ok = TimedOut.outcome, False if started is not None and now - started >= SLOW else None
             raise
         else:
             return answer
         finally:
-            self.stats.add(terms.source, said, started)
-            host.release(ticket, ok=ok, gate=gate, said=said)
+            self.stats.add(terms.source, result, started)
+            host.release(ticket, ok=ok, gate=gate, result=result)
 
     async def _traced(
         self, hop: OutgoingRequest, signed: Signed, terms: UpstreamPolicy, deadline: float | None
     ) -> Response | _Redirect:
-        """Send one request within a span of its own, which the upstream is told of."""
+        """Send one request within a span of its own, and propagate it to the upstream."""
         assert self.spans is not None
         assert hop.sent is not None
         with self.spans.request(hop.method, hop.url, next(hop.sent)) as span:
@@ -269,7 +263,7 @@ class Client:
     async def _exchange(
         self, hop: OutgoingRequest, signed: Signed, terms: UpstreamPolicy, deadline: float | None
     ) -> Response | _Redirect:
-        """Send one request; returns the answer, or status and location of a redirect."""
+        """Send one request; returns the response or redirect."""
         session = self._proxied if terms.proxy else self._direct
         options = options_of(hop, terms)
         began = time.monotonic()
@@ -295,7 +289,7 @@ class Client:
                 raise error
             content = await self._read(hop, response, terms, deadline)
             body = Body(content, *media(response.headers.get("Content-Type")))
-            if terms.credentials is not None and await tells(body, response.headers, terms.credentials):
+            if terms.credentials is not None and await repeats_credentials(body, response.headers, terms.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
                 raise InvalidDocument(msg)
             return Response(status, body, response.headers, delay=head.delay, redirects=hop.redirects)
@@ -310,7 +304,7 @@ class Client:
     async def _read(
         self, hop: OutgoingRequest, response: aiohttp.ClientResponse, terms: UpstreamPolicy, deadline: float | None
     ) -> bytes:
-        """Return a body, for which there has to be room. What is coded may come to as much as is taken."""
+        """Return a body, once there is memory for it. A coded one may decode to as many bytes as are allowed."""
         plain = "Content-Encoding" not in response.headers
         most = min(response.content_length or terms.max_bytes if plain else terms.max_bytes, terms.max_bytes)
         with self.bodies.room(hop.url.host or "?", most, deadline) as room:
@@ -318,7 +312,7 @@ class Client:
 
 
 def client_of(settings: Settings, sources: Sources | None = None) -> Client:
-    """Return the HTTP client that the settings ask for."""
+    """Return an HTTP client by the settings."""
     return Client(
         settings.max_bytes,
         guard_of(settings),
@@ -332,17 +326,17 @@ def client_of(settings: Settings, sources: Sources | None = None) -> Client:
 
 
 def _with_trail(error: AnswerError, trail: tuple[Head, ...]) -> AnswerError:
-    """Return the error of a request that these responses led to."""
+    """Return the error with the heads of the responses before it."""
     error.trail = trail
     return error
 
 
 def _renewed(error: AnswerError, signed: Signed, credentials: Credentials) -> bool:
-    """Whether there are other credentials to show to who refused these."""
+    """Whether there are new credentials after these were refused."""
     return isinstance(error, UpstreamError) and error.refuses_credentials and credentials.renews(signed)
 
 
 def _authority(url: URL) -> str:
-    """Return host and port, unless that is the scheme's own; a dot at the name's end makes no other host."""
+    """Return host and port, without a default port and without a dot at the end of the name."""
     authority = url.raw_authority
     return authority.replace(".:", ":").removesuffix(".") if ".:" in authority or authority[-1] == "." else authority

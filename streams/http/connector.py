@@ -1,6 +1,6 @@
-"""aiohttp's pool of connections, which keeps idle ones in bounds and leaves files for others.
+"""aiohttp's pool of connections, with a bound on idle ones and on open files.
 
-Its own limits count busy connections alone: idle ones, 30 s each, would be as many as there were hosts.
+Its own limits count busy connections only: there would be an idle one, for 30 s, for each host.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from aiohttp.connector import Connection
 from streams.http.protocol import AnswerProtocol
 
 MAX_IDLE = 1_000
-"""Idle connections kept at most, over all hosts: the longest idle one is closed first."""
+"""Idle connections of all hosts; the longest idle one is closed first."""
 IDLE_SHARE = 4
-"""The part of our files, one in so many, that idle connections may have."""
+"""Idle connections may have one in so many of our files."""
 
 
 def plain_socket(info: Any) -> socket.socket:
@@ -32,11 +32,8 @@ def plain_socket(info: Any) -> socket.socket:
 
 
 class Connector(aiohttp.TCPConnector):
-    """`files`: the number from which on no file is ours to open. `make` makes the socket for an address.
-
-    A new file has the lowest number that is free, so its number says how many are open in the whole process. Dialling
-    raises OSError (EMFILE) when there are too many. `_get`, `_release` and `_factory` are private: pinned
-    by tests/unit/streams/test_connector.py.
+    """`files`: the file number from which on dialling raises OSError (EMFILE). A new file has the lowest free number,
+    so the number shows how many are open in the process. `make` makes the socket for an address.
     """
 
     def __init__(self, files: int, make: Callable[[Any], socket.socket] = plain_socket, **options: Any) -> None:
@@ -62,7 +59,7 @@ class Connector(aiohttp.TCPConnector):
                 self._close_oldest()
 
     def _close_oldest(self) -> bool:
-        """Close what was idle longest; False if it was closed already."""
+        """Close the longest idle connection; False if it was closed already."""
         protocol, _ = self._idle.popitem(last=False)
         was_open = protocol.is_connected()
         protocol.abort()  # not `close`: the end of TLS would be waited for, and nothing is under way

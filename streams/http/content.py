@@ -1,5 +1,5 @@
-"""A response's content as it was before it was coded (RFC 9110, section 8.4). aiohttp's own decoding takes a gzip body
-that was cut short for a whole one, refuses padding, and knows neither `x-gzip` nor two codings on one body.
+"""Decodes the content codings of a response (RFC 9110, section 8.4). aiohttp's own decoder accepts a truncated gzip
+body, refuses padding, and supports neither `x-gzip` nor two codings on one body.
 
     wire ──readany──► last coding ──► … ──► first coding ──► content, at most `limit` bytes, in steps of STEP
 """
@@ -18,19 +18,19 @@ from models.errors import InvalidDocument, TooLarge, Unreachable
 from models.text import text_codec
 
 Grow: TypeAlias = Callable[[int], Awaitable[None]]
-"""Told how many bytes of a body there are; what it awaits holds up the rest."""
+"""Called with the bytes of a body so far; the rest is read when it returns."""
 ACCEPT_ENCODING = "gzip, deflate"
-"""Sent where a request names none: what is decoded here."""
+"""The codings decoded here; sent unless a request has its own Accept-Encoding."""
 STEP = 64 << 10
 """Bytes decoded at once: 0.3 ms."""
 FED = 8 << 10
-"""Bytes that are given to zlib at once: it copies what follows a member for each one."""
+"""Bytes given to zlib at once: for each gzip member it copies the rest of them."""
 TURN = 256 << 10
 """Bytes decoded in one turn of the event loop."""
 MAX_CODINGS = 4
-"""Codings that are undone on one body: each more is a way to make much of little."""
+"""Codings of one body: each multiplies how much a few bytes can become."""
 MAX_QUOTED = 40
-"""Characters of a coding's name that is told."""
+"""Characters of a coding's name in a message."""
 
 MAX_CODINGS_TEXT = 1_024
 """Characters of all Content-Encoding headers of an answer."""
@@ -41,7 +41,7 @@ MEMBER = 512
 
 _GZIP, _DEFLATE = "gzip", "deflate"
 _NAMES = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _DEFLATE}
-# The last three code nothing: names that servers send by mistake, or pass on from an upload.
+# The last three change nothing: servers send them by mistake, or pass them on from an upload.
 _NOTHING = frozenset({"", "identity", "none", "binary", "aws-chunked"})
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
 
@@ -51,7 +51,7 @@ class Cut(Exception):
 
 
 class _Stage:
-    """Undoes one coding. Members of gzip may follow each other (RFC 1952, section 2.2), and zeros may follow them."""
+    """Decodes one coding. Gzip members may follow each other (RFC 1952, section 2.2), and zeros may follow them."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
@@ -62,7 +62,7 @@ class _Stage:
         self._done = self._padded = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what more bytes give, STEP bytes at most a piece, and an empty piece after each member.
+        """Yield decoded pieces of STEP bytes at most, and an empty piece after each member.
 
         Raises zlib.error, and TooLarge past the limit or for too many members.
         """
@@ -93,7 +93,7 @@ class _Stage:
                 yield b""
 
     def _begin(self, data: bytes) -> bytes:
-        """Begin a member, or skip what pads the last one; returns what is left to decode."""
+        """Begin a member, or skip padding; returns what is left to decode."""
         if self._done:
             rest = data.lstrip(b"\0")
             self._padded = self._padded or len(rest) < len(data)
@@ -111,28 +111,28 @@ class _Stage:
         return data
 
     def finish(self) -> None:
-        """Raise Cut if what was fed is not all."""
+        """Raise Cut if the content is incomplete."""
         if self._inflate is not None or self._head:
             raise Cut
 
 
 def _deflate_bits(data: bytes) -> int:
-    """Return zlib's word for a deflate body: in zlib's format, as it should be, or bare, as some servers send it."""
+    """Return zlib's window bits for a deflate body: in zlib's format, or raw as some servers send it."""
     return _ZLIB_BITS if data[0] & 15 == zlib.DEFLATED and int.from_bytes(data[:2], "big") % 31 == 0 else _RAW_BITS
 
 
 class Decoder:
-    """Undoes the codings of one body; `limit` is in bytes, and holds for what each coding gives."""
+    """Decodes all codings of one body; `limit`: maximum bytes after each coding."""
 
     def __init__(self, codings: Iterable[str], limit: int) -> None:
         self._stages = [_Stage(name, limit) for name in reversed(list(codings))]
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the content of more bytes, some pieces empty. Raises zlib.error, and TooLarge past the limit."""
+        """Yield decoded pieces, some of them empty. Raises zlib.error, and TooLarge past the limit."""
         return _through(self._stages, data)
 
     def finish(self) -> None:
-        """Raise Cut if there should be more."""
+        """Raise Cut if the body is incomplete."""
         for stage in self._stages:
             stage.finish()
 
@@ -146,9 +146,9 @@ def _through(stages: list[_Stage], data: bytes) -> Iterator[bytes]:
 
 
 def codings_of(headers: MultiMapping[str]) -> list[str]:
-    """Return the codings of a body in the order they were applied, those of its transfer last (RFC 9112, section 7).
+    """Return the codings of a body in the order applied, transfer codings last (RFC 9112, section 7).
 
-    Raises InvalidDocument for one not decoded here.
+    Raises InvalidDocument for an unsupported coding.
     """
     codings: list[str] = []
     if "Transfer-Encoding" in headers:
@@ -164,7 +164,7 @@ def codings_of(headers: MultiMapping[str]) -> list[str]:
         name = named.strip(" \t").lower()
         if name in _NAMES:
             codings.append(_NAMES[name])
-        elif name not in _NOTHING and text_codec(name) is None:  # a charset in the wrong place codes nothing
+        elif name not in _NOTHING and text_codec(name) is None:  # a charset in the wrong place is no coding
             raise _unknown(name, "content")
     codings += transferred
     if len(codings) > MAX_CODINGS:
@@ -182,12 +182,12 @@ def _transfer_codings(fields: list[str]) -> list[str]:
 
 
 def _unknown(name: str, kind: str) -> InvalidDocument:
-    quoted = repr(name) if len(name) <= MAX_QUOTED else f"of {len(name)} characters"  # no part of what may be a secret
-    return InvalidDocument(f"the body's {kind} coding {quoted} is not read here: {ACCEPT_ENCODING} are")
+    quoted = repr(name) if len(name) <= MAX_QUOTED else f"of {len(name)} characters"  # no part of a possible secret
+    return InvalidDocument(f"the body's {kind} coding {quoted} is not supported; supported: {ACCEPT_ENCODING}")
 
 
 def accepted(value: str) -> str:
-    """Return an Accept-Encoding without what could not be decoded here; `identity` if nothing else is left."""
+    """Return an Accept-Encoding without unsupported codings; `identity` if nothing else is left."""
     members = [each.strip(" \t") for each in value.split(",")]
     kept = [each for each in members if _is_accepted(each)]
     return value if kept == members else ", ".join(kept) or "identity"
@@ -196,7 +196,7 @@ def accepted(value: str) -> str:
 def _is_accepted(member: str) -> bool:
     name, _, weight = member.partition(";")
     known = name.strip(" \t").lower() in (*_NAMES, "identity")
-    return known or weight.replace(" ", "").lower().rstrip("0.") == "q="  # not wanted anyway
+    return known or weight.replace(" ", "").lower().rstrip("0.") == "q="  # refused anyway
 
 
 async def _at_once(size: int) -> None:
@@ -204,18 +204,23 @@ async def _at_once(size: int) -> None:
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int, grow: Grow = _at_once) -> bytes:
-    """Read and decode a body of at most `limit` bytes, so that the event loop has its turns in between.
+    """Read and decode a body of at most `limit` bytes, giving way to the event loop in between.
 
-    `grow` is awaited with the bytes there are before more is read. Raises what it does, TooLarge, InvalidDocument for
-    what its coding does not decode, Unreachable for a body cut short, and what aiohttp raises.
+    `grow` is awaited with the bytes so far before more are read. Raises what it raises, TooLarge, InvalidDocument for
+    an undecodable body, Unreachable for a truncated one, and aiohttp's errors.
     """
     declared = response.content_length
-    if response.content.at_eof():  # no content, whatever its head says of one (RFC 9110, section 6.4.1)
+    if response.content.at_eof():  # no content, whatever the head says (RFC 9110, section 6.4.1)
         return b""
     if declared is not None and declared > limit:
         msg = f"the body has {declared} bytes; at most {limit} are taken"
         raise TooLarge(msg)
-    codings = codings_of(response.headers)
+    try:
+        codings = codings_of(response.headers)
+    except InvalidDocument:
+        if await response.content.readany():
+            raise
+        return b""  # the end of an empty body came in a later segment than its head
     chunks: list[bytes] = []
     if codings:
         await _decode(response, Decoder(codings, limit), chunks, grow)
@@ -246,7 +251,7 @@ async def _decode(response: aiohttp.ClientResponse, decoder: Decoder, chunks: li
 
 
 async def decoded(response: aiohttp.ClientResponse, decoder: Decoder) -> AsyncGenerator[bytes, None]:
-    """Yield a body's content, in turns of the event loop. Raises Cut, zlib.error, TooLarge and what aiohttp raises."""
+    """Yield decoded pieces, giving way to the event loop. Raises Cut, zlib.error, TooLarge and aiohttp's errors."""
     turn = 0
     while chunk := await response.content.readany():
         for piece in decoder.feed(chunk):
@@ -260,5 +265,5 @@ async def decoded(response: aiohttp.ClientResponse, decoder: Decoder) -> AsyncGe
 
 
 def too_large(limit: int) -> TooLarge:
-    """Return the error for a body that passes its limit."""
+    """Return the error for a body over its limit."""
     return TooLarge(f"the decoded body passes {limit} bytes")

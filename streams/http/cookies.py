@@ -1,4 +1,4 @@
-"""Cookies, which live as long as one request's redirects: some upstreams redirect until theirs comes back."""
+"""Cookies for the redirects of one request: some upstreams redirect until theirs is sent back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from yarl import URL
 from streams.http.auth import Credentials
 
 MAX_COOKIES = 50
-"""Cookies that are taken from one answer (RFC 6265, section 6.1)."""
+"""Cookies accepted from one response (RFC 6265, section 6.1)."""
 MAX_COOKIE_BYTES = 4_096
-"""Bytes of one, attributes included, past which it is left out (RFC 6265, section 6.1)."""
+"""Bytes of a cookie, attributes included; larger ones are ignored (RFC 6265, section 6.1)."""
 
 
 _EPOCH = re.compile(r"(?i);\s*expires\s*=[^;]*\b0?1[ -]jan[ -](?:19)?70\b")
@@ -22,21 +22,21 @@ _MAX_AGE = re.compile(r"(?i);\s*max-age\s*=")
 
 
 class _Jar(aiohttp.CookieJar):
-    """Gives a value back as it came (RFC 6265, section 5.4). By itself aiohttp puts quotes around some."""
+    """Sends a value as it came (RFC 6265, section 5.4). By itself aiohttp puts quotes around some."""
 
     def _build_morsel(self, cookie: Morsel[str]) -> Morsel[str]:
         return cookie
 
 
 class Cookies:
-    """What the answers so far have set, each for where RFC 6265 has it go. None of the `credentials` goes elsewhere."""
+    """The cookies set so far, sent by the rules of RFC 6265. None with `credentials` goes to another origin."""
 
     def __init__(self, credentials: Credentials | None) -> None:
         self._jar = _Jar(unsafe=True)  # "unsafe": also from hosts that are IP addresses
         self._credentials = credentials
 
     def take(self, url: URL, fields: Sequence[str]) -> None:
-        """Take the Set-Cookie fields of an answer."""
+        """Store the Set-Cookie fields of a response."""
         self._jar.update_cookies_from_headers(
             [_ending(field) for field in fields if len(field) <= MAX_COOKIE_BYTES][:MAX_COOKIES], url
         )
@@ -56,5 +56,5 @@ class Cookies:
 
 
 def _ending(field: str) -> str:
-    """Return a Set-Cookie that deletes by the usual date with a Max-Age: aiohttp takes the epoch for no date."""
+    """Return a Set-Cookie that expires at the epoch with Max-Age=0: aiohttp ignores that date."""
     return f"{field}; Max-Age=0" if _EPOCH.search(field) and not _MAX_AGE.search(field) else field

@@ -1,4 +1,4 @@
-"""What went wrong with a fetch, in our words. No message quotes path, query or credentials: those may be secrets."""
+"""The errors of fetches. No message quotes path, query or credentials, which may be secrets."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from streams.http.policy import UpstreamPolicy
 from streams.http.retry import retry_after
 
 PROXY_LOGIN = 407
-"""The status by which a proxy asks for a login (RFC 9110, section 15.5.8)."""
+"""The status of a proxy that requires authentication (RFC 9110, section 15.5.8)."""
 UNAUTHORIZED, FORBIDDEN = 401, 403
 
 MAX_CHALLENGES = 8_192
-"""Characters of all WWW-Authenticate headers of an answer that are looked at."""
+"""Characters of all WWW-Authenticate headers of a response that are parsed."""
 
 # A list's members (RFC 9110, section 5.6.1); in each a scheme may stand before its first parameter (section 11.6.1).
 _MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++')
@@ -41,10 +41,10 @@ _INVALID_TOKEN = re.compile(r'\s*+error\s*+=\s*+(?:invalid_token|"invalid_token"
 
 
 def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPolicy) -> AnswerError:
-    """Return the error for a status that is no success; never with a secret that the upstream repeats."""
+    """Return the error for an unsuccessful status, without secrets that the upstream repeats."""
     status, reason = response.status, response.reason or ""
     if status == PROXY_LOGIN and terms.proxy is not None:
-        return Unreachable(f"the proxy to {host} wants a login: it answered {status}")
+        return Unreachable(f"the proxy to {host} requires authentication: it answered {status}")
     if terms.credentials is not None and terms.credentials.contained_in(reason.encode(errors="replace")):
         reason = ""
     error = UpstreamError(f"{host} answered {status} {reason}".rstrip(), status,
@@ -57,7 +57,7 @@ def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPol
 
 
 def _blames_token(response: aiohttp.ClientResponse) -> bool:
-    """Whether a 403 says that the token is at fault, not what it allows (RFC 6750, section 3.1)."""
+    """Whether a 403 is due to an invalid token, not to missing permissions (RFC 6750, section 3.1)."""
     challenges = ", ".join(response.headers.getall("WWW-Authenticate", ()))[:MAX_CHALLENGES]
     scheme = ""
     for member in _MEMBER.findall(challenges):
@@ -69,24 +69,24 @@ def _blames_token(response: aiohttp.ClientResponse) -> bool:
 
 
 def hide_secrets(error: AnswerError, credentials: Credentials | None) -> None:
-    """Take the words from an error that quotes the credentials, whatever part of an answer they are from."""
-    if credentials is not None and credentials.contained_in(str(error).encode(errors="replace")):
+    """Replace the message of an error that quotes the credentials."""
+    if credentials is not None and credentials.contained_in(error.whole_text().encode(errors="replace")):
         error.args = ("the upstream's answer repeats the source's credentials, so it is not quoted",)
 
 
 def is_host_fault(error: AnswerError) -> bool | None:
-    """Say what an error tells about its host: False it failed, True it did its part, None nothing."""
+    """Return how the host did: False it failed, True it responded, None unknown."""
     match error:
         case UpstreamError(status=429) | Denied() | InvalidRequest() | Overloaded() | Unreachable(stale=True):
             return None
         case UpstreamError(status=None) | Unreachable() | TimedOut():
             return False
-    # By the usual statuses, whatever a source tries again: a host is shared by sources.
+    # By the usual statuses, not those that a source retries: sources share a host.
     return not (isinstance(error, UpstreamError) and error.status in RETRYABLE_STATUSES)
 
 
 def translate(exc: BaseException | None, url: URL) -> AnswerError:
-    """Say in our words what aiohttp raised, and whether anything was sent."""
+    """Translate an error of aiohttp, and note whether anything was sent."""
     host = url.host or "?"
     if isinstance(exc, aiohttp.ClientResponseError) and _too_long(exc):
         return TooLarge(f"{host} answered with more than {MAX_FIELDS} headers, or one of over {MAX_FIELD} bytes")
@@ -98,7 +98,7 @@ def translate(exc: BaseException | None, url: URL) -> AnswerError:
 
 
 def _translated(exc: BaseException | None, host: str) -> AnswerError:  # noqa: C901, PLR0911  a table
-    """The messages name the host, never path or query: those may hold secrets."""
+    """Return an error that names the host, never path or query, which may contain secrets."""
     match exc:
         case TimeoutError():
             return TimedOut(f"{host} did not answer in time")
@@ -113,7 +113,7 @@ def _translated(exc: BaseException | None, host: str) -> AnswerError:  # noqa: C
         case aiohttp.ClientResponseError():
             return UpstreamError(f"{host} did not answer with valid HTTP")
         case aiohttp.InvalidURL():
-            return InvalidRequest("url: is no URL that can be asked for")
+            return InvalidRequest("url: cannot be requested")
         case aiohttp.ClientConnectorDNSError():
             return Unreachable(f"{host} cannot be resolved: {_dns(exc.os_error)}")
         case aiohttp.ClientConnectorCertificateError():
@@ -128,9 +128,9 @@ def _translated(exc: BaseException | None, host: str) -> AnswerError:  # noqa: C
 
 
 def _too_long(exc: aiohttp.ClientResponseError) -> bool:
-    """Whether an answer's head was over one of the parser's limits; aiohttp tells the second in words alone."""
-    told = exc.__cause__ and exc.__cause__.__cause__
-    return isinstance(told, LineTooLong) or "Too many headers" in str(told)
+    """Whether a response's head exceeds one of the parser's limits; aiohttp reports the second by its text alone."""
+    reason = exc.__cause__ and exc.__cause__.__cause__
+    return isinstance(reason, LineTooLong) or "Too many headers" in str(reason)
 
 
 def _dns(error: OSError) -> str:

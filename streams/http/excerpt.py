@@ -1,4 +1,4 @@
-"""What an upstream said in place of a document: the beginning of its body, and the headers that a source asks for."""
+"""Excerpts of responses: the beginning of an error's body, and the headers that a source adds to results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.documents import Body
 from models.errors import AnswerError
 from streams.http.content import STEP, Cut, Decoder, codings_of, decoded
 from streams.http.response import media
-from streams.http.secret_scan import told_in_large
+from streams.http.secret_scan import large_contains_secret
 
 if TYPE_CHECKING:
     from streams.http.auth import Credentials
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 MAX_EXCERPT = 4_096
 """Bytes (of UTF-8) of a body that an error carries."""
 MAX_READ = 16_384
-"""Decoded bytes that are read: also what follows the excerpt, where a secret might go on that begins in it."""
+"""Decoded bytes that are read: a secret may begin in the excerpt and end after it."""
 PATIENCE = 1.0
-"""Seconds from its head that an error's body may take."""
+"""Seconds from the head to the end of an error's body."""
 HASTE = 0.05
-"""The same where another try may follow, which is not to wait."""
+"""The same if a retry may follow, which should not wait."""
 _JSON = ("application/json", "+json")
 
 
 def excerpt(body: Body, *, whole: bool = True) -> tuple[str | None, bool]:
-    """Return the beginning of a body as text, None if it is none, and whether the body goes on."""
+    """Return the beginning of a body as text, None if it is not text, and whether the body is longer."""
     start = body.content[: 4 * MAX_EXCERPT]
     whole = whole and len(start) == len(body.content)
-    # JSON is UTF-8 (RFC 8259, section 8.1), or what it begins as.
+    # JSON is UTF-8 (RFC 8259, section 8.1), or what its first bytes show.
     codec = Body(start, body.media_type, None if body.media_type.endswith(_JSON) else body.charset).codec()
     decoder = codecs.getincrementaldecoder(codec or "utf-8")(errors="replace")
-    text = decoder.decode(start, final=whole)  # without the first bytes of a character that is cut
+    text = decoder.decode(start, final=whole)  # without the first bytes of an incomplete character
     if "\0" in text or not text.strip():
         return None, False
     encoded = text.encode()
@@ -50,9 +50,9 @@ def excerpt(body: Body, *, whole: bool = True) -> tuple[str | None, bool]:
 async def add_excerpt(
     error: AnswerError, response: aiohttp.ClientResponse, credentials: Credentials | None, deadline: float | None
 ) -> None:
-    """Put the beginning of an answer's body into its error, unless it tells the `credentials` or takes too long.
+    """Add the beginning of a response's body to its error, unless it contains the `credentials`.
 
-    A body that does not come in time is told as far as it came, if there are no credentials that might be cut in it.
+    Of a body that takes too long, the part that arrived is used, unless there are credentials, which may be cut in it.
     """
     seconds = HASTE if error.retryable else PATIENCE
     if deadline is not None:
@@ -67,12 +67,12 @@ async def add_excerpt(
     if credentials is not None and not whole:
         return
     body = Body(bytes(content[:MAX_READ]), *media(response.headers.get("Content-Type")))
-    if credentials is None or not await told_in_large(credentials.contained_in, body.content, body.codec()):
+    if credentials is None or not await large_contains_secret(credentials.contained_in, body.content, body.codec()):
         error.body, error.body_truncated = excerpt(body, whole=whole and len(content) <= MAX_READ)
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> None:
-    """Decode a body until it ends, or there are more than MAX_READ bytes of it."""
+    """Decode a body until its end or MAX_READ bytes."""
     decoder = Decoder(codings_of(response.headers), 2 * STEP)
     async with contextlib.aclosing(decoded(response, decoder)) as pieces:
         async for piece in pieces:
@@ -84,9 +84,9 @@ async def _read(response: aiohttp.ClientResponse, content: bytearray) -> None:
 def chosen(
     headers: Mapping[str, str], names: tuple[str, ...], credentials: Credentials | None
 ) -> dict[str, str] | None:
-    """Return the headers of an answer that a source asks for, in lower case, without those that tell its credentials.
+    """Return the named headers of a response, in lower case, without those that contain the credentials.
 
-    None if it asks for none. One that came several times is joined with commas (RFC 9110, section 5.3).
+    None without names. Repeated headers are joined with commas (RFC 9110, section 5.3).
     """
     if not names:
         return None
@@ -99,9 +99,9 @@ def chosen(
     }
 
 
-async def tells(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
-    """Whether what becomes a document, or words about one, has the credentials in it."""
+async def repeats_credentials(body: Body, headers: Mapping[str, str], credentials: Credentials) -> bool:
+    """Whether a body, or a header that is quoted or cached with it, contains the credentials."""
     quoted = " ".join(headers.get(name, "") for name in ("Content-Type", "ETag", "Last-Modified"))
     if credentials.contained_in(quoted.encode(errors="replace")):
         return True
-    return await told_in_large(credentials.contained_in, body.content, body.codec())
+    return await large_contains_secret(credentials.contained_in, body.content, body.codec())

@@ -27,12 +27,12 @@ from streams.http.resolver import Resolver
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 USUAL_PORTS: tuple[PortRange, ...] = ((80, 80), (443, 443))
-"""Ports that are open without being allowed."""
+"""Ports allowed by default."""
 
 MAX_REMEMBERED = 10_000
-"""Origins remembered as passed: the same one is not taken apart again."""
+"""Origins remembered as allowed."""
 MAX_ADDRESSES = 4
-"""Addresses of a name, of each family, that are dialled; all are judged."""
+"""Addresses of a name, of each family, that are dialled; all are checked."""
 DENIED: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -45,7 +45,7 @@ DENIED: tuple[Network, ...] = tuple(
         *("::/3", "4000::/2", "8000::/1"),  # all but 2000::/3 is reserved (RFC 4291, section 2.4), some used privately
     )
 )
-"""Networks that are not the public internet. An IPv6 address that stands for an IPv4 one is judged by that: see
+"""Networks that are not the public internet. An IPv6 address that stands for an IPv4 one is checked as that: see
 streams/http/embedded.py.
 """
 
@@ -54,7 +54,7 @@ _NUMERIC_HOST = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F
 
 
 class DeniedAddress(OSError):
-    """Raised where aiohttp dials, which takes nothing but an OSError; the client makes it Denied again."""
+    """Raised while aiohttp dials, which expects an OSError; the client translates it to Denied."""
 
     def __init__(self, network: Network) -> None:
         super().__init__(f"{network} is denied")
@@ -74,7 +74,7 @@ class Guard:
     _passed: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
 
     def check(self, url: URL) -> None:
-        """Judge a URL before anything is resolved or dialled. Raises Denied, naming the rule."""
+        """Check a URL before anything is resolved or dialled. Raises Denied, naming the rule."""
         origin = url.scheme, url.raw_authority
         if origin in self._passed:
             return
@@ -105,7 +105,7 @@ class Guard:
     def denied(self, address: Address) -> Network | None:
         """Return the network for which an address is denied, None if it may be reached.
 
-        IPv4 inside IPv6 is judged by the IPv4 address, also where a network of such addresses is allowed: it opens
+        IPv4 inside IPv6 is checked as the IPv4 address, also where a network of such addresses is allowed: it opens
         the way, not what lies behind it. A network that names the IPv4 addresses themselves is allowed as it stands.
         """
         if isinstance(address, ipaddress.IPv6Address):
@@ -153,7 +153,7 @@ class _Resolver(AbstractResolver):
 
 
 def few(found: list[ResolveResult]) -> list[ResolveResult]:
-    """Return some addresses of each family, in their order: a dead host of many would take a socket for each."""
+    """Return some addresses of each family, in order: a dead host with many would take a socket for each."""
     taken: Counter[int] = Counter()
     kept: list[ResolveResult] = []
     for each in found:
@@ -164,13 +164,13 @@ def few(found: list[ResolveResult]) -> list[ResolveResult]:
 
 
 def guard_of(settings: Settings) -> Guard:
-    """Return the guard that the settings ask for."""
+    """Return the guard by the settings."""
     allowed = parse_networks(settings.allow_networks), parse_ports(settings.allow_ports)
     return Guard(*allowed, nat64=parse_nat64(settings.nat64_prefixes))
 
 
 def literal(host: str) -> Address | None:
-    """Return the address that a host is written as, in any spelling that a resolver would take; None for a name."""
+    """Return the address that a host is, in any spelling that a resolver accepts; None for a name."""
     if _NUMERIC_HOST.fullmatch(host):
         try:
             return ipaddress.IPv4Address(socket.inet_aton(host))
@@ -183,7 +183,7 @@ def literal(host: str) -> Address | None:
 
 
 def why(network: Network) -> str:
-    """Say why an address in this network is denied, without telling the address that a name has."""
+    """Return why an address in this network is denied, without the address of a name."""
     return f"the host is in {network}, which is not public; MILLRACE_ALLOW_NETWORKS would have to name it"
 
 

@@ -1,5 +1,5 @@
-"""What one upstream host may cost, and what it may suffer: requests in flight and a second, pauses it asked for, and
-a circuit breaker. A host that is slow or dead keeps its own requests waiting or refused, and nobody else's.
+"""The limits of one upstream host: requests in flight and per second, pauses that it requested, and a circuit breaker.
+Requests to a slow or dead host wait or are refused; those to others are not affected.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from streams.http.outage import Outage
 logger = logging.getLogger(__name__)
 
 MAX_HOSTS = 10_000
-"""Hosts remembered; idle ones beyond are forgotten, the least recently used first."""
+"""Hosts kept; beyond, idle ones are dropped, the least recently used first."""
 
 SILENT = 1.0
-"""Seconds without an answer, while others wait, after which not any number may wait."""
+"""Seconds without a response, while requests wait, after which the number of waiting requests is limited."""
 LATELY = 2.0
-"""Seconds for which an answer says that its host is one that answers."""
+"""Seconds after a response for which its host counts as responsive."""
 GREED = 8
-"""How many times as many of the worker's places as are left a host may have that answers; any other, as many as are
-left. So eight that hang leave 28 of 256, and one that is well known may have 227."""
+"""A responsive host may have this many times the worker's free places, any other as many as are free. So eight hosts
+that hang leave 28 of 256, and one responsive host may have 227."""
 
 Clock = Callable[[], float]
 Place = asyncio.Future[None]
 
 
 class Bulkhead:
-    """Requests in flight, and a token bucket: `rate` tokens a second, at most `burst` of them saved up."""
+    """Limits requests in flight, and their rate by a token bucket: `rate` tokens a second, at most `burst` saved up."""
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self.limits = limits
@@ -43,23 +43,23 @@ class Bulkhead:
         self._silent_since = self._answered_at = float("-inf")
         self._turn = asyncio.Lock()
         self._queued = 0
-        self._full_at = 0.0  # when the bucket is full again
+        self._full_at = 0.0  # when the bucket will be full again
         self.in_flight = 0
 
     @property
     def waiting(self) -> int:
-        """Return how many wait for a place."""
+        """Return how many requests wait for a place."""
         return len(self._waiting)
 
     @property
     def greed(self) -> int:
-        """Return how many times as many of the worker's places as are left it may have."""
+        """Return how many times the worker's free places it may have."""
         return GREED if self._clock() - self._answered_at < LATELY else 1
 
     def acquire(self) -> Place | None:
-        """Take a place, or return what to await for one.
+        """Take a place, or return a future to await.
 
-        No coroutine of its own: thousands may wait here, and the collector walks their frames.
+        Not a coroutine: thousands may wait here, and the garbage collector walks their frames.
         """
         if self.in_flight < self.limits.concurrency:
             self.in_flight += 1
@@ -71,13 +71,13 @@ class Bulkhead:
         return place
 
     def give_up(self, place: Place) -> None:
-        """Wait no longer; what came of it all the same is given back."""
+        """Stop waiting, and release the place if it was granted meanwhile."""
         self._waiting.pop(place, None)
         if place.done() and not place.cancelled() and place.exception() is None:
             self.release()
 
     def release(self) -> None:
-        """Give the place back, to the first who waits for it."""
+        """Release a place to the first that waits for it."""
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
             if not place.done():
@@ -86,23 +86,23 @@ class Bulkhead:
         self.in_flight -= 1
 
     def answered(self) -> None:
-        """Take note of an answer."""
+        """Note a response."""
         self._answered_at = self._silent_since = self._clock()
 
     def is_silent(self, seconds: float) -> bool:
-        """Whether all places were taken, and some waited for one, for so long, and none was answered."""
+        """Whether requests waited for so many seconds without any response."""
         return bool(self._waiting) and self._clock() - self._silent_since >= seconds
 
     async def token(self, name: str, rate: float, deadline: float | None) -> None:
         """Wait for a token. Raises Overloaded if there is none before the deadline."""
         if deadline is not None and self._clock() + self._wait(rate) + self._queued / rate >= deadline:
-            msg = f"{name} is asked {rate:g} times a second at most: its turn would come after the request's deadline"
+            msg = f"{name} takes {rate:g} requests a second at most: its turn would come after the request's deadline"
             refused = Overloaded(msg)
             refused.deadline_bound = True
             raise refused
         self._queued += 1
         try:
-            async with self._turn:  # one after the other: who gives up while waiting has taken no token
+            async with self._turn:  # one after the other: a request that gives up has taken no token
                 if waited := self._wait(rate):
                     await asyncio.sleep(waited)
                 self._full_at = max(self._full_at, self._clock()) + 1 / rate
@@ -114,7 +114,7 @@ class Bulkhead:
 
 
 class Host:
-    """One upstream: `enter` before a request, `leave` after it."""
+    """One upstream: `acquire` before a request, `release` after it."""
 
     def __init__(
         self,
@@ -136,18 +136,18 @@ class Host:
 
     @property
     def paused_for(self) -> float:
-        """Return the seconds for which nothing more is sent, because the host asked for it."""
+        """Return the remaining seconds of a pause that the host requested."""
         return max(0.0, self._paused_until - self._clock())
 
     def pause(self, seconds: float) -> None:
-        """Send nothing more for so long: the host asked for it (Retry-After)."""
+        """Send nothing for so many seconds, as the host requested (Retry-After)."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     async def acquire(self, deadline: float | None, gate: Bulkhead | None = None) -> int:
-        """Wait for a place behind the host's gate or another; returns the ticket to `leave` with.
+        """Wait for a place in the host's bulkhead or in `gate`; returns the ticket for `release`.
 
-        Raises Overloaded while the breaker is open, also if it opens meanwhile, if too many wait for a silent host
-        already, or if host or gate would have it wait past the deadline (monotonic seconds).
+        Raises Overloaded if the breaker is or becomes open, if too many requests wait for a silent host already, or if
+        the wait would pass the deadline (monotonic seconds).
         """
         gate = gate or self.bulkhead
         rate = gate.limits.rate
@@ -201,22 +201,22 @@ class Host:
             self._waiting.discard(place)
 
     def overdue(self, gate: Bulkhead | None = None) -> None:
-        """Take note that a request could not wait any longer. It is the host's failure if that was silent all along,
-        and not because of a pause that it asked for.
+        """Note that a request could not wait any longer: a failure of the host if it was silent all along, unless it
+        requested a pause.
         """
         if (gate or self.bulkhead).is_silent(WINDOW) and self.breaker.is_closed and not self.paused_for:
-            self._record(self.breaker.ticket, ok=False, said="no answer while it waited")
+            self._record(self.breaker.ticket, ok=False, result="no answer while it waited")
 
     def refusal(self) -> Overloaded | None:
-        """Return why nothing is sent to it now, None if something may be."""
+        """Return the error while nothing is sent to the host, else None."""
         return None if self.breaker.would_admit() else self._refusal()
 
     def _refusal(self) -> Overloaded:
         self._outage.refuse()
         return Overloaded(f"{self.name} fails too often: nothing is sent to it for {self.breaker.opens_in():.1f} s")
 
-    def release(self, ticket: int, *, ok: bool | None, gate: Bulkhead | None = None, said: str = "") -> None:
-        """Give the place back; `ok` says how the host did, None that it was not to blame; `said` is for the log."""
+    def release(self, ticket: int, *, ok: bool | None, gate: Bulkhead | None = None, result: str = "") -> None:
+        """Release a place. `ok`: whether the host did its part, None if unknown; `result` is for the log."""
         self.users -= 1
         (gate or self.bulkhead).release()
         if ok is None:
@@ -224,24 +224,25 @@ class Host:
             return
         if ok:
             (gate or self.bulkhead).answered()
-        self._record(ticket, ok=ok, said=said)
+        self._record(ticket, ok=ok, result=result)
 
-    def _record(self, ticket: int, *, ok: bool, said: str) -> None:
-        was_closed, was_told = self.breaker.is_closed, self._outage.is_told
-        self._outage.record(ok=ok, said=said)
+    def _record(self, ticket: int, *, ok: bool, result: str) -> None:
+        was_closed, was_logged = self.breaker.is_closed, self._outage.is_logged
+        self._outage.record(ok=ok, result=result)
         self.breaker.record(ticket, ok=ok)
         if was_closed and not self.breaker.is_closed:
-            logger.warning("%s fails too often: one request every %g s until it is back", self.name, OPEN_FOR)
+            logger.warning("%s fails too often: its requests are refused, but for one every %g s until it is back",
+                           self.name, OPEN_FOR)  # fmt: skip
             for place in self._waiting:
                 if not place.done():
                     place.set_exception(self._refusal())
-        elif not was_closed and self.breaker.is_closed and not was_told:
+        elif not was_closed and self.breaker.is_closed and not was_logged:
             logger.info("%s is back", self.name)
 
     async def _wait_out_pause(self, deadline: float | None) -> None:
         while wait := self.paused_for:
             if deadline is not None and self._paused_until >= deadline:
-                msg = f"{self.name} asked for a pause of {wait:.0f} s more, which is past the request's deadline"
+                msg = f"{self.name} requested a pause of {wait:.0f} s more, which is past the request's deadline"
                 refused = Overloaded(msg)
                 refused.deadline_bound = True
                 raise refused
@@ -249,8 +250,8 @@ class Host:
 
 
 class Hosts:
-    """Every host met, bounded. `limits` are those of hosts that have their own, by authority; `waiting` is how many
-    requests may wait for any other that is silent.
+    """All hosts in use, bounded. `limits` are configured for single hosts, by authority; `waiting`: requests that may
+    wait for any other host while it is silent.
     """
 
     def __init__(
@@ -267,11 +268,11 @@ class Hosts:
         return iter(self._hosts.values())
 
     def get(self, authority: str, source: str | None = None) -> Host | None:
-        """Return a host if it was met already: what it is to everybody, or to one source."""
+        """Return a host that was used before: the common one, or that of one source."""
         return self._hosts.get(_named(authority, source))
 
     def of(self, authority: str, source: str | None = None) -> Host:
-        """Return the host of an authority such as `example.com:8080`: what it is to everybody, or to one source."""
+        """Return the host of an authority such as `example.com:8080`: the common one, or that of one source."""
         name = _named(authority, source)
         host = self._hosts.get(name)
         if host is None:
@@ -286,7 +287,7 @@ class Hosts:
         return Host(name, limits, waiting=self._waiting)
 
     def stats(self) -> list[dict[str, str | float]]:
-        """Return of each host its breaker, requests in flight, their limit, who uses it, and the pause it asked for."""
+        """Return each host's breaker state, requests in flight, limit, users, and remaining pause in seconds."""
         return [
             {
                 "host": host.name,

@@ -1,9 +1,8 @@
-"""Connections to upstreams, so that what is sent leaves once and never on a connection that its upstream has closed.
+"""Connections to upstreams: each request is sent once, and never on a connection that the upstream has closed.
 
-aiohttp by itself sends an idempotent request a second time when a connection ends without an answer, which neither
-limits nor attempts would know of; `send_once` ends that. And its pool knows of a connection what the event loop has
-been told: after a loop that was busy, one whose end lies in the socket already would be used for a POST, which then may
-not be sent again. `Pool` looks at the socket.
+By itself, aiohttp sends an idempotent request again when a connection ends without a response, which neither limits
+nor attempts would count; `send_once` prevents that. And its pool learns of the end of a connection only from the event
+loop: after a busy loop, a POST may go out on a closed connection, and may not be sent again. `Pool` polls the socket.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ if TYPE_CHECKING:
 MAX_FIELD = 32_768
 """Bytes of a status line, or of a name or value, in the head of an answer."""
 MAX_FIELDS = 256
-"""Fields of it: with as much in each as may be, it is no more than a body may have."""
+"""Fields in it: at their largest, no more than a body may have."""
 
 _reused: ContextVar[bool] = ContextVar("reused")
 
 
 class Unsent(aiohttp.ClientError):
-    """There was no connection, so nothing of the request was sent. Its cause is aiohttp's."""
+    """There was no connection, so nothing of the request was sent. The cause is aiohttp's error."""
 
 
 class Broken(aiohttp.ClientError):
-    """The connection ended without an answer; the request may have been received. Its cause is aiohttp's.
+    """The connection ended without a response; the request may have been received. The cause is aiohttp's error.
 
-    `reused`: it had answered before, so its upstream may have closed it for being idle (RFC 9112, section 9.3.1).
+    `reused`: it was used before, so the upstream may have closed it for being idle (RFC 9112, section 9.3.1).
     """
 
     def __init__(self, *, reused: bool) -> None:
@@ -46,7 +45,7 @@ class Broken(aiohttp.ClientError):
 
 
 class Pool(Connector):
-    """Gives out no connection that was used before and has something to read: its end, or bytes that answer nothing."""
+    """Discards used connections with something to read: their end, or bytes that belong to no response."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -55,7 +54,7 @@ class Pool(Connector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Return a connection for a request. Raises Unsent if there is none to be had."""
+        """Return a connection for a request. Raises Unsent if there is none."""
         while True:
             try:
                 connection = await super().connect(req, traces, timeout)
@@ -72,7 +71,7 @@ class Pool(Connector):
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Send a request (a middleware of aiohttp's). Raises Broken for what aiohttp would answer by sending it again."""
+    """Send a request (a middleware of aiohttp's). Raises Broken for errors after which aiohttp would send it again."""
     try:
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:

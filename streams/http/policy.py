@@ -1,4 +1,4 @@
-"""On which terms an upstream is asked: what its source says, or the worker's defaults for a plain URL."""
+"""The policy of an upstream: its source's, or the worker's defaults for a plain URL."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from functools import partial
 
 import aiohttp
 
-from models.source import Retries, Source
+from models.source import Retries, Source, Tls
+from streams.config.secrets import read_secret
 from streams.config.settings import DEFAULT_MAX_REDIRECTS
 from streams.http.auth import Credentials, credentials_of
 from streams.http.limits import Bulkhead
-from streams.http.tls import tls_context
+from streams.tls import Context
 
+PROTOCOLS = ("http/1.1",)
+"""The protocols offered by ALPN."""
 CONNECT_TIMEOUT = 5.0
-"""Seconds for one connection to be made."""
+"""Seconds to connect."""
 MAX_TOKEN_BYTES = 65_536
-"""Bytes of a token endpoint's answer that are read."""
+"""Bytes of a token endpoint's response."""
 DEFAULT = Source("")
-"""What holds for a plain URL."""
+"""The defaults of a plain URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
-    """`max_bytes` caps a decoded body. `gate`: limits of the source's own, instead of its host's.
+    """`max_bytes` caps a decoded body. `bulkhead`: the source's own limits, used instead of its host's.
 
-    `timeout` and `tls` are None where the session's own hold, `proxy` where none is used. `repeatable`: a request of
-    any method may be sent again. `redirects` are followed at most; at 0 one is an answer like any other.
-    `response_headers` of an answer are told (in lower case). `source` is whose terms they are, None for those of a
-    plain URL; `apart`: its host's limits, pauses and breaker are its own. `reads`: requests change nothing, whatever
-    their method.
+    `timeout` and `tls` are None for the session's, `proxy` for none. `repeatable`: any method may be sent again.
+    `redirects`: how many are followed; with 0 a redirect is a response like any other. `response_headers` (lower case)
+    are added to results. `source` is its name, None for a plain URL; `apart`: it does not share its host's limits,
+    pauses and breaker. `reads`: its requests change nothing, whatever their method.
     """
 
     max_bytes: int
@@ -51,30 +53,36 @@ class UpstreamPolicy:
     reads: bool = False
 
 
-def policy_of(source: Source, default: UpstreamPolicy, post: Callable[..., Awaitable[bytes]]) -> UpstreamPolicy:
-    """Return the terms of a source; `default` holds for what it does not say. Raises ValueError for missing secrets.
+def tls_context(tls: Tls) -> Context:
+    """Return the TLS context of a source. Raises ValueError naming an unusable file."""
+    password = tls.key_password
+    return Context(tls.ca, tls.cert, tls.key, (lambda: read_secret(password)) if password else str, protocols=PROTOCOLS)
 
-    `post(terms, url, headers, text, deadline)` is how a token is fetched.
+
+def policy_of(source: Source, default: UpstreamPolicy, post: Callable[..., Awaitable[bytes]]) -> UpstreamPolicy:
+    """Return the policy of a source, completed by `default`. Raises ValueError for a missing secret.
+
+    `post(policy, url, headers, text, deadline)` fetches a token.
     """
-    terms = dataclasses.replace(
+    policy = dataclasses.replace(
         default,
         max_bytes=min(source.max_bytes or default.max_bytes, default.max_bytes),
         tls=tls_context(source.tls) if source.tls else None,
         proxy=source.proxy or default.proxy,
         source=source.name,
-        # Whose answers are kept is one that reads, such as a search by POST.
+        # A source with cached answers only reads, such as a search by POST.
         reads=source.cache.methods_too and source.cache.ttl > 0,
     )
-    # A redirect would carry the client's secret elsewhere with the form.
-    for_token = dataclasses.replace(terms, max_bytes=MAX_TOKEN_BYTES, repeatable=True, redirects=0, reads=True)
+    # A redirect would send the client's secret elsewhere with the form.
+    for_token = dataclasses.replace(policy, max_bytes=MAX_TOKEN_BYTES, repeatable=True, redirects=0, reads=True)
     timeout = None
     if source.connect_timeout or source.read_timeout:
         connect = source.connect_timeout or CONNECT_TIMEOUT
-        # Through a proxy a tunnel is made, too, whose answer no sock_ time-out waits for.
-        tunnel = connect + (source.read_timeout or CONNECT_TIMEOUT) if terms.proxy else None
+        # Through a proxy, no sock_ time-out covers the response to CONNECT.
+        tunnel = connect + (source.read_timeout or CONNECT_TIMEOUT) if policy.proxy else None
         timeout = aiohttp.ClientTimeout(total=None, connect=tunnel, sock_connect=connect, sock_read=source.read_timeout)
     return dataclasses.replace(
-        terms,
+        policy,
         retry=source.retry,
         success=source.success,
         response_headers=source.response_headers,

@@ -1,7 +1,7 @@
-"""aiohttp's reading of a connection, which ends where an answer ends: bytes behind it were not asked for.
+"""aiohttp's reading of a connection, which ends with the response: bytes behind it belong to no request.
 
-By itself aiohttp fails an answer for what stands behind it in the same segment, and gives what comes while a connection
-is idle to the next request as its answer (RFC 9112, section 9.2, forbids both).
+By itself aiohttp fails a response for bytes behind it in the same segment, and takes bytes that arrive on an idle
+connection for the next response (RFC 9112, section 9.2, forbids both).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _END = re.compile(rb"\n\r?\n")
 
 
 class AnswerProtocol(ResponseHandler):
-    """Takes one answer for each request, and closes the connection for any byte behind it.
+    """Takes one response per request, and closes the connection on any byte behind it.
 
-    The overridden methods are private to aiohttp: pinned by tests/unit/streams/test_protocol.py.
+    The overridden methods are private to aiohttp: see the package's docstring.
     """
 
     _answered = False
-    """Whether the head of the answer has come; its body may be under way."""
+    """Whether the head of the response has arrived."""
     _last = b""
-    """The last bytes that were read, in which an end may begin."""
+    """The last bytes read, in which an end may begin."""
     _left: int | None = None
-    """Bytes of the body that are still to come, None if it does not say."""
+    """Remaining bytes of the body, None if unknown."""
 
     def set_response_params(self, **options: Any) -> None:
-        """Begin to read the answer of another request."""
+        """Begin to read the response to another request."""
         self._answered, self._last, self._left = False, b"", None
         super().set_response_params(**options)
 
@@ -53,12 +53,12 @@ class AnswerProtocol(ResponseHandler):
         if payload is not EMPTY_PAYLOAD and not message.chunked and length.isdecimal():
             self._left = int(length)
         elif message.code == NO_CONTENT and length.strip("0"):
-            self.force_close()  # a body may well come behind the answer
+            self.force_close()  # a body may follow all the same
         super().feed_data(data, size)
 
     def set_exception(self, *error: BaseException) -> None:
-        """Fail the answer, and its body if that is being read: a bad chunk behind the head would leave its reader
-        waiting until the deadline.
+        """Fail the response, and its body if that is being read: after a bad chunk its reader would wait until the
+        deadline.
         """
         body = self._payload
         super().set_exception(*error)
@@ -66,7 +66,7 @@ class AnswerProtocol(ResponseHandler):
             body.set_exception(ClientPayloadError("the body is not valid HTTP"))
 
     def data_received(self, data: bytes) -> None:
-        """Read up to the end of the head by itself: then what stands behind an answer cannot fail it."""
+        """Pass on the head separately, so that bytes behind the response cannot fail it."""
         while data and not self._answered and (found := _END.search(self._last + data)) is not None:
             end = found.end() - len(self._last)
             head, data = data[:end], data[end:]
@@ -97,7 +97,7 @@ class AnswerProtocol(ResponseHandler):
                 self._end()  # chunks end with an empty line (RFC 9112, section 7.1)
 
     def _end(self) -> None:
-        """Let the connection end with this answer: at once, if that has been read to its end."""
+        """Close the connection after this response: at once if it was read to its end."""
         self.force_close()
         if self.transport is not None and (self._payload is None or self._payload.is_eof()):
             self.transport.close()

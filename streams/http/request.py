@@ -1,4 +1,4 @@
-"""What is sent to one address: made from a request, and made anew where an upstream points elsewhere."""
+"""The HTTP request sent to one address, and the next one after a redirect."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class OutgoingRequest(NamedTuple):
 
 
 def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str], bytes | None]:
-    """Return the headers to send and the body's bytes: a string goes as text, anything else as JSON, None as none."""
+    """Return the headers to send and the body's bytes: text of a string, JSON of anything else, None without a body."""
     if not headers:
         headers = USER_AGENT
     else:
@@ -62,7 +62,7 @@ def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str],
 def redirected(
     hop: OutgoingRequest, status: int, location: str, credentials: Credentials | None = None
 ) -> OutgoingRequest:
-    """Say what to send to where a redirect points (RFC 9110, section 15.4).
+    """Return the request to send to a redirect's target (RFC 9110, section 15.4).
 
     Raises Denied for one to another scheme, and for one that would carry the `credentials` to another origin.
     """
@@ -83,7 +83,7 @@ def redirected(
         method, data = "GET", None
         headers = {name: value for name, value in headers.items() if name.lower() not in _CONTENT}
     own = hop.own and target.origin() == hop.url.origin()
-    if hop.conditional:  # it asked about what this address has, not about what the next one has
+    if hop.conditional:  # its conditions are about this address, not the next
         headers = {name: value for name, value in headers.items() if name.lower() not in _CONDITIONAL}
     if target.origin() != hop.url.origin():
         if credentials is not None and credentials.contained_in(str(target).encode()):

@@ -1,4 +1,4 @@
-"""Names resolved in threads of their own, so that slow ones hold up no others.
+"""Resolves names in threads of its own, so that slow ones do not delay others.
 
 The event loop's own look-ups are few at a time: libuv has four threads, and gives half of them to these; eight names
 that took 0.5 s each took 2.0 s together.
@@ -14,12 +14,12 @@ from typing import Any
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 RESOLVER_THREADS = 256
-"""Names looked up at once: as many as are fetched from at once, as a name that its servers do not answer for takes a
-thread for some 10 s. An idle thread takes some 30 KiB."""
+"""Concurrent look-ups: as many as fetches, as a name whose servers do not respond takes a thread for some 10 s. An idle
+thread takes some 30 KiB."""
 
 
 class Resolver(AbstractResolver):
-    """Asks the system's resolver. `close` waits for no look-up under way."""
+    """Uses the system's resolver. `close` does not wait for look-ups in progress."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
@@ -31,7 +31,7 @@ class Resolver(AbstractResolver):
         return await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port, family)
 
     async def close(self) -> None:
-        """Look up nothing more."""
+        """Start no more look-ups."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""A whole answer of an upstream."""
+"""A complete response of an upstream."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from models.documents import Body
 from streams.cache.freshness import Head
 
 MAX_CONTENT_TYPE = 1_024
-"""Characters of a Content-Type that are looked at."""
+"""Characters of a Content-Type that are parsed."""
 
 _PARAMETER = re.compile(r";[ \t]*+([^;=\" \t]++)[ \t]*+=[ \t]*+(?:\"((?:[^\"\\]|\\.)*+)\"|([^;]*+))", re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 
 class Response(NamedTuple):
-    """Status (None: a function has none; 304 comes only to who asked for it), body and headers, and the how manieth
-    try it was. `delay`: the seconds until its head came; `redirects`: the heads of those that led to it.
+    """A response: `status` (None for a function; 304 only for a revalidation), body and headers. `attempts`: which
+    attempt it came from (1 is the first); `delay`: seconds until its head; `redirects`: heads of redirects before it.
     """
 
     status: int | None
@@ -32,12 +32,12 @@ class Response(NamedTuple):
     redirects: tuple[Head, ...] = ()
 
     def trail(self) -> tuple[Head, ...]:
-        """Return the heads of all that led to it, and its own: by these it may be kept."""
+        """Return the heads of redirects and response, which decide on caching."""
         return (*self.redirects, Head(self.status, self.headers, self.delay))
 
 
 def without_validators(response: Response) -> Response:
-    """Return an answer that came by way of a redirect: what its ETag speaks of is not what was asked for."""
+    """Return a redirected response without validators: they are not about the requested URL."""
     kept = CIMultiDict(response.headers)
     for name in ("ETag", "Last-Modified"):
         kept.popall(name, None)
@@ -54,7 +54,7 @@ def media(content_type: str | None) -> tuple[str, str | None]:
 
 @lru_cache(maxsize=256)
 def _media(content_type: str) -> tuple[str, str | None]:
-    """Read a Content-Type; an upstream says the same thing again and again."""
+    """Parse a Content-Type, cached as upstreams repeat theirs."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type.count("/") != 1:
         media_type = "text/plain"

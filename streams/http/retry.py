@@ -1,4 +1,4 @@
-"""When a failed fetch is tried again, and how long after."""
+"""Whether and when a failed fetch is retried."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from models.errors import AnswerError, Overloaded, Unreachable, UpstreamError
 from models.source import Retries
 
 MAX_RETRY_AFTER = 300.0
-"""Seconds of a Retry-After that are honoured; a longer one is taken for this long."""
+"""Seconds of a Retry-After that are honoured; a longer one counts as this long."""
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """Methods whose repetition changes nothing more (RFC 9110, section 9.2.2)."""
 ONCE = Retries(attempts=1)
 """For a request that must not be sent twice."""
 IDEMPOTENCY_KEY = "Idempotency-Key"
-"""The header by which an upstream knows a request that it has had before."""
+"""The header by which an upstream recognizes a repeated request."""
 
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
@@ -68,7 +68,7 @@ def sender_key(headers: Mapping[str, str]) -> str | None:
 
 
 def retry_after(text: str | None) -> float | None:
-    """Return the seconds that a Retry-After asks for, given as seconds or as a date (RFC 9110, section 10.2.3).
+    """Return the seconds of a Retry-After, given as seconds or as a date (RFC 9110, section 10.2.3).
 
     A fraction of a second, which the RFC does not have, is rounded up. None for what says nothing.
     """

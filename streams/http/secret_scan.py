@@ -1,4 +1,4 @@
-"""Whether a text tells a secret, however it is written there: as it is, or escaped as in JSON, a URL or HTML.
+"""Whether a text contains a secret: as it is, or escaped as in JSON, a URL or HTML.
 
 RE2 reads 100 MiB/s for all secrets at once, whatever the text; Python's own engine takes 100 to 500 ms for 3 MiB.
 """
@@ -13,41 +13,39 @@ from functools import lru_cache
 from typing import Any
 
 MIN_SECRET = 6
-"""Characters from which on a secret is looked for: a shorter one stands in many texts by chance."""
+"""Minimum characters of a secret to search for: shorter ones are in many texts by chance."""
 
 _HTML = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 
 
 WINDOW = 256 << 10
-"""Bytes that are looked at in one turn of the event loop."""
+"""Bytes searched in one turn of the event loop."""
 OVERLAP = 64 << 10
-"""Bytes that are looked at again with the next: a secret, with each character escaped, lies in one of the two."""
+"""Bytes searched again with the next window: a secret, even with each character escaped, is within one of the two."""
 
 
 def contains_secret(secrets: Iterable[str], text: bytes) -> bool:
-    """Whether one of the secrets, of visible ASCII, stands in a text."""
+    """Whether a text contains one of the secrets, which are visible ASCII."""
     looked_for = tuple(secret for secret in secrets if len(secret) >= MIN_SECRET)
     return bool(looked_for) and _spellings(looked_for).search(text) is not None
 
 
-async def told_in_large(told_in: Callable[[bytes], bool], content: bytes, codec: str | None) -> bool:
-    """Whether content tells a secret, also once it is decoded; the event loop has its turns in between."""
+async def large_contains_secret(contains: Callable[[bytes], bool], content: bytes, codec: str | None) -> bool:
+    """Whether content, also once decoded, contains a secret, giving way to the event loop in between."""
     decoder = None if codec in (None, "utf-8", "ascii") else codecs.getincrementaldecoder(codec)(errors="replace")
     before = decoded_before = b""
     for start in range(0, len(content), WINDOW):
         if start:
             await asyncio.sleep(0)
         window = content[start : start + WINDOW]
-        if told_in(before + window):
+        if contains(before + window):
             return True
-        if b"\0" in window and told_in(
-            (before + window).replace(b"\0", b"")
-        ):  # UTF-16 or UTF-32 that says nothing of it
+        if b"\0" in window and contains((before + window).replace(b"\0", b"")):  # undeclared UTF-16 or UTF-32
             return True
         before = window[-OVERLAP:]
         if decoder is not None:
             decoded = decoded_before + decoder.decode(window).encode()
-            if told_in(decoded):
+            if contains(decoded):
                 return True
             decoded_before = decoded[-OVERLAP:]
     return False
@@ -55,7 +53,7 @@ async def told_in_large(told_in: Callable[[bytes], bool], content: bytes, codec:
 
 @lru_cache(maxsize=256)
 def _spellings(secrets: tuple[str, ...]) -> Any:
-    """Return a pattern of every way to write the secrets. The repeats are bounded: it runs on what strangers send."""
+    """Return a pattern of all spellings of the secrets. Repeats are bounded, as it runs on untrusted input."""
     import re2  # noqa: PLC0415  15 ms that only a worker with secrets should pay
 
     options = re2.Options()

@@ -1,4 +1,4 @@
-"""aiohttp's session as upstreams are asked with it: nothing that it does by itself, and bounds on what it takes."""
+"""aiohttp's session with its automatic behaviour off and with bounds on responses."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ CONNECTING: dict[str, Any] = {
     "dns_cache_max_size": DNS_NAMES,
     "keepalive_timeout": KEEPALIVE,
 }
-"""What every pool of connections is made with."""
+"""Options of every pool of connections."""
 
 
 def session_of(connector: aiohttp.BaseConnector, connect: float | None = None) -> aiohttp.ClientSession:
     """Return a session on a pool; `connect` is in seconds for a connection, a tunnel included."""
     return aiohttp.ClientSession(
         connector=connector,
-        headers={"Accept-Encoding": ACCEPT_ENCODING},  # aiohttp asks for whatever codings happen to be installed
-        skip_auto_headers=("Content-Type",),  # aiohttp names one for a body that there is not
+        headers={"Accept-Encoding": ACCEPT_ENCODING},  # aiohttp would list the codings that happen to be installed
+        skip_auto_headers=("Content-Type",),  # aiohttp sends one without a body
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),  # the default jar would share one request's cookies with another
         timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=CONNECT_TIMEOUT),
@@ -43,7 +43,7 @@ def session_of(connector: aiohttp.BaseConnector, connect: float | None = None) -
 
 
 def options_of(hop: OutgoingRequest, terms: UpstreamPolicy) -> dict[str, Any]:
-    """Return what a request needs beyond the session's own: for most, nothing."""
+    """Return a request's options beyond the session's: usually none."""
     if terms.timeout is None and terms.tls is None and terms.proxy is None:
         return {}
     options = {"timeout": terms.timeout, "ssl": terms.tls if hop.own else None, "proxy": terms.proxy}

@@ -1,4 +1,4 @@
-"""What was asked of upstreams, and how they did: by source, never by host, of which there is no end."""
+"""Requests to upstreams and their results, by source; never by host, as there is no end of hosts."""
 
 from __future__ import annotations
 

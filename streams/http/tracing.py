@@ -15,7 +15,7 @@ from yarl import URL
 from models.errors import UpstreamError
 
 ERROR_STATUS = 400
-"""Statuses from here on are errors to who asked."""
+"""Statuses from here on are errors to the client."""
 HIDDEN = "REDACTED"
 """Stands for a query: it may hold a secret, which a source may well put there."""
 
@@ -35,7 +35,7 @@ class HttpSpan:
             self.failed(str(status))
 
     def failed(self, kind: str) -> None:
-        """Note what went wrong, by its kind alone: a message may hold what must not be told."""
+        """Set the kind of an error, without its message, which may contain a secret."""
         self._span.set_attribute("error.type", kind)
         self._span.set_status(StatusCode.ERROR)
 

@@ -1,21 +1,22 @@
-"""URLs as they are sent: what is legal stays byte for byte, what is not is percent-encoded (RFC 3986, section 2).
+"""URLs as they are sent: legal characters stay byte for byte, others are percent-encoded (RFC 3986, section 2).
 
-yarl rewrites legal escapes unless it is told that a text is encoded already, and then takes any text: so the text is
-made legal here, and only the host is yarl's to read. What the guard judges is what aiohttp dials.
+yarl rewrites legal escapes unless `encoded=True`, and then accepts any text: so the text is made legal here, and yarl
+only parses the host. The guard checks what aiohttp dials.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from yarl import URL
 
 from models.errors import InvalidRequest
 from models.request import MAX_URL, check_host
 
-# What needs no look: lower-case host of plain ASCII, no port that may be left out, a path, and nothing that would be
-# escaped or left out.
+# Normal already: lower-case ASCII host, no default port, a path, and nothing to escape or leave out.
 _USUAL = re.compile(
     r"https?://(?![^/]*xn--)(?:[a-z0-9-]{1,63}+(?:\.|(?=[:/])))++(?<!.{261})"
     r"(?::(?!(?:80|443)/)(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
@@ -30,6 +31,21 @@ _NOT_IN_AUTHORITY = re.compile(r"[\x00-\x20\x7f\"<>\\^`{|}]")
 _DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
 MAX_PORT = 65_535
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+_ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
+_AUTHORITY = re.compile(r"[^:]*://(?:[^@]*@)?(.*)", re.DOTALL)
+
+
+class Origin(NamedTuple):
+    """Where a URL points: `authority` as limits name it, without a port that is the scheme's own; `host` with its port
+    in any case, None if there is none.
+    """
+
+    authority: str
+    host: str | None
+
+
+NOWHERE = Origin("", None)
+"""The origin of a function, and of a text that is no URL."""
 
 
 class _Parts(NamedTuple):
@@ -37,13 +53,13 @@ class _Parts(NamedTuple):
     authority: str | None
     path: str
     query: str | None
-    """With its question mark; None if there is none, which is not the same as an empty one."""
+    """With its question mark; None without one, which differs from an empty query."""
 
 
 def parse(url: str) -> URL:
-    """Return the URL that is asked for: scheme and host in lower case, no fragment, no port that is the scheme's own.
+    """Return the URL to request: scheme and host in lower case, no fragment, no default port.
 
-    Raises InvalidRequest for what is no http(s) URL.
+    Raises InvalidRequest for anything but an http(s) URL.
     """
     if _USUAL.fullmatch(url):
         return URL(url, encoded=True)
@@ -60,7 +76,7 @@ def parse(url: str) -> URL:
 
 
 def normal(url: str) -> str:
-    """Return the text that is the same for all spellings of one URL; what is no URL is left as it is."""
+    """Return one text for all spellings of a URL; an invalid URL stays as it is."""
     if _USUAL.fullmatch(url):
         return url
     try:
@@ -69,10 +85,30 @@ def normal(url: str) -> str:
         return url
 
 
-def resolve(base: URL, reference: str) -> URL:
-    """Return what a Location points to (RFC 3986, section 5.2). Raises ValueError for what is no URL.
+def origin_of(url: str | None) -> Origin:
+    """Return where a URL points, one object for all URLs of an origin."""
+    found = _ORIGIN.match(url or "")
+    return NOWHERE if found is None else _origin_of(found[0])
 
-    Bytes that are no UTF-8 are surrogates in it, as aiohttp has them, and are percent-encoded.
+
+@lru_cache(maxsize=1_024)
+def _origin_of(origin: str) -> Origin:
+    found = _AUTHORITY.match(origin)
+    authority = found[1].lower().removesuffix(":80").removesuffix(":443") if found else ""
+    try:
+        parts = urlsplit(origin)
+        host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return Origin(authority, None)
+    if not host or not port:
+        return Origin(authority, None)
+    return Origin(authority, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def resolve(base: URL, reference: str) -> URL:
+    """Return the target of a Location (RFC 3986, section 5.2). Raises ValueError for an invalid URL.
+
+    Bytes that are not UTF-8 are surrogates in it, as in aiohttp, and are percent-encoded.
     """
     parts = _split(reference)
     if parts.scheme is None or (parts.scheme == base.scheme and parts.authority is None):  # section 5.4.2
@@ -118,7 +154,7 @@ def _without_dots(path: str) -> str:
 
 
 def _built(parts: _Parts) -> URL:
-    """Return a URL for yarl to take as it is. Raises ValueError."""
+    """Return the URL, encoded. Raises ValueError."""
     scheme, authority, path, query = parts
     if scheme not in _DEFAULT_PORTS or not authority:
         return URL.build(scheme=scheme or "", host="")

@@ -1,4 +1,5 @@
-"""What streams/kafka/transport.py, publisher.py and streams/app.py override or call of Faust, mode and aiokafka.
+"""What streams/kafka and streams/app.py override or call of Faust, mode and aiokafka, and streams/http and streams/web
+of aiohttp: the lists are at the top of streams/kafka/transport.py and streams/http/__init__.py.
 
 A new version that changes any of it must be read before it is run: the delivery guarantee hangs on it. After reading,
 `python tests/unit/test_faust_pins.py` prints the table anew.
@@ -84,6 +85,24 @@ PINNED = {
     "aiokafka.record.default_records:_DefaultRecordPy": "89405104e45a",
     "aiokafka.record.legacy_records:_LegacyRecordBatchPy": "22235cc4483e",
     "aiokafka.record.memory_records:_MemoryRecordsPy": "795a0314fbca",
+    "aiohttp.client:ClientSession._request": "32986b8105fa",
+    "aiohttp.client_proto:ResponseHandler.data_received": "9bf7ecf8e505",
+    "aiohttp.client_proto:ResponseHandler.feed_data": "632cf6724ef9",
+    "aiohttp.client_proto:ResponseHandler.set_response_params": "2eb047e32248",
+    "aiohttp.client_proto:ResponseHandler.set_exception": "83971750bbd9",
+    "aiohttp.client_proto:ResponseHandler.connection_lost": "84b98dfd8035",
+    "aiohttp.connector:BaseConnector.__init__": "99db6b24033b",
+    "aiohttp.connector:BaseConnector._get": "4795a63c99f2",
+    "aiohttp.connector:BaseConnector._release": "105426e5b03d",
+    "aiohttp.connector:BaseConnector.connect": "b9fe1f4d3e57",
+    "aiohttp.connector:TCPConnector._create_connection": "1fc9f0b5725d",
+    "aiohttp.cookiejar:CookieJar._build_morsel": "60ffc1c43a34",
+    "aiohttp.web_protocol:RequestHandler.connection_made": "44d50b5763b2",
+    "aiohttp.web_protocol:RequestHandler.finish_response": "b7eb53db8f4b",
+    "aiohttp.web_protocol:RequestHandler.handle_error": "94962ffef500",
+    "aiohttp.web_protocol:RequestHandler.start": "2e565fd40c8e",
+    "aiohttp.web_server:Server.__call__": "c5700549e688",
+    "aiohttp.web_runner:AppRunner._make_server": "2d5358865abd",
 }
 
 
@@ -106,7 +125,8 @@ def test_private_parts_are_the_ones_that_were_read(name: str) -> None:
 
 def test_the_versions_are_pinned() -> None:
     """The installed versions are the pinned ones."""
-    assert (version("faust-streaming"), version("aiokafka")) == ("0.15.3", "0.14.0")
+    versions = {name: version(name) for name in ("faust-streaming", "aiokafka", "aiohttp")}
+    assert versions == {"faust-streaming": "0.15.3", "aiokafka": "0.14.0", "aiohttp": "3.14.5"}
 
 
 if __name__ == "__main__":

@@ -442,6 +442,28 @@ async def test_what_would_be_refused_is_not_begun(answerer, enricher, publisher)
     assert (batch.lease.unfinished, batch.lease.in_progress) == (0, 0)
 
 
+async def test_hits_pass_refusals(answerer, enricher, publisher, monkeypatch):
+    """Refusals take a short turn each time the event loop goes round; a draining lease ends them."""
+    monkeypatch.setattr("agents.answer.publish.REFUSING", 0.0)
+    enricher.refused = Overloaded("example.org fails too often")
+    batch = batch_of(*(record(offset) for offset in range(100)))
+    await answerer.answer(batch)
+    enricher.entry = kept()
+    await answerer.answer(batch_of(record(100)))
+    assert publisher.topics().index("results") < 10
+    assert len(publisher.parcels) < 20
+    assert await batch.lease.drain(0) is False
+    await settle()
+    for place, (topic, *_) in enumerate([*publisher.parcels]):
+        if topic == "dead-letters":
+            publisher.acknowledge(place)
+    refused = len(publisher.results()) - 1
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(publisher.results()) == 1 + refused < 30, "the next owner refuses the rest"
+    assert batch.lease.in_progress == refused
+
+
 async def test_what_may_not_wait_is_refused_and_counts_against_its_host(enricher, publisher):
     """Beyond the line of a host that answers nothing: `overloaded` at once, which its breaker hears of."""
     answerer = Answerer(Settings(max_waiting_per_host=1), enricher, publisher)

@@ -384,7 +384,7 @@ async def test_an_invalid_document_is_shown(upstream, asker):
     upstream.says("/", {"text": "<h1>Down for maintenance</h1>"})
     with pytest.raises(InvalidDocument) as caught:
         await asker.fetch(wanted(upstream, schema="json"), {}, in_5_seconds(), {})
-    assert caught.value.body == "<h1>Down for maintenance</h1>"
+    assert (caught.value.body, caught.value.status) == ("<h1>Down for maintenance</h1>", 200)
 
 
 async def test_an_error_s_body_reaches_result_and_dead_letter(upstream, enricher):
@@ -397,3 +397,12 @@ async def test_an_error_s_body_reaches_result_and_dead_letter(upstream, enricher
     record = ConsumerRecord("requests", 3, 42, 0, 0, None, b"", None, 0, 0, ())
     letter = dict(dead_letter_headers(record, "g", b'"a"', enriched.error))
     assert letter[DLQ + "body"] == '{"detail":"nö"}'.encode()
+
+
+async def test_an_invalid_document_s_result_has_the_status(upstream, enricher):
+    """The upstream answered: whoever reads the result sees with which status."""
+    upstream.says("/", {"text": "no JSON"})
+    enriched = await enricher.answer(wanted(upstream, schema="json"), {})
+    result = read_result(b'{"id":"a","elapsed_ms":1.0,%b}' % enriched.shared)
+    assert ResultSchema().validate(result) == {}
+    assert (result["outcome"], result["status"]) == ("invalid_document", 200)

@@ -29,6 +29,7 @@ from models.errors import InvalidRequest
 from models.request import Request
 from models.source import CachePolicy, Param, Source, Sources
 from models.template import JsonTemplate, UrlTemplate
+from streams.http.url import Origin
 
 SPACE = st.text(alphabet=" \t\r\n", max_size=2)
 PLAIN_ID = st.text(alphabet=[chr(c) for c in range(32, 127) if chr(c) not in '"\\'], min_size=1, max_size=20)
@@ -125,6 +126,14 @@ BODIES = [
     {"url": "http://a/", "method": "POST", "body": ',"id":"x"}'},
     {"url": "ftp://a/"},
     {"url": "http://a/", "source": "s"},
+    {"url": "http://a/b?c=%20", "timeout": 30},
+    {"url": "http://a/", "timeout": 301},
+    {"url": "http://a/", "timeout": 0},
+    {"url": "http://a/", "timeout": 1.5},
+    {"url": "http://a:99999/", "timeout": 30},
+    {"url": "http://a\u0000/"},
+    {"url": "http://" + "a" * 64 + "/"},
+    {"url": "http://a/" + "x" * 16_384},
 ]
 
 
@@ -342,7 +351,8 @@ def test_a_source_is_never_taken_for_a_url():
 def test_only_answers_to_safe_methods_are_kept(method, kept):
     """A request that may change something has no entry in the cache."""
     request = PLAIN._replace(method=method, max_age=3.0)
-    assert parse_request(request) == ParsedRequest(request, entry_key(request) if kept else None, 3.0)
+    key = entry_key(request) if kept else None
+    assert parse_request(request) == ParsedRequest(request, key, 3.0, origin=Origin("a", "a:80"))
 
 
 @pytest.mark.parametrize(

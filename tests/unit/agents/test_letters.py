@@ -12,7 +12,6 @@ from agents.answer.headers import (
     dead_letter_headers,
     default_id,
     forwarded_headers,
-    host_of,
     read_id,
     refused_id,
     shrink_dead_letter,
@@ -23,6 +22,7 @@ from models.dead_letter import DLQ
 from models.errors import Denied, InvalidRequest, TooLarge
 from models.request import Request
 from models.result import ResultSchema
+from streams.http.url import origin_of
 from streams.kafka.outgoing import OutgoingRecord
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -120,7 +120,7 @@ def test_a_redriven_post_keeps_the_idempotency_key_of_its_first_delivery(first, 
 )
 def test_a_host_is_told_with_its_port(url, host):
     """So that letters of one upstream can be chosen, also where the URL leaves the port out."""
-    assert host_of(url) == host
+    assert origin_of(url).host == host
 
 
 @pytest.mark.parametrize("headers", [(), [("CE_ID", b"x"), ("id", b"y")]])

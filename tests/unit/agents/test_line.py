@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from agents.answer.line import Line, authority, kind_of
+from agents.answer.line import Line, limits_of, line_name
 from agents.answer.parsed_requests import parse_request
 from models.request import Request
 from models.source import Limits, Source, Sources
 from models.template import UrlTemplate
+from streams.http.url import origin_of
 
 OWN = Limits(concurrency=3, waiting=7)
 
@@ -27,7 +28,7 @@ OWN = Limits(concurrency=3, waiting=7)
 )
 def test_a_line_is_named_by_host_and_port(url: str, name: str) -> None:
     """However a URL writes them, the same host and port are one line."""
-    assert authority(url) == name
+    assert origin_of(url).authority == name
 
 
 def test_a_source_has_a_line_of_its_own() -> None:
@@ -38,12 +39,13 @@ def test_a_source_has_a_line_of_its_own() -> None:
         "function": Source("function", call="os:getcwd"),
     })  # fmt: skip
     hosts = {"h": Limits(concurrency=5)}
-    kinds = [kind_of(parse_request(Request(source=name), sources), hosts) for name in sources.by_name]
-    assert [(kind.name, kind.limits.concurrency) for kind in kinds] == [
+    parsed = [parse_request(Request(source=name), sources) for name in sources.by_name]
+    assert [(line_name(each), limits_of(each, hosts).concurrency) for each in parsed] == [
         ("source plain", 5), ("source own", 3), ("source function", 8),
     ]  # fmt: skip
-    assert kind_of(parse_request(Request(url="http://h/a")), hosts) == ("h", hosts["h"])
-    assert kind_of(parse_request(Request(url="http://other/")), hosts) == ("other", Limits())
+    own, other = parse_request(Request(url="http://h/a")), parse_request(Request(url="http://other/"))
+    assert (line_name(own), limits_of(own, hosts)) == ("h", hosts["h"])
+    assert (line_name(other), limits_of(other, hosts)) == ("other", Limits())
 
 
 def crowded(waiting: int = 1_000) -> Line:

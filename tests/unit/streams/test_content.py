@@ -156,12 +156,16 @@ async def wire():
         guard = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))
         client = await stack.enter_async_context(Client(LIMIT, guard, retry=Retries(attempts=1)))
 
-        async def fetch(head, body, headers=None):
+        async def fetch(head, body, headers=None, *, late=False):
             asked = []
 
             async def talk(reader, writer):
                 asked.append(await reader.readuntil(b"\r\n\r\n"))
-                writer.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body)
+                writer.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")
+                if late:
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+                writer.write(body)
                 await writer.drain()
                 writer.close()
 
@@ -211,8 +215,20 @@ async def test_a_number_cut_short_is_no_smaller_number(wire):
 
 async def test_an_unknown_coding_blames_nobody(wire):
     """A coding that is not read is told as that; the host did its part."""
-    with pytest.raises(InvalidDocument, match="'br' is not read here"):
+    with pytest.raises(InvalidDocument, match="'br' is not supported"):
         await wire(b"Content-Encoding: br\r\nContent-Length: 3", b"abc")
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_an_empty_body_needs_no_decoding(wire, late):
+    """Whatever its coding is, also where the end of its chunks comes in a segment of its own."""
+    assert (await wire(b"Content-Encoding: br\r\nTransfer-Encoding: chunked", b"0\r\n\r\n", late=late))[0] == b""
+
+
+async def test_an_unknown_coding_is_told_however_late_the_body_comes(wire):
+    """A body behind its head, in a coding that is not read, is an invalid document as ever."""
+    with pytest.raises(InvalidDocument, match="'br' is not supported"):
+        await wire(b"Content-Encoding: br\r\nTransfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n", late=True)
 
 
 async def test_a_request_asks_for_what_it_can_read(wire):

@@ -8,11 +8,21 @@ import functools
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
 from models.documents import Body
-from models.errors import Denied, InvalidDocument, Overloaded, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.errors import (
+    MESSAGE_LIMIT,
+    Denied,
+    InvalidDocument,
+    Overloaded,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    UpstreamError,
+)
 from models.source import Limits, Retries, Source
 from streams.functions import JOIN_TIMEOUT, FunctionCaller
 from streams.http.breaker import MIN_REQUESTS
@@ -98,7 +108,7 @@ async def test_what_is_no_json_is_no_document(caller, source, value):
     """A value that JSON cannot say is the function's mistake, told as such."""
     error = await failure(caller, source(lambda: value))
     assert isinstance(error, InvalidDocument)
-    assert str(error).startswith("the function returned what is no JSON: ")
+    assert str(error).startswith("the function returned a value that is not JSON: ")
 
 
 @pytest.mark.parametrize("value", ["\ud800", functools.reduce(lambda inner, _: [inner], range(100_000), 0)])
@@ -235,7 +245,7 @@ async def test_a_rate_is_kept(caller, source):
     await caller.call(limited, {}, None)
     error = await failure(caller, limited, time.monotonic() + 5)
     assert (type(error), error.deadline_bound) == (Overloaded, True)
-    assert "source s is asked 0.01 times a second at most" in str(error)
+    assert "source s takes 0.01 requests a second at most" in str(error)
 
 
 async def test_a_source_that_fails_is_left_alone(caller, source):
@@ -305,6 +315,41 @@ async def test_no_secret_of_a_source_is_told_by_a_function(source, way):
         error = await failure(opened, source(function))
     assert "s3cret" not in str(error)
     assert "secret of a source" in str(error)
+
+
+async def test_a_secret_at_the_cut_of_a_message_is_not_told(source):
+    """Messages are cut at 500 characters: what is left of a secret there is a part of it."""
+    text = "x" * (MESSAGE_LIMIT - 40) + " s3cret-key-of-thirty-characters"
+
+    def function():
+        raise RuntimeError(text)
+
+    async with FunctionCaller(1 << 20, {"s3cret-key-of-thirty-characters"}) as opened:
+        error = await failure(opened, source(function))
+    assert "s3cret" not in str(error)
+    assert "secret of a source" in str(error)
+
+
+class Watched(dict):
+    """Notes which threads write it as JSON."""
+
+    threads: ClassVar[list[str]] = []
+
+    def items(self):
+        self.threads.append(threading.current_thread())
+        return super().items()
+
+
+async def test_a_returned_value_is_encoded_beside_the_event_loop(caller, source):
+    """In the function's own thread, so that megabytes hold up nobody, and no further than it may be long."""
+    Watched.threads.clear()
+    assert (await caller.call(source(lambda: [Watched(a=1)] * 2), {}, None)).body.content == b'[{"a":1},{"a":1}]'
+    assert threading.main_thread() not in Watched.threads
+    Watched.threads.clear()
+    many = source(lambda: [Watched(a=1)] * 100_000, name="t", max_bytes=1_000)
+    error = await failure(caller, many)
+    assert (type(error), str(error)) == (TooLarge, "the function returned JSON of more than 1000 bytes")
+    assert 0 < len(Watched.threads) < 200
 
 
 async def test_a_function_s_mistake_is_logged_once_a_minute(caller, source, caplog):

@@ -289,7 +289,7 @@ async def test_a_turn_past_the_deadline_is_refused_and_takes_no_token(clock: Clo
     host = Host("slow.example", Limits(rate=0.5), clock)
     host.release(await host.acquire(None), ok=True)
     for _ in range(5):
-        with pytest.raises(Overloaded, match=r"^slow\.example is asked 0\.5 times a second at most: ") as caught:
+        with pytest.raises(Overloaded, match=r"^slow\.example takes 0\.5 requests a second at most: ") as caught:
             await host.acquire(clock.now + 2)
         assert caught.value.deadline_bound
     assert (host.users, host.bulkhead.in_flight, clock.slept) == (0, 0, [])

@@ -24,7 +24,7 @@ def said(caplog):
 
 def fail(outage, times=1):
     for _ in range(times):
-        outage.record(ok=False, said="unreachable")
+        outage.record(ok=False, result="unreachable")
 
 
 def test_an_outage_has_two_lines(clock, said):
@@ -34,10 +34,10 @@ def test_an_outage_has_two_lines(clock, said):
     for _ in range(7):
         outage.refuse()
     clock.now += 40
-    outage.record(ok=True, said="2xx")
-    outage.record(ok=True, said="2xx")
+    outage.record(ok=True, result="2xx")
+    outage.record(ok=True, result="2xx")
     assert said() == [
-        f"h fails: {IN_A_ROW} requests in a row within 0.0 s, the last with unreachable",
+        f"h fails: {IN_A_ROW} requests in a row within 0.0 s, the last with unreachable; they are retried",
         "h is back after 40 s: 100 requests failed, 7 more were not sent",
     ]
 
@@ -47,7 +47,7 @@ def test_failures_among_successes_are_none(clock, said):
     outage = Outage("h", clock, Ledger())
     for _ in range(50):
         fail(outage, IN_A_ROW - 1)
-        outage.record(ok=True, said="2xx")
+        outage.record(ok=True, result="2xx")
     assert said() == []
 
 
@@ -56,7 +56,7 @@ def test_a_host_that_comes_and_goes_is_told_of_once_a_minute(clock, said):
     outage = Outage("h", clock, Ledger())
     for _ in range(20):
         fail(outage, IN_A_ROW)
-        outage.record(ok=True, said="2xx")
+        outage.record(ok=True, result="2xx")
         clock.now += 1
     assert len(said()) == 2
     clock.now += QUIET
@@ -73,7 +73,9 @@ def test_when_all_hosts_fail_the_log_stays_readable(clock, said):
     assert len(said()) == MAX_LINES
     clock.now += QUIET
     fail(Outage("last", clock, ledger), IN_A_ROW)
-    assert said()[MAX_LINES:][0] == f"{1000 - MAX_LINES} more hosts have failed that are not named here"
+    assert (
+        said()[MAX_LINES:][0] == f"{1000 - MAX_LINES} more hosts fail that are not named here: see the worker's network"
+    )
 
 
 async def test_a_real_outage_is_told(serve, said):
@@ -89,5 +91,5 @@ async def test_a_real_outage_is_told(serve, said):
     host = f"127.0.0.1:{upstream.url.port}"
     first, last = said()
     assert first.startswith(f"{host} fails: 4 requests in a row within ")
-    assert first.endswith("the last with 5xx")
+    assert first.endswith("the last with 5xx; they are retried")
     assert last == f"{host} is back after 0 s: 6 requests failed, 0 more were not sent"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.documents import Body
-from streams.http.secret_scan import MIN_SECRET, OVERLAP, WINDOW, contains_secret, told_in_large
+from streams.http.secret_scan import MIN_SECRET, OVERLAP, WINDOW, contains_secret, large_contains_secret
 
 SECRET = "s3cr3t/Tok&n+def=="
 SPELLINGS = [
@@ -44,7 +44,7 @@ def test_any_secret_is_looked_for_as_it_is(secret):
 
 
 async def large(body):
-    return await told_in_large(lambda text: contains_secret([SECRET], text), body.content, body.codec())
+    return await large_contains_secret(lambda text: contains_secret([SECRET], text), body.content, body.codec())
 
 
 @pytest.mark.parametrize("place", [0, WINDOW - 9, WINDOW, WINDOW - OVERLAP, 3 * WINDOW - 30, 5 * WINDOW])

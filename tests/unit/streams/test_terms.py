@@ -231,7 +231,7 @@ async def test_a_turn_past_the_deadline_is_overloaded(client, upstream):
     """A source of one request in a thousand seconds answers one, and refuses the next without sending it."""
     terms = policy_of(Source("s", limits=Limits(rate=0.001)), client.policy, client.post)
     await client.fetch("GET", at(upstream), {}, terms=terms)
-    with pytest.raises(Overloaded, match=r"asked 0\.001 times a second at most"):
+    with pytest.raises(Overloaded, match=r"takes 0\.001 requests a second at most"):
         await client.fetch("GET", at(upstream), {}, terms=terms, deadline=time.monotonic() + 60)
     await client.fetch("GET", at(upstream), {}, deadline=time.monotonic() + 60)
     assert len(upstream.seen) == 2
@@ -254,7 +254,7 @@ async def test_a_pause_asked_of_one_source_holds_for_all_who_ask_the_host(client
     await refused(client, at(upstream, "/busy"), UpstreamError, limits=Limits(concurrency=1))
     for source in ({}, {"limits": Limits()}):
         error = await refused(client, at(upstream), Overloaded, deadline=time.monotonic() + 30, **source)
-        assert str(error).startswith(f"127.0.0.1:{upstream.url.port} asked for a pause of ")
+        assert str(error).startswith(f"127.0.0.1:{upstream.url.port} requested a pause of ")
     assert len(upstream.seen) == 1
 
 
@@ -391,11 +391,11 @@ async def test_sources_of_one_host_with_keys_of_their_own_are_told_apart(client,
         await ask("a", "first", per="source")
     assert (await ask("b", per="source")).status == 200
     assert (await ask("c")).status == 200
-    with pytest.raises(Overloaded, match="asked for a pause"):
+    with pytest.raises(Overloaded, match="requested a pause"):
         await ask("a", per="source")
     with pytest.raises(UpstreamError):
         await ask("c", "first")
-    with pytest.raises(Overloaded, match="asked for a pause"):
+    with pytest.raises(Overloaded, match="requested a pause"):
         await ask("d")
     assert (await ask("b", per="source")).status == 200
     host = f"127.0.0.1:{upstream.url.port}"

@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from models.errors import AnswerError, Unreachable
 from models.source import Secret, Source, Tls
 from streams.http.client import Client
-from streams.http.policy import policy_of
-from streams.http.tls import tls_context
+from streams.http.policy import policy_of, tls_context
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at, served
 
 PASSWORD = "s3cret of the key"

@@ -1,0 +1,167 @@
+"""Publishes what came of requests: a result for each, and before it a dead letter if the outcome is not `ok`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from aiokafka import ConsumerRecord
+
+from agents.answer.headers import (
+    ResultHeaders,
+    dead_letter_headers,
+    refused_id,
+    shrink_dead_letter,
+    shrink_result,
+    unreadable_request,
+)
+from agents.answer.limiter import Waiting
+from agents.answer.parsed_requests import ParsedRequest, salvage_id
+from agents.answer.stats import NO_CACHE, AnswerStats
+from models.errors import AnswerError
+from models.result import Answer, encode_answer, splice
+from streams.config.settings import Settings
+from streams.kafka.fetched import Unreadable
+from streams.kafka.lease import Lease
+from streams.kafka.outgoing import Headers, OutgoingRecord
+from streams.kafka.publisher import Publisher
+from streams.tasks import start
+
+if TYPE_CHECKING:
+    from agents.answer.tracing import RequestSpans
+
+REFUSING = 0.001
+"""Seconds in each turn of the event loop that go into refusing requests."""
+
+RequestRecord: TypeAlias = ConsumerRecord[bytes, bytes]
+
+
+class ResultPublisher:
+    """Publishes results and dead letters, and counts them in `stats`; one for each worker."""
+
+    def __init__(self, settings: Settings, publisher: Publisher, spans: RequestSpans | None = None) -> None:
+        self._results = settings.results_topic
+        self._dead_letters = settings.dead_letters_topic
+        self._group = settings.group
+        self._publisher = publisher
+        self._spans = spans
+        self._headers = ResultHeaders(f"/millrace/{settings.group}")
+        self.stats = AnswerStats()
+
+    def refuse(self, item: Waiting, error: AnswerError) -> None:
+        """Publish an error without beginning the request. It is not cached: the next request may find room."""
+        known, cache = item.known, "miss"
+        assert known is not None
+        if known.key is None or known.max_age == 0:
+            cache = "bypass"
+        shared = encode_answer(known.request, Answer.failed(error))
+        elapsed = time.monotonic() - item.received_at
+        value = splice(item.request_id, shared, cache.encode(), None, elapsed)
+        trace = self.trace(item.record, item.request_id, elapsed, error.outcome, cache)
+        self.publish(item.record, item.lease, item.request_id, value, error, known=known, trace=trace)
+        self.stats.add(error.outcome, cache, elapsed)
+
+    def reject(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
+        """Publish the error of a record that is not a valid request, or whose answer failed by a fault of ours."""
+        salvaged = salvage_id(record.value)
+        if isinstance(record, Unreadable):
+            record, error = record.sent(), unreadable_request(record)
+        request_id = refused_id(record, salvaged)
+        elapsed = time.monotonic() - received_at
+        value = splice(request_id, encode_answer(None, Answer.failed(error)), None, None, elapsed)
+        trace = self.trace(record, request_id, elapsed, error.outcome, NO_CACHE)
+        self.publish(record, lease, request_id, value, error, trace=trace)
+        self.stats.add(error.outcome, NO_CACHE, elapsed)
+
+    def trace(
+        self, record: RequestRecord, request_id: bytes, elapsed: float, outcome: str, cache: str
+    ) -> Headers | None:
+        """Return the trace headers of a request that was answered without a task, None if it has no span."""
+        if self._spans is None or not record.headers:
+            return None
+        return self._spans.answered(record, request_id, elapsed, outcome, cache)
+
+    def publish(
+        self,
+        record: RequestRecord,
+        lease: Lease,
+        request_id: bytes,
+        value: bytes,
+        error: AnswerError | None,
+        *,
+        known: ParsedRequest | None = None,
+        trace: Headers | None = None,
+    ) -> None:
+        """Publish a result, after its dead letter if there is an `error`. `trace` replaces the request's headers."""
+        if error is None:
+            self.publish_result(record, lease, request_id, value, trace)
+            return
+        host = None if known is None else known.origin.host
+        then = _PublishResultAfter(lease, partial(self.publish_result, record, lease, request_id, value, trace))
+        headers = dead_letter_headers(record, self._group, request_id, error, host)
+        dead_letter = OutgoingRecord(then, record.offset, record.key, record.value, headers, shrink_dead_letter)
+        self._publisher.publish(self._dead_letters, record.partition, dead_letter)
+
+    def publish_result(
+        self, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes, trace: Headers | None = None
+    ) -> None:
+        """Publish a result that needs no dead letter, or whose dead letter Kafka has acknowledged."""
+        headers = self._headers(request_id, record.headers if trace is None else trace)
+        result = OutgoingRecord(lease, record.offset, record.key, value, headers, shrink_result)
+        self._publisher.publish(self._results, record.partition, result)
+
+
+class _PublishResultAfter:
+    """The listener of a dead letter: publishes the result once Kafka has acknowledged the letter."""
+
+    __slots__ = ("_lease", "_publish")
+
+    def __init__(self, lease: Lease, publish: Callable[[], None]) -> None:
+        self._lease = lease
+        self._publish = publish
+
+    @property
+    def alive(self) -> bool:
+        return self._lease.alive
+
+    def finish(self, offset: int) -> None:  # noqa: ARG002  the record knows its offset
+        self._publish()
+
+
+class RefusalQueue:
+    """Requests to refuse, a few in each turn of the event loop: 20,000 at once would hold up hits for a second."""
+
+    def __init__(self, publisher: Publisher, refuse: Callable[[Waiting, AnswerError], None]) -> None:
+        self._publisher = publisher
+        self._refuse = refuse
+        self._items: deque[tuple[Waiting, AnswerError]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def add(self, item: Waiting, error: AnswerError) -> None:
+        """Refuse a request soon, in the order of calls."""
+        self._items.append((item, error))
+        if self._task is None:
+            self._task = start(self._run(), "refusing requests", means="they are never answered")
+
+    async def _run(self) -> None:
+        while self._items:
+            if self._publisher.congested:
+                await self._publisher.pace()
+            end = time.monotonic() + REFUSING
+            while self._items:
+                item, error = self._items.popleft()
+                if item.lease.taking:
+                    self._refuse(item, error)
+                else:
+                    item.lease.wait(item.record.offset)  # a drain must not wait for it; the next owner answers it
+                if time.monotonic() >= end:
+                    break
+            await asyncio.sleep(0)
+        self._task = None
