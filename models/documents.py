@@ -28,7 +28,7 @@ from models.errors import InvalidDocument
 from models.schema import StrictSchema, flatten
 from models.text import charset_of, codec_of, text_codec, title_of
 
-_UTF = ("utf-8", "ascii")
+_ASCII = ("ascii", "us-ascii")
 
 
 UNREAD: Any = object()
@@ -64,7 +64,7 @@ class Body(NamedTuple):
         if codec is None:
             msg = f"the body's charset {(self.charset or '')[:40]!r} is not supported"
             raise InvalidDocument(msg)
-        return _decoded(self.content, codec)
+        return _decoded(self.content, codec, self.charset if codec == text_codec(self.charset) else None)
 
 
 _REGISTRY: dict[str, type[Schema]] = {}
@@ -132,7 +132,7 @@ def _read(body: Body, *, exact: bool = False) -> tuple[Any, bytes]:
         try:
             return strictjson.loads(text, exact=exact), text
         except strictjson.NotUtf8:
-            if text_codec(body.charset) in (None, *_UTF):
+            if (body.charset or "").lower() in _ASCII or text_codec(body.charset) in (None, "utf-8"):
                 raise
             text = body.text().encode()
             return strictjson.loads(text, exact=exact), text
@@ -140,11 +140,11 @@ def _read(body: Body, *, exact: bool = False) -> tuple[Any, bytes]:
         raise InvalidDocument(str(exc)) from None
 
 
-def _decoded(content: bytes, codec: str) -> str:
+def _decoded(content: bytes, codec: str, charset: str | None = None) -> str:
     try:
         return content.decode(codec)
     except UnicodeDecodeError as exc:
-        msg = f"the body is not {codec} at byte {exc.start}"
+        msg = f"the body is not {charset or codec} at byte {exc.start}"
         raise InvalidDocument(msg) from None
 
 

@@ -8,6 +8,10 @@ import re
 from encodings import normalize_encoding
 from encodings.aliases import aliases
 from functools import lru_cache
+from itertools import islice
+
+from models.labels import CODEC_OF_LABEL, UNSAFE, X_USER_DEFINED
+from models.markup import titles_and_metas
 
 MAX_LABEL = 64
 """Longest label of a charset, in characters."""
@@ -16,15 +20,7 @@ _TEXT_CODEC = re.compile(
     r"ascii|utf-(?:8|8-sig|16|16-le|16-be|32|32-le|32-be)|iso8859-\d+|cp(?:125\d|437|85\d|866|874|932|949|950)"
     r"|koi8-[rut]|iso2022_jp|shift_jis\w*|euc_\w+|gb2312|gbk|gb18030|big5\w*|mac-\w+|tis-620"
 )
-# Labels of the web that Python lacks (Encoding standard, section 4.2), and MySQL's for UTF-8.
-_LABELS = {
-    "utf8mb3": "utf-8", "utf8mb4": "utf-8", "unicode-1-1-utf-8": "utf-8", "x-unicode20utf8": "utf-8",
-    "x-sjis": "cp932", "windows-31j": "cp932", "windows-949": "cp949", "windows-874": "cp874", "dos-874": "cp874",
-    "x-cp1250": "cp1250", "x-cp1251": "cp1251", "x-cp1252": "cp1252", "x-gbk": "gbk", "x-x-big5": "big5",
-    "iso-8859-8-i": "iso8859-8", "iso-8859-8-e": "iso8859-8", "x-mac-roman": "mac-roman",
-    "x-mac-cyrillic": "mac-cyrillic", "x-mac-ukrainian": "mac-cyrillic", "x-euc-jp": "euc_jp", "koi": "koi8-r",
-    "unicode": "utf-16-le", "ucs-2": "utf-16-le", "iso-10646-ucs-2": "utf-16-le", "unicodefeff": "utf-16-le",
-}  # fmt: skip
+_MYSQL = {"utf8mb3": "utf-8", "utf8mb4": "utf-8"}
 # Names to look up in Python, which caches any other name for ever (`encodings._cache`).
 _PYTHON_NAMES = {*aliases, *aliases.values(), "cp856", "cp874", "koi8_u", "koi8_t", "mac_croatian", "mac_farsi",
              "mac_arabic", "mac_romanian", "utf_8_sig"}  # fmt: skip
@@ -32,20 +28,18 @@ _PYTHON_NAMES = {*aliases, *aliases.values(), "cp856", "cp874", "koi8_u", "koi8_
 SNIFFED_BYTES = 1_024
 """Bytes of a page that are searched for its charset (HTML, section 13.2.3.2)."""
 TITLE_SEARCH_BYTES = 65_536
-"""Bytes of a page that are searched for its title."""
+"""Bytes of a page that are searched for its title, and for a `meta` with its charset after the first bytes (HTML,
+section 13.2.3.4).
+"""
 MAX_TITLE = 300
 """Characters of a title; the rest is cut off."""
-MAX_ELEMENTS = 1_000
-"""Scripts, images and the like that may precede a title."""
+MAX_LATER_METAS = 200
+"""Titles and metas after the first bytes that are searched for a charset."""
 MAX_TITLE_TEXT = 4_096
 """Characters beyond which a title is ignored."""
 
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _UTF_32_BOMS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
-# Codecs that the web uses for these of Python's names (Encoding standard, section 4.2).
-_OF_THE_WEB = {"ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874",
-               "tis-620": "cp874", "shift_jis": "cp932", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030",
-               "big5": "big5hkscs", "utf-16": "utf-16-le"}  # fmt: skip
 _NOT_IN_CP1252 = (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d")  # searching for each takes 0.3 ms in 8 MiB
 
 _MARKUP = re.compile(rb"<(?:(!--)|(meta)(?=[\t\n\f\r /])|(/?[a-z][^\t\n\f\r >]*)|[!/?])", re.IGNORECASE)
@@ -58,30 +52,12 @@ _IN_CONTENT = re.compile(
 )
 _XML = re.compile(rb"<\?xml[^>]*?encoding[\t\n\r ]*=[\t\n\r ]*[\"']([^\"'>]+)")
 
-# Elements whose content is not markup, and those whose titles are not the page's.
-_RAW = ("script", "style", "textarea", "noframes", "noembed", "iframe", "xmp", "title")
-_FOREIGN = ("svg", "math", "template")
-_NAMES = "|".join((*_RAW, *_FOREIGN))
-# Attributes to the end of a tag (HTML, section 13.2.5.32); an unclosed quote extends to the end.
-_ATTRIBUTES = (
-    r"(?:[\t\n\f\r /]++|[^\t\n\f\r />][^\t\n\f\r />=]*+"
-    r"(?:[\t\n\f\r ]*+=[\t\n\f\r ]*+(?:\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z)|[^\t\n\f\r >\"'][^\t\n\f\r >]*+)?+)?+)*+>"
-)
-_OPENING = re.compile(rf"<(/?)({_NAMES})(?=[\t\n\f\r />]){_ATTRIBUTES}", re.IGNORECASE)
-# Text, comments, declarations, and the tags of all other elements, with their quoted attributes.
-_PASSED_OVER = re.compile(
-    r"(?:[^<]++|<!--(?:-?>|[^-]*+(?:-(?!-!?>)[^-]*+)*+--!?>)|<(?:\?|!(?!--)|/[^a-z])[^>]*+>|<(?![a-z/!?])"
-    rf"|</?(?!(?:{_NAMES})[\t\n\f\r />])[a-z][^\t\n\f\r />]*+{_ATTRIBUTES})*+",
-    re.IGNORECASE,
-)
-_CLOSING = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in _RAW}
-
 
 def text_codec(charset: str | None) -> str | None:
     """Return the codec for a charset's label (UTF-8 for None), None for an unsupported one.
 
-    Supported are codecs that decode bytes in linear time: others in Python decompress (zlib), take quadratic time
-    (punycode) or produce lone surrogates (utf-7).
+    Labels mean what they mean in browsers: `gb2312` is GB 18030. Supported are codecs that decode bytes in linear
+    time: others in Python decompress (zlib), take quadratic time (punycode) or produce lone surrogates (utf-7).
     """
     label = (charset or "utf-8").strip().lower()
     return _text_codec(label) if len(label) <= MAX_LABEL and label.isascii() and label.isprintable() else None
@@ -89,14 +65,20 @@ def text_codec(charset: str | None) -> str | None:
 
 @lru_cache(maxsize=256)
 def _text_codec(label: str) -> str | None:
-    name = normalize_encoding(_LABELS.get(label, label))
+    if label in CODEC_OF_LABEL:
+        return CODEC_OF_LABEL[label]
+    name = normalize_encoding(_MYSQL.get(label, label))
     if name not in _PYTHON_NAMES:
         return None
     try:
         codec = codecs.lookup(name).name
     except LookupError:  # missing on this system
         return None
-    return codec if _TEXT_CODEC.fullmatch(codec) else None
+    return CODEC_OF_LABEL.get(codec.replace("_", "-"), codec) if _TEXT_CODEC.fullmatch(codec) else None
+
+
+def _is_unsafe(charset: str | None) -> bool:
+    return charset is not None and charset.strip().lower() in UNSAFE
 
 
 def codec_of(media_type: str, content: bytes, given: str | None) -> str | None:
@@ -104,16 +86,16 @@ def codec_of(media_type: str, content: bytes, given: str | None) -> str | None:
     declaration in HTML or XML; UTF-8 without any of them, None for an unsupported charset.
     """
     if "html" in media_type:
-        return charset_of(content, given) or (None if given else "utf-8")
+        return charset_of(content, given) or (None if _is_unsafe(given) else "utf-8")
     codec = text_codec(given)
     if codec is not None and codec.startswith("utf-32"):
         return "utf-32" if content.startswith(_UTF_32_BOMS) else codec
     for mark, of_mark in _BOMS:
         if content.startswith(mark):
             return of_mark
-    if given or not media_type.endswith(("/xml", "+xml")):
-        return codec
-    return _of_xml(content[:SNIFFED_BYTES])
+    if not given and media_type.endswith(("/xml", "+xml")):
+        codec = _of_xml(content[:SNIFFED_BYTES])
+    return _for_all_bytes(codec, content)
 
 
 def _of_xml(start: bytes) -> str | None:
@@ -121,26 +103,62 @@ def _of_xml(start: bytes) -> str | None:
     for utf_16 in ("utf-16-be", "utf-16-le"):
         if start.startswith("<?".encode(utf_16)):
             return utf_16
+    return _declared(start) if _XML.match(start) else "utf-8"
+
+
+def _declared(start: bytes) -> str | None:
     declared = _XML.match(start)
-    codec = text_codec(declared[1].decode("latin-1")) if declared else "utf-8"
-    return "utf-8" if codec is not None and codec.startswith(("utf-16", "utf-32")) else codec
+    return _of_ascii(declared[1]) if declared else None
+
+
+def _of_ascii(label: bytes) -> str | None:
+    """Return the codec for a label inside of a text, which was read as ASCII, so UTF-16 and UTF-32 are wrong."""
+    codec = text_codec(label.decode("latin-1"))
+    if codec is not None and codec.startswith(("utf-16", "utf-32")):
+        return "utf-8"
+    return "cp1252" if codec == X_USER_DEFINED else codec
 
 
 def charset_of(content: bytes, given: str | None) -> str | None:
-    """Return the codec of a page by its byte order mark, the given charset, or its first bytes.
+    """Return the codec of a page by its byte order mark, the given charset if it is supported, or its own declaration.
 
-    None if there is none, or it is unsupported.
+    None if there is none.
     """
     for mark, of_mark in _BOMS:
         if content.startswith(mark):
             return of_mark
-    codec = text_codec(given) if given else _sniffed(content[:SNIFFED_BYTES])
-    codec = _OF_THE_WEB.get(codec or "", codec)
-    return "iso8859-1" if codec == "cp1252" and any(map(content.__contains__, _NOT_IN_CP1252)) else codec
+    codec = text_codec(given) if given else None
+    if codec is None and not _is_unsafe(given):
+        codec = _sniffed(content)
+    return _for_all_bytes(codec, content)
 
 
-def _sniffed(start: bytes) -> str | None:
-    """Return the codec that a page's first bytes declare: the standard's prescan."""
+def _for_all_bytes(codec: str | None, content: bytes) -> str | None:
+    """Return windows-1252 in place of Latin-1, but Latin-1 for a text with bytes that Python's windows-1252 lacks."""
+    if codec not in ("iso8859-1", "cp1252"):
+        return codec
+    return "iso8859-1" if any(map(content.__contains__, _NOT_IN_CP1252)) else "cp1252"
+
+
+def _sniffed(content: bytes) -> str | None:
+    """Return the codec that a page declares in its first bytes, in a later `meta`, or in an XML declaration."""
+    start = content[:SNIFFED_BYTES]
+    return _prescanned(start) or _of_later_meta(content) or _declared(start)
+
+
+def _of_later_meta(content: bytes) -> str | None:
+    if b"<meta" not in content[SNIFFED_BYTES:TITLE_SEARCH_BYTES].lower():
+        return None
+    for tag in islice(titles_and_metas(content[:TITLE_SEARCH_BYTES].decode("latin-1")), MAX_LATER_METAS):
+        if tag.name == "meta":
+            codec = _of_meta(_attributes(tag.source.encode("latin-1"), len("<meta"))[0])
+            if codec is not None:
+                return codec
+    return None
+
+
+def _prescanned(start: bytes) -> str | None:
+    """Return the codec that a page's first bytes declare: the standard's prescan, which ignores what is a script."""
     position = 0
     while (found := _MARKUP.search(start, position)) is not None:
         position = found.end()
@@ -151,13 +169,11 @@ def _sniffed(start: bytes) -> str | None:
             attributes, position = _attributes(start, position)
             codec = _of_meta(attributes) if found[2] else None
             if codec is not None:
-                # The declaration was read as ASCII, so UTF-16 and UTF-32 are wrong.
-                return "utf-8" if codec.startswith(("utf-16", "utf-32")) else codec
+                return codec
         else:
             end = start.find(b">", position)
             position = len(start) if end < 0 else end + 1
-    declared = _XML.match(start)
-    return text_codec(declared[1].decode("latin-1")) if declared else None
+    return None
 
 
 def _attributes(start: bytes, position: int) -> tuple[dict[bytes, bytes], int]:
@@ -173,33 +189,13 @@ def _of_meta(attributes: dict[bytes, bytes]) -> str | None:
     if name is None and attributes.get(b"http-equiv", b"").lower() == b"content-type":
         found = _IN_CONTENT.search(attributes.get(b"content", b""))
         name = (found[1] or found[2] or found[3]) if found else None
-    return text_codec(name.strip().decode("latin-1")) if name else None
+    return _of_ascii(name.strip()) if name else None
 
 
 def title_of(content: bytes, codec: str | None) -> str | None:
-    """Return a page's title as plain text, None without one. Ignores comments, scripts and images.
-
-    Scans each part of the text once.
-    """
+    """Return a page's title as plain text, None without one. Ignores comments, scripts and images."""
     text = content[:TITLE_SEARCH_BYTES].decode(codec or "utf-8", errors="replace")
-    position = inside = 0
-    for _ in range(MAX_ELEMENTS):
-        passed_over = _PASSED_OVER.match(text, position)
-        found = passed_over and _OPENING.match(text, passed_over.end())
-        if not found:
-            return None
-        position, name = found.end(), found[2].lower()
-        if name in _FOREIGN:
-            empty = text.startswith("/>", position - 2) and name != "template"
-            inside = max(0, inside - 1) if found[1] else inside + (not empty)
-        elif not found[1] and not (inside and name == "title"):
-            closing = _CLOSING[name].search(text, position)
-            if closing is None:
-                return None
-            if name == "title":
-                return _plain(text[position : closing.start()])
-            position = closing.start()
-    return None
+    return next((_plain(tag.content) for tag in titles_and_metas(text) if tag.name == "title"), None)
 
 
 def _plain(text: str) -> str | None:

@@ -37,14 +37,21 @@ def excerpt(body: Body, *, whole: bool = True) -> tuple[str | None, bool]:
     """Return the beginning of a body as text, None if it is not text, and whether the body is longer."""
     start = body.content[: 4 * MAX_EXCERPT]
     whole = whole and len(start) == len(body.content)
-    # JSON is UTF-8 (RFC 8259, section 8.1), or what its first bytes show.
+    # JSON is UTF-8 (RFC 8259, section 8.1), UTF-16 or UTF-32; the given charset counts only for other bodies.
     codec = Body(start, body.media_type, None if body.media_type.endswith(_JSON) else body.charset).codec()
-    decoder = codecs.getincrementaldecoder(codec or "utf-8")(errors="replace")
-    text = decoder.decode(start, final=whole)  # without the first bytes of an incomplete character
+    try:
+        text = _decoded(start, codec, "strict", whole=whole)
+    except UnicodeDecodeError:
+        text = _decoded(start, Body(start, body.media_type, body.charset).codec(), "replace", whole=whole)
     if "\0" in text or not text.strip():
         return None, False
     encoded = text.encode()
     return encoded[:MAX_EXCERPT].decode(errors="ignore"), not whole or len(encoded) > MAX_EXCERPT
+
+
+def _decoded(start: bytes, codec: str | None, errors: str, *, whole: bool) -> str:
+    """Decode without the first bytes of an incomplete character."""
+    return codecs.getincrementaldecoder(codec or "utf-8")(errors=errors).decode(start, final=whole)
 
 
 async def add_excerpt(

@@ -194,3 +194,26 @@ async def test_a_body_that_is_too_large_still_has_headers(client, upstream):
 def test_an_excerpt_of_what_names_no_charset(codec, media_type):
     """By its byte order mark, or the zeros that it begins with."""
     assert excerpt(Body(PROBLEM.encode(codec), media_type, None)) == (PROBLEM, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "charset", "text"),
+    [
+        ('{"t":"\u00e9"}'.encode("latin-1"), "application/problem+json", "iso-8859-1", '{"t":"\u00e9"}'),
+        ('{"t":"\u2460"}'.encode("cp932"), "application/json", "Shift_JIS", '{"t":"\u2460"}'),
+        ('{"t":"\u00e9"}'.encode(), "application/json", "iso-8859-1", '{"t":"\u00e9"}'),
+        ('{"t":"\u00e9"}'.encode("latin-1"), "application/json", None, '{"t":"\ufffd"}'),
+        ("<meta charset=latin1>Zo\u00eb".encode("latin-1"), "text/html", "foo", "<meta charset=latin1>Zo\u00eb"),
+        ("\u2460".encode("cp932"), "text/plain", "shift_jis", "\u2460"),
+    ],
+)
+def test_an_excerpt_is_read_as_a_document_would_be(content, media_type, charset, text):
+    """JSON by its charset only if it is not UTF-8, HTML by its own where that is none, labels as on the web."""
+    assert excerpt(Body(content, media_type, charset)) == (text, False)
+
+
+def test_json_whose_last_character_is_cut_is_still_utf8():
+    """A character of which the excerpt has the beginning is no reason to read it by another charset."""
+    content = ('{"t":"' + "\u00e9" * 3 * MAX_EXCERPT).encode()
+    text, truncated = excerpt(Body(content, "application/json", "iso-8859-1"))
+    assert (set(text[6:]), truncated) == ({"\u00e9"}, True)
