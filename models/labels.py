@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer as Buffer
+from typing import Any
 
 X_USER_DEFINED = "x-user-defined"
 LABELS = {
@@ -64,12 +61,12 @@ UNSAFE = frozenset(("csiso2022kr", "hz-gb-2312", "iso-2022-cn", "iso-2022-cn-ext
 _USER_DEFINED = "".join(map(chr, (*range(0x80), *range(0xF780, 0xF800))))
 
 
-def _decode_user_defined(content: Buffer, errors: str = "strict", /) -> tuple[str, int]:
-    return codecs.charmap_decode(bytes(content), errors, _USER_DEFINED)
+def _decode_user_defined(content: Any, errors: str = "strict", /) -> tuple[str, int]:
+    return codecs.charmap_decode(content, errors, _USER_DEFINED)
 
 
 class _UserDefinedDecoder(codecs.IncrementalDecoder):
-    def decode(self, input: Buffer, final: bool = False) -> str:  # noqa: A002, ARG002, FBT001, FBT002  codecs' own
+    def decode(self, input: Any, final: bool = False) -> str:  # noqa: A002, ARG002, FBT001, FBT002  codecs' own
         return _decode_user_defined(input, self.errors)[0]
 
 

@@ -167,6 +167,9 @@ class _Page:
 
     def _end_of_script(self) -> re.Match[str] | None:
         """Return where a script ends: not at the end tag of a script that is written in a comment of it."""
+        first = _CLOSING["script"].search(self._text, self._place)
+        if first is None or self._text.find("<!--", self._place, first.start()) < 0:
+            return first
         in_comment = in_script = False
         for found in _IN_SCRIPT.finditer(self._text, self._place):
             if found["slash"] == "/":
