@@ -4,11 +4,12 @@ A commit point can only say "everything before me is done". One slow request wou
 behind it repeat after a crash, so the commit's metadata string (KIP-211 keeps it as long as the offset) lists
 what is finished beyond it. Format, ASCII:
 
-    mr2 <owner> <cluster> <topic> [<timestamp> <gap>+<run>,<gap>+<run>,…]
+    mr2 <owner> <cluster> <topic> [<point> <timestamp> <gap>+<run>,<gap>+<run>,…]
 
 `owner` is a checksum of group, topic and partition, `cluster` one of the cluster's id, `topic` the topic's id
 (KIP-516): a topic that was deleted and made again has another one, and neither point nor list are true of it; nor is
-the list true in a mirror, whose offsets are its own. `timestamp` is that of the record at the commit point: a log that
+the list true in a mirror, whose offsets are its own. `point` is the offset, in base 36, that was committed with it: a
+tool may commit another and keep the text. `timestamp` is that of the record at the commit point: a log that
 was truncated has another record there, and the list is not trusted. Gaps and runs are counts of offsets in base 36,
 from the commit point on. The first gap is 0 when the record at the commit point is finished itself, and only stands
 there to know the log by; else it is unfinished. Version 1 named no topic: its list is not trusted. Where topics have no
@@ -88,7 +89,7 @@ def encode(
     signature = sign(owner, identity)
     if not signature or timestamp < 0:  # a record without a timestamp cannot tell one log from another
         return signature
-    head = f"{signature} {timestamp} "
+    head = f"{signature} {_base36(point)} {timestamp} "
     parts: list[str] = []
     room = limit - len(head)
     position = point
@@ -148,7 +149,10 @@ def decode(owner: str, identity: Identity, point: int, metadata: str) -> Complet
             match listed:
                 case []:
                     return None
-                case [timestamp, ranges] if _TIMESTAMP.fullmatch(timestamp):
+                case [offset, timestamp, ranges] if _TIMESTAMP.fullmatch(timestamp):
+                    if _number(offset) != point:
+                        msg = f"written for offset {_number(offset)}, committed at {point}"
+                        raise InvalidCommitMetadata(msg)
                     return CompletedOffsets(int(timestamp), tuple(_ranges(point, ranges)))
     msg = "not in our format"
     raise InvalidCommitMetadata(msg)

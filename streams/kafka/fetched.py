@@ -210,6 +210,9 @@ class FetchResult(fetcher.FetchResult):
         room = getattr(self._assignment, "room", None)
         if room is not None and room <= 0:
             return []  # at the next poll
+        starts = getattr(self._assignment, "starts", None)
+        if starts is not None:
+            starts.setdefault(self._topic_partition, records.next_fetch_offset)
         begun = records.served
         stop = begun + (MAX_POLL_BYTES // max(1, len(self._assignment.tps)) if room is None else room)
         taken: list[ConsumerRecord[bytes, bytes]] = []
@@ -226,20 +229,24 @@ class FetchResult(fetcher.FetchResult):
         return taken
 
 
-def begin_poll(consumer: Any, wanted: Collection[TopicPartition]) -> None:
-    """Bound what the next poll brings, and inflates, which holds up the heartbeats meanwhile.
+def begin_poll(consumer: Any, wanted: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    """Bound what the next poll brings, and inflates, which holds up the heartbeats meanwhile. Returns where it begins
+    to read, by partition: filled in as it reads.
 
     The partition that came first comes last, so that none holds up the others. Batches half inflated in partitions
     that are not read for now are let go, and fetched again.
     """
+    starts: dict[TopicPartition, int] = {}
     subscription = consumer._subscription.subscription
     if subscription is not None and subscription.assignment is not None:
         subscription.assignment.room = MAX_POLL_BYTES
+        subscription.assignment.starts = starts
     pending = consumer._fetcher._records
     for tp in [tp for tp, found in pending.items() if tp not in wanted and _holds_much(found)]:
         del pending[tp]
     if pending:
         pending.move_to_end(next(iter(pending)))
+    return starts
 
 
 def _holds_much(found: Any) -> bool:

@@ -50,7 +50,8 @@ class CommitPoint(NamedTuple):
 class Lease:
     """See the module. Not thread-safe: it lives on the event loop of the agents.
 
-    `position` is the next offset that will be delivered; None until it is known. `begun` counts up when work
+    `position` is the next offset that will be delivered; None until it is known, and then `start` is where reading is
+    to begin. `begun` counts up when work
     on a delivered record starts: a drain waits for what was begun, not for what was only delivered. `work`
     holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
     the broker last took, `resumed` where that was when the lease began, `finished` how many were finished, `end`
@@ -65,7 +66,7 @@ class Lease:
         "_completed", "_count", "_delivered", "_drained", "_large", "_last", "_metadata", "_unfinished",
         "_waiting", "alive", "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group",
         "identity", "invalid_metadata", "partition", "point", "position", "resumed", "skipped_completed",
-        "topic", "tried", "unremembered", "work"
+        "start", "topic", "tried", "unremembered", "work"
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,7 @@ class Lease:
         self.topic = topic
         self.partition = partition
         self.position = position
+        self.start = position
         self.alive = True
         self.draining = False
         self.begun = 0
@@ -111,6 +113,13 @@ class Lease:
     def owner(self) -> str:
         """Return what a commit's metadata is signed with, so that no other partition's is taken for ours."""
         return commit_metadata.owner(self.group, self.topic, self.partition)
+
+    @property
+    def next_offset(self) -> int:
+        """Return where reading must go on: what begins elsewhere has missed something, or repeats it."""
+        offset = self.start if self.position is None else self.position
+        assert offset is not None  # who makes a lease without a position says where it is to start
+        return offset
 
     @property
     def taking(self) -> bool:

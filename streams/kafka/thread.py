@@ -60,8 +60,11 @@ STOP_TIMEOUT = 5.0
 
 
 class Polled(NamedTuple):
-    """What one poll brought for a partition: records, where reading goes on, where the log ends (if known)."""
+    """What one poll brought for a partition: where it began to read, records, where reading goes on, and where the log
+    ends (if known).
+    """
 
+    start: int
     records: Sequence[ConsumerRecord[bytes, bytes]]
     position: int
     end: int | None
@@ -121,7 +124,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         Positions are read in the same step in which the records are taken, so they fit each other.
         """
         consumer = self._ensure_consumer()
-        begin_poll(consumer, tps)
+        starts = begin_poll(consumer, tps)
         fetched = await self._fetch_records(consumer, tps, timeout=timeout, max_records=MAX_POLL_RECORDS)
         self._pace(consumer, brought=any(fetched.values()))
         subscription = consumer._subscription.subscription
@@ -132,7 +135,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         for tp in tps & assignment.tps:
             state = assignment.state_value(tp)
             if state.has_valid_position:
-                polled[tp] = Polled(fetched.get(tp, ()), state.position, state.highwater)
+                start = starts.get(tp, state.position)
+                polled[tp] = Polled(start, fetched.get(tp, ()), state.position, state.highwater)
         return polled
 
     def _pace(self, consumer: aiokafka.AIOKafkaConsumer, *, brought: bool) -> None:
@@ -178,20 +182,21 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         begin = await consumer.beginning_offsets([place])
         return begin[place], (await consumer.end_offsets([place]))[place]
 
+    async def begins(self, tps: Iterable[TP]) -> Mapping[TP, int]:
+        """Return the first offsets that the logs have."""
+        found = await self._ensure_consumer().beginning_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(*tp): begin for tp, begin in found.items()}
+
     async def ends(self, tps: Iterable[TP]) -> Mapping[TP, int]:
         """Return where the logs end."""
         found = await self._ensure_consumer().end_offsets([TopicPartition(*tp) for tp in tps])
         return {TP(*tp): end for tp, end in found.items()}
 
-    async def seek_all(self, positions: Mapping[TP, int | None]) -> None:
-        """Move reading of each partition that is still ours; None is the beginning."""
+    async def seek_all(self, positions: Mapping[TP, int]) -> None:
+        """Move reading of each partition that is still ours."""
         consumer = self._ensure_consumer()
         for tp, position in positions.items():
-            if tp not in consumer.assignment():
-                continue
-            if position is None:
-                await consumer.seek_to_beginning(TopicPartition(*tp))
-            else:
+            if tp in consumer.assignment():
                 consumer.seek(TopicPartition(*tp), position)
 
     async def commit_points(self, points: Mapping[TP, CommitPoint]) -> bool | None:

@@ -185,8 +185,11 @@ class Consumer(driver.Consumer):
         }
 
     async def _deliver(self, tp: TP, lease: Lease, poll: Polled) -> None:
-        if self.leases.get(tp) is not lease or not lease.taking:
-            await self._reread(tp)
+        held = self.leases.get(tp)
+        if held is not lease or not lease.taking or poll.start != lease.next_offset:
+            # The poll outlived its lease, or one before it did and what it took is nobody's: it must be read again.
+            if held is not None and held.taking:
+                await self._thread.call(self._thread.seek_all({tp: held.next_offset}))
             return
         large = {record.offset: size for record in poll.records if (size := size_of(record)) >= defaults.LARGE}
         records = lease.deliver(poll.records, poll.position, poll.end, large)
@@ -198,12 +201,6 @@ class Consumer(driver.Consumer):
             None, 0, 0, tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
         await self.callback(message)
-
-    async def _reread(self, tp: TP) -> None:
-        """A poll outlived its lease: what it took must be read again by the lease that came after."""
-        lease = self.leases.get(tp)
-        if lease is not None and lease.taking:
-            await self._thread.call(self._thread.seek_all({tp: lease.position}))
 
     def on_buffer_full(self, tp: TP) -> None:
         """Do nothing: a full queue holds up the delivery itself, no partition need be remembered as paused."""
@@ -227,7 +224,14 @@ class Consumer(driver.Consumer):
         for tp in self.leases:
             self.leases.give_up(tp)
         leases = {tp: self.leases.lease(tp, identities[tp.topic], commits.get(tp)) for tp in tps}
-        await self._thread.call(self._thread.seek_all({tp: lease.position for tp, lease in leases.items()}))
+        uncommitted = [tp for tp, lease in leases.items() if lease.position is None]
+        if uncommitted:
+            begins = await self._while_assigned(generation, lambda: self._thread.begins(uncommitted))
+            if begins is None:
+                return
+            for tp, begin in begins.items():
+                leases[tp].start = begin
+        await self._thread.call(self._thread.seek_all({tp: lease.next_offset for tp, lease in leases.items()}))
         self.rebalances += 1
         logger.info("assigned: %s", ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(tps)) or "no partition")
         self.leases.clear()

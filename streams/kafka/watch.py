@@ -88,11 +88,14 @@ class TopicWatch:
             )
         await asyncio.gather(*(lease.drain(defaults.DRAIN_DEADLINE) for lease in former.values()))
         identities, commits = await self._thread.call(self._thread.outlook(former))
+        begins = await self._thread.call(self._thread.begins(former))
         for tp, lease in former.items():
             if self._leases.get(tp) is lease and lease.alive:  # no rebalance has come before
                 self._leases.give_up(tp)
-                anew = self._leases[tp] = self._leases.lease(tp, identities[tp.topic], commits.get(tp), anew=True)
-                await self._thread.call(self._thread.seek_all({tp: anew.position}))
+                anew = self._leases.lease(tp, identities[tp.topic], commits.get(tp), anew=True)
+                anew.start = begins[tp] if anew.position is None else anew.position
+                self._leases[tp] = anew
+                await self._thread.call(self._thread.seek_all({tp: anew.next_offset}))
 
     async def resume(self, lost: Mapping[Any, int]) -> None:
         """Go on where the log has something, after it had nothing at these offsets. Raises KafkaError."""
@@ -111,7 +114,7 @@ class TopicWatch:
                 logger.warning("%s-%d ends at offset %d, before %d: it lost its end, and all that it has is read again",
                                *tp, end, offset)  # fmt: skip
                 lease = self._leases.lease_at(tp, first)
-            await self._thread.call(self._thread.seek_all({tp: lease.position}))
+            await self._thread.call(self._thread.seek_all({tp: lease.next_offset}))
 
 
 async def coordinator_answers(kafka: Kafka, group: str) -> bool:

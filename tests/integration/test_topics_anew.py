@@ -208,6 +208,30 @@ async def test_partitions_added_to_requests_are_read(kafka: Broker, stage: Stage
     await stage.results_of(ids(range(20)), seconds=NOTICED)
 
 
+async def test_partitions_added_under_load_cost_no_request(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """Each time a rebalance comes in the middle of polls: what a poll took for a lease that is over is read again."""
+    worker = await stage.start()
+    sent: set[str] = set()
+    grown = asyncio.Event()
+
+    async def flow() -> None:
+        while not grown.is_set():
+            numbers = range(len(sent), len(sent) + 40)
+            await asyncio.gather(*[
+                await stage.producer.send(stage.requests, asked(f"{upstream.url}/doc/1", number), partition=number % 4)
+                for number in numbers
+            ])  # fmt: skip
+            sent.update(ids(numbers))
+
+    flowing = asyncio.create_task(flow())
+    for count in (12, 24, 40):
+        await add_partitions(stage, stage.requests, count)
+        await worker.logged(rf"assigned: .*-{count - 1}\b")
+    grown.set()
+    await flowing
+    await stage.results_of(sent)
+
+
 async def test_what_went_from_the_log_unread_is_counted(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
     """Records deleted past the commit while no worker was there, and under one that is full: a warning and a count."""
     worker = await stage.start()

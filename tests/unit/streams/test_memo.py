@@ -71,6 +71,14 @@ def test_another_s_memo_is_not_trusted(other):
         memo.decode(other, HERE, 7, metadata)
 
 
+@pytest.mark.parametrize("point", [0, 3, 6, 8, 24])
+def test_a_list_is_trusted_at_its_own_offset_alone(point):
+    """A tool that commits another offset with the text of before shifts nothing."""
+    metadata = memo.encode(OWNER, HERE, 7, 1, [(8, 9)])
+    with pytest.raises(InvalidCommitMetadata, match=f"written for offset 7, committed at {point}"):
+        memo.decode(OWNER, HERE, point, metadata)
+
+
 ELSEWHERE = [Identity("a cluster", "another-topic-id"), Identity("a mirror", HERE.topic), Identity("a cluster", "")]
 
 

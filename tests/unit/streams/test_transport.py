@@ -14,6 +14,7 @@ from streams.config.settings import Settings
 from streams.kafka.batch import size_of
 from streams.kafka.commit_metadata import Identity
 from streams.kafka.lease import Lease
+from streams.kafka.thread import Polled
 from streams.kafka.transport import Consumer
 
 
@@ -94,6 +95,53 @@ def test_what_no_commit_could_remember_closes_a_partition(monkeypatch: pytest.Mo
     held.leases[TP("t", 0)].finish_all(range(1, 10_000, 2))
     held.leases[TP("t", 0)].commit_point()
     assert held.open() == []
+
+
+class Polling:
+    """A consumer whose polls come from a list, as far as delivery goes; `sought` is where reading was moved to."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.leases = {TP("t", 0): lease}
+        self.delivered: list[int] = []
+        self.sought: list[Any] = []
+        self.app = SimpleNamespace(consumer_generation_id=1)
+        self._thread = SimpleNamespace(seek_all=self._seek_all, call=self._call)
+
+    async def deliver(self, lease: Lease, start: int, *offsets: int, position: int) -> None:
+        poll = Polled(start, [record(offset) for offset in offsets], position, None)
+        await Consumer._deliver(cast("Any", self), TP("t", 0), lease, poll)
+
+    async def callback(self, message: Any) -> None:
+        self.delivered += [each.offset for each in message.value.records]
+
+    def _seek_all(self, positions: Any) -> Any:
+        self.sought.append(positions)
+
+    async def _call(self, _: Any) -> None:
+        pass
+
+
+async def test_what_a_poll_took_from_nobodys_lease_is_read_again() -> None:
+    """A poll that was under way at a rebalance takes records from where the new leases are to begin, and hands them to
+    the old one, which is over: the new one reads them itself, committed or not.
+    """
+    for position, start in ((7, 7), (None, 3)):
+        old = Lease("g", "t", 0, Identity("c", "t"), position=7)
+        new = Lease("g", "t", 0, Identity("c", "t"), position=position)
+        new.start = start
+        polling = Polling(old)
+        old.revoke()
+        await polling.deliver(old, start, start, start + 1, position=start + 2)
+        assert (polling.delivered, polling.sought) == ([], [])  # the lease that is to come is not there yet
+        polling.leases[TP("t", 0)] = new
+        await polling.deliver(new, start + 2, start + 2, position=start + 3)
+        await polling.deliver(new, start + 3, position=start + 3)
+        assert (polling.delivered, polling.sought) == ([], [{TP("t", 0): start}] * 2)
+        assert new.point == position  # nothing that was passed over may be committed
+        await polling.deliver(new, start, start, start + 2, position=start + 4)  # with a hole
+        await polling.deliver(new, start + 4, start + 4, position=start + 5)
+        assert polling.delivered == [start, start + 2, start + 4]
+        assert len(polling.sought) == 2
 
 
 @pytest.mark.parametrize(

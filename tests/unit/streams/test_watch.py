@@ -44,6 +44,9 @@ class Thread:
     async def span(self, _: TP) -> tuple[int, int]:
         return self.log
 
+    async def begins(self, tps: Any) -> Any:
+        return dict.fromkeys(tps, self.log[0])
+
     async def seek_all(self, positions: Any) -> None:
         self.sought.append(positions)
 
@@ -93,7 +96,7 @@ async def test_a_topic_made_again_is_begun_anew(scene: Scene) -> None:
     scene.thread.found = {"requests": CURRENT}
     await scene.watch.look()
     lease = scene.leases[PLACE]
-    assert (former.alive, lease.position, lease.anew, scene.thread.sought) == (False, None, True, [{PLACE: None}])
+    assert (former.alive, lease.position, lease.anew, scene.thread.sought) == (False, None, True, [{PLACE: 0}])
     assert lease.commit_point() is None
 
 
