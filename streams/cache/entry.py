@@ -111,18 +111,19 @@ def _cached_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def updated(entry: Entry, headers: Mapping[str, str]) -> CIMultiDict[str] | None:
     """Return an entry's headers as a 304 with these updates them (RFC 9111, sections 3.2 and 4.3.4).
 
-    None for a 304 about another version, such as one with a strong tag if the entry has none. Tags are compared weakly:
+    None for a 304 about another version: one with another validator, or with a strong tag and nothing that the entry
+    has as well. Tags are compared weakly:
     servers that compress weaken the tag of a 200 and not that of its 304.
     """
-    tag = headers.get("ETag", "").strip()
-    if tag and entry.etag is None and not tag.startswith("W/"):
-        return None
     for cached, name in ((entry.etag, "ETag"), (entry.last_modified, "Last-Modified")):
         received = headers.get(name)
         if cached is not None and received:
             if _opaque(received) != _opaque(cached):
                 return None
             break
+    else:
+        if entry.etag is None and not headers.get("ETag", "W/").strip().startswith("W/"):
+            return None
     both = CIMultiDict({name: value for field, name in _FIELDS.items() if (value := getattr(entry, field)) is not None})
     for name in headers:
         both.popall(name, None)

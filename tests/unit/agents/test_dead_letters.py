@@ -97,9 +97,9 @@ def cluster(monkeypatch):
 async def test_marks_whose_topic_was_made_again_are_written_again(cluster):
     """What others have marked since in the new topic is learnt from its first record; what it lacks is put there."""
     letters = DeadLetters(SETTINGS)
-    assert (await letters.redrive(DeadLetterFilter(places=frozenset({(0, 0), (0, 1)})))).redriven == 2
+    assert (await letters.redrive(DeadLetterFilter(positions=frozenset({(0, 0), (0, 1)})))).redriven == 2
     cluster.made_again, cluster.logs[MARKS] = 1, []
-    assert (await DeadLetters(SETTINGS).redrive(DeadLetterFilter(places=frozenset({(0, 2), (0, 3)})))).redriven == 2
+    assert (await DeadLetters(SETTINGS).redrive(DeadLetterFilter(positions=frozenset({(0, 2), (0, 3)})))).redriven == 2
     report = await letters.redrive(DeadLetterFilter())
     assert (report.redriven, report.refused) == (2, {BEFORE: 4})
     assert (await DeadLetters(SETTINGS).redrive(DeadLetterFilter())).refused == {BEFORE: 6}

@@ -292,7 +292,9 @@ async def test_what_a_304_says_of_freshness_holds(enricher: Enricher, upstream: 
 
 async def test_a_304_s_validator_counts_in_any_case(enricher: Enricher, upstream: Upstream, clock: Clock) -> None:
     """Header names are compared without case."""
-    upstream.answers.extend([says("one", "max-age=20", last_modified="1"), holds(etag='"2"'), holds()])
+    upstream.answers.extend(
+        [says("one", "max-age=20", last_modified="1"), holds(etag='"2"', last_modified="1"), holds()]
+    )
     for _ in range(3):
         await ask(enricher, asking(), clock)
         clock.now += 25

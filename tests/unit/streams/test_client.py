@@ -780,7 +780,7 @@ KEY: Any = aiohttp.client_reqrep.ConnectionKey("example.org", 8443, True, True, 
     [
         (TimeoutError(), TimedOut, "example.org did not answer in time"),
         (aiohttp.ConnectionTimeoutError("x"), TimedOut, "example.org did not answer in time"),
-        (aiohttp.InvalidURL(str(WHERE)), InvalidRequest, "url: is no URL that can be asked for"),
+        (aiohttp.InvalidURL(str(WHERE)), InvalidRequest, "url: cannot be requested"),
         (
             aiohttp.ClientConnectorCertificateError(KEY, ssl.CertificateError("self-signed")),
             Unreachable,

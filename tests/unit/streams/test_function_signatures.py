@@ -43,8 +43,8 @@ def test_a_function_is_found_by_module_and_name():
     [
         ("nowhere.at.all:f", "cannot be imported: ModuleNotFoundError: "),
         ("subprocess:nothing", "cannot be imported: AttributeError: "),
-        ("subprocess:PIPE", "is no plain function"),
-        ("asyncio:sleep", "is no plain function"),
+        ("subprocess:PIPE", "is not a plain function"),
+        ("asyncio:sleep", "is not a plain function"),
     ],
 )
 def test_what_is_no_function_is_refused(call, reason):

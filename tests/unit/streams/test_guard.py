@@ -53,7 +53,7 @@ def test_loopback_is_denied_however_it_is_written(host: str) -> None:
 async def test_a_host_that_is_none_is_refused(host: str, path: str) -> None:
     """What is neither a name nor an address ends as an invalid request, in a redirect as what the upstream did."""
     async with Client(1000, Guard(), retry=Retries(attempts=1)) as client:
-        with pytest.raises(InvalidRequest, match="url: is no"):
+        with pytest.raises(InvalidRequest, match=r"url: (cannot be requested|is no)"):
             await client.fetch("GET", f"http://{host}{path}", {})
     if not host[0].isdigit():  # aiohttp refuses those when they are dialled
         with pytest.raises(ValueError, match=r"."):

@@ -109,7 +109,7 @@ def test_a_plugin_that_is_loaded_twice_is_loaded_once(plugin):
         ("def", "SyntaxError: ", 1),
         ("import sys\nsys.exit('enough')", "SystemExit: enough", 2),
         ("class Odd(BaseException): ...\nraise Odd", "Odd", 2),
-        ("class Mute(Exception):\n  def __str__(self): 1 / 0\nraise Mute", "Mute: (it cannot say why)", 3),
+        ("class Mute(Exception):\n  def __str__(self): 1 / 0\nraise Mute", "Mute: (its message cannot be read)", 3),
         ("raise ValueError('two\\nlines')", "ValueError: two lines", 1),
         (
             "from models.checks import check\n@check\ndef is_prime(x): ...",
