@@ -141,7 +141,10 @@ class LocalRows:
         async for pairs in parts if table == LATEST else merged(table, parts):
             for key, row in pairs:
                 page.add(key, row)
-        return Found([(place[3], whole_of(row)) for place, row in page.rows()], page.total)
+        found = Found(total=page.total)
+        async for entries in sliced(page.rows()):
+            found.rows += [(place[3], whole_of(row)) for place, row in entries]
+        return found
 
     async def _page_by_key(self, table: str, selection: Selection, partitions: Collection[int]) -> Found:
         """Return the rows of a page that the keys alone determine."""
