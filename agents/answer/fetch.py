@@ -93,10 +93,7 @@ class Fetcher:
         trail = response.trail()
         if response.status == NOT_MODIFIED and validators:
             return FetchResult(None, trail, response.attempts, fetched_at, self._response_headers(known, response))
-        if _is_partial(request, response):
-            host = urlsplit(request.url or "").hostname
-            msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
-            raise _of(response, UpstreamError(msg, PARTIAL))
+        refuse_partial(request, response)
         headers = self._response_headers(known, response)
         document = await self._load(known, response, headers) if promises_document(request, response) else None
         answer = Answer(
@@ -175,11 +172,17 @@ class Fetcher:
         )  # fmt: skip
 
 
-def _is_partial(request: Request, response: Response) -> bool:
-    """Whether it is partial though the request has no Range (RFC 9110, section 15.3.7)."""
-    if response.status != PARTIAL or request.method != "GET":
-        return False
-    return not any(name.lower() == "range" for name in request.headers)
+def refuse_partial(request: Request, response: Response) -> None:
+    """Raise UpstreamError for a partial response to a request without Range (RFC 9110, section 15.3.7)."""
+    if (
+        response.status != PARTIAL
+        or request.method != "GET"
+        or any(name.lower() == "range" for name in request.headers)
+    ):
+        return
+    host = urlsplit(request.url or "").hostname
+    msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
+    raise _of(response, UpstreamError(msg, PARTIAL))
 
 
 def _of(response: Response, error: E) -> E:

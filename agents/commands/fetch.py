@@ -27,6 +27,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _fetch(options: argparse.Namespace) -> int:
+    from agents.answer.fetch import refuse_partial
+    from models.request import Request
     from streams.config import settings as configuration
     from streams.http.client import client_of
     from streams.tasks import start
@@ -39,7 +41,9 @@ async def _fetch(options: argparse.Namespace) -> int:
         async def size(url: str) -> int | AnswerError:
             try:
                 async with asyncio.timeout(settings.timeout):
-                    return len((await client.fetch("GET", url, {}, deadline=deadline)).body.content)
+                    response = await client.fetch("GET", url, {}, deadline=deadline)
+                    refuse_partial(Request(url=url), response)
+                    return len(response.body.content)
             except AnswerError as exc:
                 return exc
             except TimeoutError:

@@ -315,7 +315,9 @@ def asked(url: str, number: int, **more: Any) -> bytes:
 
 
 class Upstream:
-    """A real HTTP server on loopback. `/doc/<n>?delay=s` answers `{"n": n}`; tests add what else they need."""
+    """A real HTTP server on loopback. `/doc/<n>?delay=s&status=200` answers `{"n": n}`; tests add what else they
+    need.
+    """
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -328,7 +330,8 @@ class Upstream:
         self.headers.append(dict(request.headers))
         await asyncio.sleep(float(request.query.get("delay", "0")))
         size = int(request.query.get("size", "0"))
-        return web.json_response({"n": int(request.match_info["n"])} | ({"pad": "x" * size} if size else {}))
+        document = {"n": int(request.match_info["n"])} | ({"pad": "x" * size} if size else {})
+        return web.json_response(document, status=int(request.query.get("status", "200")))
 
     async def __aenter__(self) -> Upstream:
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=0.1)

@@ -117,6 +117,8 @@ async def test_fetch_prints_sizes_and_reasons(upstream: Upstream) -> None:
     """`fetch` prints a line a URL in the order given, and ends with 1 if one of them could not be had."""
     good, bad = f"{upstream.url}/doc/1", f"{upstream.url}/nowhere"
     settings = {"MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8", "MILLRACE_ALLOW_PORTS": "1-65535"}
+    code, out, _ = await millrace(None, "fetch", f"{good}?status=206", **settings)
+    assert (code, "answered 206 Partial Content to a request without Range" in out) == (1, True)
     code, out, _ = await millrace(None, "fetch", good, **settings)
     assert (code, out) == (0, f"'{good}' page is 8 bytes\n")
     slow = f"{upstream.url}/doc/2?delay=30"

@@ -299,7 +299,7 @@ def test_many_small_values_are_put_in_order_about_as_quickly_as_they_are_read():
     text = b'{"enum":[' + b",".join([b"[]"] * 15_000) + b"]}"
     value = strictjson.loads(text, exact=True)
     assert strictjson.canonical(value) == text
-    assert cpu_of(lambda: strictjson.canonical(value)) < 4 * cpu_of(lambda: strictjson.loads(text, exact=True))
+    assert cpu_of(lambda: strictjson.canonical(value)) < 8 * cpu_of(lambda: strictjson.loads(text, exact=True))
 
 
 @pytest.mark.parametrize("value", [None, "ä", [], {}, {"b": [1, 1.5, Decimal("1.10")], "a": {"c": None}}, [True, [[]]]])
