@@ -99,12 +99,11 @@ class Answerer:
                     if self._spans is not None:
                         outcome = "ok" if entry.error is None else entry.error.outcome
                         trace = self._out.trace(record, request_id, elapsed, outcome, "hit")
-                    if entry.error is None:
-                        self._out.publish_result(record, lease, request_id, value, trace)
+                    error = self._out.publish(record, lease, request_id, value, entry.error, known=known, trace=trace)
+                    if error is None:
                         hits.append(elapsed)
                     else:
-                        self._out.publish(record, lease, request_id, value, entry.error, known=known, trace=trace)
-                        self.stats.add(entry.error.outcome, "hit", elapsed)
+                        self.stats.add(error.outcome, "hit", elapsed)
                     continue
             except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
                 await self._take_odd(record, batch, exc)
@@ -197,8 +196,8 @@ class Answerer:
             elapsed = time.monotonic() - received_at
             value = splice(request_id, enriched.shared, enriched.cache, age, elapsed)
             trace = None if span is None else span.headers
-            self._out.publish(record, lease, request_id, value, enriched.error, known=known, trace=trace)
-            self.stats.add(outcome, cache, elapsed)
+            error = self._out.publish(record, lease, request_id, value, enriched.error, known=known, trace=trace)
+            self.stats.add(outcome if error is None else error.outcome, cache, elapsed)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._out.reject(record, lease, received_at, error_for(exc, record))
             return False

@@ -180,10 +180,15 @@ def shrink_result(outgoing: OutgoingRecord) -> OutgoingRecord | None:
         return None if outgoing.key is None else outgoing._replace(key=None)
     if found:
         members |= {name: strictjson.loads(each[-1]) for name, each in _behind(value[-_TAIL_BYTES:]) if each}
-    error = TooLarge(f"the result has {outgoing.size()} bytes, more than the results topic takes")
+    error = too_large_result(outgoing.size())
     kept = {name: members[name] for name in ("id", "request", "status", "attempts", "elapsed_ms") if name in members}
     shrunk = strictjson.dumps(kept | {"outcome": error.outcome, "error": error.describe()})
     return outgoing._replace(value=shrunk)
+
+
+def too_large_result(size: int) -> TooLarge:
+    """Return the error of a result that has so many bytes, with key and headers."""
+    return TooLarge(f"the result has {size} bytes, more than the results topic takes")
 
 
 def _behind(tail: bytes) -> list[tuple[str, list[bytes]]]:

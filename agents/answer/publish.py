@@ -17,12 +17,13 @@ from agents.answer.headers import (
     refused_id,
     shrink_dead_letter,
     shrink_result,
+    too_large_result,
     unreadable_request,
 )
 from agents.answer.limiter import Waiting
 from agents.answer.parsed_requests import ParsedRequest, salvage_id
 from agents.answer.stats import NO_CACHE, AnswerStats
-from models.errors import AnswerError
+from models.errors import AnswerError, TooLarge
 from models.result import Answer, encode_answer, splice
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
@@ -95,27 +96,36 @@ class ResultPublisher:
         *,
         known: ParsedRequest | None = None,
         trace: Headers | None = None,
-    ) -> None:
-        """Publish a result, after its dead letter if there is an `error`. `trace` replaces the request's headers."""
-        if error is None:
-            self.publish_result(record, lease, request_id, value, trace)
-            return
-        host = None if known is None else known.origin.host
-        then = _PublishResultAfter(lease, partial(self.publish_result, record, lease, request_id, value, trace))
-        headers = dead_letter_headers(record, self._group, request_id, error, host)
-        dead_letter = OutgoingRecord(then, record.offset, record.key, record.value, headers, shrink_dead_letter)
-        self._publisher.publish(self._dead_letters, record.partition, dead_letter)
+    ) -> AnswerError | None:
+        """Publish a result, after its dead letter if there is an `error`. `trace` replaces the request's headers.
 
-    def publish_result(
-        self, record: RequestRecord, lease: Lease, request_id: bytes, value: bytes, trace: Headers | None = None
-    ) -> None:
-        """Publish a result that needs no dead letter, or whose dead letter Kafka has acknowledged."""
+        Returns the error that the result has: TooLarge for one whose key and headers make it more than its topic takes.
+        """
         headers = self._headers(request_id, record.headers if trace is None else trace)
         result = OutgoingRecord(lease, record.offset, record.key, value, headers, shrink_result)
-        self._publisher.publish(self._results, record.partition, result)
+        if error is None:
+            if not self._publisher.may_exceed(self._results, record.key, value, headers):
+                self._publisher.publish(self._results, record.partition, result, fits=True)
+                return None
+            error = self._too_large(result)
+        publish = partial(self._publisher.publish, self._results, record.partition, result)
+        if error is None:
+            publish()
+            return None
+        host = None if known is None else known.origin.host
+        headers = dead_letter_headers(record, self._group, request_id, error, host)
+        dead_letter = OutgoingRecord(
+            _After(lease, publish), record.offset, record.key, record.value, headers, shrink_dead_letter
+        )
+        self._publisher.publish(self._dead_letters, record.partition, dead_letter)
+        return error
+
+    def _too_large(self, result: OutgoingRecord) -> TooLarge | None:
+        size = result.size()
+        return too_large_result(size) if size > self._publisher.limits[self._results] else None
 
 
-class _PublishResultAfter:
+class _After:
     """The listener of a dead letter: publishes the result once Kafka has acknowledged the letter."""
 
     __slots__ = ("_lease", "_publish")

@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooL
 from models.errors import reason_of
 from models.histogram import Histogram
 from streams.config.settings import Kafka
-from streams.kafka.outgoing import BATCH_BYTES, OutgoingRecord, PartitionQueue
+from streams.kafka.outgoing import BATCH_BYTES, Headers, OutgoingRecord, PartitionQueue
 from streams.kafka.producer import Producer
 from streams.tasks import end_tasks, start
 
@@ -100,13 +100,20 @@ class Publisher:
         self._counts[topic] = partitions
         self.limits[topic] = limit or DEFAULT_LIMIT
 
-    def publish(self, topic: str, partition: int, record: OutgoingRecord) -> None:
-        """Put a record into the queue of the partition of the same number, modulo the topic's count. Never blocks."""
-        _, _, key, value, headers, _ = record
+    def may_exceed(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
+        """Whether a record may be more than a topic takes: results have few headers, made here, so adding all up is for
+        what is large or carries those of others.
+        """
         limit = self.limits[topic]
+        return len(value or b"") >= limit >> 1 or len(key or b"") >= limit >> 2 or len(headers) > USUAL_HEADERS
+
+    def publish(self, topic: str, partition: int, record: OutgoingRecord, *, fits: bool = False) -> None:
+        """Put a record into the queue of the partition of the same number, modulo the topic's count. Never blocks.
+
+        `fits`: the caller knows that its topic takes it.
+        """
         fitting: OutgoingRecord | None = record
-        # Results have few headers, made here: adding them up is for what is large or carries those of others.
-        if len(value or b"") >= limit >> 1 or len(key or b"") >= limit >> 2 or len(headers) > USUAL_HEADERS:
+        if not fits and self.may_exceed(topic, record.key, record.value, record.headers):
             fitting = self._fitting(topic, record)
         if fitting is None:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import defaultdict
 
 import pytest
 from aiokafka import ConsumerRecord
@@ -37,9 +38,13 @@ class FakePublisher:
         self.parcels = []
         self.paced = 0
         self.congested = False
+        self.limits = defaultdict(lambda: 1_000_000)
         self._changed = asyncio.Event()
 
-    def publish(self, topic, partition, parcel):
+    def may_exceed(self, *_):
+        return True
+
+    def publish(self, topic, partition, parcel, *, fits=False):
         self.parcels.append((topic, partition, parcel))
         self._changed.set()
 
@@ -603,6 +608,21 @@ async def test_what_cannot_be_decoded_is_refused_with_its_bytes(answerer, publis
     assert [each["id"] for each in results] == ["requests-3-7", "requests-3-8", "requests-3-9"]
     assert {each["outcome"] for each in results} == {"invalid_request"}
     assert results[0]["error"]["type"] == "InvalidRequest"
+
+
+@pytest.mark.parametrize("hit", [True, False])
+async def test_a_result_that_its_key_makes_too_large_has_a_dead_letter(answerer, publisher, enricher, hit):
+    """A document that fits, with a key that does not fit beside it: the letter first, and the counts tell the truth."""
+    publisher.limits["results"] = 700
+    if hit:
+        enricher.entry = kept()
+    await answerer.answer(batch_of(record(7, key=b"k" * 700)))
+    await publisher.until(1)
+    assert publisher.topics() == ["dead-letters"]
+    assert dict(publisher.parcels[0][2].headers)["__dlq.errors.outcome"] == b"too_large"
+    publisher.acknowledge()
+    assert publisher.topics() == ["dead-letters", "results"]
+    assert answerer.stats.report()["outcomes"] == {"too_large": 1}
 
 
 async def test_a_value_that_was_too_large_has_its_senders_id(answerer, publisher):
