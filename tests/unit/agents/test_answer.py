@@ -44,7 +44,7 @@ class FakePublisher:
     def may_exceed(self, *_):
         return True
 
-    def publish(self, topic, partition, parcel, *, fits=False):
+    def publish(self, topic, partition, parcel, *, fits=False):  # noqa: ARG002
         self.parcels.append((topic, partition, parcel))
         self._changed.set()
 

@@ -23,7 +23,7 @@ from streams.http.errors import unsuccessful
 from streams.http.excerpt import _read
 from streams.http.policy import UpstreamPolicy
 from streams.http.response import MAX_CONTENT_TYPE, media
-from streams.http.url import parse, resolve
+from streams.http.url import MAX_URL, normal, parse, resolve
 from tests.turns import allowed, longest_turn
 
 LINE, LINES = 32_000, 200
@@ -229,3 +229,11 @@ async def test_empty_members_of_gzip_leave_the_event_loop_its_turns(codings, rea
     found, longest = await longest_turn(read(response))
     assert not found or isinstance(found, TooLarge)  # of the inner coding's content, for an excerpt
     assert longest < allowed()
+
+
+@pytest.mark.parametrize("text", ["\u00e9", "\u00e9a", "% ", "\U0001f600", "%%", " \u00e9%2"])
+def test_no_url_holds_up_the_event_loop(text):
+    """As long as any that is taken, whatever has to be percent-encoded in it."""
+    url = ("http://h/a?" + text * MAX_URL)[:MAX_URL]
+    assert cpu_time(lambda: normal(url)) < allowed() / 2  # it is parsed here, and where it is requested
+    assert normal(url).isascii()
