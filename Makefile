@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two at a time, a file to a process, each with a broker of its own: most of the time is waiting.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# Three at a time, a file to a process, each with a broker of its own: half of the time is waiting.
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
 .PHONY: help setup demo test test-fast test-containers image coverage lint format bench clean licences audit
