@@ -1,5 +1,7 @@
 # `make demo` and `make test` need nothing but Python 3.11+ and make; Apache Kafka comes by Maven where Java is.
 .DEFAULT_GOAL := help
+# A process compiles what it imports once and not at each start, whatever the environment says: 1.5 s of CPU, not 3.
+export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

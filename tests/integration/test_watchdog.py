@@ -110,6 +110,6 @@ async def test_a_background_task_that_fails_ends_the_worker(kafka: Broker, stage
     broken = await stage.start(*FAULTY, "unwatched", ready=False)
     assert await broken.ended() == 1
     critical = await broken.logged("CRITICAL.*the watchdog has ended")
-    assert "LookupError: gone; without it a worker that stands still is not noticed; the worker ends" in critical.string
+    assert "LookupError: gone; without it a stuck worker is not noticed; the worker ends" in critical.string
     assert any(line.startswith("millrace: the watchdog has ended: LookupError: gone") for line in broken.log)
     assert any("INFO" in line and line.endswith("stopping") for line in broken.log)
