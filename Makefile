@@ -5,8 +5,8 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Three at a time, a file to a process, each with a broker of its own: half of the time is waiting.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+# Two at a time, a file to a process, each with a broker of its own: three make a loaded machine of two cores.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
 .PHONY: help setup demo test test-fast test-containers image coverage lint format bench clean licences audit

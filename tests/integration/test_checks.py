@@ -120,7 +120,7 @@ async def test_a_bad_check_fails_its_own_request_alone(stage: Stage, upstream: U
 @pytest.mark.usefixtures("plugin")
 async def test_children_killed_under_load_cost_nothing(stage: Stage, upstream: Upstream) -> None:
     """While 1,500 checks run, children are killed with -9 again and again: 0 requests lost, repeated or wrong."""
-    worker = await stage.start()
+    worker = await stage.start(MILLRACE_MAX_WAITING_PER_HOST="1500")
     ids = {f"r{n}" for n in range(1500)}
     burns = [{"name": "burns", "field": "n"}]
     await stage.send([asked(f"{upstream.url}/doc/{n}", n, checks=burns) for n in range(1500)])
