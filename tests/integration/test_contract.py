@@ -248,16 +248,17 @@ async def test_a_result_too_large_for_its_topic(kafka: Any, upstream: Upstream) 
         worker = await stage.start()
         url = f"{upstream.url}/doc/1?size="
         await stage.send([asked(url + "100000", 0), asked(url + "100", 1), b"x" * 50_000])
-        await stage.results_of({"r0", "r1"})
+        await stage.send([asked(url + "8000", 7)], key=lambda _: b"k" * 15_000)
+        await stage.results_of({"r0", "r1", "r7"})
         await _lower_limit(stage, 5_000)
         await stage.send([asked(url + str(size), n) for n, size in enumerate((9_000, 10, 8_000, 20), 2)])
         await stage.send([asked(url + "30", 6)], key=lambda _: b"k" * 15_000)
-        seen = {each.result["id"]: each for each in await stage.results_of({f"r{n}" for n in range(7)})}
-        outcomes = [seen[f"r{n}"].result["outcome"] for n in range(7)]
-        assert outcomes == ["too_large", "ok", "too_large", "ok", "too_large", "ok", "too_large"]
+        seen = {each.result["id"]: each for each in await stage.results_of({f"r{n}" for n in range(8)})}
+        outcomes = [seen[f"r{n}"].result["outcome"] for n in range(8)]
+        assert outcomes == ["too_large", "ok", "too_large", "ok", "too_large", "ok", "too_large", "too_large"]
         assert "bytes" in seen["r0"].result["error"]["message"]
         letters = await stage.read(stage.dead_letters)
-        assert {each.headers["__dlq.errors.id"] for each in letters} >= {b"r0", b"r6"}
+        assert {each.headers["__dlq.errors.id"] for each in letters} >= {b"r0", b"r7"}
         assert any(each.result is None and each.headers["__dlq.errors.value.bytes"] == b"50000" for each in letters)
         assert worker.process.returncode is None
 
