@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 from aiokafka.admin import NewPartitions, NewTopic
@@ -84,11 +85,13 @@ class Admin:
         async with asyncio.timeout(REQUEST_TIMEOUT):
             await self._client.describe_topics(list(names))
 
-    async def settled(self, *names: str) -> dict[str, Topic]:
-        """Return the topics once all of them are there: a broker lists a new topic a moment after creating it."""
+    async def settled(self, *names: str, grown: Mapping[str, int] = MappingProxyType({})) -> dict[str, Topic]:
+        """Return the topics once all are there, and those `grown` have their partitions: a broker lists what is new a
+        moment after creating it.
+        """
         for _ in range(SETTLE_TRIES):
             found = await self.describe(*names)
-            if len(found) == len(names):
+            if len(found) == len(names) and all(found[name].partitions >= size for name, size in grown.items()):
                 break
             await asyncio.sleep(SETTLE_PAUSE)
         return found

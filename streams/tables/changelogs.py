@@ -66,8 +66,9 @@ async def prepare(settings: Settings) -> Changelogs:
         if not all(name in found for name in names):
             await create(admin, results, [name for name in names if name not in found])
             found = await admin.settled(*names)
-        if await enlarge(admin, results, [found[name] for name in names if name in found]):
-            found = await admin.settled(*names)
+        grown = await enlarge(admin, results, [found[name] for name in names if name in found])
+        if grown:
+            found = await admin.settled(*names, grown=dict.fromkeys(grown, results.partitions))
     await require_access(settings.kafka, read=names, write=names)
     for name in names:
         topic = found.get(name)
@@ -87,11 +88,11 @@ async def prepare(settings: Settings) -> Changelogs:
     return Changelogs([found[name] for name in names], results.partitions)
 
 
-async def enlarge(admin: Admin, results: Topic, topics: Sequence[Topic]) -> bool:
-    """Give changelogs as many partitions as the results have, as far as the broker allows; returns whether any grew.
+async def enlarge(admin: Admin, results: Topic, topics: Sequence[Topic]) -> list[str]:
+    """Give changelogs as many partitions as the results have, as far as the broker allows; returns those that grew.
     Rows of the existing partitions stay where they are.
     """
-    grown = False
+    grown = []
     for topic in topics:
         if topic.partitions < results.partitions:
             try:
@@ -99,7 +100,7 @@ async def enlarge(admin: Admin, results: Topic, topics: Sequence[Topic]) -> bool
             except BrokerError as exc:
                 logger.warning("%s", exc)
             else:
-                grown = True
+                grown.append(topic.name)
                 logger.info("topic %s: %d partitions, as many as %s has, were %d",
                             topic.name, results.partitions, results.name, topic.partitions)  # fmt: skip
     return grown

@@ -133,3 +133,16 @@ async def test_a_connection_that_is_cut_short_is_closed(admin):
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert [client.closed for client in Client.made] == [True]
+
+
+async def test_a_topic_that_grew_is_settled_once_it_is_listed_so(monkeypatch):
+    """A broker goes on listing the former partitions for a moment: who believed that would never count the new ones."""
+    admin, listed = Admin(Kafka()), [{"t": Topic("t", count, 1)} for count in (4, 4, 6)]
+
+    async def describe(*_):
+        return listed.pop(0)
+
+    monkeypatch.setattr(admin, "describe", describe)
+    monkeypatch.setattr("streams.kafka.topics.SETTLE_PAUSE", 0)
+    assert (await admin.settled("t", grown={"t": 6}))["t"].partitions == 6
+    assert listed == []
