@@ -44,8 +44,8 @@ coverage: setup ## All tests with branch coverage, workers in processes of their
 	$(BIN)/python -m coverage xml --quiet -o reports/coverage.xml
 	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)
 
-# The gate belongs where the code stands, at 95 or above. It is lower until the whole run has been measured again.
-COVERAGE := 92
+# Where the code stands: 96 at the last measurement.
+COVERAGE := 95
 
 licences: setup ## Under which licences the packages are that come along; fails for one not agreed to
 	@$(BIN)/python -m tests.licences

@@ -12,7 +12,7 @@ from agents.web.api.local_rows import LocalRows
 from agents.web.pages import About, Pages
 from models import strictjson
 from streams.web.responses import answer, answer_rows
-from tests.turns import allowed, longest_turn
+from tests.turns import FOLLOWED, allowed, longest_turn
 from tests.unit.agents.web.fleet import Fleet, Shelves
 
 ROWS, KEY, DOCUMENT = 500, 64 << 10, 900 << 10
@@ -42,14 +42,14 @@ async def test_a_page_of_the_largest_rows_leaves_the_loop_its_turns(fleet, query
     request = make_mocked_request("GET", f"/api/tables/answers?limit={ROWS}{query}", match_info={"name": "answers"})
     response, longest = await longest_turn(fleet.apis[0]._table(request))
     assert (response.status, len(response.body) > ROWS * KEY) == (200, True)
-    assert longest < allowed()
+    assert longest < FOLLOWED * allowed()
 
 
 async def test_the_list_of_tables_leaves_the_loop_its_turns(fleet):
     """Counting the largest rows reads no more than their keys."""
     tables, longest = await longest_turn(fleet.members[0].query.tables())
     assert tables["tables"][0]["rows"] == ROWS
-    assert longest < allowed()
+    assert longest < FOLLOWED * allowed()
 
 
 @pytest.mark.parametrize("name", ["table", "live", "row"])
@@ -61,7 +61,7 @@ async def test_pages_of_the_largest_rows_leave_the_loop_its_turns(fleet, name):
     request = make_mocked_request("GET", "/x?encoding=base64", match_info={"name": "answers", "key": encode_key(key)})
     response, longest = await longest_turn(pages._page(name, getattr(pages, f"_{name}"))(request))
     assert response.status == 200
-    assert longest < allowed()
+    assert longest < FOLLOWED * allowed()
 
 
 @pytest.mark.parametrize("value", [{"rows": [], "total": 0}, {"rows": [{"a": 1}], "total": 1}, {

@@ -55,6 +55,12 @@ class Upstream:
         return Response(200, self.body, {})
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """However busy the machine is: the tests of the time limit set one of their own."""
+    monkeypatch.setattr("streams.pool.pool.CHECK_TIMEOUT", 60.0)
+
+
 @pytest.fixture
 async def large():
     async with LargeWork() as opened:
