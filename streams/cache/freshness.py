@@ -29,7 +29,8 @@ _NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "no-cache", "s-
 _UNUSABLE = UNKEYED | {"*", "idempotency-key"}
 # Quoted strings may have quoted pairs in them (RFC 9110, section 5.6.4).
 _CLOSED = re.compile(r'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
-_MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++', re.DOTALL)
+LIST_MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++', re.DOTALL)
+"""A member of a list in a header (RFC 9110, section 5.6.1): commas within quotes do not end it."""
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 _SPEAKING = ("Cache-Control", "Expires", "Vary")
@@ -172,7 +173,7 @@ def parse_directives(cache_control: str) -> dict[str, str]:
     assert closed is not None  # it matches any text
     if closed.end() < len(cache_control):  # an unclosed quote hides nothing
         cache_control = closed[0] + cache_control[closed.end() :].replace('"', "'")
-    for member in _MEMBER.findall(cache_control):
+    for member in LIST_MEMBER.findall(cache_control):
         name, _, value = member.strip().partition("=")
         if value[:1] == value[-1:] == '"' and len(value) > 1:
             value = _QUOTED_PAIR.sub(r"\1", value[1:-1])

@@ -21,6 +21,7 @@ from models.errors import (
     Unreachable,
     UpstreamError,
 )
+from streams.cache.freshness import LIST_MEMBER
 from streams.http.auth import Credentials
 from streams.http.guard import DeniedAddress, why
 from streams.http.once import MAX_FIELD, MAX_FIELDS, Broken, Unsent
@@ -34,8 +35,7 @@ UNAUTHORIZED, FORBIDDEN = 401, 403
 MAX_CHALLENGES = 8_192
 """Characters of all WWW-Authenticate headers of a response that are parsed."""
 
-# A list's members (RFC 9110, section 5.6.1); in each a scheme may stand before its first parameter (section 11.6.1).
-_MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++')
+# In a member of the list a scheme may stand before its first parameter (RFC 9110, section 11.6.1).
 _SCHEME = re.compile(r"\s*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)(?:\s++(?!=)|\s*+$)")
 _INVALID_TOKEN = re.compile(r'\s*+error\s*+=\s*+(?:invalid_token|"invalid_token")\s*+$', re.IGNORECASE)
 
@@ -60,7 +60,7 @@ def _blames_token(response: aiohttp.ClientResponse) -> bool:
     """Whether a 403 is due to an invalid token, not to missing permissions (RFC 6750, section 3.1)."""
     challenges = ", ".join(response.headers.getall("WWW-Authenticate", ()))[:MAX_CHALLENGES]
     scheme = ""
-    for member in _MEMBER.findall(challenges):
+    for member in LIST_MEMBER.findall(challenges):
         begins = _SCHEME.match(member)
         scheme = begins[1].lower() if begins else scheme
         if scheme == "bearer" and _INVALID_TOKEN.match(member, begins.end() if begins else 0):
