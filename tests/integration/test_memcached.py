@@ -16,7 +16,7 @@ from streams.cache.front import Cache
 from streams.cache.memcached import LONGEST_TTL, VALUE_LIMIT, choose, stored_key
 from streams.config.cache_url import parse_tiers
 from tests.integration.memcached import PATIENCE, TIMEOUT, Clock, Memcached, key, on_both_loops, opened, within
-from tests.turns import slowness
+from tests.turns import FOLLOWED, slowness
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ async def test_many_calls_that_are_cut_off_leave_no_answer_behind():
     """Stops, time-outs and cancellations at random moments: not one of thousands of answers is for another key."""
     async with (
         Memcached() as memcached,
-        opened(memcached, clock=lambda: next(ticks), timeout=0.01 * slowness()) as cache,
+        opened(memcached, clock=lambda: next(ticks), timeout=0.01 * FOLLOWED * slowness()) as cache,
     ):
         ticks = iter(range(0, 10**9, 60))
         for number in range(100):

@@ -61,9 +61,19 @@ async def at_full_strength(pool):
     await until(lambda: pool.stats()["alive"] == pool.stats()["processes"])
 
 
+STRANGERS = set()
+"""Processes of this one that were there before a test began: the broker of integration tests that ran before."""
+
+
+@pytest.fixture(autouse=True)
+def _strangers():
+    STRANGERS.clear()
+    STRANGERS.update(psutil.Process().children())
+
+
 def children():
-    """Return the processes of pools that run, zombies too: nobody but a pool starts any here."""
-    return psutil.Process().children()
+    """Return the processes that pools started, zombies too."""
+    return [child for child in psutil.Process().children() if child not in STRANGERS]
 
 
 BAD = [
