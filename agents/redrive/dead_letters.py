@@ -249,6 +249,11 @@ def _refusal(letter: DeadLetter, requests: Topic, taken: set[bytes]) -> str | No
     reason = letter.not_redrivable_reason(requests.name)
     if reason is None and requests.max_bytes is not None and _size(letter) > requests.max_bytes:
         return f"with its headers it exceeds the {requests.max_bytes} bytes that topic {requests.name!r} allows"
+    if reason is None and letter.key is None and COMPACTED in (requests.cleanup or ""):
+        return (
+            f"it has no key, and topic {requests.name!r} is compacted: Kafka refuses it there; "
+            "set cleanup.policy=delete, or send the request again with a key"
+        )
     return reason
 
 

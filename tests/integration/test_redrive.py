@@ -28,7 +28,9 @@ pytestmark = pytest.mark.kafka
 DLQ = "__dlq.errors."
 
 
-async def dead(stage: Stage, count: int, *, prefix: str = "d", host: str = "upstream:80", **more: bytes) -> None:
+async def dead(
+    stage: Stage, count: int, *, prefix: str = "d", host: str = "upstream:80", keyed: bool = True, **more: bytes
+) -> None:
     """Write dead letters as a worker does."""
     pending = []
     for n in range(count):
@@ -39,7 +41,9 @@ async def dead(stage: Stage, count: int, *, prefix: str = "d", host: str = "upst
         headers = [("mine", b"kept"), ("null", None), *((DLQ + name, content) for name, content in said.items())]
         value = asked("http://upstream/", n) if prefix == "r" else json.dumps({"url": "http://upstream/"}).encode()
         pending.append(
-            await stage.producer.send(stage.dead_letters, value, b"k%d" % n, n % stage.partitions, headers=headers)
+            await stage.producer.send(
+                stage.dead_letters, value, b"k%d" % n if keyed else None, n % stage.partitions, headers=headers
+            )
         )
     await asyncio.gather(*pending)
 
@@ -141,6 +145,18 @@ async def test_what_cannot_be_redriven_is_said(kafka: Broker, stage: Stage) -> N
     for said in ("2 redriven", "value of 2000000 bytes was left out", "came from topic 'another'",
                  "no headers of a dead letter", "id is invalid", "1 not redriven: redriven before"):  # fmt: skip
         assert said in err, err
+
+
+async def test_a_letter_without_key_holds_up_none_where_requests_are_compacted(kafka: Broker) -> None:
+    """Kafka would refuse it, and with it the transaction that it is in: it is passed over, the others are redriven."""
+    async with Stage(kafka.servers) as stage:
+        await stage.create_topics(requests={"cleanup.policy": "compact"})
+        await dead(stage, 4)
+        await dead(stage, 1, prefix="keyless", keyed=False, offset=b"4")
+        code, _, err = await millrace(stage, "redrive", "--all", "--rate", "0")
+        assert (code, "4 redriven" in err, "1 not redriven: it has no key, and topic " in err) == (0, True, True), err
+        assert {headers["ce_id"] for headers in await put_back(stage)} == {b"d%d" % n for n in range(4)}
+        assert (await millrace(stage, "redrive", "--id", "keyless0"))[0] == 1
 
 
 async def test_a_letter_that_aiokafka_cannot_read_holds_up_none(kafka: Broker, stage: Stage) -> None:

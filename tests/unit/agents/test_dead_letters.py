@@ -28,6 +28,7 @@ class Cluster:
     def __init__(self):
         self.logs = {LETTERS: [letter(n) for n in range(6)], SETTINGS.requests_topic: []}
         self.cleanup = "compact"
+        self.requests_cleanup = None
         self.hidden = 0
         self.deleted = self.young = self.made_again = 0
 
@@ -86,7 +87,8 @@ def cluster(monkeypatch):
             made.logs[self.marks] += [(mark, b"again", []) for mark in marks]
 
     async def require(*_, read=(), write=()):
-        return {name: Topic(name, 1, 1) for name in [*read, *write]}
+        cleanup = {SETTINGS.requests_topic: made.requests_cleanup}
+        return {name: Topic(name, 1, 1, cleanup=cleanup.get(name)) for name in [*read, *write]}
 
     for name, stand_in in (("Admin", lambda _: made), ("Reader", lambda _: made), ("Redriver", Redriver),
                            ("require", require)):  # fmt: skip
@@ -161,6 +163,22 @@ async def test_one_that_cannot_be_put_back_holds_up_none(cluster):
     assert {refusal.split(":")[0] for refusal in report.refused} == {
         "its record had no value", "its id is invalid", "its record could not be decoded",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("cleanup", "refused"), [("compact", 1), ("compact,delete", 1), ("delete", 0), (None, 0)])
+async def test_a_letter_without_key_is_refused_where_requests_are_compacted(cluster, cleanup, refused):
+    """Kafka takes no record without a key into a compacted topic, and its refusal would abort the others' too."""
+    cluster.requests_cleanup = cleanup
+    cluster.logs[LETTERS][1] = None, *letter(1)[1:]
+    refusals = []
+    report = await DeadLetters(SETTINGS).redrive(
+        DeadLetterFilter(), on_result=lambda letter, refusal: refusals.append((letter.offset, refusal))
+    )
+    assert (report.redriven, sum(report.refused.values())) == (6 - refused, refused)
+    for reason in report.refused:
+        assert reason.startswith("it has no key, and topic 'requests' is compacted")
+        assert "cleanup.policy=delete" in reason
+        assert (1, reason) in refusals
 
 
 async def test_beyond_a_limit_nothing_is_missing(cluster):
