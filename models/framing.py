@@ -4,47 +4,84 @@ Nothing is unwrapped.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
 SCHEMA_ID_HEADER = "__value_schema_id"
 """Header in which Schema Registry's serializers name the schema by a GUID, instead of a prefix (Confluent 8)."""
 
 _PLAIN = "send JSON text in UTF-8 with a serializer for strings or bytes"
+_CODEC = "set the producer's compression.type instead"
+_UNKNOWN_CODEC = "send it as it is; gzip, snappy, lz4 and zstd can be set as the producer's compression.type"
 _STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xfe", "UTF-16 or UTF-32 text: send UTF-8"),
-    (b"\xfe\xff", "UTF-16 text: send UTF-8"),
-    (b"\x00\x00\xfe\xff", "UTF-32 text: send UTF-8"),
-    (b"{\x00", "UTF-16 or UTF-32 text: send UTF-8"),
-    (b"\x00{", "UTF-16 text: send UTF-8"),
-    (b"\x00\x00\x00{", "UTF-32 text: send UTF-8"),
-    (b"\x03\x00", f"framed by AWS Glue's schema registry: {_PLAIN}"),
-    (b"\x03\x05", f"framed by AWS Glue's schema registry: {_PLAIN}"),
-    (b"\x1f\x8b", "compressed with gzip: set the producer's compression.type instead"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd: set the producer's compression.type instead"),
-    (b"\x04\x22\x4d\x18", "compressed with lz4: set the producer's compression.type instead"),
-    (b"\x82SNAPPY\x00", "compressed with snappy: set the producer's compression.type instead"),
-    (b"\xac\xed\x00\x05", f"a serialized Java object: {_PLAIN}"),
-    (b"Obj\x01", f"an Avro file: {_PLAIN}"),
+    (rb"\xff\xfe|{\x00", "UTF-16 or UTF-32 text: send UTF-8"),
+    (rb"\xfe\xff|\x00{", "UTF-16 text: send UTF-8"),
+    (rb"\x00\x00\xfe\xff|\x00\x00\x00{", "UTF-32 text: send UTF-8"),
+    (rb"\x00{5}(.{4})", f"framed by Apicurio Registry's serializer (0x00, then 8-byte schema id {{}}): {_PLAIN}"),
+    (rb"\x00(.{4})", f"framed by a Schema Registry serializer (0x00, then schema id {{}}): {_PLAIN}"),
+    (rb"\x01(.{16})", f"framed by a Schema Registry serializer (0x01, then schema GUID {{}}): {_PLAIN}"),
+    (rb"\x03[\x00\x05]", f"framed by AWS Glue's schema registry: {_PLAIN}"),
+    (rb"\xc3\x01(.{8})", f"in Avro's single-object encoding (0xC3 0x01, then schema fingerprint {{}}): {_PLAIN}"),
+    (rb"Obj\x01", f"an Avro file: {_PLAIN}"),
+    (rb"\xac\xed\x00\x05", f"a serialized Java object: {_PLAIN}"),
+    (rb"\x1f\x8b", f"compressed with gzip: {_CODEC}"),
+    (rb"\x28\xb5\x2f\xfd", f"compressed with zstd: {_CODEC}"),
+    (rb"\x04\x22\x4d\x18", f"compressed with lz4: {_CODEC}"),
+    (rb"\x82SNAPPY\x00", f"compressed with snappy: {_CODEC}"),
+    (rb"x(?:[\x01\x9c\xda]|\^.{0,8}[^\t-~])", f"compressed with zlib: {_UNKNOWN_CODEC}"),
+    (rb"BZh[1-9]1AY&SY", f"compressed with bzip2: {_UNKNOWN_CODEC}"),
+    (rb"\xfd7zXZ\x00", f"compressed with xz: {_UNKNOWN_CODEC}"),
 )
-"""First bytes of a format, and what to do about it."""
-_MAGIC, _ID = 0, struct.Struct(">BI")
-_ENVELOPE = {"schema", "payload"}
-_CHANGE = {"before", "after", "op"}
-_EVENT = {"specversion", "type", "source"}
+"""First bytes of a format, as a pattern, and what to do about it; {} is what the pattern captures."""
+_PATTERNS = tuple((re.compile(start, re.DOTALL), what) for start, what in _STARTS)
+_SHOWN: Mapping[int, Callable[[bytes], object]] = {4: int.from_bytes, 8: bytes.hex, 16: lambda guid: UUID(bytes=guid)}
+"""How captured bytes are shown, by their number."""
+
+
+def _has(members: Any, names: set[str]) -> bool:
+    return isinstance(members, dict) and set(members) >= names
+
+
+def _is_encoded(members: Any) -> bool:
+    return isinstance(members, str) and members.lstrip().startswith("{")
+
+
+def _is_connect(members: Any) -> bool:
+    return _has(members, _CONNECT) and len(members) == len(_CONNECT) and not isinstance(members["schema"], str)
+
+
+def _is_change(members: Any) -> bool:
+    return _has(members, {"before", "after", "op"})
+
+
+def _is_event(members: Any) -> bool:
+    return _has(members, {"specversion", "type", "source"})
+
+
+def _is_batch(members: Any) -> bool:
+    return isinstance(members, list) and bool(members) and all(map(_is_event, members))
+
+
+_CONNECT = {"schema", "payload"}
+_ENVELOPES: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (_is_encoded, "JSON string that holds JSON: it was encoded twice"),
+    (_is_connect, "Connect envelope, {schema, payload}: set value.converter.schemas.enable=false to send the payload"),
+    (_is_change, "Debezium change event: unwrap it (ExtractNewRecordState)"),
+    (_is_event, "CloudEvent in structured mode: send its data as the value, its attributes as ce_ headers"),
+    (_is_batch, "batch of CloudEvents (application/cloudevents-batch+json): send a record for each event"),
+)
+"""What JSON may be in place of a request, and what to do about it."""
 
 
 def framing(value: bytes) -> str | None:
     """Return what bytes that are not JSON seem to be, with advice; None if they are not recognised."""
     if not value:
         return "not JSON: the value is empty"
-    for start, what in _STARTS:
-        if value.startswith(start):
-            return f"the value is {what}"
-    if value[0] == _MAGIC and len(value) >= _ID.size:
-        _, number = _ID.unpack_from(value)
-        return f"the value is framed by a Schema Registry serializer (0x00, then schema id {number}): {_PLAIN}"
+    for pattern, what in _PATTERNS:
+        if found := pattern.match(value):
+            return f"the value is {what.format(*(_SHOWN[len(each)](each) for each in found.groups()))}"
     return None
 
 
@@ -57,17 +94,7 @@ def schema_by_header(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
 
 def envelope(members: Any) -> str | None:
     """Return what JSON that is not a request seems to be, with advice; None if it is not recognised."""
-    if isinstance(members, str) and members.lstrip().startswith("{"):
-        return "the value is a JSON string that holds JSON: it was encoded twice"
-    if not isinstance(members, dict):
-        return None
-    if set(members) == _ENVELOPE and not isinstance(members["schema"], str):
-        return (
-            "the value is a Connect envelope, {schema, payload}: set value.converter.schemas.enable=false, so that the "
-            "payload alone is sent"
-        )
-    if set(members) >= _CHANGE:
-        return "the value is a Debezium change event: unwrap it (ExtractNewRecordState)"
-    if set(members) >= _EVENT:
-        return "the value is a CloudEvent in structured mode: send its data as the value, its attributes as ce_ headers"
+    for is_it, what in _ENVELOPES:
+        if is_it(members):
+            return f"the value is a {what}"
     return None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
+import zlib
 
 import pytest
 
@@ -23,6 +26,18 @@ JSON = b'{"url":"http://example.org/"}'
             "Schema Registry serializer (0x00, then schema id 42): send JSON text",
         ),
         (b"\x00\x00\x01\x00\x00\x0c\x02ab", "then schema id 65536"),
+        (
+            b"\x00" + bytes(7) + b"\x2a" + JSON,
+            "Apicurio Registry's serializer (0x00, then 8-byte schema id 42): send JSON",
+        ),
+        (
+            b"\x01" + bytes(range(16)) + JSON,
+            "Schema Registry serializer (0x01, then schema GUID 00010203-0405-0607-0809-0a0b0c0d0e0f): send JSON text",
+        ),
+        (
+            b"\xc3\x01" + bytes(range(8)) + b"\x02a",
+            "Avro's single-object encoding (0xC3 0x01, then schema fingerprint 0001020304050607): send JSON text",
+        ),
         (b"\x03\x00" + bytes(16) + JSON, "AWS Glue"),
         (b"\x03\x05" + bytes(16) + JSON, "AWS Glue"),
         (JSON.decode().encode("utf-16"), "UTF-16 or UTF-32 text: send UTF-8"),
@@ -34,12 +49,19 @@ JSON = b'{"url":"http://example.org/"}'
         (b"\x28\xb5\x2f\xfd\x00", "compressed with zstd"),
         (b"\x04\x22\x4d\x18\x00", "compressed with lz4"),
         (b"\x82SNAPPY\x00\x00", "compressed with snappy"),
+        *((zlib.compress(JSON, level), "compressed with zlib: send it as it is") for level in range(10)),
+        *((bz2.compress(JSON, level), "compressed with bzip2: send it as it is") for level in (1, 9)),
+        (lzma.compress(JSON), "compressed with xz: send it as it is"),
         (b"\xac\xed\x00\x05t\x00", "a serialized Java object"),
         (b"Obj\x01\x04", "an Avro file"),
         (b'{"schema":null,"payload":%b}' % JSON, "a Connect envelope, {schema, payload}: set value.converter.schemas"),
         (b'{"schema":{"type":"string","optional":false},"payload":"x"}', "a Connect envelope"),
         (b'{"before":null,"after":{},"op":"c","ts_ms":1}', "a Debezium change event"),
         (b'{"specversion":"1.0","type":"t","source":"s","id":"1","data":{}}', "a CloudEvent in structured mode"),
+        (
+            b'[{"specversion":"1.0","type":"t","source":"s","id":"1"},{"specversion":"1.0","type":"t","source":"s"}]',
+            "a batch of CloudEvents (application/cloudevents-batch+json): send a record for each event",
+        ),
         (json.dumps(JSON.decode()).encode(), "encoded twice"),
     ],
 )
@@ -54,7 +76,9 @@ def test_a_framing_is_named(value, reason):
     ("value", "reason"),
     [
         (b"{", "not JSON"), (b"\x00", "not JSON"), (b"\xff", "not UTF-8"), (b'"a"', "JSON object"),
-        (b"[]", "JSON object"),        (b'{"schema":"json","payload":1}', "payload"), (b'{"payload":1}', "payload"),
+        (b"[]", "JSON object"), (b"[{}]", "JSON object"), (b"x^2", "not JSON"), (b"BZh91", "not JSON"),
+        (b"\x01a", "not JSON"), (b"\xc3\x01a", "not UTF-8"), (b'{"schema":"json","payload":1}', "payload"),
+        (b'{"payload":1}', "payload"),
     ],
 )  # fmt: skip
 def test_what_looks_like_nothing_known_has_the_usual_reason(value, reason):
