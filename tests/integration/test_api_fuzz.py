@@ -17,7 +17,7 @@ from streams.cache.front import Cache
 from streams.config.cache_url import MemoryTier
 from streams.pool import CheckPool
 from tests.unit.agents.web.fleet import TOKEN, Fleet, answer_row, counted
-from tests.unit.agents.web.test_letters import letter, letters
+from tests.unit.agents.web.test_dead_letters import letter, letters
 
 EXAMPLES = 15
 """Requests that are made up for each operation, beside those of the coverage phase."""

@@ -12,7 +12,7 @@ from streams.config.settings import Settings
 from streams.kafka.lease import Lease
 from streams.kafka.transport import RecordBatch
 from streams.tables.state import SLICE as WIPED
-from tests.unit.streams.test_shelves import Publisher, Scene
+from tests.unit.streams.test_state import Publisher, Scene
 
 STALE = b'{"offset":500,"at":1}'
 

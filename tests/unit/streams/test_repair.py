@@ -11,7 +11,7 @@ from streams.tables import repair as module
 from streams.tables.pruning import Bounds
 from streams.tables.repair import ChangelogRepair
 from streams.tables.state import Gap
-from tests.unit.streams.test_shelves import filled, row
+from tests.unit.streams.test_state import filled, row
 
 PLACE = "a", 0
 

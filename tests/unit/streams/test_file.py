@@ -538,7 +538,7 @@ import asyncio, json, resource, sys
 from pathlib import Path
 from streams.cache.file import FileCache
 from streams.config.cache_url import FileTier
-from tests.unit.streams.test_file_cache import KEY, OTHER
+from tests.unit.streams.test_file import KEY, OTHER
 
 async def main():
     async with FileCache(FileTier(Path(sys.argv[1]))) as cache:
@@ -893,7 +893,7 @@ import asyncio, itertools, sys
 from pathlib import Path
 from streams.cache.file import FileCache
 from streams.config.cache_url import FileTier
-from tests.unit.streams.test_file_cache import key_of, value_of
+from tests.unit.streams.test_file import key_of, value_of
 
 async def main():
     async with FileCache(FileTier(Path(sys.argv[1]))) as cache:
