@@ -312,3 +312,20 @@ def test_a_value_written_in_steps_is_the_same(value):
     assert strictjson.dumps_in_steps(value, len(data)) == data
     with pytest.raises(OverflowError):
         strictjson.dumps_in_steps(value, len(data) - 1)
+
+
+@pytest.mark.parametrize("digits", ["1.10", "0.29999999999999998", "1E+5", "-0.00", "-0", "9007199254740993"])
+@pytest.mark.parametrize("read", [Decimal, lambda digits: strictjson.loads(digits.encode(), exact=True)])
+def test_a_number_written_in_steps_keeps_its_digits(digits, read):
+    """As a plugin's Decimal, and as a number that it was given."""
+    value = read(digits)
+    assert strictjson.dumps_in_steps({"n": [value]}, 100) == b'{"n":[%b]}' % digits.encode()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), [Decimal("NaN")], {"a": object()}])
+def test_what_is_no_json_is_not_written_in_steps(value):
+    """As with `dumps`, by the same kind of error."""
+    with pytest.raises((ValueError, TypeError)) as whole:
+        strictjson.dumps(value)
+    with pytest.raises(type(whole.value)):
+        strictjson.dumps_in_steps(value, 100)

@@ -8,11 +8,13 @@ import functools
 import sys
 import threading
 import time
+from decimal import Decimal
 from typing import ClassVar
 
 import pytest
 
-from models.documents import Body
+from models import strictjson
+from models.documents import Body, load
 from models.errors import (
     MESSAGE_LIMIT,
     Denied,
@@ -192,6 +194,14 @@ async def test_parameters_are_named_arguments(caller, source):
     """Each parameter is handed over by name, with its type."""
     answer = await caller.call(source(lambda **given: given), {"a": 1, "b": [None]}, None)
     assert answer.body.content == b'{"a":1,"b":[null]}'
+
+
+async def test_numbers_keep_their_digits(caller, source):
+    """From a function's Decimal, or from what it was given, to the document."""
+    given = strictjson.loads(b'{"a":1.10,"b":[0.29999999999999998],"c":-0}', exact=True)
+    answer = await caller.call(source(lambda **given: [given, Decimal("2.50")]), given, None)
+    assert answer.body.content == b'[{"a":1.10,"b":[0.29999999999999998],"c":-0},2.50]'
+    assert load("json", answer.body).encoded == answer.body.content
 
 
 async def test_no_more_calls_run_than_the_source_bears(caller, source, released):
