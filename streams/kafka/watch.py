@@ -76,7 +76,14 @@ class TopicWatch:
         except (KafkaError, TimeoutError) as exc:
             if not getattr(exc, "retriable", True):
                 raise
-            self._trouble = str(explain(exc, self._kafka))
+            self._trouble = str(await self._reason(exc))
+
+    async def _reason(self, exc: Exception) -> BrokerError:
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                return await client.reason(exc, self._kafka)
+        except TimeoutError:
+            return explain(exc, self._kafka)
 
     async def _begin_anew(self, former: Mapping[TP, Lease]) -> None:
         """Take leases on topics that were made again; what was begun for the former ones may still finish."""

@@ -21,7 +21,7 @@ from streams.config.settings import Kafka
 from streams.kafka.topics import Admin
 from tests.integration.secured import DESCRIBE, READ, SESSION_MS, WRITE, Secured, TokenEndpoint, everything, issue
 from tests.integration.secured import secured as make_secured
-from tests.integration.stage import Stage, Upstream, Worker
+from tests.integration.stage import PATIENCE, Stage, Upstream, Worker
 from tests.integration.test_commands import millrace
 
 pytestmark = pytest.mark.kafka
@@ -245,6 +245,28 @@ async def test_certificates_that_are_replaced_need_no_restart(
         == before.keys()
         == {str(secured.folder / name) for name in ("ca.pem", "worker.pem")}
     )
+
+
+async def test_a_broker_that_comes_back_with_a_certificate_that_is_not_trusted_is_named(
+    secured: Secured, stage: Stage
+) -> None:
+    """Readiness says that the certificate is not trusted, not that the broker is away, until the worker has its CA."""
+    trusted = secured.folder / "trusted.pem"
+    trusted.write_bytes((secured.folder / "ca.pem").read_bytes())
+    stage.settings |= secured.way("SASLTLS PLAIN") | {"KAFKA_SSL_CAFILE": str(trusted)}
+    worker = await stage.start()
+    issue(secured.folder)
+    await asyncio.to_thread(secured.apache.stop, kill=True)
+    await asyncio.to_thread(secured.apache.start)
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
+        text = ""
+        while "not trusted" not in text:
+            await asyncio.sleep(0.2)
+            async with session.get(f"{worker.url}/readyz?verbose") as response:
+                text = await response.text()
+    assert re.search(r"connected: no answer for .*a certificate that is not trusted: .*check KAFKA_SSL_CAFILE\n", text)
+    trusted.write_bytes((secured.folder / "ca.pem").read_bytes())
+    await stage.until_ready(worker)
 
 
 async def _ends(worker: Worker) -> dict[str, float]:

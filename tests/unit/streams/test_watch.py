@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import trustme
 from aiokafka import TopicPartition
 from aiokafka.errors import NodeNotReadyError
 from aiokafka.structs import OffsetAndMetadata
@@ -12,6 +16,7 @@ from faust.types import TP
 
 from streams.config.settings import Kafka
 from streams.kafka import commit_metadata as memo
+from streams.kafka import watch as module
 from streams.kafka.commit_metadata import Identity
 from streams.kafka.holdings import Holdings
 from streams.kafka.watch import AWAY_AFTER, TopicWatch
@@ -80,6 +85,35 @@ async def test_a_broker_that_is_away_is_told_with_the_reason(scene: Scene) -> No
     scene.thread.found = {"requests": FORMER}
     await scene.watch.look()
     assert scene.watch.state() == "ok"
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(scene: Scene, tmp_path: Path) -> None:
+    """A broker that comes back with one of another authority is there: what is wrong, and which setting to check."""
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    broker = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+    async with broker:
+        servers = f"127.0.0.1:{broker.sockets[0].getsockname()[1]}"
+        kafka = Kafka(servers, "SSL", ssl_cafile=str(tmp_path / "ca.pem"))
+        watch = TopicWatch(cast("Any", scene.thread), scene.leases, kafka, clock=lambda: scene.now)
+        scene.thread.found, scene.now = NodeNotReadyError("no"), AWAY_AFTER
+        await watch.look()
+    assert watch.state().startswith(f"no answer for 15 s: Kafka at {servers} has a certificate that is not trusted: ")
+    assert watch.state().endswith("; check KAFKA_SSL_CAFILE")
+
+
+async def test_a_broker_that_takes_no_connection_in_time_is_said_to_be_away(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that accepts and says nothing holds up no look for longer than its limit."""
+    monkeypatch.setattr(module, "LOOK_TIMEOUT", 0.1)
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as broker:
+        kafka = Kafka(f"127.0.0.1:{broker.sockets[0].getsockname()[1]}")
+        watch = TopicWatch(cast("Any", scene.thread), scene.leases, kafka, clock=lambda: scene.now)
+        scene.thread.found, scene.now = NodeNotReadyError("no"), AWAY_AFTER
+        await watch.look()
+    assert "cannot be reached" in watch.state()
 
 
 async def test_a_topic_that_is_not_there_is_named(scene: Scene) -> None:
