@@ -17,7 +17,8 @@ dead_letter    a dead letter: its headers, filters, and the request that redrivi
 moment         credible timestamps of records
 histogram      durations by bucket
 plugins        loads a plugin
-result         a result: an answer encoded once, and spliced per request
+result         a result: an answer encoded once, and spliced per request; the order of its members
+result_schema  the form of a result, for its readers
 """
 
 DISTRIBUTION = "millrace-kafka"

@@ -1,23 +1,23 @@
 """A result: what a consumer reads. An answer is encoded once; what differs per request (id, cache state, times) is
 spliced around the encoded part.
+
+This module alone knows the order of a result's members, and reads some of them without parsing the rest. No string can
+contain the bytes that a member begins with, since a quote in it is escaped.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from marshmallow import fields, validate
-
 from models import strictjson
 from models.checks import Call, CheckOutcome
-from models.errors import OUTCOMES, AnswerError, CheckError, TooLarge
+from models.errors import AnswerError, CheckError, TooLarge
 from models.moment import iso
 from models.request import Request
-from models.schema import StrictSchema
 
 RESULT_DEPTH = strictjson.MAX_DEPTH + 8
 """Nesting depth of a result: that of a document or a check's value, plus the result's own levels."""
@@ -32,9 +32,23 @@ CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 _SHARED = frozenset({"outcome", "request", "status", "document", "headers", "attempts", "fetched_at"})
 _ECHO = frozenset({"method", "url", "source"})
 _CHECK_RESULT = frozenset({"name", "field", "value", "elapsed_ms"})
-_OK, _ATTEMPTS = b'"outcome":"ok"', b',"attempts":'
-_HEADERS = b',"headers":{'
-_TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
+_OK, _DOCUMENT, _HEADERS = b'"outcome":"ok"', b',"document":', b',"headers":{'
+_CHECKS, _ATTEMPTS, _CACHE, _ELAPSED = b',"checks":[', b',"attempts":', b',"cache":"', b',"elapsed_ms":'
+_SHARED_TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
+_ID = re.compile(rb'\{"id":("[ !#-\[\]-~]{1,500}"),')
+_TAIL = re.compile(
+    rb'(?:,"cache":"([a-z]{1,16})")?(?:,"age":[0-9]{1,12}\.[0-9])?,"elapsed_ms":([0-9]{1,12}\.[0-9])\}\Z'
+)
+_TAIL_BYTES = 1_024
+_BEHIND = {
+    "attempts": re.compile(rb',"attempts":([0-9]{1,6})(?=[,}])'),
+    "elapsed_ms": re.compile(rb',"elapsed_ms":([0-9.]{1,15})(?=[,}])'),
+}
+_STATES = {state.encode(): state for state in CACHE_STATES}
+MAX_CANDIDATES = 8
+"""Positions before a result's end that are tried as the beginning of its checks."""
+CHECKS_BYTES = 256 << 10
+"""Bytes before a result's end in which its checks are searched."""
 
 
 @dataclass(slots=True)
@@ -167,7 +181,7 @@ def is_shared(shared: bytes) -> bool:
         and _is_echo(members.get("request", {}))
         and _are_texts(members.get("headers", {}))
         and shared.startswith(_OK)
-        and _TAIL.search(shared) is not None
+        and _SHARED_TAIL.search(shared) is not None
     )
 
 
@@ -209,41 +223,49 @@ def splice(request_id: bytes, shared: bytes, cache: bytes | None, age: float | N
     )  # fmt: skip
 
 
-class _EchoSchema(StrictSchema):
-    method = fields.String()
-    url = fields.String()
-    source = fields.String()
+def cut(value: bytes) -> tuple[bytes, bytes, str | None, float] | None:
+    """Take a result apart as `splice` made it: id (JSON), shared part, cache state, elapsed milliseconds.
+
+    None for a result in another form, or with an id that JSON escapes.
+    """
+    start = _ID.match(value)
+    found = value.rfind(_CACHE)
+    tail = _TAIL.match(value, found if found >= 0 else value.rfind(_ELAPSED))
+    if start is None or tail is None:
+        return None
+    return start[1], value[start.end() : tail.start()], _STATES.get(tail[1]), float(tail[2])
 
 
-class _CheckResultSchema(StrictSchema):
-    name = fields.String(required=True)
-    field = fields.String()
-    value = fields.Raw(allow_none=True)
-    error = fields.String()
-    elapsed_ms = fields.Float(required=True)
+def around_document(shared: bytes) -> tuple[bytes, bytes, Iterator[bytes]] | None:
+    """Return a shared part's members before its document, those from `attempts` on, and what may be its list of checks.
+
+    If values of checks contain such a list themselves, the first that is complete counts. None without a document.
+    """
+    head, found, rest = shared.partition(_DOCUMENT)
+    end = rest.rfind(_ATTEMPTS)
+    return (head, rest[end + 1 :], _check_lists(rest, end)) if found and end >= 0 else None
 
 
-class _ErrorSchema(StrictSchema):
-    type = fields.String(required=True)
-    message = fields.String(required=True)
-    retryable = fields.Boolean(required=True)
-    body = fields.String()
-    body_truncated = fields.Boolean()
+def _check_lists(rest: bytes, end: int) -> Iterator[bytes]:
+    start = end
+    for _ in range(MAX_CANDIDATES):
+        start = rest.rfind(_CHECKS, max(0, end - CHECKS_BYTES), start)
+        if start < 0:
+            return
+        yield rest[start + len(_CHECKS) - 1 : end]
 
 
-class ResultSchema(StrictSchema):
-    """The JSON of a result, for its readers: `tail`, the tables, the tests, the API's description."""
+def members_beside_document(value: bytes) -> dict[str, Any]:
+    """Return a result's members before its document, `attempts` and `elapsed_ms`; all members if it has no document.
 
-    id = fields.String(required=True)
-    outcome = fields.String(required=True, validate=validate.OneOf(OUTCOMES))
-    request = fields.Nested(_EchoSchema)
-    status = fields.Integer(strict=True)
-    document = fields.Raw(allow_none=True)
-    headers = fields.Dict(keys=fields.String(), values=fields.String())
-    checks = fields.List(fields.Nested(_CheckResultSchema))
-    cache = fields.String(validate=validate.OneOf(CACHE_STATES))
-    age = fields.Float()
-    attempts = fields.Integer(strict=True)
-    elapsed_ms = fields.Float(required=True)
-    fetched_at = fields.String()
-    error = fields.Nested(_ErrorSchema)
+    The members after the document are searched in the last bytes.
+    """
+    head, found, _ = value.partition(_DOCUMENT)
+    try:
+        members: dict[str, Any] = read_result(head + b"}" if found else value)
+    except ValueError:  # the id is always first
+        members = strictjson.loads(value[: value.index(b",")] + b"}")
+    if found:
+        tail = value[-_TAIL_BYTES:]
+        members |= {name: strictjson.loads(each[-1]) for name, find in _BEHIND.items() if (each := find.findall(tail))}
+    return members

@@ -11,7 +11,7 @@ from models import strictjson
 from models.dead_letter import COUNT, DLQ, FIRST, LEFT_OUT, UNREADABLE, read_count
 from models.errors import AnswerError, InvalidRequest, TooLarge
 from models.request import Request, check_id
-from models.result import read_result
+from models.result import members_beside_document
 from streams.http.retry import IDEMPOTENCY_KEY, IDEMPOTENT, sender_key
 from streams.kafka.fetched import Unreadable
 from streams.kafka.outgoing import Headers, OutgoingRecord
@@ -25,10 +25,6 @@ MAX_TRACESTATE = 512
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,%d}" % MAX_TRACESTATE)
 _FIRST = re.compile(rb"[A-Za-z0-9._-]{1,249}-[0-9]{1,10}-[0-9]{1,19}")
-_DOCUMENT = b',"document":'
-_TAIL_BYTES = 1_024
-_ATTEMPTS = re.compile(rb',"attempts":([0-9]{1,6})(?=[,}])')
-_ELAPSED = re.compile(rb',"elapsed_ms":([0-9.]{1,15})(?=[,}])')
 _TOPIC, _PARTITION, _OFFSET, _TIMESTAMP, _GROUP, _ID, _HOST, _MESSAGE, _BODY, _OUTCOME = (
     DLQ + name
     for name in ("topic", "partition", "offset", "timestamp", "group", "id", "host", "message", "body", "outcome")
@@ -165,21 +161,10 @@ def unreadable_request(record: Unreadable) -> InvalidRequest:
 
 
 def shrink_result(outgoing: OutgoingRecord) -> OutgoingRecord | None:
-    """Return a `too_large` result for one that the topic refuses; then the same without key; then None.
-
-    The document is not parsed: no string before it can contain its first bytes, and the members after it are searched
-    in the last bytes.
-    """
-    value = outgoing.value or b"{}"
-    head, found, _ = value.partition(_DOCUMENT)
-    try:
-        members = read_result(head + b"}" if found else value)
-    except ValueError:  # the id is always first
-        members = strictjson.loads(value[: value.index(b",")] + b"}")
+    """Return a `too_large` result for one that the topic refuses; then the same without key; then None."""
+    members = members_beside_document(outgoing.value or b"{}")
     if members.get("outcome") == TooLarge.outcome:
         return None if outgoing.key is None else outgoing._replace(key=None)
-    if found:
-        members |= {name: strictjson.loads(each[-1]) for name, each in _behind(value[-_TAIL_BYTES:]) if each}
     error = too_large_result(outgoing.size())
     kept = {name: members[name] for name in ("id", "request", "status", "attempts", "elapsed_ms") if name in members}
     shrunk = strictjson.dumps(kept | {"outcome": error.outcome, "error": error.describe()})
@@ -189,10 +174,6 @@ def shrink_result(outgoing: OutgoingRecord) -> OutgoingRecord | None:
 def too_large_result(size: int) -> TooLarge:
     """Return the error of a result that has so many bytes, with key and headers."""
     return TooLarge(f"the result has {size} bytes, more than the results topic takes")
-
-
-def _behind(tail: bytes) -> list[tuple[str, list[bytes]]]:
-    return [("attempts", _ATTEMPTS.findall(tail)), ("elapsed_ms", _ELAPSED.findall(tail))]
 
 
 def shrink_dead_letter(outgoing: OutgoingRecord) -> OutgoingRecord | None:

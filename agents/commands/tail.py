@@ -13,7 +13,8 @@ from agents.commands import DONE, clipped, local_time, moment, non_negative, pos
 from models import strictjson
 from models.errors import OUTCOMES
 from models.moment import is_credible
-from models.result import ResultSchema, read_result
+from models.result import read_result
+from models.result_schema import ResultSchema
 
 HELP = "print results as they arrive"
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from aiokafka import ConsumerRecord
 
 from agents.tables.result_parser import InvalidResult, ParsedResult, ResultParser
-from agents.tables.rows import Row
+from agents.tables.rows import RESULT, Row
 from models.histogram import BOUNDS
 from models.moment import AHEAD_MS, EARLIEST_MS, iso
 from streams.tables.store import offset_of
@@ -118,7 +118,7 @@ class Aggregator:
 
     def _answer_row(self, key: bytes, record: ConsumerRecord[bytes, bytes], result: ParsedResult, at: int) -> bytes:
         head = answer_head(record, result, at)
-        row = b'%b,"result":%b}' % (head, record.value or b"")
+        row = b"%b%b%b}" % (head, RESULT, record.value or b"")
         return row if self._fits(key, len(row)) else head + b',"truncated":true}'
 
     def _count_details(self, offset: int, result: ParsedResult, at: int) -> None:

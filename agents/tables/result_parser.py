@@ -8,7 +8,6 @@ id before it and the members after it, so that a result costs the same whatever 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 from models.errors import OUTCOMES
 from models.request import MAX_CHECKS
-from models.result import CACHE_STATES, RESULT_DEPTH
+from models.result import CACHE_STATES, RESULT_DEPTH, around_document, cut
 from models.strictjson import deeper_than
 
 MAX_ID = 512
@@ -31,17 +30,6 @@ MEMO_LARGEST = 64 << 10
 """Bytes of a shared part beyond which it is not kept."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-_ID = re.compile(rb'\{"id":("[ !#-\[\]-~]{1,500}"),')
-_TAIL = re.compile(
-    rb'(?:,"cache":"([a-z]{1,16})")?(?:,"age":[0-9]{1,12}\.[0-9])?,"elapsed_ms":([0-9]{1,12}\.[0-9])\}\Z'
-)
-MAX_CANDIDATES = 8
-"""Positions in a large result that are tried as the beginning of its checks."""
-CHECKS_BYTES = 256 << 10
-"""Bytes before a large result's end in which its checks are searched."""
-_DOCUMENT, _ATTEMPTS, _CHECKS = b',"document":', b',"attempts":', b',"checks":['
-_CACHE, _ELAPSED = b',"cache":"', b',"elapsed_ms":'
-_STATES = {state.encode(): state for state in CACHE_STATES}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -89,22 +77,17 @@ class ResultParser:
         if value is None:
             msg = "a tombstone"
             raise InvalidResult(msg)
-        start = _ID.match(value)
-        cut = value.rfind(_CACHE)
-        tail = _TAIL.match(value, cut if cut >= 0 else value.rfind(_ELAPSED))
-        if start is None or tail is None:
+        parts = cut(value)
+        if parts is None:
             return _read_any(value)
-        middle = value[start.end() : tail.start()]
+        request_id, middle, cache, elapsed_ms = parts
         shared = self._shared.get(middle)
         if shared is None:
             # Members that are whole between braces are whole here: then so is the result around them.
             around = _around(middle) if len(middle) > MEMO_LARGEST else None
             shared = _shared(_parse(b"{%b}" % middle) if around is None else around)
             self._remember(middle, shared)
-        cache = tail[1]
-        return ParsedResult(
-            start[1], shared, None if cache is None else _STATES.get(cache), int(float(tail[2]) * 1000 + 0.5)
-        )
+        return ParsedResult(request_id, shared, cache, int(elapsed_ms * 1000 + 0.5))
 
     def _remember(self, middle: bytes, shared: Shared) -> None:
         if len(middle) > MEMO_LARGEST:
@@ -119,22 +102,17 @@ class ResultParser:
 def _around(middle: bytes) -> dict[str, Any] | None:
     """Return the members around a large document without parsing it, which would hold up the event loop; None for a
     shared part in another form than ours.
-
-    No string can contain the bytes that members begin with, since a quote in it is escaped. If values of checks contain
-    such a member themselves, the innermost complete list counts.
     """
-    head, found, rest = middle.partition(_DOCUMENT)
-    end = rest.rfind(_ATTEMPTS)
-    if not found or end < 0 or len(head) > MEMO_LARGEST or len(rest) - end > MEMO_LARGEST:
+    parts = around_document(middle)
+    if parts is None:
         return None
-    members = {**_parse(b"{%b}" % head), **_parse(b"{%b}" % rest[end + 1 :])}
-    start = end
-    for _ in range(MAX_CANDIDATES):
-        start = rest.rfind(_CHECKS, max(0, end - CHECKS_BYTES), start)
-        if start < 0:
-            break
+    head, tail, check_lists = parts
+    if len(head) > MEMO_LARGEST or len(tail) >= MEMO_LARGEST:
+        return None
+    members = {**_parse(b"{%b}" % head), **_parse(b"{%b}" % tail)}
+    for each in check_lists:
         try:
-            checks = _decode(rest[start + len(_CHECKS) - 1 : end].decode())
+            checks = _decode(each.decode())
         except ValueError:
             continue
         if isinstance(checks, list):

@@ -19,7 +19,8 @@ from agents.testing.upstream import Upstream, UpstreamRequest
 from agents.testing.wire import Connector, Loop
 from models import strictjson
 from models.errors import SettingsError
-from models.result import RESULT_ROOM, ResultSchema, read_result
+from models.result import RESULT_ROOM, read_result
+from models.result_schema import ResultSchema
 from models.source import CachePolicy, Sources
 from streams.cache.front import Cache
 from streams.config.cache_url import freshness_of, parse_tiers

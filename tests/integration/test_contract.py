@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from models.result import ResultSchema
+from models.result_schema import ResultSchema
 from tests.integration.stage import Seen, Stage, Upstream, asked
 
 HUGE = b'{"url":"http://127.0.0.1/","body":"' + b"x" * 900_000 + b'"}'

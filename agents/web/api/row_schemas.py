@@ -5,7 +5,8 @@ from __future__ import annotations
 from marshmallow import INCLUDE, Schema, fields, validate
 
 from models.errors import OUTCOMES
-from models.result import CACHE_STATES, ResultSchema
+from models.result import CACHE_STATES
+from models.result_schema import ResultSchema
 
 
 def count() -> fields.Integer:

@@ -13,7 +13,7 @@ from marshmallow import Schema, fields
 from models import checks, documents
 from models import request as requests
 from models.request import RequestSchema
-from models.result import ResultSchema
+from models.result_schema import ResultSchema
 from models.schema import Seconds, Text
 from models.source import REQUIRED, Param, Sources
 

@@ -16,7 +16,8 @@ from agents.answer.encoded_answer import EncodedAnswer
 from models.dead_letter import DLQ
 from models.errors import InternalError, Overloaded, UpstreamError
 from models.request import Request
-from models.result import CACHE_STATES, Answer, ResultSchema, encode_answer, read_result
+from models.result import CACHE_STATES, Answer, encode_answer, read_result
+from models.result_schema import ResultSchema
 from models.source import Source, Sources
 from models.template import UrlTemplate
 from streams.cache.entry import Entry

@@ -21,7 +21,8 @@ from models.checks import Call
 from models.dead_letter import DLQ
 from models.errors import InvalidDocument, UpstreamError
 from models.request import Request
-from models.result import ResultSchema, encode_answer, is_shared, read_result
+from models.result import encode_answer, is_shared, read_result
+from models.result_schema import ResultSchema
 from models.source import CachePolicy, Param, Retries, Source, Sources
 from models.template import UrlTemplate
 from streams.cache.front import Cache

@@ -21,7 +21,7 @@ from models import strictjson
 from models.dead_letter import DLQ
 from models.errors import Denied, InvalidRequest, TooLarge
 from models.request import Request
-from models.result import ResultSchema
+from models.result_schema import ResultSchema
 from streams.http.url import origin_of
 from streams.kafka.outgoing import OutgoingRecord
 

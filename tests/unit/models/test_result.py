@@ -16,7 +16,6 @@ from models.result import (
     CACHE_STATES,
     RESULT_DEPTH,
     Answer,
-    ResultSchema,
     encode_answer,
     encode_check_result,
     failure,
@@ -27,6 +26,7 @@ from models.result import (
     splice,
     with_check_results,
 )
+from models.result_schema import ResultSchema
 
 REQUEST = Request(url="http://example.org/")
 

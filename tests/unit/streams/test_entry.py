@@ -15,7 +15,6 @@ from models.errors import CheckError, UpstreamError
 from models.request import Request
 from models.result import (
     Answer,
-    ResultSchema,
     encode_answer,
     encode_check_result,
     read_result,
@@ -23,6 +22,7 @@ from models.result import (
     splice,
     with_check_results,
 )
+from models.result_schema import ResultSchema
 from streams.cache.check_results import CheckResult, CheckResults
 from streams.cache.entry import (
     MAX_SKEW,

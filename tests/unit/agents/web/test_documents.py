@@ -12,7 +12,7 @@ import pytest
 
 from agents.web.api.openapi import openapi
 from models.request import RequestSchema, load
-from models.result import ResultSchema
+from models.result_schema import ResultSchema
 from models.source import Param, Source, Sources
 from models.template import UrlTemplate
 from tests.unit.agents.web.fleet import Fleet
