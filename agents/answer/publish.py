@@ -28,7 +28,7 @@ from models.result import Answer, encode_answer, splice
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
-from streams.kafka.outgoing import Headers, OutgoingRecord
+from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord
 from streams.kafka.publisher import Publisher
 from streams.tasks import start
 
@@ -102,25 +102,38 @@ class ResultPublisher:
         Returns the error that the result has: TooLarge for one whose key and headers make it more than its topic takes.
         """
         headers = self._headers(request_id, record.headers if trace is None else trace)
-        result = OutgoingRecord(lease, record.offset, record.key, value, headers, shrink_result)
-        if error is None:
-            if not self._publisher.may_exceed(self._results, record.key, value, headers):
-                self._publisher.publish(self._results, record.partition, result, fits=True)
-                return None
-            error = self._too_large(result)
-        publish = partial(self._publisher.publish, self._results, record.partition, result)
-        if error is None:
-            publish()
-            return None
         host = None if known is None else known.origin.host
-        headers = dead_letter_headers(record, self._group, request_id, error, host)
-        dead_letter = OutgoingRecord(
-            _After(lease, publish), record.offset, record.key, record.value, headers, shrink_dead_letter
-        )
-        self._publisher.publish(self._dead_letters, record.partition, dead_letter)
+        take_back = None if error is not None else partial(self._publish_too_large, record, request_id, host)
+        result = OutgoingRecord(lease, record.offset, record.key, value, headers, shrink_result, take_back)
+        if error is None:
+            error = self._too_large(result)
+        if error is None:
+            self._publisher.publish(self._results, record.partition, result, fits=True)
+        else:
+            self._publish_dead_letter(record, request_id, host, error, result._replace(take_back=None))
         return error
 
+    def _publish_dead_letter(
+        self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, result: OutgoingRecord
+    ) -> None:
+        """Publish a dead letter, and once it is acknowledged the result."""
+        publish = partial(self._publisher.publish, self._results, record.partition, result)
+        headers = dead_letter_headers(record, self._group, request_id, error, host)
+        dead_letter = OutgoingRecord(
+            _After(result.listener, publish), record.offset, record.key, record.value, headers, shrink_dead_letter
+        )
+        self._publisher.publish(self._dead_letters, record.partition, dead_letter)
+
+    def _publish_too_large(
+        self, record: RequestRecord, request_id: bytes, host: str | None, refused: OutgoingRecord
+    ) -> None:
+        """Publish what becomes of an `ok` result that Kafka refuses: its topic's limit was lowered meanwhile."""
+        result = (shrink_result(refused) or refused)._replace(take_back=None)
+        self._publish_dead_letter(record, request_id, host, too_large_result(refused.size()), result)
+
     def _too_large(self, result: OutgoingRecord) -> TooLarge | None:
+        if not self._publisher.may_exceed(self._results, result.key, result.value, result.headers):
+            return None
         size = result.size()
         return too_large_result(size) if size > self._publisher.limits[self._results] else None
 
@@ -128,15 +141,15 @@ class ResultPublisher:
 class _After:
     """The listener of a dead letter: publishes the result once Kafka has acknowledged the letter."""
 
-    __slots__ = ("_lease", "_publish")
+    __slots__ = ("_listener", "_publish")
 
-    def __init__(self, lease: Lease, publish: Callable[[], None]) -> None:
-        self._lease = lease
+    def __init__(self, listener: DeliveryListener, publish: Callable[[], None]) -> None:
+        self._listener = listener
         self._publish = publish
 
     @property
     def alive(self) -> bool:
-        return self._lease.alive
+        return self._listener.alive
 
     def finish(self, offset: int) -> None:  # noqa: ARG002  the record knows its offset
         self._publish()

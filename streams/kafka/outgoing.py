@@ -34,7 +34,10 @@ class DeliveryListener(Protocol):
 
 
 class OutgoingRecord(NamedTuple):
-    """One record to publish. `shrink` makes a smaller one when Kafka finds it too large; None: it is dropped."""
+    """One record to publish. `shrink` makes a smaller one when Kafka finds it too large; None: it is dropped.
+
+    With `take_back`, a record that Kafka refuses as too large goes there instead: its owner publishes another.
+    """
 
     listener: DeliveryListener
     offset: int
@@ -42,6 +45,7 @@ class OutgoingRecord(NamedTuple):
     value: bytes | None
     headers: Headers
     shrink: Callable[[OutgoingRecord], OutgoingRecord | None]
+    take_back: Callable[[OutgoingRecord], None] | None = None
 
     def size(self) -> int:
         """Return how many bytes Kafka will count."""
@@ -89,7 +93,7 @@ class PartitionQueue:
                 continue
             if taken and (self._alone or (tight and batch.size() + record.size() > limit)):
                 break
-            _, _, key, value, headers, _ = record
+            _, _, key, value, headers, _, _ = record
             if append(timestamp=None, key=key, value=value, headers=headers) is None:
                 self.batch_bytes = BATCH_BYTES  # the rest fills another batch already
                 break

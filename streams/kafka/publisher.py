@@ -285,7 +285,11 @@ class Publisher:
             return
         [record] = records
         self.limits[queue.topic] = min(self.limits[queue.topic], record.size() - 1)  # lower than we knew
-        fitting = self._fitting(queue.topic, record)
+        if record.take_back is not None:
+            record.take_back(record)
+            fitting = None
+        else:
+            fitting = self._fitting(queue.topic, record)
         self._release(queue, records)
         if fitting is not None:
             self._reserve(queue, fitting)

@@ -626,6 +626,25 @@ async def test_a_result_that_its_key_makes_too_large_has_a_dead_letter(answerer,
     assert answerer.stats.report()["outcomes"] == {"too_large": 1}
 
 
+@pytest.mark.parametrize("hit", [True, False])
+async def test_a_result_that_kafka_refuses_after_all_has_a_dead_letter(answerer, publisher, enricher, hit):
+    """The topic's limit was lowered since the worker began: the letter first, then `too_large`."""
+    if hit:
+        enricher.entry = kept()
+    await answerer.answer(batch_of(record(7, key=b"k")))
+    await publisher.until(1)
+    _, _, refused = publisher.parcels.pop()
+    refused.take_back(refused)
+    assert publisher.topics() == ["dead-letters"]
+    headers = dict(publisher.parcels[0][2].headers)
+    assert (headers[DLQ + "outcome"], headers[DLQ + "id"]) == (b"too_large", b"requests-3-7")
+    assert headers[DLQ + "host"] == b"example.org:80"
+    publisher.acknowledge()
+    _, _, result = publisher.parcels[1]
+    assert (result.listener, result.offset, result.key, result.take_back) == (refused.listener, 7, b"k", None)
+    assert [(each["id"], each["outcome"]) for each in publisher.results()] == [("requests-3-7", "too_large")]
+
+
 async def test_a_value_that_was_too_large_has_its_senders_id(answerer, publisher):
     """Key and headers of it are known, so the result finds who asked; the letter says how much was left out."""
     sent = unreadable(7, left_out=99, sent_key=b"k", sent_headers=(("ce_id", b"mine"), ("own", None)))

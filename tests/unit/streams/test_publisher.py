@@ -543,6 +543,19 @@ async def test_a_record_that_fits_in_no_form_is_dropped_and_its_offset_finished(
     assert "the request at offset 7 goes without it" in message
 
 
+async def test_a_record_that_is_taken_back_goes_to_its_owner_and_is_not_finished(publisher, cluster, desk):
+    """Its owner publishes what replaces it, which may come by way of another topic; what is behind it goes on."""
+    cluster.limit = 1000
+    refused = []
+    publisher.publish("t", 0, parcel(desk, 0, b"x" * 3000)._replace(take_back=refused.append))
+    publish(publisher, desk, [1])
+    await desk.until(1)
+    await a_few_turns()
+    assert [len(record.value) for record in refused] == [3000]
+    assert (desk.finished, publisher.dropped, publisher.backlog) == ([1], 0, 0)
+    assert publisher.limits["t"] == refused[0].size() - 1
+
+
 async def test_what_kafka_refused_once_is_not_tried_again(publisher, cluster, desk):
     """The limit that a refusal taught is kept to: the next such record is shrunk before it is sent."""
     cluster.limit = 2000
