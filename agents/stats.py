@@ -77,13 +77,13 @@ def exporter_of(process: ProcessStats, answering: AnswerApp | None, tabulating: 
 
 def answers(answering: AnswerApp) -> Iterator[Sample]:
     """Read what was answered, and how long the stages took."""
-    answerer, enricher, publisher = answering.answerer, answering.enricher, answering.publisher
-    if answerer is None or enricher is None or publisher is None:
+    if answering.resources is None:
         return
+    answerer, enricher = answering.resources.answerer, answering.resources.enricher
     for key, count in answerer.stats.answers.items():
         yield Sample("millrace_answers", count, key)
     yield Sample("millrace_requests_waiting", answerer.places.figures()["waiting"])
-    stages = {"queue": answerer.stats.queued, **enricher.stages, "publish": publisher.shipping,
+    stages = {"queue": answerer.stats.queued, **enricher.stages, "publish": answering.resources.publisher.shipping,
               "whole": answerer.stats.whole}  # fmt: skip
     for stage, histogram in stages.items():
         yield Sample("millrace_stage_seconds", histogram, (stage,))
@@ -97,9 +97,9 @@ def reading() -> Iterator[Sample]:
 
 def upstreams(answering: AnswerApp, hosts: dict[str, str]) -> Iterator[Sample]:
     """Read how upstreams did; `hosts` is each source's."""
-    client, caller = answering.client, answering.caller
-    if client is None or caller is None:
+    if answering.resources is None:
         return
+    client, caller = answering.resources.client, answering.resources.caller
     yield Sample("millrace_fetches_in_flight", client.in_flight)
     yield Sample("millrace_fetches_limit", client.max_in_flight)
     for key, count in client.stats.requests.items():
@@ -124,9 +124,9 @@ def _breaker(source: str, host: Host) -> Iterator[Sample]:
 
 def cache(answering: AnswerApp) -> Iterator[Sample]:
     """Read the cache's tiers; not their size on disk or in memcached, which would be work."""
-    cache = answering.cache
-    if cache is None:
+    if answering.resources is None:
         return
+    cache = answering.resources.cache
     for name, figure in cache.memory.stats().items():
         if name != "tier":
             yield Sample(f"millrace_cache_{name}", float(figure), ("memory",))
@@ -141,9 +141,9 @@ def cache(answering: AnswerApp) -> Iterator[Sample]:
 
 def pool(answering: AnswerApp) -> Iterator[Sample]:
     """Read how the checks' processes do."""
-    if answering.pool is None:
+    if answering.resources is None:
         return
-    figures = answering.pool.stats()
+    figures = answering.resources.pool.stats()
     for name, figure in {"processes": "alive", "queued": "queued", "running": "running"}.items():
         yield Sample(f"millrace_pool_{name}", figures[figure])
     for name in POOL:
@@ -158,10 +158,9 @@ def tables(tabulating: TablesApp) -> Iterator[Sample]:
 
 def publishing(part: AnswerApp | TablesApp) -> Iterator[Sample]:
     """Read what was published."""
-    publisher, group = part.publisher, (part.app.conf.id,)
-    if publisher is not None:
-        for name, figure in _published(publisher).items():
-            yield Sample(f"millrace_publish_{name}", figure, group)
+    if part.resources is not None:
+        for name, figure in _published(part.resources.publisher).items():
+            yield Sample(f"millrace_publish_{name}", figure, (part.app.conf.id,))
 
 
 def _published(publisher: Publisher) -> dict[str, float]:

@@ -78,23 +78,21 @@ class WorkerStatus:
         return record
 
     async def _answers(self, part: AnswerApp) -> dict[str, Any]:
-        status: dict[str, Any] = {"in_flight": None}
-        if part.answerer is not None:
-            status["answers"] = part.answerer.stats.report()
-        if part.client is not None:
-            status["hosts"] = part.client.hosts.stats()[-MAX_HOSTS:]
-            status["in_flight"] = part.client.in_flight
-        if part.pool is not None:
-            status["pool"] = part.pool.stats()
-        if part.cache is not None:
-            read_at, stats = self._stats
-            if time.monotonic() - read_at > STATS_EVERY:
-                with suppress(TimeoutError):
-                    stats = await asyncio.wait_for(part.cache.stats(), STATS_TIMEOUT)
-                self._stats = time.monotonic(), stats
-            if stats is not None:
-                status["cache"] = stats
-        return status
+        opened = part.resources
+        if opened is None:
+            return {"in_flight": None}
+        status: dict[str, Any] = {
+            "in_flight": opened.client.in_flight,
+            "answers": opened.answerer.stats.report(),
+            "hosts": opened.client.hosts.stats()[-MAX_HOSTS:],
+            "pool": opened.pool.stats(),
+        }
+        read_at, stats = self._stats
+        if time.monotonic() - read_at > STATS_EVERY:
+            with suppress(TimeoutError):
+                stats = await asyncio.wait_for(opened.cache.stats(), STATS_TIMEOUT)
+            self._stats = time.monotonic(), stats
+        return status if stats is None else status | {"cache": stats}
 
 
 def partition(lease: Lease) -> dict[str, Any]:
@@ -126,8 +124,9 @@ def tables(part: TablesApp) -> dict[str, Any]:
         "rows": {name: part.state.count(name) for name in part.state.topics},
         "gaps": part.state.gaps,
     }
-    if part.tabulator is not None:
-        status |= {"records": part.tabulator.records, "unreadable": part.tabulator.unreadable}
+    if part.resources is not None:
+        tabulator = part.resources.tabulator
+        status |= {"records": tabulator.records, "unreadable": tabulator.unreadable}
     return status if ready == "ok" else status | {"waiting_for": ready}
 
 

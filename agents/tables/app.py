@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from agents.answer.app import PUBLISH_FAILING
@@ -29,15 +30,25 @@ RETRY_PAUSE = 5.0
 """Seconds between two attempts of a recovery that failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the agent needs."""
+
+    publisher: Publisher
+    tabulator: Tabulator
+
+
 class TablesApp:
-    """See the module. `state` holds the rows; `set_partitions` is called with the number of results partitions."""
+    """See the module. `state` holds the rows; `set_partitions` is called with the number of results partitions.
+
+    `resources` are None until the app starts, `recovery` is the latest one.
+    """
 
     def __init__(self, settings: Settings, set_partitions: Callable[[int], None] = lambda _: None) -> None:
         self.settings = settings
         self._set_partitions = set_partitions
         self.app = App(settings, id=f"{settings.group}-tables", recover=self.recover)
-        self.publisher: Publisher | None = None
-        self.tabulator: Tabulator | None = None
+        self.resources: Resources | None = None
         self.recovery: Recovery | None = None
         self._changelogs: Changelogs | None = None
         self.topics = changelogs(settings)
@@ -49,8 +60,8 @@ class TablesApp:
 
     async def tabulate(self, stream: Any) -> None:
         """Hand each batch to the tabulator."""
-        assert self.tabulator is not None
-        await self.app.deliver(stream, self.tabulator.tabulate)
+        assert self.resources is not None
+        await self.app.deliver(stream, self.resources.tabulator.tabulate)
 
     async def open(self, stack: AsyncExitStack) -> Publisher:
         """Open store and publisher. Raises MillraceError if a topic or setting is not as it must be."""
@@ -59,7 +70,8 @@ class TablesApp:
         self.state.store.open()
         name = f"{settings.worker_id}-tables"
         publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.state.acknowledged)
-        self.publisher = publisher
+        tabulator = Tabulator(settings, publisher, self.state, self.repair)
+        self.resources = Resources(publisher, tabulator)
         try:
             await self._prepare()  # first, since it names every topic that is missing or not allowed
         except BrokerError as exc:
@@ -69,9 +81,8 @@ class TablesApp:
                 "no tables for now; requests are answered, pages and /api return 503, and the worker retries: %s", exc
             )
         await stack.enter_async_context(publisher)
-        self.tabulator = Tabulator(settings, publisher, self.state, self.repair)
         means = "tables grow beyond their bounds, and changelogs are not repaired"
-        pruning = keep(self.tabulator.prune, "pruning the tables", means=means)
+        pruning = keep(tabulator.prune, "pruning the tables", means=means)
         stack.push_async_callback(end_tasks, pruning)
         settle_memory()
         return publisher
@@ -79,9 +90,9 @@ class TablesApp:
     async def _prepare(self) -> Changelogs:
         """Prepare the changelogs. Raises BrokerError."""
         found = self._changelogs = await prepare(self.settings)
-        assert self.publisher is not None
+        assert self.resources is not None
         for topic in found.topics:
-            self.publisher.learn(topic.name, topic.partitions, topic.max_bytes)
+            self.resources.publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         self._set_partitions(found.partitions)
         return found
 
@@ -140,7 +151,7 @@ class TablesApp:
 
     def readiness(self) -> str:
         """Return `ok`, or what the tables wait for."""
-        failing = None if self.publisher is None else self.publisher.failing_since
+        failing = None if self.resources is None else self.resources.publisher.failing_since
         if failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
             return f"no acknowledgement of rows from Kafka for {time.monotonic() - failing:.0f} s"
         for state in self.app.readiness().values():

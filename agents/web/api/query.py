@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
-from agents.answer.app import AnswerApp
+from agents.answer.app import AnswerApp, Resources
 from agents.cluster.cluster_status import ClusterStatus
 from agents.cluster.registry import WorkerRegistry
 from agents.tables.rows import Row
@@ -94,23 +94,24 @@ class Query:
 
     async def cache(self) -> dict[str, Any]:
         """Return this worker's own cache, and under `workers` those of all workers."""
-        cache = self._own.cache if self._own is not None else None
-        if cache is None and self._cluster.registry is None:
+        own = self._own.resources if self._own is not None else None
+        if own is None and self._cluster.registry is None:
             raise not_ready("starting", 1)
-        own = await cache.stats() if cache is not None else {"tiers": [], "counts": {}}
-        return own | {"workers": self._cluster.caches() if self._cluster.registry is not None else []}
+        stats = await own.cache.stats() if own is not None else {"tiers": [], "counts": {}}
+        return stats | {"workers": self._cluster.caches() if self._cluster.registry is not None else []}
 
     def own_cache(self) -> Cache:
         """Return this worker's own cache, to purge it."""
-        if self._own is None or self._own.cache is None:
-            raise not_ready("starting, or this worker does not answer requests", 1)
-        return self._own.cache
+        return self._opened().cache
 
     async def pool(self) -> dict[str, Any]:
         """Return this worker's own check pool."""
-        if self._own is None or self._own.pool is None:
+        return self._opened().pool.stats()
+
+    def _opened(self) -> Resources:
+        if self._own is None or self._own.resources is None:
             raise not_ready("starting, or this worker does not answer requests", 1)
-        return self._own.pool.stats()
+        return self._own.resources
 
     async def errors(self, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
         """Return the latest dead letters."""

@@ -55,6 +55,10 @@ async def part(monkeypatch, request):
     return part
 
 
+def opened(**publisher):
+    return SimpleNamespace(publisher=SimpleNamespace(**publisher))
+
+
 def reading(monkeypatch, *faults):
     reads = Reads(faults)
     monkeypatch.setattr(module, "Recovery", reads)
@@ -134,7 +138,7 @@ async def test_partitions_that_no_changelog_has_one_for_are_left_out(part, monke
         return changelogs_of(2)
 
     monkeypatch.setattr(module, "prepare", prepare)
-    part.publisher, part._changelogs = SimpleNamespace(learn=lambda *_: None), None
+    part.resources, part._changelogs = opened(learn=lambda *_: None), None
     leases = part.app.holder.leases
     for tp in part.app.holder.assignment():
         leases[tp] = leases.lease(tp, Identity("c", "t"), None)
@@ -157,7 +161,7 @@ async def test_changelogs_that_cannot_be_had_end_nobody_who_answers(part, monkey
         return changelogs_of(4)
 
     monkeypatch.setattr(module, "prepare", prepare)
-    part.publisher, part._changelogs = SimpleNamespace(learn=lambda *_: None), None
+    part.resources, part._changelogs = opened(learn=lambda *_: None), None
     await part.recover()
     assert (part.state.recovered, part.crashes) == ({1, 3}, [])
 
@@ -165,7 +169,7 @@ async def test_changelogs_that_cannot_be_had_end_nobody_who_answers(part, monkey
 @pytest.mark.parametrize("part", ["all"], indirect=True)
 async def test_rows_that_kafka_does_not_take_are_a_reason(part):
     """A changelog that was deleted under the worker takes no rows: readiness says so, after a while."""
-    part.publisher = SimpleNamespace(failing_since=time.monotonic() - 12)
+    part.resources = opened(failing_since=time.monotonic() - 12)
     assert part.readiness() == "no acknowledgement of rows from Kafka for 12 s"
-    part.publisher.failing_since = time.monotonic() - 2
+    part.resources.publisher.failing_since = time.monotonic() - 2
     assert "acknowledgement" not in part.readiness()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -35,20 +36,13 @@ async def cache():
         yield opened
 
 
-class Own:
-    """The part of a worker that answers requests, once it is there."""
-
-    def __init__(self, cache, pool):
-        self.cache, self.pool = cache, pool
-
-
 @pytest.fixture
 async def serve(cache):
     """Start a server over the cache and return its URL's maker."""
     async with AsyncExitStack() as stack:
 
         async def start(token=TOKEN, *, ready=True):
-            own = Own(cache, CheckPool(3)) if ready else Own(None, None)
+            own = SimpleNamespace(resources=SimpleNamespace(cache=cache, pool=CheckPool(3)) if ready else None)
             query = await stack.enter_async_context(Query("w1", own))
             api = await stack.enter_async_context(open_api(Settings(), SOURCES, query))
             server = Server("127.0.0.1", 0, dict, api.routes(), token=token)
