@@ -6,8 +6,8 @@
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
-# Tables on disk and traces are in, so that one image does all that settings can ask for; EXTRAS="" leaves them out.
-ARG EXTRAS="rocksdb traces"
+# Tables on disk, traces and the schema registry are in, so that one image does all that settings can ask for; EXTRAS="" leaves them out.
+ARG EXTRAS="registry rocksdb traces"
 # uv comes from the package index like all else: no second registry is needed.
 ARG UV_VERSION=0.13.9
 ENV UV_PYTHON_DOWNLOADS=never UV_PYTHON=python3 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_FROZEN=1

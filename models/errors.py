@@ -6,6 +6,7 @@ MillraceError
 │   └── AccessError        Kafka refuses the login, the certificate or an access: a retry does not help
 ├── Stalled                the worker is stuck by a fault of its own; it exits with code 1
 ├── PurgeError             not all of the cache could be purged; exit code 1
+├── RegistryUnavailable    the schema registry does not answer: wait, and try again
 └── AnswerError            becomes the `error` of a result
     ├── InvalidRequest     invalid_request
     ├── Denied             denied
@@ -71,6 +72,12 @@ class PurgeError(MillraceError):
     def __init__(self, message: str, removed: int) -> None:
         super().__init__(message)
         self.removed = removed
+
+
+class RegistryUnavailable(MillraceError):
+    """The schema registry does not answer, or not as it should; the message has advice. The record is not at fault:
+    wait, and try again.
+    """
 
 
 class AnswerError(MillraceError):

@@ -12,6 +12,7 @@ oauth      what OAuth logins to upstreams and to Kafka have in common
 kafka/     transport, lease, publisher, topics
 http/      the client that fetches
 cache/     where answers are kept
+registry/  records by a schema registry: Avro, Protobuf, JSON Schema
 pool/      the processes that run checks
 tables/    rows by partition, backed by changelogs
 web/       the worker's HTTP server

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 ALLOWED = frozenset([
     "0BSD", "3-Clause BSD License", "Apache Software License", "Apache-2.0", "BSD License", "BSD-2-Clause",
-    "BSD-3-Clause", "ISC", "ISC License (ISCL)", "MIT", "MIT License", "MIT-CMU", "PSF-2.0",
+    "BSD-3-Clause", "ISC", "ISC License (ISCL)", "MIT", "MIT License", "MIT-0", "MIT-CMU", "PSF-2.0",
     "Python Software Foundation License", "Repoze Public License", "The Unlicense (Unlicense)", "Zlib",
     # These ask for nothing of who merely imports the package.
     "GNU Library or Lesser General Public License (LGPL)", "LGPL-3.0-or-later", "MPL-2.0",
@@ -20,7 +20,7 @@ ALLOWED = frozenset([
 """Licences as packages name them."""
 SAID_ELSEWHERE = {"aiocache": "BSD-3-Clause"}
 """Of packages whose metadata says nothing: what their LICENSE file says."""
-EXTRAS = ("demo", "traces", "rocksdb")
+EXTRAS = ("demo", "registry", "rocksdb", "traces")
 
 
 def brought() -> dict[str, str]:

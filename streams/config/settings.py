@@ -159,6 +159,22 @@ class Settings:
     proxy: Annotated[
         str | None, Setting("Proxy for every fetch, `http://user:password@host:port`; none unless set. Its login is "
                             "secret.", values.proxy, values.or_none, LOGIN)] = None
+    registry_url: Annotated[
+        str, Setting("URL of the schema registry, Confluent's API, for `avro`, `protobuf` and `json-schema`; several "
+                     "of one cluster separated by commas. Needs the extra `registry`.", values.registry)] = ""
+    registry_username: Annotated[str | None, Setting("User name for the schema registry.", parse=values.or_none)] = None
+    registry_password: Annotated[
+        str | None, Setting("Password of that user.", parse=values.or_none, secret=WHOLE)] = None
+    registry_token: Annotated[
+        str | None, Setting("Bearer token for the schema registry, instead of user and password.",
+                            parse=values.or_none, secret=WHOLE)] = None
+    registry_ca: Annotated[
+        str, Setting("File of the certificate authorities (PEM) that verify the schema registry; unless set, the "
+                     "system's.", values.file)] = ""
+    registry_cert: Annotated[
+        str, Setting("File of the client certificate (PEM) for the schema registry.", values.file)] = ""
+    registry_key: Annotated[
+        str, Setting("File of that certificate's key (PEM), unless the certificate's file has it.", values.file)] = ""
     pool_workers: Annotated[int, Setting("Processes that run checks; 0: one for each core.", Range(min=0))] = 0
     web_host: Annotated[
         str, Setting("Address that the web server listens on; `*`: all, IPv4 and IPv6. Any but loopback needs "
@@ -219,7 +235,8 @@ def load() -> Settings:
     """Read the settings from the environment. Raises SettingsError listing every problem, one a line."""
     given, problems = read(DECLARED)
     settings = Settings(kafka=Kafka(**given[Kafka]), **given[Settings])
-    problems = problems or _login_problems(settings.kafka) or _topic_problems(settings)
+    problems = problems or [
+        *_login_problems(settings.kafka), *_topic_problems(settings), *_registry_problems(settings)]  # fmt: skip
     if problems:
         raise SettingsError("\n".join(problems))
     made_up = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -262,4 +279,14 @@ def _login_problems(kafka: Kafka) -> list[str]:
             return [f"{', '.join(missing)}: needed for {kafka.sasl_mechanism}"]
     if (kafka.ssl_keyfile is None) != (kafka.ssl_certfile is None):
         return ["KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: one is of no use without the other"]
+    return []
+
+
+def _registry_problems(settings: Settings) -> list[str]:
+    if (settings.registry_username is None) != (settings.registry_password is None):
+        return ["MILLRACE_REGISTRY_USERNAME, MILLRACE_REGISTRY_PASSWORD: one is of no use without the other"]
+    if settings.registry_token is not None and settings.registry_username is not None:
+        return ["MILLRACE_REGISTRY_TOKEN: MILLRACE_REGISTRY_USERNAME is given too; give one of them"]
+    if settings.registry_key and not settings.registry_cert:
+        return ["MILLRACE_REGISTRY_KEY: needs MILLRACE_REGISTRY_CERT"]
     return []

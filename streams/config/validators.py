@@ -118,6 +118,15 @@ def endpoint(url: str | None) -> None:
         raise ValidationError(msg)
 
 
+def registry(urls: str) -> None:
+    """Refuse an invalid list of URLs of a schema registry."""
+    for each in map(str.strip, urls.split(",")) if urls else ():
+        if not re.fullmatch(r"https?://[^/?#@\s]+(?:/[^?#@\s]*)?", each):
+            shown = "" if "@" in each else f"{each!r} "  # not quoted: a secret
+            msg = f"{shown}is not the URL of a schema registry: https://host:port/path, without login"
+            raise ValidationError(msg)
+
+
 def store(url: str) -> None:
     """Refuse an invalid store."""
     if url != "memory://" and not (url.startswith("rocksdb://") and len(url) > len("rocksdb://")):

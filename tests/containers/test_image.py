@@ -140,4 +140,9 @@ def test_the_image_says_what_it_is(engine: Engine) -> None:
         == ""
     )
     assert engine.docker(*look, "millrace config --json | grep -c MILLRACE_STORE") == "1"
-    assert engine.docker(*look, "python -c 'import rocksdict, opentelemetry.sdk; print(1)'") == "1"
+    assert (
+        engine.docker(
+            *look, "python -c 'import rocksdict, opentelemetry.sdk, confluent_kafka.schema_registry; print(1)'"
+        )
+        == "1"
+    )

@@ -75,6 +75,18 @@ def test_every_worker_has_an_id_of_its_own(load):
         ("MILLRACE_PROXY", "", None),
         ("MILLRACE_PROXY", "http://proxy:3128", "http://proxy:3128"),
         ("MILLRACE_POOL_WORKERS", "3", 3),
+        ("MILLRACE_REGISTRY_URL", "", ""),
+        ("MILLRACE_REGISTRY_URL", "http://r:8081", "http://r:8081"),
+        (
+            "MILLRACE_REGISTRY_URL",
+            "https://r/apis/ccompat/v7, http://[::1]:80/",
+            "https://r/apis/ccompat/v7, http://[::1]:80/",
+        ),
+        ("MILLRACE_REGISTRY_TOKEN", "t", "t"),
+        ("MILLRACE_REGISTRY_TOKEN", "", None),
+        ("MILLRACE_REGISTRY_USERNAME", "", None),
+        ("MILLRACE_REGISTRY_CA", __file__, __file__),
+        ("MILLRACE_REGISTRY_CERT", __file__, __file__),
         ("MILLRACE_WEB_HOST", "0.0.0.0", "0.0.0.0"),
         ("MILLRACE_WEB_PORT", "0", 0),
         ("MILLRACE_WEB_PORT", "65535", 65535),
@@ -251,6 +263,8 @@ def test_a_login_is_masked_whatever_it_holds(load, name, value):
         ("MILLRACE_WEB_HOSTS", "user:hunter2@h"),
         ("KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", "https://user:hunter2@h/token"),
         ("MILLRACE_PROXY", "user:hunter2@h"),
+        ("MILLRACE_REGISTRY_URL", "https://user:hunter2@h"),
+        ("MILLRACE_REGISTRY_URL", "https://r, https://user:hun@ter2@h"),
     ],
 )
 def test_a_login_where_none_is_taken_is_not_repeated(load, name, value):
@@ -266,8 +280,12 @@ SECRET_VALUES = {
     "KAFKA_SASL_PASSWORD": "hunter2",
     "KAFKA_SSL_PASSWORD": "hunter2",
     "MILLRACE_PROXY": "http://user:hunter2@proxy:3128",
+    "MILLRACE_REGISTRY_PASSWORD": "hunter2",
+    "MILLRACE_REGISTRY_TOKEN": "hunter2",
     "MILLRACE_WEB_TOKEN": "hunter2",
 }
+WHOLE = {"MILLRACE_REGISTRY_PASSWORD": {"MILLRACE_REGISTRY_USERNAME": "me"}}
+"""What a secret needs beside it."""
 
 
 @pytest.mark.parametrize(("name", "text", "reason"), WRONG)
@@ -299,7 +317,7 @@ def test_a_secret_may_come_from_a_file(load, tmp_path, name, value):
     """`<NAME>_FILE` names a file that holds the secret."""
     file = tmp_path / "secret"
     file.write_text(value)
-    loaded = load(**{f"{name}_FILE": file})
+    loaded = load(**{f"{name}_FILE": file} | WHOLE.get(name, {}))
     where, _, field = name.partition("_")
     assert getattr(loaded.kafka if where == "KAFKA" else loaded, field.lower()) == value
 
@@ -307,7 +325,7 @@ def test_a_secret_may_come_from_a_file(load, tmp_path, name, value):
 @pytest.mark.parametrize(("name", "value"), SECRET_VALUES.items())
 def test_what_the_log_must_not_tell_is_known(load, name, value):
     """Every secret's value is among those that the log masks; of a proxy it is the password."""
-    loaded = load(**{name: value})
+    loaded = load(**{name: value} | WHOLE.get(name, {}))
     [secret] = settings.secret_values(loaded)
     assert secret == (urlsplit(value).password if name == "MILLRACE_PROXY" else value)
     assert list(settings.secret_values(Settings())) == []
@@ -335,8 +353,9 @@ def test_a_file_of_no_text_is_a_settings_error(load, tmp_path):
 
 def test_every_setting_is_printed_under_its_variable_with_secrets_masked(load):
     """What is printed names all settings with their effective values and shows no secret; a proxy keeps its host."""
-    given = {name: value for name, value in SECRET_VALUES.items() if name != "KAFKA_SSL_PASSWORD"}
-    loaded = load(KAFKA_SASL_USERNAME="user", MILLRACE_GROUP="g", **given)
+    left_out = {"KAFKA_SSL_PASSWORD", "MILLRACE_REGISTRY_TOKEN"}
+    given = {name: value for name, value in SECRET_VALUES.items() if name not in left_out}
+    loaded = load(KAFKA_SASL_USERNAME="user", MILLRACE_REGISTRY_USERNAME="user", MILLRACE_GROUP="g", **given)
     printed = dict(settings.names(loaded))
     assert printed["KAFKA_SASL_PASSWORD"] == printed["MILLRACE_WEB_TOKEN"] == MASK
     assert printed["KAFKA_SSL_PASSWORD"] is None
@@ -436,3 +455,21 @@ def test_an_oauth_login_names_what_is_missing(load):
         load(**login, KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL="https://h/token")
     with pytest.raises(SettingsError, match="KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL: is not the URL"):
         load(**login, KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"USERNAME": "u"}, "MILLRACE_REGISTRY_PASSWORD"),
+        ({"PASSWORD": "p"}, "MILLRACE_REGISTRY_USERNAME"),
+        (
+            {"USERNAME": "u", "PASSWORD": "p", "TOKEN": "t"},
+            "MILLRACE_REGISTRY_TOKEN: MILLRACE_REGISTRY_USERNAME is given",
+        ),
+        ({"KEY": __file__}, "MILLRACE_REGISTRY_KEY: needs MILLRACE_REGISTRY_CERT"),
+    ],
+)
+def test_access_to_the_registry_that_cannot_work_is_refused(load, given, named):
+    """Half a login, two of them, or a key without its certificate."""
+    with pytest.raises(SettingsError, match=named):
+        load(**{f"MILLRACE_REGISTRY_{name}": value for name, value in given.items()})

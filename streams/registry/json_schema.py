@@ -1,0 +1,113 @@
+"""Values by a JSON Schema. What is read is JSON; what is written must fit the schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Final
+
+import jsonschema
+import re2
+from jsonschema.exceptions import best_match
+from referencing import Registry, Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT7
+
+from models import strictjson
+from models.errors import InvalidDocument
+from models.large import LARGE
+from streams.registry.client import Registered
+
+MAX_BYTES: Final = 1 << 30
+"""No limit of ours on what is written: the topic has one."""
+MAX_SHOWN: Final = 100
+"""Characters of a keyword's value that are shown."""
+
+
+class JsonCodec:
+    """Reads and writes values by one schema. Raises ValueError for a schema that cannot be used."""
+
+    large = LARGE
+    parts = 500
+    """Parts of a value from which the check by its schema takes some milliseconds."""
+
+    def __init__(self, schema: Registered) -> None:
+        self.number = schema.number
+        try:
+            parsed = json.loads(schema.text)
+            kind: Any = jsonschema.validators.validator_for(parsed, default=jsonschema.Draft7Validator)
+            kind.check_schema(parsed)
+            resources = [(name, Resource.from_contents(json.loads(text), default_specification=DRAFT7))
+                         for name, text in schema.references.items()]  # fmt: skip
+        except jsonschema.SchemaError as exc:
+            msg = f"not a JSON Schema: {exc.message} at {exc.json_path}"
+            raise ValueError(msg) from None
+        except RecursionError:
+            msg = "not a JSON Schema: it nests too deep"
+            raise ValueError(msg) from None
+        extend: Any = jsonschema.validators.extend
+        # A registry of what is referred to: a $ref never fetches.
+        self._validator = extend(kind, {"pattern": _matches})(parsed, registry=Registry().with_resources(resources))
+
+    def decode(self, data: bytes) -> Any:
+        """Return the value, whether it fits the schema or not, as Confluent's readers do. Raises ValueError."""
+        return strictjson.loads(data, exact=True)
+
+    def decode_in_steps(self, data: bytes) -> Any:
+        """Do what `decode` does, for a thread: other threads have their turns in between."""
+        return strictjson.loads_in_steps(data)
+
+    def encode(self, value: Any) -> bytes:
+        """Return a value's bytes. Raises InvalidDocument naming the field that does not fit."""
+        self._check(value)
+        return _dumped(lambda: strictjson.dumps(value, exact=True))
+
+    def encode_in_steps(self, value: Any) -> bytes:
+        """Do what `encode` does, for a thread."""
+        self._check(value)
+        return _dumped(lambda: strictjson.dumps_in_steps(value, MAX_BYTES))
+
+    def _check(self, value: Any) -> None:
+        try:
+            error = best_match(self._validator.iter_errors(value))
+        except Unresolvable as exc:
+            msg = f"its schema refers to {exc.ref!r}, which is not among its references"
+            raise InvalidDocument(msg) from None
+        except RecursionError:
+            msg = "it, or its schema, nests too deep"
+            raise InvalidDocument(msg) from None
+        if error is not None:
+            wanted = json.dumps(error.validator_value, default=str)[:MAX_SHOWN]
+            msg = f"{error.json_path}: does not fit {error.validator}: {wanted}"
+            raise InvalidDocument(msg)
+
+
+def _dumped(dump: Any) -> bytes:
+    try:
+        data: bytes = dump()
+    except ValueError as exc:
+        raise InvalidDocument(str(exc)) from None
+    return data
+
+
+def _matches(validator: Any, pattern: str, value: Any, _: Any) -> Iterator[jsonschema.ValidationError]:
+    """Validate `pattern` in linear time where RE2 knows its syntax."""
+    if not validator.is_type(value, "string"):
+        return
+    compiled = _compiled(pattern)
+    if compiled is None:
+        yield from jsonschema.Draft7Validator.VALIDATORS["pattern"](validator, pattern, value, _)
+    elif compiled.search(value) is None:
+        yield jsonschema.ValidationError("does not match")
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> Any:
+    """Return a pattern by RE2; None if that does not know its syntax."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except (re2.error, UnicodeEncodeError):
+        return None
