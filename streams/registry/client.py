@@ -61,8 +61,11 @@ class RegistryClient:
         # The client keeps what it fetched by id alone; a Protobuf schema is another text if it is to be serialized.
         self._clients = {}
         for form in (None, "serialized"):
-            client = SchemaRegistryClient({"url": settings.registry_url, "max.retries": 0, "timeout": TIMEOUT})
+            client = SchemaRegistryClient(
+                {"url": settings.registry_url, "max.retries": 0, "timeout": TIMEOUT, "ssl.ca.location": False}
+            )
             client.close()
+            # Its own would not follow replaced TLS files, and go by SSL_CERT_FILE; this one verifies by our settings.
             client._rest_client.session = self._session
             self._clients[form] = client
 
