@@ -24,8 +24,8 @@ MAX_REASON = 600
 """Bytes of an error message."""
 
 
-def _load(schema: str, body: Sequence[Any], limit: int) -> bytes:
-    encoded = documents.load(schema, documents.Body(*body)).encoded
+def _load(content: bytes, media_type: str, charset: str | None, schema: str, limit: int) -> bytes:
+    encoded = documents.load(schema, documents.Body(content, media_type, charset)).encoded
     if len(encoded) > limit:
         raise too_large(len(encoded), limit)
     return encoded
@@ -65,15 +65,15 @@ TASKS: Mapping[str, Callable[..., bytes]] = {
     "look at a result": _is_result,
     "read a request": _read_request,
 }
-"""Tasks by name, which has a blank, unlike the name of a check. Each returns bytes."""
+"""Tasks by name, which has a blank, unlike the name of a check. Each takes the large value first, and returns bytes."""
 
 
-def run(task: str, arguments: Sequence[Any]) -> tuple[bytes | None, str, float]:
+def run(task: str, content: bytes, arguments: Sequence[Any]) -> tuple[bytes | None, str, float]:
     """Run a task; returns its result, or None and the error's name and message, and the seconds."""
     began = time.perf_counter()
     gc.disable()  # it would scan a million new lists again and again
     try:
-        done, reason = TASKS[task](*arguments), ""
+        done, reason = TASKS[task](content, *arguments), ""
     except AnswerError as exc:
         done, reason = None, f"{type(exc).__name__}: {exc}"
     except MemoryError:

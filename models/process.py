@@ -21,10 +21,10 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
-CALL = struct.Struct(">QI")
-"""Before each call: its number, and the bytes of what follows, a pickled (name, value, arguments)."""
+CALL = struct.Struct(">QII")
+"""Before each call: its number, and the bytes of what follows, a pickled (name, value, arguments) and a large value."""
 OUTCOME = struct.Struct(">QdBI")
 """Before each outcome: the call's number, seconds, the kind of what follows, and its bytes."""
 VALUE, FAILED, DONE = range(3)
@@ -41,6 +41,7 @@ FLUSH_AFTER = 0.001
 RECEIVED = 1 << 18
 """Bytes to receive at once."""
 
+_Call: TypeAlias = tuple[int, bytes, bytes]
 _BANNED = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn",
          "os.kill", "os.killpg", "pty.spawn")  # fmt: skip
 
@@ -97,7 +98,7 @@ def _serve(connection: socket.socket, page: mmap.mmap) -> None:
     _answer(connection, received, page)
 
 
-def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | None], page: mmap.mmap) -> None:
+def _answer(connection: socket.socket, received: Iterator[_Call | None], page: mmap.mmap) -> None:
     from models import checks, large, strictjson  # noqa: PLC0415  after _prepare, which reports a failed import
 
     ban = _ProcessBan()
@@ -113,22 +114,22 @@ def _answer(connection: socket.socket, received: Iterator[tuple[int, bytes] | No
             flushed = now
         if each is None:
             continue
-        number, call = each
+        number, call, content = each
         _show(page, number, now)
         name, value, arguments = pickle.loads(call)  # noqa: S301  from our parent
         ban.active = True
         if name in large.TASKS:
-            done, reason, elapsed = large.run(name, value)
-            kind, content = (FAILED, reason.encode(errors="replace")) if done is None else (DONE, done)
+            done, reason, elapsed = large.run(name, content, value)
+            kind, answer = (FAILED, reason.encode(errors="replace")) if done is None else (DONE, done)
         else:
             outcome = checks.run(name, value, arguments)
             kind, value, elapsed = VALUE, outcome.value, outcome.elapsed
             if outcome.error is not None:
-                kind, content = FAILED, outcome.error.encode()
+                kind, answer = FAILED, outcome.error.encode()
             else:
-                content = b"%d" % value if type(value) is int else strictjson.dumps(value)  # a quarter of the time
+                answer = b"%d" % value if type(value) is int else strictjson.dumps(value)  # a quarter of the time
         ban.active = False
-        written += OUTCOME.pack(number, elapsed, kind, len(content)) + content
+        written += OUTCOME.pack(number, elapsed, kind, len(answer)) + answer
 
 
 def _show(page: mmap.mmap, number: int, now: float) -> None:
@@ -157,22 +158,23 @@ def _cap_memory(room: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _calls(connection: socket.socket) -> Iterator[tuple[int, bytes] | None]:
+def _calls(connection: socket.socket) -> Iterator[_Call | None]:
     """Yield the calls as they come, and None whenever the next one has not come yet."""
     buffer = bytearray()
     while True:
         start = 0
         while len(buffer) - start >= CALL.size:
-            number, length = CALL.unpack_from(buffer, start)
-            end = start + CALL.size + length
+            number, length, content = CALL.unpack_from(buffer, start)
+            middle = start + CALL.size + length
+            end = middle + content
             if len(buffer) < end:
                 break
-            yield number, bytes(buffer[start + CALL.size : end])
+            yield number, bytes(buffer[start + CALL.size : middle]), bytes(memoryview(buffer)[middle:end])
             start = end
         del buffer[:start]
         if start:
             yield None
-        more = connection.recv(RECEIVED)
-        if not more:
+        received = connection.recv(RECEIVED)
+        if not received:
             return
-        buffer += more
+        buffer += received

@@ -137,7 +137,7 @@ class Fetcher:
             # Of a page only the start is parsed.
             if self._large is None or len(body.content) <= LARGE or schema == "page":
                 return documents.load(schema, body)
-            return Document(await self._large.run("load a document", schema, tuple(body), self._limit()))
+            return Document(await self._large.run("load a document", *body, schema, self._limit()))
         except TooLarge as error:
             error.headers = headers
             raise _of(response, error) from None

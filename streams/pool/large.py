@@ -30,13 +30,13 @@ class LargeWork:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def run(self, task: str, *arguments: Any) -> bytes:
-        """Run a task. Raises the AnswerError that it raises; InvalidDocument, or for a request InvalidRequest, if it
-        takes too much memory; InvalidDocument if it takes too long, as a schema may never end, but for a request
-        Overloaded, as reading one is bounded work; InternalError if there is no process.
+    async def run(self, task: str, content: bytes, *arguments: Any) -> bytes:
+        """Run a task on a large value. Raises the AnswerError that it raises; InvalidDocument, or for a request
+        InvalidRequest, if it takes too much memory; InvalidDocument if it takes too long, as a schema may never end,
+        but for a request Overloaded, as reading one is bounded work; InternalError if there is no process.
         """
         pool = self._pool or await self._open()
-        outcome = await pool.work(task, arguments)
+        outcome = await pool.work(task, content, arguments)
         if outcome.error is not None:
             raise _error(task, outcome.error)
         done: bytes = outcome.value

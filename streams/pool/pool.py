@@ -121,10 +121,10 @@ class CheckPool:
         self._pump_soon()
         return job.done
 
-    def work(self, task: str, arguments: Sequence[Any]) -> asyncio.Future[CheckOutcome]:
+    def work(self, task: str, content: bytes, arguments: Sequence[Any]) -> asyncio.Future[CheckOutcome]:
         """Submit work on a large value (`models/large.py`), which is sent alone; its outcome has bytes as its value."""
         job = Job(task, tuple(arguments), {}, None)
-        job.alone = True
+        job.content, job.alone = content, True
         self._waiting.append(job)
         self._pump_soon()
         return job.done
@@ -220,7 +220,7 @@ class CheckPool:
             return
         slot.batches += 1
         self.counts["batches"] += 1
-        slot.child.send(calls)
+        slot.child.send(calls, jobs[0].content)
         self.costs.handed_over(time.thread_time() - began, len(calls))
 
     def _take_back(self, slot: WorkerSlot, outcomes: Sequence[NumberedOutcome], began: float) -> None:

@@ -33,10 +33,11 @@ RECYCLE_AGE = 60.0
 
 class Job:
     """One submitted check. `size` is its size class, None if it is not small. `deaths` counts processes that ended
-    while they ran it, `run_seconds` the time that it ran in them. `alone`: it is sent in a batch of its own.
+    while they ran it, `run_seconds` the time that it ran in them. `alone`: it is sent in a batch of its own, with
+    `content`, the large value that it is about, behind it.
     """
 
-    __slots__ = ("alone", "call", "deaths", "done", "name", "run_seconds", "size")
+    __slots__ = ("alone", "call", "content", "deaths", "done", "name", "run_seconds", "size")
 
     def __init__(self, name: str, value: Any, arguments: Mapping[str, Any], size: int | None) -> None:
         self.name = name
@@ -45,6 +46,7 @@ class Job:
         self.deaths = 0
         self.run_seconds = 0.0
         self.alone = False
+        self.content = b""
         self.done: asyncio.Future[CheckOutcome] = asyncio.get_running_loop().create_future()
 
     def settle(self, outcome: CheckOutcome) -> None:

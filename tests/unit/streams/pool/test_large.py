@@ -65,7 +65,7 @@ def _patient(monkeypatch):
 async def large():
     async with LargeWork() as opened:
         # The first use starts the process.
-        assert await opened.run("load a document", "json", (b"[1 , 2]", "application/json", None), LIMIT) == b"[1,2]"
+        assert await opened.run("load a document", b"[1 , 2]", "application/json", None, "json", LIMIT) == b"[1,2]"
         yield opened
 
 
@@ -75,6 +75,14 @@ async def enricher(upstream, large, limit=LIMIT, pool=None):
         asker = Fetcher(upstream, None, {}, large, lambda: limit)
         async with Enricher(asker, pool, cache, 30.0, CachePolicy(ttl=60.0), limit=lambda: limit) as opened:
             yield opened
+
+
+async def test_a_body_is_handed_over_in_slices(large):
+    """It goes to the process as it is: 64 MiB take no longer a turn than one does."""
+    body = b"\xff" * (64 * MEBI)
+    found, longest = await longest_turn(large.run("load a document", body, "application/json", None, "json", LIMIT))
+    assert isinstance(found, InvalidDocument)
+    assert longest < allowed()
 
 
 @pytest.mark.parametrize("kind", BODIES)
@@ -111,7 +119,7 @@ async def test_what_is_wrong_is_told_in_the_same_words(large):
         with pytest.raises(InvalidDocument) as here:
             documents.load("json", Body(content))
         with pytest.raises(InvalidDocument) as there:
-            await large.run("load a document", "json", (content, "application/json", None), LIMIT)
+            await large.run("load a document", content, "application/json", None, "json", LIMIT)
         assert str(there.value) == str(here.value)
 
 
@@ -169,7 +177,7 @@ async def test_without_a_process_it_is_our_fault(monkeypatch):
     monkeypatch.setattr("streams.pool.child.sys.executable", "/nowhere/python")
     async with LargeWork() as work:
         with pytest.raises(InternalError, match="do not start"):
-            await work.run("load a document", "json", (b"1", "application/json", None), LIMIT)
+            await work.run("load a document", b"1", "application/json", None, "json", LIMIT)
 
 
 async def test_a_request_that_is_read_too_slowly_may_be_sent_again(monkeypatch):
@@ -195,8 +203,8 @@ async def test_work_that_takes_too_long_is_ended(monkeypatch):
     monkeypatch.setattr("streams.pool.pool.CHECK_TIMEOUT", 0.5)
     async with LargeWork(["tests.unit.streams.endless_schema"]) as work:
         with pytest.raises(InvalidDocument, match=r"ran longer than 0.5 s$"):
-            await work.run("load a document", "endless", (b"{}", "application/json", None), LIMIT)
-        assert await work.run("load a document", "text", (b"a", "text/plain", None), LIMIT) == b'"a"'
+            await work.run("load a document", b"{}", "application/json", None, "endless", LIMIT)
+        assert await work.run("load a document", b"a", "text/plain", None, "text", LIMIT) == b'"a"'
 
 
 REQUESTS = {
