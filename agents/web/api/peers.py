@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from yarl import URL
 from agents.cluster.registry import SILENT_AFTER, WorkerRegistry
 from agents.tables.rows import Row
 from models import strictjson
+from models.large import LARGE
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +161,8 @@ async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset
         if taken > MAX_ANSWER:
             raise PeerUnavailable("its response is too large")
         try:
-            value = strictjson.loads(line, max_depth=strictjson.MAX_DEPTH * 2)
+            read = partial(strictjson.loads, line, max_depth=strictjson.MAX_DEPTH * 2)
+            value = read() if len(line) <= LARGE else await asyncio.to_thread(read)
             if head is None:
                 head = value
                 if head["worker"] != worker:

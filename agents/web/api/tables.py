@@ -110,7 +110,7 @@ class TableQuery:
         peers = await self._query_peers(table, {"key": [encode_key(key) for key in keys]}, mine)
         parts: dict[bytes, list[Row]] = {}
         for key in keys:
-            if found := local.get(table, key, mine):
+            if found := await local.get_whole(table, key, mine):
                 parts[key] = found
         for key, row in peers.rows:
             parts.setdefault(key, []).append(row)
@@ -129,7 +129,7 @@ class TableQuery:
             raise not_ready("the tables are not there yet")
         given = partitions & local.partitions
         if "key" in query:
-            pairs = [(key, row) for key in query["key"] for row in local.get(table, key, given)]
+            pairs = [(key, row) for key in query["key"] for row in await local.get_whole(table, key, given)]
             return given, Found(pairs, len(pairs))
         async with self._scanning:
             if "selection" in query:

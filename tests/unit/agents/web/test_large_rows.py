@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from agents.tables.rows import encode_key
 from agents.web.api.local_rows import LocalRows
+from agents.web.api.peers import _read, lines
 from agents.web.pages import About, Pages
 from models import strictjson
 from streams.web.responses import answer, answer_rows
@@ -62,6 +64,38 @@ async def test_pages_of_the_largest_rows_leave_the_loop_its_turns(fleet, name):
     response, longest = await longest_turn(pages._page(name, getattr(pages, f"_{name}"))(request))
     assert response.status == 200
     assert longest < FOLLOWED * allowed()
+
+
+async def test_a_whole_row_leaves_the_loop_its_turns(fleet):
+    """The API decodes and encodes its document in a thread."""
+    key = encode_key(b"%06d" % 7 + b"k" * (KEY - 6))
+    request = make_mocked_request("GET", "/x?encoding=base64", match_info={"name": "answers", "key": key})
+    response, longest = await longest_turn(fleet.apis[0]._row(request))
+    assert (response.status, len(response.body) > DOCUMENT) == (200, True)
+    assert longest < allowed()
+
+
+async def test_whole_rows_for_another_worker_leave_the_loop_its_turns(fleet):
+    """One is decoded after the other, however many keys it wants."""
+    keys = [b"%06d" % number + b"k" * (KEY - 6) for number in range(10)]
+    query = fleet.members[0].query.table_query.local_rows("answers", frozenset({0}), {"key": keys})
+    (_, found), longest = await longest_turn(query)
+    assert found.total == len(found.rows) == 10
+    assert longest < allowed()
+
+
+async def test_the_row_of_another_worker_leaves_the_loop_its_turns(fleet):
+    """A line with a whole document is decoded in a thread."""
+    written = lines("w1", [0], 1, [(b"k", json.loads(stored_row()))])
+    response = SimpleNamespace(content=_given([*written]))
+    found, longest = await longest_turn(_read(response, "w1", frozenset({0})))
+    assert found.rows[0][1]["outcome"] == "ok"
+    assert longest < allowed()
+
+
+async def _given(items):
+    for each in items:
+        yield each
 
 
 @pytest.mark.parametrize("value", [{"rows": [], "total": 0}, {"rows": [{"a": 1}], "total": 1}, {
