@@ -109,8 +109,9 @@ class InFlightLimiter:
             return
         now = self._clock()
         stands = now - self._looked_at > STANDS  # if nothing was looked at lately, the next look refuses it
-        if line.begun + len(queue or ()) >= line.most and not line.keeps_up(now) and not stands:
-            self._refuse(item, line.refusal(now))
+        due = min(now, self._looked_at + LOOK_EVERY)  # what has passed since then is lateness of ours
+        if line.begun + len(queue or ()) >= line.most and not line.keeps_up(due) and not stands:
+            self._refuse(item, line.refusal(due))
             return
         line.crowded(now)
         if queue is None:
@@ -187,9 +188,9 @@ class InFlightLimiter:
         """Refuse the last requests of lines whose hosts do not keep up, a few at a time."""
         self._looking = None
         now, left = self._clock(), REFUSED_TOGETHER
-        if (stood := now - self._looked_at) > STANDS:
+        if (late := now - self._looked_at - LOOK_EVERY) > 0:
             for line in self._lines.values():
-                line.excuse(stood)
+                line.excuse(late)
         for key, queue in list(self._crowded.items()):
             line = self._lines[key]
             self._advance(key)

@@ -54,7 +54,7 @@ class Line:
             self._started = self._last = now
 
     def excuse(self, seconds: float) -> None:
-        """Disregard a time in which the worker itself was blocked."""
+        """Disregard seconds by which the worker itself was late: blocked, or overloaded."""
         self._started += seconds
         self._last += seconds
 

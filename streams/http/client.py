@@ -33,7 +33,7 @@ from streams.http.cookies import Cookies
 from streams.http.errors import hide_secrets, is_host_fault, translate, unsuccessful
 from streams.http.excerpt import add_excerpt, chosen, repeats_credentials
 from streams.http.guard import Guard, guard_of
-from streams.http.limits import Bulkhead, Hosts
+from streams.http.limits import LATE, Bulkhead, Hosts
 from streams.http.once import Pool
 from streams.http.policy import CONNECT_TIMEOUT, PROTOCOLS, UpstreamPolicy
 from streams.http.request import OutgoingRequest, redirected, with_body
@@ -240,7 +240,8 @@ class Client:
         except asyncio.CancelledError:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
-                result, ok = TimedOut.outcome, False if started is not None and now - started >= SLOW else None
+                blame = started is not None and now - started >= SLOW and now - deadline < LATE
+                result, ok = TimedOut.outcome, False if blame else None
             raise
         else:
             return answer

@@ -23,6 +23,8 @@ MAX_HOSTS = 10_000
 
 SILENT = 1.0
 """Seconds without a response, while requests wait, after which the number of waiting requests is limited."""
+LATE = 0.25
+"""Seconds past its deadline at which a request that only ends then says nothing about its host: the worker is late."""
 LATELY = 2.0
 """Seconds after a response for which its host counts as responsive."""
 GREED = 8
@@ -193,7 +195,7 @@ class Host:
         try:
             await place
         except BaseException:
-            if deadline is not None and self._clock() >= deadline:
+            if deadline is not None and 0 <= self._clock() - deadline < LATE:
                 self.overdue(gate)
             gate.give_up(place)
             raise

@@ -119,6 +119,20 @@ async def test_a_worker_that_stood_still_blames_no_host(desk):
     assert desk.refused != []
 
 
+@pytest.mark.parametrize(("answers", "refuses"), [(5, False), (0, True)], ids=["a good host", "a host that hangs"])
+async def test_the_seconds_by_which_a_worker_is_late_count_for_no_host(desk, answers, refuses):
+    """With turns of 0.45 s, 32 requests in flight bring 11 answers a second, which would be too few from a host; one
+    that answers nothing does not keep up all the same.
+    """
+    desk.enter("host", 1_100)
+    for _ in range(60):
+        desk.now += 0.45
+        desk.leave(answers)
+        desk.enter("host", answers)
+        desk.places._look()
+    assert bool(desk.refused) is refuses
+
+
 async def test_what_waits_for_a_host_that_keeps_up_is_begun_in_its_order(desk):
     """A backlog of 5,000 for a host that answers a hundred a second loses none, however long that takes."""
     desk.enter("good", 5_000)

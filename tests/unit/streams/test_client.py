@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import gzip
 import io
 import json
 import socket
 import ssl
+import time
 import tracemalloc
 import zlib
 from typing import Any, NamedTuple
@@ -34,9 +36,12 @@ from models.request import parse
 from models.source import Retries
 from streams.config.settings import DEFAULT_MAX_REDIRECTS
 from streams.config.validators import parse_networks, parse_ports
+from streams.http import client as module
+from streams.http.breaker import MIN_REQUESTS
 from streams.http.client import Client
 from streams.http.errors import is_host_fault, translate
 from streams.http.guard import DENIED, DeniedAddress, Guard
+from streams.http.limits import LATE
 from streams.http.once import MAX_FIELD, MAX_FIELDS
 from streams.http.request import OutgoingRequest, redirected
 
@@ -651,6 +656,32 @@ async def test_a_head_past_its_limits_is_too_large_and_no_fault_of_the_host(clie
     error = await failure(client, await speak(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n"), TooLarge)
     assert str(error) == "127.0.0.1 answered with more than 256 headers, or one of over 32768 bytes"
     assert (error.retryable, is_host_fault(error)) == (False, True)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_deadlines_that_a_worker_notices_late_are_no_failures_of_the_host(client, upstream, monkeypatch, late):
+    """A loop that was blocked has looked at no response; one that turns has, and then the breaker opens."""
+    monkeypatch.setattr(module, "SLOW", 0.0)
+    deadline = time.monotonic() + 0.2
+
+    async def answer(_):
+        await asyncio.sleep(1.0)
+        return web.Response()
+
+    async def fetch():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await client.fetch("GET", at(upstream), {}, deadline=deadline)
+
+    upstream.answers["/"] = answer
+
+    fetches = [asyncio.ensure_future(fetch()) for _ in range(MIN_REQUESTS)]
+    await asyncio.sleep(0.1)
+    if late:
+        time.sleep(deadline - time.monotonic() + LATE)  # noqa: ASYNC251  that is the fault
+    await asyncio.gather(*fetches)
+    [host] = client.hosts
+    assert host.breaker.is_closed is late
 
 
 async def test_cookies_live_in_one_request_s_redirects(client, upstream):

@@ -503,6 +503,18 @@ async def test_who_waited_in_vain_for_a_silent_host_counts_for_its_breaker(clock
     assert (host.users, host.bulkhead.in_flight, host.bulkhead.waiting) == (6 if held else 1, 1, 5 if held else 0)
 
 
+async def test_a_wait_that_ends_late_says_nothing(clock: Clock) -> None:
+    """A worker that stood still for longer than a deadline has looked at no response: the host is not to blame."""
+    host = Host("h", Limits(concurrency=1), clock)
+    await host.acquire(None)
+    waiting = await crowd(host, MIN_REQUESTS, clock.now + limits.WINDOW)
+    clock.now += limits.WINDOW + limits.LATE
+    for each in waiting:
+        each.cancel()
+    await settle()
+    assert host.breaker.is_closed
+
+
 async def test_who_waits_for_less_long_says_nothing(clock: Clock) -> None:
     """A deadline that ends a wait before the window is over is no failure of the host's, nor is a wait given up."""
     host = Host("h", Limits(concurrency=1), clock)
