@@ -20,8 +20,15 @@ from models.strictjson import Raw
 
 LARGE = 64 << 10
 """Bytes of JSON from which on another process does the work: some milliseconds of the event loop."""
+MANY = 2_000
+"""Values in a request from which on another process reads it, however short they are."""
 MAX_REASON = 600
 """Bytes of an error message."""
+
+
+def is_large(request: bytes) -> bool:
+    """Whether to read a request in another process: it has many bytes, or many values."""
+    return len(request) > LARGE or (len(request) > MANY and sum(map(request.count, (b",", b"[", b"{"))) > MANY)
 
 
 def _load(content: bytes, media_type: str, charset: str | None, schema: str, limit: int) -> bytes:

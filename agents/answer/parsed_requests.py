@@ -14,7 +14,7 @@ from models import request as requests
 from models import strictjson
 from models.checks import Call
 from models.errors import InvalidRequest
-from models.large import LARGE
+from models.large import LARGE, is_large
 from models.request import Request
 from models.source import Source, Sources
 from streams.cache.freshness import UNKEYED, read_request_directives
@@ -79,7 +79,7 @@ class ParsedRequestCache:
 
     def parse(self, value: bytes | None) -> tuple[bytes | None, ParsedRequest]:
         """Return the id as JSON, None if there is none, and the request. Raises InvalidRequest, LargeRequest."""
-        if value is None or len(value) > LARGE:
+        if value is None or is_large(value):
             if self._large is not None and value is not None and len(value) <= requests.MAX_BYTES:
                 raise LargeRequest
             request_id, rest = None, None  # `requests.parse` raises the error

@@ -26,7 +26,7 @@ from agents.web.api.selection import invalid_parameter
 from models import request as requests
 from models import strictjson
 from models.errors import AnswerError, BrokerError, InvalidRequest
-from models.large import LARGE
+from models.large import LARGE, is_large
 from models.result import read_result
 from models.source import Sources
 from streams.config.settings import Settings
@@ -121,7 +121,7 @@ class RequestSubmission:
         if len(body) > requests.MAX_BYTES:
             raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may have at most {requests.MAX_BYTES} bytes")
         try:
-            if len(body) > LARGE:
+            if is_large(body):
                 given, request = pickle.loads(await self._large.run("read a request", body))  # noqa: S301  our own process
             else:
                 given, request = requests.load(_members(body))

@@ -27,7 +27,7 @@ from streams.config.cache_url import MemoryTier
 from streams.http.request import with_body
 from streams.http.response import Response
 from streams.pool import CheckPool, LargeWork
-from tests.turns import allowed, longest_turn
+from tests.turns import FOLLOWED, allowed, longest_turn
 
 MEBI = 1 << 20
 LIMIT = MEBI
@@ -239,6 +239,43 @@ async def test_no_request_holds_up_the_event_loop(large, kind, monkeypatch):
     assert request_id == b'"x"'
     plain = ParsedRequestCache(SOURCES).parse(value)[1].request
     assert data == with_body(plain.headers, plain.body)[1]
+
+
+DENSE = {
+    "numbers": (b"1.10", b'{"id":"x","url":"http://a/","checks":[{"name":"one_of","args":{"values":[%b]}}]}'),
+    "objects": (b'{"a":1.10}', b'{"id":"x","url":"http://a/","checks":[{"name":"one_of","args":{"values":[%b]}}]}'),
+    "schemas": (
+        b"{}",
+        b'{"id":"x","url":"http://a/","checks":[{"name":"json_schema","args":{"schema":{"allOf":[%b]}}}]}',
+    ),
+    "negative zeros": (b"-0", b'{"id":"x","url":"http://a/","method":"POST","body":[%b]}'),
+    "nested": (b"[" * 60 + b"]" * 60, b'{"id":"x","url":"http://a/","method":"POST","body":[%b]}'),
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+async def test_many_short_values_are_read_elsewhere_too(large, kind):
+    """A request below 64 KiB with more values than the event loop reads in its turn."""
+    piece, around = DENSE[kind]
+    book = ParsedRequestCache(None, large)
+    value = around % b",".join([piece] * (60_000 // (len(piece) + 1)))
+    with pytest.raises(LargeRequest):
+        book.parse(value)
+    (_, known), longest = await longest_turn(book.read_large(value))
+    assert longest < allowed()
+    here = ParsedRequestCache().parse(value)[1].request
+    assert with_body(known.request.headers, known.request.body)[1] == with_body(here.headers, here.body)[1]
+
+
+async def test_a_request_of_some_values_is_read_at_once(large):
+    """Below the number, and for a long text, nothing is handed over; it takes less than a turn."""
+    book = ParsedRequestCache(None, large)
+    args = b",".join([b'{"a":1.10}'] * 900)
+    for value in (b'{"url":"http://a/","checks":[{"name":"one_of","args":{"values":[%b]}}]}' % args,
+                  b'{"url":"http://a/","method":"POST","body":"%b"}' % (b"x" * 60_000)):  # fmt: skip
+        began = time.thread_time()
+        book.parse(value)
+        assert time.thread_time() - began < FOLLOWED * allowed()
 
 
 async def test_arguments_that_were_left_as_text_are_the_same_where_checks_run(large):
