@@ -52,11 +52,17 @@ def _ready(schema: Any, *, numbers: bool) -> Any:
         if inner in schema and kind in ("array", "map"):
             ready[inner] = _ready(schema[inner], numbers=numbers)
     logical = schema.get("logicalType")
-    if (kind, logical) not in TYPES:
+    if (kind, logical) not in TYPES or (logical == "decimal" and not _is_decimal(schema)):
         logical = "base64" if kind in _BINARY else "number" if numbers and kind in _FLOATS else None
     if logical is not None:
         ready["logicalType"] = PREFIX + logical
     return ready if len(ready) > 1 else kind
+
+
+def _is_decimal(schema: Mapping[str, Any]) -> bool:
+    """Whether precision and scale are valid: else, says the specification, the value is no more than its bytes."""
+    precision, scale = schema.get("precision"), schema.get("scale", 0)
+    return isinstance(precision, int) and isinstance(scale, int) and 0 <= scale <= precision > 0
 
 
 def _field(field: Mapping[str, Any], *, numbers: bool) -> dict[str, Any]:

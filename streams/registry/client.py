@@ -48,6 +48,8 @@ class RegistryClient:
 
     def __init__(self, settings: Settings) -> None:
         try:
+            import fastavro  # noqa: F401, PLC0415
+            import google.protobuf  # noqa: F401, PLC0415
             from confluent_kafka.schema_registry import (  # noqa: PLC0415  the extra
                 SchemaRegistryClient,
                 SchemaRegistryError,

@@ -236,7 +236,7 @@ def _codec(format_: str, schema: Registered, what: str) -> Codec:
         from streams.registry.json_schema import JsonCodec  # noqa: PLC0415  the extra
 
         return JsonCodec(schema)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         msg = f"{what} is of no use: {exc}"
         raise UnknownSchema(msg) from None
 

@@ -55,6 +55,8 @@ LOGICAL = [
     (logical("bytes", "decimal", precision=10, scale=2), b"\x04\xfb\x32", Decimal("-12.30")),
     (logical("bytes", "decimal", precision=4), b"\x02\x07", Decimal(7)),
     ({**NAMED_FIXED, "logicalType": "decimal", "precision": 9, "scale": 3}, bytes(15) + b"\x07", Decimal("0.007")),
+    (record(d=logical("bytes", "decimal")), b"\x02\x07", {"d": "Bw=="}),
+    (record(d=logical("bytes", "decimal", precision=2, scale=3)), b"\x02\x07", {"d": "Bw=="}),
     (logical("string", "uuid"), b"\x02x", "x"),
     ({**NAMED_FIXED, "logicalType": "uuid"}, bytes(15) + b"\x07", "00000000-0000-0000-0000-000000000007"),
     (NAMED_FIXED, bytes(16), "AAAAAAAAAAAAAAAAAAAAAA=="),
