@@ -24,6 +24,7 @@ from models.strictjson import Raw
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_before_next
+from streams.http.sent import note_sent
 from streams.http.secret_scan import contains_secret, large_contains_secret
 from streams.tasks import start_thread
 
@@ -130,6 +131,7 @@ class FunctionCaller:
         host = self._host(source)
         limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
         ticket = await host.acquire(deadline)
+        note_sent()
         try:
             done = self._pools[source.name].schedule(_ended, args=(self._functions[source.name], dict(params), limit))
         except BaseException:

@@ -106,6 +106,10 @@ class Enricher:
         refusal = self._fetcher.refusal(known)
         return None if refusal is None or self._cache.lower or self._cached_answer(known) is not None else refusal
 
+    def pause(self, known: ParsedRequest) -> float:
+        """Return the seconds for which its host is left alone."""
+        return self._fetcher.pause(known)
+
     def overdue(self, known: ParsedRequest) -> None:
         """Note that the request was refused because its host does not keep up."""
         self._fetcher.overdue(known)

@@ -113,6 +113,11 @@ class Fetcher:
         host = self._host(known)
         return None if host is None else host.refusal()
 
+    def pause(self, known: ParsedRequest) -> float:
+        """Return the seconds for which its host is left alone: its breaker is open, or it requested a pause."""
+        host = self._host(known)
+        return 0.0 if host is None else host.left_alone_for
+
     def overdue(self, known: ParsedRequest) -> None:
         """Note that the request was refused because its host does not keep up."""
         source, host = known.source, self._host(known)

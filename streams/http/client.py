@@ -38,6 +38,7 @@ from streams.http.once import Pool
 from streams.http.policy import CONNECT_TIMEOUT, PROTOCOLS, UpstreamPolicy
 from streams.http.request import OutgoingRequest, redirected, with_body
 from streams.http.response import Response, media, without_validators
+from streams.http.sent import note_sent
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.session import CONNECTING, options_of, session_of
 from streams.http.stats import UpstreamStats, result_of, status_class
@@ -219,6 +220,7 @@ class Client:
         try:
             async with self._slots.held(gate):
                 started = time.monotonic()
+                note_sent()
                 self.stats.waits.add(started - queued_at)
                 answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms, deadline)
             result, ok = status_class(answer.status), True

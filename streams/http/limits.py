@@ -141,6 +141,11 @@ class Host:
         """Return the remaining seconds of a pause that the host requested."""
         return max(0.0, self._paused_until - self._clock())
 
+    @property
+    def left_alone_for(self) -> float:
+        """Return the seconds for which nothing is sent: of a pause, or until the breaker lets a probe through."""
+        return max(self.paused_for, 0.0 if self.breaker.would_admit() else self.breaker.opens_in())
+
     def pause(self, seconds: float) -> None:
         """Send nothing for so many seconds, as the host requested (Retry-After)."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)

@@ -1,0 +1,272 @@
+"""The lookups of a record: what its route asks the sources for it, from the cache if all is there, and else at once.
+
+What may be tried again because it was never sent (its host is slow, limited, pausing or resting) waits: the record was
+not at fault, and its route holds back in Kafka what comes behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from aiokafka import ConsumerRecord
+
+from agents.answer.encoded_answer import EncodedAnswer
+from agents.answer.enrich import Enricher
+from agents.answer.headers import forwarded_headers
+from agents.answer.parsed_requests import ParsedRequest, parse_request
+from agents.routes.value import NULL, Answered, AnsweredCache, Value
+from models.errors import AnswerError, InvalidDocument, InvalidRequest, Overloaded, TimedOut
+from models.request import SOURCE_SCHEMA, Request
+from models.route import MAX_ASKED, Lookup, Route
+from models.source import REQUIRED, Param, Sources
+from streams.cache.entry import Entry
+from streams.http.bodies import kept_until_answered
+from streams.http.retry import IDEMPOTENCY_KEY
+from streams.http.sent import Sent, watching
+from streams.kafka.lease import Lease
+
+ASKED_AT_ONCE = 32
+"""Values of one list that are asked for at once."""
+MAX_REQUESTS = 16_384
+"""Requests of a route that are kept, in each of two generations."""
+FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
+"""Seconds that a lookup waits before it is tried again, at first and at most."""
+_SCALARS = (str, int, float, bool)
+
+
+class Found(NamedTuple):
+    """What came of a lookup: its `value` and the results of its checks, or an `error`; `answer` is the source's."""
+
+    value: Value = NULL
+    checks: Value = NULL
+    error: AnswerError | None = None
+    answer: EncodedAnswer | None = None
+    known: ParsedRequest | None = None
+
+
+Results = dict[str, Found]
+"""What came of a record's lookups, by name."""
+
+
+class Waits:
+    """Notes that lookups of a record wait, and for what, in `reasons`: a drain must not wait for it."""
+
+    def __init__(self, record: ConsumerRecord[bytes, bytes], lease: Lease, reasons: Counter[str]) -> None:
+        self._record = record
+        self._lease = lease
+        self._reasons = reasons
+        self._count = 0
+
+    @contextmanager
+    def because(self, reason: str) -> Iterator[None]:
+        """Wait for a reason."""
+        self._reasons[reason] += 1
+        self._count += 1
+        if self._count == 1:
+            self._lease.wait(self._record.offset)
+        try:
+            yield
+        finally:
+            self._reasons[reason] -= 1
+            self._reasons += Counter()  # without those that nobody waits for
+            self._count -= 1
+            if not self._count and self._lease.alive:
+                self._lease.resume(self._record.offset)
+
+
+class Lookups:
+    """The lookups of one route. Raises nothing: an error is a result."""
+
+    def __init__(self, route: Route, sources: Sources, enricher: Enricher) -> None:
+        self._route = route
+        self._sources = sources
+        self._enricher = enricher
+        self._answered = AnsweredCache()
+        self._young: dict[Any, ParsedRequest] = {}
+        self._old: dict[Any, ParsedRequest] = {}
+
+    def requests(self, lookup: Lookup, scope: Mapping[str, Any]) -> ParsedRequest | list[ParsedRequest]:
+        """Return what to ask for a record, a list for a parameter that is one. Raises AnswerError."""
+        params: dict[str, Any] = {}
+        spread: str | None = None
+        declared = self._sources.by_name[lookup.source].params
+        for name, expression in lookup.params.items():
+            try:
+                value = expression.evaluate(scope)
+            except ValueError as exc:
+                raise InvalidRequest(f"{self._where(lookup, name)}: {exc}") from None
+            if value is None:
+                if declared.get(name, _REQUIRED).default is REQUIRED:
+                    raise InvalidRequest(f"{self._where(lookup, name)} finds nothing in the record")
+                continue
+            if isinstance(value, list):
+                if spread is not None:
+                    msg = f"{self._where(lookup, name)} is a list, as is params.{spread}: one of them can be asked for"
+                    raise InvalidRequest(msg)
+                spread = name
+            params[name] = value
+        if spread is None:
+            return self._request(lookup, params)
+        values = params[spread]
+        if len(values) > MAX_ASKED:
+            msg = f"{self._where(lookup, spread)} has {len(values)} values; at most {MAX_ASKED} are asked for"
+            raise InvalidRequest(msg)
+        return [self._request(lookup, {**params, spread: value}) for value in values]
+
+    def cached(self, scope: dict[str, Any], now: float) -> Results | None:
+        """Return all results from the cache at `now` (epoch seconds), None if one has to be fetched. Never waits."""
+        results: Results = {}
+        for stage in self._route.stages:
+            for lookup in stage:
+                try:
+                    requests = self.requests(lookup, scope)
+                    many = isinstance(requests, list)
+                    found = []
+                    for known in requests if many else [requests]:
+                        entry = self._enricher.peek(known, now)
+                        if entry is None:
+                            return None
+                        found.append(self._found(lookup, known, entry))
+                    results[lookup.name] = _joined(found) if many else found[0]
+                except AnswerError as error:
+                    results[lookup.name] = Found(error=error)
+                scope["lookups"][lookup.name] = _loaded_if_used(self._route, lookup, results)
+        return results
+
+    async def run(self, scope: dict[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits) -> Results:
+        """Return all results, each fetched if the cache does not have it. A required one that fails is the last."""
+        results: Results = {}
+        for stage in self._route.stages:
+            found = await asyncio.gather(*(self._look_up(lookup, scope, record, waits) for lookup in stage))
+            for lookup, each in zip(stage, found, strict=True):
+                results[lookup.name] = each
+                scope["lookups"][lookup.name] = _loaded_if_used(self._route, lookup, results)
+            if any(lookup.required and results[lookup.name].error is not None for lookup in stage):
+                break
+        return results
+
+    async def _look_up(
+        self, lookup: Lookup, scope: Mapping[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits
+    ) -> Found:
+        try:
+            requests = self.requests(lookup, scope)
+        except AnswerError as error:
+            return Found(error=error)
+        if not isinstance(requests, list):
+            return await self._ask(lookup, requests, record, waits)
+        found: list[Found] = []
+        for begin in range(0, len(requests), ASKED_AT_ONCE):
+            part = enumerate(requests[begin : begin + ASKED_AT_ONCE], begin)
+            found += await asyncio.gather(*(self._ask(lookup, each, record, waits, at) for at, each in part))
+        return _joined(found)
+
+    async def _ask(
+        self, lookup: Lookup, known: ParsedRequest, record: ConsumerRecord[bytes, bytes], waits: Waits,
+        at: int | None = None,
+    ) -> Found:  # fmt: skip
+        """Ask a source until the question was sent, or the cache has the answer."""
+        extra = dict(forwarded_headers(record, known.request))
+        if IDEMPOTENCY_KEY in extra:  # one for each question, and the same for each repeat of it
+            extra[IDEMPOTENCY_KEY] += f"-{lookup.name}" + ("" if at is None else f"-{at}")
+        wait = FIRST_WAIT
+        while True:
+            error: AnswerError | None = self._enricher.refusal(known)
+            if error is None:
+                sent = Sent()
+                token = watching.set(sent)
+                try:
+                    with kept_until_answered():
+                        answer = await self._enricher.answer(known, extra)
+                finally:
+                    watching.reset(token)
+                error = answer.error
+                if error is None or not _may_wait(error, sent):
+                    return self._found(lookup, known, answer)
+            pause = min(max(self._enricher.pause(known), wait), LONGEST_WAIT)
+            with waits.because(str(error)):
+                await asyncio.sleep(pause * (1 + random.random() / 4))  # noqa: S311  not all at the same moment
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def _found(self, lookup: Lookup, known: ParsedRequest, answer: EncodedAnswer | Entry) -> Found:
+        encoded = EncodedAnswer.of(answer, b"hit") if isinstance(answer, Entry) else answer
+        if encoded.error is not None:
+            return Found(error=encoded.error, answer=encoded, known=known)
+        taken = self._answered.of(encoded.shared)
+        try:
+            return Found(self._picked(lookup, taken), taken.checks, answer=encoded, known=known)
+        except AnswerError as error:
+            return Found(error=error, answer=encoded, known=known)
+
+    def _picked(self, lookup: Lookup, taken: Answered) -> Value:
+        if lookup.pick is None:
+            return taken.document
+        try:
+            picked = lookup.pick.evaluate(taken.document.loaded)
+        except ValueError as exc:
+            raise InvalidDocument(f"{self._where(lookup)}: pick {lookup.pick.text}: {exc}") from None
+        if picked is None:
+            raise InvalidDocument(f"{self._where(lookup)}: pick {lookup.pick.text} finds nothing in the document")
+        return Value.of(picked)
+
+    def _request(self, lookup: Lookup, params: dict[str, Any]) -> ParsedRequest:
+        """Return the request for a source, remembered by its parameters. Raises AnswerError."""
+        key = None
+        if all(type(value) in _SCALARS for value in params.values()):
+            key = lookup.name, *((name, type(value), value) for name, value in params.items())
+            known = self._young.get(key) or self._old.get(key)
+            if known is not None:
+                return known
+        asked = Request(source=lookup.source, params=params, schema=SOURCE_SCHEMA, checks=lookup.checks)
+        try:
+            known = parse_request(asked, self._sources)
+        except AnswerError as error:
+            error.args = (f"{self._where(lookup)}: {error}",)
+            raise
+        if key is not None:
+            if len(self._young) >= MAX_REQUESTS:
+                self._old, self._young = self._young, {}
+            self._young[key] = known
+        return known
+
+    def _where(self, lookup: Lookup, param: str | None = None) -> str:
+        where = f"route {self._route.name}, lookup {lookup.name}"
+        return where if param is None else f"{where}: params.{param} ({lookup.params[param].text})"
+
+
+_REQUIRED = Param()
+
+
+def _may_wait(error: AnswerError, sent: Sent) -> bool:
+    """Whether a question has only waited: it was refused for now, or its time was over before its turn."""
+    return type(error) is Overloaded or (isinstance(error, TimedOut) and not sent.sent)
+
+
+def _joined(found: Sequence[Found]) -> Found:
+    """Return the results of a list as one: an array, or the first error."""
+    for at, each in enumerate(found):
+        if each.error is not None:
+            return each if len(found) == 1 else each._replace(error=_at(each.error, at))
+    checked = any(each.checks is not NULL for each in found)
+    return Found(
+        Value.array([each.value for each in found]),
+        Value.array([each.checks for each in found]) if checked else NULL,
+    )
+
+
+def _at(error: AnswerError, at: int) -> AnswerError:
+    """Return an error that says which value of a list it is about; the original may be in the cache."""
+    told = type(error).__new__(type(error))
+    told.__dict__.update(error.__dict__)
+    told.args = (f"value {at}: {error}",)
+    return told
+
+
+def _loaded_if_used(route: Route, lookup: Lookup, results: Results) -> Any:
+    """Return a document for the expressions of other lookups, None where none uses it."""
+    used = any(lookup.name in each.needs for each in route.lookups)
+    return results[lookup.name].value.loaded if used else None

@@ -1,0 +1,146 @@
+"""The agent of a route: records → lookups → outputs.
+
+A record whose answers are all cached is done at once. Any other begins as a task if fewer than the route's `in_progress`
+do; else the agent waits, and with it the partitions of this route: the backlog stays in Kafka. A record that waits for a
+slow, limited or resting source keeps its place, so a source that is away holds up its own routes and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from agents.answer.agent import error_for
+from agents.answer.enrich import Enricher
+from agents.routes.lookups import Lookups, Waits
+from agents.routes.outputs import Outputs, Record
+from agents.routes.record import scope_of
+from models.errors import AnswerError
+from models.expression import is_true
+from models.histogram import Histogram
+from models.route import Route
+from models.source import Sources
+from streams.kafka.batch import RecordBatch
+from streams.kafka.lease import Lease
+from streams.kafka.publisher import Publisher
+from streams.tasks import start
+from streams.telemetry import logs
+
+logger = logging.getLogger(__name__)
+
+TURN = 0.005
+"""Seconds of work on a batch after which other tasks get their turn."""
+LOOK_EVERY = 0.1
+"""Seconds between looks at whether the records that wait for a place are still this worker's."""
+
+
+class RouteRunner:
+    """Works on the records of one route. `outcomes` counts what came of them, `waiting` what they wait for now."""
+
+    def __init__(
+        self, route: Route, sources: Sources, enricher: Enricher, outputs: Outputs, publisher: Publisher
+    ) -> None:
+        self.route = route
+        self._lookups = Lookups(route, sources, enricher)
+        self._outputs = outputs
+        self._publisher = publisher
+        self._free = asyncio.Event()
+        self.in_progress = 0
+        self.outcomes: Counter[str] = Counter()
+        self.whole = Histogram()
+        self.waiting: Counter[str] = Counter()
+
+    async def take(self, batch: RecordBatch) -> None:
+        """Work on a batch. Returns when all of it is done or in progress, or its lease takes no more work."""
+        lease, turn = batch.lease, time.monotonic()
+        for record in batch.records:
+            if self._publisher.congested:
+                await self._publisher.pace()
+            if not lease.taking:
+                return
+            lease.begun += 1
+            scope = self._begin(record, batch)
+            if scope is not None:
+                lease.begun -= 1  # a drain must not wait for what has no place yet
+                if not await self._place(lease):
+                    return
+                lease.begun += 1
+                self._start(record, batch, scope)
+            if time.monotonic() - turn > TURN:
+                await asyncio.sleep(0)
+                turn = time.monotonic()
+        await self._publisher.pace()
+
+    def _begin(self, record: Record, batch: RecordBatch) -> dict[str, Any] | None:
+        """Finish a record for which nothing has to be fetched; return what is known of any other."""
+        route, lease = self.route, batch.lease
+        try:
+            if record.value is None and route.tombstones != "look-up":
+                self._let_by(record, batch, route.tombstones)
+                return None
+            scope = scope_of(route, record)
+            if route.when is not None and not is_true(route.when.evaluate(scope)):
+                self._let_by(record, batch, route.otherwise)
+                return None
+            results = self._lookups.cached(scope, time.time())
+            if results is None:
+                return scope
+            outcome = self._outputs.finish(record, lease, results, scope, batch.received_at)
+        except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
+            outcome = self._fail(record, lease, exc)
+        self._count(outcome, batch)
+        return None
+
+    def _let_by(self, record: Record, batch: RecordBatch, how: str) -> None:
+        """Pass a record on as it is, or drop it."""
+        if how == "pass":
+            self._outputs.pass_on(record, batch.lease)
+        else:
+            batch.lease.finish(record.offset)
+        self._count("passed" if how == "pass" else "dropped", batch)
+
+    async def _place(self, lease: Lease) -> bool:
+        """Wait for a place among those in progress; returns whether the record is still this worker's."""
+        while self.in_progress >= self.route.in_progress and lease.taking:
+            self._free.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._free.wait()
+        return lease.taking
+
+    def _start(self, record: Record, batch: RecordBatch, scope: dict[str, Any]) -> None:
+        self.in_progress += 1
+        name = f"a record of the route {self.route.name}"
+        task = start(self._look_up(record, batch, scope), name, means="it is never answered")
+        batch.lease.work.add(task)
+        task.add_done_callback(partial(self._ended, batch.lease))  # also if it is cancelled before its first step
+
+    def _ended(self, lease: Lease, task: asyncio.Task[None]) -> None:
+        lease.work.discard(task)
+        self.in_progress -= 1
+        self._free.set()
+
+    async def _look_up(self, record: Record, batch: RecordBatch, scope: dict[str, Any]) -> None:
+        lease = batch.lease
+        try:
+            logs.request_id.set(f"{record.topic}-{record.partition}-{record.offset}")
+            scope["lookups"] = {}
+            results = await self._lookups.run(scope, record, Waits(record, lease, self.waiting))
+            outcome = self._outputs.finish(record, lease, results, scope, batch.received_at)
+        except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
+            outcome = self._fail(record, lease, exc)
+        self._count(outcome, batch)
+
+    def _fail(self, record: Record, lease: Lease, exc: Exception) -> str:
+        error: AnswerError = error_for(exc, record)
+        self._outputs.fail(record, lease, error)
+        return error.outcome
+
+    def _count(self, outcome: str, batch: RecordBatch) -> None:
+        self.outcomes[outcome] += 1
+        self.whole.add(time.monotonic() - batch.received_at)

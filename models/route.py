@@ -1,0 +1,107 @@
+"""A route: topics of a team's own, what is looked up for each of their records, and where the outcome goes.
+
+An operator says in sources.toml which records are read, in which format, which sources are asked with which of their
+values, and what becomes of the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.checks import Call
+from models.expression import LOOKUPS, Expression, Path
+
+FORMATS = ("json", "text", "bytes")
+"""How a route's records are read: as JSON; as text in UTF-8; not at all, as base64."""
+OUTPUTS = ("merge", "result", "document")
+"""What a route publishes: the record with the documents in it, Millrace's result, or the document alone."""
+OTHERWISE = ("pass", "drop")
+"""What becomes of a record that `when` is not true of: it goes to the results as it is, or nowhere."""
+TOMBSTONES = ("pass", "drop", "look-up")
+"""What becomes of a record without a value: as above, or it is looked up like any other, by its key."""
+TIMESTAMPS = ("now", "record")
+"""The timestamp of what a route publishes: the time of publication, or the record's own."""
+MAX_LOOKUPS = 32
+"""Lookups of one route."""
+MAX_ASKED = 256
+"""Values of one list that a lookup asks for, one after the other in the answer, all at once to the source."""
+DEFAULT_IN_PROGRESS = 64
+"""Records of a route in progress at once on one worker; the next ones wait in Kafka."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One question about a record: the `params` for a source, and where its answer goes.
+
+    `into` is a place in the record, `pick` the part of the document that goes there (None: all of it). Without
+    `required`, the record goes on without the answer and says so in a header. `spread`: the parameter whose list is
+    asked for value by value, None if the source takes lists or there is none. `checks_into`: where the values of the
+    checks go, None: into a header.
+    """
+
+    name: str
+    source: str
+    params: Mapping[str, Expression] = field(default_factory=dict)
+    into: Path | None = None
+    pick: Expression | None = None
+    checks: tuple[Call, ...] = ()
+    checks_into: Path | None = None
+    required: bool = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Return the names of the lookups whose documents it uses."""
+        return frozenset[str]().union(*(each.lookups for each in self.params.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """See the module, and the fields' constants. `failures` is None for the worker's dead letters.
+
+    `stages` has the lookups in the order in which they can be asked: those of a stage use only documents of earlier
+    ones, and are asked at once.
+    """
+
+    name: str
+    topics: tuple[str, ...]
+    results: str
+    lookups: tuple[Lookup, ...]
+    failures: str | None = None
+    format: str = "json"
+    when: Expression | None = None
+    otherwise: str = "pass"
+    tombstones: str = "pass"
+    output: str = "merge"
+    timestamp: str = "now"
+    in_progress: int = DEFAULT_IN_PROGRESS
+    stages: tuple[tuple[Lookup, ...], ...] = ()
+
+    def group(self, worker_group: str) -> str:
+        """Return the consumer group in which this route is read: one of its own, so that it holds up no other."""
+        return f"{worker_group}-{self.name}"
+
+
+def stages_of(lookups: tuple[Lookup, ...]) -> tuple[tuple[Lookup, ...], ...]:
+    """Return lookups in the order in which they can be asked. Raises ValueError for one that cannot be."""
+    names = {each.name for each in lookups}
+    for each in lookups:
+        if missing := sorted(each.needs - names):
+            msg = f"{each.name}: uses {LOOKUPS}.{missing[0]}, which this route does not look up; known: {_list(names)}"
+            raise ValueError(msg)
+    stages: list[tuple[Lookup, ...]] = []
+    left, done = list(lookups), set[str]()
+    while left:
+        ready = tuple(each for each in left if each.needs <= done)
+        if not ready:
+            msg = f"{_list(each.name for each in left)}: each of them waits for another's answer (a cycle)"
+            raise ValueError(msg)
+        stages.append(ready)
+        done |= {each.name for each in ready}
+        left = [each for each in left if each.name not in done]
+    return tuple(stages)
+
+
+def _list(names: Any) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,142 @@
+"""The form of `[routes.NAME]` in sources.toml, as marshmallow schemas, and the Route that it makes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from marshmallow import ValidationError, fields, post_load, validate
+
+from models.expression import Expression, Path
+from models.request import Checks
+from models.route import (
+    FORMATS,
+    MAX_LOOKUPS,
+    OTHERWISE,
+    OUTPUTS,
+    TIMESTAMPS,
+    TOMBSTONES,
+    Lookup,
+    Route,
+    stages_of,
+)
+from models.schema import StrictSchema, Text, kind
+
+MAX_TOPICS = 100
+"""Topics of one route."""
+MAX_IN_PROGRESS = 4_096
+"""Records of one route in progress at once on one worker."""
+_TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def check_topic(name: str) -> None:
+    """Raise ValidationError for what Kafka does not take as a topic's name."""
+    if not _TOPIC.fullmatch(name):
+        _refuse(f"{name[:60]!r} is no topic's name: 1 to 249 letters, digits, dots, dashes and underscores")
+
+
+def check_name(name: str) -> None:
+    """Raise ValidationError for what cannot be the name of a route or of a lookup."""
+    if not _NAME.fullmatch(name):
+        _refuse(f"{name[:60]!r} is no name: a letter, then at most 63 letters, digits, dashes and underscores")
+
+
+class _Made(fields.Field[Any]):
+    """A string made into something by a function that raises ValueError."""
+
+    def __init__(self, make: Callable[[str], Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._make = make
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> Any:  # noqa: ARG002  marshmallow's signature
+        if not isinstance(value, str):
+            _refuse(f"must be a string, not {kind(value)}")
+        try:
+            return self._make(value)
+        except ValueError as exc:
+            return _refuse(str(exc))
+
+
+def _one_of(choices: tuple[str, ...]) -> fields.String:
+    return fields.String(validate=validate.OneOf(choices))
+
+
+class LookupSchema(StrictSchema):
+    """`[[routes.NAME.lookups]]`."""
+
+    name = Text(check_name)
+    source = fields.String(required=True)
+    params = fields.Dict(keys=fields.String(), values=_Made(Expression))
+    into = _Made(Path)
+    pick = _Made(lambda text: Expression(text, document=True))
+    checks = Checks()
+    checks_into = _Made(Path)
+    required = fields.Boolean(truthy={True}, falsy={False})
+
+    @post_load
+    def _lookup(self, data: dict[str, Any], **_: Any) -> Lookup:
+        if "checks_into" in data and "checks" not in data:
+            _refuse("goes with checks", "checks_into")
+        return Lookup(**{"name": data["source"], **data})
+
+
+class RouteSchema(StrictSchema):
+    """`[routes.NAME]`. The checks that it names must be registered: load the plugins first."""
+
+    topics = fields.List(Text(check_topic), required=True, validate=validate.Length(1, MAX_TOPICS))
+    results = Text(check_topic, required=True)
+    failures = Text(check_topic)
+    format = _one_of(FORMATS)
+    when = _Made(Expression)
+    otherwise = _one_of(OTHERWISE)
+    tombstones = _one_of(TOMBSTONES)
+    output = _one_of(OUTPUTS)
+    timestamp = _one_of(TIMESTAMPS)
+    in_progress = fields.Integer(strict=True, validate=validate.Range(1, MAX_IN_PROGRESS))
+    lookups = fields.List(fields.Nested(LookupSchema), required=True, validate=validate.Length(1, MAX_LOOKUPS))
+
+    @post_load
+    def _route(self, data: dict[str, Any], **_: Any) -> Route:
+        wrong = _conflicts(data)
+        if wrong:
+            raise ValidationError(wrong)
+        lookups = tuple(data.pop("lookups"))
+        try:
+            stages = stages_of(lookups)
+        except ValueError as exc:
+            _refuse(str(exc), "lookups")
+        return Route("", tuple(dict.fromkeys(data.pop("topics"))), data.pop("results"), lookups, stages=stages, **data)
+
+
+def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
+    """Return what does not go together, by member."""
+    wrong: dict[str, list[str]] = {}
+    lookups: list[Lookup] = data["lookups"]
+    output = data.get("output", "merge")
+    for name in ("results", "failures"):
+        if data.get(name) in data["topics"]:
+            wrong[name] = [f"{data[name]!r} is one of the topics that the route reads: its records would go round"]
+    if data.get("failures") == data["results"]:
+        wrong["failures"] = ["is the topic of the results: dead letters need one of their own"]
+    [(name, count)] = Counter(each.name for each in lookups).most_common(1)
+    if count > 1:
+        wrong["lookups"] = [f"two are called {name!r}: give them a name each"]
+    if output == "merge" and data.get("format", "json") in ("text", "bytes"):
+        wrong["output"] = [f"{data['format']} has no places to put an answer: say output = \"result\" or \"document\""]
+    if output != "merge":
+        if len(lookups) > 1:
+            wrong["output"] = [f"{output!r} is of one lookup; there are {len(lookups)}"]
+        if any(each.into or each.checks_into for each in lookups):
+            wrong["output"] = [f"{output!r} has no place for into and checks_into"]
+        if not all(each.required for each in lookups):
+            wrong["output"] = [f"{output!r} cannot do without its lookup: leave out required = false"]
+    if data.get("when") is not None and data["when"].lookups:
+        wrong["when"] = ["is decided before anything is looked up"]
+    return wrong
+
+
+def _refuse(reason: str, field: str = "_schema") -> Any:
+    raise ValidationError(reason, field)
