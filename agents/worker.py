@@ -13,6 +13,7 @@ from agents.answer.app import AnswerApp
 from agents.cluster.heartbeat import Heartbeat
 from agents.cluster.registry import WorkerRegistry
 from agents.cluster.worker_status import WorkerStatus
+from agents.routes.app import RouteApp
 from agents.stats import ProcessStats, exporter_of
 from agents.tables.app import TablesApp
 from agents.web.api.local_rows import LocalRows
@@ -40,13 +41,17 @@ class Worker:
         self.sources = sources or Sources()
         self.answering = AnswerApp(settings, self.sources, self._topics) if settings.role != "tables" else None
         self.tabulating = TablesApp(settings, self._set_partitions) if settings.role != "answer" else None
+        self.routing = [] if self.answering is None else [
+            RouteApp(settings, route, self.sources, self.answering, self._topics)
+            for route in self.sources.routes.values()
+        ]  # fmt: skip
         self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic)
         self._found: Mapping[str, Topic] = {}
 
     @property
     def apps(self) -> list[App]:
         """Return the Faust apps of this worker's role."""
-        return [part.app for part in (self.answering, self.tabulating) if part is not None]
+        return [part.app for part in (self.answering, self.tabulating, *self.routing) if part is not None]
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
@@ -81,10 +86,19 @@ class Worker:
             return self._found
         requests, results, letters = self.settings.topics()
         answering = self.answering is not None
+        routes = [part.route for part in self.routing]
         self._found = await require(
             self.settings.kafka,
-            read=[*([requests] if answering else ()), *([results] if self.tabulating is not None else ())],
-            write=[results, letters] if answering else (),
+            read=[
+                *([requests] if answering else ()),
+                *([results] if self.tabulating is not None else ()),
+                *(name for route in routes for name in route.topics),
+            ],
+            write=[
+                *([results, letters] if answering else ()),
+                *(route.results for route in routes),
+                *(route.failures for route in routes if route.failures),
+            ],
             groups=[app.conf.id for app in self.apps],
         )
         return self._found
@@ -94,6 +108,8 @@ class Worker:
         parts = dict(self.answering.readiness()) if self.answering is not None else {}
         if self.tabulating is not None:
             parts["tables"] = self.tabulating.readiness()
+        for part in self.routing:
+            parts[f"route {part.route.name}"] = part.readiness()
         return parts
 
     def _settings_summary(self) -> str:

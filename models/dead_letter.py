@@ -22,6 +22,8 @@ LEFT_OUT = DLQ + "value.bytes"
 UNREADABLE = DLQ + "unreadable"
 """Marks a value that is not a request but the bytes of a record (`record`) or a whole batch (`batch`) that cannot be
 decoded; `elsewhere`: another dead letter has the batch."""
+ROUTE, LOOKUP = DLQ + "route", DLQ + "lookup"
+"""The route by which a record was read, and the lookup that failed."""
 MAX_COUNT_DIGITS = 9
 """Digits of a credible count."""
 MAX_AT = 253_402_128_000_000

@@ -12,9 +12,6 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-import jmespath
-from jmespath.exceptions import JMESPathError
-
 from models import strictjson
 
 RECORD_NAMES = ("value", "key", "headers", "topic", "partition", "offset", "timestamp")
@@ -42,12 +39,9 @@ class Expression:
         if len(text) > MAX_EXPRESSION:
             msg = f"has {len(text)} characters; at most {MAX_EXPRESSION} are allowed"
             raise ValueError(msg)
-        try:
-            self._compiled = jmespath.compile(text)
-        except (JMESPathError, RecursionError) as exc:
-            msg = f"is no JMESPath expression: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
-            raise ValueError(msg) from None
-        self.lookups = frozenset() if document else frozenset(_lookups(self._compiled.parsed))
+        self._compiled = None if self.path is not None else _compile(text)
+        tree = _tree(self.path) if self._compiled is None else self._compiled.parsed
+        self.lookups = frozenset[str]() if document else frozenset(_lookups(tree))
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -61,10 +55,27 @@ class Expression:
                     return None
                 found = found.get(name)
             return found
+        assert self._compiled is not None
         try:
             return self._compiled.search(scope)
-        except (JMESPathError, RecursionError, TypeError, ArithmeticError) as exc:
+        except (ValueError, RecursionError, TypeError, ArithmeticError) as exc:  # JMESPath's own are ValueErrors
             raise ValueError(str(exc) or type(exc).__name__) from None
+
+
+def _compile(text: str) -> Any:
+    import jmespath  # noqa: PLC0415  most need no more than a path
+
+    try:
+        return jmespath.compile(text)
+    except (ValueError, RecursionError) as exc:
+        msg = f"is no JMESPath expression: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
+        raise ValueError(msg) from None
+
+
+def _tree(path: tuple[str, ...] | None) -> Mapping[str, Any]:
+    """Return what JMESPath would make of a path."""
+    steps = [{"type": "field", "children": [], "value": name} for name in path or ()]
+    return steps[0] if len(steps) == 1 else {"type": "subexpression", "children": steps}
 
 
 def is_true(value: Any) -> bool:
@@ -94,7 +105,7 @@ def _lookups(node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _name_of(node: Mapping[str, Any]) -> str:
-    """Return the first name of what follows `lookups.`"""
+    """Return the first name of what follows `lookups`."""
     while node["type"] != "field" and node["children"]:
         node = node["children"][0]
     if node["type"] != "field":

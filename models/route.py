@@ -6,9 +6,9 @@ values, and what becomes of the answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from models.checks import Call
 from models.expression import LOOKUPS, Expression, Path
@@ -30,14 +30,16 @@ MAX_ASKED = 256
 DEFAULT_IN_PROGRESS = 64
 """Records of a route in progress at once on one worker; the next ones wait in Kafka."""
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """One question about a record: the `params` for a source, and where its answer goes.
 
     `into` is a place in the record, `pick` the part of the document that goes there (None: all of it). Without
-    `required`, the record goes on without the answer and says so in a header. `spread`: the parameter whose list is
-    asked for value by value, None if the source takes lists or there is none. `checks_into`: where the values of the
+    `required`, the record goes on without the answer and says so in a header. `whole` names the parameters whose lists
+    the source takes as they are; of any other, each value is asked for. `checks_into`: where the values of the
     checks go, None: into a header.
     """
 
@@ -46,6 +48,7 @@ class Lookup:
     params: Mapping[str, Expression] = field(default_factory=dict)
     into: Path | None = None
     pick: Expression | None = None
+    whole: tuple[str, ...] = ()
     checks: tuple[Call, ...] = ()
     checks_into: Path | None = None
     required: bool = True
@@ -88,14 +91,14 @@ def stages_of(lookups: tuple[Lookup, ...]) -> tuple[tuple[Lookup, ...], ...]:
     names = {each.name for each in lookups}
     for each in lookups:
         if missing := sorted(each.needs - names):
-            msg = f"{each.name}: uses {LOOKUPS}.{missing[0]}, which this route does not look up; known: {_list(names)}"
+            msg = f"{each.name}: uses {LOOKUPS}.{missing[0]}, which this route does not look up; known: {listed(names)}"
             raise ValueError(msg)
     stages: list[tuple[Lookup, ...]] = []
     left, done = list(lookups), set[str]()
     while left:
         ready = tuple(each for each in left if each.needs <= done)
         if not ready:
-            msg = f"{_list(each.name for each in left)}: each of them waits for another's answer (a cycle)"
+            msg = f"{listed(each.name for each in left)}: each of them waits for another's answer (a cycle)"
             raise ValueError(msg)
         stages.append(ready)
         done |= {each.name for each in ready}
@@ -103,5 +106,13 @@ def stages_of(lookups: tuple[Lookup, ...]) -> tuple[tuple[Lookup, ...], ...]:
     return tuple(stages)
 
 
-def _list(names: Any) -> str:
+def name_problem(name: str) -> str | None:
+    """Return why something cannot be the name of a route or lookup, None if it can."""
+    if _NAME.fullmatch(name):
+        return None
+    return f"{name[:60]!r} is no name: a letter, then at most 63 letters, digits, dashes and underscores"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names, sorted, as a message shows them."""
     return ", ".join(sorted(names))

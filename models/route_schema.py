@@ -20,6 +20,7 @@ from models.route import (
     TOMBSTONES,
     Lookup,
     Route,
+    name_problem,
     stages_of,
 )
 from models.schema import StrictSchema, Text, kind
@@ -29,7 +30,6 @@ MAX_TOPICS = 100
 MAX_IN_PROGRESS = 4_096
 """Records of one route in progress at once on one worker."""
 _TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def check_topic(name: str) -> None:
@@ -38,10 +38,9 @@ def check_topic(name: str) -> None:
         _refuse(f"{name[:60]!r} is no topic's name: 1 to 249 letters, digits, dots, dashes and underscores")
 
 
-def check_name(name: str) -> None:
-    """Raise ValidationError for what cannot be the name of a route or of a lookup."""
-    if not _NAME.fullmatch(name):
-        _refuse(f"{name[:60]!r} is no name: a letter, then at most 63 letters, digits, dashes and underscores")
+def _check_name(name: str) -> None:
+    if (reason := name_problem(name)) is not None:
+        _refuse(reason)
 
 
 class _Made(fields.Field[Any]):
@@ -67,9 +66,10 @@ def _one_of(choices: tuple[str, ...]) -> fields.String:
 class LookupSchema(StrictSchema):
     """`[[routes.NAME.lookups]]`."""
 
-    name = Text(check_name)
+    name = Text(_check_name)
     source = fields.String(required=True)
     params = fields.Dict(keys=fields.String(), values=_Made(Expression))
+    whole = fields.List(fields.String())
     into = _Made(Path)
     pick = _Made(lambda text: Expression(text, document=True))
     checks = Checks()
@@ -80,6 +80,9 @@ class LookupSchema(StrictSchema):
     def _lookup(self, data: dict[str, Any], **_: Any) -> Lookup:
         if "checks_into" in data and "checks" not in data:
             _refuse("goes with checks", "checks_into")
+        data["whole"] = tuple(data.get("whole", ()))
+        if unused := sorted(set(data["whole"]) - data.get("params", {}).keys()):
+            _refuse(f"{unused[0]!r} is not among the params", "whole")
         return Lookup(**{"name": data["source"], **data})
 
 
@@ -125,17 +128,23 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
     if count > 1:
         wrong["lookups"] = [f"two are called {name!r}: give them a name each"]
     if output == "merge" and data.get("format", "json") in ("text", "bytes"):
-        wrong["output"] = [f"{data['format']} has no places to put an answer: say output = \"result\" or \"document\""]
-    if output != "merge":
-        if len(lookups) > 1:
-            wrong["output"] = [f"{output!r} is of one lookup; there are {len(lookups)}"]
-        if any(each.into or each.checks_into for each in lookups):
-            wrong["output"] = [f"{output!r} has no place for into and checks_into"]
-        if not all(each.required for each in lookups):
-            wrong["output"] = [f"{output!r} cannot do without its lookup: leave out required = false"]
+        wrong["output"] = [f'{data["format"]} has no places to put an answer: say output = "result" or "document"']
+    if output != "merge" and (reason := _single_problem(output, lookups)) is not None:
+        wrong["output"] = [reason]
     if data.get("when") is not None and data["when"].lookups:
         wrong["when"] = ["is decided before anything is looked up"]
     return wrong
+
+
+def _single_problem(output: str, lookups: list[Lookup]) -> str | None:
+    """Return why a route of these lookups cannot publish what one of them has brought, None if it can."""
+    if len(lookups) > 1:
+        return f"{output!r} is of one lookup; there are {len(lookups)}"
+    if any(each.into or each.checks_into for each in lookups):
+        return f"{output!r} has no place for into and checks_into"
+    if not all(each.required for each in lookups):
+        return f"{output!r} cannot do without its lookup: leave out required = false"
+    return None
 
 
 def _refuse(reason: str, field: str = "_schema") -> Any:

@@ -18,6 +18,7 @@ from models import strictjson
 from models.checks import Call
 from models.errors import RETRYABLE_STATUSES, InvalidRequest
 from models.request import Request, check_headers, check_url
+from models.route import Route
 from models.template import JsonTemplate, Template, UrlTemplate, as_text, encode_form, refuse
 
 DEFAULT_TTL = 60.0
@@ -299,11 +300,17 @@ def _check_expanded(url: str) -> None:
 
 
 class Sources:
-    """Every source by its name, and the limits of hosts that have their own."""
+    """Every source by its name, the limits of hosts that have their own, and the routes that ask sources."""
 
-    def __init__(self, sources: Mapping[str, Source] | None = None, hosts: Mapping[str, Limits] | None = None) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Source] | None = None,
+        hosts: Mapping[str, Limits] | None = None,
+        routes: Mapping[str, Route] | None = None,
+    ) -> None:
         self.by_name = dict(sources or {})
         self.hosts = dict(hosts or {})
+        self.routes = dict(routes or {})
 
     def expand(self, request: Request) -> tuple[Request, Source]:
         """Return what a request for a source asks, and of which. Raises InvalidRequest for a source there is not."""

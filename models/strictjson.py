@@ -35,7 +35,7 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 _BLANKS = b" \t\r\n"
 # One of these is in any JSON text with blanks between its tokens. They may be in strings too, which is harmless.
 _SPREAD = (b", ", b": ", b"\n", b"\r", b"\t", b"[ ", b"{ ", b" ]", b" }", b" ,", b" :")
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class Number(float):
@@ -135,7 +135,7 @@ def _too_deep(limit: int) -> str:
 
 def _loads(data: bytes, decode: Callable[[str], Any]) -> Any:
     try:
-        text = data.removeprefix(_BOM).decode()
+        text = data.removeprefix(BOM).decode()
     except UnicodeDecodeError as exc:
         msg = f"not UTF-8 at byte {exc.start}"
         raise NotUtf8(msg) from None
@@ -192,7 +192,7 @@ def compact(data: bytes) -> bytes:
     Takes two thirds of the time of encoding the value again. A valid text has no control characters: two of them
     temporarily replace the escapes that would hide the end of a string.
     """
-    data = data.removeprefix(_BOM).strip(_BLANKS)
+    data = data.removeprefix(BOM).strip(_BLANKS)
     if not any(map(data.__contains__, _SPREAD)):
         return data
     escapes = b"\\" in data

@@ -21,10 +21,10 @@ from models.documents import Body
 from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, Unreachable, UpstreamError
 from models.source import REQUIRED, Limits, Param, Source
 from models.strictjson import Raw
+from streams.http import turn
 from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_before_next
-from streams.http.sent import note_sent
 from streams.http.secret_scan import contains_secret, large_contains_secret
 from streams.tasks import start_thread
 
@@ -123,15 +123,15 @@ class FunctionCaller:
                     raise InvalidDocument(msg)
                 return Response(None, body, {}, attempt)
             except AnswerError as error:
-                pause = pause_before_next(attempt, error, source.retry, deadline)
+                pause = pause_before_next(attempt, error, source.retry, turn.deadline_of(deadline))
             await asyncio.sleep(pause)
             attempt += 1
 
     async def _once(self, source: Source, params: Mapping[str, Any], deadline: float | None) -> Body:
         host = self._host(source)
         limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
-        ticket = await host.acquire(deadline)
-        note_sent()
+        ticket = await host.acquire(turn.deadline_of(deadline))
+        turn.begin()
         try:
             done = self._pools[source.name].schedule(_ended, args=(self._functions[source.name], dict(params), limit))
         except BaseException:

@@ -7,7 +7,8 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from marshmallow import Schema, ValidationError
 
 from models import strictjson
 from models.errors import SettingsError
+from models.route import Route
+from models.route_check import route_problems
 from models.schema import problems
 from models.source import Param, Source, Sources, replaced
 from models.source_schema import CALL, LimitsSchema, SourceSchema
@@ -81,13 +84,31 @@ class _Reader:
         self.wrong: list[Problem] = []
 
     def read(self, members: Mapping[str, Any]) -> Sources:
-        for name in members.keys() - {"sources", "hosts"}:
-            self._report((name,), "unknown table; known: sources, hosts")
+        for name in members.keys() - {"sources", "hosts", "routes"}:
+            self._report((name,), "unknown table; known: sources, hosts, routes")
         found = {name: self._source(name, table) for name, table in self._tables(members, "sources")}
         hosts = {self._host(name): self._load(LimitsSchema(), ("hosts", name), table)
                  for name, table in self._tables(members, "hosts")}  # fmt: skip
-        return Sources({name: source for name, source in found.items() if source is not None},
-                       {name: limits for name, limits in hosts.items() if limits is not None})  # fmt: skip
+        sources = {name: source for name, source in found.items() if source is not None}
+        return Sources(sources, {name: limits for name, limits in hosts.items() if limits is not None},
+                       self._routes(members, sources, found.keys() - sources.keys()))  # fmt: skip
+
+    def _routes(
+        self, members: Mapping[str, Any], sources: Mapping[str, Source], wrong: Collection[str]
+    ) -> dict[str, Route]:
+        """Return the routes, of which none is to name a source that there is not; `wrong` are reported already."""
+        if "routes" not in members:
+            return {}
+        from models.route_schema import RouteSchema  # noqa: PLC0415  loads JMESPath
+
+        routes: dict[str, Route] = {}
+        for name, table in self._tables(members, "routes"):
+            route = self._load(RouteSchema(), ("routes", name), table)
+            if route is not None:
+                routes[name] = replace(route, name=name)
+        for steps, reason in route_problems(routes, sources, wrong):
+            self._report(("routes", *steps), reason)
+        return routes
 
     def _host(self, name: str) -> str:
         """Return a host as requests name it: without a port that is a scheme's own."""

@@ -24,6 +24,7 @@ from streams.http.client import Client, client_of
 from streams.http.policy import policy_of
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic, differences
+from streams.lending import Lending
 from streams.pool import CheckPool, LargeWork
 from streams.telemetry.tracing import tracing
 
@@ -60,6 +61,7 @@ class AnswerApp:
         self._find_topics = find_topics
         self.app = App(settings, id=settings.group)
         self.resources: Resources | None = None
+        self.lent: Lending[Enricher] = Lending()
         self.app.opens(self.open)
         topic = self.app.topic(settings.requests_topic, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="answer")(self.answer)
@@ -82,6 +84,7 @@ class AnswerApp:
         client = await stack.enter_async_context(client_of(settings, self.sources))
         spans = None if tracer is None else self._trace(client, tracer)
         self.resources = await self._open_enricher(stack, publisher, client, spans)
+        self.lent.lend(self.resources.enricher, stack)
         settle_memory()
         return publisher
 

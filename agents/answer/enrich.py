@@ -26,6 +26,7 @@ from models.source import NEGATIVE_TTL, CachePolicy
 from streams.cache.entry import Entry
 from streams.cache.front import Cache
 from streams.cache.single_flight import SingleFlight
+from streams.http import turn as turns
 from streams.pool import CheckPool
 from streams.shares import Shares
 from streams.tasks import end_tasks, start
@@ -115,12 +116,18 @@ class Enricher:
         self._fetcher.overdue(known)
 
     async def answer(self, known: ParsedRequest, extra: Mapping[str, str]) -> EncodedAnswer:
-        """Answer a cache miss; `extra` are headers to send. Never raises: an error is an answer, too."""
+        """Answer a cache miss; `extra` are headers to send. Never raises: an error is an answer, too.
+
+        With a current `Turn` the request's time runs from its turn on.
+        """
+        turn = turns.current.get()
         seconds = known.request.timeout or self._timeout
         deadline = time.monotonic() + seconds
         key = None if known.max_age == 0 else known.key
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None if turn else seconds) as scope:
+                if turn is not None:
+                    turn.bound(scope, seconds)
                 if key is None:
                     found = await self._fetch(known, extra, b"bypass", deadline, None)
                 else:

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from aiokafka import ConsumerRecord
@@ -20,14 +21,14 @@ from agents.answer.enrich import Enricher
 from agents.answer.headers import forwarded_headers
 from agents.answer.parsed_requests import ParsedRequest, parse_request
 from agents.routes.value import NULL, Answered, AnsweredCache, Value
-from models.errors import AnswerError, InvalidDocument, InvalidRequest, Overloaded, TimedOut
+from models.errors import AnswerError, InvalidDocument, InvalidRequest, Overloaded
 from models.request import SOURCE_SCHEMA, Request
 from models.route import MAX_ASKED, Lookup, Route
 from models.source import REQUIRED, Param, Sources
 from streams.cache.entry import Entry
 from streams.http.bodies import kept_until_answered
 from streams.http.retry import IDEMPOTENCY_KEY
-from streams.http.sent import Sent, watching
+from streams.http.turn import Turn, current
 from streams.kafka.lease import Lease
 
 ASKED_AT_ONCE = 32
@@ -48,6 +49,11 @@ class Found(NamedTuple):
     answer: EncodedAnswer | None = None
     known: ParsedRequest | None = None
 
+    @property
+    def host(self) -> str | None:
+        """Return the host that was asked."""
+        return None if self.known is None else self.known.origin.host
+
 
 Results = dict[str, Found]
 """What came of a record's lookups, by name."""
@@ -65,18 +71,40 @@ class Waits:
     @contextmanager
     def because(self, reason: str) -> Iterator[None]:
         """Wait for a reason."""
+        self._begin(reason)
+        try:
+            yield
+        finally:
+            self._end(reason)
+
+    @contextmanager
+    def turn(self, source: str) -> Iterator[None]:
+        """Wait for the turn of a question to a source, and then no longer."""
+        reason = f"source {source}"
+        turn = Turn(partial(self._end, reason))
+        self._begin(reason)
+        token = current.set(turn)
+        try:
+            yield
+        finally:
+            current.reset(token)
+            turn.over = True
+            if not turn.begun:
+                self._end(reason)
+
+    def _begin(self, reason: str) -> None:
         self._reasons[reason] += 1
         self._count += 1
         if self._count == 1:
             self._lease.wait(self._record.offset)
-        try:
-            yield
-        finally:
-            self._reasons[reason] -= 1
-            self._reasons += Counter()  # without those that nobody waits for
-            self._count -= 1
-            if not self._count and self._lease.alive:
-                self._lease.resume(self._record.offset)
+
+    def _end(self, reason: str) -> None:
+        self._reasons[reason] -= 1
+        if not self._reasons[reason]:
+            del self._reasons[reason]
+        self._count -= 1
+        if not self._count and self._lease.alive:
+            self._lease.resume(self._record.offset)
 
 
 class Lookups:
@@ -99,12 +127,14 @@ class Lookups:
             try:
                 value = expression.evaluate(scope)
             except ValueError as exc:
-                raise InvalidRequest(f"{self._where(lookup, name)}: {exc}") from None
+                msg = f"{self._where(lookup, name)}: {exc}"
+                raise InvalidRequest(msg) from None
             if value is None:
                 if declared.get(name, _REQUIRED).default is REQUIRED:
-                    raise InvalidRequest(f"{self._where(lookup, name)} finds nothing in the record")
+                    msg = f"{self._where(lookup, name)} finds nothing in the record"
+                    raise InvalidRequest(msg)
                 continue
-            if isinstance(value, list):
+            if isinstance(value, list) and name not in lookup.whole:
                 if spread is not None:
                     msg = f"{self._where(lookup, name)} is a list, as is params.{spread}: one of them can be asked for"
                     raise InvalidRequest(msg)
@@ -125,14 +155,13 @@ class Lookups:
             for lookup in stage:
                 try:
                     requests = self.requests(lookup, scope)
-                    many = isinstance(requests, list)
                     found = []
-                    for known in requests if many else [requests]:
+                    for known in requests if isinstance(requests, list) else [requests]:
                         entry = self._enricher.peek(known, now)
                         if entry is None:
                             return None
                         found.append(self._found(lookup, known, entry))
-                    results[lookup.name] = _joined(found) if many else found[0]
+                    results[lookup.name] = _joined(found) if isinstance(requests, list) else found[0]
                 except AnswerError as error:
                     results[lookup.name] = Found(error=error)
                 scope["lookups"][lookup.name] = _loaded_if_used(self._route, lookup, results)
@@ -177,15 +206,10 @@ class Lookups:
         while True:
             error: AnswerError | None = self._enricher.refusal(known)
             if error is None:
-                sent = Sent()
-                token = watching.set(sent)
-                try:
-                    with kept_until_answered():
-                        answer = await self._enricher.answer(known, extra)
-                finally:
-                    watching.reset(token)
+                with waits.turn(lookup.source), kept_until_answered():
+                    answer = await self._enricher.answer(known, extra)
                 error = answer.error
-                if error is None or not _may_wait(error, sent):
+                if type(error) is not Overloaded:
                     return self._found(lookup, known, answer)
             pause = min(max(self._enricher.pause(known), wait), LONGEST_WAIT)
             with waits.because(str(error)):
@@ -208,9 +232,11 @@ class Lookups:
         try:
             picked = lookup.pick.evaluate(taken.document.loaded)
         except ValueError as exc:
-            raise InvalidDocument(f"{self._where(lookup)}: pick {lookup.pick.text}: {exc}") from None
+            msg = f"{self._where(lookup)}: pick {lookup.pick.text}: {exc}"
+            raise InvalidDocument(msg) from None
         if picked is None:
-            raise InvalidDocument(f"{self._where(lookup)}: pick {lookup.pick.text} finds nothing in the document")
+            msg = f"{self._where(lookup)}: pick {lookup.pick.text} finds nothing in the document"
+            raise InvalidDocument(msg)
         return Value.of(picked)
 
     def _request(self, lookup: Lookup, params: dict[str, Any]) -> ParsedRequest:
@@ -239,11 +265,6 @@ class Lookups:
 
 
 _REQUIRED = Param()
-
-
-def _may_wait(error: AnswerError, sent: Sent) -> bool:
-    """Whether a question has only waited: it was refused for now, or its time was over before its turn."""
-    return type(error) is Overloaded or (isinstance(error, TimedOut) and not sent.sent)
 
 
 def _joined(found: Sequence[Found]) -> Found:

@@ -3,49 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, TypeAlias
 
 from aiokafka import ConsumerRecord
 from aiokafka.partitioner import murmur2
 
-from agents.answer.headers import dead_letter_headers, default_id, read_id, shrink_dead_letter, unreadable_request
+from agents.answer.headers import dead_letter_headers, default_id, read_id, shrink_dead_letter
 from agents.routes.lookups import Found, Results
 from agents.routes.record import CHECKS, MISSING, headers_of, merged
-from agents.routes.value import NULL
-from models import strictjson
+from agents.routes.value import NULL, Value
 from models.dead_letter import LOOKUP, ROUTE
 from models.errors import AnswerError, InvalidRequest, TooLarge
 from models.expression import Path
 from models.result import Answer, encode_answer, splice
 from models.route import Route
+from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
 from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord
 from streams.kafka.publisher import Publisher
 
-Record = ConsumerRecord[bytes, bytes]
+Record: TypeAlias = ConsumerRecord[bytes, bytes]
 
 
 class Outputs:
-    """The results and dead letters of one route. `partitions` are those of the topics that it reads, by name."""
+    """The results and dead letters of one route. `partitions` are those of its topics, by name."""
 
-    def __init__(
-        self, route: Route, group: str, dead_letters: str, publisher: Publisher, partitions: dict[str, int],
-        result_partitions: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, route: Route, settings: Settings, publisher: Publisher, partitions: Mapping[str, int]) -> None:
         self._route = route
-        self._group = group
-        self._failures = route.failures or dead_letters
+        self._group = settings.group
+        self._failures = route.failures or settings.dead_letters_topic
         self._publisher = publisher
         self._partitions = partitions
-        self._result_partitions = result_partitions
 
     def pass_on(self, record: Record, lease: Lease) -> None:
         """Publish a record as it is."""
         self._publish(record, lease, record.value, headers_of(record, [], json=False))
 
-    def finish(self, record: Record, lease: Lease, results: Results, scope: dict[str, object], began: float) -> str:
+    def finish(self, record: Record, lease: Lease, results: Results, scope: Mapping[str, Any], began: float) -> str:
         """Publish what came of a record; returns its outcome. `began` is in monotonic seconds."""
         for lookup in self._route.lookups:
             found = results.get(lookup.name)
@@ -53,7 +50,7 @@ class Outputs:
                 if self._route.output == "result":
                     self._publish_result(record, lease, found, began)
                 else:
-                    self.fail(record, lease, found.error, lookup.name, found)
+                    self.fail(record, lease, found.error, lookup.name, host=found.host)
                 return found.error.outcome
         try:
             self._publish_output(record, lease, results, scope, began)
@@ -63,14 +60,18 @@ class Outputs:
         return "ok"
 
     def fail(
-        self, record: Record, lease: Lease, error: AnswerError, lookup: str | None = None, found: Found | None = None,
+        self,
+        record: Record,
+        lease: Lease,
+        error: AnswerError,
+        lookup: str | None = None,
+        *,
+        host: str | None = None,
         then: Callable[[], None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Publish a dead letter; the record is finished once Kafka has it, and `then` was acknowledged, if any."""
         if isinstance(record, Unreadable):
-            error = unreadable_request(record)
             record = record.sent()
-        host = None if found is None or found.known is None else found.known.origin.host
         headers = dead_letter_headers(record, self._group, _id_of(record), error, host)
         headers.append((ROUTE, self._route.name.encode()))
         if lookup is not None:
@@ -80,10 +81,10 @@ class Outputs:
         self._publisher.publish(self._failures, record.partition, letter)
 
     def _publish_output(
-        self, record: Record, lease: Lease, results: Results, scope: dict[str, object], began: float
+        self, record: Record, lease: Lease, results: Results, scope: Mapping[str, Any], began: float
     ) -> None:
         notes: Headers = []
-        places: list[tuple[Path, object]] = []
+        places: list[tuple[Path, Value]] = []
         for lookup in self._route.lookups:
             found = results[lookup.name]
             if found.error is not None:
@@ -121,7 +122,8 @@ class Outputs:
         if found.error is None:
             publish()
         else:
-            self.fail(record, lease, found.error, self._route.lookups[0].name, found, then=publish)
+            name = self._route.lookups[0].name
+            self.fail(record, lease, found.error, name, host=found.host, then=publish)
 
     def _publish(self, record: Record, lease: Lease, value: bytes | None, headers: Headers) -> None:
         """Publish an output, or its dead letter if the topic does not take it."""
@@ -140,9 +142,10 @@ class Outputs:
         """Return the partition of an output: the record's own where the topics have as many, else its key's, as a
         producer would choose it.
         """
-        if record.key is None or self._partitions.get(record.topic) == self._result_partitions:
+        count = self._partitions[self._route.results]
+        if record.key is None or self._partitions.get(record.topic) == count:
             return record.partition
-        return (murmur2(record.key) & 0x7FFFFFFF) % self._result_partitions
+        return int(murmur2(record.key) & 0x7FFFFFFF) % count
 
 
 class _After:
@@ -172,6 +175,3 @@ def _id_of(record: Record) -> bytes:
         return read_id(record, None) if record.headers else default_id(record)
     except InvalidRequest:
         return default_id(record)
-
-
-__all__ = ["Outputs", "strictjson"]

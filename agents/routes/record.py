@@ -80,7 +80,7 @@ def merged(route: Route, value: bytes | None, members: Any, answers: Sequence[tu
             raise InvalidRequest(msg)
         value, members = b"{}", {}
     if route.format == "json" and value is not None and _are_new(members, answers):
-        text = value.rstrip(b" \t\r\n")[:-1].rstrip(b" \t\r\n")
+        text = value.removeprefix(strictjson.BOM).rstrip(b" \t\r\n")[:-1].rstrip(b" \t\r\n")
         added = [b"%b:%b" % (strictjson.quote(path.steps[0]), answer.text) for path, answer in answers]
         return text + (b"," if members else b"") + b",".join(added) + b"}"
     members = dict(members)
@@ -114,7 +114,7 @@ def headers_of(record: ConsumerRecord[bytes, bytes], notes: Headers, *, json: bo
             (name, content)  # a header without content is kept as it is
             for name, content in record.headers
             if not name.startswith(DLQ) and name not in _OURS and not (json and name.lower() == "content-type")
-        ]  # type: ignore[misc]
+        ]
     if json:
         kept.append(("content-type", _JSON))
     kept.append((PLACE, place_of(record)))

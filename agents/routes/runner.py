@@ -1,8 +1,8 @@
 """The agent of a route: records → lookups → outputs.
 
-A record whose answers are all cached is done at once. Any other begins as a task if fewer than the route's `in_progress`
-do; else the agent waits, and with it the partitions of this route: the backlog stays in Kafka. A record that waits for a
-slow, limited or resting source keeps its place, so a source that is away holds up its own routes and nobody else.
+A record whose answers are all cached is done at once. Any other begins as a task if fewer than `in_progress` are;
+else the agent waits, and the partitions of this route with it: the backlog stays in Kafka. A record that waits for
+a slow, limited or resting source keeps its place, so such a source holds up its own routes and nobody else.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import Any
 
 from agents.answer.agent import error_for
 from agents.answer.enrich import Enricher
+from agents.answer.headers import unreadable_request
 from agents.routes.lookups import Lookups, Waits
 from agents.routes.outputs import Outputs, Record
 from agents.routes.record import scope_of
-from models.errors import AnswerError
+from models.errors import AnswerError, InvalidRequest
 from models.expression import is_true
 from models.histogram import Histogram
 from models.route import Route
 from models.source import Sources
 from streams.kafka.batch import RecordBatch
+from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
 from streams.tasks import start
@@ -80,11 +82,13 @@ class RouteRunner:
         """Finish a record for which nothing has to be fetched; return what is known of any other."""
         route, lease = self.route, batch.lease
         try:
+            if isinstance(record, Unreadable):
+                raise unreadable_request(record)  # noqa: TRY301  handled below like any other
             if record.value is None and route.tombstones != "look-up":
                 self._let_by(record, batch, route.tombstones)
                 return None
             scope = scope_of(route, record)
-            if route.when is not None and not is_true(route.when.evaluate(scope)):
+            if not self._is_wanted(scope):
                 self._let_by(record, batch, route.otherwise)
                 return None
             results = self._lookups.cached(scope, time.time())
@@ -95,6 +99,17 @@ class RouteRunner:
             outcome = self._fail(record, lease, exc)
         self._count(outcome, batch)
         return None
+
+    def _is_wanted(self, scope: dict[str, Any]) -> bool:
+        """Whether `when` is true of a record. Raises InvalidRequest for one that it cannot be said of."""
+        when = self.route.when
+        if when is None:
+            return True
+        try:
+            return is_true(when.evaluate(scope))
+        except ValueError as exc:
+            msg = f"route {self.route.name}: when ({when.text}): {exc}"
+            raise InvalidRequest(msg) from None
 
     def _let_by(self, record: Record, batch: RecordBatch, how: str) -> None:
         """Pass a record on as it is, or drop it."""

@@ -26,6 +26,7 @@ from streams.config.settings import (
     Settings,
 )
 from streams.files import share
+from streams.http import turn
 from streams.http.auth import Credentials, Signed
 from streams.http.bodies import Bodies
 from streams.http.content import read_body
@@ -38,7 +39,6 @@ from streams.http.once import Pool
 from streams.http.policy import CONNECT_TIMEOUT, PROTOCOLS, UpstreamPolicy
 from streams.http.request import OutgoingRequest, redirected, with_body
 from streams.http.response import Response, media, without_validators
-from streams.http.sent import note_sent
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.session import CONNECTING, options_of, session_of
 from streams.http.stats import UpstreamStats, result_of, status_class
@@ -164,7 +164,8 @@ class Client:
                     raise failed or error from None
                 failed = error
                 attempt += error.attempts - 1
-                pause = pause_before_next(attempt, error, terms.retry if again or error.unsent else ONCE, deadline)
+                policy = terms.retry if again or error.unsent else ONCE
+                pause = pause_before_next(attempt, error, policy, turn.deadline_of(deadline))
             else:
                 return response if attempt == 1 else response._replace(attempts=response.attempts + attempt - 1)
             await asyncio.sleep(pause)
@@ -215,14 +216,16 @@ class Client:
         host = self.hosts.of(_authority(hop.url), terms.source if terms.apart and hop.own else None)
         gate = (terms.bulkhead if hop.own else None) or host.bulkhead
         queued_at = time.monotonic()
-        ticket = await host.acquire(deadline, gate)
+        ticket = await host.acquire(turn.deadline_of(deadline), gate)
         started, result, ok = None, "cancelled", None
         try:
             async with self._slots.held(gate):
                 started = time.monotonic()
-                note_sent()
+                turn.begin()
                 self.stats.waits.add(started - queued_at)
-                answer = await (self._exchange if self.spans is None else self._traced)(hop, signed, terms, deadline)
+                answer = await (self._exchange if self.spans is None else self._traced)(
+                    hop, signed, terms, turn.deadline_of(deadline)
+                )
             result, ok = status_class(answer.status), True
         except AnswerError as error:
             result, ok, error.attempts = result_of(error), is_host_fault(error), 1

@@ -50,6 +50,7 @@ class Worker:
         self.process = process
         self.log: list[str] = []
         self._found = asyncio.Condition()
+        self._over = False
         self._reading = asyncio.create_task(self._read())
         self.url = ""
 
@@ -59,17 +60,20 @@ class Worker:
             async with self._found:
                 self.log.append(line.decode(errors="replace").rstrip())
                 self._found.notify_all()
+        async with self._found:
+            self._over = True
+            self._found.notify_all()
 
     async def logged(self, pattern: str) -> re.Match[str]:
-        """Wait for a line of the log that matches."""
+        """Wait for a line of the log that matches, no longer than the worker lives."""
 
         def match() -> re.Match[str] | None:
             return next((found for line in self.log if (found := re.search(pattern, line))), None)
 
         async with asyncio.timeout(PATIENCE), self._found:
-            await self._found.wait_for(match)
+            await self._found.wait_for(lambda: self._over or match())
         found = match()
-        assert found is not None
+        assert found is not None, "\n".join([f"the worker ended without {pattern!r}:", *self.log[-40:]])
         return found
 
     def kill(self) -> None:

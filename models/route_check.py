@@ -1,0 +1,67 @@
+"""What is wrong with the routes of a configuration beside their form: sources, parameters and topics do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from models.route import Lookup, Route, listed, name_problem
+from models.source import REQUIRED, Source
+
+Problem = tuple[tuple[str, ...], str]
+"""Where something is wrong, from the route's name on, and what."""
+
+
+def route_problems(routes: Mapping[str, Route], sources: Mapping[str, Source], wrong: Collection[str]) -> list[Problem]:
+    """Return what is wrong with routes beside their form; the sources in `wrong` could not be read."""
+    problems: list[Problem] = []
+    for route in routes.values():
+        if (reason := name_problem(route.name)) is not None:
+            problems.append(((route.name,), reason))
+        for at, lookup in enumerate(route.lookups):
+            where = (route.name, "lookups", str(at))
+            source = sources.get(lookup.source)
+            if source is not None:
+                problems += [((*where, *steps), reason) for steps, reason in _param_problems(lookup, source)]
+            elif lookup.source not in wrong:
+                known = listed(sources) or "none is configured"
+                problems.append(((*where, "source"), f"no source {lookup.source!r}; known: {known}"))
+    return problems + _topic_problems(routes)
+
+
+def _param_problems(lookup: Lookup, source: Source) -> Iterator[Problem]:
+    for name in lookup.params.keys() - source.names:
+        yield (
+            ("params", name),
+            f"is no parameter of the source {source.name!r}; known: {listed(source.names) or 'none'}",
+        )
+    for name in source.names - lookup.params.keys():
+        if name not in source.params or source.params[name].default is REQUIRED:
+            yield ("params",), f"missing: the source {source.name!r} needs {name}"
+
+
+def _topic_problems(routes: Mapping[str, Route]) -> list[Problem]:
+    """Return what goes round between routes, and topics that two routes take for different things."""
+    problems: list[Problem] = []
+    written = {route.results: route.name for route in routes.values()}
+    for route in routes.values():
+        for name in filter(None, {route.failures}):
+            if name in written:
+                problems.append(((route.name, "failures"), f"{name!r} has the results of the route {written[name]}"))
+            if readers := [each.name for each in routes.values() if name in each.topics]:
+                problems.append(
+                    ((route.name, "failures"), f"{name!r} is read by the route {readers[0]}: it would go round")
+                )
+        if _comes_back(route, routes):
+            problems.append(((route.name, "results"), f"{route.results!r} comes back to this route by way of others"))
+    return problems
+
+
+def _comes_back(route: Route, routes: Mapping[str, Route]) -> bool:
+    seen: set[str] = set()
+    reached = {route.results}
+    while reached:
+        if reached & set(route.topics):
+            return True
+        seen |= reached
+        reached = {each.results for each in routes.values() if reached & set(each.topics)} - seen
+    return False

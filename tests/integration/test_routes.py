@@ -1,0 +1,225 @@
+"""Routes on a real worker and Kafka: topics of a team's own in, and out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from agents.testing.broker import Broker
+from streams.config.settings import Kafka
+from streams.kafka.topics import Admin
+from tests.integration.stage import PATIENCE, Seen, Stage, Upstream
+
+ROUTES = """
+[sources.risk]
+url = "{url}/risk/{{id}}"
+limits.per = "source"
+{risk}
+
+[sources.prices]
+url = "{url}/price/{{sku}}"
+
+[routes.orders]
+topics = ["orders-{mark}"]
+results = "enriched-{mark}"
+failures = "failed-{mark}"
+when = "value.customer.country != 'US'"
+{orders}
+
+[[routes.orders.lookups]]
+source = "risk"
+params = {{ id = "value.customer.id" }}
+into = "risk"
+pick = "score"
+checks = [{{ name = "range", field = "score", args = {{ low = 0, high = 1 }} }}]
+
+[[routes.orders.lookups]]
+source = "prices"
+params = {{ sku = "value.lines[*].sku" }}
+into = "prices"
+required = false
+"""
+
+
+class Shop(Upstream):
+    """Scores customers and prices articles; those called `x…` are not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = False
+        self.app.router.add_get("/risk/{id}", self._risk)
+        self.app.router.add_get("/price/{sku}", self._price)
+
+    async def _risk(self, request: web.Request) -> web.Response:
+        self.calls["risk"] += 1
+        await asyncio.sleep(float(request.query.get("delay", 0)))
+        if self.down:
+            return web.Response(status=503)
+        name = request.match_info["id"]
+        if name.startswith("x"):
+            return web.Response(status=404)
+        return web.Response(text='{"score":0.10,"of":"%s"}' % name, content_type="application/json")
+
+    async def _price(self, request: web.Request) -> web.Response:
+        self.calls["price"] += 1
+        if request.match_info["sku"].startswith("x"):
+            return web.Response(status=404)
+        return web.json_response({"sku": request.match_info["sku"], "price": 2})
+
+
+class Route:
+    """The topics of a stage's route, and its file of sources."""
+
+    def __init__(
+        self, stage: Stage, url: str, folder: Path, *, risk: str = "", orders: str = "", more: str = ""
+    ) -> None:
+        self.stage = stage
+        self.orders, self.enriched, self.failed = (f"{name}-{stage.mark}" for name in ("orders", "enriched", "failed"))
+        text = ROUTES.format(url=url, mark=stage.mark, risk=risk, orders=orders) + more.format(url=url, mark=stage.mark)
+        (folder / "sources.toml").write_text(text)
+        stage.settings["MILLRACE_SOURCES"] = str(folder / "sources.toml")
+
+    async def create(self, *others: str) -> None:
+        async with Admin(Kafka(bootstrap_servers=self.stage.servers)) as admin:
+            names = (self.orders, self.enriched, self.failed, *others)
+            for name in names:
+                await admin.create(name, self.stage.partitions, 1)
+            await admin.settled(*names)
+
+    async def send(self, orders: list[Any], **options: Any) -> None:
+        pending = []
+        for number, order in enumerate(orders):
+            value = order if order is None or isinstance(order, bytes) else json.dumps(order).encode()
+            pending.append(await self.stage.producer.send(self.orders, value, key=b"%d" % number, **options))
+        await asyncio.gather(*pending)
+
+    async def until(self, topic: str, count: int, seconds: float = PATIENCE) -> list[Seen]:
+        """Return the records of a topic once there are so many; fails with the route's dead letters otherwise."""
+        deadline = time.monotonic() + seconds
+        while (there := await self.stage.count(topic)) < count:
+            if time.monotonic() > deadline:
+                letters = Counter(each.headers["__dlq.errors.message"] for each in await self.stage.read(self.failed))
+                raise AssertionError(f"{there} of {count} records on {topic}; dead letters: {letters}")
+            await asyncio.sleep(0.05)
+        return await self.stage.read(topic)
+
+
+@pytest.fixture
+async def shop():
+    async with Shop() as opened:
+        yield opened
+
+
+def order(number: int, customer: str = "", country: str = "DE", **more: Any) -> dict[str, Any]:
+    return {"number": number, "customer": {"id": customer or f"c{number % 20}", "country": country}, **more}
+
+
+async def test_records_of_a_topic_come_out_with_the_answers_in_them(kafka: Broker, stage, shop, tmp_path):
+    """Merged, passed on, failed, without an optional answer: each where the route says, with key and headers."""
+    route = Route(stage, shop.url, tmp_path)
+    await route.create()
+    await stage.start()
+    text = b'{"number": 1.10, "customer": {"id": "c1", "country": "DE"}, "lines": [{"sku": "a"}, {"sku": "b"}]}'
+    sent = [text, order(2, country="US"), order(3, "x3"), order(4, lines=[{"sku": "x"}]), b"no JSON", order(6), None]
+    await route.send(sent, headers=[("trace", b"t1"), ("content-type", b"text/json")], timestamp_ms=1_790_000_000_000)
+    done = {seen.key: seen for seen in await route.until(route.enriched, 5)}
+    assert done[b"0"].result == text[:-1] + b',"risk":0.10,"prices":[{"sku":"a","price":2},{"sku":"b","price":2}]}'
+    assert done[b"0"].headers["trace"] == b"t1"
+    assert done[b"0"].headers["content-type"] == b"application/json"
+    assert json.loads(done[b"0"].headers["millrace_checks"].partition(b": ")[2])[0]["value"] is True
+    assert json.loads(done[b"1"].result) == order(2, country="US")
+    assert done[b"1"].headers["content-type"] == b"text/json"
+    assert json.loads(done[b"3"].result) == {**order(4, lines=[{"sku": "x"}]), "risk": 0.1}
+    assert done[b"3"].headers["millrace_missing"] == b"prices: upstream_error"
+    assert json.loads(done[b"5"].result)["risk"] == 0.1
+    assert done[b"6"].result is None
+    failed = {seen.key: seen for seen in await route.until(route.failed, 2)}
+    assert failed[b"2"].result == json.dumps(order(3, "x3")).encode()
+    assert failed[b"2"].headers["__dlq.errors.outcome"] == b"upstream_error"
+    assert (failed[b"2"].headers["__dlq.errors.route"], failed[b"2"].headers["__dlq.errors.lookup"]) == (
+        b"orders",
+        b"risk",
+    )
+    assert failed[b"2"].headers["__dlq.errors.topic"] == route.orders.encode()
+    assert failed[b"4"].headers["__dlq.errors.outcome"] == b"invalid_request"
+    assert b"not JSON" in failed[b"4"].headers["__dlq.errors.message"]
+
+
+async def test_no_record_is_lost_when_a_worker_is_killed(kafka: Broker, stage, shop, tmp_path):
+    """Killed in the middle of 2,000 records, and another goes on: each has its output, repeats carry its place."""
+    route = Route(stage, shop.url, tmp_path, orders="in_progress = 16")
+    await route.create()
+    await stage.start()
+    sending = asyncio.create_task(route.send([order(n, f"c{n}") for n in range(2000)]))
+    await route.until(route.enriched, 300)
+    stage.workers[0].kill()
+    await stage.start()
+    await sending
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            seen = await route.until(route.enriched, 2000)
+            if len({each.headers["millrace_record"] for each in seen}) == 2000:
+                break
+            await asyncio.sleep(0.2)
+    assert {json.loads(each.result)["number"] for each in seen} == set(range(2000))
+    assert await stage.count(route.failed) == 0
+
+
+async def test_a_route_waits_in_kafka_for_a_limited_source(kafka: Broker, stage, shop, tmp_path):
+    """Six times more records than a source takes within a deadline: none is dead for having waited, the rest is lag."""
+    stage.settings["MILLRACE_TIMEOUT"] = "2"
+    route = Route(stage, shop.url, tmp_path, risk="limits.rate = 50", orders="in_progress = 256")
+    await route.create()
+    worker = await stage.start()
+    began = time.monotonic()
+    await route.send([order(n, f"c{n}") for n in range(300)])
+    await route.until(route.enriched, 300)
+    assert time.monotonic() - began > 4.5
+    assert await stage.count(route.failed) == 0
+    assert shop.calls["risk"] == 300
+    worker.terminate()
+    assert await worker.ended() == 0
+
+
+async def test_a_source_that_rests_holds_up_its_own_route_alone(kafka: Broker, stage, shop, tmp_path):
+    """While one route's source fails and its breaker is open, another route and the requests go on; then all comes."""
+    more = """
+[routes.articles]
+topics = ["articles-{mark}"]
+results = "priced-{mark}"
+output = "document"
+
+[[routes.articles.lookups]]
+source = "prices"
+params = {{ sku = "value.sku" }}
+"""
+    stage.settings["MILLRACE_NEGATIVE_TTL"] = "0"
+    route = Route(stage, shop.url, tmp_path, risk="retry.attempts = 1", more=more)
+    articles, priced = f"articles-{stage.mark}", f"priced-{stage.mark}"
+    await route.create(articles, priced)
+    worker = await stage.start()
+    shop.down = True
+    await route.send([order(n, f"c{n}") for n in range(500)])
+    await worker.logged("fails too often")
+    for number in range(100):
+        await stage.producer.send(articles, b'{"sku":"s%d"}' % number, key=b"k")
+    await stage.producer.flush()
+    await stage.send([json.dumps({"id": f"r{n}", "url": f"{shop.url}/doc/{n}"}).encode() for n in range(100)])
+    seen = await route.until(priced, 100, 20)
+    assert {json.loads(each.result)["price"] for each in seen} == {2}
+    await stage.results_of({f"r{n}" for n in range(100)}, seconds=20)
+    failed = await stage.count(route.failed)
+    assert failed < 300  # those that were asked before the breaker opened, and one probe each 5 s
+    shop.down = False
+    async with asyncio.timeout(PATIENCE):
+        while await stage.count(route.enriched) + await stage.count(route.failed) < 500:
+            await asyncio.sleep(0.1)
+    letters = await stage.read(route.failed)
+    assert {each.headers["__dlq.errors.outcome"] for each in letters} <= {b"upstream_error"}
