@@ -145,7 +145,8 @@ class Outputs:
         count = self._partitions[self._route.results]
         if record.key is None or self._partitions.get(record.topic) == count:
             return record.partition
-        return int(murmur2(record.key) & 0x7FFFFFFF) % count
+        hashed: int = murmur2(record.key) & 0x7FFFFFFF  # as Kafka's own producers do
+        return hashed % count
 
 
 class _After:
