@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 
 from agents.answer.app import AnswerApp
 from agents.cluster.worker_status import partition
 from agents.metrics import BREAKER, CATALOGUE, FRONT
+from agents.routes.app import RouteApp
 from agents.tables.app import TablesApp
 from models.source import Sources
 from streams.app import App
@@ -58,7 +59,9 @@ class ProcessStats:
             yield Sample("millrace_web_requests", count, key)
 
 
-def exporter_of(process: ProcessStats, answering: AnswerApp | None, tabulating: TablesApp | None) -> Exporter:
+def exporter_of(
+    process: ProcessStats, answering: AnswerApp | None, tabulating: TablesApp | None, routing: Sequence[RouteApp] = ()
+) -> Exporter:
     """Return an exporter of all metrics of a worker with these parts."""
     exporter = Exporter(CATALOGUE)
     exporter.reads(process)
@@ -69,7 +72,9 @@ def exporter_of(process: ProcessStats, answering: AnswerApp | None, tabulating: 
     if tabulating is not None:
         exporter.reads(partial(tables, tabulating))
     exporter.reads(reading)
-    for part in (answering, tabulating):
+    for route in routing:
+        exporter.reads(partial(routed, route))
+    for part in (answering, tabulating, *routing):
         if part is not None:
             exporter.reads(partial(partitions, part.app), partial(publishing, part))
     return exporter
@@ -87,6 +92,17 @@ def answers(answering: AnswerApp) -> Iterator[Sample]:
               "whole": answerer.stats.whole}  # fmt: skip
     for stage, histogram in stages.items():
         yield Sample("millrace_stage_seconds", histogram, (stage,))
+
+
+def routed(part: RouteApp) -> Iterator[Sample]:
+    """Read what came of a route's records, and what they wait for."""
+    runner, name = part.runner, part.route.name
+    if runner is not None:
+        for outcome, count in runner.outcomes.items():
+            yield Sample("millrace_route_records", count, (name, outcome))
+        yield Sample("millrace_route_in_progress", runner.in_progress, (name,))
+        yield Sample("millrace_route_waiting", sum(runner.waiting.values()), (name,))
+        yield Sample("millrace_route_seconds", runner.whole, (name,))
 
 
 def reading() -> Iterator[Sample]:
@@ -156,10 +172,11 @@ def tables(tabulating: TablesApp) -> Iterator[Sample]:
         yield Sample("millrace_table_rows", tabulating.state.count(name), (name,))
 
 
-def publishing(part: AnswerApp | TablesApp) -> Iterator[Sample]:
+def publishing(part: AnswerApp | TablesApp | RouteApp) -> Iterator[Sample]:
     """Read what was published."""
-    if part.resources is not None:
-        for name, figure in _published(part.resources.publisher).items():
+    opened = part if isinstance(part, RouteApp) else part.resources
+    if opened is not None and (publisher := opened.publisher) is not None:
+        for name, figure in _published(publisher).items():
             yield Sample(f"millrace_publish_{name}", figure, (part.app.conf.id,))
 
 

@@ -59,7 +59,7 @@ class Worker:
         loop_watch = await stack.enter_async_context(LoopWatch())
         await self._topics()
         process = ProcessStats(settings.role, loop_watch, self.readiness)
-        exporter = exporter_of(process, self.answering, self.tabulating)
+        exporter = exporter_of(process, self.answering, self.tabulating, self.routing)
         query = await stack.enter_async_context(self.query)
         if self.tabulating is not None:
             await query.set_registry(await stack.enter_async_context(WorkerRegistry(settings)))

@@ -81,6 +81,11 @@ class Route:
     in_progress: int = DEFAULT_IN_PROGRESS
     stages: tuple[tuple[Lookup, ...], ...] = ()
 
+    @property
+    def all_topics(self) -> tuple[str, ...]:
+        """Return the topics that are read and written, without the worker's own dead letters."""
+        return (*self.topics, self.results, *(() if self.failures is None else (self.failures,)))
+
     def group(self, worker_group: str) -> str:
         """Return the consumer group in which this route is read: one of its own, so that it holds up no other."""
         return f"{worker_group}-{self.name}"

@@ -83,36 +83,10 @@ class AnswerApp:
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         client = await stack.enter_async_context(client_of(settings, self.sources))
         spans = None if tracer is None else self._trace(client, tracer)
-        self.resources = await self._open_enricher(stack, publisher, client, spans)
+        self.resources = await open_resources(stack, settings, self.sources, publisher, client, spans=spans)
         self.lent.lend(self.resources.enricher, stack)
         settle_memory()
         return publisher
-
-    async def _open_enricher(
-        self, stack: AsyncExitStack, publisher: Publisher, client: Client, spans: RequestSpans | None
-    ) -> Resources:
-        settings, sources = self.settings, self.sources
-
-        def limit() -> int:
-            """Return the maximum bytes of an answer whose result fits into the topic."""
-            return publisher.limits[settings.results_topic] - RESULT_ROOM
-
-        secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
-        caller = await stack.enter_async_context(FunctionCaller(settings.max_bytes, secrets))
-        pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
-        tiers = parse_tiers(settings.cache)
-        policy = CachePolicy(ttl=freshness_of(tiers))
-        longest = max(each.longest for each in (policy, *(source.cache for source in sources.by_name.values())))
-        large = await stack.enter_async_context(LargeWork(settings.plugins))
-        cache = await stack.enter_async_context(Cache(tiers, longest=longest, large=large))
-        named = {name: policy_of(source, client.policy, client.post)
-                 for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
-        fetcher = Fetcher(client, caller, named, large, limit)
-        enricher = await stack.enter_async_context(
-            Enricher(fetcher, pool, cache, settings.timeout, policy, limit=limit, negative_ttl=settings.negative_ttl)
-        )
-        answerer = Answerer(settings, enricher, publisher, sources, pool.admission, spans=spans, large=large)
-        return Resources(publisher, client, caller, pool, cache, enricher, answerer)
 
     def _trace(self, client: Client, tracer: Any) -> RequestSpans:
         from agents.answer.tracing import RequestSpans  # noqa: PLC0415  loads an extra
@@ -129,3 +103,36 @@ class AnswerApp:
         if failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
             publishing = f"no acknowledgement from Kafka for {time.monotonic() - failing:.0f} s"
         return {**self.app.readiness(), "publishing": publishing, "checks": self.resources.pool.health()}
+
+
+async def open_resources(
+    stack: AsyncExitStack,
+    settings: Settings,
+    sources: Sources,
+    publisher: Publisher,
+    client: Client,
+    *,
+    spans: RequestSpans | None = None,
+) -> Resources:
+    """Open what answers requests, over a publisher and a client."""
+
+    def limit() -> int:
+        """Return the maximum bytes of an answer whose result fits into the topic."""
+        return publisher.limits[settings.results_topic] - RESULT_ROOM
+
+    secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
+    caller = await stack.enter_async_context(FunctionCaller(settings.max_bytes, secrets))
+    pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
+    tiers = parse_tiers(settings.cache)
+    policy = CachePolicy(ttl=freshness_of(tiers))
+    longest = max(each.longest for each in (policy, *(source.cache for source in sources.by_name.values())))
+    large = await stack.enter_async_context(LargeWork(settings.plugins))
+    cache = await stack.enter_async_context(Cache(tiers, longest=longest, large=large))
+    named = {name: policy_of(source, client.policy, client.post)
+             for name, source in sources.by_name.items() if source.call is None}  # fmt: skip
+    fetcher = Fetcher(client, caller, named, large, limit)
+    enricher = await stack.enter_async_context(
+        Enricher(fetcher, pool, cache, settings.timeout, policy, limit=limit, negative_ttl=settings.negative_ttl)
+    )
+    answerer = Answerer(settings, enricher, publisher, sources, pool.admission, spans=spans, large=large)
+    return Resources(publisher, client, caller, pool, cache, enricher, answerer)

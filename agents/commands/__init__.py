@@ -27,6 +27,7 @@ COMMANDS = (
     "send",
     "tail",
     "topics",
+    "routes",
     "redrive",
     "fetch",
     "check",

@@ -28,26 +28,33 @@ def run(options: argparse.Namespace) -> int:
     """Verify the topics; returns 1 if one is missing."""
     from streams.config import settings as configuration
 
-    return asyncio.run(_topics(configuration.load(), options))
+    settings = configuration.load()
+    return asyncio.run(_topics(settings, options, _names(settings)))
 
 
-async def _topics(settings: Any, options: argparse.Namespace) -> int:
+def _names(settings: Any) -> tuple[str, ...]:
+    """Return the topics of requests and of routes."""
+    from streams.config.plugins import load_plugins
+    from streams.sources import load
+
+    if not settings.sources:
+        return tuple(settings.topics())
+    load_plugins(settings)  # sources may name their schemas, checks and functions
+    routes = load(settings.sources).routes.values()
+    return tuple(dict.fromkeys([*settings.topics(), *(name for route in routes for name in route.all_topics)]))
+
+
+async def _topics(settings: Any, options: argparse.Namespace, names: tuple[str, ...]) -> int:
     from agents.redrive.redriver import marks_of
-    from streams.kafka.topics import DEFAULT_PARTITIONS, Admin, differences
+    from streams.kafka.topics import Admin, differences
     from streams.tables.changelogs import changelogs
 
     makers = dict.fromkeys((*changelogs(settings).values(), settings.workers_topic), "a worker")
     makers[marks_of(settings)] = "redrive"
     async with Admin(settings.kafka) as admin:
-        found = await admin.describe(*settings.topics())
+        found = await admin.describe(*names)
         if options.create:
-            partitions = options.partitions or max((topic.partitions for topic in found.values()), default=0)
-            for name in settings.topics():
-                if name not in found:
-                    await admin.create(name, partitions or DEFAULT_PARTITIONS, options.replication)
-                    say(f"created {name}")
-            found = await admin.settled(*settings.topics())
-            await _create_own(admin, settings, found[settings.results_topic], options.replication)
+            found = await _create(admin, settings, options, names, found)
         ours = await admin.describe(*makers)
     for topic in (*found.values(), *ours.values()):
         size = topic.max_bytes if topic.max_bytes is not None else "?"
@@ -57,10 +64,29 @@ async def _topics(settings: Any, options: argparse.Namespace) -> int:
     for name, maker in makers.items():
         if name not in ours:
             say(f"topic {name!r} does not exist: {maker} creates it if the broker allows that")
-    missing = len(settings.topics()) - len(found)
+    for name in names:
+        if name not in (*found, *settings.topics()):  # those are named above
+            say(f"topic {name!r} of a route does not exist")
+    missing = len(names) - len(found)
     if missing:
         say("create them with: millrace topics --create")
     return FAILED if missing else DONE
+
+
+async def _create(
+    admin: Any, settings: Any, options: argparse.Namespace, names: tuple[str, ...], found: dict[str, Any]
+) -> Any:
+    """Create what is missing; returns all topics."""
+    from streams.kafka.topics import DEFAULT_PARTITIONS
+
+    partitions = options.partitions or max((topic.partitions for topic in found.values()), default=0)
+    for name in names:
+        if name not in found:
+            await admin.create(name, partitions or DEFAULT_PARTITIONS, options.replication)
+            say(f"created {name}")
+    found = await admin.settled(*names)
+    await _create_own(admin, settings, found[settings.results_topic], options.replication)
+    return found
 
 
 async def _create_own(admin: Any, settings: Any, results: Any, replication: int) -> None:

@@ -1,10 +1,10 @@
 """Routes: a team's own topics in, and its own topics out.
 
-app      the Faust app of one route, in a consumer group of its own
-runner   the agent: takes batches of records, and holds back what has no place yet
-record   what expressions see of a record, and what is published in its place
-lookups  what is asked of the sources for a record
-value    documents as JSON text, parsed where somebody looks inside
-outputs  publishes outputs and dead letters
-check    what is wrong with the routes of a configuration
+app        the Faust app of one route, in a consumer group of its own
+runner     the agent: takes batches of records, and holds back what has no place yet
+record     what expressions see of a record, and what is published in its place
+lookups    what is asked of the sources for a record
+value      documents as JSON text, parsed where somebody looks inside
+outputs    publishes outputs and dead letters
+rehearsal  a route without Kafka, for `millrace routes try`
 """

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 from aiokafka import ConsumerRecord
 from aiokafka.partitioner import murmur2
 
-from agents.answer.headers import dead_letter_headers, default_id, read_id, shrink_dead_letter
+from agents.answer.encoded_answer import EncodedAnswer
+from agents.answer.headers import dead_letter_headers, default_id, read_id, shrink_dead_letter, shrink_result
 from agents.routes.lookups import Found, Results
 from agents.routes.record import CHECKS, MISSING, headers_of, merged
 from agents.routes.value import NULL, Value
@@ -33,29 +34,26 @@ class Outputs:
 
     def __init__(self, route: Route, settings: Settings, publisher: Publisher, partitions: Mapping[str, int]) -> None:
         self._route = route
-        self._group = settings.group
+        self._group = route.group(settings.group)
         self._failures = route.failures or settings.dead_letters_topic
         self._publisher = publisher
         self._partitions = partitions
 
-    def pass_on(self, record: Record, lease: Lease) -> None:
+    def pass_on(self, record: Record, lease: Lease, began: float) -> None:
         """Publish a record as it is."""
-        self._publish(record, lease, record.value, headers_of(record, [], json=False))
+        self._publish(record, lease, record.value, headers_of(record, [], json=False), began)
 
     def finish(self, record: Record, lease: Lease, results: Results, scope: Mapping[str, Any], began: float) -> str:
         """Publish what came of a record; returns its outcome. `began` is in monotonic seconds."""
         for lookup in self._route.lookups:
             found = results.get(lookup.name)
             if found is not None and found.error is not None and lookup.required:
-                if self._route.output == "result":
-                    self._publish_result(record, lease, found, began)
-                else:
-                    self.fail(record, lease, found.error, lookup.name, host=found.host)
+                self.fail(record, lease, found.error, began, lookup=lookup.name, found=found)
                 return found.error.outcome
         try:
             self._publish_output(record, lease, results, scope, began)
         except AnswerError as error:
-            self.fail(record, lease, error)
+            self.fail(record, lease, error, began)
             return error.outcome
         return "ok"
 
@@ -64,19 +62,28 @@ class Outputs:
         record: Record,
         lease: Lease,
         error: AnswerError,
-        lookup: str | None = None,
+        began: float,
         *,
-        host: str | None = None,
-        then: Callable[[], None] | None = None,
+        lookup: str | None = None,
+        found: Found | None = None,
     ) -> None:
-        """Publish a dead letter; the record is finished once Kafka has it, and `then` was acknowledged, if any."""
+        """Publish a dead letter, and then the result if the route publishes results; both finish the record."""
         if isinstance(record, Unreadable):
             record = record.sent()
-        headers = dead_letter_headers(record, self._group, _id_of(record), error, host)
+        headers = dead_letter_headers(record, self._group, _id_of(record), error, None if found is None else found.host)
         headers.append((ROUTE, self._route.name.encode()))
         if lookup is not None:
             headers.append((LOOKUP, lookup.encode()))
-        listener: DeliveryListener = lease if then is None else _After(lease, then)
+        listener: DeliveryListener = lease
+        if self._route.output == "result":
+            answer = None if found is None else found.answer
+            shared = encode_answer(None, Answer.failed(error)) if answer is None else answer.shared
+            value = _result(record, shared, answer, began)
+            result = OutgoingRecord(
+                lease, record.offset, record.key, value, headers_of(record, [], json=True), shrink_result
+            )
+            partition = self._partition(record)
+            listener = _After(lease, partial(self._publisher.publish, self._route.results, partition, result))
         letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
         self._publisher.publish(self._failures, record.partition, letter)
 
@@ -97,56 +104,46 @@ class Outputs:
                     places.append((lookup.checks_into, found.checks))
                 else:
                     notes.append((CHECKS, b"%b: %b" % (lookup.name.encode(), found.checks.text)))
-        if self._route.output == "result":
-            self._publish_result(record, lease, results[self._route.lookups[0].name], began)
-        elif self._route.output == "document":
+        value, made = record.value, True
+        if self._route.output == "document":
             [found] = results.values()
-            self._publish(record, lease, found.value.text, headers_of(record, notes, json=True))
+            value = found.value.text
+        elif self._route.output == "result":
+            [found] = results.values()
+            assert found.answer is not None
+            value, notes = _result(record, found.answer.shared, found.answer, began), []
         elif places:
             value = merged(self._route, record.value, scope["value"], places)
-            self._publish(record, lease, value, headers_of(record, notes, json=True))
         else:
-            self._publish(record, lease, record.value, headers_of(record, notes, json=False))
+            made = False
+        self._publish(record, lease, value, headers_of(record, notes, json=made), began)
 
-    def _publish_result(self, record: Record, lease: Lease, found: Found, began: float) -> None:
-        """Publish Millrace's result of a record's one lookup, after its dead letter if it has an error."""
-        elapsed, answer = time.monotonic() - began, found.answer
-        if answer is None:
-            assert found.error is not None
-            value = splice(_id_of(record), encode_answer(None, Answer.failed(found.error)), None, None, elapsed)
-        else:
-            age = None if answer.as_of is None else max(0.0, time.time() - answer.as_of)
-            value = splice(_id_of(record), answer.shared, answer.cache, age, elapsed)
-        headers = headers_of(record, [], json=True)
-        publish = partial(self._publish, record, lease, value, headers)
-        if found.error is None:
-            publish()
-        else:
-            name = self._route.lookups[0].name
-            self.fail(record, lease, found.error, name, host=found.host, then=publish)
-
-    def _publish(self, record: Record, lease: Lease, value: bytes | None, headers: Headers) -> None:
+    def _publish(self, record: Record, lease: Lease, value: bytes | None, headers: Headers, began: float) -> None:
         """Publish an output, or its dead letter if the topic does not take it."""
         timestamp = record.timestamp if self._route.timestamp == "record" else None
-        output = OutgoingRecord(lease, record.offset, record.key, value, headers, _never, timestamp)
+        refuse = partial(self._refuse, record, lease, began)
+        output = OutgoingRecord(lease, record.offset, record.key, value, headers, _keep, refuse, timestamp)
         topic = self._route.results
-        if self._publisher.may_exceed(topic, record.key, value, headers):
-            size, most = output.size(), self._publisher.limits[topic]
-            if size > most:
-                msg = f"route {self._route.name}: the output has {size} bytes; the topic {topic} takes {most}"
-                self.fail(record, lease, TooLarge(msg))
-                return
-        self._publisher.publish(topic, self._partition(record), output, fits=True)
+        may_exceed = self._publisher.may_exceed(topic, record.key, value, headers)
+        if may_exceed and output.size() > self._publisher.limits[topic]:
+            refuse(output)
+        else:
+            self._publisher.publish(topic, self._partition(record), output, fits=True)
+
+    def _refuse(self, record: Record, lease: Lease, began: float, output: OutgoingRecord) -> None:
+        """Publish the dead letter of a record whose output is too large, for what is known or for what Kafka says."""
+        topic = self._route.results
+        msg = f"route {self._route.name}: the output has {output.size()} bytes, more than the topic {topic} takes"
+        self.fail(record, lease, TooLarge(msg), began)
 
     def _partition(self, record: Record) -> int:
         """Return the partition of an output: the record's own where the topics have as many, else its key's, as a
         producer would choose it.
         """
+        own: int = record.partition
         count = self._partitions[self._route.results]
-        if record.key is None or self._partitions.get(record.topic) == count:
-            return record.partition
-        hashed: int = murmur2(record.key) & 0x7FFFFFFF  # as Kafka's own producers do
-        return hashed % count
+        same = self._partitions.get(record.topic) == count
+        return own if same or record.key is None else partition_of(record.key, count)
 
 
 class _After:
@@ -166,8 +163,22 @@ class _After:
         self._then()
 
 
-def _never(_: OutgoingRecord) -> None:
-    """An output cannot be made smaller: it was measured before."""
+def partition_of(key: bytes, count: int) -> int:
+    """Return the partition in which Kafka's producers put a key."""
+    return int(murmur2(key) & 0x7FFFFFFF) % count
+
+
+def _keep(_: OutgoingRecord) -> None:
+    """An output is not made smaller: what Kafka refuses becomes a dead letter."""
+
+
+def _result(record: Record, shared: bytes, answer: EncodedAnswer | None, began: float) -> bytes:
+    """Return Millrace's result of a record."""
+    elapsed = time.monotonic() - began
+    if answer is None:
+        return splice(_id_of(record), shared, None, None, elapsed)
+    age = None if answer.as_of is None else max(0.0, time.time() - answer.as_of)
+    return splice(_id_of(record), shared, answer.cache, age, elapsed)
 
 
 def _id_of(record: Record) -> bytes:

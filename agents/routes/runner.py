@@ -96,7 +96,7 @@ class RouteRunner:
                 return scope
             outcome = self._outputs.finish(record, lease, results, scope, batch.received_at)
         except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
-            outcome = self._fail(record, lease, exc)
+            outcome = self._fail(record, batch, exc)
         self._count(outcome, batch)
         return None
 
@@ -114,7 +114,7 @@ class RouteRunner:
     def _let_by(self, record: Record, batch: RecordBatch, how: str) -> None:
         """Pass a record on as it is, or drop it."""
         if how == "pass":
-            self._outputs.pass_on(record, batch.lease)
+            self._outputs.pass_on(record, batch.lease, batch.received_at)
         else:
             batch.lease.finish(record.offset)
         self._count("passed" if how == "pass" else "dropped", batch)
@@ -148,12 +148,12 @@ class RouteRunner:
             results = await self._lookups.run(scope, record, Waits(record, lease, self.waiting))
             outcome = self._outputs.finish(record, lease, results, scope, batch.received_at)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
-            outcome = self._fail(record, lease, exc)
+            outcome = self._fail(record, batch, exc)
         self._count(outcome, batch)
 
-    def _fail(self, record: Record, lease: Lease, exc: Exception) -> str:
+    def _fail(self, record: Record, batch: RecordBatch, exc: Exception) -> str:
         error: AnswerError = error_for(exc, record)
-        self._outputs.fail(record, lease, error)
+        self._outputs.fail(record, batch.lease, error, batch.received_at)
         return error.outcome
 
     def _count(self, outcome: str, batch: RecordBatch) -> None:

@@ -17,7 +17,8 @@ doubles   stand-ins for the publisher, the pool, and pauses
 broker    provides a broker, for the demo, the tests and the bench
 """
 
+from agents.routes.rehearsal import Published
 from agents.testing.harness import AsyncHarness, Harness, answer, answer_async
 from agents.testing.upstream import Reply, UpstreamRequest
 
-__all__ = ["AsyncHarness", "Harness", "Reply", "UpstreamRequest", "answer", "answer_async"]
+__all__ = ["AsyncHarness", "Harness", "Published", "Reply", "UpstreamRequest", "answer", "answer_async"]

@@ -94,7 +94,8 @@ def remove_pauses(client: Client, sources: Sources) -> Sources:
     client.policy = dataclasses.replace(
         client.policy, retry=_without_pauses(Source("", retry=client.policy.retry)).retry
     )
-    return Sources({name: _without_pauses(source) for name, source in sources.by_name.items()}, sources.hosts)
+    hasty = {name: _without_pauses(source) for name, source in sources.by_name.items()}
+    return Sources(hasty, sources.hosts, sources.routes)
 
 
 def _without_pauses(source: Source) -> Source:

@@ -14,6 +14,7 @@ from aiokafka import ConsumerRecord
 from agents.answer.agent import Answerer
 from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
+from agents.routes.rehearsal import Published, sample, send_through
 from agents.testing.doubles import Pool, Publisher, remove_pauses
 from agents.testing.upstream import Upstream, UpstreamRequest
 from agents.testing.wire import Connector, Loop
@@ -87,7 +88,7 @@ class AsyncHarness:
             self._publisher = Publisher(settings.results_topic)
             self._lease = Lease(settings.group, settings.requests_topic, 0, position=0)
             opening.callback(self._lease.revoke)
-            enricher = await self._open_enricher(opening)
+            enricher = self._enricher = await self._open_enricher(opening)
             self._answerer = Answerer(settings, enricher, cast("Any", self._publisher), self._sources)
             self._stack = opening.pop_all()
         return self
@@ -117,11 +118,23 @@ class AsyncHarness:
         assert not wrong, f"invalid result, which is a bug of Millrace: {wrong}"
         return read
 
-    def _record(self, request: Request, key: bytes | None, headers: Mapping[str, str]) -> ConsumerRecord[bytes, bytes]:
+    async def route(
+        self, name: str, value: Request, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> list[Published]:
+        """Send a record through the route of this name; returns what it publishes: topic, key, value, headers."""
+        route = self._sources.routes[name]
+        record = sample(route, self._value(value), key, headers)
+        _, published = await send_through(self._settings, route, self._sources, self._enricher, record)
+        self._upstream.check()
+        return published
+
+    def _value(self, request: Request) -> bytes | None:
         if isinstance(request, str):
-            value: bytes | None = request.encode()
-        else:
-            value = strictjson.dumps(request) if isinstance(request, Mapping) else request
+            return request.encode()
+        return strictjson.dumps(request) if isinstance(request, Mapping) else request
+
+    def _record(self, request: Request, key: bytes | None, headers: Mapping[str, str]) -> ConsumerRecord[bytes, bytes]:
+        value = self._value(request)
         offset, self._offset = self._offset, self._offset + 1
         encoded = tuple((name, text.encode()) for name, text in headers.items())
         return ConsumerRecord(
@@ -191,6 +204,12 @@ class Harness:
     ) -> dict[str, Any]:
         """Answer a request with this key and these headers and return its result."""
         return self._run(self._harness.answer(request, key=key, headers=headers))
+
+    def route(
+        self, name: str, value: Request, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> list[Published]:
+        """Send a record through the route of this name; returns what it publishes: topic, key, value, headers."""
+        return self._run(self._harness.route(name, value, key=key, headers=headers))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if asyncio._get_running_loop() is not None:

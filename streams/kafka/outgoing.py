@@ -35,12 +35,9 @@ class DeliveryListener(Protocol):
 
 class OutgoingRecord(NamedTuple):
     """One record to publish. `shrink` makes a smaller one when Kafka finds it too large; None: it is dropped.
-<<<<<<< HEAD
 
     With `take_back`, a record that Kafka refuses as too large goes there instead: its owner publishes another.
-=======
     `timestamp` is in milliseconds since the epoch, None for now.
->>>>>>> ef89e1c (Routes: a lookup's time runs from its turn; real workers on Kafka)
     """
 
     listener: DeliveryListener
@@ -49,11 +46,8 @@ class OutgoingRecord(NamedTuple):
     value: bytes | None
     headers: Headers
     shrink: Callable[[OutgoingRecord], OutgoingRecord | None]
-<<<<<<< HEAD
     take_back: Callable[[OutgoingRecord], None] | None = None
-=======
     timestamp: int | None = None
->>>>>>> ef89e1c (Routes: a lookup's time runs from its turn; real workers on Kafka)
 
     def size(self) -> int:
         """Return how many bytes Kafka will count."""
@@ -101,13 +95,8 @@ class PartitionQueue:
                 continue
             if taken and (self._alone or (tight and batch.size() + record.size() > limit)):
                 break
-<<<<<<< HEAD
-            _, _, key, value, headers, _, _ = record
-            if append(timestamp=None, key=key, value=value, headers=headers) is None:
-=======
-            _, _, key, value, headers, _, timestamp = record
+            _, _, key, value, headers, _, _, timestamp = record
             if append(timestamp=timestamp, key=key, value=value, headers=headers) is None:
->>>>>>> ef89e1c (Routes: a lookup's time runs from its turn; real workers on Kafka)
                 self.batch_bytes = BATCH_BYTES  # the rest fills another batch already
                 break
             taken.append(waiting.popleft())

@@ -1,0 +1,114 @@
+"""A route without Kafka: what it would ask for a record, and what would come out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any, NamedTuple, cast
+
+from aiokafka import ConsumerRecord
+
+from agents.answer.app import open_resources
+from agents.answer.enrich import Enricher
+from agents.routes.lookups import Lookups
+from agents.routes.outputs import Outputs
+from agents.routes.record import scope_of
+from agents.routes.runner import RouteRunner
+from models.errors import AnswerError
+from models.route import Lookup, Route
+from models.source import Sources
+from streams.config.settings import Settings
+from streams.http.client import client_of
+from streams.kafka.batch import RecordBatch
+from streams.kafka.lease import Lease
+from streams.kafka.outgoing import OutgoingRecord
+from streams.kafka.publisher import DEFAULT_LIMIT
+
+
+class Published(NamedTuple):
+    """A record that would be published, and where."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes]
+
+
+class _Publisher:
+    """Keeps what is published, and acknowledges it at once."""
+
+    congested = False
+
+    def __init__(self, *topics: str) -> None:
+        self.limits = dict.fromkeys(topics, DEFAULT_LIMIT)
+        self.published: list[Published] = []
+
+    def may_exceed(self, *_: object) -> bool:
+        return True
+
+    def publish(self, topic: str, _: int, record: OutgoingRecord, *, fits: bool = False) -> None:  # noqa: ARG002
+        self.published.append(Published(topic, record.key, record.value, dict(record.headers)))
+        record.listener.finish(record.offset)
+
+    async def pace(self) -> None:
+        """Never wait."""
+
+
+def sample(
+    route: Route, value: bytes | None, key: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> ConsumerRecord[bytes, bytes]:
+    """Return a record as if it were the first of the route's first topic."""
+    return ConsumerRecord(
+        route.topics[0], 0, 0, int(time.time() * 1000), 0, key, value, None, -1, -1 if value is None else len(value),
+        tuple((name, text.encode()) for name, text in (headers or {}).items()),
+    )  # fmt: skip
+
+
+def questions(route: Route, sources: Sources, record: ConsumerRecord[bytes, bytes]) -> list[dict[str, Any]]:
+    """Return what the lookups that need no other's answer would ask, with nothing sent. Raises AnswerError."""
+    lookups = Lookups(route, sources, cast("Any", None))
+    return [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope_of(route, record))]
+
+
+def _questions(lookups: Lookups, lookup: Lookup, scope: Mapping[str, Any]) -> list[dict[str, Any]]:
+    try:
+        requests = lookups.requests(lookup, scope)
+    except AnswerError as error:
+        return [{"lookup": lookup.name, "outcome": error.outcome, "error": error.describe()}]
+    found = []
+    for known in requests if isinstance(requests, list) else [requests]:
+        request = known.request
+        asked = {"lookup": lookup.name, "source": lookup.source}
+        found.append(asked | ({"method": request.method, "url": request.url} if request.url else
+                              {"params": dict(request.params)}))  # fmt: skip
+    return found
+
+
+async def rehearse(
+    settings: Settings, route: Route, sources: Sources, record: ConsumerRecord[bytes, bytes]
+) -> tuple[str, list[Published]]:
+    """Send a record through a route, asking its sources; returns its outcome, and what would be published."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(client_of(settings, sources))
+        limits = cast("Any", _Publisher(settings.results_topic))
+        opened = await open_resources(stack, settings, sources, limits, client)
+        return await send_through(settings, route, sources, opened.enricher, record)
+
+
+async def send_through(
+    settings: Settings, route: Route, sources: Sources, enricher: Enricher, record: ConsumerRecord[bytes, bytes]
+) -> tuple[str, list[Published]]:
+    """Do the same over an enricher that is open."""
+    kept = _Publisher(route.results, route.failures or settings.dead_letters_topic)
+    publisher = cast("Any", kept)
+    lease = Lease(route.group(settings.group), record.topic, 0, position=record.offset)
+    outputs = Outputs(route, settings, publisher, {record.topic: 1, route.results: 1})
+    runner = RouteRunner(route, sources, enricher, outputs, publisher)
+    lease.deliver([record], record.offset + 1)
+    await runner.take(RecordBatch([record], lease, time.monotonic()))
+    while lease.work:
+        await asyncio.wait(lease.work)
+    [outcome] = runner.outcomes
+    return outcome, kept.published

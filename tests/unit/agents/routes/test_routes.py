@@ -1,0 +1,252 @@
+"""What becomes of a route's records, with a worker's own code and an upstream of the test's."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agents.testing import Harness, Reply
+from models import checks
+
+SOURCES = """
+[sources.risk]
+url = "https://risk.example/{id}"
+retry.attempts = 1
+
+[sources.prices]
+url = "https://prices.example/{sku}"
+retry.attempts = 1
+
+[sources.hook]
+url = "https://hook.example/"
+method = "POST"
+body = {{ number = "{{number}}" }}
+
+[routes.r]
+topics = ["orders"]
+results = "enriched"
+failures = "failed"
+{route}
+
+[[routes.r.lookups]]
+{lookup}
+"""
+RISK = 'source = "risk"\nparams = { id = "value.customer.id" }'
+INTO = f'{RISK}\ninto = "risk"'
+PRICES = '\n[[routes.r.lookups]]\nsource = "prices"\nparams = { sku = "value.lines[*].sku" }\ninto = "a.prices"'
+REPLIES = {
+    "https://risk.example/c1": b'{"score": 0.10, "sku": "s1", "at": {"x": null}}',
+    "https://risk.example/c2": Reply({"why": "none"}, status=404),
+    "https://risk.example/c3": Reply(b"", status=204),
+    "https://prices.example/s1": {"price": 1},
+    "https://prices.example/s2": {"price": 2},
+    "https://prices.example/s3": Reply(b"", status=404),
+    "https://prices.example/1.10": {"price": 3},
+    "https://hook.example/": {},
+}
+ORDER = {"number": 7, "customer": {"id": "c1"}}
+
+
+def sources(lookup=INTO, route=""):
+    return SOURCES.replace("{{", "{").replace("}}", "}").replace("{route}", route).replace("{lookup}", lookup)
+
+
+def send(value, lookup=INTO, route="", **options):
+    """Return what one record becomes: topic, value (bytes), headers."""
+    with Harness(REPLIES, sources=sources(lookup, route)) as service:
+        [published] = service.route("r", value, **options)
+        return published.topic, published.value, published.headers
+
+
+def merged(value, lookup=INTO, route="", **options):
+    topic, out, _ = send(value, lookup, route, **options)
+    assert topic == "enriched"
+    return json.loads(out)
+
+
+def failure(value, lookup=INTO, route="", **options):
+    """Return outcome and message of a record's dead letter, which has its bytes."""
+    topic, out, headers = send(value, lookup, route, **options)
+    assert topic == "failed"
+    assert out == (
+        value if value is None or isinstance(value, bytes) else json.dumps(value, separators=(",", ":")).encode()
+    )
+    return headers["__dlq.errors.outcome"].decode(), headers["__dlq.errors.message"].decode()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b'{"customer":{"id":"c1"}}', b'{"customer":{"id":"c1"},"risk":%b}'),
+        (b'\xef\xbb\xbf {"customer": {"id": "c1"}, "n": 1.10} \n', b' {"customer": {"id": "c1"}, "n": 1.10,"risk":%b}'),
+        (b'{"risk":1,"customer":{"id":"c1"},"n":1.10}', b'{"risk":%b,"customer":{"id":"c1"},"n":1.10}'),
+    ],
+)
+def test_the_record_keeps_its_own_bytes_around_the_answer(value, expected):
+    """Blanks, digits and order stay; what has the answer's name already is replaced."""
+    answer = b'{"score":0.10,"sku":"s1","at":{"x":null}}'
+    assert send(value)[1] == expected % answer
+
+
+def test_an_answer_goes_into_its_place():
+    """Also below the top, with a part picked, and nowhere for one that is only sent."""
+    assert merged(ORDER, RISK + '\ninto = "customer.risk.score"\npick = "score"')["customer"]["risk"] == {"score": 0.1}
+    assert b"0.10" in send(ORDER, RISK + '\ninto = "customer.risk"\npick = "score"')[1]
+    assert merged(ORDER, RISK) == ORDER
+    assert merged({"customer": {"id": "c3"}}) == {"customer": {"id": "c3"}, "risk": None}
+    assert merged(ORDER, RISK + '\ninto = "x"\npick = "at.x || sku"')["x"] == "s1"
+
+
+def test_a_list_asks_once_for_each_value_in_order():
+    """Answers are an array in the order of the values; an empty list asks nothing."""
+    order = {**ORDER, "lines": [{"sku": "s2"}, {"sku": "s1"}, {"sku": "s2"}]}
+    assert merged(order, INTO + PRICES)["a"]["prices"] == [{"price": 2}, {"price": 1}, {"price": 2}]
+    assert merged({**ORDER, "lines": []}, INTO + PRICES)["a"]["prices"] == []
+    assert merged(b'{"customer":{"id":"c1"},"lines":[{"sku":1.10}]}', INTO + PRICES)["a"]["prices"] == [{"price": 3}]
+    assert failure({**ORDER, "lines": [{"sku": "s1"}, {"sku": "s3"}]}, INTO + PRICES)[1].startswith("value 1: ")
+    assert "at most 256" in failure({**ORDER, "lines": [{"sku": "s1"}] * 257}, INTO + PRICES)[1]
+
+
+def test_a_lookup_uses_the_document_of_another():
+    """It is asked once that one has answered."""
+    second = PRICES.replace("value.lines[*].sku", "lookups.risk.sku")
+    assert merged(ORDER, INTO + second)["a"]["prices"] == {"price": 1}
+
+
+def test_an_answer_that_is_not_required_may_be_missing():
+    """The record goes on and says so; what depends on it fails by itself."""
+    order = {**ORDER, "lines": [{"sku": "s3"}]}
+    topic, value, headers = send(order, INTO + PRICES + "\nrequired = false")
+    assert (topic, "a" in json.loads(value)) == ("enriched", False)
+    assert headers["millrace_missing"] == b"prices: upstream_error"
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome", "message"),
+    [
+        (b"no JSON", "invalid_request", "route r: the value is not JSON: not JSON: Expecting value"),
+        (b'{"a":1,"a":2}', "invalid_request", "duplicate key"),
+        (b"\x00\x00\x00\x00\x07abc", "invalid_request", "not JSON: "),
+        (b"[1]", "invalid_request", "route r, lookup risk: params.id (value.customer.id) finds nothing in the record"),
+        ({"customer": {"id": {"x": 1}}}, "invalid_request", "route r, lookup risk: params.id"),
+        ({"customer": {"id": ""}}, "invalid_request", "route r, lookup risk: params.id"),
+        ({"customer": {"id": "a/b"}}, "invalid_request", "route r, lookup risk: params.id"),
+        ({"customer": {"id": "c2"}}, "upstream_error", "404"),
+    ],
+)
+def test_a_record_that_cannot_be_answered_is_a_dead_letter_that_says_why(value, outcome, message):
+    """With its own bytes, its outcome, and the names of route, lookup and expression."""
+    found = failure(value)
+    assert found[0] == outcome
+    assert message in found[1]
+
+
+def test_a_dead_letter_names_route_lookup_and_place():
+    """So that an operator finds both, and redrive the topic."""
+    _, _, headers = send({"customer": {"id": "c2"}}, key=b"k", headers={"trace": "t", "__dlq.errors.outcome": "old"})
+    names = ("route", "lookup", "topic", "partition", "offset", "group", "host")
+    assert [headers[f"__dlq.errors.{name}"] for name in names] == [
+        b"r", b"risk", b"orders", b"0", b"0", b"millrace-r", b"risk.example:443"
+    ]  # fmt: skip
+    assert headers["trace"] == b"t"
+
+
+def test_records_that_are_not_meant_pass_or_are_dropped():
+    """By `when`, in both ways, with their bytes and headers as they are; so do tombstones."""
+    when = "when = \"value.customer.id != 'c1'\""
+    value = b'{ "customer": {"id": "c1"} }'
+    topic, out, headers = send(value, route=when, headers={"content-type": "x/y"})
+    assert (topic, out, headers["content-type"]) == ("enriched", value, b"x/y")
+    assert send(None)[:2] == ("enriched", None)
+    with Harness(REPLIES, sources=sources(route=f'{when}\notherwise = "drop"\ntombstones = "drop"')) as service:
+        assert service.route("r", value) == service.route("r", None) == []
+        assert service.requests == []
+
+
+def test_a_record_without_a_value_is_looked_up_by_its_key():
+    """Where the route says so."""
+    lookup = 'source = "risk"\nparams = { id = "key" }\ninto = "risk"'
+    topic, value, _ = send(None, lookup, 'tombstones = "look-up"', key=b"c1")
+    assert (topic, json.loads(value)["risk"]["sku"]) == ("enriched", "s1")
+
+
+def test_when_that_cannot_be_told_is_a_dead_letter():
+    """A function of JMESPath that does not take the value, and no fault of the worker."""
+    outcome, message = failure(ORDER, route='when = "length(value.number) > `1`"')
+    assert (outcome, message.startswith("route r: when (length(value.number)")) == ("invalid_request", True)
+
+
+def test_checks_are_run_and_told():
+    """In a header, or in their place; one that fails is the record's outcome."""
+    check = '\nchecks = [{ name = "range", field = "score", args = { low = 0, high = 1 } }]'
+    name, _, told = send(ORDER, INTO + check)[2]["millrace_checks"].partition(b": ")
+    assert (name, json.loads(told)[0]["value"]) == (b"risk", True)
+    assert merged(ORDER, INTO + check + '\nchecks_into = "checked"')["checked"][0]["value"] is True
+    assert failure(ORDER, INTO + check.replace('"score"', '"sku"'))[0] == "check_error"
+    assert "range" in checks.names()
+
+
+def test_a_pick_that_finds_nothing_fails():
+    """A misspelt one is not to fill a topic with nulls."""
+    outcome, message = failure(ORDER, INTO + '\npick = "scoer"')
+    assert (outcome, "pick scoer finds nothing" in message) == ("invalid_document", True)
+
+
+def test_an_output_may_be_the_document_or_the_result():
+    """Of the one lookup; a result also when it failed, after its dead letter."""
+    assert send(ORDER, RISK, 'output = "document"')[1] == b'{"score":0.10,"sku":"s1","at":{"x":null}}'
+    assert (
+        send(b"c1", RISK.replace("value.customer.id", "value"), 'format = "text"\noutput = "document"')[0] == "enriched"
+    )
+    with Harness(REPLIES, sources=sources(RISK, 'output = "result"')) as service:
+        [result] = service.route("r", ORDER, headers={"ce_id": "o-7"})
+        members = json.loads(result.value)
+        assert (members["id"], members["outcome"], members["document"]["sku"]) == ("o-7", "ok", "s1")
+        letter, result = service.route("r", {"customer": {"id": "c2"}})
+        assert (letter.topic, result.topic, json.loads(result.value)["outcome"]) == (
+            "failed",
+            "enriched",
+            "upstream_error",
+        )
+        letter, result = service.route("r", b"x")
+        assert (letter.topic, json.loads(result.value)["outcome"]) == ("failed", "invalid_request")
+
+
+def test_a_webhook_is_called_once_for_each_question_with_a_key_of_its_own():
+    """The same key for a repeat of the record, another for another lookup."""
+    hook = 'source = "hook"\nparams = { number = "value.number" }'
+    with Harness(
+        REPLIES, sources=sources(f'name = "one"\n{hook}\n[[routes.r.lookups]]\nname = "two"\n{hook}')
+    ) as service:
+        service.route("r", ORDER)
+        service.route("r", ORDER)
+        keys = [asked.headers["idempotency-key"] for asked in service.requests]
+    assert sorted(keys) == ["orders-0-0-one"] * 2 + ["orders-0-0-two"] * 2
+
+
+def test_two_lookups_that_ask_the_same_share_the_answer():
+    """Single-flight and cache are those of requests."""
+    again = f'\n[[routes.r.lookups]]\nname = "again"\n{RISK}\ninto = "b"'
+    with Harness(REPLIES, sources=sources(INTO + again)) as service:
+        [published] = service.route("r", ORDER)
+        service.route("r", {"customer": {"id": "c1"}})
+        assert len(service.requests) == 1
+        assert json.loads(published.value)["b"] == json.loads(published.value)["risk"]
+        assert service.answer({"source": "risk", "params": {"id": "c1"}})["cache"] == "hit"
+
+
+def test_an_output_that_its_topic_does_not_take_is_a_dead_letter():
+    """Too large with the answer in it: nothing is lost, and it says how large."""
+    outcome, message = failure({"customer": {"id": "c1"}, "x": "y" * 1_048_500})
+    assert (outcome, "the output has" in message) == ("too_large", True)
+
+
+@pytest.mark.parametrize("key", [b"a", b"", b"orders", b"\xff" * 33, "grün".encode()])
+def test_a_key_goes_where_its_producer_would_put_it(key):
+    """Checked against librdkafka's murmur2, by aiokafka's own partitioner."""
+    from aiokafka.partitioner import DefaultPartitioner
+
+    from agents.routes.outputs import partition_of
+
+    assert partition_of(key, 7) == DefaultPartitioner()(key, list(range(7)), list(range(7)))

@@ -1,0 +1,101 @@
+"""Routes in sources.toml."""
+
+from __future__ import annotations
+
+import pytest
+
+from streams.sources import parse
+
+SOURCES = """
+[sources.risk]
+url = "https://risk.example/{id}"
+
+[sources.prices]
+url = "https://prices.example/{sku}?currency={currency}"
+params.currency.default = "EUR"
+"""
+ROUTE = """
+[routes.orders]
+topics = ["orders"]
+results = "enriched"
+
+[[routes.orders.lookups]]
+source = "risk"
+params = { id = "value.id" }
+into = "risk"
+"""
+PRICES = """
+[[routes.orders.lookups]]
+source = "prices"
+params = { sku = "lookups.risk.sku" }
+into = "prices"
+"""
+
+
+def problems(text):
+    return [str(problem) for problem in parse(text.encode())[1]]
+
+
+def test_a_route_is_read_with_its_lookups_in_the_order_in_which_they_can_be_asked():
+    """One that uses another's document comes after it, wherever it stands."""
+    lookups = PRICES + ROUTE.partition("\n\n")[2]
+    text = SOURCES + ROUTE.partition("\n\n")[0] + lookups
+    sources, wrong = parse(text.encode())
+    assert wrong == []
+    route = sources.routes["orders"]
+    assert [[each.name for each in stage] for stage in route.stages] == [["risk"], ["prices"]]
+    assert (route.topics, route.results, route.output, route.group("g")) == (
+        ("orders",),
+        "enriched",
+        "merge",
+        "g-orders",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        (ROUTE.replace('"risk"\np', '"rsk"\np'), 9, "no source 'rsk'; known: prices, risk"),
+        (ROUTE.replace("{ id =", "{ ib ="), 9, "params.ib: is no parameter of the source 'risk'; known: id"),
+        (ROUTE.replace("{ id =", "{ ib ="), 9, "params: missing: the source 'risk' needs id"),
+        (ROUTE.replace('"value.id"', '"valeu.id"'), 9, "no 'valeu' in a record"),
+        (ROUTE.replace('"value.id"', '"lookups.x.id"'), 9, "uses lookups.x, which this route does not look up"),
+        (ROUTE + PRICES.replace("lookups.risk.sku", "lookups.prices.sku"), 9, "waits for another's answer"),
+        (ROUTE.replace('"enriched"', '"orders"'), 11, "would go round"),
+        (ROUTE.replace('"enriched"', '"enriched"\nfailures = "enriched"'), 12, "dead letters need one of their own"),
+        (ROUTE.replace('"enriched"', '"a b"'), 11, "is no topic's name"),
+        (ROUTE.replace('"enriched"', '"e"\nformat = "text"'), 9, "has no places to put an answer"),
+        (ROUTE.replace('"enriched"', '"e"\noutput = "document"'), 9, "has no place for into"),
+        (ROUTE.replace("routes.orders", 'routes."9x"'), 9, "is no name"),
+        (ROUTE.replace("results", "result"), 9, "unknown field"),
+        (ROUTE + PRICES + PRICES, 9, "two are called 'prices'"),
+        (ROUTE + 'whole = ["x"]', 9, "'x' is not among the params"),
+        (ROUTE.replace('"enriched"', '"e"\nwhen = "lookups.risk.x"'), 9, "before anything is looked up"),
+    ],
+)
+def test_what_is_wrong_with_a_route_is_reported_at_its_line(text, line, reason):
+    """With its place in the file, and what to do."""
+    found = problems(SOURCES + text)
+    assert any(reason in each for each in found), found
+    assert any(f"line {line}" in each or f"line {number}" in each for each in found for number in range(9, 24))
+
+
+def test_records_that_would_go_round_between_routes_are_refused():
+    """Results of one that come back to it by way of another; a chain of two is none."""
+    second = ROUTE.replace("orders", "again").replace('topics = ["again"]', 'topics = ["enriched"]')
+    chain = second.replace('results = "enriched"', 'results = "twice"')
+    assert problems(SOURCES + ROUTE + chain) == []
+    loop = second.replace('results = "enriched"', 'results = "orders"')
+    assert any("comes back to this route" in each for each in problems(SOURCES + ROUTE + loop))
+
+
+def test_without_routes_no_expression_library_is_loaded():
+    """A worker without routes pays nothing, one with plain paths alone no more than they cost."""
+    import subprocess
+    import sys
+
+    code = (
+        f"import sys; from streams.sources import parse; assert not parse({(SOURCES + ROUTE)!r}.encode())[1]; "
+        "assert 'jmespath' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
