@@ -1,7 +1,7 @@
 """A route: topics of a team's own, what is looked up for each of their records, and where the outcome goes.
 
-An operator says in sources.toml which records are read, in which format, which sources are asked with which of their
-values, and what becomes of the answers.
+An operator says in sources.toml which records are read, in which format, which sources are requested with which of
+their values, and what becomes of the answers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ TIMESTAMPS = ("now", "record")
 """The timestamp of what a route publishes: the time of publication, or the record's own."""
 MAX_LOOKUPS = 32
 """Lookups of one route."""
-MAX_ASKED = 256
-"""Values of one list that a lookup asks for, one after the other in the answer, all at once to the source."""
+MAX_VALUES = 256
+"""Values of one list that a lookup requests."""
 DEFAULT_IN_PROGRESS = 64
 """Records of a route in progress at once on one worker; the next ones wait in Kafka."""
 
@@ -39,7 +39,7 @@ class Lookup:
 
     `into` is a place in the record, `pick` the part of the document that goes there (None: all of it). Without
     `required`, the record goes on without the answer and says so in a header. `whole` names the parameters whose lists
-    the source takes as they are; of any other, each value is asked for. `checks_into`: where the values of the
+    the source takes as they are; of any other, each value is requested. `checks_into`: where the values of the
     checks go, None: into a header.
     """
 
@@ -63,8 +63,8 @@ class Lookup:
 class Route:
     """See the module, and the fields' constants. `failures` is None for the worker's dead letters.
 
-    `stages` has the lookups in the order in which they can be asked: those of a stage use only documents of earlier
-    ones, and are asked at once.
+    `stages` has the lookups in the order in which they can begin: those of a stage use only documents of earlier
+    ones, and begin at once.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Route:
 
 
 def stages_of(lookups: tuple[Lookup, ...]) -> tuple[tuple[Lookup, ...], ...]:
-    """Return lookups in the order in which they can be asked. Raises ValueError for one that cannot be."""
+    """Return lookups in the order in which they can begin. Raises ValueError for one that cannot be."""
     names = {each.name for each in lookups}
     for each in lookups:
         if missing := sorted(each.needs - names):

@@ -3,7 +3,7 @@
 app        the Faust app of one route, in a consumer group of its own
 runner     the agent: takes batches of records, and holds back what has no place yet
 record     what expressions see of a record, and what is published in its place
-lookups    what is asked of the sources for a record
+lookups    requests the documents of a record from the sources
 value      documents as JSON text, parsed where somebody looks inside
 outputs    publishes outputs and dead letters
 rehearsal  a route without Kafka, for `millrace routes try`

@@ -23,7 +23,7 @@ from agents.answer.parsed_requests import ParsedRequest, parse_request
 from agents.routes.value import NULL, Answered, AnsweredCache, Value
 from models.errors import AnswerError, InvalidDocument, InvalidRequest, Overloaded
 from models.request import SOURCE_SCHEMA, Request
-from models.route import MAX_ASKED, Lookup, Route
+from models.route import MAX_VALUES, Lookup, Route
 from models.source import REQUIRED, Param, Sources
 from streams.cache.entry import Entry
 from streams.http.bodies import kept_until_answered
@@ -31,8 +31,8 @@ from streams.http.retry import IDEMPOTENCY_KEY
 from streams.http.turn import Turn, current
 from streams.kafka.lease import Lease
 
-ASKED_AT_ONCE = 32
-"""Values of one list that are asked for at once."""
+VALUES_AT_ONCE = 32
+"""Values of one list that are requested at once."""
 MAX_REQUESTS = 16_384
 """Requests of a route that are kept, in each of two generations."""
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
@@ -51,7 +51,7 @@ class Found(NamedTuple):
 
     @property
     def host(self) -> str | None:
-        """Return the host that was asked."""
+        """Return the host of its request."""
         return None if self.known is None else self.known.origin.host
 
 
@@ -136,15 +136,15 @@ class Lookups:
                 continue
             if isinstance(value, list) and name not in lookup.whole:
                 if spread is not None:
-                    msg = f"{self._where(lookup, name)} is a list, as is params.{spread}: one of them can be asked for"
+                    msg = f"{self._where(lookup, name)} is a list, as is params.{spread}: a lookup takes one"
                     raise InvalidRequest(msg)
                 spread = name
             params[name] = value
         if spread is None:
             return self._request(lookup, params)
         values = params[spread]
-        if len(values) > MAX_ASKED:
-            msg = f"{self._where(lookup, spread)} has {len(values)} values; at most {MAX_ASKED} are asked for"
+        if len(values) > MAX_VALUES:
+            msg = f"{self._where(lookup, spread)} has {len(values)} values; at most {MAX_VALUES} are allowed"
             raise InvalidRequest(msg)
         return [self._request(lookup, {**params, spread: value}) for value in values]
 
@@ -189,8 +189,8 @@ class Lookups:
         if not isinstance(requests, list):
             return await self._ask(lookup, requests, record, waits)
         found: list[Found] = []
-        for begin in range(0, len(requests), ASKED_AT_ONCE):
-            part = enumerate(requests[begin : begin + ASKED_AT_ONCE], begin)
+        for begin in range(0, len(requests), VALUES_AT_ONCE):
+            part = enumerate(requests[begin : begin + VALUES_AT_ONCE], begin)
             found += await asyncio.gather(*(self._ask(lookup, each, record, waits, at) for at, each in part))
         return _joined(found)
 
@@ -247,9 +247,9 @@ class Lookups:
             known = self._young.get(key) or self._old.get(key)
             if known is not None:
                 return known
-        asked = Request(source=lookup.source, params=params, schema=SOURCE_SCHEMA, checks=lookup.checks)
+        request = Request(source=lookup.source, params=params, schema=SOURCE_SCHEMA, checks=lookup.checks)
         try:
-            known = parse_request(asked, self._sources)
+            known = parse_request(request, self._sources)
         except AnswerError as error:
             error.args = (f"{self._where(lookup)}: {error}",)
             raise
@@ -281,10 +281,10 @@ def _joined(found: Sequence[Found]) -> Found:
 
 def _at(error: AnswerError, at: int) -> AnswerError:
     """Return an error that says which value of a list it is about; the original may be in the cache."""
-    told = type(error).__new__(type(error))
-    told.__dict__.update(error.__dict__)
-    told.args = (f"value {at}: {error}",)
-    return told
+    located = type(error).__new__(type(error))
+    located.__dict__.update(error.__dict__)
+    located.args = (f"value {at}: {error}",)
+    return located
 
 
 def _loaded_if_used(route: Route, lookup: Lookup, results: Results) -> Any:

@@ -80,8 +80,8 @@ def _questions(lookups: Lookups, lookup: Lookup, scope: Mapping[str, Any]) -> li
     found = []
     for known in requests if isinstance(requests, list) else [requests]:
         request = known.request
-        asked = {"lookup": lookup.name, "source": lookup.source}
-        found.append(asked | ({"method": request.method, "url": request.url} if request.url else
+        question = {"lookup": lookup.name, "source": lookup.source}
+        found.append(question | ({"method": request.method, "url": request.url} if request.url else
                               {"params": dict(request.params)}))  # fmt: skip
     return found
 

@@ -101,7 +101,7 @@ class RouteRunner:
         return None
 
     def _is_wanted(self, scope: dict[str, Any]) -> bool:
-        """Whether `when` is true of a record. Raises InvalidRequest for one that it cannot be said of."""
+        """Whether `when` is true of a record. Raises InvalidRequest for one of a wrong type."""
         when = self.route.when
         if when is None:
             return True

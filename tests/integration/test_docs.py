@@ -23,6 +23,7 @@ SETTING = re.compile(r"(export )?([A-Z_]+=\S*|[A-Z_]+=\"[^\"]*\")( +[A-Z_]+=\S*)
 NOT_RUN = {
     "make demo": "tests/integration/test_wheel.py and tests/containers run the demo",
     "make test": "it runs this test",
+    "millrace routes try": "tests/unit/test_examples.py tries the page's route on the page's record",
     "PYTHONPATH=. python -m pytest": "tests/unit/test_cookbook.py runs the cookbook's tests",
     "kubectl": "there is no cluster; tests/unit/deploy judges the manifests by their schemas",
     "docker": "tests/containers runs image and compose file where there is an engine",

@@ -67,3 +67,32 @@ def test_a_command_in_a_sentence_has_options_that_exist(text, page, monkeypatch)
     monkeypatch.setattr(module, "run", lambda options: parsed.append(options) or commands.DONE)
     assert commands.run([name, *arguments]) == commands.DONE, page
     assert parsed
+
+
+def test_the_routes_shown_are_valid_and_do_what_the_page_says(monkeypatch, tmp_path):
+    """Each block of sources.toml, also all in one file; and the test at the end of the page passes as it stands."""
+    monkeypatch.setenv("HOOK_TOKEN", EXAMPLE_TOKEN)
+    texts = blocks("routes.md", "toml")
+    sources, problems = parse("\n".join(texts).encode())
+    assert (list(sources.routes), problems) == (["orders", "customers", "webhook"], [])
+    (tmp_path / "sources.toml").write_text(texts[0])
+    monkeypatch.chdir(tmp_path)
+    [code] = blocks("routes.md", "python")
+    names = {}
+    exec(compile(code, "routes.md", "exec"), names)
+    names["test_an_order_gets_its_risk"]()
+
+
+def test_the_route_shown_can_be_tried(monkeypatch, tmp_path, capsys):
+    """`millrace routes try` says what it would request for the page's record."""
+    (tmp_path / "sources.toml").write_text(blocks("routes.md", "toml")[0])
+    (tmp_path / "order.json").write_text(re.findall(r"An order `([^`]+)`", PAGES["routes.md"])[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILLRACE_SOURCES", "sources.toml")
+    assert commands.run(["routes", "try", "orders", "order.json", "--dry-run"]) == commands.DONE
+    asked = re.findall(r"url=(\S+)", capsys.readouterr().out)
+    assert asked == [
+        "https://risk.example.com/customers/c7",
+        "https://prices.example.com/a",
+        "https://prices.example.com/b",
+    ]
