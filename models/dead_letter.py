@@ -24,6 +24,8 @@ UNREADABLE = DLQ + "unreadable"
 decoded; `elsewhere`: another dead letter has the batch."""
 ROUTE, LOOKUP = DLQ + "route", DLQ + "lookup"
 """The route by which a record was read, and the lookup that failed."""
+FOREIGN = "its request came from topic"
+"""How the reason begins for which a dead letter is not redriven to another topic."""
 MAX_COUNT_DIGITS = 9
 """Digits of a credible count."""
 MAX_AT = 253_402_128_000_000
@@ -81,7 +83,7 @@ class DeadLetter(NamedTuple):
         if self.topic is None or self.request_id is None:
             return "it has no headers of a dead letter"
         if self.topic != topic:
-            return f"its request came from topic {self.topic!r}, not {topic!r}"
+            return f"{FOREIGN} {self.topic!r}, not {topic!r}"
         if self.unreadable:
             return "its record could not be decoded: send the request again"
         if self.left_out is not None:

@@ -61,7 +61,7 @@ def _place(record: ConsumerRecord[bytes, bytes]) -> bytes:
     return b"%b-%d-%d" % (record.topic.encode(), record.partition, record.offset)
 
 
-def _first_place(record: ConsumerRecord[bytes, bytes]) -> bytes:
+def first_place(record: ConsumerRecord[bytes, bytes]) -> bytes:
     """Return topic-partition-offset of a request's first delivery; a redriven one has it in a header."""
     first = next((content for name, content in record.headers if name == FIRST), None)
     return first if first is not None and _FIRST.fullmatch(first) else _place(record)
@@ -73,7 +73,7 @@ def forwarded_headers(record: ConsumerRecord[bytes, bytes], request: Request) ->
     """
     headers = {name: content.decode() for name, content in trace_headers(record.headers)} if record.headers else {}
     if request.method not in IDEMPOTENT and sender_key(request.headers) is None:
-        headers[IDEMPOTENCY_KEY] = _first_place(record).decode()
+        headers[IDEMPOTENCY_KEY] = first_place(record).decode()
     return headers
 
 
@@ -126,7 +126,7 @@ def dead_letter_headers(
     if record.headers:
         kept = [(name, content) for name, content in record.headers if not name.startswith(DLQ)]
         previous = next((content for name, content in record.headers if name == COUNT), None) or b"0"
-        first, count = _first_place(record), read_count(previous.decode(errors="replace")) + 1
+        first, count = first_place(record), read_count(previous.decode(errors="replace")) + 1
     kept += (
         (_TOPIC, record.topic.encode()),
         (_PARTITION, b"%d" % record.partition),

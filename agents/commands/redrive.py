@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any
 
 from agents.commands import (
@@ -23,8 +24,8 @@ from agents.commands import (
     say,
 )
 from models import strictjson
-from models.dead_letter import DeadLetter, DeadLetterFilter, Position
-from models.errors import OUTCOMES
+from models.dead_letter import FOREIGN, DeadLetter, DeadLetterFilter, Position
+from models.errors import OUTCOMES, SettingsError
 
 HELP = "put dead letters back on the requests topic"
 
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=positive, metavar="N", help="redrive at most N, to try a few first")
     add("--rate", type=non_negative, default=RATE, metavar="N",
         help=f"dead letters per second; 0 is unlimited (default: {RATE:g})")  # fmt: skip
+    add("--route", metavar="NAME", help="dead letters of this route, back to the topics that it reads")
     add("--dry-run", action="store_true", help="print what would be redriven, and write nothing")
     add("--json", action="store_true", help="print one JSON object per dead letter")
 
@@ -75,7 +77,24 @@ def run(options: argparse.Namespace) -> int:
     if (choice == DeadLetterFilter()) is not options.all:
         say("millrace redrive: filter by --outcome, --host, --id, --letter, --since or --until, or else use --all")
         return MISUSED
-    return asyncio.run(_redrive(configuration.load(), choice, options))
+    settings = configuration.load()
+    ways = [settings] if options.route is None else _of_route(settings, options.route)
+    return max(asyncio.run(_redrive(each, choice, options)) for each in ways)
+
+
+def _of_route(settings: Any, name: str) -> list[Any]:
+    """Return the settings by which a route's dead letters are redriven, for each topic that it reads."""
+    from streams.config.plugins import load_plugins
+    from streams.sources import load
+
+    load_plugins(settings)  # sources may name their schemas, checks and functions
+    routes = load(settings.sources).routes
+    if name not in routes:
+        msg = f"no route {name!r}; known: {', '.join(sorted(routes)) or 'none'}"
+        raise SettingsError(msg)
+    route = routes[name]
+    letters, group = route.failures or settings.dead_letters_topic, route.group(settings.group)
+    return [replace(settings, requests_topic=topic, dead_letters_topic=letters, group=group) for topic in route.topics]
 
 
 async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:
@@ -84,6 +103,8 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
     would = "would be redriven" if options.dry_run else "redriven"
 
     def report_one(letter: DeadLetter, refusal: str | None) -> None:
+        if options.route is not None and letter.topic != settings.requests_topic:
+            return  # of another topic, or of requests, which have their own redrive
         print(_json(letter, refusal, options) if options.json else _line(letter, refusal or would), flush=True)
 
     async with DeadLetters(settings) as letters:
@@ -96,6 +117,8 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
         topic = settings.dead_letters_topic
         say(f"no dead letter in {topic}" if options.all else f"no dead letter matches {_chosen(options)} in {topic}")
     for reason, count in report.refused.most_common():
+        if options.route is not None and reason.startswith(FOREIGN):
+            continue
         say(f"{count} not redriven: {reason}")
     for partition, offset in report.missing:
         say(f"no dead letter {partition}:{offset} in {settings.dead_letters_topic}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiokafka import ConsumerRecord
 
+from agents.answer.headers import first_place
 from agents.routes.value import Value
 from models import strictjson
 from models.dead_letter import DLQ
@@ -19,7 +20,7 @@ from models.strictjson import Raw
 from streams.kafka.outgoing import Headers
 
 PLACE = "millrace_record"
-"""Header: topic-partition-offset of the record that this one was made of. It is the same for repeats."""
+"""Header: topic-partition-offset of the record that this one was made of, the same for repeats and redrives."""
 MISSING = "millrace_missing"
 """Header: name and outcome of a lookup that the record went on without; one header each."""
 CHECKS = "millrace_checks"
@@ -99,11 +100,6 @@ def _are_new(members: Mapping[str, Any], answers: Sequence[tuple[Any, Value]]) -
     return tops and len(set(names)) == len(names) and members.keys().isdisjoint(names)
 
 
-def place_of(record: ConsumerRecord[bytes, bytes]) -> bytes:
-    """Return topic-partition-offset of a record."""
-    return b"%b-%d-%d" % (record.topic.encode(), record.partition, record.offset)
-
-
 def headers_of(record: ConsumerRecord[bytes, bytes], notes: Headers, *, json: bool) -> Headers:
     """Return the headers of what is published for a record: its own, but for those of an earlier dead letter, and
     `notes`. `json`: the value is JSON that was made here.
@@ -117,6 +113,6 @@ def headers_of(record: ConsumerRecord[bytes, bytes], notes: Headers, *, json: bo
         ]
     if json:
         kept.append(("content-type", _JSON))
-    kept.append((PLACE, place_of(record)))
+    kept.append((PLACE, first_place(record)))
     kept += notes
     return kept

@@ -16,6 +16,7 @@ from agents.testing.broker import Broker
 from streams.config.settings import Kafka
 from streams.kafka.topics import Admin
 from tests.integration.stage import PATIENCE, Seen, Stage, Upstream
+from tests.integration.test_commands import millrace
 
 ROUTES = """
 [sources.risk]
@@ -223,3 +224,28 @@ params = {{ sku = "value.sku" }}
             await asyncio.sleep(0.1)
     letters = await stage.read(route.failed)
     assert {each.headers["__dlq.errors.outcome"] for each in letters} <= {b"upstream_error"}
+
+
+async def test_dead_letters_of_a_route_are_redriven_to_its_topic_once(kafka: Broker, stage, shop, tmp_path):
+    """What failed comes out enriched, with the place of its first delivery; a second redrive finds nothing to do."""
+    stage.settings["MILLRACE_NEGATIVE_TTL"] = "0"
+    route = Route(stage, shop.url, tmp_path, risk="retry.attempts = 1")
+    await route.create()
+    await stage.start()
+    shop.down = True
+    await route.send([order(n) for n in range(3)])
+    await route.until(route.failed, 3)
+    shop.down = False
+    code, _, err = await millrace(stage, "redrive", "--route", "orders", "--all")
+    assert (code, "3 redriven" in err) == (0, True)
+    seen = await route.until(route.enriched, 3)
+    letters = await stage.read(route.failed)
+    places = {
+        f"{route.orders}-{each.headers['__dlq.errors.partition'].decode()}-{each.headers['__dlq.errors.offset'].decode()}"
+        for each in letters
+    }
+    assert {each.headers["millrace_record"].decode() for each in seen} == places
+    code, _, err = await millrace(stage, "redrive", "--route", "orders", "--all")
+    assert "3 not redriven: redriven before" in err
+    code, _, err = await millrace(stage, "redrive", "--route", "none", "--all")
+    assert (code, "no route 'none'; known: orders" in err) == (2, True)
