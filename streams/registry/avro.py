@@ -7,9 +7,10 @@ up every other thread while it works. A recursive schema, and a large value, are
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from io import BytesIO
+from itertools import repeat
 from typing import Any, Final
 
 import fastavro
@@ -24,6 +25,12 @@ from streams.registry.avro_schema import Survey, parse
 from streams.registry.avro_types import PREFIX
 from streams.registry.client import Registered
 
+MAX_ITEMS: Final = 1_000_000
+"""Items of arrays and maps that one value may have."""
+MAX_TIME: Final = 10_000.0
+"""Microseconds that a value may take to be read before it is left to a thread."""
+PYTHON_FACTOR: Final = 2.5
+"""How much longer fastavro's reader in Python takes."""
 MAX_REASONS: Final = 3
 """Reasons given for a value that does not fit."""
 # The last two bytes of an infinity or NaN, float or double: its exponent has all bits set.
@@ -35,7 +42,11 @@ _NAMES = {
 
 
 class _Decoder(BinaryDecoder):  # type: ignore[misc]
-    """Reads numbers of ten bytes at most: fastavro's own takes hours for a megabyte of 0xff."""
+    """Reads numbers of ten bytes at most, as fastavro's own takes hours for a megabyte of 0xff, and a bounded number of
+    items, each of which may take a byte here and 200 in memory.
+    """
+
+    _items = 0
 
     def read_long(self) -> int:
         read, number = self.fo.read, 0
@@ -50,7 +61,21 @@ class _Decoder(BinaryDecoder):  # type: ignore[misc]
         msg = "a number of more than ten bytes"
         raise ValueError(msg)
 
+    def iter_array(self) -> Iterator[None]:
+        """Yield once for each item of the blocks that follow."""
+        count: int
+        while count := self._block_count:
+            if count < 0:
+                self.read_long()  # the block's size
+            self._items += abs(count)
+            if self._items > MAX_ITEMS:
+                msg = f"it has more than {MAX_ITEMS} items in arrays and maps"
+                raise ValueError(msg)
+            yield from repeat(None, abs(count))
+            self._block_count: int = self.read_long()
+
     read_int = read_index = read_enum = read_long
+    iter_map = iter_array
 
 
 class AvroCodec:
@@ -70,9 +95,14 @@ class AvroCodec:
         if survey.floats:
             self._exact, self._exactly_named = parse(schema.text, schema.references, numbers=True)
         self._recursive, self._floats = survey.recursive, survey.floats
-        self.large = LARGE // 8 if survey.slow else LARGE
+        dearest = survey.dearest * (PYTHON_FACTOR if survey.recursive else 1)
+        self._large = min(LARGE, int(MAX_TIME / dearest)) if dearest else LARGE
         # Top-level bytes are written as they are, without their length, by Confluent's serializers.
         self._raw = schema.text.strip() in ("bytes", '"bytes"', '{"type":"bytes"}', '{"type": "bytes"}')
+
+    def is_large(self, data: bytes) -> bool:
+        """Whether it may take more than some milliseconds to read a value: by what its bytes could be at worst."""
+        return len(data) > self._large
 
     def decode(self, data: bytes) -> Any:
         """Return the value. Raises ValueError."""

@@ -16,7 +16,7 @@ from referencing.jsonschema import DRAFT7
 
 from models import strictjson
 from models.errors import InvalidDocument
-from models.large import LARGE
+from models.large import is_large
 from streams.registry.client import Registered
 
 MAX_BYTES: Final = 1 << 30
@@ -28,7 +28,6 @@ MAX_SHOWN: Final = 100
 class JsonCodec:
     """Reads and writes values by one schema. Raises ValueError for a schema that cannot be used."""
 
-    large = LARGE
     parts = 500
     """Parts of a value from which the check by its schema takes some milliseconds."""
 
@@ -49,6 +48,10 @@ class JsonCodec:
         extend: Any = jsonschema.validators.extend
         # A registry of what is referred to: a $ref never fetches.
         self._validator = extend(kind, {"pattern": _matches})(parsed, registry=Registry().with_resources(resources))
+
+    def is_large(self, data: bytes) -> bool:
+        """Whether it takes more than some milliseconds to read a value."""
+        return is_large(data)
 
     def decode(self, data: bytes) -> Any:
         """Return the value, whether it fits the schema or not, as Confluent's readers do. Raises ValueError."""

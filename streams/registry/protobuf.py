@@ -20,6 +20,8 @@ from models.errors import InvalidDocument
 from models.strictjson import MAX_DEPTH
 from streams.registry.client import Registered
 
+LARGE: Final = 4 << 10
+"""Bytes that may be a thousand messages, each with all its fields."""
 _FILE: Final = "default"
 _FIRST: Final = b"\x00"
 """The index of a file's first message, as it is written."""
@@ -32,8 +34,6 @@ class ProtobufCodec:
     used.
     """
 
-    large = 8 << 10
-    """Bytes from which reading takes some milliseconds: json_format is Python, 2 µs a field."""
     parts = 2_000
 
     def __init__(self, schema: Registered) -> None:
@@ -67,6 +67,10 @@ class ProtobufCodec:
         except TypeError as exc:
             msg = f"not a Protobuf schema: {exc}"
             raise ValueError(msg) from None
+
+    def is_large(self, data: bytes) -> bool:
+        """Whether it may take more than some milliseconds to read a value: json_format is Python, 2 µs a field."""
+        return len(data) > LARGE
 
     def decode(self, data: bytes) -> Any:
         """Return the value. Raises ValueError."""

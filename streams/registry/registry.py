@@ -34,15 +34,14 @@ T = TypeVar("T")
 
 
 class Codec(Protocol):
-    """Reads and writes values by one schema. `large`: bytes from which reading, and `parts`, parts of a value from
-    which writing takes some milliseconds, and is done `in_steps`, in a thread. Reading raises ValueError, writing
-    InvalidDocument.
+    """Reads and writes values by one schema. What `is_large`, and to write a value of more than so many `parts`, takes
+    some milliseconds, and is done `in_steps`, in a thread. Reading raises ValueError, writing InvalidDocument.
     """
 
     number: int | None
-    large: int
     parts: int
 
+    def is_large(self, data: bytes) -> bool: ...  # noqa: D102
     def decode(self, data: bytes) -> Any: ...  # noqa: D102
     def decode_in_steps(self, data: bytes) -> Any: ...  # noqa: D102
     def encode(self, value: Any) -> bytes: ...  # noqa: D102
@@ -92,7 +91,7 @@ class Registry:
         """Do what `decode` does if there is nothing to wait for, else return MISSING."""
         found, content = self._locate(topic, data, headers, key=key)
         codec = self._known((format, found))
-        if codec is None or len(content) >= codec.large:
+        if codec is None or codec.is_large(content):
             return MISSING
         try:
             return codec.decode(content)
@@ -108,7 +107,7 @@ class Registry:
         found, content = self._locate(topic, data, headers, key=key)
         try:
             codec = self._known((format, found)) or await self._load((format, found), self._fetch)
-            if len(content) < codec.large:
+            if not codec.is_large(content):
                 return codec.decode(content)
             return await asyncio.get_running_loop().run_in_executor(self._large, codec.decode_in_steps, content)
         except UnknownSchema as exc:

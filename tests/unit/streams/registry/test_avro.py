@@ -226,7 +226,7 @@ def test_an_array_of_nothing_is_refused(items):
         ("string", b"\x04\xff\xff", "UnicodeDecodeError"),
         ("long", b"\xff" * 50, "IndexError|ten bytes"),
         (["null", "int"], b"\x0a", "Error"),
-        ({"type": "array", "items": "long"}, b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f\x02", "too early"),
+        ({"type": "array", "items": "long"}, b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f\x02", "too early|1000000 items"),
         ("long", b"\x02\x02", "1 bytes are left over"),
         (logical("bytes", "decimal", precision=4), number(1_000) + bytes(1_000), "a decimal of 1000 bytes"),
     ],
@@ -263,3 +263,34 @@ def test_a_megabyte_of_a_number_is_refused_at_once():
     codec = codec_of({"type": "array", "items": NODE | {"fields": [*NODE["fields"], {"name": "n", "type": "long"}]}})
     with pytest.raises(ValueError, match="ten bytes"):
         codec.decode(b"\x02" + b"\xff" * 1_000_000)
+
+
+def test_the_items_of_a_value_are_bounded():
+    """A megabyte of them is one thing, eight are gigabytes of memory; in one array or in many."""
+    codec = codec_of({"type": "array", "items": {"type": "map", "values": "boolean"}})
+    data = b"\x01\x10" + b"\x02\x02a\x01\x00\x00"
+    assert codec.decode(data) == codec.decode_in_steps(data) == [{"a": True}]
+    many = codec_of({"type": "array", "items": "boolean"})
+    assert len(many.decode_in_steps(number(400_000) + bytes(400_000) + b"\x00")) == 400_000
+    for blocks in (number(1_000_001), number(600_000) + bytes(600_000) + number(-600_000) + b"\x00"):
+        with pytest.raises(ValueError, match="more than 1000000 items"):
+            many.decode_in_steps(blocks)
+
+
+@pytest.mark.parametrize(
+    ("schema", "kib"),
+    [
+        (record(name="string", total="double"), 64),
+        ({"type": "array", "items": record(sku="string", quantity="int", price="double")}, 64),
+        ({"type": "array", "items": "int"}, 32),
+        ({"type": "array", "items": record(yes="boolean")}, 10),
+        ({"type": "array", "items": ["null", record(yes="boolean")]}, 16),
+        ({"type": "map", "values": logical("int", "date")}, 7),
+        ({"type": "array", "items": "bytes"}, 4),
+    ],
+)
+def test_what_is_large_depends_on_what_a_byte_may_be(schema, kib):
+    """64 KiB of a record's fields are read in no time, of one-byte records in 60 ms."""
+    codec = codec_of(schema)
+    assert not codec.is_large(bytes(kib << 10))
+    assert codec.is_large(bytes((kib + 1 << 10) + 1))
