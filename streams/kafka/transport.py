@@ -108,7 +108,8 @@ class Consumer(driver.Consumer):
 
     async def _learn_ends(self) -> None:
         """Look up where the logs end of which nothing is polled now, because too much is pending: their lag grows."""
-        full = {tp: lease for tp, lease in self.leases.items() if tp not in self._open(self.leases)}
+        open_ = self._open(self.leases)
+        full = {tp: lease for tp, lease in self.leases.items() if tp not in open_}
         if full:
             with contextlib.suppress(TimeoutError, KafkaError):
                 ends = await asyncio.wait_for(self._thread.call(self._thread.ends(full)), COMMIT_TIMEOUT)

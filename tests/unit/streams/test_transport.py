@@ -65,6 +65,24 @@ def test_of_a_partition_whose_results_kafka_does_not_take_no_more_is_taken() -> 
     assert held.open() == [0, 2]
 
 
+async def test_whose_ends_to_look_up_is_found_with_one_look_at_each_partition() -> None:
+    """A worker may hold hundreds of partitions, and looks once a second."""
+    held, looks = Held(300), list[int]()
+    held.app.is_full = lambda number: looks.append(number) or number == 7
+    wanted: list[Any] = []
+
+    async def call(_: Any) -> dict[TP, int]:
+        return {TP("t", 7): 5}
+
+    consumer = SimpleNamespace(
+        leases=held.leases,
+        _open=lambda leases: Consumer._open(cast("Any", held), leases),
+        _thread=SimpleNamespace(call=call, ends=lambda full: wanted.append(list(full))),
+    )
+    await Consumer._learn_ends(cast("Any", consumer))
+    assert (wanted, len(looks), held.leases[TP("t", 7)].end) == ([[TP("t", 7)]], 300, 5)
+
+
 def test_bytes_bound_what_is_taken_as_well() -> None:
     """A few large records close their partition, not the others, and are opened for more when they are finished."""
     held = Held(2, most=1_000)
