@@ -138,7 +138,7 @@ class FunctionCaller:
             host.release(ticket, ok=None)
             raise
         # The place is free when the thread is, not when the request gives up.
-        done.add_done_callback(lambda ended: self._loop.call_soon_threadsafe(_leave, host, ticket, ended))
+        done.add_done_callback(partial(self._free, host, ticket))
         ended: _Ended = await asyncio.wrap_future(done)
         body, raised = ended
         if raised is not None:
@@ -147,6 +147,11 @@ class FunctionCaller:
             raise error from (None if error is raised else raised)
         assert body is not None
         return body
+
+    def _free(self, host: Host, ticket: int, ended: Any) -> None:
+        """Give a place back; called in the function's thread, which may end after the worker."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(_leave, host, ticket, ended)
 
     def _silent(self, error: AnswerError) -> AnswerError:
         """Return an error, with another message if its own contains a secret."""

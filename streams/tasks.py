@@ -119,6 +119,13 @@ async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
         _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN)
 
 
+async def end_all() -> None:
+    """End all other tasks of the running loop, those too that were posted to it last, so that it may be closed."""
+    await asyncio.sleep(0)
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        await end_tasks(*left)
+
+
 async def _kept(work: Work, name: str, means: str, again: float | None) -> None:
     while True:
         fault: Exception = _CameToAnEnd()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import aiokafka
@@ -35,7 +36,7 @@ from streams.kafka.cluster import identify
 from streams.kafka.commit_metadata import Identity, signature
 from streams.kafka.fetched import begin_poll
 from streams.kafka.lease import CommitPoint
-from streams.tasks import first
+from streams.tasks import end_all, first
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     _stopping: asyncio.Event | None = None
     _brought = 0.0
+    _is_over = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._ending = threading.Lock()
+        super().__init__(*args, **kwargs)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         app = self.app
@@ -105,18 +111,36 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
         Raises ConsumerStoppedError once the thread has ended, as it does at once when the worker crashes.
         """
-        try:
+        with self._ending:
+            if self._is_over:
+                coroutine.close()
+                raise ConsumerStoppedError
             running = asyncio.run_coroutine_threadsafe(coroutine, self.thread_loop)
-        except RuntimeError as exc:
-            coroutine.close()
-            raise ConsumerStoppedError from exc
         try:
-            return await asyncio.wrap_future(running)
+            return await asyncio.shield(asyncio.wrap_future(running))
         except asyncio.CancelledError as exc:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
+                self._post(running.cancel)  # there, where its loop cannot be closed meanwhile
                 raise
             raise ConsumerStoppedError from exc  # it was cancelled there, not we here
+
+    def _post(self, callback: Callable[[], object]) -> bool:
+        """Have the thread call something soon; False if its loop is over."""
+        with self._ending:
+            if not self._is_over:
+                self.thread_loop.call_soon_threadsafe(callback)
+            return not self._is_over
+
+    def _start_thread(self) -> None:
+        """Run the thread. A crash ends it in the middle of calls: they end, too, before the loop is closed."""
+        try:
+            super()._start_thread()
+        finally:
+            with self._ending:
+                self._is_over = True
+            self.thread_loop.run_until_complete(end_all())
+            self.thread_loop.close()
 
     async def poll(self, tps: set[TP], timeout: float) -> dict[TP, Polled]:
         """Return what was fetched for these partitions, and how far reading got even where nothing was.
@@ -242,14 +266,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def leave(self) -> None:
         """Stop waiting for the agents' loop; called from there once it has drained and committed."""
-        if self._stopping is not None and not self.thread_loop.is_closed():
-            self.thread_loop.call_soon_threadsafe(self._stopping.set)
+        if self._stopping is not None:
+            self._post(self._stopping.set)
 
     def _stopped_set(self) -> None:
-        if self.thread_loop.is_closed():  # it has ended with the thread, as both do at once when the worker crashes
+        if not self._post(self._stopped.set):  # its loop has ended with the thread, as both do when the worker crashes
             self._stopped.set()
-        else:
-            super()._stopped_set()
 
     async def on_thread_stop(self) -> None:
         """Leave the group, in bounded time."""

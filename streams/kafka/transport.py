@@ -8,8 +8,9 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
              `on_buffer_full`, `on_buffer_drop`, `_new_consumer_thread`, `_is_changelog_tp`
   Topic      `_compile_decode`, `_create_event` (in batch.py)
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`,
-             `_stopped_set` (in thread.py, with aiokafka's `_subscription`, `_coordinator.fetch_committed_offsets`,
-             `.check_errors`, `_fetcher._fetch_max_wait_ms`, `._fetch_task`, `_client`)
+             `_start_thread`, `_stopped_set` (in thread.py, with aiokafka's `_subscription`,
+             `_coordinator.fetch_committed_offsets`, `.check_errors`, `_fetcher._fetch_max_wait_ms`, `._fetch_task`,
+             `_client`)
   Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py); `get_random_node`, `send`
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Batches    `_DefaultRecordBatchPy`, `_DefaultRecordPy`, `_LegacyRecordBatchPy`, `_MemoryRecordsPy` (in lenient.py)
@@ -76,9 +77,7 @@ class Consumer(driver.Consumer):
         self.watch = TopicWatch(self._thread, self.leases, self._kafka)
 
     def _new_consumer_thread(self) -> ConsumerThread:
-        thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=new_loop())
-        thread._close_thread_loop_on_stop = True  # mode leaves a loop that it was given to its giver
-        return thread
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=new_loop())
 
     @Service.task
     async def _watch_group(self) -> None:

@@ -26,6 +26,7 @@ from models.errors import (
     UpstreamError,
 )
 from models.source import Limits, Retries, Source
+from streams import functions as module
 from streams.functions import JOIN_TIMEOUT, FunctionCaller
 from streams.http.breaker import MIN_REQUESTS
 
@@ -276,6 +277,28 @@ async def test_an_answer_of_the_function_s_is_no_failure(caller, source):
     denying = source(raising(Denied("no")), retry=ONCE)
     for _ in range(MIN_REQUESTS + 1):
         assert isinstance(await failure(caller, denying), Denied)
+
+
+def test_a_function_that_ends_after_the_worker_says_nothing(source, monkeypatch, caplog):
+    """Its thread gives the place back to a loop that is closed: nobody is there to be told."""
+    monkeypatch.setattr(module, "JOIN_TIMEOUT", 0.0)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def function():
+        begun.set()
+        goes_on.wait(PATIENCE)
+
+    async def worker():
+        async with FunctionCaller(1 << 20) as caller:
+            call = asyncio.ensure_future(caller.call(source(function), {}, None))
+            await asyncio.to_thread(begun.wait, PATIENCE)
+            call.cancel()
+            return caller._pools["s"]
+
+    pool = asyncio.run(worker())
+    goes_on.set()
+    pool.join(PATIENCE)
+    assert caplog.records == []
 
 
 async def test_closing_does_not_wait_for_functions_that_hang(source):
