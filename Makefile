@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast test-containers image coverage lint format bench clean licences audit
+.PHONY: help setup demo test test-fast test-unit test-containers image coverage lint format bench clean licences audit
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,7 +27,10 @@ demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
 test: setup ## All tests, on the best broker found
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-fast: setup ## The unit tests: a few minutes, no broker
+test-fast: setup ## The unit tests that are not marked slow: under 30 seconds, no broker
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" --durations=5 tests/unit
+
+test-unit: setup ## All unit tests: a few minutes, no broker
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)

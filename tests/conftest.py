@@ -20,8 +20,14 @@ LONGEST_FIRST = ("integration", "browser", "unit")
 """Folders by how long a file of theirs takes: those that come last fill what the others leave of two processes."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the files begin first that take longest, so that no process ends long before the other."""
+    """Mark what runs many examples as slow, and let the files begin first that take longest, so that no process ends
+    long before the other.
+    """
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.slow)
     root = Path(__file__).parent
 
     def place(item: pytest.Item) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 COOKBOOK = ROOT / "docs" / "cookbook"
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")

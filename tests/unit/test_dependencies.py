@@ -9,6 +9,10 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("agents", "millrace", "models", "streams")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -21,6 +21,7 @@ def python(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_imports_go_one_way_and_in_no_circles():
     """import-linter finds both contracts of pyproject.toml kept."""
     done = python("-c", LINTER, "--no-cache")
@@ -33,6 +34,7 @@ def test_imports_go_one_way_and_in_no_circles():
 LOADED = "import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["models.checks", "models.request", "models.result", "models.documents"])
 def test_a_pool_child_loads_the_models_alone(module):
     """What a pool child imports pulls in neither Kafka nor HTTP nor the packages above, and no JSON Schema yet."""
@@ -55,6 +57,7 @@ STARTED_ELSEWHERE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["agents", "streams", "models", "millrace"])
 def test_what_runs_in_the_background_is_started_in_one_place(package):
     """A task or thread that nobody awaits would end in silence: streams/tasks.py starts them and notices their end."""

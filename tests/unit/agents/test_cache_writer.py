@@ -30,6 +30,8 @@ from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.policy import policy_of
 
+pytestmark = pytest.mark.slow
+
 LOOPBACK = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))
 PATIENCE = 5.0
 """Seconds after which what should have happened has not."""

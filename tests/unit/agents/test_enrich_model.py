@@ -29,6 +29,8 @@ from streams.http.response import Response
 from tests.fakes import LowerTier
 from tests.unit.agents.freshness_model import FAILURES, Got, Model, Says, unchanged
 
+pytestmark = pytest.mark.slow
+
 
 class World:
     """The real thing: a worker's enricher over an upstream that is of the model's mind."""

@@ -15,6 +15,8 @@ from streams.config.settings import Settings
 from streams.kafka.lease import Lease
 from streams.pool.costs import ADMITTED, UNSEEN, Admission, Costs
 
+pytestmark = pytest.mark.slow
+
 CHECKS = (Call("is_prime"), Call("sha256"))
 FIT = int(ADMITTED / (2 * UNSEEN))
 """Requests with two unseen checks that one process admits."""

@@ -15,6 +15,8 @@ import yaml
 
 from agents.metrics import CATALOGUE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy/prometheus"
 RULES = PROMETHEUS / "rules/millrace.yml"

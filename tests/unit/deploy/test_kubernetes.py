@@ -12,6 +12,8 @@ import yaml
 from streams.config.settings import EVERYWHERE, SHUTDOWN_DEADLINE
 from tests.unit.deploy.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
 """The oldest that is still much in use, and the newest known."""

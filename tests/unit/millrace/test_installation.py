@@ -14,6 +14,8 @@ import pytest
 import millrace
 from millrace import installation
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -44,6 +44,7 @@ def test_is_prime_agrees_with_trial_division(number):
     assert checks.is_prime(number) is by_trial
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [

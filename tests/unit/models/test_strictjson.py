@@ -295,6 +295,7 @@ def cpu_of(function):
     return min(taken)
 
 
+@pytest.mark.slow
 def test_many_small_values_are_put_in_order_about_as_quickly_as_they_are_read():
     """A request of 45 KB may hold 15,000 arrays, and is looked at on the event loop."""
     text = b'{"enum":[' + b",".join([b"[]"] * 15_000) + b"]}"

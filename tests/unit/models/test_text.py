@@ -13,6 +13,8 @@ from models.errors import InvalidDocument
 from models.text import SNIFFED_BYTES, TITLE_SEARCH_BYTES, charset_of, title_of
 from tests.turns import FOLLOWED, allowed
 
+pytestmark = pytest.mark.slow
+
 RUSSIAN = "\u041f\u0440\u0438\u0432\u0435\u0442"
 
 

@@ -32,6 +32,8 @@ from streams.sources import parse
 from tests.fakes import Clock
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
+pytestmark = pytest.mark.slow
+
 KEY = 'k3y/with+odd=chars&"'
 """A secret that reads differently in JSON, in a URL and in a form."""
 SECRET = Secret("env", "TEST_SECRET")

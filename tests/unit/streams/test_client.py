@@ -483,6 +483,7 @@ def bomb(size):
     return packed.getvalue()
 
 
+@pytest.mark.slow
 async def test_a_gzip_bomb_does_not_go_off(client, upstream):
     """Of 64 MiB behind a few bytes only as much is inflated as it takes to see that they are too many."""
     upstream.answers["/secret-path"] = {"body": bomb(64 << 20), "headers": {"Content-Encoding": "gzip"}}
@@ -892,6 +893,7 @@ async def test_a_large_body_takes_room_from_when_it_is_large(upstream):
         go_on.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", ["status", "connection"])
 async def test_an_error_that_is_settled_holds_no_request(upstream, fails):
     """Kept as an answer, an error holds neither the body that was sent nor anything else of where it was raised, and

@@ -92,6 +92,7 @@ async def many_hosts(port):
     return {"outcomes": outcomes, "probes": probes, "most": most, "idle": idle, "failing": failing}
 
 
+@pytest.mark.slow
 async def test_many_hosts_leave_files_for_others(everywhere):
     """More hosts than files: each is fetched, idle connections give way, and the web server always has a file."""
     found = await in_a_process("many_hosts", everywhere)
@@ -126,6 +127,7 @@ async def no_files(port):
     return {"errors": errors, "statuses": [after.status, another.status], "breakers": sorted(states)}
 
 
+@pytest.mark.slow
 async def test_files_that_are_all_taken_are_our_own_fault(everywhere):
     """Without a file to dial with, a fetch is `overloaded` and says so at once; no host is blamed for it."""
     found = await in_a_process("no_files", everywhere)

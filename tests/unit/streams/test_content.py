@@ -88,6 +88,7 @@ def test_nothing_at_all_is_an_empty_body_in_any_coding():
     assert decode(["gzip"], b"") == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_each_coding_may_give_so_much_and_no_more(depth):
     """A bomb inside a bomb stops at the limit, whichever layer passes it."""

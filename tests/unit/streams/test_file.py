@@ -554,6 +554,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_value_that_the_system_does_not_let_us_write_is_no_error(tmp_path):
     """A real process with a real limit of 5000 bytes a file: what fits is kept, what does not leaves nothing."""
     done = subprocess.run(
@@ -856,6 +857,7 @@ def is_value_of(key, value):
     return value.startswith(key) and value.endswith(key) and len(set(value[len(key) : -len(key)])) <= 1
 
 
+@pytest.mark.slow
 async def test_two_caches_share_a_folder(tmp_path):
     """Sets, gets, purges and sweeps of both at once: what is got is always whole and the key's own, nothing fails."""
     tier = FileTier(tmp_path, threshold=20)
@@ -907,6 +909,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_a_kill_leaves_only_whole_entries(tmp_path):
     """Whenever a writing process is killed, each entry is there afterwards, whole and its key's own."""
     for turn in range(5):

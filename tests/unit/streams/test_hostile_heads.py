@@ -26,6 +26,8 @@ from streams.http.response import MAX_CONTENT_TYPE, media
 from streams.http.url import MAX_URL, normal, parse, resolve
 from tests.turns import allowed, longest_turn
 
+pytestmark = pytest.mark.slow
+
 LINE, LINES = 32_000, 200
 """Characters of a header line, and lines, that the client takes."""
 

@@ -231,6 +231,7 @@ def test_too_much_to_remember_is_cut_to_the_brokers_limit() -> None:
     assert lease.unremembered == 0
 
 
+@pytest.mark.slow
 def test_a_slow_one_costs_no_memory_of_what_is_finished_behind_it() -> None:
     """Behind one request that takes long, a million others leave nothing but their count, and the commit knows all."""
     lease = held()

@@ -26,6 +26,7 @@ def told(records):
     return [(each.key, each.value, list(each.headers)) for each in records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ALL)
 @pytest.mark.parametrize("size", [3, 8_000])
 def test_every_codec_is_read(codec, size):
@@ -145,6 +146,7 @@ def test_attributes_of_a_record_mean_nothing():
     assert told(flat(read_batch(changed(batch(*ORDINARY[:3]), {}, bytes(plain))))) == ORDINARY[:3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ALL)
 def test_no_piece_is_more_than_is_parsed_at_once(codec):
     """Records of some bytes become objects of some hundred: not all of a batch at once, however it is compressed."""
@@ -173,6 +175,7 @@ def test_a_batch_that_compaction_thinned_has_one_flaw():
     assert [each.offset for each in flat(read_batch(raw))] == [45]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", [GZIP, LZ4, ZSTD])
 def test_a_record_that_inflates_to_too_much_leaves_its_value_out(codec, monkeypatch):
     """Key, headers and size of it are known, its neighbours are read, and its bytes are never held."""

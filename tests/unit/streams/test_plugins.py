@@ -241,6 +241,7 @@ def test_entry_points_that_cannot_be_read_are_told(plugin, distribution):
     assert refusal().startswith("the entry points of installed distributions cannot be read: UnicodeDecodeError: ")
 
 
+@pytest.mark.slow
 def test_a_child_registers_the_same_from_what_it_is_told(plugin, distribution, tmp_path):
     """Plain strings are all that another process needs, which looks for no entry points of its own."""
     name = plugin("millrace_one", PLUGIN.format(name="one"))

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from models.documents import Body
 from streams.http.secret_scan import MIN_SECRET, OVERLAP, WINDOW, contains_secret, large_contains_secret
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s3cr3t/Tok&n+def=="
 SPELLINGS = [
     SECRET,

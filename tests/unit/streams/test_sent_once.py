@@ -16,6 +16,8 @@ from streams.http.client import Client
 from streams.http.policy import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK
 
+pytestmark = pytest.mark.slow
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CLOSE = b""
 RESET = None

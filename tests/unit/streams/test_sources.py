@@ -249,6 +249,7 @@ def test_an_identity_is_of_the_secrets(monkeypatch):
     assert {len(each) for each in found} == {32}
 
 
+@pytest.mark.slow
 def test_an_identity_is_the_same_in_every_process():
     """Workers share what they keep: the seed of a process's hashes is no part of it."""
     code = f"from streams.sources import parse; print(parse({plain(BOTH).encode()!r})[0].by_name['a'].identity)"

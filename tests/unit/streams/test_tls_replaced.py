@@ -211,6 +211,7 @@ def made(not_after, serial=1, *, key_ids=True, ca=True):
     return builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
+@pytest.mark.slow
 @given(
     st.integers(int(year(1951).timestamp()), int(year(9999).timestamp())).map(
         lambda at: dt.datetime.fromtimestamp(at, dt.UTC)

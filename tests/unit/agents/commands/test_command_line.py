@@ -8,6 +8,8 @@ import pytest
 
 from agents.commands import clipped, command, run
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_version_is_told(capsys):
     """`--version` is data and no fault."""

@@ -11,6 +11,8 @@ import pytest
 from agents.commands import DONE, MISUSED, run
 from models import checks
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[4]
 GOOD = """\
 [sources.a]

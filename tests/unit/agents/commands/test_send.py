@@ -7,6 +7,8 @@ import pytest
 
 from agents.commands.send import IN_FLIGHT, _arriving
 
+pytestmark = pytest.mark.slow
+
 WAITING = """
 import argparse, asyncio
 from agents.commands import send

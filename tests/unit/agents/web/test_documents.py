@@ -31,6 +31,7 @@ async def fleet():
         yield opened
 
 
+@pytest.mark.slow
 async def test_the_openapi_document_is_valid(fleet):
     """/openapi.json is OpenAPI 3.1, also with sources; it is the same for who has it already."""
     status, told, headers = await fleet.get("/openapi.json")

@@ -17,6 +17,8 @@ from streams.web.responses import answer, answer_rows
 from tests.turns import FOLLOWED, allowed, longest_turn
 from tests.unit.agents.web.fleet import Fleet, Shelves
 
+pytestmark = pytest.mark.slow
+
 ROWS, KEY, DOCUMENT = 500, 64 << 10, 900 << 10
 
 

@@ -73,6 +73,7 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_a_hundred_clients_get_what_was_asked_for_once(stand):
     """Each client has every event, and the overview is asked for once a tick, however many there are."""
     from contextlib import AsyncExitStack

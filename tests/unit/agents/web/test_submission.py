@@ -164,6 +164,7 @@ async def test_a_trace_goes_along_if_it_is_one(fleet):
     assert [sent[4] for sent in fleet.sender.sent] == [[*kept, ("traceparent", trace.encode())], kept]
 
 
+@pytest.mark.slow
 async def test_a_large_request_is_read_elsewhere_and_told_in_the_same_words(fleet):
     """1 MiB of JSON goes on the topic as it came, or is refused with the reason, and never holds up the pages."""
     filling = b"[]," * 300_000

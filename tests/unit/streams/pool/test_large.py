@@ -29,6 +29,8 @@ from streams.http.response import Response
 from streams.pool import CheckPool, LargeWork
 from tests.turns import FOLLOWED, allowed, longest_turn
 
+pytestmark = pytest.mark.slow
+
 MEBI = 1 << 20
 LIMIT = MEBI
 

@@ -20,6 +20,8 @@ from streams.pool import quarantine as suspicion
 from streams.pool import workers as crew
 from streams.pool.costs import UNSEEN
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = "tests.unit.streams.bad_checks"
 DEADLINE = 1.0
 GRACE = 1.0

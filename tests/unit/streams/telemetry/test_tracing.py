@@ -50,6 +50,7 @@ async def test_off_there_is_no_tracer():
         assert tracer is None
 
 
+@pytest.mark.slow
 def test_off_loads_nothing_of_it():
     """A worker's modules without traces do not import OpenTelemetry, which takes a tenth of a second and 20 MiB."""
     code = "import sys, agents.worker; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
