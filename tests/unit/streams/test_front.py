@@ -269,6 +269,7 @@ async def test_writes_to_one_key_keep_their_order(cache, clock, upper, then):
     assert upper.kept == ({} if then == "drop" else {KEY: encode_entry(KEY, entry(2, NOW + 1))})
 
 
+@pytest.mark.slow
 async def test_writes_are_bounded(cache, upper, lower, recwarn):
     """Beyond MAX_WRITES an answer is kept in memory alone, which is counted; later ones are written again."""
     upper.gates["set"] = lower.gates["set"] = asyncio.Event()

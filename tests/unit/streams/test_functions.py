@@ -301,6 +301,7 @@ def test_a_function_that_ends_after_the_worker_says_nothing(source, monkeypatch,
     assert caplog.records == []
 
 
+@pytest.mark.slow
 async def test_closing_does_not_wait_for_functions_that_hang(source):
     """With hanging functions of several sources, closing takes about as long as threads may take to end."""
     released, began = threading.Event(), []

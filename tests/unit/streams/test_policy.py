@@ -17,6 +17,8 @@ from streams.http.client import Client
 from streams.http.policy import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 5.0
 """Seconds after which a test that hangs has failed."""
 VALIDATORS = {"If-None-Match": '"1"', "If-Modified-Since": "Wed, 21 Oct 2015 07:28:00 GMT"}

@@ -24,6 +24,8 @@ from streams.http.guard import Guard
 from streams.http.policy import policy_of
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, ONCE, at
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 5.0
 """Seconds after which a test that hangs has failed."""
 NAME = "upstream.example"

@@ -278,6 +278,7 @@ def test_a_pruning_looks_at_a_few_rows_only():
     assert len(pruned(scene)) == LOOKS
 
 
+@pytest.mark.slow
 def test_of_many_rows_too_many_some_go_at_once():
     """A bound that was lowered by much is reached step by step: the loop is not held up."""
     scene = filled(AT_ONCE + LOOKS + 100, Bounds(10), committed=100_000)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,13 +89,25 @@ async def test_a_broker_that_is_away_is_told_with_the_reason(scene: Scene) -> No
     assert scene.watch.state() == "ok"
 
 
+@asynccontextmanager
+async def listening(**options: Any) -> AsyncIterator[asyncio.Server]:
+    """Open a server that accepts connections and says nothing."""
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0, **options)
+    async with server:
+        yield server
+        for writer in writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
 async def test_a_certificate_that_is_not_trusted_is_named(scene: Scene, tmp_path: Path) -> None:
     """A broker that comes back with one of another authority is there: what is wrong, and which setting to check."""
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    broker = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
-    async with broker:
+    async with listening(ssl=context) as broker:
         servers = f"127.0.0.1:{broker.sockets[0].getsockname()[1]}"
         kafka = Kafka(servers, "SSL", ssl_cafile=str(tmp_path / "ca.pem"))
         watch = TopicWatch(cast("Any", scene.thread), scene.leases, kafka, clock=lambda: scene.now)
@@ -108,7 +122,7 @@ async def test_a_broker_that_takes_no_connection_in_time_is_said_to_be_away(
 ) -> None:
     """A server that accepts and says nothing holds up no look for longer than its limit."""
     monkeypatch.setattr(module, "LOOK_TIMEOUT", 0.1)
-    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as broker:
+    async with listening() as broker:
         kafka = Kafka(f"127.0.0.1:{broker.sockets[0].getsockname()[1]}")
         watch = TopicWatch(cast("Any", scene.thread), scene.leases, kafka, clock=lambda: scene.now)
         scene.thread.found, scene.now = NodeNotReadyError("no"), AWAY_AFTER

@@ -38,6 +38,7 @@ async def test_who_only_answers_has_no_pages_and_says_so(path):
         assert (response.status, "Retry-After" in response.headers, told["detail"]) == (404, False, ELSEWHERE)
 
 
+@pytest.mark.slow
 async def test_what_is_a_workers_own_is_there_whatever_its_role():
     """Documents are read on any worker, and requests sent and caches purged (here: refused without a token)."""
     for role in ("answer", "all"):
@@ -59,6 +60,7 @@ async def test_the_apis_own_address_leads_to_its_description():
             assert response.status == 503  # of a worker whose tables are on their way
 
 
+@pytest.mark.slow
 async def test_no_page_is_compiled_while_the_loop_serves(monkeypatch):
     """A template takes up to 80 ms to compile: all are when the first page is asked for, also the one of a problem."""
     async with served("all") as session:

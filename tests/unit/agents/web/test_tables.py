@@ -15,6 +15,8 @@ from aiohttp import web
 
 from tests.unit.agents.web.fleet import Fleet, answer_row, counted
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def two():
@@ -486,7 +488,6 @@ async def test_no_such_table(two):
     assert "answers" in told["detail"]
 
 
-@pytest.mark.slow
 async def test_no_more_than_two_searches_run_at_once():
     """However many ask: the others wait, so that the loop is left to those who answer requests."""
     async with Fleet({0}) as fleet:
@@ -508,7 +509,6 @@ async def test_no_more_than_two_searches_run_at_once():
     assert most == 2
 
 
-@pytest.mark.slow
 async def test_a_large_table_holds_nobody_up():
     """100,000 rows are searched in slices: meanwhile the loop is never held for long."""
     async with Fleet({0}) as fleet:

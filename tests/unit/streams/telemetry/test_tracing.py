@@ -127,6 +127,7 @@ async def test_the_operators_name_goes_first(monkeypatch):
     assert (attributes["service.name"], attributes["deployment.environment.name"]) == ("prices", "test")
 
 
+@pytest.mark.slow
 async def test_a_collector_that_hangs_holds_up_no_stop(monkeypatch, caplog):
     """The stop waits FLUSH_TIMEOUT seconds for the last spans, no longer, and says so."""
     monkeypatch.setattr(module, "_make_exporter", lambda: Exporter(hang=1.5))

@@ -388,6 +388,7 @@ async def test_a_compressed_body_is_not_taken(server):
     assert problem(await ask(server, "/thing", *sent, method="POST", body=b"{}"))[0] == 415
 
 
+@pytest.mark.slow
 async def test_a_body_that_drips_is_given_up(server, monkeypatch):
     """One that does not come within its time gets 408."""
     monkeypatch.setattr("streams.web.responses.READ_LIMIT", 0.2)
@@ -442,6 +443,7 @@ async def test_a_client_that_does_not_take_its_answer_is_given_up(server, monkey
     writer.close()
 
 
+@pytest.mark.slow
 async def test_connections_are_counted(server, monkeypatch):
     """Past the limit an idle connection gives way to a new one; with none idle the new one does."""
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 3)
