@@ -6,7 +6,7 @@ schema         the schema base: refuses unknown keys on input, leaves out None o
 request        a request, and its validation
 framing        formats that surround or replace a request, recognised by their first bytes
 source         a named upstream: how its requests are built, and how long its answers are fresh
-source_schema  the form of sources.toml
+source_schema  the form of sources.toml; its fields are in source_fields
 template       text with named parameters, each escaped for its context
 text           the charset of a text, and the title of an HTML page
 documents      loads an upstream's body by a schema: `json`, `text`, `page` or a registered one

@@ -6,9 +6,8 @@ and how long answers are kept. Durations are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,14 +32,8 @@ NEGATIVE_KINDS = ("unreachable", "upstream_error", "not_found", "too_large", "in
 """Kinds of failure that are remembered: outcomes, and `not_found` for the statuses 404 and 410."""
 DEFAULT_CONCURRENCY = 32
 """Requests in flight to one host."""
-ATTEMPTS = 4
-"""Tries of one request in all."""
 MAX_REDIRECTS = 20
 """Redirects that can be asked for."""
-FIRST_PAUSE = 0.2
-"""Seconds: the upper bound of the pause before the second try; it doubles from try to try."""
-LONGEST_PAUSE = 10.0
-"""Seconds: the upper bound of any pause."""
 
 
 class Secret(NamedTuple):
@@ -68,15 +61,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Which statuses are tried again, how often in all, and the bounds of the pauses between.
+    """Which statuses are tried again, how often in all, and the upper bounds of the pauses between: of the first, which
+    doubles from try to try, and of any.
 
     `unsafe`: also what is not idempotent is sent again, though it may have been received.
     """
 
     statuses: frozenset[int] = RETRYABLE_STATUSES
-    attempts: int = ATTEMPTS
-    first_pause: float = FIRST_PAUSE
-    longest_pause: float = LONGEST_PAUSE
+    attempts: int = 4
+    first_pause: float = 0.2
+    longest_pause: float = 10.0
     unsafe: bool = False
 
 
@@ -232,13 +226,13 @@ class Source:
     def expand(self, request: Request) -> Request:
         """Return what to ask for: the request with everything in its place. Raises InvalidRequest."""
         for name in ("method", "headers", "body"):
-            if getattr(request, name) != getattr(_NOTHING_ASKED, name):
+            if getattr(request, name) != getattr(_EMPTY, name):
                 msg = f"{name}: is for the source {self.name!r} to say"
                 raise InvalidRequest(msg)
         params = self._given(request.params)
         url = self.url.expand(params) if self.url else None
         if url is not None:
-            _check_expanded(url)
+            _checked(check_url, "URL that they make", url)
         return request._replace(
             url=url,
             params=params if self.call else {},
@@ -246,7 +240,7 @@ class Source:
             headers=self._headers(params),
             body=encode_form(self.form, params) if self.form else self.body.expand(params) if self.body else None,
             schema=request.schema or self.schema,
-            checks=_merge_headers(self.checks, request.checks),
+            checks=_merge_checks(self.checks, request.checks),
             timeout=request.timeout or self.timeout,
         )
 
@@ -270,32 +264,29 @@ class Source:
         headers = {name: value.expand(params) for name, value in self.headers.items()}
         if self.form and not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        try:
-            check_headers(headers)
-        except ValidationError as exc:
-            msg = f"params: the headers that they make: {exc.messages[0]}"
-            raise InvalidRequest(msg) from None
+        _checked(check_headers, "headers that they make:", headers)
         return headers
 
 
-def _merge_headers(always: tuple[Call, ...], asked: tuple[Call, ...]) -> tuple[Call, ...]:
+def _merge_checks(always: tuple[Call, ...], asked: tuple[Call, ...]) -> tuple[Call, ...]:
     """Return a source's checks and those of a request that are not among them; 1 and true are not the same."""
-    if not always:
-        return asked
-    written = {strictjson.canonical([call.name, call.field, call.args]) for call in always}
-    return (*always, *(call for call in asked
-                       if strictjson.canonical([call.name, call.field, call.args]) not in written))  # fmt: skip
+    given = {_canonical(call) for call in always}
+    return (*always, *(call for call in asked if _canonical(call) not in given)) if always else asked
+
+
+def _canonical(call: Call) -> bytes:
+    return strictjson.canonical([call.name, call.field, call.args])
 
 
 _ANY = Param()
-_NOTHING_ASKED = Request()
+_EMPTY = Request()
 
 
-def _check_expanded(url: str) -> None:
+def _checked(check: Callable[[Any], None], what: str, value: Any) -> None:
     try:
-        check_url(url)
+        check(value)
     except ValidationError as exc:
-        msg = f"params: the URL that they make {exc.messages[0]}"
+        msg = f"params: the {what} {exc.messages[0]}"
         raise InvalidRequest(msg) from None
 
 
@@ -320,8 +311,3 @@ class Sources:
             msg = f"source: no source {request.source!r}; known: {known}"
             raise InvalidRequest(msg)
         return source.expand(request), source
-
-
-def replaced(source: Source, **changes: Any) -> Source:
-    """Return a source with changes."""
-    return dataclasses.replace(source, **changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ from models.errors import SettingsError
 from models.route import Route
 from models.route_check import route_problems
 from models.schema import problems
-from models.source import Param, Source, Sources, replaced
+from models.source import Param, Source, Sources
 from models.source_schema import CALL, LimitsSchema, SourceSchema
 from streams.config.secrets import Steps, hardened, read_secret, secrets_in
 from streams.functions import function_of, signature_of
@@ -142,7 +143,7 @@ class _Reader:
                 tls_context(source.tls)
             except ValueError as exc:
                 self._report((*where, "tls"), str(exc))
-        return replaced(source, name=name, identity=digest.hexdigest(), params=params)
+        return dataclasses.replace(source, name=name, identity=digest.hexdigest(), params=params)
 
     def _params(self, where: Steps, table: Any, source: Source | None) -> Mapping[str, Param]:
         """Return a source's parameters; a function's are those of its signature, and what the file says of them."""

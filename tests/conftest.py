@@ -20,6 +20,13 @@ LONGEST_FIRST = ("integration", "browser", "unit")
 """Folders by how long a file of theirs takes: those that come last fill what the others leave of two processes."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out whole files that are marked slow, where no slow test is wanted: they need not even be imported."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    return "\npytestmark = pytest.mark.slow\n" in collection_path.read_text(encoding="utf-8") or None
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what runs many examples as slow, and let the files begin first that take longest, so that no process ends

@@ -12,7 +12,7 @@ from typing import Any
 from models import checks
 from models.checks import CheckOutcome
 from models.process import DiscardOutput
-from models.source import Limits, Source, Sources, replaced
+from models.source import Limits, Source, Sources
 from streams.config.settings import CHECK_TIMEOUT
 from streams.http.client import Client
 from streams.http.limits import Host, Hosts
@@ -99,4 +99,4 @@ def remove_pauses(client: Client, sources: Sources) -> Sources:
 
 
 def _without_pauses(source: Source) -> Source:
-    return replaced(source, retry=dataclasses.replace(source.retry, first_pause=0.0, longest_pause=0.0))
+    return dataclasses.replace(source, retry=dataclasses.replace(source.retry, first_pause=0.0, longest_pause=0.0))

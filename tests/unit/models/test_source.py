@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from models.checks import Call
 from models.errors import InvalidRequest
 from models.request import MAX_URL, SOURCE_SCHEMA, Request
-from models.source import Limits, Param, Source, Sources, replaced
+from models.source import Limits, Param, Source, Sources
 from models.template import HeaderTemplate, JsonTemplate, Template, UrlTemplate
 
 QUOTES = Source("quotes", UrlTemplate("http://h:81/{symbol}?page={page}"), params={"page": Param(default=1)})
@@ -66,7 +67,9 @@ def test_a_source_of_little_asks_for_little():
 
 def test_what_the_request_wishes_comes_first():
     """Schema and deadline of the request hold before the source's."""
-    asked = replaced(QUOTES, schema="text", timeout=7.0).expand(ask(params={"symbol": "A"}, schema="page", timeout=0.5))
+    asked = dataclasses.replace(QUOTES, schema="text", timeout=7.0).expand(
+        ask(params={"symbol": "A"}, schema="page", timeout=0.5)
+    )
     assert (asked.schema, asked.timeout) == ("page", 0.5)
 
 
@@ -158,7 +161,7 @@ def test_a_parameter_is_what_its_source_allows(value, pattern, one_of):
 @pytest.mark.parametrize("value", ["abc\n", "\nabc", "abcd", "ABC", "", "\uff11"])
 def test_a_pattern_is_for_the_whole_value(value):
     """Neither a line break at the end nor text around what matches gets through."""
-    source = replaced(
+    source = dataclasses.replace(
         QUOTES, params={"symbol": Param(pattern=re.compile("[a-z]{3}$"))}, url=UrlTemplate("http://h/?{symbol}")
     )
     assert refusal(source, ask(params={"symbol": value})) == "params.symbol: does not match [a-z]{3}$"
@@ -188,21 +191,21 @@ def test_one_of_goes_by_type_too(one_of):
 
 def test_a_default_is_held_to_the_rules():
     """A default that is not allowed is refused as if it were given."""
-    source = replaced(QUOTES, params={"page": Param(default="z", one_of=("a",))})
+    source = dataclasses.replace(QUOTES, params={"page": Param(default="z", one_of=("a",))})
     assert refusal(source, ask(params={"symbol": "A"})) == "params.page: must be one of a"
 
 
 def test_checks_are_merged():
     """The source's checks come first, then the request's own; one that is named twice runs once."""
     one, two, three = Call("a"), Call("a", "f"), Call("b", None, {"x": [1]})
-    source = replaced(QUOTES, checks=(one, three))
+    source = dataclasses.replace(QUOTES, checks=(one, three))
     asked = source.expand(ask(params={"symbol": "A"}, checks=(two, three, Call("b", None, {"x": [2]}))))
     assert asked.checks == (one, three, two, Call("b", None, {"x": [2]}))
 
 
 def test_checks_with_arguments_of_other_types_are_others():
     """A check with true is not the source's check with 1: its sender waits for a verdict."""
-    source = replaced(QUOTES, checks=(Call("a", None, {"x": 1}),))
+    source = dataclasses.replace(QUOTES, checks=(Call("a", None, {"x": 1}),))
     asked = source.expand(ask(params={"symbol": "A"}, checks=(Call("a", None, {"x": True}),)))
     assert len(asked.checks) == 2
 
@@ -218,7 +221,7 @@ def test_a_form_is_written_and_named():
 def test_a_form_has_one_content_type():
     """Header names have no case: two types of one body are one too many."""
     headers = {"content-type": HeaderTemplate("application/x-www-form-urlencoded; charset=utf-8")}
-    asked = expand(replaced(QUOTES, method="POST", form={"q": Template("x")}, headers=headers), symbol="A")
+    asked = expand(dataclasses.replace(QUOTES, method="POST", form={"q": Template("x")}, headers=headers), symbol="A")
     assert len({name.lower() for name in asked.headers}) == len(asked.headers)
 
 
