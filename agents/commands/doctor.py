@@ -1,4 +1,5 @@
-"""Check that a worker can run here: Kafka, topics, ACLs, clock, sources, cache, pool, plugins, web port, settings.
+"""Check that a worker can run here: Kafka, topics, ACLs, clock, sources, cache, schema registry, pool, plugins, web
+port, settings.
 
 Each line is ok, a warning or a problem, with advice where something needs to be done. Writes nothing, and sends nothing
 to an upstream unless --ask names one. Exits with 1 if there is a problem.
@@ -66,6 +67,7 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
     for several in (
         here.sources(settings),
         here.cache(settings),
+        here.registry(settings),
         *(here.upstream(settings, url) for url in options.ask),
     ):
         async for finding in several:

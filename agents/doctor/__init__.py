@@ -1,7 +1,7 @@
 """The checks of `millrace doctor`: each yields findings, one per line of output.
 
 kafka     brokers, topics, ACLs, clock
-here      settings, plugins, sources, cache tiers, pool, web port, limits
+here      settings, plugins, sources, cache tiers, schema registry, pool, web port, limits
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Checks of this machine: settings, plugins, sources, cache tiers, pool, web port, limits."""
+"""Checks of this machine and what it reaches: settings, plugins, sources, cache tiers, schema registry, pool, web port,
+limits.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,7 @@ from streams.http.guard import guard_of, literal, why
 from streams.http.policy import tls_context
 from streams.kafka.client import ssl_context
 from streams.pool import CheckPool
+from streams.registry.registry import Registry
 from streams.sources import load
 from streams.tls import Context
 from streams.web.server import Server, place
@@ -227,6 +230,19 @@ def _certificates(contexts: Iterable[Context]) -> Iterator[Finding]:
             yield warning(subject, seen, "replace the file: no restart is needed")
         else:
             yield ok(subject, seen)
+
+
+async def registry(settings: Settings) -> AsyncIterator[Finding]:
+    """Check that the schema registry answers, if there is one."""
+    if not settings.registry_url:
+        return
+    try:
+        async with Registry(settings) as opened:
+            await opened.check()
+    except MillraceError as exc:
+        yield problem("schema registry", str(exc))
+    else:
+        yield ok("schema registry", f"answers at {settings.registry_url}")
 
 
 def limits() -> Finding:

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import trustme
 
 from agents.commands import FAILED, run
 from agents.doctor import counted, here
 from streams.config.settings import Kafka, Settings
 from streams.web.server import Server
+from tests.unit.streams.registry.server import RegistryServer
 
 
 async def _silent(reader, writer):
@@ -75,3 +78,19 @@ def test_a_bad_plugin_is_one_problem(tmp_path, monkeypatch, capsys):
     assert (out.count("crooked_plugin.py"), out.count("line 2"), "\nok       pool" in out) == (1, 1, False)
     assert ("problem  pool" in out, err) == (False, "2 problems, 0 warnings\n")
     assert counted(1, "problem") == "1 problem"
+
+
+async def test_the_schema_registry_is_asked_whether_it_answers(opened_registry):
+    """One that does is well, one that does not a problem with the setting's name; without one, nothing is reported."""
+    assert [each async for each in here.registry(Settings())] == []
+    [found] = [each async for each in here.registry(Settings(registry_url=opened_registry.url))]
+    assert (found.state, found.seen) == ("ok", f"answers at {opened_registry.url}")
+    opened_registry.fails = 503
+    [found] = [each async for each in here.registry(Settings(registry_url=opened_registry.url))]
+    assert (found.state, "503" in found.seen, "MILLRACE_REGISTRY_URL" in found.seen) == ("problem", True, True)
+
+
+@pytest.fixture
+async def opened_registry():
+    async with AsyncExitStack() as stack:
+        yield await RegistryServer().open(stack)
