@@ -20,6 +20,8 @@ from agents.web.api.local_rows import LocalRows
 from agents.web.api.query import Query
 from agents.web.api.routes import open_api
 from agents.web.site import Site
+from models.errors import SettingsError
+from models.route_check import settings_problems
 from models.source import Sources
 from streams.app import App
 from streams.config import settings as configuration
@@ -124,7 +126,19 @@ class Worker:
 def create(settings: Settings) -> Worker:
     """Make a worker that has not started. Raises SettingsError."""
     load_plugins(settings)
-    return Worker(settings, load_sources(settings.sources))
+    sources = load_sources(settings.sources)
+    check_routes(settings, sources)
+    return Worker(settings, sources)
+
+
+def check_routes(settings: Settings, sources: Sources) -> None:
+    """Raise SettingsError for routes that do not go with the settings."""
+    problems = settings_problems(
+        sources.routes, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
+        registry=bool(settings.registry_url),
+    )  # fmt: skip
+    if problems:
+        raise SettingsError("\n".join(problems))
 
 
 def __getattr__(name: str) -> App:

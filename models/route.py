@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from models.checks import Call
 from models.expression import LOOKUPS, Expression, Path
 
-FORMATS = ("json", "text", "bytes")
-"""How a route's records are read: as JSON; as text in UTF-8; not at all, as base64."""
+REGISTERED = ("avro", "protobuf", "json-schema")
+"""Formats whose schemas are in a schema registry."""
+FORMATS = ("json", "text", "bytes", *REGISTERED)
+"""How a route's records are read: as JSON; as text in UTF-8; not at all, as base64; by the schema that each names."""
+RESULTS_FORMATS = ("json", *REGISTERED)
+"""How what a route publishes is written."""
 OUTPUTS = ("merge", "result", "document")
 """What a route publishes: the record with the documents in it, Millrace's result, or the document alone."""
 OTHERWISE = ("pass", "drop")
@@ -64,7 +68,7 @@ class Route:
     """See the module, and the fields' constants. `failures` is None for the worker's dead letters.
 
     `stages` has the lookups in the order in which they can begin: those of a stage use only documents of earlier
-    ones, and begin at once.
+    ones, and begin at once. `results_subject` is the registry's subject by whose latest schema outputs are written.
     """
 
     name: str
@@ -77,9 +81,16 @@ class Route:
     otherwise: str = "pass"
     tombstones: str = "pass"
     output: str = "merge"
+    results_format: str = "json"
+    results_subject: str | None = None
     timestamp: str = "now"
     in_progress: int = DEFAULT_IN_PROGRESS
     stages: tuple[tuple[Lookup, ...], ...] = ()
+
+    @property
+    def needs_registry(self) -> bool:
+        """Whether a schema registry has to say how records are read or written."""
+        return self.format in REGISTERED or self.results_format in REGISTERED
 
     @property
     def all_topics(self) -> tuple[str, ...]:

@@ -65,3 +65,18 @@ def _comes_back(route: Route, routes: Mapping[str, Route]) -> bool:
         seen |= reached
         reached = {each.results for each in routes.values() if reached & set(each.topics)} - seen
     return False
+
+
+def settings_problems(routes: Mapping[str, Route], *, results: str, dead_letters: str, registry: bool) -> list[str]:
+    """Return what is wrong with routes beside the worker's settings: its topics, and whether it has a `registry`."""
+    problems: list[str] = []
+    for route in routes.values():
+        if route.results in (results, dead_letters):
+            problems.append(
+                f"route {route.name}: results: {route.results!r} has the worker's own results or dead letters"
+            )
+        if route.failures == results:
+            problems.append(f"route {route.name}: failures: {route.failures!r} has the worker's own results")
+        if route.needs_registry and not registry:
+            problems.append(f"route {route.name}: its records need a schema registry: set MILLRACE_REGISTRY_URL")
+    return problems

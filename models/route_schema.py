@@ -16,6 +16,8 @@ from models.route import (
     MAX_LOOKUPS,
     OTHERWISE,
     OUTPUTS,
+    REGISTERED,
+    RESULTS_FORMATS,
     TIMESTAMPS,
     TOMBSTONES,
     Lookup,
@@ -97,6 +99,8 @@ class RouteSchema(StrictSchema):
     otherwise = _one_of(OTHERWISE)
     tombstones = _one_of(TOMBSTONES)
     output = _one_of(OUTPUTS)
+    results_format = _one_of(RESULTS_FORMATS)
+    results_subject = fields.String(validate=validate.Length(1, 255))
     timestamp = _one_of(TIMESTAMPS)
     in_progress = fields.Integer(strict=True, validate=validate.Range(1, MAX_IN_PROGRESS))
     lookups = fields.List(fields.Nested(LookupSchema), required=True, validate=validate.Length(1, MAX_LOOKUPS))
@@ -131,6 +135,10 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
         wrong["output"] = [f'{data["format"]} has no places to put an answer: say output = "result" or "document"']
     if output != "merge" and (reason := _single_problem(output, lookups)) is not None:
         wrong["output"] = [reason]
+    if (data.get("results_format", "json") in REGISTERED) != ("results_subject" in data):
+        wrong["results_subject"] = ["goes with results_format avro, protobuf or json-schema, which need it"]
+    if output == "result" and "results_subject" in data:
+        wrong["results_format"] = ['a result is JSON: say output = "merge" or "document"']
     if data.get("when") is not None and data["when"].lookups:
         wrong["when"] = ["is decided before anything is looked up"]
     return wrong

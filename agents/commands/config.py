@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _sources(settings: Any, options: argparse.Namespace) -> int:
+    from agents.worker import check_routes
     from models.errors import SettingsError
     from streams.config.plugins import load_plugins
     from streams.sources import load
@@ -54,8 +55,11 @@ def _sources(settings: Any, options: argparse.Namespace) -> int:
         msg = "MILLRACE_SOURCES: not set; name a file: millrace config --sources FILE"
         raise SettingsError(msg)
     load_plugins(settings)  # sources may name their schemas, checks and functions
-    sources = load(path).by_name
-    say(f"{path}: {len(sources)} sources, all valid")
+    loaded = load(path)
+    check_routes(settings, loaded)
+    sources = loaded.by_name
+    routes = f", {len(loaded.routes)} routes" if loaded.routes else ""
+    say(f"{path}: {len(sources)} sources{routes}, all valid")
     for source in sources.values():
         shown = _source_line(source)
         print(strictjson.dumps(shown).decode() if options.json else "  ".join(f"{k}={_brief(shown[k])}" for k in shown))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,11 @@ def _try(settings: Any, sources: Any, options: argparse.Namespace) -> int:
     if route is None:
         msg = f"no route {options.name!r}; known: {', '.join(sorted(sources.routes)) or 'none'}"
         raise SettingsError(msg)
+    if route.needs_registry:
+        say(
+            f"the route's formats are {route.format} and {route.results_format}: the file is read as JSON, and shown so"
+        )
+        route = replace(route, format="json", results_format="json")
     headers = dict(_header(each) for each in options.header)
     key = None if options.key is None else options.key.encode()
     record = sample(route, _read(options.file), key, headers)

@@ -7,9 +7,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.answer.app import PUBLISH_FAILING, AnswerApp
+from agents.routes.formats import Formats
+from agents.routes.lookups import Lookups
 from agents.routes.outputs import Outputs
 from agents.routes.runner import RouteRunner
 from models.route import Route
@@ -18,6 +20,9 @@ from streams.app import App
 from streams.config.settings import Settings
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic
+
+if TYPE_CHECKING:
+    from streams.registry.registry import Registry
 
 
 class RouteApp:
@@ -55,9 +60,18 @@ class RouteApp:
         for topic in (results, topics[route.failures or settings.dead_letters_topic]):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         partitions = {name: topics[name].partitions for name in (*route.topics, route.results)}
-        outputs = Outputs(route, settings, publisher, partitions)
-        self.runner = RouteRunner(route, self._sources, enricher, outputs, publisher)
+        formats = Formats(route, await self._registry(stack))
+        outputs = Outputs(route, settings, publisher, partitions, formats)
+        self.runner = RouteRunner(route, Lookups(route, self._sources, enricher), formats, outputs, publisher)
         return publisher
+
+    async def _registry(self, stack: AsyncExitStack) -> Registry | None:
+        """Open the schema registry if the route needs it. Raises SettingsError without it, or without the extra."""
+        if not self.route.needs_registry:
+            return None
+        from streams.registry.registry import Registry  # noqa: PLC0415  the extra
+
+        return await stack.enter_async_context(Registry(self._settings))
 
     def readiness(self) -> str:
         """Return `ok`, or what this route waits for."""

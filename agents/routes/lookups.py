@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import ConsumerRecord
@@ -21,6 +18,7 @@ from agents.answer.enrich import Enricher
 from agents.answer.headers import forwarded_headers
 from agents.answer.parsed_requests import ParsedRequest, parse_request
 from agents.routes.value import NULL, Answered, AnsweredCache, Value
+from agents.routes.waits import FIRST_WAIT, LONGEST_WAIT, Waits
 from models.errors import AnswerError, InvalidDocument, InvalidRequest, Overloaded
 from models.request import SOURCE_SCHEMA, Request
 from models.route import MAX_VALUES, Lookup, Route
@@ -28,15 +26,11 @@ from models.source import REQUIRED, Param, Sources
 from streams.cache.entry import Entry
 from streams.http.bodies import kept_until_answered
 from streams.http.retry import IDEMPOTENCY_KEY
-from streams.http.turn import Turn, current
-from streams.kafka.lease import Lease
 
 VALUES_AT_ONCE = 32
 """Values of one list that are requested at once."""
 MAX_REQUESTS = 16_384
 """Requests of a route that are kept, in each of two generations."""
-FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
-"""Seconds that a lookup waits before it is tried again, at first and at most."""
 _SCALARS = (str, int, float, bool)
 
 
@@ -57,54 +51,6 @@ class Found(NamedTuple):
 
 Results = dict[str, Found]
 """What came of a record's lookups, by name."""
-
-
-class Waits:
-    """Notes that lookups of a record wait, and for what, in `reasons`: a drain must not wait for it."""
-
-    def __init__(self, record: ConsumerRecord[bytes, bytes], lease: Lease, reasons: Counter[str]) -> None:
-        self._record = record
-        self._lease = lease
-        self._reasons = reasons
-        self._count = 0
-
-    @contextmanager
-    def because(self, reason: str) -> Iterator[None]:
-        """Wait for a reason."""
-        self._begin(reason)
-        try:
-            yield
-        finally:
-            self._end(reason)
-
-    @contextmanager
-    def turn(self, source: str) -> Iterator[None]:
-        """Wait for the turn of a question to a source, and then no longer."""
-        reason = f"source {source}"
-        turn = Turn(partial(self._end, reason))
-        self._begin(reason)
-        token = current.set(turn)
-        try:
-            yield
-        finally:
-            current.reset(token)
-            turn.over = True
-            if not turn.begun:
-                self._end(reason)
-
-    def _begin(self, reason: str) -> None:
-        self._reasons[reason] += 1
-        self._count += 1
-        if self._count == 1:
-            self._lease.wait(self._record.offset)
-
-    def _end(self, reason: str) -> None:
-        self._reasons[reason] -= 1
-        if not self._reasons[reason]:
-            del self._reasons[reason]
-        self._count -= 1
-        if not self._count and self._lease.alive:
-            self._lease.resume(self._record.offset)
 
 
 class Lookups:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord
 from aiokafka.partitioner import murmur2
 
 from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.headers import dead_letter_headers, default_id, read_id, shrink_dead_letter, shrink_result
+from agents.routes.formats import UNKNOWN, Formats
 from agents.routes.lookups import Found, Results
-from agents.routes.record import CHECKS, MISSING, headers_of, merged
+from agents.routes.record import CHECKS, MISSING, headers_of, merged, spliced
 from agents.routes.value import NULL, Value
+from agents.routes.waits import Waits
 from models.dead_letter import LOOKUP, ROUTE
 from models.errors import AnswerError, InvalidRequest, TooLarge
 from models.expression import Path
 from models.result import Answer, encode_answer, splice
-from models.route import Route
+from models.route import REGISTERED, Route
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
@@ -29,33 +31,77 @@ from streams.kafka.publisher import Publisher
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
 
 
+PASSED = "passed"
+"""What is counted for a record that is passed on without answers."""
+
+
+class _Made(NamedTuple):
+    """An output: `text`, or a `value` that has to be written; `kept`: the record's own bytes."""
+
+    value: Any
+    notes: Headers
+    text: bytes | None = None
+    kept: bool = False
+
+
 class Outputs:
     """The results and dead letters of one route. `partitions` are those of its topics, by name."""
 
-    def __init__(self, route: Route, settings: Settings, publisher: Publisher, partitions: Mapping[str, int]) -> None:
+    def __init__(
+        self, route: Route, settings: Settings, publisher: Publisher, partitions: Mapping[str, int], formats: Formats
+    ) -> None:
         self._route = route
         self._group = route.group(settings.group)
         self._failures = route.failures or settings.dead_letters_topic
         self._publisher = publisher
         self._partitions = partitions
+        self._formats = formats
 
-    def pass_on(self, record: Record, lease: Lease, began: float) -> None:
-        """Publish a record as it is."""
-        self._publish(record, lease, record.value, headers_of(record, [], json=False), began)
+    def pass_on(self, record: Record, lease: Lease, scope: Mapping[str, Any] | None, began: float) -> str | None:
+        """Publish a record without answers, as `finish` does; `scope` is None for a tombstone."""
+        if scope is None or not self._route.needs_registry:
+            self._publish(record, lease, record.value, headers_of(record, [], None), began)
+            return PASSED
+        return PASSED if self._write(record, lease, _Made(scope["value"], []), began) else None
 
-    def finish(self, record: Record, lease: Lease, results: Results, scope: Mapping[str, Any], began: float) -> str:
-        """Publish what came of a record; returns its outcome. `began` is in monotonic seconds."""
+    def finish(
+        self, record: Record, lease: Lease, results: Results, scope: Mapping[str, Any], began: float
+    ) -> str | None:
+        """Publish what came of a record; returns its outcome, None if it has to wait for the registry: `finish_later`.
+
+        `began` is in monotonic seconds.
+        """
         for lookup in self._route.lookups:
             found = results.get(lookup.name)
             if found is not None and found.error is not None and lookup.required:
                 self.fail(record, lease, found.error, began, lookup=lookup.name, found=found)
                 return found.error.outcome
         try:
-            self._publish_output(record, lease, results, scope, began)
+            done = self._write(record, lease, self._made(record, results, scope, began), began)
         except AnswerError as error:
             self.fail(record, lease, error, began)
             return error.outcome
-        return "ok"
+        return "ok" if done else None
+
+    async def finish_later(
+        self,
+        record: Record,
+        lease: Lease,
+        results: Results | None,
+        scope: Mapping[str, Any],
+        began: float,
+        *,
+        waits: Waits,
+    ) -> str:
+        """Do the same once the registry has answered; without results for a record that is passed on."""
+        try:
+            made = _Made(scope["value"], []) if results is None else self._made(record, results, scope, began)
+            value = await self._formats.write_later(made.value, waits)
+        except AnswerError as error:
+            self.fail(record, lease, error, began)
+            return error.outcome
+        self._publish(record, lease, value, headers_of(record, made.notes, self._route.results_format), began)
+        return PASSED if results is None else "ok"
 
     def fail(
         self,
@@ -80,19 +126,19 @@ class Outputs:
             shared = encode_answer(None, Answer.failed(error)) if answer is None else answer.shared
             value = _result(record, shared, answer, began)
             result = OutgoingRecord(
-                lease, record.offset, record.key, value, headers_of(record, [], json=True), shrink_result
+                lease, record.offset, record.key, value, headers_of(record, [], "json"), shrink_result
             )
             partition = self._partition(record)
             listener = _After(lease, partial(self._publisher.publish, self._route.results, partition, result))
         letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
         self._publisher.publish(self._failures, record.partition, letter)
 
-    def _publish_output(
-        self, record: Record, lease: Lease, results: Results, scope: Mapping[str, Any], began: float
-    ) -> None:
+    def _made(self, record: Record, results: Results, scope: Mapping[str, Any], began: float) -> _Made:
+        """Return an output: bytes, or a value to write. Raises AnswerError."""
+        route = self._route
         notes: Headers = []
         places: list[tuple[Path, Value]] = []
-        for lookup in self._route.lookups:
+        for lookup in route.lookups:
             found = results[lookup.name]
             if found.error is not None:
                 notes.append((MISSING, f"{lookup.name}: {found.error.outcome}".encode()))
@@ -104,19 +150,29 @@ class Outputs:
                     places.append((lookup.checks_into, found.checks))
                 else:
                     notes.append((CHECKS, b"%b: %b" % (lookup.name.encode(), found.checks.text)))
-        value, made = record.value, True
-        if self._route.output == "document":
-            [found] = results.values()
-            value = found.value.text
-        elif self._route.output == "result":
+        text = route.results_format not in REGISTERED
+        if route.output == "result":
             [found] = results.values()
             assert found.answer is not None
-            value, notes = _result(record, found.answer.shared, found.answer, began), []
-        elif places:
-            value = merged(self._route, record.value, scope["value"], places)
-        else:
-            made = False
-        self._publish(record, lease, value, headers_of(record, notes, json=made), began)
+            return _Made(None, [], _result(record, found.answer.shared, found.answer, began))
+        if route.output == "document":
+            [found] = results.values()
+            return _Made(None, notes, found.value.text) if text else _Made(found.value.loaded, notes)
+        if not places and not route.needs_registry:
+            return _Made(None, notes, kept=True)
+        own = spliced(record.value, scope["value"], places) if text and route.format == "json" else None
+        return _Made(None if own else merged(route, scope["value"], places, as_text=text), notes, own)
+
+    def _write(self, record: Record, lease: Lease, made: _Made, began: float) -> bool:
+        """Publish an output; returns False if the registry has to be asked first. Raises InvalidDocument."""
+        if made.kept:
+            self._publish(record, lease, record.value, headers_of(record, made.notes, None), began)
+            return True
+        data = self._formats.write(made.value) if made.text is None else made.text
+        if data is UNKNOWN:
+            return False
+        self._publish(record, lease, data, headers_of(record, made.notes, self._route.results_format), began)
+        return True
 
     def _publish(self, record: Record, lease: Lease, value: bytes | None, headers: Headers, began: float) -> None:
         """Publish an output, or its dead letter if the topic does not take it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from agents.routes.value import Value
 from models import strictjson
 from models.dead_letter import DLQ
 from models.errors import InvalidRequest
-from models.framing import framing
+from models.expression import Path
 from models.route import Route
 from models.schema import kind
 from models.strictjson import Raw
@@ -27,14 +26,14 @@ CHECKS = "millrace_checks"
 """Header: name of a lookup and its check results; one header each."""
 _JSON = b"application/json"
 _OURS = frozenset({PLACE, MISSING, CHECKS})
+_OF_VALUE = frozenset({"content-type", "__value_schema_id"})
+"""Headers that say how a value is written."""
 
 
-def scope_of(route: Route, record: ConsumerRecord[bytes, bytes]) -> dict[str, Any]:
-    """Return what the expressions of a route see of a record. Raises InvalidRequest for a value that is not of the
-    route's format.
-    """
+def scope_of(record: ConsumerRecord[bytes, bytes], value: Any) -> dict[str, Any]:
+    """Return what the expressions of a route see of a record with this value."""
     return {
-        "value": None if record.value is None else _value(route, record.value),
+        "value": value,
         "key": None if record.key is None else _text(record.key),
         "headers": {name: _text(content) for name, content in record.headers if content is not None},
         "topic": record.topic,
@@ -45,22 +44,6 @@ def scope_of(route: Route, record: ConsumerRecord[bytes, bytes]) -> dict[str, An
     }
 
 
-def _value(route: Route, value: bytes) -> Any:
-    if route.format == "bytes":
-        return base64.b64encode(value).decode()
-    if route.format == "text":
-        try:
-            return value.decode()
-        except UnicodeDecodeError as exc:
-            msg = f"route {route.name}: the value is not UTF-8 at byte {exc.start}, but its format is text"
-            raise InvalidRequest(msg) from None
-    try:
-        return strictjson.loads(value, exact=True)
-    except ValueError as exc:
-        msg = f"route {route.name}: the value is not JSON: {framing(value) or exc}"
-        raise InvalidRequest(msg) from None
-
-
 def _text(content: bytes) -> str | None:
     """Return a key or header as text, None if it is not UTF-8."""
     try:
@@ -69,49 +52,51 @@ def _text(content: bytes) -> str | None:
         return None
 
 
-def merged(route: Route, value: bytes | None, members: Any, answers: Sequence[tuple[Any, Value]]) -> bytes:
-    """Return a record's value, with answers in their places (paths).
+def merged(route: Route, members: Any, answers: Sequence[tuple[Path, Value]], *, as_text: bool) -> dict[str, Any]:
+    """Return a record's value with answers in their places; `as_text`: as the JSON that they are, to be written alone.
 
-    The record's own bytes stay as they are where each answer is a new member at its top; else it is encoded again.
     Raises InvalidRequest if a place cannot be had.
     """
-    if not isinstance(members, dict):
-        if members is not None:
-            msg = f"route {route.name}: the value is {kind(members)}, which has no places to put an answer"
-            raise InvalidRequest(msg)
-        value, members = b"{}", {}
-    if route.format == "json" and value is not None and _are_new(members, answers):
-        text = value.removeprefix(strictjson.BOM).rstrip(b" \t\r\n")[:-1].rstrip(b" \t\r\n")
-        added = [b"%b:%b" % (strictjson.quote(path.steps[0]), answer.text) for path, answer in answers]
-        return text + (b"," if members else b"") + b",".join(added) + b"}"
-    members = dict(members)
+    if members is not None and not isinstance(members, dict):
+        msg = f"route {route.name}: the value is {kind(members)}, which has no places to put an answer"
+        raise InvalidRequest(msg)
+    result: dict[str, Any] = dict(members or {})
     for path, answer in answers:
         try:
-            path.put(members, Raw.of_text(answer.text))
+            path.put(result, Raw.of_text(answer.text) if as_text else answer.loaded)
         except ValueError as exc:
             msg = f"route {route.name}: {exc}"
             raise InvalidRequest(msg) from None
-    return strictjson.dumps(members, exact=True)
+    return result
 
 
-def _are_new(members: Mapping[str, Any], answers: Sequence[tuple[Any, Value]]) -> bool:
+def spliced(value: bytes | None, members: Any, answers: Sequence[tuple[Path, Value]]) -> bytes | None:
+    """Return a record's own JSON with answers behind its last member; None where one of them has another place."""
+    if value is None or not isinstance(members, dict) or not _are_new(members, answers):
+        return None
+    text = value.removeprefix(strictjson.BOM).rstrip(b" \t\r\n")[:-1].rstrip(b" \t\r\n")
+    added = [b"%b:%b" % (strictjson.quote(path.steps[0]), answer.text) for path, answer in answers]
+    return text + (b"," if members else b"") + b",".join(added) + b"}"
+
+
+def _are_new(members: Mapping[str, Any], answers: Sequence[tuple[Path, Value]]) -> bool:
     names = [path.steps[0] for path, _ in answers]
     tops = all(len(path.steps) == 1 for path, _ in answers)
     return tops and len(set(names)) == len(names) and members.keys().isdisjoint(names)
 
 
-def headers_of(record: ConsumerRecord[bytes, bytes], notes: Headers, *, json: bool) -> Headers:
+def headers_of(record: ConsumerRecord[bytes, bytes], notes: Headers, made: str | None) -> Headers:
     """Return the headers of what is published for a record: its own, but for those of an earlier dead letter, and
-    `notes`. `json`: the value is JSON that was made here.
+    `notes`. `made`: the format of a value that was made here, whose headers replace those of the value before.
     """
     kept: Headers = []
     if record.headers:
         kept = [
             (name, content)  # a header without content is kept as it is
             for name, content in record.headers
-            if not name.startswith(DLQ) and name not in _OURS and not (json and name.lower() == "content-type")
+            if not name.startswith(DLQ) and name not in _OURS and not (made and name.lower() in _OF_VALUE)
         ]
-    if json:
+    if made in ("json", "json-schema"):
         kept.append(("content-type", _JSON))
     kept.append((PLACE, first_place(record)))
     kept += notes

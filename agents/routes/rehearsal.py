@@ -12,6 +12,7 @@ from aiokafka import ConsumerRecord
 
 from agents.answer.app import open_resources
 from agents.answer.enrich import Enricher
+from agents.routes.formats import Formats
 from agents.routes.lookups import Lookups
 from agents.routes.outputs import Outputs
 from agents.routes.record import scope_of
@@ -69,7 +70,8 @@ def sample(
 def questions(route: Route, sources: Sources, record: ConsumerRecord[bytes, bytes]) -> list[dict[str, Any]]:
     """Return what the lookups that need no other's answer would ask, with nothing sent. Raises AnswerError."""
     lookups = Lookups(route, sources, cast("Any", None))
-    return [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope_of(route, record))]
+    scope = scope_of(record, Formats(route).read(record))
+    return [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope)]
 
 
 def _questions(lookups: Lookups, lookup: Lookup, scope: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -104,8 +106,9 @@ async def send_through(
     kept = _Publisher(route.results, route.failures or settings.dead_letters_topic)
     publisher = cast("Any", kept)
     lease = Lease(route.group(settings.group), record.topic, 0, position=record.offset)
-    outputs = Outputs(route, settings, publisher, {record.topic: 1, route.results: 1})
-    runner = RouteRunner(route, sources, enricher, outputs, publisher)
+    formats = Formats(route)
+    outputs = Outputs(route, settings, publisher, {record.topic: 1, route.results: 1}, formats)
+    runner = RouteRunner(route, Lookups(route, sources, enricher), formats, outputs, publisher)
     lease.deliver([record], record.offset + 1)
     await runner.take(RecordBatch([record], lease, time.monotonic()))
     while lease.work:

@@ -16,16 +16,16 @@ from functools import partial
 from typing import Any
 
 from agents.answer.agent import error_for
-from agents.answer.enrich import Enricher
 from agents.answer.headers import unreadable_request
-from agents.routes.lookups import Lookups, Waits
+from agents.routes.formats import UNKNOWN, Formats
+from agents.routes.lookups import Lookups
 from agents.routes.outputs import Outputs, Record
 from agents.routes.record import scope_of
+from agents.routes.waits import Waits
 from models.errors import AnswerError, InvalidRequest
 from models.expression import is_true
 from models.histogram import Histogram
 from models.route import Route
-from models.source import Sources
 from streams.kafka.batch import RecordBatch
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 TURN = 0.005
 """Seconds of work on a batch after which other tasks get their turn."""
+DROPPED = "dropped"
+"""What is counted for a record that goes nowhere."""
 LOOK_EVERY = 0.1
 """Seconds between looks at whether the records that wait for a place are still this worker's."""
 
@@ -45,10 +47,11 @@ class RouteRunner:
     """Works on the records of one route. `outcomes` counts what came of them, `waiting` what they wait for now."""
 
     def __init__(
-        self, route: Route, sources: Sources, enricher: Enricher, outputs: Outputs, publisher: Publisher
+        self, route: Route, lookups: Lookups, formats: Formats, outputs: Outputs, publisher: Publisher
     ) -> None:
         self.route = route
-        self._lookups = Lookups(route, sources, enricher)
+        self._lookups = lookups
+        self._formats = formats
         self._outputs = outputs
         self._publisher = publisher
         self._free = asyncio.Event()
@@ -79,26 +82,33 @@ class RouteRunner:
         await self._publisher.pace()
 
     def _begin(self, record: Record, batch: RecordBatch) -> dict[str, Any] | None:
-        """Finish a record for which nothing has to be fetched; return what is known of any other."""
-        route, lease = self.route, batch.lease
+        """Finish a record for which nothing has to be waited for; return what is known of any other."""
         try:
             if isinstance(record, Unreadable):
                 raise unreadable_request(record)  # noqa: TRY301  handled below like any other
-            if record.value is None and route.tombstones != "look-up":
-                self._let_by(record, batch, route.tombstones)
-                return None
-            scope = scope_of(route, record)
-            if not self._is_wanted(scope):
-                self._let_by(record, batch, route.otherwise)
-                return None
-            results = self._lookups.cached(scope, time.time())
-            if results is None:
-                return scope
-            outcome = self._outputs.finish(record, lease, results, scope, batch.received_at)
+            if record.value is None and self.route.tombstones != "look-up":
+                outcome = self._let_by(record, batch, self.route.tombstones, None)
+            else:
+                value = self._formats.read(record)
+                if value is UNKNOWN:
+                    return {}
+                scope = scope_of(record, value)
+                outcome = self._finish_now(record, batch, scope)
+                if outcome is None:
+                    return scope
         except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
             outcome = self._fail(record, batch, exc)
-        self._count(outcome, batch)
+        self._count(outcome or DROPPED, batch)
         return None
+
+    def _finish_now(self, record: Record, batch: RecordBatch, scope: dict[str, Any]) -> str | None:
+        """Finish a record and return its outcome, None if a source or the registry has to answer first."""
+        if not self._is_wanted(scope):
+            return self._let_by(record, batch, self.route.otherwise, scope)
+        results = self._lookups.cached(scope, time.time())
+        if results is None:
+            return None
+        return self._outputs.finish(record, batch.lease, results, scope, batch.received_at)
 
     def _is_wanted(self, scope: dict[str, Any]) -> bool:
         """Whether `when` is true of a record. Raises InvalidRequest for one of a wrong type."""
@@ -111,13 +121,12 @@ class RouteRunner:
             msg = f"route {self.route.name}: when ({when.text}): {exc}"
             raise InvalidRequest(msg) from None
 
-    def _let_by(self, record: Record, batch: RecordBatch, how: str) -> None:
-        """Pass a record on as it is, or drop it."""
+    def _let_by(self, record: Record, batch: RecordBatch, how: str, scope: dict[str, Any] | None) -> str | None:
+        """Pass a record on as it is, or drop it; None if the registry has to answer first."""
         if how == "pass":
-            self._outputs.pass_on(record, batch.lease, batch.received_at)
-        else:
-            batch.lease.finish(record.offset)
-        self._count("passed" if how == "pass" else "dropped", batch)
+            return self._outputs.pass_on(record, batch.lease, scope, batch.received_at)
+        batch.lease.finish(record.offset)
+        return DROPPED
 
     async def _place(self, lease: Lease) -> bool:
         """Wait for a place among those in progress; returns whether the record is still this worker's."""
@@ -141,12 +150,20 @@ class RouteRunner:
         self._free.set()
 
     async def _look_up(self, record: Record, batch: RecordBatch, scope: dict[str, Any]) -> None:
-        lease = batch.lease
+        lease, began = batch.lease, batch.received_at
+        waits = Waits(record, lease, self.waiting)
         try:
             logs.request_id.set(f"{record.topic}-{record.partition}-{record.offset}")
+            scope = scope or scope_of(record, await self._formats.read_later(record, waits))
             scope["lookups"] = {}
-            results = await self._lookups.run(scope, record, Waits(record, lease, self.waiting))
-            outcome = self._outputs.finish(record, lease, results, scope, batch.received_at)
+            results, outcome = None, None
+            if self._is_wanted(scope):
+                results = await self._lookups.run(scope, record, waits)
+                outcome = self._outputs.finish(record, lease, results, scope, began)
+            else:
+                outcome = self._let_by(record, batch, self.route.otherwise, scope)
+            if outcome is None:
+                outcome = await self._outputs.finish_later(record, lease, results, scope, began, waits=waits)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             outcome = self._fail(record, batch, exc)
         self._count(outcome, batch)

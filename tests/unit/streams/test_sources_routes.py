@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from agents.worker import check_routes
+from models.errors import SettingsError
+from streams.config.settings import Settings
 from streams.sources import parse
 
 SOURCES = """
@@ -99,3 +102,16 @@ def test_without_routes_no_expression_library_is_loaded():
         "assert 'jmespath' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_routes_that_do_not_go_with_the_settings_stop_the_start():
+    """Topics of the worker's own, and a registry that is not named."""
+    text = SOURCES + ROUTE.replace('"enriched"', '"results"\nfailures = "results-2"\nformat = "avro"')
+    sources, wrong = parse(text.encode())
+    assert wrong == []
+    with pytest.raises(SettingsError) as caught:
+        check_routes(Settings(), sources)
+    assert str(caught.value).splitlines() == [
+        "route orders: results: 'results' has the worker's own results or dead letters",
+        "route orders: its records need a schema registry: set MILLRACE_REGISTRY_URL",
+    ]

@@ -1,0 +1,101 @@
+"""How a route's records are read, and what it publishes is written: by itself, or by a schema registry."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import ConsumerRecord
+
+from agents.routes.waits import FIRST_WAIT, LONGEST_WAIT, Waits
+from models import strictjson
+from models.errors import InvalidRequest, RegistryUnavailable
+from models.expression import plain
+from models.framing import framing
+from models.route import REGISTERED, Route
+
+if TYPE_CHECKING:
+    from streams.registry.registry import Registry
+
+UNKNOWN: Any = object()
+"""What is returned where the registry has to be asked first."""
+
+
+class Formats:
+    """The formats of one route. `registry` is None where none is needed."""
+
+    def __init__(self, route: Route, registry: Registry | None = None) -> None:
+        self._route = route
+        self._registry = registry
+        self._missing: Any = None
+        if registry is not None:
+            from streams.registry.registry import MISSING  # noqa: PLC0415  the extra
+
+            self._missing = MISSING
+
+    def read(self, record: ConsumerRecord[bytes, bytes]) -> Any:
+        """Return a record's value, or UNKNOWN. Raises InvalidRequest for one that is not of the route's format."""
+        data, route = record.value, self._route
+        if data is None:
+            return None
+        if route.format in REGISTERED:
+            assert self._registry is not None
+            found = self._registry.decode_cached(route.format, record.topic, data, record.headers)
+            return UNKNOWN if found is self._missing else plain(found)
+        if route.format == "bytes":
+            return base64.b64encode(data).decode()
+        if route.format == "text":
+            return self._text(data)
+        try:
+            return strictjson.loads(data, exact=True)
+        except ValueError as exc:
+            msg = f"route {route.name}: the value is not JSON: {framing(data) or exc}"
+            raise InvalidRequest(msg) from None
+
+    async def read_later(self, record: ConsumerRecord[bytes, bytes], waits: Waits) -> Any:
+        """Do the same once the registry has answered."""
+        registry, data = self._registry, record.value or b""
+        assert registry is not None
+        return plain(await _patiently(
+            lambda: registry.decode(self._route.format, record.topic, data, record.headers), waits
+        ))  # fmt: skip
+
+    def write(self, value: Any) -> Any:
+        """Return the bytes of an output, or UNKNOWN. Raises InvalidDocument for one that does not fit its schema."""
+        route = self._route
+        if route.results_format not in REGISTERED:
+            return strictjson.dumps(value, exact=True)
+        assert self._registry is not None
+        assert route.results_subject is not None
+        written = self._registry.encode_cached(route.results_format, route.results_subject, value)
+        return UNKNOWN if written is self._missing else written
+
+    async def write_later(self, value: Any, waits: Waits) -> bytes:
+        """Do the same once the registry has answered."""
+        registry, route = self._registry, self._route
+        assert registry is not None
+        assert route.results_subject is not None
+        subject = route.results_subject
+        written: bytes = await _patiently(lambda: registry.encode(route.results_format, subject, value), waits)
+        return written
+
+    def _text(self, data: bytes) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as exc:
+            msg = f"route {self._route.name}: the value is not UTF-8 at byte {exc.start}, but its format is text"
+            raise InvalidRequest(msg) from None
+
+
+async def _patiently(work: Callable[[], Awaitable[Any]], waits: Waits) -> Any:
+    """Do something as soon as the registry can be had: its absence is no fault of the record."""
+    wait = FIRST_WAIT
+    while True:
+        try:
+            return await work()
+        except RegistryUnavailable as exc:
+            with waits.because(str(exc)):
+                await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
