@@ -25,6 +25,7 @@ from models.source_schema import CALL, LimitsSchema, SourceSchema
 from streams.config.secrets import Steps, hardened, read_secret, secrets_in
 from streams.functions import function_of, signature_of
 from streams.http.policy import tls_context
+from streams.http.url import without_default_port
 from streams.telemetry.timed import timed
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")  # str.splitlines ends lines at characters that TOML does not
@@ -115,7 +116,7 @@ class _Reader:
         """Return a host as requests name it: without a port that is a scheme's own."""
         if not _HOST.fullmatch(name):
             self._report(("hosts", name), "is no host: give host, or host:port")
-        return name.lower().removesuffix(":80").removesuffix(":443")
+        return without_default_port(name)
 
     def _tables(self, members: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
         tables = members.get(name, {})

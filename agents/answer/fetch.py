@@ -173,7 +173,7 @@ class Fetcher:
         again = repeatable(request.method, request.headers)  # our own Idempotency-Key does not count
         return self._client.fetch(
             request.method, request.url, headers, request.body,
-            deadline=deadline, terms=policy, validators=validators, again=again,
+            deadline=deadline, policy=policy, validators=validators, again=again,
         )  # fmt: skip
 
 

@@ -136,20 +136,20 @@ class Client:
         body: Any = None,
         *,
         deadline: float | None = None,
-        terms: UpstreamPolicy | None = None,
+        policy: UpstreamPolicy | None = None,
         validators: Mapping[str, str] | None = None,
         again: bool | None = None,
     ) -> Response:
-        """Send a request, with retries as the policy `terms` allows before `deadline` (monotonic seconds).
+        """Send a request, with retries as `policy` allows before `deadline` (monotonic seconds).
 
         `body`: a string is sent as text, anything else as JSON. `validators`: If-None-Match and If-Modified-Since; then
         a 304 is a response. `again`: whether a request that may have been received may be sent again; None: by method
         and headers. Raises Denied, Unreachable, TimedOut, UpstreamError (also for an unsuccessful status), TooLarge,
         InvalidDocument (an undecodable body), InvalidRequest and Overloaded, with the number of `attempts`.
         """
-        terms = terms or self.policy
+        policy = policy or self.policy
         headers, data = with_body(headers, body)
-        again = terms.repeatable or (repeatable(method, headers) if again is None else again)
+        again = policy.repeatable or (repeatable(method, headers) if again is None else again)
         if validators:
             headers = {**headers, **validators}
         sent = None if self.spans is None else count()
@@ -157,38 +157,38 @@ class Client:
         attempt, failed = 1, None
         while True:
             try:
-                response = await self._follow(hop, deadline, terms)
+                response = await self._follow(hop, deadline, policy)
             except AnswerError as error:
-                hide_secrets(error, terms.credentials)
+                hide_secrets(error, policy.credentials)
                 if error.attempts is None:  # refused before it was sent: report the error of the attempt before
                     raise failed or error from None
                 failed = error
                 attempt += error.attempts - 1
-                policy = terms.retry if again or error.unsent else ONCE
-                pause = pause_before_next(attempt, error, policy, turn.deadline_of(deadline))
+                retries = policy.retry if again or error.unsent else ONCE
+                pause = pause_before_next(attempt, error, retries, turn.deadline_of(deadline))
             else:
                 return response if attempt == 1 else response._replace(attempts=response.attempts + attempt - 1)
             await asyncio.sleep(pause)
             attempt += 1
 
     async def post(
-        self, terms: UpstreamPolicy, url: str, headers: Mapping[str, str], text: str, deadline: float | None
+        self, policy: UpstreamPolicy, url: str, headers: Mapping[str, str], text: str, deadline: float | None
     ) -> bytes:
         """Post a text and return the response's body. Raises AnswerError as `fetch` does."""
-        return (await self.fetch("POST", url, headers, text, deadline=deadline, terms=terms)).body.content
+        return (await self.fetch("POST", url, headers, text, deadline=deadline, policy=policy)).body.content
 
-    async def _follow(self, hop: OutgoingRequest, deadline: float | None, terms: UpstreamPolicy) -> Response:
+    async def _follow(self, hop: OutgoingRequest, deadline: float | None, policy: UpstreamPolicy) -> Response:
         """Send a request and follow its redirects; send it again with renewed credentials, which is another attempt."""
         redirects, attempts, answered = 0, 1, False
         cookies: Cookies | None = None
         while True:
             signed = None
-            credentials = terms.credentials if hop.own else None
+            credentials = policy.credentials if hop.own else None
             headers = hop.headers if cookies is None else cookies.added_to(hop.headers, hop.url, own=hop.own)
             try:
                 self._guard.check(hop.url)
                 signed = await credentials.sign(hop.url, headers, deadline) if credentials is not None else None
-                answer = await self._send(hop, signed or Signed(hop.url, headers), deadline, terms)
+                answer = await self._send(hop, signed or Signed(hop.url, headers), deadline, policy)
             except AnswerError as error:
                 tried = max(attempts, error.attempts or 0) if error.attempts or redirects else attempts - 1
                 error.attempts, error.unsent = tried or None, error.unsent and not answered
@@ -201,20 +201,20 @@ class Client:
                 return answer if attempts == 1 else answer._replace(attempts=attempts)
             redirects, answered = redirects + 1, True
             hop = hop._replace(redirects=(*hop.redirects, answer.head))
-            if redirects > terms.redirects:
-                msg = f"{hop.url.host}: more than {terms.redirects} redirects (see MILLRACE_MAX_REDIRECTS)"
+            if redirects > policy.redirects:
+                msg = f"{hop.url.host}: more than {policy.redirects} redirects (see MILLRACE_MAX_REDIRECTS)"
                 raise _with_trail(UpstreamError(msg, answer.status), hop.redirects)
             if answer.cookies:
-                cookies = cookies or Cookies(terms.credentials)
+                cookies = cookies or Cookies(policy.credentials)
                 cookies.take(hop.url, answer.cookies)
             hop = redirected(hop, answer.status, answer.location, credentials)
 
     async def _send(
-        self, hop: OutgoingRequest, signed: Signed, deadline: float | None, terms: UpstreamPolicy
+        self, hop: OutgoingRequest, signed: Signed, deadline: float | None, policy: UpstreamPolicy
     ) -> Response | _Redirect:
         """Send one request within the limits of host and worker, and record its result in the host's breaker."""
-        host = self.hosts.of(_authority(hop.url), terms.source if terms.apart and hop.own else None)
-        gate = (terms.bulkhead if hop.own else None) or host.bulkhead
+        host = self.hosts.of(_authority(hop.url), policy.source if policy.apart and hop.own else None)
+        gate = (policy.bulkhead if hop.own else None) or host.bulkhead
         queued_at = time.monotonic()
         ticket = await host.acquire(turn.deadline_of(deadline), gate)
         started, result, ok = None, "cancelled", None
@@ -224,7 +224,7 @@ class Client:
                 turn.begin()
                 self.stats.waits.add(started - queued_at)
                 answer = await (self._exchange if self.spans is None else self._traced)(
-                    hop, signed, terms, turn.deadline_of(deadline)
+                    hop, signed, policy, turn.deadline_of(deadline)
                 )
             result, ok = status_class(answer.status), True
         except AnswerError as error:
@@ -251,27 +251,27 @@ class Client:
         else:
             return answer
         finally:
-            self.stats.add(terms.source, result, started)
+            self.stats.add(policy.source, result, started)
             host.release(ticket, ok=ok, gate=gate, result=result)
 
     async def _traced(
-        self, hop: OutgoingRequest, signed: Signed, terms: UpstreamPolicy, deadline: float | None
+        self, hop: OutgoingRequest, signed: Signed, policy: UpstreamPolicy, deadline: float | None
     ) -> Response | _Redirect:
         """Send one request within a span of its own, and propagate it to the upstream."""
         assert self.spans is not None
         assert hop.sent is not None
         with self.spans.request(hop.method, hop.url, next(hop.sent)) as span:
             signed = Signed(signed.url, {**signed.headers, **span.headers})
-            answer = await self._exchange(hop, signed, terms, deadline)
+            answer = await self._exchange(hop, signed, policy, deadline)
             span.answered(answer.status or 0)
             return answer
 
     async def _exchange(
-        self, hop: OutgoingRequest, signed: Signed, terms: UpstreamPolicy, deadline: float | None
+        self, hop: OutgoingRequest, signed: Signed, policy: UpstreamPolicy, deadline: float | None
     ) -> Response | _Redirect:
         """Send one request; returns the response or redirect."""
-        session = self._proxied if terms.proxy else self._direct
-        options = options_of(hop, terms)
+        session = self._proxied if policy.proxy else self._direct
+        options = options_of(hop, policy)
         began = time.monotonic()
         response = await session.request(
             hop.method, signed.url, headers=signed.headers, data=hop.data, allow_redirects=False, **options
@@ -279,42 +279,42 @@ class Client:
         head = Head(response.status, response.headers, time.monotonic() - began)
         try:
             status = response.status
-            if hop.method not in SAFE and status < BAD_REQUEST and not terms.reads and self.changed is not None:
+            if hop.method not in SAFE and status < BAD_REQUEST and not policy.reads and self.changed is not None:
                 self.changed(str(hop.url), response.headers)
-            if status in _REDIRECTS and status not in terms.success and terms.redirects:
+            if status in _REDIRECTS and status not in policy.success and policy.redirects:
                 location = response.headers.get("Location")
                 if not location:
                     how = "without a Location" if location is None else "with an empty Location"
                     msg = f"{hop.url.host} answered {status} {how}"
                     raise UpstreamError(msg, status)
                 return _Redirect(status, location, response.headers.getall("Set-Cookie", ()), head)
-            if status not in terms.success and not (status == NOT_MODIFIED and hop.conditional):
-                error = unsuccessful(hop.url.host or "?", response, terms)
+            if status not in policy.success and not (status == NOT_MODIFIED and hop.conditional):
+                error = unsuccessful(hop.url.host or "?", response, policy)
                 if isinstance(error, UpstreamError):
-                    await add_excerpt(error, response, terms.credentials, deadline)
+                    await add_excerpt(error, response, policy.credentials, deadline)
                 raise error
-            content = await self._read(hop, response, terms, deadline)
+            content = await self._read(hop, response, policy, deadline)
             body = Body(content, *media(response.headers.get("Content-Type")))
-            if terms.credentials is not None and await repeats_credentials(body, response.headers, terms.credentials):
+            if policy.credentials is not None and await repeats_credentials(body, response.headers, policy.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
                 raise InvalidDocument(msg)
             return Response(status, body, response.headers, delay=head.delay, redirects=hop.redirects)
         except AnswerError as error:
             if isinstance(error, InvalidDocument | TooLarge):
                 error.status = response.status
-            error.headers = chosen(response.headers, terms.response_headers, terms.credentials)
+            error.headers = chosen(response.headers, policy.response_headers, policy.credentials)
             raise _with_trail(error, (*hop.redirects, head)) from None
         finally:
             response.release()  # closes the connection if the body was not read to its end
 
     async def _read(
-        self, hop: OutgoingRequest, response: aiohttp.ClientResponse, terms: UpstreamPolicy, deadline: float | None
+        self, hop: OutgoingRequest, response: aiohttp.ClientResponse, policy: UpstreamPolicy, deadline: float | None
     ) -> bytes:
         """Return a body, once there is memory for it. A coded one may decode to as many bytes as are allowed."""
         plain = "Content-Encoding" not in response.headers
-        most = min(response.content_length or terms.max_bytes if plain else terms.max_bytes, terms.max_bytes)
+        most = min(response.content_length or policy.max_bytes if plain else policy.max_bytes, policy.max_bytes)
         with self.bodies.room(hop.url.host or "?", most, deadline) as room:
-            return await read_body(response, terms.max_bytes, room.grow)
+            return await read_body(response, policy.max_bytes, room.grow)
 
 
 def client_of(settings: Settings, sources: Sources | None = None) -> Client:

@@ -40,18 +40,18 @@ _SCHEME = re.compile(r"\s*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)(?:\s++(?!=)|\s*+$)")
 _INVALID_TOKEN = re.compile(r'\s*+error\s*+=\s*+(?:invalid_token|"invalid_token")\s*+$', re.IGNORECASE)
 
 
-def unsuccessful(host: str, response: aiohttp.ClientResponse, terms: UpstreamPolicy) -> AnswerError:
+def unsuccessful(host: str, response: aiohttp.ClientResponse, policy: UpstreamPolicy) -> AnswerError:
     """Return the error for an unsuccessful status, without secrets that the upstream repeats."""
     status, reason = response.status, response.reason or ""
-    if status == PROXY_LOGIN and terms.proxy is not None:
+    if status == PROXY_LOGIN and policy.proxy is not None:
         return Unreachable(f"the proxy to {host} requires authentication: it answered {status}")
-    if terms.credentials is not None and terms.credentials.contained_in(reason.encode(errors="replace")):
+    if policy.credentials is not None and policy.credentials.contained_in(reason.encode(errors="replace")):
         reason = ""
     error = UpstreamError(f"{host} answered {status} {reason}".rstrip(), status,
                           retry_after(response.headers.get("Retry-After")))  # fmt: skip
-    error.retryable = status in terms.retry.statuses
+    error.retryable = status in policy.retry.statuses
     error.refuses_credentials = status == UNAUTHORIZED or (
-        status == FORBIDDEN and terms.credentials is not None and _blames_token(response)
+        status == FORBIDDEN and policy.credentials is not None and _blames_token(response)
     )
     return error
 

@@ -42,9 +42,9 @@ def session_of(connector: aiohttp.BaseConnector, connect: float | None = None) -
     )
 
 
-def options_of(hop: OutgoingRequest, terms: UpstreamPolicy) -> dict[str, Any]:
+def options_of(hop: OutgoingRequest, policy: UpstreamPolicy) -> dict[str, Any]:
     """Return a request's options beyond the session's: usually none."""
-    if terms.timeout is None and terms.tls is None and terms.proxy is None:
+    if policy.timeout is None and policy.tls is None and policy.proxy is None:
         return {}
-    options = {"timeout": terms.timeout, "ssl": terms.tls if hop.own else None, "proxy": terms.proxy}
+    options = {"timeout": policy.timeout, "ssl": policy.tls if hop.own else None, "proxy": policy.proxy}
     return {name: value for name, value in options.items() if value is not None}

@@ -92,10 +92,15 @@ def origin_of(url: str | None) -> Origin:
     return NOWHERE if found is None else _origin_of(found[0])
 
 
+def without_default_port(authority: str) -> str:
+    """Return a host and its port in lower case, without a port that is a scheme's own."""
+    return authority.lower().removesuffix(":80").removesuffix(":443")
+
+
 @lru_cache(maxsize=1_024)
 def _origin_of(origin: str) -> Origin:
     found = _AUTHORITY.match(origin)
-    authority = found[1].lower().removesuffix(":80").removesuffix(":443") if found else ""
+    authority = without_default_port(found[1]) if found else ""
     try:
         parts = urlsplit(origin)
         host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)

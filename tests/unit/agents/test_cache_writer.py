@@ -134,8 +134,8 @@ async def start(stack: AsyncExitStack, upstream: Upstream) -> Start:
         cache = await stack.enter_async_context(Cache(parse_tiers(tiers)))
         caller = await stack.enter_async_context(FunctionCaller(100_000))
         made = {name: source_of(upstream, name, policy) for name, policy in sources.items()}
-        terms = {name: policy_of(source, client.policy, client.post) for name, source in made.items()}
-        enricher = Enricher(Fetcher(client, caller, terms), None, cache, PATIENCE, negative_ttl=negative_ttl)  # type: ignore[arg-type]
+        policies = {name: policy_of(source, client.policy, client.post) for name, source in made.items()}
+        enricher = Enricher(Fetcher(client, caller, policies), None, cache, PATIENCE, negative_ttl=negative_ttl)  # type: ignore[arg-type]
         return Worker(upstream, await stack.enter_async_context(enricher), cache)
 
     return start

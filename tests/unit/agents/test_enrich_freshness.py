@@ -94,8 +94,8 @@ def cache(clock: Clock) -> Cache:
 
 
 def enricher_over(upstream: Upstream, cache: Cache, timeout: float = 30, policy: CachePolicy | None = None) -> Enricher:
-    terms = {"s": UpstreamPolicy(1_000), "t": UpstreamPolicy(1_000)}
-    return Enricher(Fetcher(upstream, None, terms), None, cache, timeout, policy)  # type: ignore[arg-type]
+    policies = {"s": UpstreamPolicy(1_000), "t": UpstreamPolicy(1_000)}
+    return Enricher(Fetcher(upstream, None, policies), None, cache, timeout, policy)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -99,15 +99,15 @@ async def upstream(serve):
 
 
 @pytest.fixture
-async def terms():
-    """The terms of sources, by name."""
+async def policy():
+    """The policy of sources, by name."""
     return {}
 
 
 @pytest.fixture
-async def asker(upstream, terms):
+async def asker(upstream, policy):
     async with Client(LIMIT, LOOPBACK, retry=QUICK) as client, FunctionCaller(LIMIT) as caller:
-        yield Fetcher(client, caller, terms)
+        yield Fetcher(client, caller, policy)
 
 
 @pytest.fixture
@@ -152,18 +152,18 @@ async def test_304_is_no_answer_to_what_was_not_asked(upstream, asker, own):
     assert upstream.sent("If-None-Match") == [own.get("if-none-match")]
 
 
-async def test_304_to_a_condition_of_the_request_s_own_says_nothing_of_ours(upstream, asker, terms):
+async def test_304_to_a_condition_of_the_request_s_own_says_nothing_of_ours(upstream, asker, policy):
     """Where 304 is a success of the source's, it answers the source's own condition: what is at hand may be another."""
-    terms["s"] = UpstreamPolicy(LIMIT, success=frozenset({200, 304}))
+    policy["s"] = UpstreamPolicy(LIMIT, success=frozenset({200, 304}))
     upstream.says("/", {"status": 304})
     known = wanted(upstream, headers={"If-None-Match": '"mine"'})._replace(source=Source("s"))
     asked = await asker.fetch(known, {}, in_5_seconds(), {"If-None-Match": '"1"'})
     assert asked.answer is not None
 
 
-async def test_the_terms_are_those_of_the_source(upstream, asker, terms):
+async def test_the_terms_are_those_of_the_source(upstream, asker, policy):
     """A success of its own, and the cap on its bodies."""
-    terms["s"] = UpstreamPolicy(10, success=frozenset({404}))
+    policy["s"] = UpstreamPolicy(10, success=frozenset({404}))
     upstream.says("/", {"status": 404, "text": "none"}, {"status": 404, "text": "x" * 11})
     sources = Sources({"s": Source("s", UrlTemplate(upstream.url + "/"), schema="text")})
     known = parse_request(Request(source="s", schema=""), sources)
@@ -365,8 +365,8 @@ async def test_a_result_has_the_headers_that_its_source_names(upstream):
     upstream.says("/", {"text": 'a,"headers":{"x":1},"attempts":1', "headers": first},
                   {"status": 304, "headers": {"X-Quota": "8", "Cache-Control": "max-age=60"}})  # fmt: skip
     async with Client(LIMIT, LOOPBACK) as client, Cache((MemoryTier(),)) as cache:
-        terms = {"s": policy_of(source, client.policy, client.post)}
-        enricher = Enricher(Fetcher(client, FunctionCaller(LIMIT), terms), Pool(), cache, 5.0)
+        policy = {"s": policy_of(source, client.policy, client.post)}
+        enricher = Enricher(Fetcher(client, FunctionCaller(LIMIT), policy), Pool(), cache, 5.0)
         asked = parse_request(Request(source="s", schema="text"), Sources({"s": source}))
         said = []
         for _ in range(3):

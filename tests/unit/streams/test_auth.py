@@ -89,14 +89,14 @@ async def client(upstream):
         yield client
 
 
-def terms(client, kind="bearer", **source):
+def policy(client, kind="bearer", **source):
     return policy_of(Source("s", **KINDS[kind], **source), client.policy, client.post)
 
 
 async def failure(client, url, error, kind="bearer"):
     """Return the error that a fetch ends in, which has no spelling of the secret."""
     with pytest.raises(error) as caught:
-        await client.fetch("GET", url, {}, terms=terms(client, kind))
+        await client.fetch("GET", url, {}, policy=policy(client, kind))
     assert type(caught.value) is error
     text = json.dumps(caught.value.describe())
     assert [part for part in ("k3y", "odd", LOGIN) if part in text] == []
@@ -107,7 +107,7 @@ async def failure(client, url, error, kind="bearer"):
 async def test_the_upstream_is_shown_the_credentials(client, upstream, kind):
     """Each kind puts its secret where it belongs and nowhere else; the rest of the request stays as it is."""
     url = at(upstream, "/a%2Fb?c=%26d")
-    response = await client.fetch("POST", url, {"X-Rest": "1"}, "text", terms=terms(client, kind))
+    response = await client.fetch("POST", url, {"X-Rest": "1"}, "text", policy=policy(client, kind))
     (seen,) = upstream.seen
     assert shown(seen) == SHOWN[kind]
     assert seen.path.startswith("/a%2Fb?c=%26d")
@@ -118,14 +118,14 @@ async def test_the_upstream_is_shown_the_credentials(client, upstream, kind):
 @pytest.mark.parametrize("path", ["/", "/?", "/a?b", "/a?b=&"])
 async def test_a_key_goes_behind_whatever_query_there_is(client, upstream, path):
     """A URL with and without a query of its own gets the key as one parameter more."""
-    await client.fetch("GET", f"{upstream.url.origin()}{path}", {}, terms=terms(client, "query"))
+    await client.fetch("GET", f"{upstream.url.origin()}{path}", {}, policy=policy(client, "query"))
     assert shown(upstream.seen[0]) == SHOWN["query"]
     assert upstream.seen[0].path.count("?") == 1
 
 
 async def test_a_plain_request_is_shown_nothing(client, upstream):
     """Credentials are those of their source: who asks the same host without it has none."""
-    await client.fetch("GET", at(upstream), {}, terms=terms(client))
+    await client.fetch("GET", at(upstream), {}, policy=policy(client))
     await client.fetch("GET", at(upstream), {})
     assert [shown(seen) for seen in upstream.seen] == [SHOWN["bearer"], {}]
 
@@ -134,7 +134,7 @@ async def test_a_plain_request_is_shown_nothing(client, upstream):
 async def test_credentials_stand_in_place_of_a_header_of_their_name(client, upstream, kind):
     """However the request writes it, the upstream gets one header of that name, and that is the source's."""
     [(name, value)] = SHOWN[kind].items()
-    await client.fetch("GET", at(upstream), {name.lower(): "own"}, terms=terms(client, kind))
+    await client.fetch("GET", at(upstream), {name.lower(): "own"}, policy=policy(client, kind))
     assert upstream.seen[0].headers.getall(name) == [value]
 
 
@@ -147,7 +147,7 @@ async def test_a_401_to_what_stays_the_same_is_not_asked_again(client, upstream)
 
 @pytest.mark.parametrize("kind", ["file", "env"])
 async def test_a_secret_that_is_not_there_is_told_by_its_place(client, tmp_path, monkeypatch, kind):
-    """Without its secret a source has no terms; the message names where it should be."""
+    """Without its secret a source has no policy; the message names where it should be."""
     monkeypatch.delenv("TEST_SECRET")
     place = Secret(kind, "TEST_SECRET" if kind == "env" else str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"TEST_SECRET is not set|none' cannot be read: No such file"):
@@ -158,7 +158,7 @@ async def test_a_secret_from_a_file_is_sent_without_its_line_end(client, upstrea
     """Editors end files with a line break, which is no part of the secret."""
     (tmp_path / "token").write_text(f"{KEY}\r\n")
     source = Source("s", auth=Bearer(Secret("file", str(tmp_path / "token"))))
-    await client.fetch("GET", at(upstream), {}, terms=policy_of(source, client.policy, client.post))
+    await client.fetch("GET", at(upstream), {}, policy=policy_of(source, client.policy, client.post))
     assert shown(upstream.seen[0]) == SHOWN["bearer"]
 
 
@@ -185,7 +185,7 @@ def test_a_header_may_be_called_env_or_file(name):
 async def test_a_redirect_within_the_origin_keeps_the_credentials(client, upstream, kind):
     """Another path of the same scheme, host and port is still the source's upstream."""
     upstream.redirect("/old", 302, "/new?x=y")
-    await client.fetch("GET", at(upstream, "/old"), {}, terms=terms(client, kind))
+    await client.fetch("GET", at(upstream, "/old"), {}, policy=policy(client, kind))
     assert [shown(seen) for seen in upstream.seen] == [SHOWN[kind]] * 2
 
 
@@ -200,7 +200,7 @@ async def test_a_redirect_elsewhere_loses_them_for_good(client, serve, kind, sta
     upstream.redirect("/old", status, away)
     there.redirect("/away", status, "/further")
     there.redirect("/further", status, at(upstream, "/back"))
-    await client.fetch("POST", at(upstream, "/old"), {}, "text", terms=terms(client, kind))
+    await client.fetch("POST", at(upstream, "/old"), {}, "text", policy=policy(client, kind))
     seen = {each.path.partition("?")[0]: each for each in (*upstream.seen, *there.seen)}
     assert shown(seen["/old"]) == SHOWN[kind]
     assert [path for path in ("/away", "/further", "/back") if told(seen[path])] == []
@@ -218,7 +218,7 @@ async def test_a_location_that_repeats_the_key_is_not_followed_elsewhere(client,
 
     upstream.answers["/"] = moved
     with pytest.raises(AnswerError):
-        await client.fetch("GET", at(upstream), {}, terms=terms(client, "query"))
+        await client.fetch("GET", at(upstream), {}, policy=policy(client, "query"))
     assert [told(seen) for seen in there.seen] == []
 
 
@@ -232,7 +232,7 @@ async def test_a_location_whose_scheme_is_the_secret_is_not_quoted(client, upstr
 async def test_a_key_is_sent_where_the_location_has_a_fragment(client, upstream):
     """A fragment is for whoever reads the document; the key belongs to the query before it."""
     upstream.redirect("/old", 302, "/new#part")
-    await client.fetch("GET", at(upstream, "/old"), {}, terms=terms(client, "query"))
+    await client.fetch("GET", at(upstream, "/old"), {}, policy=policy(client, "query"))
     assert [shown(seen) for seen in upstream.seen] == [SHOWN["query"]] * 2
 
 
@@ -243,7 +243,7 @@ async def test_a_key_is_sent_once_where_the_location_repeats_it(client, upstream
         return web.Response(status=301, headers={"Location": f"/new/?{request.query_string}"})
 
     upstream.answers["/new"] = with_slash
-    await client.fetch("GET", at(upstream, "/new"), {}, terms=terms(client, "query"))
+    await client.fetch("GET", at(upstream, "/new"), {}, policy=policy(client, "query"))
     assert upstream.seen[1].path.count("api_key=") == 1
 
 
@@ -332,7 +332,7 @@ async def test_a_short_secret_is_not_looked_for(client, upstream, monkeypatch):
     """Five characters stand in many a document by chance; six are looked for."""
     upstream.answers["/"] = {"body": b"123456"}
     monkeypatch.setenv("TEST_SECRET", "12345")
-    assert (await client.fetch("GET", at(upstream), {}, terms=terms(client))).body.content == b"123456"
+    assert (await client.fetch("GET", at(upstream), {}, policy=policy(client))).body.content == b"123456"
     monkeypatch.setenv("TEST_SECRET", "123456")
     await failure(client, at(upstream), InvalidDocument)
 
@@ -415,21 +415,21 @@ async def issuer(serve, upstream):
 
 
 def clocked(client, source, clock):
-    """Return the terms of a source whose token ends by a clock of the test's."""
+    """Return the policy of a source whose token ends by a clock of the test's."""
     held = policy_of(source, client.policy, client.post)
     post = partial(client.post, client.policy)
     return replace(held, credentials=Token(source.auth, post, Fixed({}, {}, ()), clock))
 
 
-async def ask(client, issuer, terms, **options):
+async def ask(client, issuer, policy, **options):
     async with asyncio.timeout(PATIENCE):
-        return await client.fetch("GET", issuer.api, {}, terms=terms, **options)
+        return await client.fetch("GET", issuer.api, {}, policy=policy, **options)
 
 
-async def refused(client, issuer, terms, error, **options):
+async def refused(client, issuer, policy, error, **options):
     """Return the error that a request for the API ends in, which has neither secret nor token."""
     with pytest.raises(error) as caught:
-        await ask(client, issuer, terms, **options)
+        await ask(client, issuer, policy, **options)
     assert type(caught.value) is error
     assert [part for part in ("k3y", "odd", "token/") if part in json.dumps(caught.value.describe())] == []
     return caught.value
@@ -702,7 +702,7 @@ async def test_a_document_that_repeats_the_token_before_is_refused(client, issue
 
     issuer.upstream.answers["/slow"] = slow
     held = clocked(client, issuer.source, clock)
-    asking = asyncio.ensure_future(client.fetch("GET", issuer.api.replace("/api", "/slow"), {}, terms=held))
+    asking = asyncio.ensure_future(client.fetch("GET", issuer.api.replace("/api", "/slow"), {}, policy=held))
     await asyncio.wait_for(arrived.wait(), PATIENCE)
     if ended == "by its time":
         clock.now += LIFE

@@ -29,12 +29,12 @@ async def client(upstream, monkeypatch):
         yield client
 
 
-def terms(client, **source):
+def policy(client, **source):
     return policy_of(Source("s", retry=client.policy.retry, **source), client.policy, client.post)
 
 
 def secretive(client, **source):
-    return terms(client, auth=Bearer(Secret("env", "TEST_SECRET")), **source)
+    return policy(client, auth=Bearer(Secret("env", "TEST_SECRET")), **source)
 
 
 async def failure(client, url, error=UpstreamError, method="GET", **options):
@@ -108,9 +108,9 @@ async def test_a_body_that_tells_a_secret_is_left_out(client, upstream, body, co
     """However it is written, and also where the cut goes through it; the status is told as ever."""
     content = gzip.compress(body.encode(), mtime=0) if coding else body.encode()
     upstream.answers["/"] = {"status": 403, "body": content, "headers": {"Content-Encoding": coding} if coding else {}}
-    error = await failure(client, at(upstream), terms=secretive(client))
+    error = await failure(client, at(upstream), policy=secretive(client))
     assert (error.status, error.body) == (403, None)
-    assert (await failure(client, at(upstream), terms=terms(client))).body is not None
+    assert (await failure(client, at(upstream), policy=policy(client))).body is not None
 
 
 async def test_a_body_that_does_not_come_holds_nothing_up(client, upstream):
@@ -132,7 +132,7 @@ async def test_a_body_that_does_not_come_holds_nothing_up(client, upstream):
     assert (error.status, error.body) == (422, "so far")
     assert time.monotonic() - began < 1 + PATIENCE
     error = await failure(
-        client, at(upstream, "/?status=422"), terms=secretive(client), deadline=time.monotonic() + 0.2
+        client, at(upstream, "/?status=422"), policy=secretive(client), deadline=time.monotonic() + 0.2
     )
     assert (error.status, error.body) == (422, None)
 
@@ -177,15 +177,17 @@ async def test_an_error_has_the_headers_that_its_source_names(client, upstream):
 
     upstream.answers["/"] = answer
     names = ("x-request-id", "warning", "x-echo", "etag")
-    error = await failure(client, at(upstream), terms=secretive(client, response_headers=names))
+    error = await failure(client, at(upstream), policy=secretive(client, response_headers=names))
     assert error.headers == {"x-request-id": "r1", "warning": "a, b"}
-    assert (await failure(client, at(upstream), terms=secretive(client))).headers is None
+    assert (await failure(client, at(upstream), policy=secretive(client))).headers is None
 
 
 async def test_a_body_that_is_too_large_still_has_headers(client, upstream):
     """Every error after an answer's head has them."""
     upstream.answers["/"] = {"body": b"x" * 100, "headers": {"ETag": '"1"'}}
-    error = await failure(client, at(upstream), TooLarge, terms=terms(client, max_bytes=10, response_headers=("etag",)))
+    error = await failure(
+        client, at(upstream), TooLarge, policy=policy(client, max_bytes=10, response_headers=("etag",))
+    )
     assert error.headers == {"etag": '"1"'}
 
 

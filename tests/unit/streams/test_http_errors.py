@@ -35,10 +35,10 @@ def raw(opened, client):
 async def test_no_message_quotes_a_secret(client, raw, monkeypatch, field):
     """A coding that is called as the source's token is not told."""
     monkeypatch.setenv("TOKEN", TOKEN)
-    terms = policy_of(Source("s", auth=Bearer(Secret("env", "TOKEN"))), client.policy, client.post)
+    policy = policy_of(Source("s", auth=Bearer(Secret("env", "TOKEN"))), client.policy, client.post)
     end = ", chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n" if field == "Transfer-Encoding" else "\r\nContent-Length: 1\r\n\r\nx"
     server = await raw(f"HTTP/1.1 200 OK\r\n{field}: {TOKEN}{end}".encode())
-    error = await refused(client, server.url, error=InvalidDocument, terms=terms)
+    error = await refused(client, server.url, error=InvalidDocument, policy=policy)
     assert "repeats the source's credentials" in str(error)
     assert TOKEN not in str(error)
 

@@ -31,10 +31,10 @@ async def client(upstream):
 
 
 async def ask(client, url, method="GET", *, deadline=None, validators=None, **source):
-    """Fetch on the terms of a source that is tried once unless it says more."""
-    terms = policy_of(Source("s", **({"retry": ONCE} | source)), client.policy, client.post)
+    """Fetch on the policy of a source that is tried once unless it says more."""
+    policy = policy_of(Source("s", **({"retry": ONCE} | source)), client.policy, client.post)
     async with asyncio.timeout(PATIENCE):
-        return await client.fetch(method, url, {}, terms=terms, deadline=deadline, validators=validators)
+        return await client.fetch(method, url, {}, policy=policy, deadline=deadline, validators=validators)
 
 
 async def refused(client, url, error, method="GET", **options):
@@ -90,7 +90,7 @@ async def test_no_status_makes_a_request_sent_twice_that_may_not_be(client, upst
 
 
 async def test_one_source_s_failure_is_not_another_s_try(client, upstream):
-    """A plain request keeps the worker's own terms beside a source's."""
+    """A plain request keeps the worker's own policy beside a source's."""
     upstream.answers["/"] = {"status": 404}
     await refused(client, at(upstream), UpstreamError, retry=Retries(frozenset({404}), attempts=2, first_pause=0.0))
     with pytest.raises(UpstreamError):
@@ -176,8 +176,8 @@ async def test_a_source_has_so_many_in_flight_and_its_host_others_beside(client,
         return web.Response()
 
     upstream.answers["/"] = count
-    terms = policy_of(Source("s", limits=Limits(concurrency=2)), client.policy, client.post)
-    fetching = [asyncio.ensure_future(client.fetch("GET", at(upstream), {}, terms=terms)) for _ in range(10)]
+    policy = policy_of(Source("s", limits=Limits(concurrency=2)), client.policy, client.post)
+    fetching = [asyncio.ensure_future(client.fetch("GET", at(upstream), {}, policy=policy)) for _ in range(10)]
     await asyncio.wait_for(two.wait(), PATIENCE)
     assert (await client.fetch("GET", at(upstream, "/plain"), {})).status == 200
     go_on.set()
@@ -231,10 +231,10 @@ async def test_hosts_that_hang_leave_places_for_others(serve):
 
 async def test_a_turn_past_the_deadline_is_overloaded(client, upstream):
     """A source of one request in a thousand seconds answers one, and refuses the next without sending it."""
-    terms = policy_of(Source("s", limits=Limits(rate=0.001)), client.policy, client.post)
-    await client.fetch("GET", at(upstream), {}, terms=terms)
+    policy = policy_of(Source("s", limits=Limits(rate=0.001)), client.policy, client.post)
+    await client.fetch("GET", at(upstream), {}, policy=policy)
     with pytest.raises(Overloaded, match=r"takes 0\.001 requests a second at most"):
-        await client.fetch("GET", at(upstream), {}, terms=terms, deadline=time.monotonic() + 60)
+        await client.fetch("GET", at(upstream), {}, policy=policy, deadline=time.monotonic() + 60)
     await client.fetch("GET", at(upstream), {}, deadline=time.monotonic() + 60)
     assert len(upstream.seen) == 2
 
@@ -243,10 +243,10 @@ async def test_a_redirect_elsewhere_is_within_the_limits_of_there(client, serve,
     """The source's own limits are those of its origin; elsewhere it is one of the host's guests."""
     there = await serve()
     upstream.redirect("/", 302, at(there))
-    terms = policy_of(Source("s", limits=Limits(concurrency=1, rate=0.001)), client.policy, client.post)
+    policy = policy_of(Source("s", limits=Limits(concurrency=1, rate=0.001)), client.policy, client.post)
     async with asyncio.timeout(PATIENCE):
-        await client.fetch("GET", at(upstream), {}, terms=terms)
-    assert (len(there.seen), terms.bulkhead.in_flight) == (1, 0)
+        await client.fetch("GET", at(upstream), {}, policy=policy)
+    assert (len(there.seen), policy.bulkhead.in_flight) == (1, 0)
 
 
 @pytest.mark.parametrize("status", [404, 429, 503])
@@ -381,13 +381,13 @@ async def test_sources_of_one_host_with_keys_of_their_own_are_told_apart(client,
 
     upstream.answers["/"] = answer
 
-    def terms(name, **limits):
+    def policy(name, **limits):
         source = Source(name, retry=ONCE, limits=Limits(**limits) if limits else None)
         return policy_of(source, client.policy, client.post)
 
     async def ask(name, query="", **limits):
         soon = time.monotonic() + PATIENCE
-        return await client.fetch("GET", at(upstream, f"/?{query}"), {}, terms=terms(name, **limits), deadline=soon)
+        return await client.fetch("GET", at(upstream, f"/?{query}"), {}, policy=policy(name, **limits), deadline=soon)
 
     with pytest.raises(UpstreamError):
         await ask("a", "first", per="source")

@@ -153,9 +153,9 @@ def trusting(authority, tmp_path):
 
 
 async def ask(client, url, source=None, **options):
-    terms = policy_of(source, client.policy, client.post) if source else None
+    policy = policy_of(source, client.policy, client.post) if source else None
     async with asyncio.timeout(PATIENCE):
-        return await client.fetch("GET", url, {}, terms=terms, **options)
+        return await client.fetch("GET", url, {}, policy=policy, **options)
 
 
 async def refused(client, url, error, source=None):
@@ -264,9 +264,9 @@ async def test_a_proxy_that_is_silent_is_timed_out(opened, scheme):
         "s", connect_timeout=0.05, read_timeout=0.05, retry=ONCE, proxy=f"http://127.0.0.1:{silent.getsockname()[1]}"
     )
     async with Client(LIMIT, Guard(), retry=ONCE) as client:
-        terms = policy_of(source, client.policy, client.post)
+        policy = policy_of(source, client.policy, client.post)
         with pytest.raises(TimedOut):
-            await asyncio.wait_for(client.fetch("GET", f"{scheme}://{NAME}/", {}, terms=terms), 1)
+            await asyncio.wait_for(client.fetch("GET", f"{scheme}://{NAME}/", {}, policy=policy), 1)
 
 
 ENVIRONMENT = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

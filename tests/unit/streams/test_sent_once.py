@@ -149,13 +149,13 @@ async def test_idempotent_methods_are_tried_as_often_as_told(client, raw, method
 @pytest.mark.parametrize("method", [*IDEMPOTENT, *UNSAFE])
 async def test_one_attempt_is_one_request(client, raw, method, failure):
     """A source that says `attempts = 1` has its upstream asked once, on a new connection and on one used before."""
-    terms = policy_of(Source("s", retry=Retries(attempts=1)), client.policy, client.post)
+    policy = policy_of(Source("s", retry=Retries(attempts=1)), client.policy, client.post)
     server = await raw(FAILURES[failure])
-    assert (await refused(client, server.url, method, terms=terms)).attempts == 1
+    assert (await refused(client, server.url, method, policy=policy)).attempts == 1
     assert counted(client, server) == 1
     server.answers = [OK if method != "HEAD" else answered(200), FAILURES[failure]]
-    await ask(client, server.url, method, terms=terms)
-    assert (await refused(client, server.url, method, terms=terms)).attempts == 1
+    await ask(client, server.url, method, policy=policy)
+    assert (await refused(client, server.url, method, policy=policy)).attempts == 1
     assert counted(client, server) == 3
 
 
@@ -163,9 +163,9 @@ async def test_one_attempt_is_one_request(client, raw, method, failure):
 @pytest.mark.parametrize("method", UNSAFE)
 async def test_a_source_can_have_anything_sent_again(client, raw, method, failure):
     """`retry.unsafe` is the operator's word that the upstream can bear it."""
-    terms = policy_of(Source("s", retry=Retries(attempts=3, first_pause=0.0, unsafe=True)), client.policy, client.post)
+    policy = policy_of(Source("s", retry=Retries(attempts=3, first_pause=0.0, unsafe=True)), client.policy, client.post)
     server = await raw(FAILURES[failure], FAILURES[failure], OK)
-    response = await ask(client, server.url, method, body={"a": 1}, terms=terms)
+    response = await ask(client, server.url, method, body={"a": 1}, policy=policy)
     assert (counted(client, server), response.attempts, server.bodies) == (3, 3, [b'{"a":1}'] * 3)
 
 
@@ -179,10 +179,10 @@ async def test_a_sender_s_key_makes_a_request_repeatable(client, raw):
 
 async def test_a_read_time_out_may_have_been_received(client, raw):
     """An upstream that keeps silent has the request: a POST ends there, a GET is asked for again."""
-    terms = policy_of(Source("s", retry=TRIES, read_timeout=0.05), client.policy, client.post)
+    policy = policy_of(Source("s", retry=TRIES, read_timeout=0.05), client.policy, client.post)
     for method, times in (("POST", 1), ("GET", 3)):
         server = await raw(SILENCE)
-        error = await refused(client, server.url, method, TimedOut, terms=terms)
+        error = await refused(client, server.url, method, TimedOut, policy=policy)
         assert (len(server.seen), error.attempts, error.unsent) == (times, times, False)
 
 
@@ -232,8 +232,8 @@ async def test_a_connect_time_out_is_tried_again_whatever_the_method(client, mon
         for filler in (first, second):  # who fills the backlog; further SYNs are not answered
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
-        terms = policy_of(Source("s", retry=TRIES, connect_timeout=0.1), client.policy, client.post)
-        error = await refused(client, f"http://127.0.0.1:{full.getsockname()[1]}/", "POST", TimedOut, terms=terms)
+        policy = policy_of(Source("s", retry=TRIES, connect_timeout=0.1), client.policy, client.post)
+        error = await refused(client, f"http://127.0.0.1:{full.getsockname()[1]}/", "POST", TimedOut, policy=policy)
     assert (error.attempts, error.unsent) == (3, True)
 
 
@@ -336,8 +336,8 @@ async def test_a_connection_that_ends_under_a_request_is_replaced_at_once(client
     """An idempotent request that meets the end of a used connection is sent again without a pause, as an attempt."""
     slow = policy_of(Source("s", retry=Retries(first_pause=60.0, longest_pause=60.0)), client.policy, client.post)
     server = await raw(OK, CLOSE, OK)
-    await ask(client, server.url, terms=slow)
-    response = await ask(client, server.url, terms=slow)
+    await ask(client, server.url, policy=slow)
+    response = await ask(client, server.url, policy=slow)
     assert (response.attempts, len(server.seen), server.connections) == (2, 3, 2)
     [host] = client.hosts
     assert host.breaker._counts[1] == 0  # an idle connection's end is nobody's failure
@@ -390,17 +390,17 @@ ODD = {
 async def test_odd_answers_end_as_they_should(client, raw, method, odd):
     """Each is an answer, or an error of its kind, and is counted as often as it was asked for; what follows is well."""
     answer, ends = ODD[odd]
-    terms = policy_of(Source("s", retry=Retries(attempts=1)), client.policy, client.post)
+    policy = policy_of(Source("s", retry=Retries(attempts=1)), client.policy, client.post)
     server = await raw(answer)
     body = None if method == "GET" else "x" * 100_000
     try:
-        said = (await ask(client, server.url, method, body=body, terms=terms)).status
+        said = (await ask(client, server.url, method, body=body, policy=policy)).status
     except AnswerError as error:
         said = error.status if getattr(error, "status", None) else error.outcome
     assert said == ends or ends is None
     assert counted(client, server) == 1
     server.answers = [OK]
-    assert (await ask(client, server.url, method, terms=terms)).body.content == b"ok"
+    assert (await ask(client, server.url, method, policy=policy)).body.content == b"ok"
     assert counted(client, server) == 2
 
 
@@ -431,8 +431,8 @@ async def test_a_proxy_that_makes_no_tunnel_has_sent_nothing(raw, client):
     """What CONNECT ends in, an answer or a closed connection, is no reason not to send a POST again."""
     for answer in (answered(503), CLOSE):
         proxy = await raw(answer)
-        terms = policy_of(Source("s", retry=TRIES, proxy=proxy.url), client.policy, client.post)
-        error = await refused(client, "https://93.184.216.34/", "POST", body="x", terms=terms)
+        policy = policy_of(Source("s", retry=TRIES, proxy=proxy.url), client.policy, client.post)
+        error = await refused(client, "https://93.184.216.34/", "POST", body="x", policy=policy)
         assert (error.attempts, error.unsent) == (3, True)
         assert [head.split()[0] for head in proxy.seen] == [b"CONNECT"] * 3
         assert proxy.bodies == []

@@ -111,7 +111,7 @@ TOLD = [
     "line 12: sources.b.c.retry.attempts: Must be greater than or equal to 1 and less than or equal to 20",
     "line 15: sources.b.c.headers.X: UNSET is not set",
     "line 18: hosts.h.concurrency: Must be greater than or equal to 1",
-    "line 20: source: unknown table; known: sources, hosts",
+    "line 20: source: unknown table; known: sources, hosts, routes",
 ]
 
 

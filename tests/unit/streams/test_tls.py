@@ -84,14 +84,14 @@ async def client():
         yield client
 
 
-def terms(client, **tls):
+def policy(client, **tls):
     return policy_of(Source("s", tls=Tls(**tls), retry=ONCE), client.policy, client.post)
 
 
-async def unreachable(client, upstream, terms=None):
+async def unreachable(client, upstream, policy=None):
     """Return what is said of an upstream that the client will not speak to; nothing reached it."""
     with pytest.raises(Unreachable) as caught:
-        await client.fetch("GET", at(upstream), {}, terms=terms)
+        await client.fetch("GET", at(upstream), {}, policy=policy)
     assert upstream.seen == []
     return str(caught.value)
 
@@ -99,14 +99,14 @@ async def unreachable(client, upstream, terms=None):
 async def test_an_authority_of_one_s_own_is_trusted(client, serve, files):
     """A certificate of the authority that the source names is as good as any."""
     upstream = await serve()
-    response = await client.fetch("GET", at(upstream), {}, terms=terms(client, ca=files("ca")))
+    response = await client.fetch("GET", at(upstream), {}, policy=policy(client, ca=files("ca")))
     assert (response.body.content, upstream.shown) == (b"in", [None])
 
 
 async def test_an_unknown_authority_is_not_trusted(client, serve, files):
     """Without the source's authority, or with another one, nothing is sent, and the message says why."""
     upstream = await serve()
-    for each in (None, terms(client, ca=files("other")), terms(client, cert=files("both"))):
+    for each in (None, policy(client, ca=files("other")), policy(client, cert=files("both"))):
         message = await unreachable(client, upstream, each)
         assert message.startswith("127.0.0.1: TLS failed: ")
         assert "CERTIFICATE_VERIFY_FAILED" in message
@@ -115,7 +115,7 @@ async def test_an_unknown_authority_is_not_trusted(client, serve, files):
 async def test_trust_is_the_source_s_alone(client, serve, files):
     """A connection that one source has made is not used by who does not trust that authority."""
     upstream = await serve()
-    await client.fetch("GET", at(upstream), {}, terms=terms(client, ca=files("ca")))
+    await client.fetch("GET", at(upstream), {}, policy=policy(client, ca=files("ca")))
     upstream.seen.clear()
     await unreachable(client, upstream)
 
@@ -132,7 +132,7 @@ async def test_a_trusted_certificate_must_fit(client, serve, files, wrong):
     """For another host, or past its end, it is refused whoever issued it."""
     past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     upstream = await serve(("example.org",)) if wrong == "name" else await serve(not_after=past)
-    message = await unreachable(client, upstream, terms(client, ca=files("ca")))
+    message = await unreachable(client, upstream, policy(client, ca=files("ca")))
     assert message.startswith("127.0.0.1: TLS failed: ")
     assert ("expired" in message) is (wrong == "time")
     assert ("IP address mismatch" in message) is (wrong == "name")
@@ -148,8 +148,8 @@ async def test_a_certificate_is_shown_to_who_asks_for_it(client, serve, files, k
     given = {name: files(value) for name, value in key.items() if value is not True}
     if "key_password" in key:
         given["key_password"] = Secret("env", "TEST_PASSWORD")
-    held = terms(client, ca=files("ca"), **given)
-    assert (await client.fetch("GET", at(upstream), {}, terms=held)).body.content == b"in"
+    held = policy(client, ca=files("ca"), **given)
+    assert (await client.fetch("GET", at(upstream), {}, policy=held)).body.content == b"in"
     [shown] = upstream.shown
     assert ("DNS", "client.example") in shown["subjectAltName"]
 
@@ -157,16 +157,16 @@ async def test_a_certificate_is_shown_to_who_asks_for_it(client, serve, files, k
 async def test_who_has_no_certificate_is_unreachable_where_one_is_needed(client, serve, files):
     """The upstream ends the connection; the error says that much."""
     upstream = await serve(asks=ssl.CERT_REQUIRED)
-    message = await unreachable(client, upstream, terms(client, ca=files("ca")))
+    message = await unreachable(client, upstream, policy(client, ca=files("ca")))
     assert message.startswith(("the connection to 127.0.0.1 broke: ", "127.0.0.1 cannot be connected to: "))
 
 
 async def test_a_connection_with_a_certificate_is_its_source_s_alone(client, serve, files):
     """Another source is not taken for the one whose certificate was shown, nor the other way round."""
     upstream = await serve(asks=ssl.CERT_OPTIONAL)
-    mine, plain = terms(client, ca=files("ca"), cert=files("both")), terms(client, ca=files("ca"))
+    mine, plain = policy(client, ca=files("ca"), cert=files("both")), policy(client, ca=files("ca"))
     for each in (mine, plain, mine, plain):
-        await client.fetch("GET", at(upstream), {}, terms=each)
+        await client.fetch("GET", at(upstream), {}, policy=each)
     assert [shown is not None for shown in upstream.shown] == [True, False, True, False]
 
 
@@ -175,7 +175,7 @@ async def test_a_certificate_is_not_shown_where_a_redirect_points(client, serve,
     upstream, there = await serve(), await serve(asks=ssl.CERT_OPTIONAL)
     upstream.redirect("/", 302, at(there))
     with contextlib.suppress(AnswerError):  # there may be no trust either without the source's context
-        await client.fetch("GET", at(upstream), {}, terms=terms(client, ca=files("ca"), cert=files("both")))
+        await client.fetch("GET", at(upstream), {}, policy=policy(client, ca=files("ca"), cert=files("both")))
     assert len(upstream.seen) == 1
     assert [shown for shown in there.shown if shown is not None] == []
 
