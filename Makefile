@@ -74,6 +74,7 @@ bench: setup ## CPU a request and requests a second, against stock Faust and han
 	$(BIN)/python -m bench.checks
 	$(BIN)/python -m bench.tables
 	$(BIN)/python -m bench.live
+	$(BIN)/python -m bench.routes
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist reports
