@@ -115,7 +115,10 @@ def _name_of(node: Mapping[str, Any]) -> str:
 
 
 class Path:
-    """A place in a record's value, `risk` or `customer.risk`. Raises ValueError for what is none."""
+    """A place in a record's value, `risk` or `customer.risk`. Raises ValueError for what is none.
+
+    `quoted` is the first of its `steps` as JSON.
+    """
 
     def __init__(self, text: str) -> None:
         if not _PLAIN.fullmatch(text) or len(text) > MAX_EXPRESSION:
@@ -123,6 +126,7 @@ class Path:
             raise ValueError(msg)
         self.text = text
         self.steps = tuple(text.split("."))
+        self.quoted = strictjson.quote(self.steps[0])
 
     def __repr__(self) -> str:
         return f"Path({self.text!r})"
@@ -140,6 +144,20 @@ class Path:
                 raise ValueError(msg)
             members[name] = members = dict(inner or {})
         members[last] = value
+
+
+def may_lack_digits(value: Any) -> bool:
+    """Whether a value has numbers that a double may have changed: a quick reading of JSON makes doubles."""
+    match value:
+        case bool() | str() | None:
+            return False
+        case int():
+            return value == 0  # -0
+        case dict():
+            return any(map(may_lack_digits, value.values()))
+        case list():
+            return any(map(may_lack_digits, value))
+    return not isinstance(value, strictjson.Number)
 
 
 def plain(value: Any) -> Any:

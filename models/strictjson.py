@@ -100,14 +100,15 @@ class NotUtf8(ValueError):
     """The bytes are not UTF-8."""
 
 
-def loads(data: bytes, *, max_depth: int = MAX_DEPTH, exact: bool = False) -> Any:
+def loads(data: bytes, *, max_depth: int = MAX_DEPTH, exact: bool = False, quick: bool = False) -> Any:
     """Parse one JSON value. Raises ValueError with the reason.
 
-    `exact`: numbers that a double would change are `Number`s.
+    `exact`: numbers that a double would change are `Number`s. `quick`: a number may be infinite, at less than half of
+    the cost; for one who looks at the value and passes the text on.
     """
     if deeper_than(data, max_depth):
         raise ValueError(_too_deep(max_depth))
-    return _loads(data, _decode_exact if exact else _decode)
+    return _loads(data, _decode_exact if exact else _decode_quick if quick else _decode)
 
 
 def loads_in_steps(data: bytes) -> Any:
@@ -312,6 +313,7 @@ _decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, 
 _EXACTLY: Any = {
     "object_pairs_hook": _object, "parse_constant": _constant, "parse_float": _exact, "parse_int": _exact_int,
 }  # fmt: skip
+_decode_quick = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant).decode
 _decode_exact = json.JSONDecoder(**_EXACTLY).decode
 _stepping: Any = json.JSONDecoder(**_EXACTLY)
 _stepping.scan_once = json.scanner.py_make_scanner(_stepping)  # type: ignore[attr-defined]  # in Python

@@ -62,7 +62,7 @@ class RouteApp:
         partitions = {name: topics[name].partitions for name in (*route.topics, route.results)}
         formats = Formats(route, await self._registry(stack))
         outputs = Outputs(route, settings, publisher, partitions, formats)
-        self.runner = RouteRunner(route, Lookups(route, self._sources, enricher), formats, outputs, publisher)
+        self.runner = RouteRunner(route, Lookups(route, self._sources, enricher, formats), formats, outputs, publisher)
         return publisher
 
     async def _registry(self, stack: AsyncExitStack) -> Registry | None:

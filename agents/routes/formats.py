@@ -36,7 +36,10 @@ class Formats:
             self._missing = MISSING
 
     def read(self, record: ConsumerRecord[bytes, bytes]) -> Any:
-        """Return a record's value, or UNKNOWN. Raises InvalidRequest for one that is not of the route's format."""
+        """Return a record's value, or UNKNOWN; numbers of JSON may have lost digits, see `exact`.
+
+        Raises InvalidRequest for one that is not of the route's format.
+        """
         data, route = record.value, self._route
         if data is None:
             return None
@@ -48,10 +51,19 @@ class Formats:
             return base64.b64encode(data).decode()
         if route.format == "text":
             return self._text(data)
+        return self._json(data, exact=False)
+
+    def exact(self, record: ConsumerRecord[bytes, bytes], value: Any) -> Any:
+        """Return a record's value with all the digits of its numbers. Raises InvalidRequest."""
+        if self._route.format != "json" or record.value is None:
+            return value
+        return self._json(record.value, exact=True)
+
+    def _json(self, data: bytes, *, exact: bool) -> Any:
         try:
-            return strictjson.loads(data, exact=True)
+            return strictjson.loads(data, exact=exact, quick=not exact)
         except ValueError as exc:
-            msg = f"route {route.name}: the value is not JSON: {framing(data) or exc}"
+            msg = f"route {self._route.name}: the value is not JSON: {framing(data) or exc}"
             raise InvalidRequest(msg) from None
 
     async def read_later(self, record: ConsumerRecord[bytes, bytes], waits: Waits) -> Any:

@@ -17,9 +17,11 @@ from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.enrich import Enricher
 from agents.answer.headers import forwarded_headers
 from agents.answer.parsed_requests import ParsedRequest, parse_request
+from agents.routes.formats import Formats
 from agents.routes.value import NULL, Answered, AnsweredCache, Value
 from agents.routes.waits import FIRST_WAIT, LONGEST_WAIT, Waits
 from models.errors import AnswerError, InvalidDocument, InvalidRequest, Overloaded
+from models.expression import may_lack_digits
 from models.request import SOURCE_SCHEMA, Request
 from models.route import MAX_VALUES, Lookup, Route
 from models.source import REQUIRED, Param, Sources
@@ -56,8 +58,10 @@ Results = dict[str, Found]
 class Lookups:
     """The lookups of one route. Raises nothing: an error is a result."""
 
-    def __init__(self, route: Route, sources: Sources, enricher: Enricher) -> None:
+    def __init__(self, route: Route, sources: Sources, enricher: Enricher, formats: Formats) -> None:
         self._route = route
+        self._formats = formats
+        self._used = frozenset[str]().union(*(lookup.needs for lookup in route.lookups))
         self._sources = sources
         self._enricher = enricher
         self._answered = AnsweredCache()
@@ -75,6 +79,9 @@ class Lookups:
             except ValueError as exc:
                 msg = f"{self._where(lookup, name)}: {exc}"
                 raise InvalidRequest(msg) from None
+            if may_lack_digits(value) and not scope["exact"]:
+                scope = {**scope, "value": self._formats.exact(scope["record"], scope["value"]), "exact": True}
+                value = expression.evaluate(scope)
             if value is None:
                 if declared.get(name, _REQUIRED).default is REQUIRED:
                     msg = f"{self._where(lookup, name)} finds nothing in the record"
@@ -110,7 +117,7 @@ class Lookups:
                     results[lookup.name] = _joined(found) if isinstance(requests, list) else found[0]
                 except AnswerError as error:
                     results[lookup.name] = Found(error=error)
-                scope["lookups"][lookup.name] = _loaded_if_used(self._route, lookup, results)
+                scope["lookups"][lookup.name] = self._loaded_if_used(lookup, results)
         return results
 
     async def run(self, scope: dict[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits) -> Results:
@@ -120,7 +127,7 @@ class Lookups:
             found = await asyncio.gather(*(self._look_up(lookup, scope, record, waits) for lookup in stage))
             for lookup, each in zip(stage, found, strict=True):
                 results[lookup.name] = each
-                scope["lookups"][lookup.name] = _loaded_if_used(self._route, lookup, results)
+                scope["lookups"][lookup.name] = self._loaded_if_used(lookup, results)
             if any(lookup.required and results[lookup.name].error is not None for lookup in stage):
                 break
         return results
@@ -205,6 +212,10 @@ class Lookups:
             self._young[key] = known
         return known
 
+    def _loaded_if_used(self, lookup: Lookup, results: Results) -> Any:
+        """Return a document for the expressions of other lookups, None where none uses it."""
+        return results[lookup.name].value.loaded if lookup.name in self._used else None
+
     def _where(self, lookup: Lookup, param: str | None = None) -> str:
         where = f"route {self._route.name}, lookup {lookup.name}"
         return where if param is None else f"{where}: params.{param} ({lookup.params[param].text})"
@@ -231,9 +242,3 @@ def _at(error: AnswerError, at: int) -> AnswerError:
     located.__dict__.update(error.__dict__)
     located.args = (f"value {at}: {error}",)
     return located
-
-
-def _loaded_if_used(route: Route, lookup: Lookup, results: Results) -> Any:
-    """Return a document for the expressions of other lookups, None where none uses it."""
-    used = any(lookup.name in each.needs for each in route.lookups)
-    return results[lookup.name].value.loaded if used else None

@@ -160,8 +160,10 @@ class Outputs:
             return _Made(None, notes, found.value.text) if text else _Made(found.value.loaded, notes)
         if not places and not route.needs_registry:
             return _Made(None, notes, kept=True)
-        own = spliced(record.value, scope["value"], places) if text and route.format == "json" else None
-        return _Made(None if own else merged(route, scope["value"], places, as_text=text), notes, own)
+        if text and route.format == "json" and (own := spliced(record.value, scope["value"], places)) is not None:
+            return _Made(None, notes, own)
+        exact = self._formats.exact(record, scope["value"])
+        return _Made(merged(route, exact, places, as_text=text), notes)
 
     def _write(self, record: Record, lease: Lease, made: _Made, began: float) -> bool:
         """Publish an output; returns False if the registry has to be asked first. Raises InvalidDocument."""

@@ -31,7 +31,7 @@ _OF_VALUE = frozenset({"content-type", "__value_schema_id"})
 
 
 def scope_of(record: ConsumerRecord[bytes, bytes], value: Any) -> dict[str, Any]:
-    """Return what the expressions of a route see of a record with this value."""
+    """Return what the expressions of a route see of a record with this value; `record` and `exact` they do not."""
     return {
         "value": value,
         "key": None if record.key is None else _text(record.key),
@@ -41,6 +41,8 @@ def scope_of(record: ConsumerRecord[bytes, bytes], value: Any) -> dict[str, Any]
         "offset": record.offset,
         "timestamp": record.timestamp,
         "lookups": {},
+        "record": record,
+        "exact": False,
     }
 
 
@@ -75,7 +77,7 @@ def spliced(value: bytes | None, members: Any, answers: Sequence[tuple[Path, Val
     if value is None or not isinstance(members, dict) or not _are_new(members, answers):
         return None
     text = value.removeprefix(strictjson.BOM).rstrip(b" \t\r\n")[:-1].rstrip(b" \t\r\n")
-    added = [b"%b:%b" % (strictjson.quote(path.steps[0]), answer.text) for path, answer in answers]
+    added = [b"%b:%b" % (path.quoted, answer.text) for path, answer in answers]
     return text + (b"," if members else b"") + b",".join(added) + b"}"
 
 

@@ -69,8 +69,9 @@ def sample(
 
 def questions(route: Route, sources: Sources, record: ConsumerRecord[bytes, bytes]) -> list[dict[str, Any]]:
     """Return what the lookups that need no other's answer would ask, with nothing sent. Raises AnswerError."""
-    lookups = Lookups(route, sources, cast("Any", None))
-    scope = scope_of(record, Formats(route).read(record))
+    formats = Formats(route)
+    lookups = Lookups(route, sources, cast("Any", None), formats)
+    scope = scope_of(record, formats.read(record))
     return [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope)]
 
 
@@ -108,7 +109,7 @@ async def send_through(
     lease = Lease(route.group(settings.group), record.topic, 0, position=record.offset)
     formats = Formats(route)
     outputs = Outputs(route, settings, publisher, {record.topic: 1, route.results: 1}, formats)
-    runner = RouteRunner(route, Lookups(route, sources, enricher), formats, outputs, publisher)
+    runner = RouteRunner(route, Lookups(route, sources, enricher, formats), formats, outputs, publisher)
     lease.deliver([record], record.offset + 1)
     await runner.take(RecordBatch([record], lease, time.monotonic()))
     while lease.work:
