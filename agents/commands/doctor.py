@@ -1,5 +1,5 @@
-"""Check that a worker can run here: Kafka, topics, ACLs, clock, sources, cache, schema registry, pool, plugins, web
-port, settings.
+"""Check that a worker can run here: Kafka, topics, ACLs, clock, sources, routes, cache, schema registry, pool, plugins,
+web port, settings.
 
 Each line is ok, a warning or a problem, with advice where something needs to be done. Writes nothing, and sends nothing
 to an upstream unless --ask names one. Exits with 1 if there is a problem.
@@ -55,12 +55,13 @@ async def _doctor(settings: Any, options: argparse.Namespace) -> int:
 async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator[Finding]:
     from agents.doctor import here, problem
     from agents.doctor.kafka import kafka
+    from agents.doctor.routes import routes, routes_of
 
     plugins = list(here.plugins(settings))
     for finding in [*here.settings_known(), *plugins, here.limits(), *here.certificates(settings)]:
         yield finding
     try:
-        async for finding in kafka(settings):
+        async for finding in kafka(settings, routes_of(settings)):
             yield finding
     except MillraceError as exc:
         yield problem("kafka", str(exc))
@@ -72,6 +73,8 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
     ):
         async for finding in several:
             yield finding
+    for finding in routes(settings):
+        yield finding
     if all(finding.state == "ok" for finding in plugins):  # else its processes fail for the reason just reported
         yield await here.pool(settings)
     yield await here.web(settings)

@@ -29,26 +29,25 @@ def run(options: argparse.Namespace) -> int:
     from streams.config import settings as configuration
 
     settings = configuration.load()
-    return asyncio.run(_topics(settings, options, _names(settings)))
+    return asyncio.run(_topics(settings, options, _routes(settings)))
 
 
-def _names(settings: Any) -> tuple[str, ...]:
-    """Return the topics of requests and of routes."""
+def _routes(settings: Any) -> list[Any]:
     from streams.config.plugins import load_plugins
     from streams.sources import load
 
     if not settings.sources:
-        return tuple(settings.topics())
+        return []
     load_plugins(settings)  # sources may name their schemas, checks and functions
-    routes = load(settings.sources).routes.values()
-    return tuple(dict.fromkeys([*settings.topics(), *(name for route in routes for name in route.all_topics)]))
+    return list(load(settings.sources).routes.values())
 
 
-async def _topics(settings: Any, options: argparse.Namespace, names: tuple[str, ...]) -> int:
+async def _topics(settings: Any, options: argparse.Namespace, routes: list[Any]) -> int:
     from agents.redrive.redriver import marks_of
-    from streams.kafka.topics import Admin, differences
+    from streams.kafka.topics import Admin, differences, route_differences
     from streams.tables.changelogs import changelogs
 
+    names = tuple(dict.fromkeys([*settings.topics(), *(name for route in routes for name in route.all_topics)]))
     makers = dict.fromkeys((*changelogs(settings).values(), settings.workers_topic), "a worker")
     makers[marks_of(settings)] = "redrive"
     async with Admin(settings.kafka) as admin:
@@ -59,7 +58,7 @@ async def _topics(settings: Any, options: argparse.Namespace, names: tuple[str, 
     for topic in (*found.values(), *ours.values()):
         size = topic.max_bytes if topic.max_bytes is not None else "?"
         print(f"{topic.name}\tpartitions={topic.partitions}\treplicas={topic.replication}\tmax.message.bytes={size}")
-    for line in differences(settings, found):
+    for line in [*differences(settings, found), *route_differences(routes, settings.dead_letters_topic, found)]:
         say(line)
     for name, maker in makers.items():
         if name not in ours:

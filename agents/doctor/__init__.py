@@ -1,6 +1,7 @@
 """The checks of `millrace doctor`: each yields findings, one per line of output.
 
 kafka     brokers, topics, ACLs, clock
+routes    routes
 here      settings, plugins, sources, cache tiers, schema registry, pool, web port, limits
 """
 

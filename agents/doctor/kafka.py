@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from agents.doctor import Finding, ok, problem, warning
 from models.errors import BrokerError
+from models.route import Route
 from streams.config.settings import Kafka, Settings
 from streams.kafka.client import BrokerConnection, places
 from streams.kafka.cluster import OPERATIONS, READ, WRITE, Cluster, Topic, granted_on_group, principal, survey
 from streams.kafka.reader import Reader
-from streams.kafka.topics import Admin, differences
+from streams.kafka.topics import Admin, differences, route_differences
 from streams.tables.changelogs import changelogs
 
 SLOW = 0.25
@@ -21,27 +22,28 @@ FUTURE = 5.0
 CREATE_HINT = "create it: millrace topics --create"
 
 
-async def kafka(settings: Settings) -> AsyncIterator[Finding]:
-    """Check Kafka; ends early if no broker can be reached."""
-    found = [await _broker(settings.kafka, place) for place in places(settings.kafka)]
-    for finding in found:
+async def kafka(settings: Settings, routes: Sequence[Route] = ()) -> AsyncIterator[Finding]:
+    """Check Kafka for a worker with these routes; ends early if no broker can be reached."""
+    brokers = [await _broker(settings.kafka, place) for place in places(settings.kafka)]
+    for finding in brokers:
         yield finding
-    if all(finding.state == "problem" for finding in found):
+    if all(finding.state == "problem" for finding in brokers):
         return
     async with BrokerConnection(settings.kafka) as connection:
-        cluster = await survey(connection, {*settings.topics(), *_kept(settings)})
+        cluster = await survey(connection, {*_needed(settings, routes), *_kept(settings)})
         if cluster is None:
             yield warning("cluster", "the broker is too old to report permissions", "use Apache Kafka 2.3 or later")
             return
-        for finding in [*_topics(cluster, settings), *_access(cluster, settings)]:
+        for finding in [*_topics(cluster, settings, routes), *_access(cluster, settings, routes)]:
             yield finding
-        for group in (settings.group, *([f"{settings.group}-tables"] if settings.role != "answer" else ())):
+        for group in _groups(settings, routes):
             yield _group(settings.kafka, group, await granted_on_group(settings.kafka, connection, group))
     for broker in cluster.brokers:
         if (broker.host, broker.port) not in places(settings.kafka):
             yield await _advertised(settings.kafka, (broker.host, broker.port))
     async with Admin(settings.kafka) as admin:
-        for line in differences(settings, await admin.describe(*settings.topics())):
+        found = await admin.describe(*_needed(settings, routes))
+        for line in [*differences(settings, found), *route_differences(routes, settings.dead_letters_topic, found)]:
             if "does not exist" not in line:
                 yield warning("topics", line)
     yield await _clock(settings, cluster)
@@ -64,14 +66,24 @@ async def _advertised(kafka: Kafka, place: tuple[str, int]) -> Finding:
     return found._replace(advice="brokers send clients to this address: check advertised.listeners and the network")
 
 
+def _needed(settings: Settings, routes: Sequence[Route]) -> list[str]:
+    """Return the topics that must be there."""
+    return list(dict.fromkeys([*settings.topics(), *(name for route in routes for name in route.all_topics)]))
+
+
+def _groups(settings: Settings, routes: Sequence[Route]) -> list[str]:
+    tables = [f"{settings.group}-tables"] if settings.role != "answer" else []
+    return [settings.group, *tables, *(route.group(settings.group) for route in routes)]
+
+
 def _kept(settings: Settings) -> list[str]:
     """Return the topics of workers' own: heartbeats, and the changelogs of the tables if this role keeps them."""
     tables = changelogs(settings).values() if settings.role != "answer" else ()
     return [settings.workers_topic, *tables]
 
 
-def _topics(cluster: Cluster, settings: Settings) -> Iterator[Finding]:
-    for name in settings.topics():
+def _topics(cluster: Cluster, settings: Settings, routes: Sequence[Route]) -> Iterator[Finding]:
+    for name in _needed(settings, routes):
         topic = cluster.topics[name]
         if not topic.visible:
             yield problem(f"topic {name}", "missing, or hidden by ACLs", "grant the ACLs named below, or create it")
@@ -101,13 +113,22 @@ def _health(topic: Topic, brokers: int) -> Finding:
     return ok(subject, f"{seen}, {copies} in sync")
 
 
-def _access(cluster: Cluster, settings: Settings) -> Iterator[Finding]:
+def _needs(settings: Settings, routes: Sequence[Route]) -> list[tuple[int, str, bool]]:
+    """Return what must be granted on topics, and whether a worker answers nothing without it."""
     requests, results, letters = settings.topics()
-    needs = [(READ, requests, True), (WRITE, results, True), (WRITE, letters, True), (READ, results, False)]
+    needs = [(READ, requests, True), (WRITE, results, True), (WRITE, letters, True)]
+    for route in routes:
+        needs += [(READ, name, True) for name in route.topics]
+        needs += [(WRITE, name, True) for name in filter(None, (route.results, route.failures))]
+    needs += [(READ, results, False)]
     needs += [(operation, name, False) for name in _kept(settings) for operation in (WRITE, READ)]
+    return list(dict.fromkeys(needs))
+
+
+def _access(cluster: Cluster, settings: Settings, routes: Sequence[Route]) -> Iterator[Finding]:
     who = principal(settings.kafka) or "this login"
     missing = False
-    for operation, name, needed in needs:
+    for operation, name, needed in _needs(settings, routes):
         topic = cluster.topics[name]
         if not topic.visible or (topic.exists and topic.granted is not None and operation not in topic.granted):
             missing = True

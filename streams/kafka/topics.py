@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from models.errors import BrokerError, reason_of
+from models.route import Route
 from streams.config.settings import Kafka, Settings
 from streams.kafka import client
 from streams.kafka.cluster import require_access
@@ -180,3 +181,33 @@ def differences(settings: Settings, found: Mapping[str, Topic]) -> list[str]:
         if topic and "compact" in (topic.cleanup or "")
     ]
     return lines
+
+
+def route_differences(routes: Iterable[Route], dead_letters: str, found: Mapping[str, Topic]) -> list[str]:
+    """Say, a line each, what will not work well with the topics of routes; `dead_letters` are the worker's."""
+    lines: list[str] = []
+    for route in routes:
+        results, failures = found.get(route.results), found.get(route.failures or dead_letters)
+        for read in filter(None, map(found.get, route.topics)):
+            lines += [f"route {route.name}: {line}" for line in _misfits(read, results, failures)]
+        own = (results, failures) if route.failures else (results,)
+        lines += [
+            f"route {route.name}: topic {topic.name!r} is compacted: a record without a key is refused by the broker"
+            for topic in own
+            if topic and "compact" in (topic.cleanup or "")
+        ]
+    return lines
+
+
+def _misfits(read: Topic, results: Topic | None, failures: Topic | None) -> Iterator[str]:
+    """Say where what is read from a topic does not fit the topics of the outputs and dead letters."""
+    if results and results.partitions != read.partitions:
+        yield (
+            f"topic {results.name!r} has {results.partitions} partitions, {read.name!r} has {read.partitions}: "
+            "outputs go to their key's partition"
+        )
+    for topic, outcome in ((results, "a larger output is too_large"),
+                           (failures, "the value of larger dead letters is left out")):  # fmt: skip
+        if topic and topic.max_bytes and read.max_bytes and topic.max_bytes < read.max_bytes:
+            sizes = f"takes {topic.max_bytes} bytes a record, {read.name!r} {read.max_bytes}"
+            yield f"topic {topic.name!r} {sizes}: {outcome}"

@@ -249,3 +249,17 @@ async def test_dead_letters_of_a_route_are_redriven_to_its_topic_once(kafka: Bro
     assert "3 not redriven: redriven before" in err
     code, _, err = await millrace(stage, "redrive", "--route", "none", "--all")
     assert (code, "no route 'none'; known: orders" in err) == (2, True)
+
+
+async def test_the_doctor_looks_at_topics_and_groups_of_routes(kafka: Broker, stage, shop, tmp_path):
+    """Missing topics are named with what to do; once there, all is well, the group of the route, too."""
+    route = Route(stage, shop.url, tmp_path)
+    code, out, _ = await millrace(stage, "doctor", "--json")
+    problems = {each["subject"]: each["advice"] for each in map(json.loads, out.splitlines())
+                if each["state"] == "problem"}  # fmt: skip
+    advice = "create it: millrace topics --create"
+    assert (code, problems) == (1, {f"topic {name}": advice for name in (route.orders, route.enriched, route.failed)})
+    await route.create()
+    code, out, _ = await millrace(stage, "doctor", "--json")
+    fine = {each["subject"] for each in map(json.loads, out.splitlines()) if each["state"] == "ok"}
+    assert (code, fine >= {"route orders", f"group {stage.group}-orders", f"topic {route.enriched}"}) == (0, True)

@@ -9,8 +9,10 @@ import pytest
 import trustme
 
 from agents.commands import FAILED, run
-from agents.doctor import counted, here
+from agents.doctor import counted, here, kafka
+from agents.doctor.routes import routes, routes_of
 from streams.config.settings import Kafka, Settings
+from streams.kafka.cluster import READ, WRITE, Broker, Cluster, Partition, Topic
 from streams.web.server import Server
 from tests.unit.streams.registry.server import RegistryServer
 
@@ -88,6 +90,66 @@ async def test_the_schema_registry_is_asked_whether_it_answers(opened_registry):
     opened_registry.fails = 503
     [found] = [each async for each in here.registry(Settings(registry_url=opened_registry.url))]
     assert (found.state, "503" in found.seen, "MILLRACE_REGISTRY_URL" in found.seen) == ("problem", True, True)
+
+
+ROUTE = """
+[sources.a]
+url = "http://127.0.0.1/{n}"
+[routes.orders]
+topics = ["orders"]
+results = "enriched"
+failures = "failed"
+[[routes.orders.lookups]]
+source = "a"
+params = { n = "value.n" }
+into = "a"
+"""
+
+
+def routed(tmp_path, text=ROUTE, **settings):
+    (tmp_path / "sources.toml").write_text(text)
+    return Settings(sources=str(tmp_path / "sources.toml"), allow_networks="127.0.0.0/8", **settings)
+
+
+def test_a_route_is_reported_with_its_topics(tmp_path):
+    """A worker that only keeps tables has none; a file that is invalid is reported with the sources."""
+    [found] = routes(routed(tmp_path))
+    assert (found.subject, found.state) == ("route orders", "ok")
+    assert found.seen == "reads orders, writes enriched; dead letters go to failed"
+    assert routes_of(routed(tmp_path, role="tables")) == list(routes(routed(tmp_path, role="tables"))) == []
+    assert list(routes(routed(tmp_path, ROUTE + "nonsense = 1\n"))) == list(routes(Settings())) == []
+
+
+def test_a_route_that_does_not_go_with_the_settings_is_a_problem(tmp_path):
+    """Such as one whose results are the worker's own; it comes with what to do."""
+    [found] = routes(routed(tmp_path, results_topic="enriched"))
+    assert (found.state, "'enriched'" in found.seen, "sources.toml" in found.advice) == ("problem", True, True)
+
+
+def test_topics_and_groups_of_routes_are_looked_at_as_the_others_are(tmp_path):
+    """A missing topic, a hidden one and a missing permission are problems that say what to create or grant."""
+    settings = routed(tmp_path, group="g")
+    found = routes_of(settings)
+    everything = frozenset({READ, WRITE})
+    names = {*kafka._needed(settings, found), *kafka._kept(settings)}
+    assert names > {"orders", "enriched", "failed"}
+    topics = {name: Topic(name, True, True, (Partition(0, 1, 1, 1),), everything) for name in names}
+    topics["orders"] = topics["orders"]._replace(granted=frozenset({WRITE}))
+    topics["enriched"] = Topic("enriched", False, True, (), None)
+    topics["failed"] = Topic("failed", False, False, (), None)
+    cluster = Cluster((Broker(1, "b", 9092),), topics, None)
+    wrong = {each.subject: (each.seen, each.advice) for each in kafka._topics(cluster, settings, found)
+             if each.state == "problem"}  # fmt: skip
+    assert wrong == {
+        "topic enriched": ("does not exist", "create it: millrace topics --create"),
+        "topic failed": ("missing, or hidden by ACLs", "grant the ACLs named below, or create it"),
+    }
+    refused = [(each.seen, each.advice) for each in kafka._access(cluster, settings, found)]
+    assert refused == [
+        ("Read on topic orders is not granted", "grant it to User:ANONYMOUS"),
+        ("Write on topic failed is not granted", "grant it to User:ANONYMOUS"),
+    ]
+    assert kafka._groups(settings, found) == ["g", "g-tables", "g-orders"]
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import pytest
 
+from models.route import Route
 from streams.config.settings import Kafka, Settings
-from streams.kafka.topics import Admin, Topic, differences
+from streams.kafka.topics import Admin, Topic, differences, route_differences
 
 SIZE = 1_048_588
 
@@ -146,3 +147,36 @@ async def test_a_topic_that_grew_is_settled_once_it_is_listed_so(monkeypatch):
     monkeypatch.setattr("streams.kafka.topics.SETTLE_PAUSE", 0)
     assert (await admin.settled("t", grown={"t": 6}))["t"].partitions == 6
     assert listed == []
+
+
+def route(**changes):
+    """A route of two topics that writes `enriched`."""
+    return Route("orders", ("orders", "returns"), "enriched", (), **changes)
+
+
+def routed(**changes):
+    """Return its topics, and the worker's dead letters, alike but for the changes."""
+    like = {"partitions": 8, "replication": 1, "max_bytes": SIZE, "cleanup": "delete"}
+    names = ("orders", "returns", "enriched", "failed", "dead_letters")
+    return {name: Topic(name, **(like | changes.get(name, {}))) for name in names}
+
+
+@pytest.mark.parametrize("changes", [{}, {"orders": {"cleanup": "compact"}}, {"failed": {"partitions": 1}},
+                                     {"enriched": {"max_bytes": None}}])  # fmt: skip
+def test_topics_of_a_route_that_work_are_not_complained_of(changes):
+    """Compacted topics may be read, and dead letters may have fewer partitions."""
+    assert route_differences([route(failures="failed")], "dead_letters", routed(**changes)) == []
+    assert route_differences([route()], "dead_letters", {}) == []
+
+
+def test_topics_of_a_route_that_do_not_fit_are_each_a_line():
+    """Other numbers of partitions, smaller limits and compaction are named, each with what comes of it."""
+    small = {"partitions": 4, "max_bytes": 1000, "cleanup": "compact,delete"}
+    lines = route_differences([route()], "dead_letters", routed(enriched=small, dead_letters={"max_bytes": 900}))
+    assert [line.removeprefix("route orders: topic ") for line in lines if "'returns'" not in line] == [
+        "'enriched' has 4 partitions, 'orders' has 8: outputs go to their key's partition",
+        f"'enriched' takes 1000 bytes a record, 'orders' {SIZE}: a larger output is too_large",
+        f"'dead_letters' takes 900 bytes a record, 'orders' {SIZE}: the value of larger dead letters is left out",
+        "'enriched' is compacted: a record without a key is refused by the broker",
+    ]
+    assert sum("'returns'" in line for line in lines) == 3
