@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from decimal import Decimal
 
 import fastavro
@@ -189,25 +187,11 @@ NODE = {"type": "record", "name": "N", "fields": [{"name": "next", "type": ["nul
 
 
 def test_a_recursive_schema_reads_values_of_a_reasonable_depth():
-    """60 levels are read; 65 are not, nor is a million."""
+    """60 levels are read, 65 are not."""
     codec = codec_of(NODE)
     assert codec.decode(b"\x02" * 60 + b"\x00")["next"]["next"] is not None
-    for depth in (65, 1_000_000):
-        with pytest.raises(ValueError, match="deep"):
-            codec.decode(b"\x02" * depth + b"\x00")
-
-
-CRASH = """
-import io, fastavro
-schema = fastavro.parse_schema({"type": "record", "name": "N", "fields": [{"name": "next", "type": ["null", "N"]}]})
-fastavro.schemaless_reader(io.BytesIO(b"\\x02" * 1_000_000 + b"\\x00"), schema, None)
-"""
-
-
-def test_fastavros_compiled_reader_still_ends_the_process():
-    """Why recursive schemas are read in Python: once this fails, they need not be."""
-    done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, check=False, timeout=60)
-    assert done.returncode < 0
+    with pytest.raises(ValueError, match="deep"):
+        codec.decode(b"\x02" * 65 + b"\x00")
 
 
 @pytest.mark.parametrize("items", ["null", record(), record(n="null"), {"type": "fixed", "name": "E", "size": 0}])
