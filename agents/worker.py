@@ -144,6 +144,9 @@ def check_routes(settings: Settings, sources: Sources) -> None:
 def __getattr__(name: str) -> App:
     if name == "app":
         worker = create(replace(configuration.load(), role="answer"))
+        if worker.routing:
+            msg = "routes have apps of their own: start the worker with `millrace worker`"
+            raise SettingsError(msg)
         [app] = worker.apps
         app.opens(worker.open)
         globals()["app"] = app

@@ -122,6 +122,10 @@ def stages_of(lookups: tuple[Lookup, ...]) -> tuple[tuple[Lookup, ...], ...]:
     return tuple(stages)
 
 
+RESERVED = "tables"
+"""No route's name: its group would be that of the tables."""
+
+
 def name_problem(name: str) -> str | None:
     """Return why something cannot be the name of a route or lookup, None if it can."""
     if _NAME.fullmatch(name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from models.route import Lookup, Route, listed, name_problem
+from models.route import RESERVED, Lookup, Route, listed, name_problem
 from models.source import REQUIRED, Source
 
 Problem = tuple[tuple[str, ...], str]
@@ -17,6 +17,8 @@ def route_problems(routes: Mapping[str, Route], sources: Mapping[str, Source], w
     for route in routes.values():
         if (reason := name_problem(route.name)) is not None:
             problems.append(((route.name,), reason))
+        if route.name == RESERVED:
+            problems.append(((route.name,), "is the group of the tables: give the route another name"))
         for at, lookup in enumerate(route.lookups):
             where = (route.name, "lookups", str(at))
             source = sources.get(lookup.source)

@@ -178,7 +178,7 @@ class Outputs:
 
     def _publish(self, record: Record, lease: Lease, value: bytes | None, headers: Headers, began: float) -> None:
         """Publish an output, or its dead letter if the topic does not take it."""
-        timestamp = record.timestamp if self._route.timestamp == "record" else None
+        timestamp = record.timestamp if self._route.timestamp == "record" and record.timestamp >= 0 else None
         refuse = partial(self._refuse, record, lease, began)
         output = OutgoingRecord(lease, record.offset, record.key, value, headers, _keep, refuse, timestamp)
         topic = self._route.results

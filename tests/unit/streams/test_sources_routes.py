@@ -70,6 +70,7 @@ def test_a_route_is_read_with_its_lookups_in_the_order_in_which_they_can_be_aske
         (ROUTE.replace('"enriched"', '"e"\nformat = "text"'), 9, "has no places to put an answer"),
         (ROUTE.replace('"enriched"', '"e"\noutput = "document"'), 9, "has no place for into"),
         (ROUTE.replace("routes.orders", 'routes."9x"'), 9, "is no name"),
+        (ROUTE.replace("routes.orders", "routes.tables"), 9, "is the group of the tables"),
         (ROUTE.replace("results", "result"), 9, "unknown field"),
         (ROUTE + PRICES + PRICES, 9, "two are called 'prices'"),
         (ROUTE + 'whole = ["x"]', 9, "'x' is not among the params"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import pytest
 
-from agents.testing import Harness, Reply
+from agents.routes.rehearsal import send_through
+from agents.testing import AsyncHarness, Harness, Reply
 from models import checks
+from streams.config.settings import Settings
+from streams.kafka.fetched import Unreadable
 
 SOURCES = """
 [sources.risk]
@@ -250,3 +255,25 @@ def test_a_key_goes_where_its_producer_would_put_it(key):
     from agents.routes.outputs import partition_of
 
     assert partition_of(key, 7) == DefaultPartitioner()(key, list(range(7)), list(range(7)))
+
+
+async def test_a_record_that_cannot_be_decoded_is_a_dead_letter_with_its_bytes():
+    """As for requests: it ends no worker, and says why."""
+    unreadable = Unreadable("orders", 0, 0, 1, 0, None, None, None, -1, -1, (), reason="a bad checksum", raw=b"raw")
+    async with AsyncHarness(sources=sources()) as service:
+        route = service._sources.routes["r"]
+        outcome, [letter] = await send_through(Settings(), route, service._sources, service._enricher, unreadable)
+    assert (outcome, letter.topic, letter.value) == ("invalid_request", "failed", b"raw")
+    assert b"a bad checksum" in letter.headers["__dlq.errors.message"]
+    assert letter.headers["__dlq.errors.unreadable"] == b"record"
+
+
+async def test_what_waits_for_its_turn_has_no_deadline_yet():
+    """A source of one request a second and a deadline of half a second: three records take two seconds, none fails."""
+    slow = sources().replace("retry.attempts = 1", "timeout = 0.5\nlimits.rate = 1", 1)
+    replies = {f"https://risk.example/{n}": {"n": n} for n in range(3)}
+    async with AsyncHarness(replies, sources=slow) as service:
+        began = time.monotonic()
+        orders = [service.route("r", {"customer": {"id": str(n)}}) for n in range(3)]
+        assert {published.topic for [published] in await asyncio.gather(*orders)} == {"enriched"}
+        assert time.monotonic() - began > 1.5

@@ -242,11 +242,11 @@ def test_what_is_no_schema_is_refused(text):
         AvroCodec(Registered(7, "AVRO", text, {}))
 
 
-def test_a_megabyte_of_a_number_is_refused_at_once():
-    """In Python, it would take hours to be read whole."""
+def test_a_number_without_an_end_is_refused():
+    """It ends after ten bytes, whatever comes behind them."""
     codec = codec_of({"type": "array", "items": NODE | {"fields": [*NODE["fields"], {"name": "n", "type": "long"}]}})
     with pytest.raises(ValueError, match="ten bytes"):
-        codec.decode(b"\x02" + b"\xff" * 1_000_000)
+        codec.decode(b"\x02" + b"\xff" * 12)
 
 
 def test_the_items_of_a_value_are_bounded():
