@@ -134,8 +134,8 @@ def create(settings: Settings) -> Worker:
 def check_routes(settings: Settings, sources: Sources) -> None:
     """Raise SettingsError for routes that do not go with the settings."""
     problems = settings_problems(
-        sources.routes, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
-        registry=bool(settings.registry_url),
+        sources.routes, sources.by_name, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
+        timeout=settings.timeout, registry=bool(settings.registry_url),
     )  # fmt: skip
     if problems:
         raise SettingsError("\n".join(problems))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from models.request import MAX_TIMEOUT
 from models.route import RESERVED, Lookup, Route, listed, name_problem
 from models.source import REQUIRED, Source
 
@@ -69,16 +70,29 @@ def _comes_back(route: Route, routes: Mapping[str, Route]) -> bool:
     return False
 
 
-def settings_problems(routes: Mapping[str, Route], *, results: str, dead_letters: str, registry: bool) -> list[str]:
-    """Return what is wrong with routes beside the worker's settings: its topics, and whether it has a `registry`."""
+def settings_problems(
+    routes: Mapping[str, Route],
+    sources: Mapping[str, Source],
+    *,
+    results: str,
+    dead_letters: str,
+    timeout: float,
+    registry: bool,
+) -> list[str]:
+    """Return what is wrong with routes beside the worker's settings: its topics, its `timeout` in seconds, and whether
+    it has a `registry`.
+    """
     problems: list[str] = []
     for route in routes.values():
         if route.results in (results, dead_letters):
-            problems.append(
-                f"route {route.name}: results: {route.results!r} has the worker's own results or dead letters"
-            )
+            problems.append(f"results: {route.results!r} has the worker's own results or dead letters")
         if route.failures == results:
-            problems.append(f"route {route.name}: failures: {route.failures!r} has the worker's own results")
+            problems.append(f"failures: {route.failures!r} has the worker's own results")
         if route.needs_registry and not registry:
-            problems.append(f"route {route.name}: its records need a schema registry: set MILLRACE_REGISTRY_URL")
+            problems.append("its records need a schema registry: set MILLRACE_REGISTRY_URL")
+        longest = sum(max(sources[each.source].timeout or timeout for each in stage) for stage in route.stages)
+        if longest > MAX_TIMEOUT:
+            problems.append(f"lookups that use one another's answers may take {longest:g} s in all; at most "
+                            f"{MAX_TIMEOUT:g}: give their sources a shorter timeout")  # fmt: skip
+        problems = [each if each.startswith("route ") else f"route {route.name}: {each}" for each in problems]
     return problems

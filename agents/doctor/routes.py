@@ -8,31 +8,36 @@ from agents.doctor import Finding, ok, problem
 from models.errors import MillraceError
 from models.route import Route
 from models.route_check import settings_problems
+from models.source import Sources
 from streams.config.settings import Settings
 from streams.sources import load
 
 
 def routes_of(settings: Settings) -> list[Route]:
     """Return a worker's routes: none in the role `tables`, nor of an invalid file, which `sources` reports."""
+    return list(_loaded(settings).routes.values())
+
+
+def _loaded(settings: Settings) -> Sources:
     if settings.role == "tables":
-        return []
+        return Sources()
     try:
-        return list(load(settings.sources).routes.values())
+        return load(settings.sources)
     except MillraceError:
-        return []
+        return Sources()
 
 
 def routes(settings: Settings) -> Iterator[Finding]:
     """Check that the routes go with the settings."""
-    found = {route.name: route for route in routes_of(settings)}
+    sources = _loaded(settings)
     lines = settings_problems(
-        found, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
-        registry=bool(settings.registry_url),
+        sources.routes, sources.by_name, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
+        timeout=settings.timeout, registry=bool(settings.registry_url),
     )  # fmt: skip
     for line in lines:
         yield problem("routes", line, f"change it in {settings.sources}, or the settings")
     if not lines:
-        for route in found.values():
+        for route in sources.routes.values():
             failures = route.failures or settings.dead_letters_topic
             seen = f"reads {', '.join(route.topics)}, writes {route.results}; dead letters go to {failures}"
             yield ok(f"route {route.name}", seen)

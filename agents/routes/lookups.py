@@ -29,8 +29,6 @@ from streams.cache.entry import Entry
 from streams.http.bodies import kept_until_answered
 from streams.http.retry import IDEMPOTENCY_KEY
 
-VALUES_AT_ONCE = 32
-"""Values of one list that are requested at once."""
 MAX_REQUESTS = 16_384
 """Requests of a route that are kept, in each of two generations."""
 _SCALARS = (str, int, float, bool)
@@ -141,10 +139,8 @@ class Lookups:
             return Found(error=error)
         if not isinstance(requests, list):
             return await self._ask(lookup, requests, record, waits)
-        found: list[Found] = []
-        for begin in range(0, len(requests), VALUES_AT_ONCE):
-            part = enumerate(requests[begin : begin + VALUES_AT_ONCE], begin)
-            found += await asyncio.gather(*(self._ask(lookup, each, record, waits, at) for at, each in part))
+        questions = (self._ask(lookup, each, record, waits, at) for at, each in enumerate(requests))
+        found = await asyncio.gather(*questions)
         return _joined(found)
 
     async def _ask(

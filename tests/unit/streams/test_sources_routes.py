@@ -116,3 +116,12 @@ def test_routes_that_do_not_go_with_the_settings_stop_the_start():
         "route orders: results: 'results' has the worker's own results or dead letters",
         "route orders: its records need a schema registry: set MILLRACE_REGISTRY_URL",
     ]
+
+
+def test_lookups_in_a_row_may_not_take_longer_than_a_request():
+    """The watchdog would take a record that is still at it for a fault, and end one worker after the other."""
+    sources, wrong = parse((SOURCES + ROUTE + PRICES).encode())
+    assert wrong == []
+    check_routes(Settings(timeout=150), sources)
+    with pytest.raises(SettingsError, match="may take 302 s in all; at most 300"):
+        check_routes(Settings(timeout=151), sources)
