@@ -40,6 +40,9 @@ MAX_HEADERS = 64
 MAX_HEADER_VALUE = 8192
 """Characters of one header value: what common servers accept."""
 
+MAX_CONTEXT = 64 << 10
+"""Bytes of a request's context, as compact JSON."""
+
 SOURCE_SCHEMA = ""
 """The `schema` of a request that names a source but no schema: the source's own."""
 
@@ -85,7 +88,8 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 class Request(NamedTuple):
     """What to fetch, load and check. The id is not part of it: requests with different ids may be equal.
 
-    `timeout` and `max_age` are in seconds; None means the worker's default.
+    `timeout` and `max_age` are in seconds; None means the worker's default. `context` is JSON that the result repeats,
+    as `splice` wants it; it asks for nothing.
     """
 
     url: str | None = None
@@ -98,6 +102,7 @@ class Request(NamedTuple):
     checks: tuple[Call, ...] = ()
     max_age: float | None = None
     timeout: float | None = None
+    context: bytes | None = None
 
 
 def parse(value: bytes | None) -> tuple[str | None, Request]:
@@ -193,6 +198,16 @@ def check_id(text: str) -> str:
     except ValidationError as exc:
         msg = f"id: {exc.messages[0]}"
         raise InvalidRequest(msg) from None
+    return text
+
+
+def encode_context(value: Any) -> bytes:
+    """Return a context's JSON, with a blank behind each comma: it cannot contain what the members of a result begin
+    with. Raises ValidationError for one that is too large.
+    """
+    text = strictjson.dumps_spaced(value)
+    if len(text) > MAX_CONTEXT and (size := len(strictjson.dumps(value, exact=True))) > MAX_CONTEXT:
+        _refuse(f"has {size} bytes; at most {MAX_CONTEXT} are allowed")
     return text
 
 
@@ -296,6 +311,17 @@ class Checks(fields.Field[tuple[Call, ...]]):
         return tuple(calls)
 
 
+class Context(fields.Field[bytes]):
+    """Any JSON value; loaded, it is text."""
+
+    def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **options: Any) -> Any:
+        """Return the text of any value, null too, which is as good a context as others."""
+        return encode_context(value) if value is None else super().deserialize(value, attr, data, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> bytes:  # noqa: ARG002
+        return encode_context(value)
+
+
 def _pattern_of(item: Any) -> Any:
     args = item.get("args") if isinstance(item, dict) and item.get("name") == "regex" else None
     return args.get("pattern") if isinstance(args, dict) else None
@@ -327,6 +353,7 @@ class RequestSchema(StrictSchema):
     checks = Checks()
     max_age = Seconds()
     timeout = Seconds(validate=validate.Range(0, MAX_TIMEOUT, min_inclusive=False))
+    context = Context()
 
     @post_load
     def _request(self, data: dict[str, Any], **_: Any) -> tuple[str | None, Request]:

@@ -2,7 +2,7 @@
 spliced around the encoded part.
 
 This module alone knows the order of a result's members, and reads some of them without parsing the rest. No string can
-contain the bytes that a member begins with, since a quote in it is escaped.
+contain the bytes that a member begins with, since a quote in it is escaped; nor can a context, which has blanks.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _CHECK_RESULT = frozenset({"name", "field", "value", "elapsed_ms"})
 _OK, _DOCUMENT, _HEADERS = b'"outcome":"ok"', b',"document":', b',"headers":{'
 _CHECKS, _ATTEMPTS, _CACHE, _ELAPSED = b',"checks":[', b',"attempts":', b',"cache":"', b',"elapsed_ms":'
 _SHARED_TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
+_CONTEXT, _OUTCOME = b',"context":', b',"outcome":"'
 _ID = re.compile(rb'\{"id":("[ !#-\[\]-~]{1,500}"),')
 _TAIL = re.compile(
     rb'(?:,"cache":"([a-z]{1,16})")?(?:,"age":[0-9]{1,12}\.[0-9])?,"elapsed_ms":([0-9]{1,12}\.[0-9])\}\Z'
@@ -209,10 +210,16 @@ def read_result(value: bytes) -> Any:
     return strictjson.loads(value, max_depth=RESULT_DEPTH)
 
 
+def with_context(request_id: bytes, context: bytes | None) -> bytes:
+    """Return an id as `splice` takes it, with the context behind it, if any, as `encode_context` writes it."""
+    return request_id if context is None else b"%b%b%b" % (request_id, _CONTEXT, context)
+
+
 def splice(request_id: bytes, shared: bytes, cache: bytes | None, age: float | None, elapsed: float) -> bytes:
     """Return a result: one request's own members around the shared part.
 
-    `request_id` is an encoded JSON string, `cache` one of CACHE_STATES, `age` and `elapsed` are in seconds.
+    `request_id` is an encoded JSON string, perhaps `with_context`; `cache` one of CACHE_STATES, `age` and `elapsed` are
+    in seconds.
     """
     if cache is None:
         return b'{"id":%b,%b,"elapsed_ms":%.1f}' % (request_id, shared, elapsed * 1000)
@@ -233,7 +240,16 @@ def cut(value: bytes) -> tuple[bytes, bytes, str | None, float] | None:
     tail = _TAIL.match(value, found if found >= 0 else value.rfind(_ELAPSED))
     if start is None or tail is None:
         return None
-    return start[1], value[start.end() : tail.start()], _STATES.get(tail[1]), float(tail[2])
+    begin = start.end()
+    if value.startswith(_CONTEXT, begin - 1):
+        begin = value.find(_OUTCOME, begin) + 1
+    return start[1], value[begin : tail.start()], _STATES.get(tail[1]), float(tail[2])
+
+
+def context_of(value: bytes) -> bytes | None:
+    """Return the context of a result as `splice` made it, None if it has none."""
+    _, found, context = value[: max(0, value.find(_OUTCOME))].partition(_CONTEXT)
+    return context if found else None
 
 
 def around_document(shared: bytes) -> tuple[bytes, bytes, Iterator[bytes]] | None:

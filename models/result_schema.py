@@ -35,6 +35,7 @@ class ResultSchema(StrictSchema):
     """The JSON of a result, for its readers: `tail`, the tables, the tests, the API's description."""
 
     id = fields.String(required=True)
+    context = fields.Raw(allow_none=True)
     outcome = fields.String(required=True, validate=validate.OneOf(OUTCOMES))
     request = fields.Nested(_EchoSchema)
     status = fields.Integer(strict=True)

@@ -158,6 +158,12 @@ def _loads(data: bytes, decode: Callable[[str], Any]) -> Any:
     return value
 
 
+def dumps_spaced(value: Any) -> bytes:
+    """Do what `dumps` does with `exact`, with a blank behind each comma and colon between tokens."""
+    text = _encode_spaced(_marked(value, []))
+    return (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
+
+
 def dumps(value: Any, *, exact: bool = False) -> bytes:
     """Encode compactly as UTF-8. Raises ValueError for values that JSON cannot represent (NaN, lone surrogates).
 
@@ -320,6 +326,7 @@ _stepping.scan_once = json.scanner.py_make_scanner(_stepping)  # type: ignore[at
 _decode_in_steps = _stepping.decode
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default)
 _encode = _encoder.encode
+_encode_spaced = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _quote = json.encoder.encode_basestring
 
 

@@ -21,7 +21,7 @@ from agents.answer.parsed_requests import LargeRequest, ParsedRequest, ParsedReq
 from agents.answer.publish import RefusalQueue, RequestRecord, ResultPublisher
 from models.errors import AnswerError, InternalError, InvalidRequest, Overloaded, TimedOut
 from models.framing import schema_by_header
-from models.result import splice
+from models.result import splice, with_context
 from models.source import Sources
 from streams.config.settings import Settings
 from streams.http.bodies import kept_until_answered
@@ -94,7 +94,8 @@ class Answerer:
                 if entry is not None:
                     age = max(0.0, now - entry.as_of)
                     elapsed = time.monotonic() - batch.received_at
-                    value = splice(request_id, entry.shared, b"hit", age, elapsed)
+                    head = with_context(request_id, known.request.context)
+                    value = splice(head, entry.shared, b"hit", age, elapsed)
                     trace = None
                     if self._spans is not None:
                         outcome = "ok" if entry.error is None else entry.error.outcome
@@ -194,7 +195,8 @@ class Answerer:
                     span.ended(outcome, cache)
             age = None if enriched.as_of is None else max(0.0, time.time() - enriched.as_of)
             elapsed = time.monotonic() - received_at
-            value = splice(request_id, enriched.shared, enriched.cache, age, elapsed)
+            head = with_context(request_id, known.request.context)
+            value = splice(head, enriched.shared, enriched.cache, age, elapsed)
             trace = None if span is None else span.headers
             error = self._out.publish(record, lease, request_id, value, enriched.error, known=known, trace=trace)
             self.stats.add(outcome if error is None else error.outcome, cache, elapsed)

@@ -11,7 +11,8 @@ from models import strictjson
 from models.dead_letter import COUNT, DLQ, FIRST, LEFT_OUT, UNREADABLE, read_count
 from models.errors import AnswerError, InvalidRequest, TooLarge
 from models.request import Request, check_id
-from models.result import members_beside_document
+from models.result import context_of, members_beside_document
+from models.strictjson import Raw
 from streams.http.retry import IDEMPOTENCY_KEY, IDEMPOTENT, sender_key
 from streams.kafka.fetched import Unreadable
 from streams.kafka.outgoing import Headers, OutgoingRecord
@@ -161,14 +162,22 @@ def unreadable_request(record: Unreadable) -> InvalidRequest:
 
 
 def shrink_result(outgoing: OutgoingRecord) -> OutgoingRecord | None:
-    """Return a `too_large` result for one that the topic refuses; then the same without key; then None."""
-    members = members_beside_document(outgoing.value or b"{}")
+    """Return a `too_large` result for one that the topic refuses; then the same without context; without key; then
+    None.
+    """
+    value = outgoing.value or b"{}"
+    members, context = members_beside_document(value), context_of(value)
     if members.get("outcome") == TooLarge.outcome:
+        if context is not None:
+            return outgoing._replace(value=value.replace(b',"context":' + context, b"", 1))
         return None if outgoing.key is None else outgoing._replace(key=None)
     error = too_large_result(outgoing.size())
-    kept = {name: members[name] for name in ("id", "request", "status", "attempts", "elapsed_ms") if name in members}
-    shrunk = strictjson.dumps(kept | {"outcome": error.outcome, "error": error.describe()})
-    return outgoing._replace(value=shrunk)
+    kept = {name: members[name] for name in ("id",) if name in members}
+    if context is not None:
+        kept["context"] = Raw.of_text(context)
+    kept["outcome"] = error.outcome
+    kept |= {name: members[name] for name in ("request", "status", "attempts", "elapsed_ms") if name in members}
+    return outgoing._replace(value=strictjson.dumps(kept | {"error": error.describe()}, exact=True))
 
 
 def too_large_result(size: int) -> TooLarge:

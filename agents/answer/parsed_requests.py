@@ -68,7 +68,10 @@ class LargeRequest(Exception):
 
 
 class ParsedRequestCache:
-    """A bounded cache from a request's bytes, without the id, to the parsed request. `large` parses large ones."""
+    """A bounded cache from a request's bytes, without the id, to the parsed request. `large` parses large ones.
+
+    A request with a context is not kept: contexts differ from one to the next, and would take the others' places.
+    """
 
     def __init__(self, sources: Sources | None = None, large: LargeWork | None = None) -> None:
         self._sources = sources or Sources()
@@ -101,7 +104,7 @@ class ParsedRequestCache:
         # `cut_id` does not see an id written with escapes ("\\u0069d"): it would be lost with the rest.
         if rest is not None and parsed_id == request_id:
             nested = _is_nested(known.request)
-            if len(rest) <= (MAX_KNOWN_BYTES if nested else MAX_PLAIN_BYTES):
+            if known.request.context is None and len(rest) <= (MAX_KNOWN_BYTES if nested else MAX_PLAIN_BYTES):
                 self._remember(rest, known, nested=nested)
         return parsed_id, known
 
@@ -173,7 +176,7 @@ def entry_key(request: Request, source: Source | None = None) -> bytes:
 
     It is `<source>-<target>-<digest>` in hex, so that entries can be found by source and URL. The digest covers method,
     schema, URL as sent, source (its whole definition), parameters, headers (names without case, RFC 9110, section 5.1)
-    and body, but not deadline, max_age, checks, and headers for caches and traces. None of the first
+    and body, but not deadline, max_age, checks, context, and headers for caches and traces. None of the first
     four lines can contain a line break, and no URL begins with a quote, so different requests give different texts.
     """
     url = None if request.url is None else normal(request.url)
@@ -218,6 +221,16 @@ def matching(url: str | None = None, source: str | None = None) -> Callable[[byt
         wanted = f"-{target_tag(url)}-".encode()
         return lambda key: wanted in key
     return lambda _: True
+
+
+def salvage_context(value: bytes | None) -> bytes | None:
+    """Return the context of an invalid request, None for a large one."""
+    if value is None or len(value) > LARGE or b'"context"' not in value:
+        return None
+    try:
+        return requests.encode_context(strictjson.loads(value, exact=True)["context"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def salvage_id(value: bytes | None) -> bytes | None:

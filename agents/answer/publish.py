@@ -21,10 +21,10 @@ from agents.answer.headers import (
     unreadable_request,
 )
 from agents.answer.limiter import Waiting
-from agents.answer.parsed_requests import ParsedRequest, salvage_id
+from agents.answer.parsed_requests import ParsedRequest, salvage_context, salvage_id
 from agents.answer.stats import NO_CACHE, AnswerStats
 from models.errors import AnswerError, TooLarge
-from models.result import Answer, encode_answer, splice
+from models.result import Answer, encode_answer, splice, with_context
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
@@ -61,19 +61,21 @@ class ResultPublisher:
             cache = "bypass"
         shared = encode_answer(known.request, Answer.failed(error))
         elapsed = time.monotonic() - item.received_at
-        value = splice(item.request_id, shared, cache.encode(), None, elapsed)
+        head = with_context(item.request_id, known.request.context)
+        value = splice(head, shared, cache.encode(), None, elapsed)
         trace = self.trace(item.record, item.request_id, elapsed, error.outcome, cache)
         self.publish(item.record, item.lease, item.request_id, value, error, known=known, trace=trace)
         self.stats.add(error.outcome, cache, elapsed)
 
     def reject(self, record: RequestRecord, lease: Lease, received_at: float, error: AnswerError) -> None:
         """Publish the error of a record that is not a valid request, or whose answer failed by a fault of ours."""
-        salvaged = salvage_id(record.value)
+        salvaged, context = salvage_id(record.value), salvage_context(record.value)
         if isinstance(record, Unreadable):
             record, error = record.sent(), unreadable_request(record)
         request_id = refused_id(record, salvaged)
         elapsed = time.monotonic() - received_at
-        value = splice(request_id, encode_answer(None, Answer.failed(error)), None, None, elapsed)
+        shared = encode_answer(None, Answer.failed(error))
+        value = splice(with_context(request_id, context), shared, None, None, elapsed)
         trace = self.trace(record, request_id, elapsed, error.outcome, NO_CACHE)
         self.publish(record, lease, request_id, value, error, trace=trace)
         self.stats.add(error.outcome, NO_CACHE, elapsed)

@@ -66,6 +66,7 @@ def request_schema(sources: Sources) -> dict[str, Any]:
                     "description": "seconds: the oldest cached answer accepted; 0 fetches now"},
         "timeout": {"type": "number", "exclusiveMinimum": 0, "maximum": requests.MAX_TIMEOUT,
                     "description": "seconds: the deadline of the whole request"},
+        "context": {"description": "any JSON, which the result repeats: at most 64 KiB"},
     }  # fmt: skip
     by_url = {
         "url": {"type": "string", "pattern": URL_PATTERN, "maxLength": requests.MAX_URL,

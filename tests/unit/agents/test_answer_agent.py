@@ -16,7 +16,7 @@ from agents.answer.encoded_answer import EncodedAnswer
 from models.dead_letter import DLQ
 from models.errors import InternalError, Overloaded, UpstreamError
 from models.request import Request
-from models.result import CACHE_STATES, Answer, encode_answer, read_result
+from models.result import CACHE_STATES, Answer, context_of, encode_answer, read_result
 from models.result_schema import ResultSchema
 from models.source import Source, Sources
 from models.template import UrlTemplate
@@ -665,3 +665,21 @@ async def test_a_header_that_names_a_schema_is_named_where_there_is_no_json(answ
     by_offset = {each["id"]: each for each in publisher.results()}
     assert "a Schema Registry serializer wrote it" in by_offset["requests-3-7"]["error"]["message"]
     assert by_offset["requests-3-8"]["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("how", ["hit", "miss", "refused", "invalid"])
+async def test_a_result_repeats_its_own_request_s_context(answerer, enricher, publisher, how):
+    """However a request ends, its result has its context, and the dead letter the request's bytes."""
+    enricher.entry = kept() if how == "hit" else None
+    if how == "refused":
+        enricher.refused = Overloaded("full")
+    url = "ftp://nowhere/" if how == "invalid" else "http://example.org/"
+    values = [b'{"url":"%b","context":{"n":%d.10}}' % (url.encode(), number) for number in range(3)]
+    await answerer.answer(batch_of(*(record(number, value) for number, value in enumerate(values))))
+    await publisher.until(3)
+    letters = [parcel for topic, _, parcel in publisher.parcels if topic == "dead-letters"]
+    assert [letter.value for letter in letters] == (values if how in ("refused", "invalid") else [])
+    for place in range(len(letters)):
+        publisher.acknowledge(place)
+    results = [parcel.value for topic, _, parcel in publisher.parcels if topic == "results"]
+    assert [context_of(value) for value in results] == [b'{"n": %d.10}' % number for number in range(3)]

@@ -21,6 +21,7 @@ from models import strictjson
 from models.dead_letter import DLQ
 from models.errors import Denied, InvalidRequest, TooLarge
 from models.request import Request
+from models.result import Answer, context_of, encode_answer, splice, with_context
 from models.result_schema import ResultSchema
 from streams.http.url import origin_of
 from streams.kafka.outgoing import OutgoingRecord
@@ -393,3 +394,17 @@ def test_a_key_is_the_same_on_every_delivery_and_no_other_record_s():
     ]
     assert keys == again
     assert len(set(keys)) == len(places)
+
+
+def test_a_result_that_is_too_large_keeps_its_context_as_long_as_it_can():
+    """The context outlives the document, digit for digit, and goes before the key."""
+    shared = encode_answer(GET, Answer("ok", 200, "x" * 9000, has_document=True, attempts=1, fetched_at=1.0))
+    context = b'{"n": 1.10, "outcome": "ok"}'
+    first = shrink_result(parcel(splice(with_context(b'"a"', context), shared, b"hit", 1.0, 0.1)))
+    assert context_of(first.value) == context
+    assert json.loads(first.value)["outcome"] == "too_large"
+    second = shrink_result(first)
+    assert (json.loads(second.value), second.key) == (
+        {name: value for name, value in json.loads(first.value).items() if name != "context"}, b"k"
+    )  # fmt: skip
+    assert shrink_result(second) == second._replace(key=None)

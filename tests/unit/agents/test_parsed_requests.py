@@ -575,3 +575,42 @@ def test_a_book_knows_the_sources():
         with pytest.raises(InvalidRequest, match="no source 'other'"):
             book.parse(b'{"source":"other"}')
     assert book.parse(b'{"source":"s"}')[1] is book.parse(b'{"source":"s","id":"1"}')[1]
+
+
+def test_contexts_neither_share_nor_fill_the_cache_and_ask_for_the_same():
+    """Each request has its own context; none is kept, and the key of the answer does not know it."""
+    cache, keys = ParsedRequestCache(), set()
+    plain = cache.parse(b'{"url":"http://a/"}')[1]
+    for number in range(5):
+        parsed = cache.parse(b'{"id":"%d","url":"http://a/","context":{"n":%d}}' % (number, number))[1]
+        assert parsed.request.context == b'{"n": %d}' % number
+        assert parsed._replace(request=parsed.request._replace(context=None)) == plain
+        keys.add(parsed.key)
+    assert keys == {plain.key}
+    assert list(cache._young) == [b'{"url":"http://a/"}']
+
+
+def test_a_source_s_request_keeps_its_context():
+    """Filling in a template leaves the context as it is."""
+    sources = Sources({"s": Source("s", UrlTemplate("http://a/{n}"))})
+    cache = ParsedRequestCache(sources)
+    parsed = cache.parse(b'{"source":"s","params":{"n":1},"context":1.0}')[1]
+    assert (parsed.request.url, parsed.request.context) == ("http://a/1", b"1.0")
+
+
+@pytest.mark.parametrize(
+    ("value", "context"),
+    [
+        (None, None),
+        (b"\xff", None),
+        (b'{"nope":1,"context":{"n":1.10}}', b'{"n": 1.10}'),
+        (b'{"context":null}', b"null"),
+        (b'{"a":"context"}', None),
+        (b'["context"]', None),
+        (b'{"context":1,"context":2}', None),
+        (b'{"context":"%b"}' % (b"x" * known.LARGE), None),
+    ],
+)
+def test_the_context_of_an_invalid_request_is_salvaged(value, context):
+    """A request that is JSON has its context back, whatever is wrong with it."""
+    assert known.salvage_context(value) == context

@@ -528,3 +528,32 @@ def test_a_request_with_thousands_of_fields_is_refused_at_once():
     with pytest.raises(InvalidRequest, match="fields at most, not 5000"):
         requests.parse(value)
     assert time.thread_time() - began < allowed()
+
+
+@pytest.mark.parametrize(
+    ("text", "encoded"),
+    [
+        (b"null", b"null"),
+        (b"1.10", b"1.10"),
+        (b"-0", b"-0"),
+        (b'{"n":9007199254740993,"d":0.29999999999999998}', b'{"n": 9007199254740993, "d": 0.29999999999999998}'),
+        (b'[1,"a,\\"b"]', b'[1, "a,\\"b"]'),
+        (b'"\\u00e4"', '"\u00e4"'.encode()),
+    ],
+)
+def test_a_context_is_any_json_whose_digits_stay(text, encoded):
+    """A context is kept as JSON, with every digit as it was written."""
+    for others in (b'"url":"http://example.org/"', b'"source":"s","params":{"a":1}'):
+        assert requests.parse(b'{%b,"context":%b}' % (others, text))[1].context == encoded
+    assert requests.parse(b'{"url":"http://example.org/","timeout":1}')[1].context is None
+
+
+def test_a_context_has_64_kib_of_compact_json_at_most():
+    """The limit is of the compact text, whatever blanks are in the request; the error names the field."""
+    items = [1] * ((requests.MAX_CONTEXT - 1) // 2)
+    most = json.dumps({"url": URL, "context": [*items]}).encode()
+    assert len(requests.parse(most)[1].context) > requests.MAX_CONTEXT
+    with pytest.raises(InvalidRequest, match=r"^context: has 65537 bytes; at most 65536 are allowed$"):
+        requests.parse(json.dumps({"url": URL, "context": [*items, 1]}).encode())
+    with pytest.raises(InvalidRequest, match=r"^context: has 65538 bytes"):
+        requests.parse(json.dumps({"url": URL, "context": "x" * requests.MAX_CONTEXT}).encode())

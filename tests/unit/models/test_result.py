@@ -11,20 +11,24 @@ from marshmallow import ValidationError
 from models import strictjson
 from models.checks import Call, CheckOutcome
 from models.errors import OUTCOMES, CheckError, Denied, InvalidDocument, TimedOut, UpstreamError
-from models.request import Request
+from models.request import Request, encode_context
 from models.result import (
     CACHE_STATES,
     RESULT_DEPTH,
     Answer,
+    context_of,
+    cut,
     encode_answer,
     encode_check_result,
     failure,
     is_check_result,
     is_shared,
+    members_beside_document,
     read_result,
     restamp,
     splice,
     with_check_results,
+    with_context,
 )
 from models.result_schema import ResultSchema
 
@@ -316,3 +320,34 @@ def test_a_failure_is_no_ok_answer():
     assert is_shared(whole)
     assert not is_shared(b'"id":"x",' + whole)
     assert not any(is_shared(whole[:end]) for end in range(len(whole)))
+
+
+HOSTILE = [
+    None,
+    1,
+    {"a": 1, "outcome": "ok", "document": [1], "attempts": 7, "cache": "hit", "age": 1.0, "elapsed_ms": 1.0},
+    {"x": {"a": 0, "context": {"b": 0, "outcome": "ok"}}, "checks": []},
+    ['","document":', ',"outcome":"', ",", '"', {",": ","}],
+]
+
+
+@pytest.mark.parametrize("context", HOSTILE)
+@pytest.mark.parametrize("document", [None, {"context": 1, "n": 2, "outcome": "x"}])
+def test_a_context_hides_nothing_of_a_result_and_is_found_again(context, document):
+    """Whatever a context holds, a result is taken apart as without it, and the context is read back."""
+    answer = Answer("ok", 200, document, has_document=document is not None, attempts=3, fetched_at=1.0)
+    shared, encoded = encode_answer(REQUEST, answer), encode_context(context)
+    for cache, age in ((b"hit", 1.5), (b"miss", None), (None, None)):
+        value = splice(with_context(b'"a"', encoded), shared, cache, age, 0.25)
+        assert read_result(value) == {**read_result(splice(b'"a"', shared, cache, age, 0.25)), "context": context}
+        assert cut(value) == (b'"a"', shared, cache and cache.decode(), 250.0)
+        assert context_of(value) == encoded
+        members = members_beside_document(value)
+        assert (members["id"], members["outcome"], members["attempts"], members["elapsed_ms"]) == ("a", "ok", 3, 250.0)
+
+
+def test_a_result_without_context_has_none():
+    """A document or id that looks like a context is none."""
+    shared = encode_answer(REQUEST, Answer("ok", 200, {"a": 1, "context": 2}, has_document=True, attempts=1))
+    assert context_of(splice(strictjson.quote('","context":1'), shared, b"hit", 1.0, 0.1)) is None
+    assert context_of(b"{}") is None

@@ -95,7 +95,8 @@ GOOD = [
         "checks": ["is_prime", {"name": "range", "field": "n", "args": {"low": 1}}],
         "max_age": 0,
     },
-    {"url": "http://a.example/", "timeout": 300, "schema": "text", "body": None},
+    {"url": "http://a.example/", "timeout": 300, "schema": "text", "body": None, "context": None},
+    {"url": "http://a.example/", "context": {"order": [1, "a"]}},
 ]
 BAD = [
     {}, [], {"url": 1}, {"url": "ftp://a.example/"}, {"url": "http://a b/"}, {"url": "http://a.example/", "nope": 1},
