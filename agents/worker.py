@@ -74,7 +74,7 @@ class Worker:
         await stack.enter_async_context(server)
         process.web = server.requests
         status = WorkerStatus(
-            settings, self.sources, self.answering, self.tabulating, loop=loop_watch, port=server.port
+            settings, self.sources, self.answering, self.tabulating, self.routing, loop=loop_watch, port=server.port
         )
         await stack.enter_async_context(Heartbeat(settings, status.record))
         await stack.enter_async_context(site.events)

@@ -4,4 +4,5 @@ worker_status   the record that a worker publishes about itself once a second
 heartbeat       publishes it
 registry        reads every worker's latest record
 cluster_status  workers, partitions, sources, caches and hosts, from all records
+route_status    routes, from all records
 """

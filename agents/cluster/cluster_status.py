@@ -14,7 +14,7 @@ PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfin
 """Fields of a partition beside its topic, number and owner."""
 
 _WORST = ("open", "half-open", "closed")
-_LISTS = ("partitions", "hosts", "sources")
+_LISTS = ("partitions", "hosts", "sources", "routes")
 _OBJECTS = ("tables", "answers", "cache", "pool")
 
 

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from streams.web.server import place
 
 if TYPE_CHECKING:
     from agents.answer.app import AnswerApp
+    from agents.routes.app import RouteApp
     from agents.tables.app import TablesApp
     from models.source import Sources
     from streams.telemetry.loop import LoopWatch
@@ -42,6 +44,7 @@ class WorkerStatus:
         sources: Sources,
         answering: AnswerApp | None,
         tabulating: TablesApp | None,
+        routing: Sequence[RouteApp] = (),
         *,
         loop: LoopWatch,
         port: int,
@@ -50,6 +53,7 @@ class WorkerStatus:
         self._sources = sources
         self._answering = answering
         self._tabulating = tabulating
+        self._routing = routing
         self._loop = loop
         self._url = url_of(settings, port)
         self._started_at = iso_now()
@@ -58,6 +62,7 @@ class WorkerStatus:
     async def record(self) -> dict[str, Any]:
         """Return the record as it is now."""
         apps = [part.app for part in (self._answering, self._tabulating) if part is not None]
+        running = [*apps, *(part.app for part in self._routing)]
         record: dict[str, Any] = {
             "id": self._settings.worker_id,
             "role": self._settings.role,
@@ -65,7 +70,7 @@ class WorkerStatus:
             "version": _version(),
             "started_at": self._started_at,
             "at": iso_now(),
-            "state": "stopping" if any(app.should_stop for app in apps) else "running",
+            "state": "stopping" if any(app.should_stop for app in running) else "running",
             "partitions": [partition(lease) for app in apps if app.started for lease in app.holder.leases.values()],
             "rss": _rss(),
             "loop_lag_s": round(self._loop.lag, 4),
@@ -73,6 +78,7 @@ class WorkerStatus:
         if self._answering is not None:
             record |= await self._answers(self._answering)
             record["sources"] = [source(each) for each in self._sources.by_name.values()]
+            record["routes"] = [route(each) for each in self._routing]
         if self._tabulating is not None:
             record["tables"] = tables(self._tabulating)
         return record
@@ -128,6 +134,26 @@ def tables(part: TablesApp) -> dict[str, Any]:
         tabulator = part.resources.tabulator
         status |= {"records": tabulator.records, "unreadable": tabulator.unreadable}
     return status if ready == "ok" else status | {"waiting_for": ready}
+
+
+def route(part: RouteApp) -> dict[str, Any]:
+    """Return the status of a route: what it does, what came of its records since the start, and what they wait for."""
+    described, runner, app = part.route, part.runner, part.app
+    leases = [lease for lease in app.holder.leases.values() if lease.alive] if app.started else None
+    lags = [None] if leases is None else [lease.lag for lease in leases]
+    return {
+        "name": described.name,
+        "topics": list(described.topics),
+        "lookups": [{"name": each.name, "source": each.source} for each in described.lookups],
+        "results": described.results,
+        "failures": part.dead_letters,
+        "group": app.conf.id,
+        "partitions": None if leases is None else len(leases),
+        "outcomes": {} if runner is None else dict(runner.outcomes),
+        "in_progress": None if runner is None else runner.in_progress,
+        "waiting": {} if runner is None else dict(runner.waiting),
+        "lag": sum(lag for lag in lags if lag is not None) if None not in lags else None,
+    }
 
 
 def source(each: Source) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class RouteApp:
         find_topics: Callable[[], Awaitable[Mapping[str, Topic]]],
     ) -> None:  # fmt: skip
         self.route = route
+        self.dead_letters = route.failures or settings.dead_letters_topic
         self._settings = settings
         self._sources = sources
         self._answering = answering
@@ -57,7 +58,7 @@ class RouteApp:
         publisher = Publisher(settings.kafka, f"{settings.worker_id}-{route.name}", self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
         results = topics[route.results]
-        for topic in (results, topics[route.failures or settings.dead_letters_topic]):
+        for topic in (results, topics[self.dead_letters]):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         partitions = {name: topics[name].partitions for name in (*route.topics, route.results)}
         formats = Formats(route, await self._registry(stack))

@@ -128,6 +128,7 @@ class Document:
             ("workers", "The workers", schemas.WorkersSchema),
             ("partitions", "The partitions and their owners", schemas.PartitionsSchema),
             ("sources", "The named sources", schemas.SourcesSchema),
+            ("routes", "The routes", schemas.RoutesSchema),
             ("pool", "This worker's check pool", None),
         ):
             answer = schema_of(self.spec, schema) if schema else {"type": "object"}

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from agents.cluster.cluster_status import ClusterStatus
+from agents.cluster.route_status import RouteRates
 from agents.tables.rows import Row
 from agents.web.api.tables import TableQuery
 from models.histogram import Histogram
@@ -39,6 +40,7 @@ class Overview:
         self._requests = requests
         self._tables = tables
         self._notes: deque[dict[str, Row]] = deque(maxlen=WINDOW + 1)
+        self.route_rates = RouteRates()
         self._claimed: deque[frozenset[int]] = deque(maxlen=WINDOW + 1)
         self._noting: asyncio.Task[None] | None = None
 
@@ -57,6 +59,7 @@ class Overview:
     def note(self) -> None:
         """Sample what every worker has counted so far."""
         if self._cluster.registry is not None:
+            self.route_rates.note(self._cluster.records())
             self._notes.append(
                 {record["id"]: _noted(record) for record in self._cluster.registry.all() if _counts(record)}
             )

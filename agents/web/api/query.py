@@ -9,6 +9,7 @@ from typing import Any, Self
 from agents.answer.app import AnswerApp, Resources
 from agents.cluster.cluster_status import ClusterStatus
 from agents.cluster.registry import WorkerRegistry
+from agents.cluster.route_status import route_statuses
 from agents.tables.rows import Row
 from agents.web.api.dead_letters import DeadLetterApi
 from agents.web.api.local_rows import LocalRows
@@ -85,6 +86,10 @@ class Query:
     async def sources(self) -> dict[str, Any]:
         """Return the named sources."""
         return self._cluster.sources()
+
+    async def routes(self) -> dict[str, Any]:
+        """Return every route, added up over the workers that answer."""
+        return {"routes": route_statuses(self._cluster.records(), self._overview.route_rates)}
 
     async def hosts(self, **selection: Any) -> dict[str, Any]:
         """Return a page of upstream hosts: each one's row, and what the workers report about its breaker and limits."""

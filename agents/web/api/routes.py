@@ -62,6 +62,7 @@ class Api:
             web.get("/api/workers", self._plain(query.workers)),
             web.get("/api/partitions", self._plain(query.partitions)),
             web.get("/api/sources", self._plain(query.sources)),
+            web.get("/api/routes", self._plain(query.routes)),
             web.get("/api/cache", self._plain(query.cache)),
             web.delete("/api/cache", self._purge),
             web.get("/api/pool", self._plain(query.pool)),

@@ -64,6 +64,45 @@ class PartitionsSchema(Open):
     partitions = fields.List(fields.Nested(PartitionSchema), required=True)
 
 
+class LookupSchema(Open):
+    """A lookup of a route, and the source that it asks."""
+
+    name = fields.String(required=True)
+    source = fields.String(required=True)
+
+
+class WorkerRouteSchema(Open):
+    """A route as a worker reports it: topics, outcomes since the start, records in progress, and by reason how many
+    lookups wait; null is unknown.
+    """
+
+    name = fields.String()
+    topics = fields.List(fields.String())
+    lookups = fields.List(fields.Nested(LookupSchema))
+    results = fields.String()
+    failures = fields.String()
+    group = fields.String()
+    partitions = fields.Integer(allow_none=True)
+    outcomes = fields.Dict(keys=fields.String(), values=fields.Integer(strict=True))
+    in_progress = fields.Integer(allow_none=True)
+    waiting = fields.Dict(keys=fields.String(), values=fields.Integer(strict=True))
+    lag = fields.Integer(allow_none=True)
+
+
+class RouteSchema(WorkerRouteSchema):
+    """A route, added up over the workers that answer: records a second over 10 s, and the ids of those workers."""
+
+    name = fields.String(required=True)
+    rate = fields.Float(required=True, allow_none=True)
+    workers = fields.List(fields.String(), required=True)
+
+
+class RoutesSchema(Open):
+    """The routes."""
+
+    routes = fields.List(fields.Nested(RouteSchema), required=True)
+
+
 class WorkerSchema(Open):
     """What a worker reports about itself, once a second."""
 
@@ -82,6 +121,7 @@ class WorkerSchema(Open):
     pool = fields.Dict(allow_none=True)
     hosts = fields.List(fields.Dict())
     sources = fields.List(fields.Dict())
+    routes = fields.List(fields.Nested(WorkerRouteSchema))
     rss = fields.Integer(allow_none=True)
     loop_lag_s = fields.Float(allow_none=True)
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
-from agents.cluster.worker_status import partition
+from agents.cluster.worker_status import WorkerStatus, partition, route
+from models.route import Lookup, Route
+from models.source import Sources
+from streams.config.settings import Settings
 from streams.kafka.lease import Lease
 from tests.fakes import Record
 
@@ -28,3 +33,44 @@ def test_the_age_of_a_record_whose_time_cannot_be_right_is_unknown(timestamp: in
     assert partition(lease)["oldest_unfinished_s"] is None
     lease.finish(0)
     assert 5 <= partition(lease)["oldest_unfinished_s"] < 60
+
+
+def routed(*lags: int | None, **more: bool) -> SimpleNamespace:
+    """A route of a worker that holds so many partitions, each with this lag."""
+    leases = {number: SimpleNamespace(alive=True, lag=lag) for number, lag in enumerate(lags)}
+    app = SimpleNamespace(conf=SimpleNamespace(id="g-orders"), started=True, should_stop=False,
+                          holder=SimpleNamespace(leases=leases))  # fmt: skip
+    app.__dict__.update(more)
+    runner = SimpleNamespace(outcomes=Counter(ok=5, timeout=1), in_progress=2, waiting=Counter({"source scores": 1}))
+    described = Route("orders", ("orders", "returns"), "enriched", (Lookup("risk", "scores"),))
+    return SimpleNamespace(route=described, app=app, runner=runner, dead_letters="dead-letters")
+
+
+def test_a_route_reports_what_it_does_and_what_it_waits_for() -> None:
+    """Its lag is that of all the partitions that this worker holds."""
+    assert route(routed(3, 0)) == {
+        "name": "orders", "topics": ["orders", "returns"], "lookups": [{"name": "risk", "source": "scores"}],
+        "results": "enriched", "failures": "dead-letters", "group": "g-orders", "partitions": 2,
+        "outcomes": {"ok": 5, "timeout": 1}, "in_progress": 2, "waiting": {"source scores": 1}, "lag": 3,
+    }  # fmt: skip
+
+
+def test_what_is_not_known_of_a_route_is_null() -> None:
+    """A partition whose end is not known yet, an app that has not started, a runner that is not there yet."""
+    assert route(routed(3, None))["lag"] is None
+    starting = routed(started=False)
+    starting.runner = None
+    told = route(starting)
+    assert [told[name] for name in ("partitions", "lag", "in_progress")] == [None, None, None]
+    assert route(routed())["lag"] == 0
+
+
+@pytest.mark.parametrize(("stopping", "state"), [(False, "running"), (True, "stopping")])
+async def test_a_worker_whose_route_stops_is_stopping(stopping: bool, state: str) -> None:
+    """The apps of routes count as the others do."""
+    app = routed(should_stop=False).app
+    answering = SimpleNamespace(app=app, resources=None)
+    status = WorkerStatus(Settings(), Sources(), answering, None, [routed(should_stop=stopping)],
+                          loop=SimpleNamespace(lag=0.0), port=1)  # fmt: skip
+    told = await status.record()
+    assert (told["state"], [each["name"] for each in told["routes"]]) == (state, ["orders"])

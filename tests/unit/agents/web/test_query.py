@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agents.cluster.route_status import RouteRates
 from agents.web.api.query import Query
 from streams.web.problems import Problem
 from tests.unit.agents.web.fleet import Fleet, counted
@@ -52,6 +53,55 @@ async def test_sources_have_their_workers(fleet):
     assert [(each["name"], each["workers"]) for each in told["sources"]] == [("a", ["w1"]), ("b", ["w0", "w1"])]
 
 
+def route(outcomes, **more):
+    """What a worker reports about the route `orders`."""
+    return {"name": "orders", "topics": ["orders"], "lookups": [{"name": "risk", "source": "scores"}],
+            "results": "enriched", "failures": "failed", "group": "g-orders", "partitions": 2, "outcomes": outcomes,
+            "in_progress": 3, "waiting": {}, "lag": 10} | more  # fmt: skip
+
+
+async def test_routes_are_added_up_over_the_workers_that_answer(fleet):
+    """Counts and lag of all workers; one that does not answer is not counted, one without routes changes nothing."""
+    fleet.tell(
+        w0={"routes": [route({"ok": 5, "timeout": 1}, waiting={"source scores": 2}), route({}, name="clicks")]},
+        w1={"routes": [route({"ok": 7}, waiting={"source scores": 1}, lag=0)]},
+    )
+    _, told, _ = await fleet.get("/api/routes")
+    assert [each["name"] for each in told["routes"]] == ["clicks", "orders"]
+    assert told["routes"][1] == route({"ok": 12, "timeout": 1}, partitions=4, in_progress=6,
+                                      waiting={"source scores": 3}, rate=None, workers=["w0", "w1"])  # fmt: skip
+    fleet.tell(w0={"routes": [route({"ok": 5})]}, w1={"routes": [route({"ok": 7})], "silent_s": 9.0})
+    [told] = (await fleet.get("/api/routes"))[1]["routes"]
+    assert (told["outcomes"], told["workers"]) == ({"ok": 5}, ["w0"])
+    fleet.tell(w0={"routes": [route({"ok": 5})]})
+    [told] = (await fleet.get("/api/routes"))[1]["routes"]
+    assert (told["lag"], told["workers"]) == (10, ["w0"])
+
+
+@pytest.mark.parametrize("unknown", [{"lag": None}, {"partitions": None, "lag": None}, {"silent_s": 9.0}])
+async def test_the_lag_of_a_route_is_unknown_where_a_worker_does_not_know_its_own(fleet, unknown):
+    """Also while no worker that answers has partitions of it; the route is listed all the same."""
+    silent = {"silent_s": unknown.pop("silent_s")} if "silent_s" in unknown else {}
+    other = route({}, partitions=0, lag=0)
+    fleet.tell(w0={"routes": [other]}, w1={"routes": [route({"ok": 7}, **unknown)], **silent})
+    [told] = (await fleet.get("/api/routes"))[1]["routes"]
+    assert (told["name"], told["lag"]) == ("orders", None)
+
+
+async def test_the_rate_of_a_route_is_of_ten_seconds(fleet):
+    """Of every worker what it has counted since; one that was restarted meanwhile counts from 0."""
+    rates = RouteRates()
+    for second, (one, two) in {0: (100, 500), 5: (150, 600), 10: (300, 40)}.items():
+        started = "2026-11-22T13:00:00Z" if second < 10 else "2026-11-22T14:00:06Z"
+        rates.note([
+            {"id": name, "answering": True, "started_at": begun, "at": f"2026-11-22T14:00:{second:02}Z",
+             "routes": [route({"ok": count - 10, "timeout": 10})]}
+            for name, count, begun in (("w0", one, "2026-11-22T13:00:00Z"), ("w1", two, started))
+        ])  # fmt: skip
+    assert rates.rate("orders") == 200 / 10 + 40 / 4
+    assert rates.rate("clicks") is RouteRates().rate("orders") is None
+
+
 async def test_everybodys_cache_is_told(fleet):
     """One's own, of which a worker that only keeps tables has none, and all workers'."""
     _, told, _ = await fleet.get("/api/cache")
@@ -71,7 +121,7 @@ async def test_hosts_have_what_workers_tell_of_them(fleet):
 
 
 @pytest.mark.parametrize(
-    "ask", ["workers", "partitions", "sources", "hosts", "overview", "tables", "cache", "pool", "errors"]
+    "ask", ["workers", "partitions", "sources", "routes", "hosts", "overview", "tables", "cache", "pool", "errors"]
 )
 async def test_before_anything_is_known_it_is_said(ask):
     """A worker that starts, or has not the role, raises 503 and says so: it never tells an empty list."""
@@ -95,6 +145,21 @@ NONSENSE = [
         "answers": {"total": 1, "outcomes": {}, "cache": {}, "latency": {"counts": [1]}},
         "partitions": [{"partition": 1}],
     },
+    {"routes": {"name": "r"}},
+    {"routes": [7, {}, {"name": 3}, {"name": "r"}], "at": 7},
+    {
+        "routes": [
+            {
+                "name": "r",
+                "topics": "t",
+                "lookups": [1, {}],
+                "outcomes": {"ok": "1"},
+                "waiting": [],
+                "lag": "9",
+                "in_progress": True,
+            }
+        ]
+    },
 ]
 
 
@@ -104,7 +169,8 @@ async def test_a_record_of_nobodys_breaks_nothing(record):
     async with Fleet({0}, {1}) as fleet:
         fleet.tell(w1=record)
         fleet.members[0].query.table_query._was_complete = True
-        for path in ("workers", "partitions", "sources", "cache", "hosts", "overview", "tables", "tables/answers"):
+        for path in ("workers", "partitions", "sources", "cache", "hosts", "overview", "tables", "tables/answers",
+                     "routes"):  # fmt: skip
             fleet.members[0].query._overview.note()
             status, told, _ = await fleet.get("/api/" + path)
             assert status == 200, (path, told)
