@@ -23,6 +23,8 @@ _EPSILON = 1e-9
 
 _SEVERITIES = {
     "ok": "ok",
+    "passed": "ok",
+    "dropped": "ok",
     "unreachable": "bad",
     "timeout": "bad",
     "upstream_error": "bad",

@@ -101,6 +101,7 @@ class Pages:
             "/tables/{name}": ("table", self._table),
             r"/tables/{name}/{key:[\s\S]*}": ("row", self._row),
             "/live": ("live", self._live),
+            "/routes": ("routes", self._routes),
             "/hosts": ("hosts", self._hosts),
             "/partitions": ("partitions", self._partitions),
             "/workers": ("workers", self._workers),
@@ -163,6 +164,9 @@ class Pages:
         where = [(field, view[field]) for field in columns.FILTER_FIELDS if view[field]]
         rows = self._query.rows("answers", prefix=view["key"], where=where, sort="-at", limit=LIVE_ROWS, cursor="")
         return {"view": view, "found": await rows}
+
+    async def _routes(self, _: web.Request) -> Row:
+        return {"found": await self._query.routes()}
 
     async def _hosts(self, request: web.Request) -> Row:
         view = columns.TableView.of("hosts", request.query, path="/hosts")

@@ -64,6 +64,18 @@ class FakeQuery:
         self.answers = [answer(number, now - timedelta(seconds=number * 0.4)) for number in range(answers)]
         self.letters = [letter(number, now) for number in range(23)]
         self.hosts_told = [host(name, number, now) for number, name in enumerate(HOSTS)]
+        self.routes_told = [
+            {"name": "orders", "topics": ["orders", "returns"], "results": "orders-enriched",
+             "failures": "orders-failed",
+             "lookups": [{"name": "risk", "source": "scores"}, {"name": "prices", "source": "prices"}],
+             "group": "millrace-orders", "partitions": 8,
+             "outcomes": {"ok": 41_820, "passed": 310, "upstream_error": 7},
+             "in_progress": 64, "waiting": {"source scores": 61}, "lag": 1_204, "rate": 48.5,
+             "workers": ["mill-a", "mill-b"]},
+            {"name": "webhook", "topics": ["orders-enriched"], "results": "delivered", "failures": "dead-letters",
+             "lookups": [{"name": "hook", "source": "hook"}], "group": "millrace-webhook", "partitions": None,
+             "outcomes": {}, "in_progress": None, "waiting": {}, "lag": None, "rate": None, "workers": []},
+        ]  # fmt: skip
         self.silent: dict[str, float] = {}
         self.recovering: dict[str, int] = {}
         self.lag: int | None = 42
@@ -154,6 +166,9 @@ class FakeQuery:
     async def hosts(self, *, prefix: str = "", sort: str = "key", limit: int = 50, cursor: str = "") -> Row:
         return await self.rows("hosts", prefix=prefix, sort=sort, limit=limit, cursor=cursor)
 
+    async def routes(self) -> Row:
+        return self._told({"routes": self.routes_told})
+
     async def errors(self, *, limit: int = 50) -> Row:
         return self._told({"errors": self.letters[:limit]})
 
@@ -186,6 +201,13 @@ def host(name: str, number: int, now: datetime) -> Row:
         row["last_error"] = {"id": "requests-2-99121", "outcome": "timeout", "at": iso(now),
                              "message": f"no answer from {name} within 10 s"}  # fmt: skip
     return row
+
+
+def route(text: str) -> Row:
+    """Make a route of which everything is called by the text."""
+    return {"name": text, "topics": [text], "lookups": [{"name": text, "source": text + "2"}], "results": text,
+            "failures": text, "group": text, "partitions": 1, "outcomes": {text: 7}, "in_progress": 1,
+            "waiting": {text: 2}, "lag": 3, "rate": 0.5, "workers": [text]}  # fmt: skip
 
 
 def letter(number: int, now: datetime) -> Row:

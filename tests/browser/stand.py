@@ -25,6 +25,7 @@ PATHS = {
     "tables": "/tables",
     "table": "/tables/answers",
     "row": "/tables/answers/item-00003",
+    "routes": "/routes",
     "hosts": "/hosts",
     "partitions": "/partitions",
     "workers": "/workers",

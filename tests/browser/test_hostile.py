@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from playwright.async_api import expect
 
 from agents.web.sample import MOST
-from tests.browser.fake import answer
+from tests.browser.fake import answer, route
 from tests.browser.hostile import STRINGS
 from tests.browser.stand import TOKEN
 
@@ -26,6 +26,7 @@ def fill(query):
         row["workers"][0].update(breaker=text)
     for letter, text in zip(query.letters * 2, STRINGS, strict=False):
         letter.update(key=text, id=text, message=text, outcome=text, at=text, origin={"topic": text, "partition": text})
+    query.routes_told = [route(text) for text in STRINGS]
     query.partial = {"partial": {"missing": [{"worker": text, "reason": text} for text in STRINGS]}}
 
 
@@ -34,7 +35,8 @@ async def test_hostile_strings_are_text_on_every_page(tab, stand):
     fill(stand.query)
     asked = []
     tab.page.on("request", lambda request: asked.append(request.url))
-    for path in ("/", "/live", "/tables", "/tables/answers", "/tables/hosts", "/hosts", "/errors", "/workers", "/send"):
+    for path in ("/", "/live", "/tables", "/tables/answers", "/tables/hosts", "/hosts", "/routes",
+                 "/errors", "/workers", "/send"):  # fmt: skip
         await tab.go(path)
         await tab.assert_clean()
     await tab.go("/tables/answers")

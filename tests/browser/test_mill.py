@@ -173,7 +173,7 @@ async def test_hostile_strings_through_kafka_are_text(tab, mill):
     await mill.stage.results_of(ids)
     await expect(tab.page.locator(".notice.bad")).to_have_count(0)
     planted = "main :is(script, img, iframe, style, link, meta, base, object, embed, form[action*=evil])"
-    for path in ("/", "/live", "/tables/answers?sort=-offset", "/tables/hosts", "/hosts", "/errors"):
+    for path in ("/", "/live", "/tables/answers?sort=-offset", "/tables/hosts", "/hosts", "/routes", "/errors"):
         await tab.go(path)
         assert await tab.page.locator(planted).count() == 0
         await tab.assert_clean()

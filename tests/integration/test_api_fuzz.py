@@ -75,9 +75,12 @@ def filled(fleet):
                    "unfinished": 1, "oldest_unfinished_s": 0.5}]  # fmt: skip
     answers = {"total": 9, "outcomes": {"ok": 9}, "cache": {"hit": 9}, "latency": counted("x", "y", 9)["latency"]}
     hosts = [{"host": "a.example:80", "breaker": "closed", "in_flight": 0, "users": 0, "held_seconds": 0.0}]
+    routes = [{"name": "orders", "topics": ["orders"], "lookups": [{"name": "risk", "source": "quotes"}],
+               "results": "enriched", "failures": "failed", "group": "g-orders", "partitions": 4, "outcomes": {"ok": 9},
+               "in_progress": 1, "waiting": {"source quotes": 1}, "lag": None}]  # fmt: skip
     fleet.tell(w0={"partitions": partitions, "answers": answers, "hosts": hosts, "in_flight": 1,
                    "sources": [{"name": "quotes", "url": "https://a.example/{symbol}", "method": "GET"}],
-                   "cache": {"tiers": [], "counts": {}}, "pool": {"processes": 2}})  # fmt: skip
+                   "routes": routes, "cache": {"tiers": [], "counts": {}}, "pool": {"processes": 2}})  # fmt: skip
 
 
 @pytest.fixture
@@ -105,5 +108,5 @@ async def test_the_api_keeps_what_its_document_says(fleet, tmp_path):
     async with asyncio.timeout(120):
         said = (await process.communicate())[0].decode()
     assert process.returncode == 0, said
-    assert "Tested: 14" in said
+    assert "Tested: 15" in said
     assert len(fleet.members[0].api._submission._sender.sent) > 20

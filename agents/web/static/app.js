@@ -65,7 +65,7 @@ keysOn.addEventListener("change", () => store("keys", keysOn.checked ? "on" : "o
 byId("help-button").hidden = false;
 byId("help-button").addEventListener("click", () => help.showModal());
 
-const PAGES = { o: "/", l: "/live", t: "/tables", h: "/hosts", p: "/partitions", w: "/workers", e: "/errors", s: "/send" };
+const PAGES = { o: "/", l: "/live", t: "/tables", r: "/routes", h: "/hosts", p: "/partitions", w: "/workers", e: "/errors", s: "/send" };
 const typing = (element) => element.matches("input:not([type=checkbox]), textarea, select, [contenteditable]");
 let going = 0;
 

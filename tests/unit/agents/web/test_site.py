@@ -65,7 +65,8 @@ async def test_no_page_is_compiled_while_the_loop_serves(monkeypatch):
     """A template takes up to 80 ms to compile: all are when the first page is asked for, also the one of a problem."""
     async with served("all") as session:
         monkeypatch.setattr(jinja2.Environment, "compile", None)
-        for path in ("", "tables", "tables/answers", "live", "hosts", "partitions", "workers", "errors", "send"):
+        for path in ("", "tables", "tables/answers", "live", "routes", "hosts", "partitions", "workers", "errors",
+                     "send"):  # fmt: skip
             async with session.get(f"/{path}") as response:
                 assert response.content_type == "text/html"
                 assert response.status in (200, 503), await response.text()
