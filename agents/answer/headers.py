@@ -22,6 +22,8 @@ RESULT_TYPE = b"millrace.result"
 MAX_TRACESTATE = 512
 """Characters of a tracestate that is propagated (W3C Trace Context, section 3.3.1.5)."""
 
+_OF_RESULT = ("ce_", "content-type", "millrace_", "traceparent", "tracestate")
+
 # Version ff and ids of zeros only are invalid (W3C Trace Context, section 3.2.2).
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,%d}" % MAX_TRACESTATE)
@@ -162,15 +164,18 @@ def unreadable_request(record: Unreadable) -> InvalidRequest:
 
 
 def shrink_result(outgoing: OutgoingRecord) -> OutgoingRecord | None:
-    """Return a `too_large` result for one that the topic refuses; then the same without context; without key; then
-    None.
+    """Return a `too_large` result for one that the topic refuses; then the same without context, without key,
+    without the sender's headers; then None.
     """
     value = outgoing.value or b"{}"
     members, context = members_beside_document(value), context_of(value)
     if members.get("outcome") == TooLarge.outcome:
         if context is not None:
             return outgoing._replace(value=value.replace(b',"context":' + context, b"", 1))
-        return None if outgoing.key is None else outgoing._replace(key=None)
+        if outgoing.key is not None:
+            return outgoing._replace(key=None)
+        ours = [header for header in outgoing.headers if header[0].startswith(_OF_RESULT)]
+        return None if len(ours) == len(outgoing.headers) else outgoing._replace(headers=ours)
     error = too_large_result(outgoing.size())
     kept = {name: members[name] for name in ("id",) if name in members}
     if context is not None:

@@ -51,6 +51,7 @@ class ResultPublisher:
         self._publisher = publisher
         self._spans = spans
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
+        self._carried = frozenset(settings.carry_headers)
         self.stats = AnswerStats()
 
     def refuse(self, item: Waiting, error: AnswerError) -> None:
@@ -104,6 +105,8 @@ class ResultPublisher:
         Returns the error that the result has: TooLarge for one whose key and headers make it more than its topic takes.
         """
         headers = self._headers(request_id, record.headers if trace is None else trace)
+        if self._carried and record.headers:
+            headers += (header for header in record.headers if header[0] in self._carried)
         host = None if known is None else known.origin.host
         take_back = None if error is not None else partial(self._publish_too_large, record, request_id, host)
         result = OutgoingRecord(lease, record.offset, record.key, value, headers, shrink_result, take_back)

@@ -146,6 +146,10 @@ class Settings:
     max_redirects: Annotated[
         int, Setting("Redirects to follow for one request, at most 20; a source's `redirects` takes precedence.",
                      Range(0, MAX_REDIRECTS))] = DEFAULT_MAX_REDIRECTS
+    carry_headers: Annotated[
+        tuple[str, ...], Setting("Record headers that go from a request to its result, separated by commas, beside "
+                                 "those of its trace: `tenant,reply-to`. Names are case-sensitive.",
+                                 values.carried, values.split)] = ()
     allow_networks: Annotated[
         str, Setting("Networks beside the public internet that may be fetched from, separated by commas: "
                      "`10.1.0.0/16`.", values.validator(values.parse_networks))] = ""

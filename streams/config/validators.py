@@ -11,6 +11,8 @@ from typing import Any
 
 from marshmallow import ValidationError
 
+from models.dead_letter import DLQ
+
 MAX_PORT = 65_535
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PortRange = tuple[int, int]
@@ -21,6 +23,7 @@ _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
 _PLACE = re.compile(rf"(?P<host>{_HOST})(?::(?P<port>[1-9][0-9]{{0,4}}))?")
 _PROXY = re.compile(r"https?://(?:[^/?#\s]*@)?(?P<place>[^/?#@\s]+)/?")
 _WEB_URL = re.compile(r"(?P<scheme>https?://)(?P<place>[^/?#@\s]+)/?")
+_OWN_HEADERS = frozenset({"content-type", "traceparent", "tracestate"})
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -150,6 +153,14 @@ def hosts(text: str) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+", name):
             shown = "" if "@" in name else f"{name!r} "  # not quoted: a secret
             msg = f"{shown}is not a host name: give names alone, without scheme and port, separated by commas"
+            raise ValidationError(msg)
+
+
+def carried(text: str) -> None:
+    """Refuse names of headers that results have of their own, or that dead letters have."""
+    for name in split(text):
+        if name.lower() in _OWN_HEADERS or name.lower().startswith(("ce_", DLQ)):
+            msg = f"{name!r} cannot be carried: results and dead letters have headers of that name themselves"
             raise ValidationError(msg)
 
 

@@ -13,7 +13,7 @@ from aiokafka import ConsumerRecord
 from agents.answer import limiter as places
 from agents.answer.agent import Answerer
 from agents.answer.encoded_answer import EncodedAnswer
-from models.dead_letter import DLQ
+from models.dead_letter import DLQ, read_dead_letter
 from models.errors import InternalError, Overloaded, UpstreamError
 from models.request import Request
 from models.result import CACHE_STATES, Answer, context_of, encode_answer, read_result
@@ -683,3 +683,32 @@ async def test_a_result_repeats_its_own_request_s_context(answerer, enricher, pu
         publisher.acknowledge(place)
     results = [parcel.value for topic, _, parcel in publisher.parcels if topic == "results"]
     assert [context_of(value) for value in results] == [b'{"n": %d.10}' % number for number in range(3)]
+
+
+@pytest.mark.parametrize("how", ["hit", "miss", "invalid"])
+async def test_headers_that_settings_name_are_carried_to_the_result(enricher, publisher, how):
+    """Named headers go to each kind of result, repeated and null ones too; by default none does."""
+    enricher.entry = kept() if how == "hit" else None
+    sent = [("tenant", b"a"), ("other", b"b"), ("tenant", None), ("Tenant", b"c"), ("reply-to", b"d")]
+    value = b"[]" if how == "invalid" else VALID
+    for names, carried in ((("tenant", "reply-to"), [sent[0], sent[2], sent[4]]), ((), [])):
+        publisher.parcels.clear()
+        answerer = Answerer(Settings(carry_headers=names), enricher, publisher)
+        await answerer.answer(batch_of(record(7, value, sent)))
+        await publisher.until(1)
+        if how == "invalid":
+            publisher.acknowledge(0)
+        [headers] = [parcel.headers for topic, _, parcel in publisher.parcels if topic == "results"]
+        assert headers[4:] == [("ce_id", b"requests-3-7"), *carried]
+
+
+async def test_a_redriven_request_s_headers_are_carried(enricher, publisher):
+    """A dead letter keeps the headers, so what is redriven has them again."""
+    answerer = Answerer(Settings(carry_headers=("tenant",)), enricher, publisher)
+    await answerer.answer(batch_of(record(7, b"[]", [("tenant", b"a")])))
+    letter = publisher.parcels[0][2]
+    again = read_dead_letter((0, 1), 5, letter.key, letter.value, letter.headers).request_headers()
+    publisher.parcels.clear()
+    await answerer.answer(batch_of(record(8, VALID, again)))
+    await publisher.until(1)
+    assert publisher.parcels[0][2].headers[4:] == [("ce_id", b"requests-3-7"), ("tenant", b"a")]

@@ -408,3 +408,11 @@ def test_a_result_that_is_too_large_keeps_its_context_as_long_as_it_can():
         {name: value for name, value in json.loads(first.value).items() if name != "context"}, b"k"
     )  # fmt: skip
     assert shrink_result(second) == second._replace(key=None)
+
+
+def test_a_result_that_is_too_large_by_its_sender_s_headers_loses_them_last():
+    """The worker's own headers stay."""
+    own = [*ResultHeaders("s")(b'"a"', [("traceparent", TRACEPARENT)]), ("millrace_record", b"t-1-2")]
+    whole = parcel(b'{"id":"a","outcome":"too_large"}', key=None, headers=[*own, ("tenant", b"x" * 9000)])
+    assert shrink_result(whole) == whole._replace(headers=own)
+    assert shrink_result(shrink_result(whole)) is None

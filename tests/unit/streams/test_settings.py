@@ -65,6 +65,8 @@ def test_every_worker_has_an_id_of_its_own(load):
         ("MILLRACE_DEAD_LETTERS_TOPIC", "d", "d"),
         ("MILLRACE_PLUGINS", "", ()),
         ("MILLRACE_PLUGINS", " a.b , ,c,", ("a.b", "c")),
+        ("MILLRACE_CARRY_HEADERS", " tenant, reply-to,", ("tenant", "reply-to")),
+        ("MILLRACE_CARRY_HEADERS", "", ()),
         ("MILLRACE_CACHE", "memory://?ttl=5", "memory://?ttl=5"),
         ("MILLRACE_CACHE", "memory:// file:///c memcached://a,b", "memory:// file:///c memcached://a,b"),
         ("MILLRACE_MAX_IN_FLIGHT", "1", 1),
@@ -140,6 +142,10 @@ def test_a_login_that_cannot_work_is_refused(load, given, named):
 
 
 WRONG = [
+    *(
+        ("MILLRACE_CARRY_HEADERS", f"tenant,{name}", f"{name!r} cannot be carried")
+        for name in ("ce_id", "CE_x", "traceparent", "tracestate", "Content-Type", "__dlq.errors.topic")
+    ),
     ("KAFKA_BOOTSTRAP_SERVERS", "", "'' is not host:port"),
     ("KAFKA_BOOTSTRAP_SERVERS", "kafka", "'kafka' is not host:port"),
     ("KAFKA_BOOTSTRAP_SERVERS", "kafka:", "'kafka:' is not host:port"),
