@@ -18,7 +18,7 @@ from models.checks import Call
 from models.errors import RETRYABLE_STATUSES, InvalidRequest
 from models.request import Request, check_headers, check_url
 from models.route import Route
-from models.template import JsonTemplate, Template, UrlTemplate, as_text, encode_form, refuse
+from models.template import JsonTemplate, Template, UrlTemplate, as_text, encode_form, list_values, refuse
 
 DEFAULT_TTL = 60.0
 """Seconds that an answer is fresh, and the most that a Cache-Control can make it."""
@@ -162,6 +162,11 @@ class Param:
     pattern: re.Pattern[str] | None = None
     one_of: tuple[Any, ...] = ()
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether not every value is allowed."""
+        return self.pattern is not None or bool(self.one_of)
+
     def check(self, name: str, value: Any) -> None:
         """Raise InvalidRequest for a value that is not allowed."""
         if self.one_of and not any(_type(value) is _type(each) and value == each for each in self.one_of):
@@ -220,8 +225,16 @@ class Source:
 
     def names_used(self) -> frozenset[str]:
         """Return the names of the parameters that its templates have places for."""
+        return frozenset[str]().union(*(template.names for template in self._templates()))
+
+    @property
+    def lists(self) -> frozenset[str]:
+        """Return the names of the parameters that take lists, `{name*}` in a template."""
+        return frozenset[str]().union(*(template.lists for template in self._templates()))
+
+    def _templates(self) -> list[Template | JsonTemplate]:
         templates = (self.url, self.body, *self.headers.values(), *self.form.values())
-        return frozenset[str]().union(*(template.names for template in templates if template is not None))
+        return [template for template in templates if template is not None]
 
     def expand(self, request: Request) -> Request:
         """Return what to ask for: the request with everything in its place. Raises InvalidRequest."""
@@ -257,7 +270,11 @@ class Source:
                 if param.default is REQUIRED:
                     refuse(name, f"missing: the source {self.name!r} needs it")
                 values[name] = param.default
-            param.check(name, values[name])
+            if param.is_limited and isinstance(values[name], list | strictjson.Raw) and name in self.lists:
+                for at, each in enumerate(list_values(name, values[name])):
+                    param.check(f"{name}[{at}]", each)
+            else:
+                param.check(name, values[name])
         return values
 
     def _headers(self, params: Mapping[str, Any]) -> Mapping[str, str]:

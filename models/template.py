@@ -1,5 +1,8 @@
 """Templates with named parameters, `{name}`: each value is escaped for its context, and cannot break out of it.
 `{{` and `}}` stand for braces.
+
+`{name*}` takes a list (RFC 6570, section 3.2.1, explode): a query and a form repeat their field for each value, a path
+segment has the values with commas between, a JSON body the array itself. One value is a list of one.
 """
 
 from __future__ import annotations
@@ -7,17 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeGuard
 from urllib.parse import quote, quote_plus, unquote
 
 from models.errors import InvalidRequest
 from models.schema import kind
+from models.strictjson import Raw
 
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]{0,63})\}|[{}]")
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]{0,63})(\*)?\}|[{}]")
 _ORIGIN = re.compile(r"https?://[^/?#{}\s\\@]+(?=[/?]|\Z)", re.IGNORECASE)
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]*")
 _OUT_OF_PATH = re.compile(r"[/\\\x00-\x1f\x7f]")
 _PATH_END = re.compile(r"([/?])")
+_QUERY_FIELD = re.compile(r"[?&]([^?&={}]+=)\Z")
+MAX_LIST = 64 << 10
+"""Bytes of a list's JSON from which on its values go into a JSON body only: in a URL they would be too long."""
 MAX_DECODINGS = 4
 """Times that a value is percent-decoded in search of characters that would leave its path segment."""
 
@@ -25,18 +32,34 @@ Params = Mapping[str, Any]
 
 
 class Placeholder(NamedTuple):
-    """Stands for a parameter's value."""
+    """Stands for a parameter's value; of a list, `between` is what separates the values, None for one value."""
 
     name: str
+    between: str | None = None
+
+
+Parts: TypeAlias = tuple[str | Placeholder, ...]
+"""Texts and placeholders, in order."""
 
 
 class Template:
-    """Text with placeholders. Raises ValueError for a brace that is neither part of one nor doubled."""
+    """Text with placeholders. Raises ValueError for a brace that is neither part of one nor doubled, and for a list
+    where none can be.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.parts = _parts(text)
+        self.parts = self._placed(_parts(text))
         self.names = frozenset(part.name for part in self.parts if isinstance(part, Placeholder))
+        self.lists = frozenset(part.name for part in self.parts if is_list(part))
+
+    def _placed(self, parts: Parts) -> Parts:
+        """Return the parts, lists with what separates their values. Raises ValueError for a list in the wrong place."""
+        for part in parts if len(parts) > 1 else ():
+            if is_list(part):
+                msg = f"{{{part.name}*}} is a list: it must be the whole value"
+                raise ValueError(msg)
+        return parts
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.text!r})"
@@ -45,13 +68,25 @@ class Template:
         """Return the text with the values filled in. Raises InvalidRequest for an unsuitable value."""
         return "".join(part if isinstance(part, str) else self.escape(part.name, params) for part in self.parts)
 
+    def texts(self, params: Params) -> list[str]:
+        """Return the text for each value of a list, or the only one. Raises InvalidRequest."""
+        only = self.parts[0] if len(self.parts) == 1 else ""
+        return list_texts(only.name, params) if is_list(only) else [self.expand(params)]
+
     def escape(self, name: str, params: Params) -> str:
         """Return a value escaped for this kind of text."""
         return as_text(name, params[name])
 
 
 class HeaderTemplate(Template):
-    """A header's value."""
+    """A header's value. It takes no list."""
+
+    def _placed(self, parts: Parts) -> Parts:
+        for part in parts:
+            if is_list(part):
+                msg = f"{{{part.name}*}} is a list: none goes into a header"
+                raise ValueError(msg)
+        return parts
 
     def escape(self, name: str, params: Params) -> str:
         """Return the value unchanged. Raises InvalidRequest if a header cannot hold it."""
@@ -76,16 +111,34 @@ class UrlTemplate(Template):
             msg = "a fragment is not sent: leave it out"
             raise ValueError(msg)
 
+    def _placed(self, parts: Parts) -> Parts:
+        placed: list[str | Placeholder] = []
+        written = ""
+        for at, part in enumerate(parts):
+            if is_list(part) and "?" in written:
+                field = _QUERY_FIELD.search(written)
+                behind = parts[at + 1] if at + 1 < len(parts) else "&"
+                if field is None or not (isinstance(behind, str) and behind.startswith("&")):
+                    msg = f"{{{part.name}*}} is a list: it must be the whole value of a field, ?name={{{part.name}*}}"
+                    raise ValueError(msg)
+                placed.append(part._replace(between=f"&{field[1]}"))
+            else:
+                placed.append(part)
+            written += part if isinstance(part, str) else "{}"
+        return tuple(placed)
+
     def expand(self, params: Params) -> str:
         """Return the URL. Raises InvalidRequest for a value that would leave its path segment."""
         written, segment = "", ""  # finished text, and the current path segment
         placed: list[str] = []  # names of the parameters in that segment
         for part in self.parts:
             if isinstance(part, Placeholder):
-                text = as_text(part.name, params[part.name])
+                is_one = part.between is None
+                texts = [as_text(part.name, params[part.name])] if is_one else list_texts(part.name, params)
                 if "?" not in written:
-                    _check_in_path(part.name, text)
-                segment += quote(text, safe="")
+                    for text in texts:
+                        _check_in_path(part.name, text)
+                segment += (part.between or "").join(quote(text, safe="") for text in texts)
                 placed.append(part.name)
                 continue
             for literal in _PATH_END.split(part):
@@ -122,7 +175,8 @@ class JsonTemplate:
 
     def __init__(self, value: Any) -> None:
         self._value = _templates(value)
-        self.names = _names(self._value)
+        self.names = _names(self._value, "names")
+        self.lists = _names(self._value, "lists")
 
     def expand(self, params: Params) -> Any:
         """Return the body with the values filled in."""
@@ -149,6 +203,32 @@ def as_text(name: str, value: Any) -> str:
     return text
 
 
+def as_list(name: str, value: Any) -> list[Any] | Raw:
+    """Return a list as it is, another value as a list of one. Raises InvalidRequest for an empty list."""
+    if isinstance(value, Raw) and value.kind == "an array":
+        return value  # with thousands of values
+    if value == []:
+        refuse(name, "is an empty list: give one value at least")
+    return value if isinstance(value, list) else [value]
+
+
+def list_values(name: str, value: Any) -> list[Any]:
+    """Return the values of a list, or of another value's list of one. Raises InvalidRequest for one that is empty, or
+    too long to look at its values.
+    """
+    values = as_list(name, value)
+    if isinstance(values, list):
+        return values
+    if len(values.text) > MAX_LIST:
+        refuse(name, f"is a list of {len(values.text)} bytes; at most {MAX_LIST} are allowed here")
+    return list_values(name, values.read())
+
+
+def list_texts(name: str, params: Params) -> list[str]:
+    """Return the values of a list as text. Raises InvalidRequest as above, and for a value that has none."""
+    return [as_text(f"{name}[{at}]", value) for at, value in enumerate(list_values(name, params[name]))]
+
+
 def _encodable(text: str) -> bool:
     try:
         text.encode()
@@ -158,8 +238,10 @@ def _encodable(text: str) -> bool:
 
 
 def encode_form(fields: Mapping[str, Template], params: Params) -> str:
-    """Write a form body (application/x-www-form-urlencoded)."""
-    return "&".join(f"{quote_plus(name)}={quote_plus(value.expand(params))}" for name, value in fields.items())
+    """Write a form body (application/x-www-form-urlencoded); a list repeats its field."""
+    return "&".join(
+        f"{quote_plus(name)}={quote_plus(text)}" for name, value in fields.items() for text in value.texts(params)
+    )
 
 
 def refuse(name: str, reason: str) -> NoReturn:
@@ -178,14 +260,19 @@ def _decoded(text: str) -> str:
     return text
 
 
-def _parts(text: str) -> tuple[str | Placeholder, ...]:
+def is_list(part: str | Placeholder) -> TypeGuard[Placeholder]:
+    """Whether a part of a template stands for a list."""
+    return isinstance(part, Placeholder) and part.between is not None
+
+
+def _parts(text: str) -> Parts:
     parts: list[str | Placeholder] = []
     literal, end = "", 0
     for found in _PLACEHOLDER.finditer(text):
         literal += text[end : found.start()]
         end = found.end()
         if found[1] is not None:
-            parts += [literal, Placeholder(found[1])]
+            parts += [literal, Placeholder(found[1], "," if found[2] else None)]
             literal = ""
         elif len(found[0]) == len("{{"):
             literal += found[0][0]
@@ -206,20 +293,21 @@ def _templates(value: Any) -> Any:
     return value
 
 
-def _names(value: Any) -> frozenset[str]:
+def _names(value: Any, which: str) -> frozenset[str]:
     match value:
         case Template():
-            return value.names
+            names: frozenset[str] = getattr(value, which)
+            return names
         case list() | dict():
             inner = value.values() if isinstance(value, dict) else value
-            return frozenset[str]().union(*(_names(each) for each in inner))
+            return frozenset[str]().union(*(_names(each, which) for each in inner))
     return frozenset()
 
 
 def _filled(value: Any, params: Params) -> Any:
     match value:
-        case Template(parts=(Placeholder(name=name),)):
-            return params[name]
+        case Template(parts=(Placeholder(name=name, between=between),)):
+            return params[name] if between is None else as_list(name, params[name])
         case Template():
             return value.expand(params)
         case list():

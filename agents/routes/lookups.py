@@ -70,7 +70,8 @@ class Lookups:
         """Return what to ask for a record, a list for a parameter that is one. Raises AnswerError."""
         params: dict[str, Any] = {}
         spread: str | None = None
-        declared = self._sources.by_name[lookup.source].params
+        source = self._sources.by_name[lookup.source]
+        declared = source.params
         for name, expression in lookup.params.items():
             try:
                 value = expression.evaluate(scope)
@@ -85,7 +86,7 @@ class Lookups:
                     msg = f"{self._where(lookup, name)} finds nothing in the record"
                     raise InvalidRequest(msg)
                 continue
-            if isinstance(value, list) and name not in lookup.whole:
+            if isinstance(value, list) and name not in lookup.whole and name not in source.lists:
                 if spread is not None:
                     msg = f"{self._where(lookup, name)} is a list, as is params.{spread}: a lookup takes one"
                     raise InvalidRequest(msg)

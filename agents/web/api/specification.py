@@ -79,7 +79,10 @@ def request_schema(sources: Sources) -> dict[str, Any]:
     }  # fmt: skip
     kinds = [_object({**by_url, **common}, "url")]
     for source in sources.by_name.values():
-        params = {name: {"type": ["string", "number", "boolean"]} for name in sorted(source.names)}
+        params = {
+            name: {"type": ["string", "number", "boolean", *(["array"] if name in source.lists else [])]}
+            for name in sorted(source.names)
+        }
         needed = [
             name
             for name in sorted(source.names)

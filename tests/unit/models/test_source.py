@@ -11,6 +11,7 @@ from models.checks import Call
 from models.errors import InvalidRequest
 from models.request import MAX_URL, SOURCE_SCHEMA, Request
 from models.source import Limits, Param, Source, Sources
+from models.strictjson import Raw
 from models.template import HeaderTemplate, JsonTemplate, Template, UrlTemplate
 
 QUOTES = Source("quotes", UrlTemplate("http://h:81/{symbol}?page={page}"), params={"page": Param(default=1)})
@@ -254,3 +255,19 @@ def test_sources_are_found_by_name():
         sources.expand(Request(source="nope"))
     with pytest.raises(InvalidRequest, match=r"known: none is configured; see MILLRACE_SOURCES$"):
         Sources().expand(Request(source="nope"))
+
+
+@pytest.mark.parametrize("limit", [{"one_of": ("a", "b")}, {"pattern": re.compile("[ab]")}])
+def test_each_value_of_a_list_is_what_its_source_allows(limit):
+    """A limit is for the values, wherever the list goes; a parameter that takes no list is checked as a whole."""
+    body = JsonTemplate({"k": "{sku*}"})
+    for source in (Source("quotes", UrlTemplate("http://h/?sku={sku*}")), Source("quotes", body=body, method="POST")):
+        limited = dataclasses.replace(source, params={"sku": Param(**limit)})
+        assert (limited.names, limited.lists) == ({"sku"}, {"sku"})
+        for value in (["a", "b"], "a", Raw(["b"], "an array")):
+            expand(limited, sku=value)
+        assert refusal(limited, ask(params={"sku": ["a", "c"]})).startswith("params.sku[1]: ")
+        assert refusal(limited, ask(params={"sku": "c"})).startswith("params.sku: ")
+        assert refusal(limited, ask(params={"sku": []})).startswith("params.sku: is an empty list")
+    plain = Source("quotes", UrlTemplate("http://h/{sku}"), params={"sku": Param(**limit)})
+    assert refusal(plain, ask(params={"sku": ["a"]})).startswith("params.sku: ")

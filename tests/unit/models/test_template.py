@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from models import strictjson
 from models.errors import InvalidRequest
-from models.template import HeaderTemplate, JsonTemplate, Template, UrlTemplate, as_text, encode_form
+from models.strictjson import Raw
+from models.template import MAX_LIST, HeaderTemplate, JsonTemplate, Template, UrlTemplate, as_text, encode_form
 from streams.http.url import parse
 
 URL = "https://api.example:8443/v1/{a}/x/{a}.json?q={a}&last=1"
@@ -315,3 +316,110 @@ def test_numbers_stand_in_a_url_as_plain_decimals(written, sent):
 def test_numbers_of_python_stand_in_a_url_as_plain_decimals(value, sent):
     """The same for a number that never was JSON: a default of sources.toml."""
     assert UrlTemplate("http://h/{n}").expand({"n": value}) == f"http://h/{sent}"
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "url"),
+    [
+        ("http://h/?sku={sku*}", ["a", 1, True, "b&c=d"], "http://h/?sku=a&sku=1&sku=true&sku=b%26c%3Dd"),
+        ("http://h/p?x=1&a[]={sku*}&y={n}", ["", "ä"], "http://h/p?x=1&a[]=&a[]=%C3%A4&y=7"),
+        ("http://h/{n}?sku={sku*}", "one", "http://h/7?sku=one"),
+        ("http://h/items/{sku*}/x", ["a", "b,c", 1.5], "http://h/items/a,b%2Cc,1.5/x"),
+        ("http://h/v-{sku*}.json?q={n}", ["a"], "http://h/v-a.json?q=7"),
+        ("http://h/{sku*}?sku={sku*}", ["a", "b"], "http://h/a,b?sku=a&sku=b"),
+    ],
+)
+def test_a_list_repeats_its_field_of_a_query_and_has_commas_in_a_path(text, value, url):
+    """RFC 6570's explode: each value is escaped by itself."""
+    assert UrlTemplate(text).expand({"sku": value, "n": 7}) == url
+    assert UrlTemplate(text).lists == {"sku"}
+
+
+@settings(deadline=None)
+@given(st.lists(HOSTILE.filter(is_text), min_size=1, max_size=4))
+def test_no_value_of_a_list_leaves_its_field(values):
+    """Queries and forms read back as the same values."""
+    query = urlsplit(UrlTemplate("http://h/?a={x*}&last=1").expand({"x": values})).query
+    form = encode_form({"a": Template("{x*}"), "last": Template("1")}, {"x": values})
+    for text in (query, form):
+        fields = parse_qsl(text, keep_blank_values=True, strict_parsing=True)
+        assert fields == [*(("a", value) for value in values), ("last", "1")]
+
+
+@pytest.mark.parametrize("value", [["a/b"], ["a", ""], ["%2e%2e/"], ["ok", "a\nb"]])
+def test_a_list_s_value_stays_in_its_path_segment(value):
+    """What one value may not do, none of a list may."""
+    assert refusal(UrlTemplate("http://h/{sku*}"), sku=value).startswith("params.sku: ")
+    assert (
+        refusal(
+            UrlTemplate("http://h/{sku*}"),
+            sku=[
+                "..",
+            ],
+        )
+        == "params: sku would make a path segment of dots"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([], "params.sku: is an empty list: give one value at least"),
+        (["a", None], "params.sku[1]: must be a string, number or boolean, not null"),
+        ([["a"]], "params.sku[0]: must be a string, number or boolean, not an array"),
+        ([{}], "params.sku[0]: must be a string, number or boolean, not an object"),
+        (["\ud800"], "params.sku[0]: is not valid Unicode"),
+        (None, "params.sku[0]: must be a string, number or boolean, not null"),
+        (Raw(["a" * MAX_LIST], "an array"), "params.sku: is a list of 65540 bytes; at most 65536 are allowed here"),
+    ],
+)  # fmt: skip
+def test_a_list_of_what_is_no_text_is_refused(value, reason):
+    """The reason names the parameter and the place in the list."""
+    for template in (UrlTemplate("http://h/{sku*}"), UrlTemplate("http://h/?sku={sku*}")):
+        assert refusal(template, sku=value) == reason
+    with pytest.raises(InvalidRequest) as caught:
+        encode_form({"sku": Template("{sku*}")}, {"sku": value})
+    assert str(caught.value) == reason
+
+
+def test_a_list_parsed_elsewhere_is_a_list():
+    """A request of thousands of values leaves them as text."""
+    value = Raw(["a", 1.5], "an array")
+    assert UrlTemplate("http://h/?sku={sku*}").expand({"sku": value}) == "http://h/?sku=a&sku=1.5"
+    assert JsonTemplate({"k": "{sku*}"}).expand({"sku": value}) == {"k": value}
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"), [(["a", {"n": 1}], ["a", {"n": 1}]), ("a", ["a"]), (1, [1]), (None, [None]), ([[]], [[]])]
+)
+def test_a_body_has_the_list_itself(value, sent):
+    """An array of any values; one value is a list of one."""
+    template = JsonTemplate({"k": ["{sku*}", "{n}"]})
+    assert template.expand({"sku": value, "n": 1}) == {"k": [sent, 1]}
+    assert (template.names, template.lists) == ({"sku", "n"}, {"sku"})
+    assert refusal(template, sku=[]) == "params.sku: is an empty list: give one value at least"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (UrlTemplate, "http://h/?{sku*}"),
+        (UrlTemplate, "http://h/?a=x{sku*}"),
+        (UrlTemplate, "http://h/?a={sku*}x"),
+        (UrlTemplate, "http://h/?a={sku*}{b}"),
+        (UrlTemplate, "http://h/?{n}={sku*}"),
+        (Template, "x{sku*}"),
+        (HeaderTemplate, "{sku*}"),
+        (lambda text: JsonTemplate({"k": text}), "{sku*},"),
+    ],
+)
+def test_a_list_where_none_can_be_is_refused(template, text):
+    """The configuration is at fault, and names the place."""
+    with pytest.raises(ValueError, match=r"^\{sku\*\} is a list: "):
+        template(text)
+
+
+def test_a_list_beside_a_plain_place_of_its_name_is_refused_there():
+    """A place without the asterisk takes one value, as ever."""
+    reason = refusal(UrlTemplate("http://h/{sku}?sku={sku*}"), sku=["a"])
+    assert reason == "params.sku: must be a string, number or boolean, not an array"

@@ -277,3 +277,18 @@ async def test_what_waits_for_its_turn_has_no_deadline_yet():
         orders = [service.route("r", {"customer": {"id": str(n)}}) for n in range(3)]
         assert {published.topic for [published] in await asyncio.gather(*orders)} == {"enriched"}
         assert time.monotonic() - began > 1.5
+
+
+@pytest.mark.parametrize("place", ["?sku={sku*}", "{sku*}"])
+def test_a_list_that_its_source_takes_whole_is_asked_once(place):
+    """The template says so; no setting of the route is needed."""
+    taken = sources(INTO + PRICES).replace('"https://prices.example/{sku}"', f'"https://prices.example/{place}"')
+    assert place in taken
+    url = "https://prices.example/" + {"?sku={sku*}": "?sku=s1&sku=b%2Fc", "{sku*}": "s1,s2"}[place]
+    skus = ["s1", "b/c"] if "?" in place else ["s1", "s2"]
+    with Harness({**REPLIES, url: {"all": 1}}, sources=taken) as service:
+        [published] = service.route("r", {**ORDER, "lines": [{"sku": sku} for sku in skus]})
+        assert json.loads(published.value)["a"]["prices"] == {"all": 1}
+        [failed] = service.route("r", {**ORDER, "lines": []})
+        message = dict(failed.headers)["__dlq.errors.message"]
+        assert message == b"route r, lookup prices: params.sku: is an empty list: give one value at least"

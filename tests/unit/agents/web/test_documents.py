@@ -165,3 +165,12 @@ async def test_no_other_file_is_served(fleet):
     """Not what lies beside them, nor what a path could climb to."""
     for path in ("/docs/package.json", "/docs/../server.py", "/docs/%2e%2e/server.py", "/docs/swagger-ui/LICENSE"):
         assert (await fleet.get(path))[0] == 404
+
+
+def test_a_parameter_that_takes_a_list_is_described_so():
+    """A list goes into `{name*}` alone."""
+    sources = Sources({"s": Source("s", UrlTemplate("https://a.example/{one}?many={many*}"))})
+    request = validator("Request", sources)
+    assert request.is_valid({"source": "s", "params": {"one": 1, "many": ["a", 2]}})
+    assert request.is_valid({"source": "s", "params": {"one": 1, "many": "a"}})
+    assert not request.is_valid({"source": "s", "params": {"one": [1], "many": "a"}})
