@@ -6,19 +6,15 @@ import argparse
 import asyncio
 import contextlib
 import importlib.util
-import os
 import signal
-import sys
-import tempfile
 import time
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.commands import DONE, FAILED, command, positive, say
+from agents.commands.demo_stage import PATIENCE, create, names, run_worker, serve
 from models import strictjson
 from models.errors import MillraceError
 from models.result import read_result
@@ -30,36 +26,26 @@ HELP = "run a demonstration on this machine"
 
 REQUESTS = 2_000
 URLS = 200
-PRIMES_FROM = 112_272_535_095_193
-"""The documents hold this number and those after it."""
-PARTITIONS = 4
 PACE = 800
 """Requests sent per second: slow enough to measure answers rather than a queue."""
-SOURCES = "sources.example.toml"
-"""The example of sources, beside this file; every other request of the demo names its source `numbers`."""
-EXAMPLE_ADDRESS = "127.0.0.1:8080"
-"""The upstream's address in the example; the demo puts its own free port there."""
-UPSTREAM_DELAY = 0.02
-"""Seconds that the demo's upstream waits before it responds."""
-PATIENCE = 45.0
-"""Seconds until the worker must be ready, and until all results must be there."""
 FETCH_MAX_WAIT_MS = 50
 """Longest wait of the demo's own polls: less than the latency that it measures."""
-READY_PAUSE = 0.1
-"""Seconds between two probes of the worker's readiness."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--requests", type=positive, default=REQUESTS, metavar="N",
                         help=f"number of requests (default: {REQUESTS:,})")  # fmt: skip
+    parser.add_argument("--routes", action="store_true",
+                        help="show a route instead: orders in, orders with two sources' answers out")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo; returns 0 only if every request was answered."""
+    """Run the demo; returns 0 only if every request, or order, was answered."""
+    from agents.commands.demo_routes import show
     from agents.testing.broker import broker
 
-    if importlib.util.find_spec("rich") is None:
+    if not options.routes and importlib.util.find_spec("rich") is None:
         msg = "the demo needs an extra: install millrace-kafka[demo]"
         raise MillraceError(msg)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs inherit it ignored
@@ -67,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     say("looking for a broker …")
     with broker() as found:
         say(f"broker: {found.kind}")
-        return asyncio.run(_demo(found, options.requests))
+        return asyncio.run(show(found) if options.routes else _demo(found, options.requests))
 
 
 @dataclass(slots=True)
@@ -103,16 +89,15 @@ async def _demo(found: Broker, count: int) -> int:
     from streams.kafka import client
     from streams.tasks import start
 
-    mark = uuid.uuid4().hex[:6]
-    topics = f"demo-requests-{mark}", f"demo-results-{mark}", f"demo-dead-letters-{mark}"
-    await _create(found, topics)
+    mark, topics = names()
+    await create(found, topics)
     async with contextlib.AsyncExitStack() as stack:
-        upstream = await stack.enter_async_context(_upstream())
+        upstream = await stack.enter_async_context(serve())
         kafka = Kafka(bootstrap_servers=found.servers)
         producer = await stack.enter_async_context(client.producer(kafka, linger_ms=5))
         reading = client.consumer(kafka, topics[1], fetch_max_wait_ms=FETCH_MAX_WAIT_MS)
         consumer = await stack.enter_async_context(reading)
-        worker = await stack.enter_async_context(_worker(found, topics, mark, upstream))
+        worker = await stack.enter_async_context(run_worker(found, topics, mark, upstream))
         stats = DemoStats()
         started = time.monotonic()
         sending = start(
@@ -122,104 +107,6 @@ async def _demo(found: Broker, count: int) -> int:
         sending.cancel()
         _report(stats, count, upstream.calls, time.monotonic() - started)
     return DONE if len(stats.latencies) == count else FAILED
-
-
-async def _create(found: Broker, topics: tuple[str, str, str]) -> None:
-    from streams.config.settings import Kafka
-    from streams.kafka.topics import Admin
-
-    async with Admin(Kafka(bootstrap_servers=found.servers)) as admin:
-        if found.real:
-            for name in topics:
-                await admin.create(name, PARTITIONS)
-        else:
-            await admin.mention(*topics)
-        await admin.settled(*topics)
-
-
-@dataclass(slots=True)
-class _Upstream:
-    address: str
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    calls: int = 0
-
-
-@contextlib.asynccontextmanager
-async def _upstream() -> AsyncIterator[_Upstream]:
-    """Serve small documents on loopback: under /numbers to all, under /api to holders of the token."""
-    from aiohttp import web
-
-    async def document(request: web.Request) -> web.Response:
-        if request.path.startswith("/api") and request.headers.get("Authorization") != f"Bearer {state.token}":
-            raise web.HTTPUnauthorized
-        state.calls += 1
-        await asyncio.sleep(UPSTREAM_DELAY)
-        number = int(request.match_info["n"])
-        return web.json_response({"id": number, "n": PRIMES_FROM + 2 * number})
-
-    app = web.Application()
-    app.router.add_get(r"/numbers/{n:\d+}", document)
-    app.router.add_get(r"/api/numbers/{n:\d+}", document)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    state = _Upstream(f"127.0.0.1:{runner.addresses[0][1]}")
-    try:
-        yield state
-    finally:
-        await runner.cleanup()
-
-
-@contextlib.asynccontextmanager
-async def _worker(
-    found: Broker, topics: tuple[str, str, str], mark: str, upstream: _Upstream
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a worker in a process of its own, and wait for its end."""
-    from agents.testing.broker import free_port
-
-    folder = tempfile.TemporaryDirectory(prefix="millrace-demo-")
-    sources = Path(folder.name) / SOURCES
-    sources.write_text(Path(__file__).with_name(SOURCES).read_text().replace(EXAMPLE_ADDRESS, upstream.address))
-    port = free_port()
-    environment = os.environ | {
-        "KAFKA_BOOTSTRAP_SERVERS": found.servers,
-        "MILLRACE_GROUP": f"demo-{mark}",
-        "MILLRACE_REQUESTS_TOPIC": topics[0],
-        "MILLRACE_RESULTS_TOPIC": topics[1],
-        "MILLRACE_DEAD_LETTERS_TOPIC": topics[2],
-        "MILLRACE_WORKERS_TOPIC": f"demo-{mark}-workers",
-        "MILLRACE_WEB_PORT": str(port),
-        "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
-        "MILLRACE_ALLOW_PORTS": "1-65535",
-        "MILLRACE_SOURCES": str(sources),
-        "DEMO_TOKEN": upstream.token,
-        "MILLRACE_LOG_LEVEL": "WARNING",
-    }
-    command = sys.executable, "-m", "millrace", "worker"
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
-    say(f"worker: process {process.pid}")
-    try:
-        await _until_ready(process, f"http://127.0.0.1:{port}/readyz")
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
-        folder.cleanup()
-
-
-async def _until_ready(worker: asyncio.subprocess.Process, url: str) -> None:
-    """Wait until the worker is ready or has ended, for PATIENCE at most."""
-    from aiohttp import ClientConnectionError, ClientSession
-
-    deadline = time.monotonic() + PATIENCE
-    async with ClientSession() as session:
-        while worker.returncode is None and time.monotonic() < deadline:
-            with contextlib.suppress(ClientConnectionError):
-                async with session.get(url) as response:
-                    if response.ok:
-                        return
-            await asyncio.sleep(READY_PAUSE)
 
 
 async def _send(producer: Any, topic: str, address: str, count: int, stats: DemoStats) -> None:

@@ -295,6 +295,19 @@ async def test_the_demo_answers_everything_and_leaves_nothing_behind(broker: Bro
     assert "millrace worker" in err
 
 
+async def test_the_demo_of_routes_shows_what_comes_out(broker: Broker) -> None:
+    """`demo --routes` ends with 0 and prints an order of each kind, as it was sent and as it came out."""
+    settings = {"KAFKA_BOOTSTRAP_SERVERS": broker.servers} if broker.real else {}
+    code, out, err = await millrace(None, "demo", "--routes", **settings)
+    assert code == 0, out + err
+    lines = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert [name for name, _ in lines] == ["orders", "orders-enriched", "orders", "orders-failed"]
+    order, enriched = (json.loads(lines[at][1]) for at in (0, 1))
+    assert enriched == order | {"risk": enriched["risk"], "prices": enriched["prices"]}
+    assert (len(enriched["prices"]), "404" in lines[3][1]) == (2, True)
+    assert ": 190 enriched, 10 failed, 0 lost" in err
+
+
 async def test_a_broker_to_throw_away() -> None:
     """`python -m agents.testing.broker` prints where it is, is there, and is no more after Ctrl-C."""
     environment = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
