@@ -9,6 +9,7 @@ import json
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,7 +58,7 @@ class Tail:
 
 class Own:
     def __init__(self, cache):
-        self.cache, self.pool = cache, CheckPool(2)
+        self.resources = SimpleNamespace(cache=cache, pool=CheckPool(2))
 
 
 def filled(fleet):
