@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from agents.testing.broker import Broker
 from streams.config.settings import Kafka
 from streams.kafka.topics import Admin
 from tests.integration.stage import PATIENCE, Seen, Stage, Upstream
 from tests.integration.test_commands import millrace
+from tests.integration.test_web import until
 
 ROUTES = """
 [sources.risk]
@@ -249,6 +250,27 @@ async def test_dead_letters_of_a_route_are_redriven_to_its_topic_once(kafka: Bro
     assert "3 not redriven: redriven before" in err
     code, _, err = await millrace(stage, "redrive", "--route", "none", "--all")
     assert (code, "no route 'none'; known: orders" in err) == (2, True)
+
+
+async def test_the_page_and_the_api_show_what_a_route_waits_for(kafka: Broker, stage, shop, tmp_path):
+    """Lag, rate, outcomes and what a route with a limited source waits for, and at the end that all is done."""
+    stage.settings["MILLRACE_ROLE"] = "all"
+    route = Route(stage, shop.url, tmp_path, risk="limits.rate = 20", orders="in_progress = 16")
+    await route.create()
+    worker = await stage.start()
+    await route.send([order(n, f"c{n}") for n in range(100)] + [b"no JSON"])
+
+    def waits(status: int, told: dict[str, Any]) -> bool:
+        [shown] = told.get("routes") or [{}]
+        return bool(status == 200 and shown and shown["lag"] and shown["waiting"] and shown["rate"])
+
+    [seen] = (await until(worker, "/api/routes", waits))["routes"]
+    assert (seen["name"], seen["topics"], seen["group"]) == ("orders", [route.orders], f"{stage.group}-orders")
+    assert (seen["in_progress"], seen["waiting"].keys(), seen["partitions"]) == (16, {"source risk"}, stage.partitions)
+    [seen] = (await until(worker, "/api/routes", lambda _, told: told["routes"][0]["lag"] == 0))["routes"]
+    assert (seen["outcomes"], seen["waiting"], seen["in_progress"]) == ({"ok": 100, "invalid_request": 1}, {}, 0)
+    async with ClientSession() as session, session.get(worker.url + "/routes") as response:
+        assert (response.status, route.enriched in await response.text()) == (200, True)
 
 
 async def test_the_doctor_looks_at_topics_and_groups_of_routes(kafka: Broker, stage, shop, tmp_path):
