@@ -1,5 +1,5 @@
 """Recognises formats that surround or replace a request, so that the error tells what to change at the producer.
-Nothing is unwrapped.
+Nothing is unwrapped; `models/cloudevent.py` does that for a CloudEvent.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ _ENVELOPES: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (_is_encoded, "JSON string that holds JSON: it was encoded twice"),
     (_is_connect, "Connect envelope, {schema, payload}: set value.converter.schemas.enable=false to send the payload"),
     (_is_change, "Debezium change event: unwrap it (ExtractNewRecordState)"),
-    (_is_event, "CloudEvent in structured mode: send its data as the value, its attributes as ce_ headers"),
     (_is_batch, "batch of CloudEvents (application/cloudevents-batch+json): send a record for each event"),
 )
 """What JSON may be in place of a request, and what to do about it."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from marshmallow import ValidationError, fields, post_load, validate
 
-from models import checks, documents, strictjson
+from models import checks, cloudevent, documents, strictjson
 from models.checks import Call
 from models.errors import Denied, InvalidRequest
 from models.framing import envelope, framing
@@ -89,7 +89,7 @@ class Request(NamedTuple):
     """What to fetch, load and check. The id is not part of it: requests with different ids may be equal.
 
     `timeout` and `max_age` are in seconds; None means the worker's default. `context` is JSON that the result repeats,
-    as `splice` wants it; it asks for nothing.
+    as `splice` wants it; it asks for nothing. `trace` are headers that its CloudEvent has, None for a request without.
     """
 
     url: str | None = None
@@ -103,6 +103,7 @@ class Request(NamedTuple):
     max_age: float | None = None
     timeout: float | None = None
     context: bytes | None = None
+    trace: tuple[tuple[str, bytes], ...] | None = None
 
 
 def parse(value: bytes | None) -> tuple[str | None, Request]:
@@ -120,13 +121,7 @@ def parse(value: bytes | None) -> tuple[str | None, Request]:
         members = strictjson.loads(value, exact=True)
     except ValueError as exc:
         raise InvalidRequest(framing(value) or str(exc)) from None
-    try:
-        return load(members)
-    except InvalidRequest as exc:
-        around = envelope(members)
-        if around is None:
-            raise
-        raise InvalidRequest(around) from exc
+    return load(members)
 
 
 def parse_usual(text: bytes) -> Request | None:
@@ -144,7 +139,29 @@ def parse_usual(text: bytes) -> Request | None:
 
 
 def load(members: Any) -> tuple[str | None, Request]:
-    """Validate a decoded request and return its id and the rest. Raises InvalidRequest with every wrong field."""
+    """Validate a decoded request and return its id and the rest. Raises InvalidRequest with every wrong field.
+
+    A CloudEvent in structured mode is unwrapped; its id is that of a request without one.
+    """
+    if cloudevent.is_event(members):
+        event = cloudevent.unwrap(members)
+        request_id, request = _load_as_sent(event.data)
+        return request_id or event.id, request._replace(trace=event.trace)
+    return _load_as_sent(members)
+
+
+def _load_as_sent(members: Any) -> tuple[str | None, Request]:
+    """Do the same for a request, and name what it is wrapped in."""
+    try:
+        return _load(members)
+    except InvalidRequest as exc:
+        around = envelope(members)
+        if around is None:
+            raise
+        raise InvalidRequest(around) from exc
+
+
+def _load(members: Any) -> tuple[str | None, Request]:
     if not isinstance(members, dict):
         msg = f"a request is a JSON object, not {kind(members)}"
         raise InvalidRequest(msg)

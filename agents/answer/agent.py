@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agents.answer.enrich import Enricher
-from agents.answer.headers import forwarded_headers, read_id
+from agents.answer.headers import forwarded_headers, read_id, with_trace
 from agents.answer.limiter import InFlightLimiter, Leave, Waiting
 from agents.answer.parsed_requests import LargeRequest, ParsedRequest, ParsedRequestCache
 from agents.answer.publish import RefusalQueue, RequestRecord, ResultPublisher
@@ -89,17 +89,17 @@ class Answerer:
             lease.begun += 1
             try:
                 body_id, known = self._parsed_requests.parse(record.value)
+                if (request := known.request).trace:
+                    record = with_trace(record, request)  # noqa: PLW2901  the same, for whatever becomes of it
                 request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
                 entry = self._enricher.peek(known, now)
                 if entry is not None:
                     age = max(0.0, now - entry.as_of)
                     elapsed = time.monotonic() - batch.received_at
-                    head = with_context(request_id, known.request.context)
+                    head = request_id if request.context is None else with_context(request_id, request.context)
                     value = splice(head, entry.shared, b"hit", age, elapsed)
-                    trace = None
-                    if self._spans is not None:
-                        outcome = "ok" if entry.error is None else entry.error.outcome
-                        trace = self._out.trace(record, request_id, elapsed, outcome, "hit")
+                    outcome = "ok" if entry.error is None else entry.error.outcome
+                    trace = self._out.trace(record, request_id, elapsed, outcome, "hit") if self._spans else None
                     error = self._out.publish(record, lease, request_id, value, entry.error, known=known, trace=trace)
                     if error is None:
                         hits.append(elapsed)
@@ -121,6 +121,7 @@ class Answerer:
             if not isinstance(reason, LargeRequest):
                 raise reason  # noqa: TRY301  it ends as what follows may end
             body_id, known = await self._parsed_requests.read_large(record.value or b"")
+            record = with_trace(record, known.request)
             item = Waiting(record, batch.lease, batch.received_at, read_id(record, body_id), known)
         except Exception as exc:  # noqa: BLE001  as for any other
             self._out.reject(record, batch.lease, batch.received_at, error_for(exc, record))

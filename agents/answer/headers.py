@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from aiokafka import ConsumerRecord
 
-from models import strictjson
+from models import cloudevent, strictjson
 from models.dead_letter import COUNT, DLQ, FIRST, LEFT_OUT, UNREADABLE, read_count
 from models.errors import AnswerError, InvalidRequest, TooLarge
-from models.request import Request, check_id
+from models.request import Request
 from models.result import context_of, members_beside_document
 from models.strictjson import Raw
 from streams.http.retry import IDEMPOTENCY_KEY, IDEMPOTENT, sender_key
@@ -37,14 +38,25 @@ _TOPIC, _PARTITION, _OFFSET, _TIMESTAMP, _GROUP, _ID, _HOST, _MESSAGE, _BODY, _O
 def read_id(record: ConsumerRecord[bytes, bytes], body_id: bytes | None) -> bytes:
     """Return a request's id as JSON: the body's, else the `ce_id` header's, else topic-partition-offset.
 
-    Raises InvalidRequest for an invalid `ce_id`.
+    Raises InvalidRequest for an invalid `ce_id`: not UTF-8, with control characters, or of the wrong length.
     """
     if body_id is not None:
         return body_id
     for name, content in record.headers:
         if name == "ce_id" and content is not None:
-            return strictjson.quote(check_id(content.decode(errors="replace")))
+            try:
+                return strictjson.quote(cloudevent.check_id("ce_id", content.decode()))
+            except UnicodeDecodeError:
+                msg = "ce_id: is not UTF-8"
+                raise InvalidRequest(msg) from None
     return default_id(record)
+
+
+def with_trace(record: ConsumerRecord[bytes, bytes], request: Request) -> ConsumerRecord[bytes, bytes]:
+    """Return a record with the trace of its CloudEvent, if there is one and its headers have none."""
+    if not request.trace or trace_headers(record.headers):
+        return record
+    return replace(record, headers=[*record.headers, *request.trace])
 
 
 def refused_id(record: ConsumerRecord[bytes, bytes], salvaged: bytes | None) -> bytes:

@@ -8,10 +8,12 @@ import hashlib
 import pickle
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from marshmallow import ValidationError
+
+from models import cloudevent, strictjson
 from models import request as requests
-from models import strictjson
 from models.checks import Call
 from models.errors import InvalidRequest
 from models.large import LARGE, is_large
@@ -70,7 +72,8 @@ class LargeRequest(Exception):
 class ParsedRequestCache:
     """A bounded cache from a request's bytes, without the id, to the parsed request. `large` parses large ones.
 
-    A request with a context is not kept: contexts differ from one to the next, and would take the others' places.
+    A request with a context or in a CloudEvent is not kept: they differ from one to the next, and would take
+    the places of others.
     """
 
     def __init__(self, sources: Sources | None = None, large: LargeWork | None = None) -> None:
@@ -104,7 +107,8 @@ class ParsedRequestCache:
         # `cut_id` does not see an id written with escapes ("\\u0069d"): it would be lost with the rest.
         if rest is not None and parsed_id == request_id:
             nested = _is_nested(known.request)
-            if known.request.context is None and len(rest) <= (MAX_KNOWN_BYTES if nested else MAX_PLAIN_BYTES):
+            one_of_many = known.request.context is None and known.request.trace is None
+            if one_of_many and len(rest) <= (MAX_KNOWN_BYTES if nested else MAX_PLAIN_BYTES):
                 self._remember(rest, known, nested=nested)
         return parsed_id, known
 
@@ -228,9 +232,18 @@ def salvage_context(value: bytes | None) -> bytes | None:
     if value is None or len(value) > LARGE or b'"context"' not in value:
         return None
     try:
-        return requests.encode_context(strictjson.loads(value, exact=True)["context"])
-    except (ValueError, TypeError, KeyError):
+        return requests.encode_context(_members(value)["context"])
+    except (ValueError, TypeError, KeyError, ValidationError, InvalidRequest):
         return None
+
+
+def _members(value: bytes) -> Any:
+    """Return what may be the members of a request, or of the one in a CloudEvent, which has the event's id."""
+    members = strictjson.loads(value, exact=True)
+    if not cloudevent.is_event(members):
+        return members
+    found = {"id": cloudevent.check_id("id", members["id"])}
+    return found | members["data"] if isinstance(members.get("data"), dict) else found
 
 
 def salvage_id(value: bytes | None) -> bytes | None:
@@ -238,8 +251,7 @@ def salvage_id(value: bytes | None) -> bytes | None:
     if value is not None and len(value) > LARGE:
         return cut_id(value)[0]
     try:
-        members = strictjson.loads(value or b"")
-        text = members["id"]
+        text = _members(value or b"")["id"]
         if not isinstance(text, str):
             return None
         return strictjson.quote(requests.check_id(text))

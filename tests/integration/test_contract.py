@@ -132,6 +132,35 @@ async def test_ids_headers_and_partitions(stage: Stage, upstream: Upstream) -> N
     assert "128" in long_id["error"]["message"]
 
 
+async def test_what_a_request_brings_comes_back(stage: Stage, upstream: Upstream) -> None:
+    """Context, named headers and a CloudEvent's id and trace are in the result, of a large request, too.
+    A context is no part of what is fetched.
+    """
+    await stage.start(MILLRACE_CARRY_HEADERS="tenant")
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    url = f"{upstream.url}/doc/5"
+    event = {"specversion": "1.0", "id": "e1", "source": "s", "type": "t", "traceparent": trace}
+    values = [
+        {"id": "a", "url": url, "context": {"n": 1}},
+        {"id": "b", "url": url, "context": "x" * 65_000, "body": None},
+        {"id": "c", "url": "ftp://nowhere/", "context": [1, 2]},
+        event | {"data": {"url": url, "context": {"document": 5, "outcome": "x"}}},
+    ]
+    for value in values:
+        text = json.dumps(value).encode()
+        await (await stage.producer.send(stage.requests, text, partition=0, headers=[("tenant", b"t1"), ("no", b"1")]))
+    seen = {each.result["id"]: each for each in await answers(stage, 4)}
+    assert {name: each.result["context"] for name, each in seen.items()} == {
+        "a": {"n": 1}, "b": "x" * 65_000, "c": [1, 2], "e1": {"document": 5, "outcome": "x"}}  # fmt: skip
+    assert {each.headers["tenant"] for each in seen.values()} == {b"t1"}
+    assert not any("no" in each.headers for each in seen.values())
+    assert seen["e1"].headers["traceparent"] == trace.encode()
+    assert {name: each.result["outcome"] for name, each in seen.items()} == {
+        "a": "ok", "b": "ok", "c": "invalid_request", "e1": "ok"}  # fmt: skip
+    assert upstream.calls["/doc/5"] == 1
+    assert all(not ResultSchema().validate(each.result) for each in seen.values())
+
+
 async def test_an_ok_result_is_whole(stage: Stage, upstream: Upstream) -> None:
     """An answer has the document, the checks with their values, and a true account of cache and attempts."""
     await stage.start()

@@ -47,7 +47,11 @@ def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
         "workers": _channel(settings.workers_topic, "What each worker reports about itself once a second; compacted"),
     }
     messages = {
-        "requests": _message("Request", "a request", {"ce_id": "the request's id, if the body has none"} | _TRACE),
+        "requests": _message(
+            "Request",
+            "a request, by itself or as the data of a CloudEvent in structured mode",
+            {"ce_id": "the request's id, if the body has none"} | _TRACE,
+        ),
         "results": _message("Result", "a result", _EVENT | _TRACE),
         "deadLetters": _message(
             None, "the request's own bytes", {DLQ + name: text for name, text in _DEAD_LETTER.items()}

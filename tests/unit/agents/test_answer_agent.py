@@ -712,3 +712,31 @@ async def test_a_redriven_request_s_headers_are_carried(enricher, publisher):
     await answerer.answer(batch_of(record(8, VALID, again)))
     await publisher.until(1)
     assert publisher.parcels[0][2].headers[4:] == [("ce_id", b"requests-3-7"), ("tenant", b"a")]
+
+
+@pytest.mark.parametrize("hit", [True, False])
+@pytest.mark.parametrize("sent", [None, TRACEPARENT.replace(b"b7ad", b"c7ad")])
+async def test_a_request_in_a_cloud_event_is_answered(answerer, enricher, publisher, hit, sent):
+    """Its result has the event's id and its trace, unless the record's headers have one."""
+    enricher.entry = kept() if hit else None
+    value = b'{"specversion":"1.0","id":"e1","source":"s","type":"t","traceparent":"%b","data":%b}' % (
+        TRACEPARENT, VALID)  # fmt: skip
+    headers = [("content-type", b"application/cloudevents+json"), *([("traceparent", sent)] if sent else [])]
+    await answerer.answer(batch_of(record(7, value, headers), record(8, VALID)))
+    await publisher.until(2)
+    first, second = sorted(publisher.parcels, key=lambda each: each[2].offset)
+    assert read_result(first[2].value)["id"] == "e1"
+    assert first[2].headers[4:] == [("ce_id", b"e1"), ("traceparent", sent or TRACEPARENT)]
+    assert second[2].headers[4:] == [("ce_id", b"requests-3-8")]
+    traces = [] if hit else [{"traceparent": (sent or TRACEPARENT).decode()}, {}]
+    assert enricher.traces == traces
+
+
+async def test_a_dead_letter_has_the_event_as_it_came(answerer, enricher, publisher):
+    """What is redriven is the event again."""
+    enricher.error = UpstreamError("503", 503)
+    value = b'{"specversion":"1.0","id":"e1","source":"s","type":"t","data":%b}' % VALID
+    await answerer.answer(batch_of(record(7, value)))
+    await publisher.until(1)
+    letter = publisher.parcels[0][2]
+    assert (letter.value, dict(letter.headers)[DLQ + "id"]) == (value, b"e1")

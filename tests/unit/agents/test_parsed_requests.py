@@ -614,3 +614,33 @@ def test_a_source_s_request_keeps_its_context():
 def test_the_context_of_an_invalid_request_is_salvaged(value, context):
     """A request that is JSON has its context back, whatever is wrong with it."""
     assert known.salvage_context(value) == context
+
+
+EVENT = b'{"id":"%b","specversion":"1.0","source":"s","type":"t","data":{"url":"http://a/"%b}}'
+
+
+def test_requests_in_events_are_not_kept_and_have_their_own_ids():
+    """An event's id can be cut out like a request's, but is not what its data is known by."""
+    cache = ParsedRequestCache()
+    plain = cache.parse(b'{"url":"http://a/"}')[1]
+    for number in (b"1", b"2"):
+        assert cache.parse(EVENT % (number, b""))[0] == b'"%b"' % number
+        request_id, parsed = cache.parse(EVENT % (number, b',"id":"1"'))
+        assert (request_id, parsed.key) == (b'"1"', plain.key)
+    assert list(cache._young) == [b'{"url":"http://a/"}']
+
+
+@pytest.mark.parametrize(
+    ("value", "request_id", "context"),
+    [
+        (EVENT % (b"e", b',"nope":1,"context":1'), b'"e"', b"1"),
+        (EVENT % (b"e", b',"nope":1,"id":"own"'), b'"own"', None),
+        (b'{"specversion":"1.0","id":"e"}', b'"e"', None),
+        (b'{"specversion":"1.0","id":"a\\nb","data":{"context":1}}', None, None),
+        (b'{"specversion":"1.0","id":1}', None, None),
+        (b'{"specversion":"1.0"}', None, None),
+    ],
+)
+def test_an_invalid_request_in_an_event_has_an_id_and_a_context(value, request_id, context):
+    """Its own go before the event's, as in a valid one."""
+    assert (salvage_id(value), known.salvage_context(value)) == (request_id, context)

@@ -57,7 +57,10 @@ JSON = b'{"url":"http://example.org/"}'
         (b'{"schema":null,"payload":%b}' % JSON, "a Connect envelope, {schema, payload}: set value.converter.schemas"),
         (b'{"schema":{"type":"string","optional":false},"payload":"x"}', "a Connect envelope"),
         (b'{"before":null,"after":{},"op":"c","ts_ms":1}', "a Debezium change event"),
-        (b'{"specversion":"1.0","type":"t","source":"s","id":"1","data":{}}', "a CloudEvent in structured mode"),
+        (
+            b'{"specversion":"1.0","type":"t","source":"s","id":"1","data":{"before":1,"after":2,"op":"c"}}',
+            "a Debezium",
+        ),
         (
             b'[{"specversion":"1.0","type":"t","source":"s","id":"1"},{"specversion":"1.0","type":"t","source":"s"}]',
             "a batch of CloudEvents (application/cloudevents-batch+json): send a record for each event",
