@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from agents.cluster.registry import SILENT_AFTER
 from agents.tables.rows import Row
 
 RATE_OVER = 10
@@ -33,8 +34,8 @@ class RouteRates:
         self._notes: deque[dict[str, _Note]] = deque(maxlen=RATE_OVER + 1)
 
     def note(self, records: Iterable[Row]) -> None:
-        """Sample the records of all workers."""
-        noted = ((record["id"], _noted(record)) for record in records if record["answering"])
+        """Sample the records of all workers, as the registry has them."""
+        noted = ((record["id"], _noted(record)) for record in records if record["silent_s"] <= SILENT_AFTER)
         self._notes.append({name: note for name, note in noted if note is not None})
 
     def rate(self, route: str) -> float | None:
@@ -100,7 +101,8 @@ def _sum(values: list[int | None]) -> int | None:
 
 def _routes(record: Row) -> list[Row]:
     """Return a worker's routes with the expected types: anyone who may write to the topic may write anything."""
-    return [_plain(each) for each in record.get("routes") or () if isinstance(each.get("name"), str)]
+    routes = (each for each in _list(record.get("routes")) if isinstance(each, dict))
+    return [_plain(each) for each in routes if isinstance(each.get("name"), str)]
 
 
 def _plain(route: Mapping[str, Any]) -> Row:

@@ -59,7 +59,7 @@ class Overview:
     def note(self) -> None:
         """Sample what every worker has counted so far."""
         if self._cluster.registry is not None:
-            self.route_rates.note(self._cluster.records())
+            self.route_rates.note(self._cluster.registry.all())
             self._notes.append(
                 {record["id"]: _noted(record) for record in self._cluster.registry.all() if _counts(record)}
             )

@@ -94,7 +94,7 @@ async def test_the_rate_of_a_route_is_of_ten_seconds(fleet):
     for second, (one, two) in {0: (100, 500), 5: (150, 600), 10: (300, 40)}.items():
         started = "2026-11-22T13:00:00Z" if second < 10 else "2026-11-22T14:00:06Z"
         rates.note([
-            {"id": name, "answering": True, "started_at": begun, "at": f"2026-11-22T14:00:{second:02}Z",
+            {"id": name, "silent_s": 0.2, "started_at": begun, "at": f"2026-11-22T14:00:{second:02}Z",
              "routes": [route({"ok": count - 10, "timeout": 10})]}
             for name, count, begun in (("w0", one, "2026-11-22T13:00:00Z"), ("w1", two, started))
         ])  # fmt: skip
