@@ -106,8 +106,13 @@ async def test_the_api_keeps_what_its_document_says(fleet, tmp_path):
         "--header", f"Authorization: Bearer {TOKEN}",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=tmp_path,
     )  # fmt: skip
-    async with asyncio.timeout(120):
-        said = (await process.communicate())[0].decode()
+    try:
+        async with asyncio.timeout(300):
+            said = (await process.communicate())[0].decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0, said
     assert "Tested: 15" in said
     assert len(fleet.members[0].api._submission._sender.sent) > 20

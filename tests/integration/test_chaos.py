@@ -16,8 +16,9 @@ import pytest
 
 from models.source import MAX_STALE
 from tests.integration.memcached import Memcached
-from tests.integration.stage import Seen, Stage
+from tests.integration.stage import PATIENCE, Seen, Stage
 from tests.integration.storm import CACHE_CONTROLS, FAILURES, Deed, Storm
+from tests.turns import slowness
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
 RATE = 250
@@ -73,7 +74,7 @@ async def test_every_delivery_gets_one_true_answer(stage: Stage, storm: Storm, t
         one.go_on()
         other.go_on()
         storm.calm = True
-        seen = await stage.results_of(set(requests))
+        seen = await stage.results_of(set(requests), seconds=PATIENCE * slowness())
         assert worker.process.returncode is None
         counts = Counter(each.result["id"] for each in seen)
         assert [name for name, count in counts.items() if count > 1] == []
