@@ -18,6 +18,7 @@ from streams.app import App
 from streams.http.limits import Host
 from streams.http.url import origin_of
 from streams.kafka.fetched import unreadable
+from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
 from streams.pool.pool import COUNTED as POOL
 from streams.telemetry.loop import LoopWatch
@@ -76,7 +77,8 @@ def exporter_of(
         exporter.reads(partial(routed, route))
     for part in (answering, tabulating, *routing):
         if part is not None:
-            exporter.reads(partial(partitions, part.app), partial(publishing, part))
+            exporter.reads(partial(consuming, part.app), partial(publishing, part))
+    exporter.reads(partial(partitions, [part.app for part in (answering, tabulating, *routing) if part is not None]))
     return exporter
 
 
@@ -193,8 +195,8 @@ def _published(publisher: Publisher) -> dict[str, float]:
     }
 
 
-def partitions(app: App) -> Iterator[Sample]:
-    """Read how far an app's partitions are, and how its group does."""
+def consuming(app: App) -> Iterator[Sample]:
+    """Read how an app's group does."""
     if not app.started:
         return
     consumer, group = app.holder, (app.conf.id,)
@@ -211,13 +213,23 @@ def partitions(app: App) -> Iterator[Sample]:
     }
     for name, figure in figures.items():
         yield Sample(f"millrace_{name}", figure, group)
-    for lease in leases:
+
+
+def partitions(apps: Sequence[App]) -> Iterator[Sample]:
+    """Read how far each partition is; where two groups read one, as two routes may, how far the slower one is."""
+    slowest: dict[tuple[str, int], Lease] = {}
+    for app in apps:
+        for lease in app.holder.leases.values() if app.started else ():
+            other = slowest.get((lease.topic, lease.partition))
+            if lease.alive and (other is None or (lease.lag or 0) > (other.lag or 0)):
+                slowest[lease.topic, lease.partition] = lease
+    for (topic, number), lease in slowest.items():
         snapshot = partition(lease)
         if lease.oldest_unfinished is None:
             snapshot["oldest_unfinished_s"] = 0.0  # an age that is not known has no sample
         for name, metric in OF_PARTITION.items():
             if snapshot[name] is not None:
-                yield Sample(metric, snapshot[name], (lease.topic, str(lease.partition)))
+                yield Sample(metric, snapshot[name], (topic, str(number)))
 
 
 def origins(sources: Sources) -> dict[str, str]:

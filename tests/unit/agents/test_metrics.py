@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from agents import metrics
-from agents.stats import origins
+from agents.stats import origins, partitions
 from models.source import Source, Sources
 from models.template import UrlTemplate
 from streams.http.stats import MAX_SOURCES, OTHERS, PLAIN, UpstreamStats, status_class
+from streams.kafka.lease import Lease
 
 ROOT = Path(__file__).parents[3]
 UNITS = ("_seconds", "_bytes", "_records", "_offset", "_partitions")
@@ -54,3 +56,15 @@ def test_a_sources_host_is_the_one_that_its_breaker_is_known_by():
     sources = {name: Source(name, url=UrlTemplate(url)) for name, url in urls.items()}
     sources["f"] = Source("f", call="m:f")
     assert origins(Sources(sources)) == {"a": "api.example.com", "b": "h:8080"}
+
+
+def test_a_partition_that_two_routes_read_has_one_figure():
+    """Two samples with the same labels would be refused by Prometheus; the slower route is the one to know of."""
+
+    def app(committed):
+        lease = Lease("g", "orders", 0, position=committed)
+        lease.deliver([], committed, 100)
+        return SimpleNamespace(started=True, holder=SimpleNamespace(leases={("orders", 0): lease}))
+
+    found = [sample for sample in partitions([app(90), app(40), app(70)]) if sample.name == "millrace_lag"]
+    assert [(sample.value, sample.labels) for sample in found] == [(60, ("orders", "0"))]
