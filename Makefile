@@ -27,7 +27,7 @@ demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
 test: setup ## All tests, on the best broker found
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-fast: setup ## The unit tests that are not marked slow: under 30 seconds, no broker
+test-fast: setup ## The unit tests that are not marked slow: a minute, no broker
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" --durations=5 tests/unit
 
 test-unit: setup ## All unit tests: a few minutes, no broker
