@@ -10,6 +10,7 @@ import pytest
 from agents.testing.broker import Broker
 from agents.testing.broker import broker as give_broker
 from models.errors import BrokerError
+from streams.http import outage
 
 # A busy machine is no slow code.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def _first_outages() -> None:
+    """Let each test see the lines about hosts that fail, however many hosts failed in tests before it."""
+    vars(outage._LEDGER).update(vars(outage.Ledger()))
 
 
 @pytest.fixture(scope="session")
