@@ -21,7 +21,6 @@ from agents.web.api.query import Query
 from agents.web.api.routes import open_api
 from agents.web.site import Site
 from models.errors import SettingsError
-from models.route_check import settings_problems
 from models.source import Sources
 from streams.app import App
 from streams.config import settings as configuration
@@ -29,6 +28,7 @@ from streams.config.plugins import load_plugins
 from streams.config.settings import Settings
 from streams.kafka.topics import Topic, require
 from streams.sources import load as load_sources
+from streams.sources import route_misfits
 from streams.telemetry.loop import LoopWatch
 from streams.telemetry.readiness_log import Announcer
 from streams.web.probes import metrics_route
@@ -133,11 +133,7 @@ def create(settings: Settings) -> Worker:
 
 def check_routes(settings: Settings, sources: Sources) -> None:
     """Raise SettingsError for routes that do not go with the settings."""
-    problems = settings_problems(
-        sources.routes, sources.by_name, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
-        timeout=settings.timeout, registry=bool(settings.registry_url),
-    )  # fmt: skip
-    if problems:
+    if problems := route_misfits(settings, sources):
         raise SettingsError("\n".join(problems))
 
 

@@ -1,4 +1,5 @@
-"""The data model. It needs only the standard library and marshmallow, so that a pool child imports it in milliseconds.
+"""The data model. It needs only the standard library and marshmallow (and JMESPath where an expression is more than a
+path), so that a pool child imports it in milliseconds.
 
 errors         the error tree; each error has its outcome, and whether a retry may help
 strictjson     strict JSON: no NaN, no duplicate keys, bounded depth
@@ -7,6 +8,10 @@ request        a request, and its validation
 framing        formats that surround or replace a request, recognised by their first bytes
 source         a named upstream: how its requests are built, and how long its answers are fresh
 source_schema  the form of sources.toml; its fields are in source_fields
+route          a route and its lookups, in the order in which they can begin
+route_schema   the form of a route in sources.toml
+route_check    whether routes fit their sources, one another and the settings
+expression     JMESPath over a record, and places in it
 template       text with named parameters, each escaped for its context
 text           the charset of a text, and the title of an HTML page
 documents      loads an upstream's body by a schema: `json`, `text`, `page` or a registered one

@@ -24,8 +24,6 @@ UNREADABLE = DLQ + "unreadable"
 decoded; `elsewhere`: another dead letter has the batch."""
 ROUTE, LOOKUP = DLQ + "route", DLQ + "lookup"
 """The route by which a record was read, and the lookup that failed."""
-FOREIGN = "its request came from topic"
-"""How the reason begins for which a dead letter is not redriven to another topic."""
 MAX_COUNT_DIGITS = 9
 """Digits of a credible count."""
 MAX_AT = 253_402_128_000_000
@@ -83,7 +81,7 @@ class DeadLetter(NamedTuple):
         if self.topic is None or self.request_id is None:
             return "it has no headers of a dead letter"
         if self.topic != topic:
-            return f"{FOREIGN} {self.topic!r}, not {topic!r}"
+            return f"its request came from topic {self.topic!r}, not {topic!r}"
         if self.unreadable:
             return "its record could not be decoded: send the request again"
         if self.left_out is not None:
@@ -138,7 +136,7 @@ def _number(text: str | None) -> int | None:
 class DeadLetterFilter(NamedTuple):
     """Selects dead letters that match every given criterion. Times are seconds since the epoch, `until` excluded.
 
-    A host matches with or without its port.
+    A host matches with or without its port; `topic` is the one that the record came from.
     """
 
     outcomes: frozenset[str] = frozenset()
@@ -147,6 +145,7 @@ class DeadLetterFilter(NamedTuple):
     positions: frozenset[Position] = frozenset()
     since: float | None = None
     until: float | None = None
+    topic: str | None = None
 
     def matches(self, letter: DeadLetter) -> bool:
         """Whether a dead letter matches."""
@@ -158,4 +157,5 @@ class DeadLetterFilter(NamedTuple):
             and (not self.positions or letter.position in self.positions)
             and (self.since is None or letter.at >= self.since)
             and (self.until is None or letter.at < self.until)
+            and (self.topic is None or letter.topic == self.topic)
         )

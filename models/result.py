@@ -7,6 +7,7 @@ contain the bytes that a member begins with, since a quote in it is escaped; nor
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ CACHE_STATES = ("hit", "miss", "coalesced", "stale", "revalidated", "bypass")
 _SHARED = frozenset({"outcome", "request", "status", "document", "headers", "attempts", "fetched_at"})
 _ECHO = frozenset({"method", "url", "source"})
 _CHECK_RESULT = frozenset({"name", "field", "value", "elapsed_ms"})
+_SCANNER = json.JSONDecoder()
 _OK, _DOCUMENT, _HEADERS = b'"outcome":"ok"', b',"document":', b',"headers":{'
 _CHECKS, _ATTEMPTS, _CACHE, _ELAPSED = b',"checks":[', b',"attempts":', b',"cache":"', b',"elapsed_ms":'
 _SHARED_TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
@@ -250,6 +252,30 @@ def context_of(value: bytes) -> bytes | None:
     """Return the context of a result as `splice` made it, None if it has none."""
     _, found, context = value[: max(0, value.find(_OUTCOME))].partition(_CONTEXT)
     return context if found else None
+
+
+def document_and_checks(shared: bytes) -> tuple[bytes | None, bytes | None]:
+    """Return the JSON of an `ok` shared part's document and of its check results, None for what it has not.
+
+    No string in JSON contains these marks, and what comes behind the document cannot be mistaken for it.
+    """
+    _, found, rest = shared.partition(_DOCUMENT)
+    document = None
+    if found:
+        document, rest = _first_value(rest)
+    else:
+        rest = shared
+    start = rest.find(_CHECKS)
+    return document, None if start < 0 else _first_value(rest[start + len(_CHECKS) - 1 :])[0]
+
+
+def _first_value(data: bytes) -> tuple[bytes, bytes]:
+    """Return the JSON value at the beginning of a text, and what is behind it."""
+    text = data.decode()
+    end: int = _SCANNER.raw_decode(text)[1]
+    if not data.isascii():
+        end = len(text[:end].encode())
+    return data[:end], data[end:]
 
 
 def around_document(shared: bytes) -> tuple[bytes, bytes, Iterator[bytes]] | None:

@@ -15,7 +15,7 @@ from marshmallow import ValidationError
 
 from models import strictjson
 from models.checks import Call
-from models.errors import RETRYABLE_STATUSES, InvalidRequest
+from models.errors import RETRYABLE_STATUSES, InvalidRequest, SettingsError
 from models.request import Request, check_headers, check_url
 from models.route import Route
 from models.template import JsonTemplate, Template, UrlTemplate, as_text, encode_form, list_values, refuse
@@ -319,6 +319,13 @@ class Sources:
         self.by_name = dict(sources or {})
         self.hosts = dict(hosts or {})
         self.routes = dict(routes or {})
+
+    def route(self, name: str) -> Route:
+        """Return a route by its name. Raises SettingsError for one that there is not."""
+        if name not in self.routes:
+            msg = f"no route {name!r}; known: {', '.join(sorted(self.routes)) or 'none'}"
+            raise SettingsError(msg)
+        return self.routes[name]
 
     def expand(self, request: Request) -> tuple[Request, Source]:
         """Return what a request for a source asks, and of which. Raises InvalidRequest for a source there is not."""

@@ -7,6 +7,7 @@ functions  sources that are a plugin's functions, called in threads
 sources    sources.toml, read with every problem reported by its line
 files      how many files may be open, and how they are shared out
 tls        connections secured by files that may be replaced
+lending    what one app opens and others use
 shares     a capacity that many share and none can exhaust
 oauth      what OAuth logins to upstreams and to Kafka have in common
 kafka/     transport, lease, publisher, topics

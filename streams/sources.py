@@ -18,11 +18,12 @@ from marshmallow import Schema, ValidationError
 from models import strictjson
 from models.errors import SettingsError
 from models.route import Route
-from models.route_check import route_problems
+from models.route_check import route_problems, settings_problems
 from models.schema import problems
 from models.source import Param, Source, Sources
 from models.source_schema import CALL, LimitsSchema, SourceSchema
 from streams.config.secrets import Steps, hardened, read_secret, secrets_in
+from streams.config.settings import Settings
 from streams.functions import function_of, signature_of
 from streams.http.policy import tls_context
 from streams.http.url import without_default_port
@@ -76,6 +77,14 @@ def parse(content: bytes) -> tuple[Sources, list[Problem]]:
         return Sources(), [Problem(1, "", f"cannot be read: {exc}")]
     reader = _Reader(lines_of(text))
     return reader.read(members), sorted(reader.wrong)
+
+
+def route_misfits(settings: Settings, sources: Sources) -> list[str]:
+    """Return what is wrong with routes beside a worker's settings."""
+    return settings_problems(
+        sources.routes, sources.by_name, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
+        timeout=settings.timeout, registry=bool(settings.registry_url),
+    )  # fmt: skip
 
 
 class _Reader:

@@ -125,7 +125,7 @@ class ResultPublisher:
         publish = partial(self._publisher.publish, self._results, record.partition, result)
         headers = dead_letter_headers(record, self._group, request_id, error, host)
         dead_letter = OutgoingRecord(
-            _After(result.listener, publish), record.offset, record.key, record.value, headers, shrink_dead_letter
+            After(result.listener, publish), record.offset, record.key, record.value, headers, shrink_dead_letter
         )
         self._publisher.publish(self._dead_letters, record.partition, dead_letter)
 
@@ -143,7 +143,7 @@ class ResultPublisher:
         return too_large_result(size) if size > self._publisher.limits[self._results] else None
 
 
-class _After:
+class After:
     """The listener of a dead letter: publishes the result once Kafka has acknowledged the letter."""
 
     __slots__ = ("_listener", "_publish")
@@ -154,9 +154,11 @@ class _After:
 
     @property
     def alive(self) -> bool:
+        """Whether the result still matters."""
         return self._listener.alive
 
     def finish(self, offset: int) -> None:  # noqa: ARG002  the record knows its offset
+        """Publish the result."""
         self._publish()
 
 

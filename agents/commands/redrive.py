@@ -24,8 +24,8 @@ from agents.commands import (
     say,
 )
 from models import strictjson
-from models.dead_letter import FOREIGN, DeadLetter, DeadLetterFilter, Position
-from models.errors import OUTCOMES, SettingsError
+from models.dead_letter import DeadLetter, DeadLetterFilter, Position
+from models.errors import OUTCOMES
 
 HELP = "put dead letters back on the requests topic"
 
@@ -78,8 +78,10 @@ def run(options: argparse.Namespace) -> int:
         say("millrace redrive: filter by --outcome, --host, --id, --letter, --since or --until, or else use --all")
         return MISUSED
     settings = configuration.load()
-    ways = [settings] if options.route is None else _of_route(settings, options.route)
-    return max(asyncio.run(_redrive(each, choice, options)) for each in ways)
+    if options.route is None:
+        return asyncio.run(_redrive(settings, choice, options))
+    ways = _of_route(settings, options.route)
+    return max(asyncio.run(_redrive(each, choice._replace(topic=each.requests_topic), options)) for each in ways)
 
 
 def _of_route(settings: Any, name: str) -> list[Any]:
@@ -88,11 +90,7 @@ def _of_route(settings: Any, name: str) -> list[Any]:
     from streams.sources import load
 
     load_plugins(settings)  # sources may name their schemas, checks and functions
-    routes = load(settings.sources).routes
-    if name not in routes:
-        msg = f"no route {name!r}; known: {', '.join(sorted(routes)) or 'none'}"
-        raise SettingsError(msg)
-    route = routes[name]
+    route = load(settings.sources).route(name)
     letters, group = route.failures or settings.dead_letters_topic, route.group(settings.group)
     return [replace(settings, requests_topic=topic, dead_letters_topic=letters, group=group) for topic in route.topics]
 
@@ -103,8 +101,6 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
     would = "would be redriven" if options.dry_run else "redriven"
 
     def report_one(letter: DeadLetter, refusal: str | None) -> None:
-        if options.route is not None and letter.topic != settings.requests_topic:
-            return  # of another topic, or of requests, which have their own redrive
         print(_json(letter, refusal, options) if options.json else _line(letter, refusal or would), flush=True)
 
     async with DeadLetters(settings) as letters:
@@ -117,8 +113,6 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
         topic = settings.dead_letters_topic
         say(f"no dead letter in {topic}" if options.all else f"no dead letter matches {_chosen(options)} in {topic}")
     for reason, count in report.refused.most_common():
-        if options.route is not None and reason.startswith(FOREIGN):
-            continue
         say(f"{count} not redriven: {reason}")
     for partition, offset in report.missing:
         say(f"no dead letter {partition}:{offset} in {settings.dead_letters_topic}")

@@ -67,10 +67,7 @@ def _brief(value: Any) -> str:
 def _try(settings: Any, sources: Any, options: argparse.Namespace) -> int:
     from agents.routes.rehearsal import questions, rehearse, sample
 
-    route = sources.routes.get(options.name)
-    if route is None:
-        msg = f"no route {options.name!r}; known: {', '.join(sorted(sources.routes)) or 'none'}"
-        raise SettingsError(msg)
+    route = sources.route(options.name)
     if route.needs_registry:
         say(
             f"the route's formats are {route.format} and {route.results_format}: the file is read as JSON, and shown so"

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from agents.doctor import Finding, ok, problem
 from models.errors import MillraceError
 from models.route import Route
-from models.route_check import settings_problems
 from models.source import Sources
 from streams.config.settings import Settings
-from streams.sources import load
+from streams.sources import load, route_misfits
 
 
 def routes_of(settings: Settings) -> list[Route]:
@@ -30,10 +29,7 @@ def _loaded(settings: Settings) -> Sources:
 def routes(settings: Settings) -> Iterator[Finding]:
     """Check that the routes go with the settings."""
     sources = _loaded(settings)
-    lines = settings_problems(
-        sources.routes, sources.by_name, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
-        timeout=settings.timeout, registry=bool(settings.registry_url),
-    )  # fmt: skip
+    lines = route_misfits(settings, sources)
     for line in lines:
         yield problem("routes", line, f"change it in {settings.sources}, or the settings")
     if not lines:

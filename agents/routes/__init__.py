@@ -3,7 +3,9 @@
 app        the Faust app of one route, in a consumer group of its own
 runner     the agent: takes batches of records, and holds back what has no place yet
 record     what expressions see of a record, and what is published in its place
+formats    how records are read, and outputs written
 lookups    requests the documents of a record from the sources
+waits      what a record waits for
 value      documents as JSON text, parsed where somebody looks inside
 outputs    publishes outputs and dead letters
 rehearsal  a route without Kafka, for `millrace routes try`

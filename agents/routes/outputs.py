@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,6 +12,7 @@ from aiokafka.partitioner import murmur2
 
 from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.headers import dead_letter_headers, default_id, read_id, shrink_dead_letter, shrink_result
+from agents.answer.publish import After
 from agents.routes.formats import UNKNOWN, Formats
 from agents.routes.lookups import Found, Results
 from agents.routes.record import CHECKS, MISSING, headers_of, merged, spliced
@@ -129,7 +130,7 @@ class Outputs:
                 lease, record.offset, record.key, value, headers_of(record, [], "json"), shrink_result
             )
             partition = self._partition(record)
-            listener = _After(lease, partial(self._publisher.publish, self._route.results, partition, result))
+            listener = After(lease, partial(self._publisher.publish, self._route.results, partition, result))
         letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
         self._publisher.publish(self._failures, record.partition, letter)
 
@@ -202,23 +203,6 @@ class Outputs:
         count = self._partitions[self._route.results]
         same = self._partitions.get(record.topic) == count
         return own if same or record.key is None else partition_of(record.key, count)
-
-
-class _After:
-    """The listener of a dead letter: publishes a result once Kafka has acknowledged the letter."""
-
-    __slots__ = ("_lease", "_then")
-
-    def __init__(self, lease: Lease, then: Callable[[], None]) -> None:
-        self._lease = lease
-        self._then = then
-
-    @property
-    def alive(self) -> bool:
-        return self._lease.alive
-
-    def finish(self, offset: int) -> None:  # noqa: ARG002  the record knows its offset
-        self._then()
 
 
 def partition_of(key: bytes, count: int) -> int:

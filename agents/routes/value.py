@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from models import strictjson
-from models.result import RESULT_DEPTH
-
-_DOCUMENT = b',"document":'
-_CHECKS = b',"checks":['
-_scan = json.JSONDecoder().raw_decode
+from models.documents import UNREAD
+from models.result import RESULT_DEPTH, document_and_checks
 
 KEPT_BYTES = 4 << 20
 """Bytes of answers whose values are kept, in each of two generations."""
@@ -24,7 +20,7 @@ class Value:
 
     def __init__(self, text: bytes) -> None:
         self.text = text
-        self._loaded: Any = _scan  # nothing that JSON has
+        self._loaded: Any = UNREAD
 
     @classmethod
     def of(cls, loaded: Any) -> Value:
@@ -41,7 +37,7 @@ class Value:
     @property
     def loaded(self) -> Any:
         """Return the parsed value; others hold it too, so it must not be changed."""
-        if self._loaded is _scan:
+        if self._loaded is UNREAD:
             self._loaded = strictjson.loads(self.text, max_depth=RESULT_DEPTH, exact=True)
         return self._loaded
 
@@ -55,20 +51,10 @@ class Answered:
     __slots__ = ("checks", "document")
 
     def __init__(self, shared: bytes) -> None:
-        """Take an `ok` answer apart, see `models.result.encode_answer`: no string in it can contain these marks."""
-        begin = shared.find(_DOCUMENT)
-        rest = shared
-        self.document = NULL
-        if begin >= 0:
-            rest = shared[begin + len(_DOCUMENT) :]
-            text = rest.decode()
-            end = len(text[: _scan(text)[1]].encode()) if not rest.isascii() else _scan(text)[1]
-            self.document, rest = Value(rest[:end]), rest[end:]
-        at = rest.find(_CHECKS)
-        self.checks = NULL
-        if at >= 0:
-            text = rest[at + len(_CHECKS) - 1 :].decode()
-            self.checks = Value(text[: _scan(text)[1]].encode())
+        """Take an `ok` answer's shared part apart."""
+        document, checks = document_and_checks(shared)
+        self.document = NULL if document is None else Value(document)
+        self.checks = NULL if checks is None else Value(checks)
 
 
 class AnsweredCache:

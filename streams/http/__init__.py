@@ -13,6 +13,7 @@ guard        what may be reached: the SSRF guard
 embedded     IPv4 addresses inside IPv6 ones
 resolver     names, resolved in threads
 limits       limits of one host: requests in flight and per second, pauses
+turn         requests whose time begins with their turn
 breaker      the circuit breaker
 outage       logs hosts that fail
 retry        whether and when a failed fetch is retried
