@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
 from marshmallow import ValidationError, fields, post_load, validate
 
 from models import checks, cloudevent, documents, strictjson
 from models.checks import Call
-from models.errors import Denied, InvalidRequest
+from models.errors import InvalidRequest
 from models.framing import envelope, framing
-from models.schema import Seconds, StrictSchema, Text, flatten, kind, problems
+from models.headers import check_headers, check_method
+from models.schema import Seconds, StrictSchema, Text, flatten, kind, problems, refuse
+from models.url import MAX_URL, USUAL_URL, check_url
 
 MAX_BYTES = 1 << 20
 """Bytes of a request: 1 MiB."""
 MAX_ID = 128
 """Characters of a request's id."""
-MAX_URL = 16_384
-"""Characters of a URL: twice what every receiver should take (RFC 9110, section 4.1), as pre-signed ones are long."""
 MAX_FIELDS = 64
 """Fields of a request, known or not, that are looked at one by one."""
-MAX_HOST, MAX_LABEL = 253, 63
-"""Characters of a host, and of one of its labels (RFC 1035, section 2.3.4), also as it is before IDNA: that takes
-quadratic time."""
 MAX_TIMEOUT = 300.0
 """Longest `timeout` in seconds: an unfinished request holds its partition's commit point."""
 MAX_CHECKS = 64
 """Checks of one request."""
 MAX_PATTERNS = 8
 """Different regular expressions among them: a worker compiles each before the request begins, in 2 ms at most."""
-MAX_HEADERS = 64
-"""Headers of one request."""
-MAX_HEADER_VALUE = 8192
-"""Characters of one header value: what common servers accept."""
 
 MAX_CONTEXT = 64 << 10
 """Bytes of a request's context, as compact JSON."""
@@ -46,40 +37,12 @@ MAX_CONTEXT = 64 << 10
 SOURCE_SCHEMA = ""
 """The `schema` of a request that names a source but no schema: the source's own."""
 
-CONNECTION_HEADERS = frozenset(
-    [
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "upgrade",
-        "expect",
-    ]
-)
-"""Headers that frame the message or name its receiver (RFC 9110, section 7.6.1): only the client sets them."""
-
-HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_UNSENDABLE = re.compile(r"[\x00-\x1f\x7f]")
-_NOT_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\\]")
-_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]{0,5})?")
-# Matches most valid URLs without parsing them; a URL that it does not match is parsed.
-_USUAL_URL = re.compile(
-    r"https?://(?:[A-Za-z0-9-]{1,63}+(?:\.|(?![A-Za-z0-9-])))++(?<!.{261})(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?(?:/[!#-;=?-\[\]_a-z|~]*)?"
-)
-_HOST_OF = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
-_PORT = re.compile(r":[0-9]*\Z")
-_DOT = re.compile("[.\u3002\uff0e\uff61]")  # what IDNA treats as a dot
 _USUAL_TEXT = re.compile(
     rb'[ \t\r\n]*\{[ \t\r\n]*"url"[ \t\r\n]*:[ \t\r\n]*"([!#-\[\]-~]+)"[ \t\r\n]*'
     rb'(?:,[ \t\r\n]*"timeout"[ \t\r\n]*:[ \t\r\n]*([1-9][0-9]{0,2})[ \t\r\n]*)?\}[ \t\r\n]*'
 )
 _USUAL_NAMES = frozenset({"id", "url", "max_age", "timeout"})
 _USUAL_AGE = 1e9
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -133,7 +96,7 @@ def parse_usual(text: bytes) -> Request | None:
     if found is None:
         return None
     url, timeout = found[1].decode(), None if found[2] is None else float(found[2])
-    if len(url) > MAX_URL or not _USUAL_URL.fullmatch(url) or (timeout is not None and timeout > MAX_TIMEOUT):
+    if len(url) > MAX_URL or not USUAL_URL.fullmatch(url) or (timeout is not None and timeout > MAX_TIMEOUT):
         return None
     return Request(url, timeout=timeout)
 
@@ -188,7 +151,7 @@ def _load_usual(members: dict[str, Any]) -> tuple[str | None, Request] | None:
     if not members.keys() <= _USUAL_NAMES:
         return None
     request_id, url = members.get("id"), members.get("url")
-    if type(url) is not str or len(url) > MAX_URL or not _USUAL_URL.fullmatch(url):
+    if type(url) is not str or len(url) > MAX_URL or not USUAL_URL.fullmatch(url):
         return None
     if "id" in members and not (type(request_id) is str and 1 <= len(request_id) <= MAX_ID):
         return None
@@ -224,86 +187,13 @@ def encode_context(value: Any) -> bytes:
     """
     text = strictjson.dumps_spaced(value)
     if len(text) > MAX_CONTEXT and (size := len(strictjson.dumps(value, exact=True))) > MAX_CONTEXT:
-        _refuse(f"has {size} bytes; at most {MAX_CONTEXT} are allowed")
+        refuse(f"has {size} bytes; at most {MAX_CONTEXT} are allowed")
     return text
-
-
-def check_url(url: str) -> None:
-    """Raise ValidationError if `url` is not a valid absolute http(s) URL, Denied if it has credentials."""
-    if _USUAL_URL.fullmatch(url) and len(url) <= MAX_URL:
-        return
-    if len(url) > MAX_URL:
-        _refuse(f"has {len(url)} characters; at most {MAX_URL} are allowed")
-    if _NOT_IN_URL.search(url):
-        _refuse("has a space, backslash or control character: percent-encode it")
-    found = _HOST_OF.match(url)
-    try:
-        check_host(found[1] if found else "")
-    except ValueError as exc:
-        _refuse(str(exc))
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:  # its text may quote the whole URL with its credentials
-        _refuse("is not a valid URL")
-    if parts.scheme not in ("http", "https"):
-        _refuse("must be an absolute http:// or https:// URL")
-    if not parts.hostname or not _AUTHORITY.fullmatch(parts.netloc.rpartition("@")[2]):
-        _refuse("has no valid host")
-    if "@" in parts.netloc:
-        msg = "url: credentials in a URL are not allowed; send an Authorization header"
-        raise Denied(msg)
-    if port == 0:
-        _refuse("has no valid port")
-
-
-def check_host(authority: str) -> None:
-    """Raise ValueError if the host in an authority, or one of its labels, is too long for the DNS."""
-    host = _PORT.sub("", authority.rpartition("@")[2]).removesuffix(".")
-    if len(host) <= MAX_HOST and not host.isascii():
-        host = unicodedata.normalize("NFKC", host)  # in which one character may be eighteen
-    if len(host) > MAX_HOST:
-        msg = f"has a host of {len(host)} characters; a name in the DNS has {MAX_HOST} at most"
-        raise ValueError(msg)
-    longest = max(map(len, _DOT.split(host)))
-    if longest > MAX_LABEL:
-        msg = f"has a host with a label of {longest} characters; one in the DNS has {MAX_LABEL} at most"
-        raise ValueError(msg)
-
-
-def _refuse(reason: str) -> NoReturn:
-    raise ValidationError(reason)
-
-
-def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise ValidationError for headers that cannot be sent, or that only the client sets."""
-    if len(headers) > MAX_HEADERS:
-        _refuse(f"{len(headers)} headers; at most {MAX_HEADERS} are allowed")
-    seen: set[str] = set()
-    for name, value in headers.items():
-        lower = name.lower()
-        if not HEADER_NAME.fullmatch(name):
-            _refuse(f"{name!r} is not a header name (RFC 9110, section 5.1)")
-        if lower in CONNECTION_HEADERS:
-            _refuse(f"{name} is set by the worker itself")
-        if lower in seen:
-            _refuse(f"{name} is given twice")
-        seen.add(lower)
-        if _UNSENDABLE.search(value.replace("\t", "")) or not value.isascii() or value != value.strip():
-            _refuse(f"{name} has a value that cannot be sent: visible ASCII only")
-        if len(value) > MAX_HEADER_VALUE:
-            _refuse(f"{name} has {len(value)} characters; at most {MAX_HEADER_VALUE} are allowed")
 
 
 def _check_length(text: str) -> None:
     if not 1 <= len(text) <= MAX_ID:
-        _refuse(f"must have 1 to {MAX_ID} characters, not {len(text)}")
-
-
-def check_method(method: str) -> None:
-    """Raise ValidationError for an unsupported method."""
-    if method not in _METHODS:
-        _refuse(f"must be one of {', '.join(_METHODS)}")
+        refuse(f"must have 1 to {MAX_ID} characters, not {len(text)}")
 
 
 class Checks(fields.Field[tuple[Call, ...]]):
@@ -311,11 +201,11 @@ class Checks(fields.Field[tuple[Call, ...]]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[Call, ...]:  # noqa: ARG002
         if not isinstance(value, list):
-            _refuse(f"must be an array of checks, not {kind(value)}")
+            refuse(f"must be an array of checks, not {kind(value)}")
         if len(value) > MAX_CHECKS:
-            _refuse(f"{len(value)} checks; at most {MAX_CHECKS} are allowed")
+            refuse(f"{len(value)} checks; at most {MAX_CHECKS} are allowed")
         if len({str(pattern) for each in value if (pattern := _pattern_of(each)) is not None}) > MAX_PATTERNS:
-            _refuse(f"more than {MAX_PATTERNS} different regular expressions")
+            refuse(f"more than {MAX_PATTERNS} different regular expressions")
         calls: list[Call] = []
         wrong: dict[int, Any] = {}
         for position, item in enumerate(value):

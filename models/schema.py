@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_dump
 
@@ -63,6 +63,11 @@ class Text(fields.Field[str]):
             raise ValidationError(msg)
         self._validator(value)
         return value
+
+
+def refuse(reason: str) -> NoReturn:
+    """Raise ValidationError."""
+    raise ValidationError(reason)
 
 
 def kind(value: Any) -> str:

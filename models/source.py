@@ -16,9 +16,11 @@ from marshmallow import ValidationError
 from models import strictjson
 from models.checks import Call
 from models.errors import RETRYABLE_STATUSES, InvalidRequest, SettingsError
-from models.request import Request, check_headers, check_url
+from models.headers import check_headers
+from models.request import Request
 from models.route import Route
 from models.template import JsonTemplate, Template, UrlTemplate, as_text, encode_form, list_values, refuse
+from models.url import check_url
 
 DEFAULT_TTL = 60.0
 """Seconds that an answer is fresh, and the most that a Cache-Control can make it."""

@@ -12,10 +12,12 @@ from marshmallow import ValidationError, fields, validate
 from models import strictjson
 from models.checks import Call
 from models.errors import Denied, InvalidRequest
-from models.request import Checks, check_headers, check_url
+from models.headers import check_headers
+from models.request import Checks
 from models.schema import Seconds, kind
 from models.source import NEGATIVE_KINDS, Secret
 from models.template import HeaderTemplate, UrlTemplate
+from models.url import check_url
 
 MAX_TTL = 30 * 86_400.0
 """Seconds that a source may have answers fresh: 30 days, as long as memcached keeps anything."""

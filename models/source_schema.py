@@ -9,7 +9,8 @@ from marshmallow import ValidationError, fields, post_load, validate, validates_
 
 from models import documents
 from models.errors import InvalidRequest
-from models.request import HEADER_NAME, MAX_TIMEOUT, check_headers, check_method
+from models.headers import HEADER_NAME, check_headers, check_method
+from models.request import MAX_TIMEOUT
 from models.schema import Seconds, StrictSchema, Text, kind
 from models.source import (
     MAX_REDIRECTS,

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from yarl import URL
 
 from models.errors import InvalidRequest
-from models.request import MAX_URL, check_host
+from models.url import MAX_URL, check_host
 
 # Normal already: lower-case ASCII host, no default port, a path, and nothing to escape or leave out.
 _USUAL = re.compile(

@@ -10,12 +10,13 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from apispec.ext.marshmallow.common import resolve_schema_cls
 from marshmallow import Schema, fields
 
-from models import checks, documents
+from models import checks, documents, headers
 from models import request as requests
 from models.request import RequestSchema
 from models.result_schema import ResultSchema
 from models.schema import Seconds, Text
 from models.source import REQUIRED, Param, Sources
+from models.url import MAX_URL
 
 OPENAPI = "3.1.0"
 _ANY = Param()
@@ -69,12 +70,12 @@ def request_schema(sources: Sources) -> dict[str, Any]:
         "context": {"description": "any JSON, which the result repeats: at most 64 KiB"},
     }  # fmt: skip
     by_url = {
-        "url": {"type": "string", "pattern": URL_PATTERN, "maxLength": requests.MAX_URL,
+        "url": {"type": "string", "pattern": URL_PATTERN, "maxLength": MAX_URL,
                 "examples": ["https://example.com/numbers/7"]},
-        "method": {"type": "string", "enum": list(requests._METHODS), "description": "default: GET"},
-        "headers": {"type": "object", "maxProperties": requests.MAX_HEADERS, "propertyNames": {"pattern": _TOKEN},
+        "method": {"type": "string", "enum": list(headers.METHODS), "description": "default: GET"},
+        "headers": {"type": "object", "maxProperties": headers.MAX_HEADERS, "propertyNames": {"pattern": _TOKEN},
                     "additionalProperties": {"type": "string", "pattern": _VALUE,
-                                             "maxLength": requests.MAX_HEADER_VALUE}},
+                                             "maxLength": headers.MAX_HEADER_VALUE}},
         "body": {"description": "JSON, or a string that is sent as text"},
     }  # fmt: skip
     kinds = [_object({**by_url, **common}, "url")]

@@ -13,7 +13,9 @@ from models import strictjson
 from models.checks import Call
 from models.checks.builtin import _pattern
 from models.errors import Denied, InvalidRequest
-from models.request import CONNECTION_HEADERS, MAX_BYTES, MAX_PATTERNS, MAX_URL, SOURCE_SCHEMA, Request, RequestSchema
+from models.headers import CONNECTION_HEADERS
+from models.request import MAX_BYTES, MAX_PATTERNS, SOURCE_SCHEMA, Request, RequestSchema
+from models.url import MAX_URL
 from tests.turns import allowed
 
 URL = "http://example.org/"

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from models.checks import Call
 from models.errors import InvalidRequest
-from models.request import MAX_URL, SOURCE_SCHEMA, Request
+from models.request import SOURCE_SCHEMA, Request
 from models.source import Limits, Param, Source, Sources
 from models.strictjson import Raw
 from models.template import HeaderTemplate, JsonTemplate, Template, UrlTemplate
+from models.url import MAX_URL
 
 QUOTES = Source("quotes", UrlTemplate("http://h:81/{symbol}?page={page}"), params={"page": Param(default=1)})
 """A source with one parameter that must be given and one with a default."""

@@ -14,9 +14,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from models.errors import AnswerError, InvalidDocument, InvalidRequest, TooLarge
-from models.request import check_url
 from models.source import CachePolicy
 from models.text import MAX_LABEL, text_codec
+from models.url import check_url
 from streams.cache.freshness import MAX_LIST, Head, failure_lifetime, freshness, parse_directives
 from streams.http.content import MAX_CODINGS_TEXT, MAX_MEMBERS, Decoder, codings_of, read_body
 from streams.http.errors import unsuccessful

@@ -12,7 +12,8 @@ from yarl import URL
 
 from agents.answer.parsed_requests import entry_key, target_tag
 from models.errors import InvalidRequest
-from models.request import MAX_URL, Request, check_url
+from models.request import Request
+from models.url import MAX_URL, check_url
 from streams.config.validators import parse_networks, parse_ports
 from streams.http import url as module
 from streams.http.client import Client
