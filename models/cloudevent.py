@@ -40,7 +40,7 @@ def unwrap(members: dict[str, Any]) -> Event:
     for name in _REQUIRED:
         value = members.get(name)
         if not isinstance(value, str) or not value:
-            msg = f"{name}: a CloudEvent needs it, a string that is not empty"
+            msg = f"{name}: required in a CloudEvent, as a non-empty string"
             raise InvalidRequest(msg)
     trace = tuple((name, members[name].encode()) for name in TRACE if isinstance(members.get(name), str))
     return Event(check_id("id", members["id"]), _data(members), trace)
@@ -73,6 +73,6 @@ def check_id(name: str, text: str) -> str:
         msg = f"{name}: must have 1 to {MAX_ID} characters, not {len(text)}"
         raise InvalidRequest(msg)
     if _CONTROL.search(text):
-        msg = f"{name}: has a control character, which no CloudEvent's id may have"
+        msg = f"{name}: has a control character, which a CloudEvent id must not contain"
         raise InvalidRequest(msg)
     return text

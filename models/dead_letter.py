@@ -79,13 +79,13 @@ class DeadLetter(NamedTuple):
     def not_redrivable_reason(self, topic: str) -> str | None:
         """Return why this cannot be put back on the requests topic; None if it can."""
         if self.topic is None or self.request_id is None:
-            return "it has no headers of a dead letter"
+            return "it lacks the headers of a dead letter"
         if self.topic != topic:
             return f"its request came from topic {self.topic!r}, not {topic!r}"
         if self.unreadable:
             return "its record could not be decoded: send the request again"
         if self.left_out is not None:
-            return f"its value of {self.left_out} bytes was left out, being too large: send the request again"
+            return f"its value of {self.left_out} bytes was too large to keep: send the request again"
         if self.value is None:
             return "its record had no value: there is no request to put back"
         return _invalid_id_reason(self.request_id)

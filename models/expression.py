@@ -68,7 +68,7 @@ def _compile(text: str) -> Any:
     try:
         return jmespath.compile(text)
     except (ValueError, RecursionError) as exc:
-        msg = f"is no JMESPath expression: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
+        msg = f"is not a JMESPath expression: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
         raise ValueError(msg) from None
 
 
@@ -122,7 +122,7 @@ class Path:
 
     def __init__(self, text: str) -> None:
         if not _PLAIN.fullmatch(text) or len(text) > MAX_EXPRESSION:
-            msg = "is no path: give names with dots between them, such as customer.risk"
+            msg = "is not a path: give names separated by dots, such as customer.risk"
             raise ValueError(msg)
         self.text = text
         self.steps = tuple(text.split("."))

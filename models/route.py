@@ -114,7 +114,7 @@ def stages_of(lookups: tuple[Lookup, ...]) -> tuple[tuple[Lookup, ...], ...]:
     while left:
         ready = tuple(each for each in left if each.needs <= done)
         if not ready:
-            msg = f"{listed(each.name for each in left)}: each of them waits for another's answer (a cycle)"
+            msg = f"{listed(each.name for each in left)}: they wait for one another's answers (a cycle)"
             raise ValueError(msg)
         stages.append(ready)
         done |= {each.name for each in ready}
@@ -130,7 +130,7 @@ def name_problem(name: str) -> str | None:
     """Return why something cannot be the name of a route or lookup, None if it can."""
     if _NAME.fullmatch(name):
         return None
-    return f"{name[:60]!r} is no name: a letter, then at most 63 letters, digits, dashes and underscores"
+    return f"{name[:60]!r} is not a valid name: use a letter, then at most 63 letters, digits, dashes and underscores"
 
 
 def listed(names: Iterable[str]) -> str:

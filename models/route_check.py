@@ -26,7 +26,7 @@ def route_problems(routes: Mapping[str, Route], sources: Mapping[str, Source], w
             if source is not None:
                 problems += [((*where, *steps), reason) for steps, reason in _param_problems(lookup, source)]
             elif lookup.source not in wrong:
-                known = listed(sources) or "none is configured"
+                known = listed(sources) or "none"
                 problems.append(((*where, "source"), f"no source {lookup.source!r}; known: {known}"))
     return problems + _topic_problems(routes)
 
@@ -35,7 +35,7 @@ def _param_problems(lookup: Lookup, source: Source) -> Iterator[Problem]:
     for name in lookup.params.keys() - source.names:
         yield (
             ("params", name),
-            f"is no parameter of the source {source.name!r}; known: {listed(source.names) or 'none'}",
+            f"is not a parameter of the source {source.name!r}; known: {listed(source.names) or 'none'}",
         )
     for name in source.names - lookup.params.keys():
         if name not in source.params or source.params[name].default is REQUIRED:
@@ -52,10 +52,12 @@ def _topic_problems(routes: Mapping[str, Route]) -> list[Problem]:
                 problems.append(((route.name, "failures"), f"{name!r} has the results of the route {written[name]}"))
             if readers := [each.name for each in routes.values() if name in each.topics]:
                 problems.append(
-                    ((route.name, "failures"), f"{name!r} is read by the route {readers[0]}: it would go round")
+                    ((route.name, "failures"), f"{name!r} is read by the route {readers[0]}: its records would loop")
                 )
         if _comes_back(route, routes):
-            problems.append(((route.name, "results"), f"{route.results!r} comes back to this route by way of others"))
+            problems.append(
+                ((route.name, "results"), f"{route.results!r} leads back to this route: its records would loop")
+            )
     return problems
 
 

@@ -37,7 +37,7 @@ _TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
 def check_topic(name: str) -> None:
     """Raise ValidationError for what Kafka does not take as a topic's name."""
     if not _TOPIC.fullmatch(name):
-        _refuse(f"{name[:60]!r} is no topic's name: 1 to 249 letters, digits, dots, dashes and underscores")
+        _refuse(f"{name[:60]!r} is not a topic name: use 1 to 249 letters, digits, dots, dashes and underscores")
 
 
 def _check_name(name: str) -> None:
@@ -125,20 +125,20 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
     output = data.get("output", "merge")
     for name in ("results", "failures"):
         if data.get(name) in data["topics"]:
-            wrong[name] = [f"{data[name]!r} is one of the topics that the route reads: its records would go round"]
+            wrong[name] = [f"{data[name]!r} is one of the topics that the route reads: its records would loop"]
     if data.get("failures") == data["results"]:
         wrong["failures"] = ["is the topic of the results: dead letters need one of their own"]
     [(name, count)] = Counter(each.name for each in lookups).most_common(1)
     if count > 1:
         wrong["lookups"] = [f"two are called {name!r}: give them a name each"]
     if output == "merge" and data.get("format", "json") in ("text", "bytes"):
-        wrong["output"] = [f'{data["format"]} has no places to put an answer: say output = "result" or "document"']
+        wrong["output"] = [f'{data["format"]} cannot hold an answer: set output = "result" or "document"']
     if output != "merge" and (reason := _single_problem(output, lookups)) is not None:
         wrong["output"] = [reason]
     if (data.get("results_format", "json") in REGISTERED) != ("results_subject" in data):
         wrong["results_subject"] = ["goes with results_format avro, protobuf or json-schema, which need it"]
     if output == "result" and "results_subject" in data:
-        wrong["results_format"] = ['a result is JSON: say output = "merge" or "document"']
+        wrong["results_format"] = ['a result is JSON: set output = "merge" or "document"']
     if data.get("when") is not None and data["when"].lookups:
         wrong["when"] = ["is decided before anything is looked up"]
     return wrong

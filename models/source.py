@@ -242,7 +242,7 @@ class Source:
         """Return what to ask for: the request with everything in its place. Raises InvalidRequest."""
         for name in ("method", "headers", "body"):
             if getattr(request, name) != getattr(_EMPTY, name):
-                msg = f"{name}: is for the source {self.name!r} to say"
+                msg = f"{name}: only the source {self.name!r} sets it"
                 raise InvalidRequest(msg)
         params = self._given(request.params)
         url = self.url.expand(params) if self.url else None
@@ -264,7 +264,7 @@ class Source:
         for name in params:
             if name not in names:
                 known = ", ".join(sorted(names)) or "it takes none"
-                refuse(name[:60], f"is no parameter of the source {self.name!r}; known: {known}")
+                refuse(name[:60], f"is not a parameter of the source {self.name!r}; known: {known}")
         values = dict(params)
         for name in sorted(names):
             param = self.params.get(name, _ANY)
@@ -333,7 +333,7 @@ class Sources:
         """Return what a request for a source asks, and of which. Raises InvalidRequest for a source there is not."""
         source = self.by_name.get(request.source or "")
         if source is None:
-            known = ", ".join(sorted(self.by_name)) or "none is configured; see MILLRACE_SOURCES"
+            known = ", ".join(sorted(self.by_name)) or "none; MILLRACE_SOURCES names the file that declares them"
             msg = f"source: no source {request.source!r}; known: {known}"
             raise InvalidRequest(msg)
         return source.expand(request), source

@@ -37,7 +37,7 @@ def template_of(text: str) -> UrlTemplate:
     template = UrlTemplate(text)
     for name, value in parse_qsl(urlsplit(text).query):
         if name.lower() in _CREDENTIALS and not _PLACED.search(value):
-            msg = f'{name}= holds a secret: say auth = {{type = "query", query = "{name}", key = {{env = "NAME"}}}}'
+            msg = f'{name}= holds a secret: set auth = {{type = "query", query = "{name}", key = {{env = "NAME"}}}}'
             raise ValueError(msg)
     try:
         check_url(template.expand(dict.fromkeys(template.names, "x")))
@@ -60,7 +60,7 @@ def json_value(value: Any) -> Any:
     try:
         strictjson.dumps(value)
     except TypeError:
-        msg = "holds a date or time, which JSON has not: write it as a string"
+        msg = "holds a date or time, which JSON does not have: write it as a string"
         raise ValueError(msg) from None
     return value
 
@@ -96,7 +96,7 @@ def statuses_of(value: Any) -> frozenset[int]:
         elif isinstance(each, int) and not isinstance(each, bool) and 200 <= each <= 599:  # noqa: PLR2004  final ones
             statuses.add(each)
         else:
-            refuse(f"{each!r} is no status: give 200 to 599, or a class such as '2xx'")
+            refuse(f"{each!r} is not a status: give 200 to 599, or a class such as '2xx'")
     return frozenset(statuses)
 
 
@@ -132,7 +132,7 @@ def negative_ttl_of(value: Any) -> dict[str, float]:
     table = value if isinstance(value, dict) else dict.fromkeys(NEGATIVE_KINDS, value)
     unknown = sorted(set(table) - set(NEGATIVE_KINDS))
     if unknown:
-        refuse(f"no kind of failure: {', '.join(unknown)}; known: {', '.join(NEGATIVE_KINDS)}")
+        refuse(f"unknown kind of failure: {', '.join(unknown)}; known: {', '.join(NEGATIVE_KINDS)}")
     return {name: seconds.deserialize(each) or 0.0 for name, each in table.items()}
 
 
@@ -170,7 +170,7 @@ def headers_of(value: Any) -> dict[str, Any]:
 
 
 def _refuse_secret() -> Any:
-    return refuse('a secret does not stand here: say {env = "NAME"} or {file = "/path"}')
+    return refuse('a secret must not be written here: give {env = "NAME"} or {file = "/path"}')
 
 
 def refuse(reason: str, field: str = "_schema") -> Any:

@@ -197,7 +197,7 @@ class _TlsSchema(StrictSchema):
     @post_load
     def _tls(self, data: dict[str, Any], **_: Any) -> Tls:
         if "cert" not in data and data.keys() & {"key", "key_password"}:
-            refuse("missing: a key is of no use without its certificate", "cert")
+            refuse("missing: a key needs its certificate", "cert")
         return Tls(**data)
 
 
@@ -210,7 +210,7 @@ class SourceSchema(StrictSchema):
     headers = Built(headers_of, None)
     body = Built(lambda value: JsonTemplate(json_value(value)), (dict, list))
     form = fields.Dict(keys=fields.String(), values=Built(Template), validate=validate.Length(1))
-    params = fields.Dict(keys=Text(lambda name: None if _NAME.fullmatch(name) else refuse("is no parameter's name")),
+    params = fields.Dict(keys=Text(lambda name: None if _NAME.fullmatch(name) else refuse("is not a parameter name")),
                          values=fields.Nested(_ParamSchema))  # fmt: skip
     schema = Text(documents.check_known)
     checks = JsonChecks()
@@ -269,7 +269,7 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
     if ("url" in data) == ("call" in data):
         wrong["url"] = ["not with call: give one of them" if "url" in data else "missing: give a url or a call"]
     if "call" in data:
-        wrong |= {name: ["is of no use with call"] for name in _HTTP_ONLY if name in data}
+        wrong |= {name: ["not allowed with call"] for name in _HTTP_ONLY if name in data}
     if "body" in data and "form" in data:
         wrong["form"] = ["not with body: give one of them"]
     if data.get("method", "GET") in _SAFE and ("body" in data or "form" in data):

@@ -153,7 +153,7 @@ class App(faust.App):
         return all([await publisher.arrived(seconds) for publisher in self._running.publishers])
 
     def _stands_still(self, reason: str) -> None:
-        logger.critical("standing still: %s; ending, so that another worker answers what is not committed", reason)
+        logger.critical("no progress: %s; exiting, so that another worker answers what is not committed", reason)
         self.crash_soon(Stalled(reason))
 
     async def on_first_start(self) -> None:

@@ -34,6 +34,6 @@ def read_token(body: bytes) -> tuple[str, float]:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         valid = False
     if not valid or not token or not life > 0:
-        msg = "the token endpoint's answer is no bearer token"
+        msg = "the token endpoint's answer is not a bearer token"
         raise UpstreamError(msg)
     return token, life

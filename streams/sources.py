@@ -124,7 +124,7 @@ class _Reader:
     def _host(self, name: str) -> str:
         """Return a host as requests name it: without a port that is a scheme's own."""
         if not _HOST.fullmatch(name):
-            self._report(("hosts", name), "is no host: give host, or host:port")
+            self._report(("hosts", name), "is not a host: give host, or host:port")
         return without_default_port(name)
 
     def _tables(self, members: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
@@ -167,7 +167,7 @@ class _Reader:
             self._report((*where, "call"), str(exc))
             return declared
         for name in declared.keys() - params.keys() if params else ():
-            self._report((*where, "params", name), f"is no parameter of {call}")
+            self._report((*where, "params", name), f"is not a parameter of {call}")
         return {**params, **declared}
 
     def _load(self, schema: Schema, where: Steps, table: Any) -> Any:

@@ -135,7 +135,7 @@ async def _kept(work: Work, name: str, means: str, again: float | None) -> None:
             fault = exc
         if again is None:
             raise fault
-        logger.error("%s has ended: %s; beginning again in %g s; until then %s",
+        logger.error("%s has failed: %s; it restarts in %g s; until then %s",
                      name, _described(fault), again, means, exc_info=fault)  # fmt: skip
         await asyncio.sleep(again)
 

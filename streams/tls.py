@@ -94,12 +94,13 @@ class Context(ssl.SSLContext):
                 except ValueError as exc:
                     if seen != self._refused:
                         logger.warning(
-                            "TLS: what was put in place of a file is of no use, the one before stays in force: %s", exc
+                            "TLS: a file was replaced by one that cannot be used; the previous one stays in use: %s",
+                            exc,
                         )
                     self._refused = seen
                 else:
                     self._seen = self._refused = seen
-                    logger.info("TLS: new connections use what was put in place of %s", ", ".join(self._files))
+                    logger.info("TLS: new connections use the replaced %s", ", ".join(self._files))
             return self._inner
 
     def expires(self) -> Mapping[str, float]:

@@ -60,7 +60,7 @@ def merged(route: Route, members: Any, answers: Sequence[tuple[Path, Value]], *,
     Raises InvalidRequest if a place cannot be had.
     """
     if members is not None and not isinstance(members, dict):
-        msg = f"route {route.name}: the value is {kind(members)}, which has no places to put an answer"
+        msg = f"route {route.name}: the value is {kind(members)}, which cannot hold an answer"
         raise InvalidRequest(msg)
     result: dict[str, Any] = dict(members or {})
     for path, answer in answers:

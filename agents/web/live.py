@@ -127,7 +127,7 @@ class Events:
 
     def _tick_on(self) -> None:
         if self._ticking is None or self._ticking.done():
-            self._ticking = start(self._tick(), "sending live events", means="pages stand still")
+            self._ticking = start(self._tick(), "sending live events", means="pages do not update")
 
     async def _tick(self) -> None:
         """Send an event to all clients once a second, as long as there are any."""
@@ -151,7 +151,7 @@ class Events:
         except Problem as problem:
             return encode("alive", {"problem": problem.detail})
         except Exception:
-            logger.exception("cannot make the overview: live pages stand still; report this fault")
+            logger.exception("cannot make the overview: live pages do not update; report this fault")
             return encode("alive", {"problem": "an internal error: the worker's log has the traceback"})
         self._whole = encode("overview", overview)
         if first:

@@ -122,7 +122,7 @@ def _as_json(answer: Any) -> Any:
         # The keys 1 and "1" collide in JSON: a reader refuses such an object, and the pool would end the process.
         return strictjson.loads(encoded)
     except ValueError as exc:
-        msg = f"returned what JSON cannot carry: {exc}"
+        msg = f"returned a value that JSON cannot represent: {exc}"
         raise ValueError(msg) from None
 
 

@@ -99,13 +99,13 @@ def signature_of(function: Callable[..., Any]) -> Signature:
     """Read a check's signature. Raises ValueError for a parameter that no request can give."""
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].kind not in POSITIONAL:
-        msg = "it takes no value: its first parameter is what is checked"
+        msg = "it has no parameter for the value: the first one is the value to check"
         raise ValueError(msg)
     first, *rest = parameters
     arguments = {each.name: _argument(function, each) for each in rest if each.kind in NAMED}
     for each in rest:
         if each.kind not in (*NAMED, inspect.Parameter.VAR_KEYWORD):
-            msg = f"its parameter {each.name!r} has no name that a request could give: arguments are given by name"
+            msg = f"its parameter {each.name!r} is positional-only: requests give arguments by name"
             raise ValueError(msg)
     return Signature(
         _shape(function, first),

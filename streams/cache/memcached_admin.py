@@ -80,7 +80,7 @@ async def read_stats(host: str, port: int) -> dict[str, str | int]:
         figures = {ours: int(stats[theirs]) for ours, theirs in STATS.items()}
         return {"version": stats[b"version"].decode(), **figures}
     except (KeyError, ValueError) as exc:
-        msg = f"{NO_MEMCACHED}: it leaves out figures"
+        msg = f"{NO_MEMCACHED}: figures are missing"
         raise MillraceError(msg) from exc
 
 

@@ -219,7 +219,7 @@ class Server:
         self._until = self._clock() + self._rest
         self.client.cut()  # idle connections may be dead too, and would fail one attempt after another
         if not self.resting:
-            logger.warning("memcached %s rests, its keys are misses: %s", self.name, reason)
+            logger.warning("memcached %s pauses after failures, its keys are misses: %s", self.name, reason)
         self.resting = True
 
     def _recover(self) -> None:

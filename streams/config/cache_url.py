@@ -87,7 +87,9 @@ def _tier(url: str) -> Tier:
     if found is None or "@" in found["netloc"]:
         shown = repr(url) if "@" not in url else "that"  # not quoted: it may be a secret
         msg = (
-            f"{shown} is not a cache URL: {_CACHES}" if found is None else f"{found['scheme']}://: a login is not taken"
+            f"{shown} is not a cache URL: {_CACHES}"
+            if found is None
+            else f"{found['scheme']}://: no login is supported"
         )
         raise ValueError(msg)
     # Not by urlsplit: what it takes with brackets in a list of servers differs by Python's version.

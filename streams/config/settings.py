@@ -282,13 +282,13 @@ def _login_problems(kafka: Kafka) -> list[str]:
         if missing:
             return [f"{', '.join(missing)}: needed for {kafka.sasl_mechanism}"]
     if (kafka.ssl_keyfile is None) != (kafka.ssl_certfile is None):
-        return ["KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: one is of no use without the other"]
+        return ["KAFKA_SSL_CERTFILE, KAFKA_SSL_KEYFILE: set both or neither"]
     return []
 
 
 def _registry_problems(settings: Settings) -> list[str]:
     if (settings.registry_username is None) != (settings.registry_password is None):
-        return ["MILLRACE_REGISTRY_USERNAME, MILLRACE_REGISTRY_PASSWORD: one is of no use without the other"]
+        return ["MILLRACE_REGISTRY_USERNAME, MILLRACE_REGISTRY_PASSWORD: set both or neither"]
     if settings.registry_token is not None and settings.registry_username is not None:
         return ["MILLRACE_REGISTRY_TOKEN: MILLRACE_REGISTRY_USERNAME is given too; give one of them"]
     if settings.registry_key and not settings.registry_cert:

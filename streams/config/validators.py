@@ -84,7 +84,7 @@ def servers(text: str) -> None:
     """Refuse an invalid list of host:port."""
     for server in map(str.strip, text.split(",")):
         if "@" in server:
-            msg = "a login is not taken here: see KAFKA_SASL_USERNAME"  # not quoted: it is a secret
+            msg = "a login is not allowed here: set KAFKA_SASL_USERNAME"  # not quoted: it is a secret
             raise ValidationError(msg)
         if "://" in server:
             msg = f"{server!r}: give host:port alone; the protocol is KAFKA_SECURITY_PROTOCOL's"
@@ -160,7 +160,7 @@ def carried(text: str) -> None:
     """Refuse names of headers that results have of their own, or that dead letters have."""
     for name in split(text):
         if name.lower() in _OWN_HEADERS or name.lower().startswith(("ce_", DLQ)):
-            msg = f"{name!r} cannot be carried: results and dead letters have headers of that name themselves"
+            msg = f"{name!r} cannot be carried: results and dead letters have a header of that name"
             raise ValidationError(msg)
 
 

@@ -87,13 +87,13 @@ class Guard:
         if url.scheme not in ("http", "https"):
             _deny(f"the scheme {url.scheme!r} is not http or https")
         if url.user is not None or url.password is not None:
-            _deny("credentials in a URL are not taken")
+            _deny("credentials in a URL are not allowed")
         port = url.port or 0
         if not self.opens(port):
             _deny(f"port {port} is not 80 or 443, nor in MILLRACE_ALLOW_PORTS")
         host = (url.host or "").removesuffix(".")
         if not host or "%" in host:
-            _deny("the host is no plain name or address")
+            _deny("the host is not a plain name or address")
         address = literal(host)
         if address is not None and (network := self.denied(address)) is not None:
             _deny(why(network))
@@ -184,7 +184,7 @@ def literal(host: str) -> Address | None:
 
 def why(network: Network) -> str:
     """Return why an address in this network is denied, without the address of a name."""
-    return f"the host is in {network}, which is not public; MILLRACE_ALLOW_NETWORKS would have to name it"
+    return f"the host is in {network}, which is not public; to allow it, add it to MILLRACE_ALLOW_NETWORKS"
 
 
 def _deny(rule: str) -> None:

@@ -27,7 +27,7 @@ class Ledger:
         """Count a line at `now` (monotonic seconds); returns whether it may be written."""
         if now - self._began >= QUIET:
             if self._lines > MAX_LINES:
-                logger.warning("%d more hosts fail that are not named here: see the worker's network",
+                logger.warning("%d more hosts fail and are not listed: check the worker's network",
                                self._lines - MAX_LINES)  # fmt: skip
             self._began, self._lines = now, 0
         self._lines += 1

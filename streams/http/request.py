@@ -69,14 +69,14 @@ def redirected(
     try:
         target = resolve(hop.url, location)
     except ValueError:
-        msg = f"{hop.url.host} redirected to what is no URL"
+        msg = f"{hop.url.host} redirected to an invalid URL"
         raise UpstreamError(msg, status) from None
     if target.scheme not in (hop.url.scheme, "https"):
         known = target.scheme if target.scheme in ("http", "ftp", "file", "data", "ws", "wss") else "another scheme"
         msg = f"{hop.url.host} redirected from {hop.url.scheme} to {known}"
         raise Denied(msg)
     if not target.host:
-        msg = f"{hop.url.host} redirected to what has no host"
+        msg = f"{hop.url.host} redirected to a URL without a host"
         raise UpstreamError(msg, status)
     method, headers, data = hop.method, hop.headers, hop.data
     if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):  # noqa: PLR2004

@@ -71,7 +71,7 @@ def parse(url: str) -> URL:
     except ValueError:
         valid = False
     if not valid:
-        msg = "url: is no http(s) URL"
+        msg = "url: is not an http(s) URL"
         raise InvalidRequest(msg)
     return parsed
 
@@ -120,7 +120,7 @@ def resolve(base: URL, reference: str) -> URL:
     if parts.scheme is None or (parts.scheme == base.scheme and parts.authority is None):  # section 5.4.2
         parts = _joined(_split(str(base)), parts)
     if parts.authority is not None and len(parts.path) + len(parts.query or "") > MAX_URL:
-        msg = "longer than any URL that is taken"
+        msg = "too long for a URL"
         raise ValueError(msg)
     return _built(parts)
 

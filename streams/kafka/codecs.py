@@ -70,7 +70,7 @@ def _pieces(codec: int, payload: bytes) -> Iterator[bytes]:
         case 4:
             pieces = _zstd(payload)
         case _:
-            msg = f"its codec has number {codec}, which no Kafka knows"
+            msg = f"its codec number {codec} is unknown to Kafka"
             raise CodecError(msg)
     try:
         yield from pieces

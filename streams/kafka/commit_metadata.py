@@ -188,7 +188,7 @@ def _ranges(point: int, text: str) -> Iterator[tuple[int, int]]:
 
 def _number(digits: str) -> int:
     if not 1 <= len(digits) <= _MAX_DIGITS or not set(digits) <= set(_DIGITS):
-        msg = f"{digits[:20]!r} is no count"
+        msg = f"{digits[:20]!r} is not a count"
         raise InvalidCommitMetadata(msg)
     return int(digits, 36)
 

@@ -30,7 +30,7 @@ def explain(exc: Exception, kafka: Kafka, place: str | None = None) -> BrokerErr
         case errors.UnsupportedSaslMechanismError():
             problem = f"does not take KAFKA_SASL_MECHANISM={kafka.sasl_mechanism}"
         case errors.IllegalSaslStateError():
-            problem = "takes no login there: check KAFKA_SECURITY_PROTOCOL and the port"
+            problem = "expects no login there: check KAFKA_SECURITY_PROTOCOL and the port"
         case errors.BrokerResponseError() if type(exc) in _ACLS:
             what, operations = _ACLS[type(exc)]
             problem = f"refuses access to {f'{what} {_message(exc)}'.strip()}: grant{_to(kafka)} {operations}"
@@ -63,10 +63,10 @@ _ACLS: Mapping[type[Exception], tuple[str, str]] = {
 """What is granted on what where an access is refused; docs/security.md lists all that is needed."""
 
 _WANTS: Mapping[str, str] = {
-    "PLAINTEXT": "it may want TLS or a login there; check KAFKA_SECURITY_PROTOCOL and the port",
-    "SSL": "it may want a client's certificate (KAFKA_SSL_CERTFILE), a login, or no TLS (KAFKA_SECURITY_PROTOCOL)",
-    "SASL_PLAINTEXT": "it may want TLS there, or no login; check KAFKA_SECURITY_PROTOCOL and the port",
-    "SASL_SSL": "it may want a client's certificate (KAFKA_SSL_CERTFILE), or no TLS (KAFKA_SECURITY_PROTOCOL)",
+    "PLAINTEXT": "it may require TLS or a login there; check KAFKA_SECURITY_PROTOCOL and the port",
+    "SSL": "it may require a client certificate (KAFKA_SSL_CERTFILE), a login, or no TLS (KAFKA_SECURITY_PROTOCOL)",
+    "SASL_PLAINTEXT": "it may require TLS there, or no login; check KAFKA_SECURITY_PROTOCOL and the port",
+    "SASL_SSL": "it may require a client certificate (KAFKA_SSL_CERTFILE), or no TLS (KAFKA_SECURITY_PROTOCOL)",
 }
 """What a broker that hangs up may want, by the protocol that was spoken to it."""
 
@@ -76,9 +76,7 @@ def _of_tls(exc: ssl.SSLError) -> str:
         return f"has a certificate that is not trusted: {exc.verify_message.rstrip('.')}; check KAFKA_SSL_CAFILE"
     reason = (getattr(exc, "reason", None) or str(exc)).replace("_", " ").lower()
     if "alert" in reason:
-        return (
-            f"refuses our certificate or has none to go by ({reason}): check KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE"
-        )
+        return f"rejects our certificate, or requires one ({reason}): check KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE"
     return f"does not speak TLS there ({reason}): check KAFKA_SECURITY_PROTOCOL and the port"
 
 

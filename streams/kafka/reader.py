@@ -83,7 +83,7 @@ class Reader:
             if any(positions[tp] > at[tp] for tp in open_):
                 moved = time.monotonic()
             elif time.monotonic() - moved > STALLED:
-                msg = f"Kafka at {self._kafka.bootstrap_servers}: reading of {next(iter(open_)).topic!r} stands still"
+                msg = f"Kafka at {self._kafka.bootstrap_servers}: reading {next(iter(open_)).topic!r} makes no progress"
                 raise BrokerError(msg)
             at |= positions
             for tp in [tp for tp, (_, end) in open_.items() if at[tp] >= end]:

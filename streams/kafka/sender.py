@@ -59,7 +59,7 @@ class Sender:
             async with asyncio.timeout(SEND_LIMIT):
                 sent = await producer.send_and_wait(topic, value, key=key, partition=partition, headers=headers)
         except TimeoutError as exc:
-            msg = f"Kafka did not acknowledge within {SEND_LIMIT:g} s: it may have the record, or get it yet"
+            msg = f"Kafka did not acknowledge within {SEND_LIMIT:g} s: it may have the record, or may still receive it"
             raise BrokerError(msg) from exc
         except KafkaError as exc:
             raise explain(exc, self._kafka) from exc

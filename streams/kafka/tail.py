@@ -115,7 +115,7 @@ class Tail:
         try:
             return await asyncio.wait_for(asyncio.shield(self._start()), START_LIMIT)
         except TimeoutError:
-            msg = f"the end of topic {self._topic!r} was not found out within {START_LIMIT:g} s"
+            msg = f"the end of topic {self._topic!r} could not be determined within {START_LIMIT:g} s"
             raise BrokerError(msg) from None
 
     def _needed(self) -> bool:

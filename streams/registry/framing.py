@@ -46,12 +46,12 @@ def _read(data: bytes, what: str) -> tuple[SchemaId, bytes]:
         number: int = _ID.unpack_from(data)[1]
         if not number:
             msg = (
-                f"{what} names schema id 0, which no registry gives: Apicurio's own serializers write ids of 8 bytes "
+                f"{what} names schema id 0, which no registry assigns: Apicurio's own serializers write ids of 8 bytes "
                 "unless apicurio.registry.as-confluent is true"
             )
             raise ValueError(msg)
         if number > _MAX_ID:
-            msg = f"{what} names schema id {number}, which no registry gives"
+            msg = f"{what} names schema id {number}, which registries do not assign"
             raise ValueError(msg)
         return number, data[_ID.size :]
     if magic == _BY_GUID and len(data) >= _GUID_END:

@@ -117,7 +117,7 @@ class ProtobufCodec:
         path, among, found = _indexes(indexes), list(self._file.message_types_by_name.values()), None
         for index in path:
             if not 0 <= index < len(among):
-                msg = f"it names message {'.'.join(map(str, path))} of the schema, which has none there"
+                msg = f"it names message {'.'.join(map(str, path))} of the schema, which has no such message"
                 raise ValueError(msg)
             found = among[index]
             among = list(found.nested_types)

@@ -96,7 +96,7 @@ class Registry:
         try:
             return codec.decode(content)
         except ValueError as exc:
-            raise _invalid(topic, f"it does not read by schema {found}: {exc}", key=key) from None
+            raise _invalid(topic, f"it does not fit schema {found}: {exc}", key=key) from None
 
     async def decode(self, format: str, topic: str, data: bytes, headers: Headers, *, key: bool = False) -> Any:  # noqa: A002
         """Return what a record's value, or its key, holds, by the schema that it names.
@@ -113,7 +113,7 @@ class Registry:
         except UnknownSchema as exc:
             raise _invalid(topic, str(exc), key=key) from None
         except ValueError as exc:
-            raise _invalid(topic, f"it does not read by schema {found}: {exc}", key=key) from None
+            raise _invalid(topic, f"it does not fit schema {found}: {exc}", key=key) from None
 
     def encode_cached(self, format: str, subject: str, value: Any) -> Any:  # noqa: A002
         """Do what `encode` does if there is nothing to wait for, else return MISSING."""
@@ -236,7 +236,7 @@ def _codec(format_: str, schema: Registered, what: str) -> Codec:
 
         return JsonCodec(schema)
     except (ValueError, RecursionError) as exc:
-        msg = f"{what} is of no use: {exc}"
+        msg = f"{what} cannot be used: {exc}"
         raise UnknownSchema(msg) from None
 
 

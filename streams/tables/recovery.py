@@ -101,7 +101,7 @@ class Recovery:
         }:
             logger.warning(
                 "partition %d: the store reaches beyond the end of the changelog, which was created again; its rows "
-                "are dropped and read again, nothing is to be done",
+                "are dropped and read again, no action is needed",
                 partition,
             )
             self._store.drop(partition)

@@ -80,7 +80,7 @@ class ChangelogRepair:
         if rows is None:
             logger.warning(
                 "%s-%d ends before offset %d: the changelog was truncated or created again; its rows are read "
-                "again at the next recovery, nothing is to be done",
+                "again at the next recovery, no action is needed",
                 *topic,
                 gap.end,
             )
@@ -90,7 +90,7 @@ class ChangelogRepair:
         if any(found.offset >= (held.lease.position or 0) for found in marks):
             logger.warning(
                 "%s-%d: another worker owns the partition now and has counted further; this one stops repairing "
-                "it, nothing is to be done",
+                "it, no action is needed",
                 *topic,
             )
             self._lost.add(gap.partition)
@@ -111,7 +111,7 @@ class ChangelogRepair:
                 self._overwritten.pop(place, None)
 
         logger.warning(
-            "%s: a former owner overwrote %d rows of partition %d; they are written again, nothing is to be done",
+            "%s: a former owner overwrote %d rows of partition %d; they are written again, no action is needed",
             table,
             len(keys),
             rows.partition,

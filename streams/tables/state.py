@@ -178,7 +178,7 @@ class TableState:
         if base > (expected or 0):
             logger.warning(
                 "%s-%d: another worker wrote offsets %s to %d while this one held the partition; rows that it "
-                "overwrote are written again, nothing is to be done",
+                "overwrote are written again, no action is needed",
                 topic,
                 partition,
                 expected,
@@ -228,7 +228,7 @@ class TableState:
             return
         logger.warning(
             "%s-%d ends at offset %s, but the tables count up to offset %d: the topic was deleted and created "
-            "again; the tables start again from empty for this partition, nothing is to be done",
+            "again; the tables start again from empty for this partition, no action is needed",
             lease.topic,
             lease.partition,
             lease.end,

@@ -80,16 +80,18 @@ class LoopWatch:
         while not self._closing.wait(TICK):
             if seen != self._beats:
                 if reported:
-                    logger.warning("the event loop turns again, after %.1f s", looks * TICK)
+                    logger.warning("the event loop runs again after %.1f s", looks * TICK)
                 seen, looks, reported = self._beats, 0, False
                 continue
             looks += 1
             if looks * TICK >= STALLED and not reported:
                 reported = True
                 self.stalls += 1
-                self._log(logging.ERROR, "the event loop has not turned for %.0f s; it is here:", STALLED)
+                self._log(logging.ERROR, "the event loop has been blocked for %.0f s; it is here:", STALLED)
             if looks * TICK >= HOPELESS:
-                self._log(logging.CRITICAL, "the event loop has not turned for %.0f s: exiting; it was here:", HOPELESS)
+                self._log(
+                    logging.CRITICAL, "the event loop has been blocked for %.0f s: exiting; it was here:", HOPELESS
+                )
                 logging.shutdown()
                 self._exit(1)
                 return

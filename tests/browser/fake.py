@@ -219,7 +219,7 @@ def letter(number: int, now: datetime) -> Row:
         "message": message, "attempts": 4, "redriven": number == 3,
         "origin": {"topic": "requests", "partition": number % 4, "offset": 99_000 - number},
     }  # fmt: skip
-    return told | ({"flaw": "it has no headers of a dead letter"} if number == 5 else {})
+    return told | ({"flaw": "it lacks the headers of a dead letter"} if number == 5 else {})
 
 
 def result(row: Row) -> Row:

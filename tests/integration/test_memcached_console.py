@@ -147,7 +147,7 @@ async def test_servers_shows_figures(monkeypatch):
     assert [row["state"] for row in rows[1:]] == ["away"] * 3
     assert rows[1]["reason"] == "no answer within 0.3 s"
     assert rows[2]["reason"].startswith("not reachable: ")
-    assert rows[3]["reason"] == "it does not speak memcached's protocol: it leaves out figures"
+    assert rows[3]["reason"] == "it does not speak memcached's protocol: figures are missing"
 
 
 @on_both_loops

@@ -120,7 +120,7 @@ async def test_whoever_is_not_let_in_is_told_why(secured: Secured, stage: Stage,
         (tls | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "may want TLS or a login"),
         (
             login | {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
-            "it may want a client's certificate (KAFKA_SSL_CERTFILE), or no TLS",
+            "it may require a client certificate (KAFKA_SSL_CERTFILE), or no TLS",
         ),
         (tokens.way(secured, secret="wrong"), "it answered 401: invalid_client; check KAFKA_SASL_OAUTHBEARER_*"),
         (tokens.way(secured, client="garbage"), "refuses the login of 'garbage' by OAUTHBEARER"),
@@ -240,7 +240,7 @@ async def test_certificates_that_are_replaced_need_no_restart(
     await stage.send([json.dumps({"id": "after", "url": f"{upstream.url}/doc/2"}).encode()])
     await stage.results_of({"after"})
     assert worker.process.returncode is None
-    assert sum("new connections use what was put in place" in line for line in worker.log) == 1
+    assert sum("new connections use the replaced" in line for line in worker.log) == 1
     assert (
         (await _ends(worker)).keys()
         == before.keys()

@@ -75,7 +75,7 @@ async def test_a_stalled_event_loop_is_told_of_and_ended(kafka: Broker, stage: S
     broken = await stage.start(*FAULTY, "stalls")
     await stage.send([asked("http://127.0.0.1/", 0)])
     assert await broken.ended() == 1
-    await broken.logged("CRITICAL.*the event loop has not turned")
+    await broken.logged("CRITICAL.*the event loop has been blocked")
     await broken.logged("in hang")  # the stack
 
 

@@ -89,7 +89,7 @@ def overview_of(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Any:
         (presence_of, "pages do not show this worker"),
         (workers_of, "pages here do not see other workers"),
         (announcer_of, "the log does not say what is ready"),
-        (overview_of, "rates on the pages stand still"),
+        (overview_of, "rates on the pages do not update"),
     ],
 )
 async def test_what_no_answer_hangs_on_begins_again(
@@ -100,7 +100,7 @@ async def test_what_no_answer_hangs_on_begins_again(
     failing = Failing()
     async with asyncio.timeout(PATIENCE), of(failing, monkeypatch):
         await failing.thrice.wait()
-    assert all("has ended: LookupError: a bug" in line and without in line for line in caplog.messages)
+    assert all("has failed: LookupError: a bug" in line and without in line for line in caplog.messages)
     assert (len(caplog.messages) >= 2, reasons.empty()) == (True, True)
 
 

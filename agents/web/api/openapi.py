@@ -16,8 +16,8 @@ from models.source import Sources
 from streams.web.security import TOKEN_HEADER
 
 _ABOUT = (
-    "What a Millrace worker and all its peers have: tables of results, workers, partitions, dead letters; and a way to "
-    "submit requests. Anyone who reaches the worker may read; changes need the token."
+    "The state of a Millrace worker and its peers: tables of results, workers, partitions, dead letters; and a way to "
+    "submit requests. Anyone who can reach the worker may read; changes need the token."
 )
 _PROBLEMS = {
     400: "a parameter is invalid",

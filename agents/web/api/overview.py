@@ -45,7 +45,7 @@ class Overview:
         self._noting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._noting = keep(self._note, "sampling rates", means="rates on the pages stand still", again=NOTE_EVERY)
+        self._noting = keep(self._note, "sampling rates", means="rates on the pages do not update", again=NOTE_EVERY)
         return self
 
     async def __aexit__(self, *_: object) -> None:

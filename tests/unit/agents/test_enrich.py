@@ -497,7 +497,7 @@ async def test_a_body_that_does_not_load_is_an_invalid_document(enricher_of, cac
 
 def test_a_source_that_is_not_configured_is_an_invalid_request():
     """A source by a name that nobody gave is told by name before anything is fetched."""
-    with pytest.raises(InvalidRequest, match=r"^source: no source 'quotes'; known: none is configured"):
+    with pytest.raises(InvalidRequest, match=r"^source: no source 'quotes'; known: none; MILLRACE_SOURCES names"):
         parse_request(Request(source="quotes"))
 
 

@@ -75,9 +75,9 @@ def test_the_ce_id_header_is_an_id_as_json(content, request_id):
         (b"", "ce_id: must have 1 to 128 characters, not 0"),
         (b"x" * 129, "ce_id: must have 1 to 128 characters, not 129"),
         (b"\xff", "ce_id: is not UTF-8"),
-        (b"a\r\nb", "ce_id: has a control character, which no CloudEvent's id may have"),
-        (b"\x00", "ce_id: has a control character, which no CloudEvent's id may have"),
-        ("a\x85".encode(), "ce_id: has a control character, which no CloudEvent's id may have"),
+        (b"a\r\nb", "ce_id: has a control character, which a CloudEvent id must not contain"),
+        (b"\x00", "ce_id: has a control character, which a CloudEvent id must not contain"),
+        ("a\x85".encode(), "ce_id: has a control character, which a CloudEvent id must not contain"),
     ],
 )
 def test_a_ce_id_that_is_no_id_is_an_invalid_request(content, reason):

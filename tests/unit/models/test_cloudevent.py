@@ -72,10 +72,10 @@ def test_the_trace_of_an_event_is_kept(given, trace):
         (event(data=json.loads(event(data={"url": URL}))), "unknown field"),
         (event(specversion="0.3", data={"url": URL}), "specversion: only CloudEvents 1.0 are read, not '0.3'"),
         (event(specversion=1, data={"url": URL}), "specversion: only CloudEvents 1.0 are read, not '1'"),
-        *((event(data={"url": URL}, **{name: each}), f"{name}: a CloudEvent needs it, a string that is not empty")
+        *((event(data={"url": URL}, **{name: each}), f"{name}: required in a CloudEvent, as a non-empty string")
           for name in ("id", "source", "type") for each in (None, "", 1)),
         (event(data={"url": URL}, id="x" * 129), "id: must have 1 to 128 characters, not 129"),
-        (event(data={"url": URL}, id="a\nb"), "id: has a control character, which no CloudEvent's id may have"),
+        (event(data={"url": URL}, id="a\nb"), "id: has a control character, which a CloudEvent id must not contain"),
         (b"[%b]" % event(data={"url": URL}), "a batch of CloudEvents"),
     ],
 )  # fmt: skip

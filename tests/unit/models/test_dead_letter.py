@@ -39,12 +39,12 @@ def test_it_becomes_a_request_with_its_id_count_and_first_place():
 @pytest.mark.parametrize(
     ("said", "flaw"),
     [
-        ({"topic": None}, "no headers of a dead letter"),
-        ({"offset": b"x"}, "no headers of a dead letter"),
-        ({"partition": b"9" * 30}, "no headers of a dead letter"),
-        ({"id": None}, "no headers of a dead letter"),
+        ({"topic": None}, "lacks the headers of a dead letter"),
+        ({"offset": b"x"}, "lacks the headers of a dead letter"),
+        ({"partition": b"9" * 30}, "lacks the headers of a dead letter"),
+        ({"id": None}, "lacks the headers of a dead letter"),
         ({"topic": b"other"}, "came from topic 'other', not 'requests'"),
-        ({"value.bytes": b"2000"}, "its value of 2000 bytes was left out"),
+        ({"value.bytes": b"2000"}, "its value of 2000 bytes was too large to keep"),
         ({"id": b"x" * 129}, "its id is invalid: id: "),
         ({"id": b""}, "its id is invalid: id: "),
         ({"unreadable": b"batch"}, "could not be decoded: send the request again"),

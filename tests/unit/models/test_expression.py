@@ -58,9 +58,9 @@ def test_a_number_keeps_its_digits_on_its_way():
     ("text", "reason"),
     [
         ("valeu.id", "no 'valeu' in a record; known: value, key"),
-        ("value.", "no JMESPath expression"),
-        ("value.a ==", "no JMESPath expression"),
-        ("", "no JMESPath expression"),
+        ("value.", "not a JMESPath expression"),
+        ("value.a ==", "not a JMESPath expression"),
+        ("", "not a JMESPath expression"),
         ("@", "the whole record"),
         ("lookups", "say which lookup"),
         ("lookups.*.x", "say which lookup"),
@@ -105,5 +105,5 @@ def test_a_place_is_made_without_changing_what_others_hold():
 @pytest.mark.parametrize("text", ["", "a..b", "a[0]", "a.*", "9", 'a."b"'])
 def test_a_wrong_place_is_refused(text):
     """A place is made of names."""
-    with pytest.raises(ValueError, match="is no path"):
+    with pytest.raises(ValueError, match="is not a path"):
         Path(text)

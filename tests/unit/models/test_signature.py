@@ -120,10 +120,10 @@ def _unknown_hint(value: NoSuchName): ...  # noqa: F821  it is what this is abou
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (_nothing, "it takes no value"),
-        (_only_named, "it takes no value"),
-        (_many, "'more' has no name"),
-        (_second_unnamed, "'other' has no name"),
+        (_nothing, "it has no parameter for the value"),
+        (_only_named, "it has no parameter for the value"),
+        (_many, "'more' is positional-only"),
+        (_second_unnamed, "'other' is positional-only"),
         (_unknown_hint, "NoSuchName"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_function_gets_the_parameters():
 def test_a_request_for_a_source_has_no_say_in_how_it_is_sent(name, value):
     """Method, headers and body of a request for a source are refused, also empty ones, not ignored."""
     told = refusal(QUOTES, ask(params={"symbol": "A"}, **{name: value}))
-    assert told == f"{name}: is for the source 'quotes' to say"
+    assert told == f"{name}: only the source 'quotes' sets it"
 
 
 def test_a_request_that_says_what_holds_anyway_is_taken():
@@ -122,10 +122,10 @@ def test_a_false_default_is_a_default():
 def test_an_unknown_parameter_is_told_with_the_known_ones():
     """A name that the source does not have is refused, and cut to a length for the message."""
     assert refusal(QUOTES, ask(params={"symbol": "A", "pgae": 1})) == (
-        "params.pgae: is no parameter of the source 'quotes'; known: page, symbol"
+        "params.pgae: is not a parameter of the source 'quotes'; known: page, symbol"
     )
     told = refusal(Source("quotes", UrlTemplate("http://h/")), ask(params={"x" * 10_000: 1}))
-    assert told == f"params.{'x' * 60}: is no parameter of the source 'quotes'; known: it takes none"
+    assert told == f"params.{'x' * 60}: is not a parameter of the source 'quotes'; known: it takes none"
 
 
 def test_a_null_is_no_way_to_ask_for_the_default():
@@ -254,7 +254,7 @@ def test_sources_are_found_by_name():
     assert (asked.url, source) == ("http://h:81/A?page=1", QUOTES)
     with pytest.raises(InvalidRequest, match=r"^source: no source 'nope'; known: b, quotes$"):
         sources.expand(Request(source="nope"))
-    with pytest.raises(InvalidRequest, match=r"known: none is configured; see MILLRACE_SOURCES$"):
+    with pytest.raises(InvalidRequest, match=r"known: none; MILLRACE_SOURCES names the file that declares them$"):
         Sources().expand(Request(source="nope"))
 
 

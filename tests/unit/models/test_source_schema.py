@@ -111,9 +111,9 @@ def test_a_call_takes_the_place_of_a_url():
     assert (source.url, source.call, source.limits) == (None, "a.b:c_1", Limits(2))
 
 
-SECRET = 'a secret does not stand here: say {env = "NAME"} or {file = "/path"}'
+SECRET = 'a secret must not be written here: give {env = "NAME"} or {file = "/path"}'
 ORIGIN = "must begin with http:// or https:// and a host, without parameters or credentials in them"
-STATUS = "is no status: give 200 to 599, or a class such as '2xx'"
+STATUS = "is not a status: give 200 to 599, or a class such as '2xx'"
 ATTEMPTS = "Must be greater than or equal to 1 and less than or equal to 20"
 TYPE = "auth: must be one of none, basic, bearer, header, query, client_credentials"
 KINDS = ", ".join(NEGATIVE_KINDS)
@@ -125,7 +125,7 @@ SECONDS = "must be a number of seconds, 0 or more"
     [
         ({}, "url: missing: give a url or a call"),
         ({"url": URL, "call": "a:b"}, "url: not with call: give one of them"),
-        *(({"call": "a:b", name: value}, f"{name}: is of no use with call") for name, value in [
+        *(({"call": "a:b", name: value}, f"{name}: not allowed with call") for name, value in [
             ("method", "POST"), ("headers", {"A": "b"}), ("success", [200]), ("connect_timeout", 1),
             ("read_timeout", 1), ("auth", {"type": "none"}), ("tls", {}), ("proxy", "http://p"),
             ("response_headers", ["ETag"]), ("redirects", 1)]),
@@ -191,15 +191,15 @@ def test_what_is_asked_must_be_clear(members, message):
          "cache.ttl: Must be greater than or equal to 0 and less than or equal to 2592000.0"),
         ({"cache": {"refresh_ahead": "yes"}}, "cache.refresh_ahead: Not a valid boolean"),
         ({"cache": {"negative_ttl": {"nope": 1}}},
-         f"cache.negative_ttl: no kind of failure: nope; known: {KINDS}"),
+         f"cache.negative_ttl: unknown kind of failure: nope; known: {KINDS}"),
         ({"cache": {"negative_ttl": {"not_found": -1}}}, f"cache.negative_ttl: {SECONDS}"),
         ({"cache": {"negative_ttl": True}}, "cache.negative_ttl: must be a number of seconds, not a boolean"),
-        ({"tls": {"key": "k"}}, "tls.cert: missing: a key is of no use without its certificate"),
-        ({"tls": {"key_password": TOKEN}}, "tls.cert: missing: a key is of no use without its certificate"),
+        ({"tls": {"key": "k"}}, "tls.cert: missing: a key needs its certificate"),
+        ({"tls": {"key_password": TOKEN}}, "tls.cert: missing: a key needs its certificate"),
         ({"tls": {"cert": ""}}, "tls.cert: Shorter than minimum length 1"),
         ({"tls": {"verify": False}}, "tls.verify: unknown field"),
         ({"proxy": "p:3128"}, f"proxy: {ORIGIN}"),
-        ({"params": {"1": {}}}, "params.1.key: is no parameter's name"),
+        ({"params": {"1": {}}}, "params.1.key: is not a parameter name"),
         ({"params": {"a": 5}}, "params.a.value: must be a JSON object"),
         (
             {"params": {"a": {"default": []}}},

@@ -588,7 +588,7 @@ async def test_what_is_no_token_is_never_sent(client, issuer, garbage):
     issuer.answer = answering(body=garbage, content_type="application/json")
     held = policy_of(issuer.source, client.policy, client.post)
     error = await refused(client, issuer, held, UpstreamError)
-    assert (str(error), error.retryable) == ("no token: the token endpoint's answer is no bearer token", False)
+    assert (str(error), error.retryable) == ("no token: the token endpoint's answer is not a bearer token", False)
     assert (len(issuer.asked), issuer.upstream.seen) == (1, [])
 
 

@@ -164,7 +164,7 @@ NO_SERVER = "is not a memcached server: give host or host:port"
         ("memcached://a:65536", f"'a:65536' {NO_SERVER}"),
         ("memcached://a:x", f"'a:x' {NO_SERVER}"),
         ("memcached://::1", f"'::1' {NO_SERVER}"),
-        ("memcached://user:password@a", "memcached://: a login is not taken"),
+        ("memcached://user:password@a", "memcached://: no login is supported"),
         ("file:///a;memory://", "'file:///a;memory://': tiers are separated by spaces or commas"),
         ("memcached://a?ttl=3", "'ttl' is not an option of memcached://; known: prefix, timeout"),
         ("memcached://a?timeout=0", "timeout=0 must be a number more than 0"),

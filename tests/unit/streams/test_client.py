@@ -374,7 +374,7 @@ async def test_a_redirect_to_garbage_is_the_upstream_s_error(client, upstream, l
     """A Location that is no URL is not followed, and not quoted."""
     upstream.redirect("/secret-path", 302, location)
     error = await failure(client, at(upstream, SECRET), UpstreamError)
-    assert str(error) == "127.0.0.1 redirected to what is no URL"
+    assert str(error) == "127.0.0.1 redirected to an invalid URL"
     assert (error.status, client.calls) == (302, 1)
 
 
@@ -403,7 +403,7 @@ async def test_a_redirect_to_no_host_is_the_upstream_s_error(client, upstream, l
     """A URL of the right kind without a host leads nowhere, and is nothing to crash on."""
     upstream.redirect("/secret-path", 302, location)
     error = await failure(client, at(upstream, SECRET), UpstreamError)
-    assert str(error) == "127.0.0.1 redirected to what has no host"
+    assert str(error) == "127.0.0.1 redirected to a URL without a host"
     assert (error.status, client.calls) == (302, 1)
 
 
@@ -781,7 +781,7 @@ async def test_no_proxy_of_the_environment_is_used(monkeypatch, serve):
 )
 async def test_what_is_no_url_is_refused_here_too(client, url):
     """The client trusts nobody to have judged the URL before."""
-    with pytest.raises(InvalidRequest, match=r"^url: is no http\(s\) URL$"):
+    with pytest.raises(InvalidRequest, match=r"^url: is not an http\(s\) URL$"):
         await client.fetch("GET", url, {})
     assert client.calls == 0
 
@@ -831,7 +831,7 @@ KEY: Any = aiohttp.client_reqrep.ConnectionKey("example.org", 8443, True, True, 
         (
             aiohttp.ClientConnectorError(KEY, DeniedAddress(DENIED[1])),
             Denied,
-            "the host is in 10.0.0.0/8, which is not public; MILLRACE_ALLOW_NETWORKS would have to name it",
+            "the host is in 10.0.0.0/8, which is not public; to allow it, add it to MILLRACE_ALLOW_NETWORKS",
         ),
         (ConnectionResetError("x"), Unreachable, "the connection to example.org broke: ConnectionResetError"),
         (aiohttp.ClientOSError(104, "x"), Unreachable, "the connection to example.org broke: ClientOSError"),

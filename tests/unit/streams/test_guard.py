@@ -63,7 +63,7 @@ async def test_a_host_that_is_none_is_refused(host: str, path: str) -> None:
 @pytest.mark.parametrize("host", ["[fe80::1%25eth0]", "[::1%25lo]", "[::ffff:127.0.0.1%25lo]", "."])
 def test_zones_are_denied(host: str) -> None:
     """A zone names an interface of this machine: nothing public has one."""
-    with pytest.raises(Denied, match="no plain name"):
+    with pytest.raises(Denied, match="not a plain name"):
         Guard().check(URL(f"http://{host}/"))
 
 

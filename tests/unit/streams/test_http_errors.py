@@ -62,7 +62,7 @@ async def test_what_is_refused_before_it_is_sent_was_not_tried(client):
     [
         ("http://127.1/", "redirect"),
         ("", "answered 302 with an empty Location"),
-        ("http:///x", "redirected to what has no host"),
+        ("http:///x", "redirected to a URL without a host"),
     ],
 )
 async def test_a_redirect_that_cannot_be_followed_is_named_as_that(client, raw, location, words):

@@ -81,7 +81,7 @@ AWAY = "cannot be reached: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
         (TimeoutError(), AWAY),
         (socket.gaierror("x"), "cannot be reached: its name does not resolve; is it running"),
         (errors.KafkaTimeoutError("x"), "does not answer in time: is it running"),
-        (errors.KafkaConnectionError("Connection at a:1 closed"), "closes the connection: it may want TLS or a login"),
+        (errors.KafkaConnectionError("Connection at a:1 closed"), "closes the connection: it may require TLS"),
         (errors.UnsupportedVersionError("too old"), "fails: [Error 35] UnsupportedVersionError: too old"),
     ],
 )
@@ -102,7 +102,7 @@ OAUTH = Kafka("a:1", "SASL_SSL", "OAUTHBEARER", sasl_oauthbearer_client_id="app"
         (errors.SaslAuthenticationFailed("bad"), SASL, "refuses the login of 'bob' by PLAIN: check KAFKA_SASL_* (bad)"),
         (errors.AuthenticationFailedError("bad"), OAUTH, "refuses the login of 'app' by OAUTHBEARER: check "),
         (errors.UnsupportedSaslMechanismError(), SASL, "does not take KAFKA_SASL_MECHANISM=PLAIN"),
-        (errors.IllegalSaslStateError(), SASL, "takes no login there: check KAFKA_SECURITY_PROTOCOL and the port"),
+        (errors.IllegalSaslStateError(), SASL, "expects no login there: check KAFKA_SECURITY_PROTOCOL and the port"),
         (TokenError("no token from u: it answered 401: invalid_client"), OAUTH,
          "requires authentication: no token from u: it answered 401: invalid_client; check KAFKA_SASL_OAUTH"),
         (errors.TopicAuthorizationFailedError("t"), SASL, "refuses access to topic t: grant User:bob Read on it"),

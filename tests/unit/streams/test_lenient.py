@@ -93,7 +93,7 @@ def _deflate(codec: int, plain: bytes) -> bytes:
         (LZ4, b"no lz4 at all", "its lz4 is damaged"),
         (ZSTD, b"no zstd at all", "its zstd is damaged"),
         (ZSTD, b"", "it ends in the middle of a record"),
-        (6, b"anything", "its codec has number 6"),
+        (6, b"anything", "its codec number 6"),
         (NONE, b"\x01", "a record claims to have -1 bytes"),
         (NONE, b"\xff" * 12, "a number has too many bytes"),
     ],

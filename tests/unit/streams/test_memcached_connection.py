@@ -121,7 +121,7 @@ async def test_failures_of_one_moment_are_one(server, question, clock, counts, c
     clock.now += 1
     assert await server.run(question) == b"answer"
     assert counts == {"failures": 20}
-    assert len([record for record in caplog.records if "rests" in record.message]) == 1
+    assert len([record for record in caplog.records if "pauses after failures" in record.message]) == 1
 
 
 async def test_what_began_before_a_rest_does_not_make_another(server, clock, question):
@@ -192,7 +192,7 @@ async def test_each_change_is_one_line(server, question, clock, caplog):
     await server.run(question)
     await server.run(question)
     assert [record.message for record in caplog.records if record.name.startswith("streams")] == [
-        "memcached 127.0.0.1:1 rests, its keys are misses: ConnectionResetError",
+        "memcached 127.0.0.1:1 pauses after failures, its keys are misses: ConnectionResetError",
         "memcached 127.0.0.1:1 is back",
     ]
 

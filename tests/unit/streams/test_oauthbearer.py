@@ -111,7 +111,7 @@ async def test_all_connections_of_a_process_share_it(endpoint):
         (401, {"error": "invalid_client", "error_description": "hunter2"}, "it answered 401: invalid_client"),
         (500, [], "it answered 500: no reason given"),
         (400, {"error": "a\nb"}, "it answered 400: unreadable"),
-        (200, {"token": "t"}, "the token endpoint's answer is no bearer token"),
+        (200, {"token": "t"}, "the token endpoint's answer is not a bearer token"),
     ],
 )
 async def test_why_there_is_no_token_is_told_and_remembered(endpoint, status, answer, reason):

@@ -175,7 +175,7 @@ def test_a_function_that_is_not_there_is_told_beside_other_problems():
 @pytest.mark.parametrize(
     ("auth", "told"),
     [
-        ("{ type = 'bearer', token = 'hunter2' }", "sources.a.auth.token: a secret does not stand here: "),
+        ("{ type = 'bearer', token = 'hunter2' }", "sources.a.auth.token: a secret must not be written here: "),
         ("{ type = 'bearer', token = { env = 'UNSET' } }", "sources.a.auth.token: UNSET is not set"),
         ("{ type = 'bearer', token = { file = '/no' } }", "sources.a.auth.token: '/no' cannot be read: No such file"),
         (
@@ -288,7 +288,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, reason):
 def test_a_host_that_no_request_names_is_told():
     """Limits of what is no host would hold for nobody."""
     [told] = wrong("[hosts.'no host port']\nconcurrency = 3\n")
-    assert told == "line 1: hosts.no host port: is no host: give host, or host:port"
+    assert told == "line 1: hosts.no host port: is not a host: give host, or host:port"
 
 
 @pytest.mark.parametrize(

@@ -59,17 +59,17 @@ def test_a_route_is_read_with_its_lookups_in_the_order_in_which_they_can_be_aske
     ("text", "line", "reason"),
     [
         (ROUTE.replace('"risk"\np', '"rsk"\np'), 9, "no source 'rsk'; known: prices, risk"),
-        (ROUTE.replace("{ id =", "{ ib ="), 9, "params.ib: is no parameter of the source 'risk'; known: id"),
+        (ROUTE.replace("{ id =", "{ ib ="), 9, "params.ib: is not a parameter of the source 'risk'; known: id"),
         (ROUTE.replace("{ id =", "{ ib ="), 9, "params: missing: the source 'risk' needs id"),
         (ROUTE.replace('"value.id"', '"valeu.id"'), 9, "no 'valeu' in a record"),
         (ROUTE.replace('"value.id"', '"lookups.x.id"'), 9, "uses lookups.x, which this route does not look up"),
-        (ROUTE + PRICES.replace("lookups.risk.sku", "lookups.prices.sku"), 9, "waits for another's answer"),
-        (ROUTE.replace('"enriched"', '"orders"'), 11, "would go round"),
+        (ROUTE + PRICES.replace("lookups.risk.sku", "lookups.prices.sku"), 9, "wait for one another's answers"),
+        (ROUTE.replace('"enriched"', '"orders"'), 11, "would loop"),
         (ROUTE.replace('"enriched"', '"enriched"\nfailures = "enriched"'), 12, "dead letters need one of their own"),
-        (ROUTE.replace('"enriched"', '"a b"'), 11, "is no topic's name"),
-        (ROUTE.replace('"enriched"', '"e"\nformat = "text"'), 9, "has no places to put an answer"),
+        (ROUTE.replace('"enriched"', '"a b"'), 11, "is not a topic name"),
+        (ROUTE.replace('"enriched"', '"e"\nformat = "text"'), 9, "cannot hold an answer"),
         (ROUTE.replace('"enriched"', '"e"\noutput = "document"'), 9, "has no place for into"),
-        (ROUTE.replace("routes.orders", 'routes."9x"'), 9, "is no name"),
+        (ROUTE.replace("routes.orders", 'routes."9x"'), 9, "is not a valid name"),
         (ROUTE.replace("routes.orders", "routes.tables"), 9, "is the group of the tables"),
         (ROUTE.replace("results", "result"), 9, "unknown field"),
         (ROUTE + PRICES + PRICES, 9, "two are called 'prices'"),
@@ -90,7 +90,7 @@ def test_records_that_would_go_round_between_routes_are_refused():
     chain = second.replace('results = "enriched"', 'results = "twice"')
     assert problems(SOURCES + ROUTE + chain) == []
     loop = second.replace('results = "enriched"', 'results = "orders"')
-    assert any("comes back to this route" in each for each in problems(SOURCES + ROUTE + loop))
+    assert any("leads back to this route" in each for each in problems(SOURCES + ROUTE + loop))
 
 
 def test_without_routes_no_expression_library_is_loaded():

@@ -96,9 +96,7 @@ async def test_a_task_on_which_no_answer_hangs_begins_again(
     async with asyncio.timeout(PATIENCE):
         await third.wait()
     await end_tasks(task)
-    assert caplog.messages == [
-        "telling has ended: LookupError: gone; beginning again in 0 s; until then nobody is told"
-    ]
+    assert caplog.messages == ["telling has failed: LookupError: gone; it restarts in 0 s; until then nobody is told"]
     assert reasons.empty()
 
 

@@ -157,7 +157,7 @@ def test_what_is_of_no_use_leaves_what_was_there(mounted, caplog, bad):
     mounted.put(**new)
     assert context.current() is not before
     assert context.expires()[mounted("cert")] == NEW["not_after"].timestamp()
-    assert "new connections use what was put in place" in caplog.records[-1].getMessage()
+    assert "new connections use the replaced" in caplog.records[-1].getMessage()
     assert context.current() is context.current()
 
 

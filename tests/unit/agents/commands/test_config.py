@@ -42,7 +42,7 @@ method = "nope"
 TOLD = [
     (2, "sources.a.url: '{' at character 10 is not a parameter: write {name}, or {{"),
     (3, "sources.a.timeout: Must be greater than 0 and less than or equal to 300.0"),
-    (7, 'sources.b.auth.token: a secret does not stand here: say {env = "NAME"} or {file = "/path"}'),
+    (7, 'sources.b.auth.token: a secret must not be written here: give {env = "NAME"} or {file = "/path"}'),
     (11, "sources.c.method: must be one of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
 ]
 

@@ -149,8 +149,8 @@ async def test_many_unknown_ids_are_remembered_in_a_bounded_number(registry, mon
     ("kind", "text", "reason"),
     [
         ("JSON", "{}", "schema 1 is of type JSON, not AVRO"),
-        ("AVRO", '"nothing"', "schema 1 is of no use: not an Avro schema"),
-        ("AVRO", '["null", "x.Y"]', "schema 1 is of no use"),
+        ("AVRO", '"nothing"', "schema 1 cannot be used: not an Avro schema"),
+        ("AVRO", '["null", "x.Y"]', "schema 1 cannot be used"),
     ],
 )
 async def test_a_schema_that_is_of_no_use_says_why(registry, server, kind, text, reason):
@@ -173,7 +173,7 @@ async def test_references_in_a_circle_end(registry, server):
     """A refers to B refers to A: no Avro, and no endless look-up."""
     server.add("a", '["null", "x.B"]', "AVRO", [("x.B", "b", 1)])
     server.add("b", '["null", "x.A"]', "AVRO", [("x.A", "a", 1)])
-    with pytest.raises(InvalidRequest, match="of no use"):
+    with pytest.raises(InvalidRequest, match="cannot be used"):
         await registry.decode("avro", "t", LONG, [])
 
 
@@ -290,7 +290,7 @@ async def test_bytes_of_another_schema_are_the_records_fault(registry, server):
     """Whether its schema is known or not."""
     server.add("s", '"long"')
     for _ in range(2):
-        with pytest.raises(InvalidRequest, match="does not read by schema 1: it ends too early"):
+        with pytest.raises(InvalidRequest, match="does not fit schema 1: it ends too early"):
             await registry.decode("avro", "t", framed(1), [])
     with pytest.raises(InvalidRequest, match="too early"):
         registry.decode_cached("avro", "t", framed(1), [])

@@ -47,7 +47,7 @@ async def test_a_stalled_loop_is_told_of_with_what_it_does(caplog):
     assert (told.levelname, watch.stalls) == ("ERROR", 1)
     assert "time.sleep(seconds)" in told.stack_info
     assert "in hang" in told.stack_info
-    assert "turns again" in again.getMessage()
+    assert "runs again" in again.getMessage()
 
 
 async def test_a_hopeless_loop_ends_the_process(caplog, monkeypatch):
