@@ -6,15 +6,15 @@ Imports none of them: code of another package would run, and fail with misleadin
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 DISTRIBUTION = "millrace-kafka"
 """Name of the distribution; each of its packages repeats it as `DISTRIBUTION`."""
 PACKAGES = ("agents", "models", "streams")
+_NAMED = re.compile(rb'^DISTRIBUTION = "%s"\r?$' % DISTRIBUTION.encode(), re.MULTILINE)
 
 
 def foreign_packages() -> Iterator[str]:
@@ -30,21 +30,16 @@ def foreign_packages() -> Iterator[str]:
 
 
 def _is_ours(init: Path) -> bool:
-    """Whether a package's `__init__.py` names this distribution; False if it cannot be parsed."""
+    """Whether a package's `__init__.py` names this distribution."""
     try:
-        tree = ast.parse(init.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+        return _NAMED.search(init.read_bytes()) is not None
+    except OSError:
         return False
-    return any(
-        isinstance(node, ast.Assign)
-        and [ast.unparse(target) for target in node.targets] == ["DISTRIBUTION"]
-        and isinstance(node.value, ast.Constant)
-        and node.value.value == DISTRIBUTION
-        for node in tree.body
-    )
 
 
 def _owner(package: str) -> str:
+    from importlib.metadata import packages_distributions  # noqa: PLC0415  takes long, and is seldom needed
+
     others = sorted(set(packages_distributions().get(package, ())) - {DISTRIBUTION})
     return f" (installed by {', '.join(others)})" if others else ""
 

@@ -78,6 +78,11 @@ class TableManager(manager.TableManager):
             self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
 
+    async def on_start(self) -> None:
+        """Start the recovery at once: Faust sleeps a second first, for tables that are declared late."""
+        await self._update_channels()
+        await self.recovery.start()
+
 
 class App(faust.App):
     """A Faust app over the batch transport. `id` is the consumer group.

@@ -17,27 +17,26 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from models.errors import MillraceError, SettingsError
 
-COMMANDS = (
-    "worker",
-    "send",
-    "tail",
-    "topics",
-    "routes",
-    "redrive",
-    "fetch",
-    "check",
-    "plugins",
-    "cache",
-    "config",
-    "doctor",
-    "demo",
-)
-"""The commands in the order of the help; each is a module here with `HELP`, `add_arguments` and `run`."""
+COMMANDS = {
+    "worker": "run a worker",
+    "send": "put requests on the requests topic",
+    "tail": "print results as they arrive",
+    "topics": "verify the topics, or create missing ones",
+    "routes": "list the routes, or try one on a record without Kafka",
+    "redrive": "put dead letters back on the requests topic",
+    "fetch": "fetch URLs without Kafka",
+    "check": "run a check on values without Kafka",
+    "plugins": "list checks, schemas, and plugins that failed to load",
+    "cache": "inspect or purge the cache",
+    "config": "print the effective settings, or validate the sources",
+    "doctor": "check that a worker can run here, and advise what to do",
+    "demo": "run a demonstration on this machine",
+}
+"""The commands in the order of the help, and what each does; each is a module here with `add_arguments` and `run`."""
 
 DONE, FAILED, MISUSED = 0, 1, 2
 MAX_DIGITS = 9
@@ -56,13 +55,16 @@ def run(arguments: Sequence[str]) -> int:
         epilog="Settings come from the environment; `millrace config` prints them. "
         "Exit codes: 0 success, 1 failure, 2 usage error or invalid settings.",
     )
-    parser.add_argument("--version", action="version", version=f"millrace {version('millrace-kafka')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        module = importlib.import_module(f"agents.commands.{name}")
-        sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
-        module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+    chosen = next((each for each in arguments if not each.startswith("-")), "")
+    for name, purpose in COMMANDS.items():
+        sub = commands.add_parser(name, help=purpose)
+        if name == chosen:  # only its module is imported: it may need half a second
+            module = importlib.import_module(f"agents.commands.{name}")
+            sub.description = module.__doc__
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # we report its errors ourselves; a worker logs more
     try:
@@ -81,6 +83,16 @@ def run(arguments: Sequence[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
+
+
+class _Version(argparse.Action):
+    """Prints the version, which takes long to look up, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"millrace {version('millrace-kafka')}")
+        parser.exit()
 
 
 def moment(text: str) -> float:

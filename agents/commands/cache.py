@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from streams.cache.front import Cache
     from streams.config.settings import Settings
 
-HELP = "inspect or purge the cache"
-
 NONE_SHARED = "MILLRACE_CACHE has no tier that workers share"
 WORKER_TIMEOUT = 10.0
 """Seconds for a worker to respond."""

@@ -10,8 +10,6 @@ from typing import Any
 from agents.commands import DONE, FAILED, MISUSED, say
 from models import checks, strictjson
 
-HELP = "run a check on values without Kafka"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

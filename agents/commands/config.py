@@ -11,8 +11,6 @@ from models import strictjson
 if TYPE_CHECKING:
     from models.source import Source
 
-HELP = "print the effective settings, or validate the sources"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

@@ -22,8 +22,6 @@ from models.result import read_result
 if TYPE_CHECKING:
     from agents.testing.broker import Broker
 
-HELP = "run a demonstration on this machine"
-
 REQUESTS = 2_000
 URLS = 200
 PACE = 800

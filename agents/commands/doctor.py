@@ -21,8 +21,6 @@ from models.errors import MillraceError
 if TYPE_CHECKING:
     from agents.doctor import Finding
 
-HELP = "check that a worker can run here, and advise what to do"
-
 COLOURS = {"ok": "32", "warning": "33", "problem": "31;1"}
 """SGR codes of the states: green, yellow, bold red."""
 

@@ -12,8 +12,6 @@ from agents.commands import DONE, FAILED
 from models import strictjson
 from models.errors import AnswerError, TimedOut
 
-HELP = "fetch URLs without Kafka"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

@@ -13,8 +13,6 @@ from models import checks, documents, strictjson
 if TYPE_CHECKING:
     from streams.config.plugins import Loaded, Named
 
-HELP = "list checks, schemas, and plugins that failed to load"
-
 COLUMNS = ("kind", "name", "from", "runs", "arguments", "about")
 """Columns of the text output."""
 MAX_DEFAULT = 40

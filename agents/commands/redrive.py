@@ -27,8 +27,6 @@ from models import strictjson
 from models.dead_letter import DeadLetter, DeadLetterFilter, Position
 from models.errors import OUTCOMES
 
-HELP = "put dead letters back on the requests topic"
-
 RATE = 100.0
 """Dead letters per second unless --rate is given."""
 WIDTH = 80

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from agents.routes.rehearsal import Published
     from models.route import Route
 
-HELP = "list the routes, or try one on a record without Kafka"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

@@ -18,8 +18,6 @@ from models import request as requests
 from models import strictjson
 from models.errors import AnswerError
 
-HELP = "put requests on the requests topic"
-
 MAX_REPORTED = 20
 """Invalid lines that are reported one by one."""
 MEMBERS = ("param", "schema", "check", "max_age", "timeout", "id", "json")

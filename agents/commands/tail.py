@@ -16,8 +16,6 @@ from models.moment import is_credible
 from models.result import read_result
 from models.result_schema import ResultSchema
 
-HELP = "print results as they arrive"
-
 WATCH_EVERY = 2.0
 """Seconds between two probes of the broker."""
 POLL = 1.0

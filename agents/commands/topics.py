@@ -8,8 +8,6 @@ from typing import Any
 
 from agents.commands import DONE, FAILED, positive, say
 
-HELP = "verify the topics, or create missing ones"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import threading
@@ -12,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from streams.config.settings import Settings
     from streams.telemetry.logs import Mask
-
-HELP = "run a worker"
 
 EXIT_GRACE = 3.0
 """Seconds for the process to exit once everything is stopped."""
@@ -42,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from streams.files import raise_limit, share
     from streams.kafka.client import caution
 
+    gc.freeze()  # what was imported stays; settle_memory need not walk it
     settings = configuration.load()
     settings = replace(settings, role=options.role or settings.role)
     mask = setup_logging(settings)

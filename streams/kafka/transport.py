@@ -15,7 +15,7 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Batches    `_DefaultRecordBatchPy`, `_DefaultRecordPy`, `_LegacyRecordBatchPy`, `_MemoryRecordsPy` (in lenient.py)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
-  Recovery   `_resume_streams`, `_wait`; TableManager `_recovery` (in streams/app.py)
+  Recovery   `_resume_streams`, `_wait`; TableManager `_recovery`, `_update_channels` (in streams/app.py)
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ PINNED = {
     "faust.tables.recovery:Recovery.on_rebalance": "aa4d997a1795",
     "faust.tables.manager:TableManager.recovery": "f0bf5de78b4c",
     "faust.tables.manager:TableManager.on_start": "365dd25fbc0e",
+    "faust.tables.manager:TableManager._update_channels": "88e3941facc9",
     "faust.tables.manager:TableManager.on_rebalance": "2d2c23a07bf5",
     "mode.threads:ServiceThread": "327e312386fa",
     "aiokafka.consumer.fetcher:FetchResult": "d7db13f06de8",
