@@ -36,7 +36,7 @@ async def test_a_worker_whose_commits_hang_ends_and_another_goes_on(kafka: Broke
         await stage.results_of({f"r{number}" for number in range(40)})
         await until_unready(broken, "committing")
         assert await broken.ended() == 1
-        critical = await broken.logged("CRITICAL.*standing still")
+        critical = await broken.logged("CRITICAL.*no progress")
         assert "nothing could be committed for" in critical.string
         assert "the broker answers" in critical.string
         assert await stage.commits() == {}
@@ -56,7 +56,7 @@ async def test_a_request_that_never_ends_ends_the_worker(kafka: Broker, stage: S
         await stage.send((asked(f"{upstream.url}/doc/2", number) for number in range(1, 20)), key=lambda _: b"k")
         await stage.results_of({f"r{number}" for number in range(1, 20)})
         assert await broken.ended() == 1
-        critical = await broken.logged("CRITICAL.*standing still")
+        critical = await broken.logged("CRITICAL.*no progress")
         assert "offset 0 unfinished" in critical.string
 
 
