@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast test-unit test-containers image coverage lint format bench clean licences audit
+.PHONY: help setup demo test test-fast test-unit test-containers image coverage lint format bench bench-peers clean licences audit
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,10 @@ bench: setup ## CPU a request and requests a second, against stock Faust and han
 	$(BIN)/python -m bench.tables
 	$(BIN)/python -m bench.live
 	$(BIN)/python -m bench.routes
+	$(BIN)/python -m bench.latency
+
+bench-peers: setup ## The same work by hand, by Faust, FastStream, Quix Streams and a worker in Go, side by side
+	$(BIN)/python -m bench.peers
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist reports

@@ -15,13 +15,10 @@ from bench.stage import WORKERS, Measured, Stage, Upstream, memcached
 from bench.upstream import HOSTS
 
 WORKLOADS = ("hit", "checked", "miss", "miss-1", "file", "memcached")
-"""`hit`: Zipf over 1,000 URLs, all cached. `checked`: the same with two checks each, run before; the others have none.
-`miss`: every URL another, over 8 hosts. `miss-1`: all of one host, of which
-Millrace fetches 32 at a time, and the others 256. `file`, `memcached`: every URL another, all of them in that tier
-and none in memory; the others have no such tier."""
+"""`hit`: Zipf over 1,000 URLs, all cached. `checked`: the same with two checks each, run before. `miss`:
+every URL another, over 8 hosts. `miss-1`: all of one host, of which Millrace fetches 32 at a time, and the others 256.
+`file`, `memcached`: every URL another, all of them in that tier and none in memory; the others have no such tier."""
 TIERS = ("file", "memcached")
-ALONE = ("checked", *TIERS)
-"""Workloads without a peer to compare with."""
 CHECKS = b',"checks":["sha256",{"name":"length","args":{"high":9}}]'
 SEED = 20_261_122
 URLS = 1_000
@@ -111,7 +108,7 @@ def main() -> None:
                 continue
             count = options.hits if workload in ("hit", "checked") else options.misses
             runs: dict[str, list[Measured]] = {worker: [] for worker in workers}
-            rows = ["millrace"] if workload in ALONE else workers
+            rows = ["millrace"] if workload in TIERS else workers
             for worker in rows * options.repeat:
                 runs[worker].append(asyncio.run(measure(found.servers, workload, count, worker)))
             cpu = {worker: report(workload, worker, runs[worker]) for worker in rows}

@@ -14,14 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from agents.testing.broker import free_port
+from bench.upstream import HOSTS
 from streams.config.settings import Kafka
 from streams.kafka.topics import Admin
 
@@ -57,9 +59,11 @@ class Measured:
 class Stage:
     """Topics of their own for one worker on a broker."""
 
-    def __init__(self, servers: str, worker: str, cache: str = MEMORY) -> None:
+    def __init__(self, servers: str, worker: str, cache: str = MEMORY, partitions: int = PARTITIONS) -> None:
         self.servers = servers
         self.worker = worker
+        self.partitions = partitions
+        self._processes: list[subprocess.Popen[bytes]] = []
         mark = uuid.uuid4().hex[:8]
         self.requests, self.results, letters = f"requests-{mark}", f"results-{mark}", f"dead-letters-{mark}"
         self.names = self.requests, self.results, letters
@@ -79,42 +83,97 @@ class Stage:
             "MILLRACE_LOG_LEVEL": "WARNING",
         }
 
-    async def measure(self, warm: list[bytes], load: list[bytes], step: int = 0) -> Measured:
+    @contextlib.asynccontextmanager
+    async def running(self, workers: int = 1) -> AsyncIterator[list[int]]:
+        """Make the topics and run the workers; gives their process ids."""
+        async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
+            for name in self.names:
+                await admin.create(name, self.partitions)
+            await admin.settled(*self.names)
+        with tempfile.TemporaryFile("w+") as log:
+            out = None if self.worker.startswith("millrace") else log  # peers print banners and complain at the end
+            for _ in range(workers):
+                command = WORKERS[self.worker]
+                self._processes.append(subprocess.Popen(command, env=self.environment, stdout=out, stderr=out))  # noqa: ASYNC220
+            try:
+                yield [process.pid for process in self._processes]
+            except ChildProcessError as exc:
+                log.seek(0)
+                exc.add_note(log.read()[-2000:])
+                raise
+            finally:
+                for process in self._processes:
+                    process.terminate()
+                for process in self._processes:
+                    process.wait(30)
+                self._processes.clear()
+
+    async def measure(self, warm: list[bytes], load: list[bytes], step: int = 0, workers: int = 1) -> Measured:
         """Answer `warm` unmeasured, `step` by step (0: at once), then `load`; verify that each has its result.
 
         With steps, `load` must be answered from the cache.
         """
-        async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
-            for name in self.names:
-                await admin.create(name, PARTITIONS)
-            await admin.settled(*self.names)
-        process = subprocess.Popen(WORKERS[self.worker], env=self.environment)  # noqa: ASYNC220  it is what is measured
-        try:
+        async with self.running(workers) as pids:
             for start in range(0, len(warm), step or len(warm)):
                 chunk = warm[start : start + (step or len(warm))]
                 await self._produce(chunk)
                 await self._await_results(start + len(chunk))
                 await asyncio.sleep(SETTLE if step else 0)
-            rss_before = _rss(process.pid)
-            process.send_signal(signal.SIGSTOP)
+            rss_before = sum(map(_rss, pids))
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
             await self._produce(load)
-            cpu, started = cpu_of(process.pid), time.perf_counter()
-            process.send_signal(signal.SIGCONT)
+            cpu, started = sum(map(cpu_of, pids)), time.perf_counter()
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
             await self._await_results(len(warm) + len(load))
-            seconds, used = time.perf_counter() - started, cpu_of(process.pid) - cpu
-            rss_after = _rss(process.pid)
-        finally:
-            process.terminate()
-            process.wait(30)
+            seconds, used = time.perf_counter() - started, sum(map(cpu_of, pids)) - cpu
+            rss_after = sum(map(_rss, pids))
         await self._verify(len({*warm, *load}), len(load) if step else 0)
         return Measured(self.worker, len(load), used / len(load) * 1e6, seconds, rss_before, rss_after)
+
+    async def latencies(self, warm: list[bytes], load: list[tuple[str, bytes]], rate: float) -> dict[str, float]:
+        """Answer `warm`, then send `load`, ids and requests, at `rate` a second.
+
+        Returns the seconds of each from produce to consume, as one who does both sees them.
+        """
+        async with self.running():
+            await self._produce(warm)
+            await self._await_results(len(warm))
+            return await self._paced(load, rate)
+
+    async def _paced(self, load: list[tuple[str, bytes]], rate: float) -> dict[str, float]:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers, max_poll_records=10_000)
+        producer = AIOKafkaProducer(bootstrap_servers=self.servers)
+        await asyncio.gather(consumer.start(), producer.start())
+        consumer.assign([TopicPartition(self.results, number) for number in range(self.partitions)])
+        await consumer.seek_to_end()
+        sent: dict[str, float] = {}
+        took: dict[str, float] = {}
+
+        async def read() -> None:
+            while len(took) < len(load):
+                for records in (await consumer.getmany(timeout_ms=1000)).values():
+                    now = time.perf_counter()
+                    took.update((ident, now - sent[ident]) for each in records if (ident := _id_of(each.value)) in sent)
+
+        async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as group:
+            group.create_task(read())
+            begun = time.perf_counter()
+            for number, (ident, value) in enumerate(load):
+                if (ahead := begun + number / rate - time.perf_counter()) > 0:
+                    await asyncio.sleep(ahead)
+                sent[ident] = time.perf_counter()
+                await producer.send(self.requests, value, key=ident.encode(), partition=number % self.partitions)
+        await asyncio.gather(consumer.stop(), producer.stop())
+        return took
 
     async def _produce(self, values: Iterable[bytes]) -> None:
         producer = AIOKafkaProducer(bootstrap_servers=self.servers, max_batch_size=512 * 1024, linger_ms=5)
         await producer.start()
-        batches = [producer.create_batch() for _ in range(PARTITIONS)]
+        batches = [producer.create_batch() for _ in range(self.partitions)]
         for number, value in enumerate(values):
-            place = number % PARTITIONS
+            place = number % self.partitions
             if batches[place].append(key=b"k%d" % number, value=value, timestamp=None) is None:
                 await (await producer.send_batch(batches[place], self.requests, partition=place))
                 batches[place] = producer.create_batch()
@@ -127,10 +186,13 @@ class Stage:
     async def _await_results(self, count: int) -> None:
         consumer = AIOKafkaConsumer(bootstrap_servers=self.servers)
         await consumer.start()
-        tps = [TopicPartition(self.results, number) for number in range(PARTITIONS)]
+        tps = [TopicPartition(self.results, number) for number in range(self.partitions)]
         deadline = time.monotonic() + LIMIT
         try:
             while sum((await consumer.end_offsets(tps)).values()) < count:
+                if any(process.poll() is not None for process in self._processes):
+                    msg = f"{self.worker}: ended by itself"
+                    raise ChildProcessError(msg)
                 if time.monotonic() > deadline:
                     msg = f"{self.worker}: not done after {LIMIT:g} s"
                     raise TimeoutError(msg)
@@ -171,14 +233,22 @@ def memcached() -> Iterator[int]:
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = subprocess.Popen(["memcached", *user, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", "512"])
     try:
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.01)
+        _await_port("127.0.0.1", port)
         yield port
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _await_port(host: str, port: int) -> None:
+    """Wait until a server accepts connections."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, port)):
+            return
+        time.sleep(0.01)
+    msg = f"nothing listens on {host}:{port}"
+    raise TimeoutError(msg)
 
 
 class Upstream:
@@ -195,11 +265,19 @@ class Upstream:
 
     def __enter__(self) -> Upstream:
         self._process = subprocess.Popen([sys.executable, "-m", "bench.upstream", str(self._port), str(self._delay)])
+        _await_port(f"127.0.0.{HOSTS}", self._port)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(10)
+
+
+def _id_of(result: bytes) -> str:
+    """Return the id of a result, at the price of a search."""
+    begin = result.index(b'"id"')
+    begin = result.index(b'"', begin + 5) + 1
+    return result[begin : result.index(b'"', begin)].decode()
 
 
 def cpu_of(pid: int) -> float:

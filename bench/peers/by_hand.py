@@ -14,7 +14,7 @@ import aiohttp
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from bench.peers.same import headers, read
+from bench.peers.same import checked, headers, read, result
 
 SERVERS = os.environ["KAFKA_BOOTSTRAP_SERVERS"]
 IN_FLIGHT = 256
@@ -29,40 +29,35 @@ async def main() -> None:
                                 max_batch_size=262144)  # fmt: skip
     results = os.environ["MILLRACE_RESULTS_TOPIC"]
     slots = asyncio.Semaphore(IN_FLIGHT)
-    known: dict[str, tuple[object, float]] = {}
-    flights: dict[str, asyncio.Task[object]] = {}
+    known: dict[str, tuple[object, float, list[dict]]] = {}
+    flights: dict[str, asyncio.Task[None]] = {}
     await consumer.start()
     await producer.start()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
-        async def fetch(url: str) -> object:
-            async with session.get(url, timeout=aiohttp.ClientTimeout(total=30)) as response:
+        async def fetch(request) -> None:
+            async with session.get(request["url"], timeout=aiohttp.ClientTimeout(total=30)) as response:
                 document = json.loads(await response.read())
-            known[url] = document, time.time()
-            return document
+            known[request["url"]] = document, time.time(), checked(request, document)
 
-        def publish(record, request, document, cache, fetched):
-            result = {
-                "id": request.get("id") or f"{record.topic}-{record.partition}-{record.offset}", "outcome": "ok",
-                "request": {"method": "GET", "url": request["url"]}, "status": 200, "document": document,
-                "cache": cache, "age": round(time.time() - fetched, 1),
-            }  # fmt: skip
-            return producer.send(results, json.dumps(result).encode(), key=record.key, partition=record.partition,
-                                 headers=headers(result["id"]))  # fmt: skip
+        def publish(record, request, cache):
+            made = result(request, record, known[request["url"]], cache)
+            return producer.send(results, json.dumps(made).encode(), key=record.key, partition=record.partition,
+                                 headers=headers(made["id"]))  # fmt: skip
 
         async def miss(record, request):
             url = request["url"]
             flight = flights.get(url)
             cache = "coalesced"
             if flight is None:
-                flight = flights[url] = asyncio.create_task(fetch(url))
+                flight = flights[url] = asyncio.create_task(fetch(request))
                 cache = "miss"
             try:
-                document = await flight
+                await flight
             finally:
                 flights.pop(url, None)
                 slots.release()
-            return await (await publish(record, request, document, cache, time.time()))
+            return await (await publish(record, request, cache))
 
         while True:
             batches = await consumer.getmany(timeout_ms=1000)
@@ -72,7 +67,7 @@ async def main() -> None:
                     request = read(record.value)
                     found = known.get(request["url"])
                     if found is not None and time.time() - found[1] < 60:
-                        waits.append(await publish(record, request, found[0], "hit", found[1]))
+                        waits.append(await publish(record, request, "hit"))
                     else:
                         await slots.acquire()
                         waits.append(asyncio.create_task(miss(record, request)))

@@ -9,7 +9,7 @@ import time
 import aiohttp
 import faust
 
-from bench.peers.same import headers, read
+from bench.peers.same import checked, headers, read, result
 
 app = faust.App(
     os.environ["MILLRACE_GROUP"],
@@ -26,7 +26,7 @@ app = faust.App(
 )
 requests = app.topic(os.environ["MILLRACE_REQUESTS_TOPIC"], key_type=bytes, value_type=bytes)
 results = app.topic(os.environ["MILLRACE_RESULTS_TOPIC"], key_type=bytes, value_type=bytes)
-known: dict[str, tuple[object, float]] = {}
+known: dict[str, tuple[object, float, list[dict]]] = {}
 session: aiohttp.ClientSession | None = None
 
 
@@ -43,15 +43,11 @@ async def answer(stream):
         if found is None:
             cache = "miss"
             async with session.get(url, timeout=aiohttp.ClientTimeout(total=30)) as response:
-                found = known[url] = json.loads(await response.read()), time.time()
-        message = event.message
-        result = {
-            "id": request.get("id") or f"{message.topic}-{message.partition}-{message.offset}", "outcome": "ok",
-            "request": {"method": "GET", "url": url}, "status": 200, "document": found[0], "cache": cache,
-            "age": round(time.time() - found[1], 1),
-        }  # fmt: skip
-        await (await results.send(key=event.key, value=json.dumps(result).encode(), partition=message.partition,
-                                  headers=headers(result["id"])))  # fmt: skip
+                document = json.loads(await response.read())
+            found = known[url] = document, time.time(), checked(request, document)
+        made = result(request, event.message, found, cache)
+        await (await results.send(key=event.key, value=json.dumps(made).encode(), partition=event.message.partition,
+                                  headers=headers(made["id"])))  # fmt: skip
 
 
 if __name__ == "__main__":
