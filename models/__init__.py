@@ -12,6 +12,7 @@ route          a route and its lookups, in the order in which they can begin
 route_schema   the form of a route in sources.toml
 route_check    whether routes fit their sources, one another and the settings
 expression     JMESPath over a record, and places in it
+jmes           its functions and comparisons
 template       text with named parameters, each escaped for its context
 text           the charset of a text, and the title of an HTML page
 documents      loads an upstream's body by a schema: `json`, `text`, `page` or a registered one

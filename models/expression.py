@@ -30,6 +30,7 @@ _OF_ELEMENTS = {"projection": 1, "value_projection": 1, "filter_projection": 1, 
 class Expression:
     """An expression and the `lookups` that it uses. Raises ValueError, with what is wrong, for an invalid one.
 
+    `exact`: it makes something of numbers, whose digits must all be there.
     `document`: it speaks of a document, any names are allowed and there are no lookups.
     """
 
@@ -39,9 +40,9 @@ class Expression:
         if len(text) > MAX_EXPRESSION:
             msg = f"has {len(text)} characters; at most {MAX_EXPRESSION} are allowed"
             raise ValueError(msg)
-        self._compiled = None if self.path is not None else _compile(text)
-        tree = _tree(self.path) if self._compiled is None else self._compiled.parsed
-        self.lookups = frozenset[str]() if document else frozenset(_lookups(tree))
+        self._tree = None if self.path is not None else _compile(text)
+        self.lookups = frozenset[str]() if document else frozenset(_lookups(self._tree or _path_tree(self.path)))
+        self.exact = self._tree is not None and _needs_digits(self._tree)
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -55,24 +56,32 @@ class Expression:
                     return None
                 found = found.get(name)
             return found
-        assert self._compiled is not None
+        assert self._tree is not None
+        from models import jmes  # noqa: PLC0415  loaded by now
+
         try:
-            return self._compiled.search(scope)
+            return jmes.search(self._tree, scope)
         except (ValueError, RecursionError, TypeError, ArithmeticError) as exc:  # JMESPath's own are ValueErrors
             raise ValueError(str(exc) or type(exc).__name__) from None
 
 
-def _compile(text: str) -> Any:
-    import jmespath  # noqa: PLC0415  most need no more than a path
+def _compile(text: str) -> Mapping[str, Any]:
+    from models import jmes  # noqa: PLC0415  most need no more than a path
 
     try:
-        return jmespath.compile(text)
+        return jmes.compiled(text)
     except (ValueError, RecursionError) as exc:
         msg = f"is not a JMESPath expression: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
         raise ValueError(msg) from None
 
 
-def _tree(path: tuple[str, ...] | None) -> Mapping[str, Any]:
+def _needs_digits(tree: Mapping[str, Any]) -> bool:
+    from models import jmes  # noqa: PLC0415  loaded by now
+
+    return not jmes.OF_DIGITS.isdisjoint(jmes.functions_of(tree))
+
+
+def _path_tree(path: tuple[str, ...] | None) -> Mapping[str, Any]:
     """Return what JMESPath would make of a path."""
     steps = [{"type": "field", "children": [], "value": name} for name in path or ()]
     return steps[0] if len(steps) == 1 else {"type": "subexpression", "children": steps}
@@ -98,20 +107,25 @@ def _lookups(node: Mapping[str, Any]) -> Iterator[str]:
             raise ValueError(msg)
     named = kind == "subexpression" and children[0]["type"] == "field" and children[0]["value"] == LOOKUPS
     if named:
-        yield _name_of(children[1])
+        yield from _names_of(children[1])
         return
     for child in children[: _OF_ELEMENTS.get(kind)]:
         yield from _lookups(child)
 
 
-def _name_of(node: Mapping[str, Any]) -> str:
-    """Return the first name of what follows `lookups`."""
-    while node["type"] != "field" and node["children"]:
-        node = node["children"][0]
-    if node["type"] != "field":
+def _names_of(node: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the first names of what follows `lookups`: `lookups.{a: risk, b: prices}` has two."""
+    kind, children = node["type"], node["children"]
+    if kind == "field":
+        yield str(node["value"])
+    elif kind in ("multi_select_dict", "multi_select_list"):
+        for child in children:
+            yield from _names_of(child)
+    elif children:
+        yield from _names_of(children[0])
+    else:
         msg = f"say which lookup: {LOOKUPS}.NAME"
         raise ValueError(msg)
-    return str(node["value"])
 
 
 class Path:

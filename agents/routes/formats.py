@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRecord
@@ -58,6 +58,12 @@ class Formats:
         if self._route.format != "json" or record.value is None:
             return value
         return self._json(record.value, exact=True)
+
+    def exactly(self, scope: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what expressions see, with all the digits of the value's numbers. Raises InvalidRequest."""
+        if scope["exact"]:
+            return scope
+        return {**scope, "value": self.exact(scope["record"], scope["value"]), "exact": True}
 
     def _json(self, data: bytes, *, exact: bool) -> Any:
         try:

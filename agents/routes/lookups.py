@@ -72,15 +72,8 @@ class Lookups:
         spread: str | None = None
         source = self._sources.by_name[lookup.source]
         declared = source.params
-        for name, expression in lookup.params.items():
-            try:
-                value = expression.evaluate(scope)
-            except ValueError as exc:
-                msg = f"{self._where(lookup, name)}: {exc}"
-                raise InvalidRequest(msg) from None
-            if may_lack_digits(value) and not scope["exact"]:
-                scope = {**scope, "value": self._formats.exact(scope["record"], scope["value"]), "exact": True}
-                value = expression.evaluate(scope)
+        for name in lookup.params:
+            value, scope = self._evaluated(lookup, name, scope)
             if value is None:
                 if declared.get(name, _REQUIRED).default is REQUIRED:
                     msg = f"{self._where(lookup, name)} finds nothing in the record"
@@ -99,6 +92,21 @@ class Lookups:
             msg = f"{self._where(lookup, spread)} has {len(values)} values; at most {MAX_VALUES} are allowed"
             raise InvalidRequest(msg)
         return [self._request(lookup, {**params, spread: value}) for value in values]
+
+    def _evaluated(self, lookup: Lookup, name: str, scope: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return a parameter's value, and what its expression saw: all digits of numbers where they matter."""
+        expression = lookup.params[name]
+        try:
+            if expression.exact:
+                scope = self._formats.exactly(scope)
+            value = expression.evaluate(scope)
+            if not scope["exact"] and may_lack_digits(value):
+                scope = self._formats.exactly(scope)
+                value = expression.evaluate(scope)
+        except ValueError as exc:
+            msg = f"{self._where(lookup, name)}: {exc}"
+            raise InvalidRequest(msg) from None
+        return value, scope
 
     def cached(self, scope: dict[str, Any], now: float) -> Results | None:
         """Return all results from the cache at `now` (epoch seconds), None if one has to be fetched. Never waits."""

@@ -116,7 +116,7 @@ class RouteRunner:
         if when is None:
             return True
         try:
-            return is_true(when.evaluate(scope))
+            return is_true(when.evaluate(self._formats.exactly(scope) if when.exact else scope))
         except ValueError as exc:
             msg = f"route {self.route.name}: when ({when.text}): {exc}"
             raise InvalidRequest(msg) from None

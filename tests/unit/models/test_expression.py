@@ -65,6 +65,13 @@ def test_a_number_keeps_its_digits_on_its_way():
         ("lookups", "say which lookup"),
         ("lookups.*.x", "say which lookup"),
         ("length(nothing)", "no 'nothing' in a record"),
+        ("lenght(value.x)", r"no function lenght\(\); known: abs, avg"),
+        ("value.x[?lenght(@) > `1`]", r"no function lenght\(\)"),
+        ("length()", "takes 1 arguments, not 0"),
+        ("join(',')", "takes 2 arguments, not 1"),
+        ("&value.x", "& is for the functions"),
+        ("to_array(&value.x)", "& is for the functions"),
+        ("lookups.[@]", "say which lookup"),
         ("v" * (MAX_EXPRESSION + 1), "characters"),
     ],
 )
@@ -79,6 +86,8 @@ def test_lookups_that_an_expression_uses_are_known():
     assert Expression("lookups.a.x").lookups == {"a"}
     assert Expression("join('-', [lookups.a.x, lookups.\"b-c\".y[0], value.z])").lookups == {"a", "b-c"}
     assert Expression("value.lines[?lookups == `1`]").lookups == frozenset()
+    assert Expression('lookups.{a: risk.score, b: "p-q"[0]}').lookups == {"risk", "p-q"}
+    assert Expression("lookups.[risk, prices.x]").lookups == {"risk", "prices"}
 
 
 def test_a_value_of_a_wrong_type_is_an_error_that_says_so():
@@ -107,3 +116,40 @@ def test_a_wrong_place_is_refused(text):
     """A place is made of names."""
     with pytest.raises(ValueError, match="is not a path"):
         Path(text)
+
+
+DOCUMENT = strictjson.loads(
+    b'{"p":[{"x":1.10,"n":"a"},{"x":0.20,"n":"b"}],"neg":-0,"minus":-2.50,"mixed":[1,"2",true,null],"big":9007199254740993.5}',
+    exact=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("max(p[*].x)", "1.10"),
+        ("sort_by(p, &x)[*].n", '["b","a"]'),
+        ("max_by(p, &x).n", '"a"'),
+        ("sum(p[*].x)", "1.30"),
+        ("sum(p[*].neg)", "0"),
+        ("avg(p[*].x)", "0.65"),
+        ("abs(minus)", "2.50"),
+        ("abs(neg)", "0"),
+        ("ceil(minus)", "-2"),
+        ("floor(big)", "9007199254740993"),
+        ("to_string(p[0].x)", '"1.10"'),
+        ("to_string(p[0])", '"{\\"x\\":1.10,\\"n\\":\\"a\\"}"'),
+        ("to_number('1.10')", "1.10"),
+        ("to_number('1_000')", "null"),
+        ("to_number('NaN')", "null"),
+        ("to_number('1e999')", "null"),
+        ("mixed[?@ > `0`]", "[1]"),
+        ("minus < '1'", "null"),
+        ("'a' < 'b'", "true"),
+        ("`true` > `0`", "null"),
+    ],
+)
+def test_functions_take_numbers_with_their_digits(text, value):
+    """A price of 1.10 is a number for each of them; 1.10 and 0.20 are 1.30; what cannot be compared is null."""
+    found = Expression(text, document=True).evaluate(DOCUMENT)
+    assert strictjson.dumps(found, exact=True).decode() == value

@@ -182,6 +182,15 @@ def test_when_that_cannot_be_told_is_a_dead_letter():
     assert (outcome, message.startswith("route r: when (length(value.number)")) == ("invalid_request", True)
 
 
+def test_expressions_that_compute_have_all_digits():
+    """In `when`, in a parameter and over a document: 1.10 is not 1.1."""
+    record = b'{"n":1.10,"customer":{"id":"c1"}}'
+    when = """when = "to_string(value.n) == '1.10'\""""
+    assert merged(record, INTO + '\npick = "sum([score, score])"', when)["risk"] == 0.2
+    price = 'source = "prices"\nparams = { sku = "to_string(value.n)" }\ninto = "p"'
+    assert merged(record, price)["p"] == {"price": 3}
+
+
 def test_checks_are_run_and_told():
     """In a header, or in their place; one that fails is the record's outcome."""
     check = '\nchecks = [{ name = "range", field = "score", args = { low = 0, high = 1 } }]'
