@@ -129,8 +129,9 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
     if data.get("failures") == data["results"]:
         wrong["failures"] = ["is the topic of the results: dead letters need one of their own"]
     [(name, count)] = Counter(each.name for each in lookups).most_common(1)
-    if count > 1:
-        wrong["lookups"] = [f"two are called {name!r}: give them a name each"]
+    reason = f"two are called {name!r}: give them a name each" if count > 1 else _place_problem(lookups)
+    if reason is not None:
+        wrong["lookups"] = [reason]
     if output == "merge" and data.get("format", "json") in ("text", "bytes"):
         wrong["output"] = [f'{data["format"]} cannot hold an answer: set output = "result" or "document"']
     if output != "merge" and (reason := _single_problem(output, lookups)) is not None:
@@ -144,12 +145,24 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
     return wrong
 
 
+def _place_problem(lookups: list[Lookup]) -> str | None:
+    """Return why some answer can never be seen, None if all can. One that may be missing may replace another."""
+    places = [(each, path) for each in lookups for path in (each.into, each.checks_into) if path is not None]
+    for at, (lookup, path) in enumerate(places):
+        for earlier, other in places[:at]:
+            if other.steps[: len(path.steps)] == path.steps and (lookup.required or lookup is earlier):
+                return f"{lookup.name}: {path.text} would replace what {earlier.name} puts into {other.text}"
+    return None
+
+
 def _single_problem(output: str, lookups: list[Lookup]) -> str | None:
     """Return why a route of these lookups cannot publish what one of them has brought, None if it can."""
     if len(lookups) > 1:
         return f"{output!r} is of one lookup; there are {len(lookups)}"
     if any(each.into or each.checks_into for each in lookups):
         return f"{output!r} has no place for into and checks_into"
+    if output == "result" and lookups[0].pick is not None:
+        return f"{output!r} has the whole document: leave out pick"
     if not all(each.required for each in lookups):
         return f"{output!r} cannot do without its lookup: leave out required = false"
     return None

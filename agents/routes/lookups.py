@@ -76,8 +76,7 @@ class Lookups:
             value, scope = self._evaluated(lookup, name, scope)
             if value is None:
                 if declared.get(name, _REQUIRED).default is REQUIRED:
-                    msg = f"{self._where(lookup, name)} finds nothing in the record"
-                    raise InvalidRequest(msg)
+                    raise self._nothing(lookup, name, scope)
                 continue
             if isinstance(value, list) and name not in lookup.whole and name not in source.lists:
                 if spread is not None:
@@ -91,7 +90,20 @@ class Lookups:
         if len(values) > MAX_VALUES:
             msg = f"{self._where(lookup, spread)} has {len(values)} values; at most {MAX_VALUES} are allowed"
             raise InvalidRequest(msg)
-        return [self._request(lookup, {**params, spread: value}) for value in values]
+        if self._route.output == "result":
+            msg = (
+                f'{self._where(lookup, spread)} is a list, which output = "result" cannot show: say output = "document"'
+            )
+            raise InvalidRequest(msg)
+        return [self._request(lookup, {**params, spread: value}, at) for at, value in enumerate(values)]
+
+    def _nothing(self, lookup: Lookup, name: str, scope: Mapping[str, Any]) -> AnswerError:
+        """Return the error of a parameter that finds nothing; if that is for want of another's answer, the other's."""
+        used = lookup.params[name].lookups
+        for other in sorted(used & scope["failed"].keys()):
+            return _located(scope["failed"][other], f"{self._where(lookup, name)} has no answer of the lookup {other}")
+        place = "the answers" if used else "the record"
+        return InvalidRequest(f"{self._where(lookup, name)} finds nothing in {place}")
 
     def _evaluated(self, lookup: Lookup, name: str, scope: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
         """Return a parameter's value, and what its expression saw: all digits of numbers where they matter."""
@@ -124,7 +136,9 @@ class Lookups:
                     results[lookup.name] = _joined(found) if isinstance(requests, list) else found[0]
                 except AnswerError as error:
                     results[lookup.name] = Found(error=error)
-                scope["lookups"][lookup.name] = self._loaded_if_used(lookup, results)
+                self._show(lookup, results[lookup.name], scope)
+            if _is_lost(stage, results):
+                break
         return results
 
     async def run(self, scope: dict[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits) -> Results:
@@ -134,8 +148,8 @@ class Lookups:
             found = await asyncio.gather(*(self._look_up(lookup, scope, record, waits) for lookup in stage))
             for lookup, each in zip(stage, found, strict=True):
                 results[lookup.name] = each
-                scope["lookups"][lookup.name] = self._loaded_if_used(lookup, results)
-            if any(lookup.required and results[lookup.name].error is not None for lookup in stage):
+                self._show(lookup, each, scope)
+            if _is_lost(stage, results):
                 break
         return results
 
@@ -197,11 +211,20 @@ class Lookups:
             raise InvalidDocument(msg)
         return Value.of(picked)
 
-    def _request(self, lookup: Lookup, params: dict[str, Any]) -> ParsedRequest:
-        """Return the request for a source, remembered by its parameters. Raises AnswerError."""
+    def _request(self, lookup: Lookup, params: dict[str, Any], at: int | None = None) -> ParsedRequest:
+        """Return the request for a source, remembered by its parameters; `at` is the place of a list's value.
+
+        Raises AnswerError.
+        """
         key = None
         if all(type(value) in _SCALARS for value in params.values()):
-            key = lookup.name, *((name, type(value), value) for name, value in params.items())
+            key = (
+                lookup.name,
+                *(  # 0.0 and -0.0 are equal
+                    (name, type(value), repr(value) if type(value) is float else value)
+                    for name, value in params.items()
+                ),
+            )
             known = self._young.get(key) or self._old.get(key)
             if known is not None:
                 return known
@@ -209,7 +232,8 @@ class Lookups:
         try:
             known = parse_request(request, self._sources)
         except AnswerError as error:
-            error.args = (f"{self._where(lookup)}: {error}",)
+            place = "" if at is None else f"value {at}: "
+            error.args = (f"{self._where(lookup)}: {place}{error} ({_expressions(lookup)})",)
             raise
         if key is not None:
             if len(self._young) >= MAX_REQUESTS:
@@ -217,9 +241,12 @@ class Lookups:
             self._young[key] = known
         return known
 
-    def _loaded_if_used(self, lookup: Lookup, results: Results) -> Any:
-        """Return a document for the expressions of other lookups, None where none uses it."""
-        return results[lookup.name].value.loaded if lookup.name in self._used else None
+    def _show(self, lookup: Lookup, found: Found, scope: Mapping[str, Any]) -> None:
+        """Let expressions of other lookups see what came of one, if one uses it."""
+        if lookup.name in self._used:
+            scope["lookups"][lookup.name] = found.value.loaded
+            if found.error is not None:
+                scope["failed"][lookup.name] = found.error
 
     def _where(self, lookup: Lookup, param: str | None = None) -> str:
         where = f"route {self._route.name}, lookup {lookup.name}"
@@ -229,11 +256,16 @@ class Lookups:
 _REQUIRED = Param()
 
 
+def _is_lost(stage: Sequence[Lookup], results: Results) -> bool:
+    """Whether a lookup failed without which the record fails, so that those that come later need not begin."""
+    return any(lookup.required and results[lookup.name].error is not None for lookup in stage)
+
+
 def _joined(found: Sequence[Found]) -> Found:
     """Return the results of a list as one: an array, or the first error."""
     for at, each in enumerate(found):
         if each.error is not None:
-            return each if len(found) == 1 else each._replace(error=_at(each.error, at))
+            return each if len(found) == 1 else each._replace(error=_located(each.error, f"value {at}"))
     checked = any(each.checks is not NULL for each in found)
     return Found(
         Value.array([each.value for each in found]),
@@ -241,9 +273,13 @@ def _joined(found: Sequence[Found]) -> Found:
     )
 
 
-def _at(error: AnswerError, at: int) -> AnswerError:
-    """Return an error that says which value of a list it is about; the original may be in the cache."""
+def _expressions(lookup: Lookup) -> str:
+    return ", ".join(f"{name} = {expression.text}" for name, expression in lookup.params.items())
+
+
+def _located(error: AnswerError, where: str) -> AnswerError:
+    """Return an error that says what it is about; the original may be in the cache."""
     located = type(error).__new__(type(error))
     located.__dict__.update(error.__dict__)
-    located.args = (f"value {at}: {error}",)
+    located.args = (f"{where}: {error}",)
     return located

@@ -31,7 +31,9 @@ _OF_VALUE = frozenset({"content-type", "__value_schema_id"})
 
 
 def scope_of(record: ConsumerRecord[bytes, bytes], value: Any) -> dict[str, Any]:
-    """Return what the expressions of a route see of a record with this value; `record` and `exact` they do not."""
+    """Return what the expressions of a route see of a record with this value; `failed` (errors of lookups by
+    name), `record` and `exact` they do not.
+    """
     return {
         "value": value,
         "key": None if record.key is None else _text(record.key),
@@ -41,6 +43,7 @@ def scope_of(record: ConsumerRecord[bytes, bytes], value: Any) -> dict[str, Any]
         "offset": record.offset,
         "timestamp": record.timestamp,
         "lookups": {},
+        "failed": {},
         "record": record,
         "exact": False,
     }
@@ -64,8 +67,11 @@ def merged(route: Route, members: Any, answers: Sequence[tuple[Path, Value]], *,
         raise InvalidRequest(msg)
     result: dict[str, Any] = dict(members or {})
     for path, answer in answers:
+        opened = any(
+            len(other.steps) > len(path.steps) and other.steps[: len(path.steps)] == path.steps for other, _ in answers
+        )  # another answer goes into this one
         try:
-            path.put(result, Raw.of_text(answer.text) if as_text else answer.loaded)
+            path.put(result, Raw.of_text(answer.text) if as_text and not opened else answer.loaded)
         except ValueError as exc:
             msg = f"route {route.name}: {exc}"
             raise InvalidRequest(msg) from None

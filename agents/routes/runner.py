@@ -155,7 +155,7 @@ class RouteRunner:
         try:
             logs.request_id.set(f"{record.topic}-{record.partition}-{record.offset}")
             scope = scope or scope_of(record, await self._formats.read_later(record, waits))
-            scope["lookups"] = {}
+            scope["lookups"], scope["failed"] = {}, {}
             results, outcome = None, None
             if self._is_wanted(scope):
                 results = await self._lookups.run(scope, record, waits)

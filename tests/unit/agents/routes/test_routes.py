@@ -8,9 +8,11 @@ import time
 
 import pytest
 
+from agents.routes.lookups import Lookups
 from agents.routes.rehearsal import send_through
 from agents.testing import AsyncHarness, Harness, Reply
-from models import checks
+from models import checks, strictjson
+from models.errors import SettingsError
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 
@@ -119,6 +121,39 @@ def test_a_lookup_uses_the_document_of_another():
     assert merged(ORDER, INTO + second)["a"]["prices"] == {"price": 1}
 
 
+def test_what_uses_the_answer_of_a_lookup_that_failed_fails_as_it_did():
+    """From the cache, too, and whichever stands first: the record is not at fault."""
+    first = 'name = "p"\nsource = "prices"\nparams = { sku = "lookups.risk.sku" }\ninto = "p"\n[[routes.r.lookups]]\n'
+    for lookups, who in ((first + INTO, "risk"), (first + INTO + "\nrequired = false", "p")):
+        with Harness(REPLIES, sources=sources(lookups)) as service:
+            for _ in range(2):
+                [letter] = service.route("r", {"customer": {"id": "c2"}})
+                assert letter.headers["__dlq.errors.outcome"] == b"upstream_error"
+                assert letter.headers["__dlq.errors.lookup"] == who.encode()
+    assert b"params.sku (lookups.risk.sku) has no answer of the lookup risk: " in letter.headers["__dlq.errors.message"]
+
+
+def test_an_answer_may_go_into_another():
+    """An object is opened for it; a place that would hide another's answer is refused."""
+    inner = f'\n[[routes.r.lookups]]\nname = "again"\n{RISK}\npick = "sku"\n'
+    assert merged(ORDER, INTO + inner + 'into = "risk.at.y"')["risk"]["at"] == {"x": None, "y": "s1"}
+    assert merged(ORDER, INTO + inner + 'into = "risk"\nrequired = false')["risk"] == "s1"
+    for outer, place in ((INTO, "risk"), (INTO.replace('into = "risk"', 'into = "risk.x"'), "risk")):
+        with pytest.raises(SettingsError, match="again: risk would replace what risk puts into risk"):
+            send(ORDER, outer + inner + f'into = "{place}"')
+
+
+def test_numbers_that_are_equal_and_not_the_same_are_asked_for_by_themselves():
+    """0.0 and -0.0, which a mapping takes for one."""
+    route = sources(INTO)
+    replies = {f"https://risk.example/{n}": {"n": n} for n in ("0.0", "-0.0", "0", "-0")}
+    with Harness(replies, sources=route) as service:
+        lookups = Lookups(service._harness._sources.routes["r"], service._harness._sources, None, None)
+        [lookup] = lookups._route.lookups
+        urls = [lookups._request(lookup, {"id": n}).request.url for n in (0.0, -0.0, 0, strictjson.NegativeZero())]
+    assert urls == [f"https://risk.example/{n}" for n in ("0.0", "-0.0", "0", "-0")]
+
+
 def test_an_answer_that_is_not_required_may_be_missing():
     """The record goes on and says so; what depends on it fails by itself."""
     order = {**ORDER, "lines": [{"sku": "s3"}]}
@@ -137,6 +172,8 @@ def test_an_answer_that_is_not_required_may_be_missing():
         ({"customer": {"id": {"x": 1}}}, "invalid_request", "route r, lookup risk: params.id"),
         ({"customer": {"id": ""}}, "invalid_request", "route r, lookup risk: params.id"),
         ({"customer": {"id": "a/b"}}, "invalid_request", "route r, lookup risk: params.id"),
+        ({"customer": {"id": "a/b"}}, "invalid_request", "(id = value.customer.id)"),
+        ({"customer": {"id": ["c1", None]}}, "invalid_request", "route r, lookup risk: value 1: params.id: must be a"),
         ({"customer": {"id": "c2"}}, "upstream_error", "404"),
     ],
 )
@@ -227,6 +264,17 @@ def test_an_output_may_be_the_document_or_the_result():
         assert (letter.topic, json.loads(result.value)["outcome"]) == ("failed", "invalid_request")
 
 
+def test_a_list_has_no_result():
+    """One answer makes one; and a result has all of the document."""
+    prices = 'source = "prices"\nparams = { sku = "value.skus" }'
+    with Harness(REPLIES, sources=sources(prices, 'output = "result"')) as service:
+        letter, result = service.route("r", {"skus": ["s1"]})
+        assert "is a list" in json.loads(result.value)["error"]["message"]
+        assert (letter.topic, service.requests) == ("failed", [])
+    with pytest.raises(SettingsError, match="leave out pick"):
+        send(ORDER, RISK + '\npick = "score"', 'output = "result"')
+
+
 def test_a_webhook_is_called_once_for_each_question_with_a_key_of_its_own():
     """The same key for a repeat of the record, another for another lookup."""
     hook = 'source = "hook"\nparams = { number = "value.number" }'
@@ -300,4 +348,7 @@ def test_a_list_that_its_source_takes_whole_is_asked_once(place):
         assert json.loads(published.value)["a"]["prices"] == {"all": 1}
         [failed] = service.route("r", {**ORDER, "lines": []})
         message = dict(failed.headers)["__dlq.errors.message"]
-        assert message == b"route r, lookup prices: params.sku: is an empty list: give one value at least"
+        assert message == (
+            b"route r, lookup prices: params.sku: is an empty list: give one value at least "
+            b"(sku = value.lines[*].sku)"
+        )
