@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from models.request import MAX_TIMEOUT
 from models.route import RESERVED, Lookup, Route, listed, name_problem
@@ -10,6 +10,8 @@ from models.source import REQUIRED, Source
 
 Problem = tuple[tuple[str, ...], str]
 """Where something is wrong, from the route's name on, and what."""
+Flow = tuple[set[str], set[str]]
+"""Topics that are read, and those that are written for it."""
 
 
 def route_problems(routes: Mapping[str, Route], sources: Mapping[str, Source], wrong: Collection[str]) -> list[Problem]:
@@ -54,21 +56,26 @@ def _topic_problems(routes: Mapping[str, Route]) -> list[Problem]:
                 problems.append(
                     ((route.name, "failures"), f"{name!r} is read by the route {readers[0]}: its records would loop")
                 )
-        if _comes_back(route, routes):
+        if _comes_back(route, list(_flows(routes.values()))):
             problems.append(
                 ((route.name, "results"), f"{route.results!r} leads back to this route: its records would loop")
             )
     return problems
 
 
-def _comes_back(route: Route, routes: Mapping[str, Route]) -> bool:
+def _flows(routes: Iterable[Route]) -> Iterator[Flow]:
+    for route in routes:
+        yield set(route.topics), {route.results}
+
+
+def _comes_back(route: Route, flows: Sequence[Flow]) -> bool:
     seen: set[str] = set()
     reached = {route.results}
     while reached:
         if reached & set(route.topics):
             return True
         seen |= reached
-        reached = {each.results for each in routes.values() if reached & set(each.topics)} - seen
+        reached = set[str]().union(*(written for read, written in flows if reached & read)) - seen
     return False
 
 
@@ -76,8 +83,10 @@ def settings_problems(
     routes: Mapping[str, Route],
     sources: Mapping[str, Source],
     *,
+    requests: str,
     results: str,
     dead_letters: str,
+    workers: str,
     timeout: float,
     registry: bool,
 ) -> list[str]:
@@ -88,8 +97,18 @@ def settings_problems(
     for route in routes.values():
         if route.results in (results, dead_letters):
             problems.append(f"results: {route.results!r} has the worker's own results or dead letters")
-        if route.failures == results:
-            problems.append(f"failures: {route.failures!r} has the worker's own results")
+        if route.failures in (requests, results):
+            problems.append(f"failures: {route.failures!r} has the worker's own requests or results")
+        if workers in route.all_topics:
+            problems.append(f"topics: {workers!r} has the reports of workers")
+        if route.failures is None and dead_letters in route.topics:
+            problems.append(
+                f"failures: {dead_letters!r} is read by this route: give its dead letters a topic of their own"
+            )
+        if _comes_back(route, [*_flows(routes.values()), ({requests}, {results, dead_letters})]):
+            problems.append(
+                f"results: {route.results!r} leads back to this route through the worker's requests: its records would loop"
+            )
         if route.needs_registry and not registry:
             problems.append("its records need a schema registry: set MILLRACE_REGISTRY_URL")
         longest = sum(max(sources[each.source].timeout or timeout for each in stage) for stage in route.stages)

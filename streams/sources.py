@@ -8,6 +8,7 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -82,8 +83,9 @@ def parse(content: bytes) -> tuple[Sources, list[Problem]]:
 def route_misfits(settings: Settings, sources: Sources) -> list[str]:
     """Return what is wrong with routes beside a worker's settings."""
     return settings_problems(
-        sources.routes, sources.by_name, results=settings.results_topic, dead_letters=settings.dead_letters_topic,
-        timeout=settings.timeout, registry=bool(settings.registry_url),
+        sources.routes, sources.by_name, requests=settings.requests_topic, results=settings.results_topic,
+        dead_letters=settings.dead_letters_topic, workers=settings.workers_topic, timeout=settings.timeout,
+        registry=bool(settings.registry_url),
     )  # fmt: skip
 
 
@@ -186,8 +188,9 @@ class _Reader:
 
 def _as_written(path: Steps) -> Steps:
     """Return a path without the steps that marshmallow adds inside a table of named values."""
-    if path[:1] in (("params",), ("form",)) and path[2:3] in (("key",), ("value",)):
-        return path[:2] + path[3:]
+    at = 2 if path[:1] == ("lookups",) else 0  # behind the number of a lookup
+    if path[at : at + 1] in (("params",), ("form",)) and path[at + 2 : at + 3] in (("key",), ("value",)):
+        return path[: at + 2] + path[at + 3 :]
     return path
 
 
@@ -205,11 +208,12 @@ def _not_toml(text: str, exc: tomllib.TOMLDecodeError) -> Problem:
 
 
 def lines_of(text: str) -> dict[Steps, int]:
-    """Return the line on which each key and table of a valid TOML text begins.
+    """Return the line on which each key and table of a valid TOML text begins; tables of an array have numbers.
 
     tomllib tells no lines. A text is a row of statements, each of one line or more: lines are joined until they parse.
     """
     lines: dict[Steps, int] = {}
+    counts: Counter[Steps] = Counter()
     table: Steps = ()
     begun: list[str] = []
     for number, line in enumerate(_LINE.findall(text), 1):
@@ -219,14 +223,29 @@ def lines_of(text: str) -> dict[Steps, int]:
         except tomllib.TOMLDecodeError:
             continue
         first = number - len(begun) + 1
-        header = begun[0].lstrip().startswith("[")
+        opening = begun[0].lstrip()[:2]
         begun = []
         paths = list(_paths(statement))
-        if header:
-            table = paths[-1]
+        if opening[:1] == "[":
+            table = _table(paths[-1], counts, is_of_array=opening == "[[")
+            paths = [table[:end] for end in range(1, len(table) + 1)]
+        else:
+            paths = [(*table, *path) for path in paths]
         for path in paths:
-            lines.setdefault(path if header else (*table, *path), first)
+            lines.setdefault(path, first)
     return lines
+
+
+def _table(named: Steps, counts: Counter[Steps], *, is_of_array: bool) -> Steps:
+    """Return the path of a table of this name: one of an array has a number, and so have those inside of one."""
+    path: Steps = ()
+    for left, step in zip(range(len(named) - 1, -1, -1), named, strict=True):
+        path = (*path, step)
+        if is_of_array and not left:
+            counts[path] += 1
+        if path in counts:
+            path = (*path, str(counts[path] - 1))
+    return path
 
 
 def _paths(value: Any, steps: Steps = ()) -> Iterator[Steps]:

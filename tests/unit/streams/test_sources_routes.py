@@ -84,6 +84,52 @@ def test_what_is_wrong_with_a_route_is_reported_at_its_line(text, line, reason):
     assert any(f"line {line}" in each or f"line {number}" in each for each in found for number in range(9, 24))
 
 
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ('into = "a b"', "line 21: routes.orders.lookups.1.into: is no path"),
+        ("nope = 1", "line 21: routes.orders.lookups.1.nope: unknown field"),
+        (
+            '[routes.orders.lookups.params]\nsku = "value."',
+            "line 22: routes.orders.lookups.1.params.sku: is no JMESPath",
+        ),
+    ],
+)
+def test_a_problem_of_a_later_lookup_has_its_own_line(more, problem):
+    """Each table of an array counts."""
+    second = '\n[[routes.orders.lookups]]\nname = "other"\nsource = "prices"\n'
+    [found] = problems(SOURCES + ROUTE + second + more)
+    assert found.startswith(problem), found
+
+
+@pytest.mark.parametrize(
+    ("topics", "results", "failures", "problem"),
+    [
+        ("results", "requests", None, "results: 'requests' leads back to this route through the worker's requests"),
+        ("dead-letters", "requests", "f", "results: 'requests' leads back to this route"),
+        ("dead-letters", "out", None, "failures: 'dead-letters' is read by this route"),
+        ("orders", "out", "requests", "failures: 'requests' has the worker's own requests"),
+        ("orders", "workers", None, "topics: 'workers' has the reports of workers"),
+        ("dead-letters", "out", "f", None),
+        ("requests", "out", None, None),
+        ("orders", "requests", None, None),
+    ],
+)
+def test_records_that_would_go_round_by_way_of_the_worker_are_refused(topics, results, failures, problem):
+    """Its requests become its results and dead letters; what a route makes of those must not become requests again."""
+    route = ROUTE.replace('["orders"]', f'["{topics}"]').replace('"enriched"', f'"{results}"')
+    route = route.replace("\n\n", f'\nfailures = "{failures}"\n\n' if failures else "\n\n", 1)
+    sources, wrong = parse((SOURCES + route).encode())
+    assert wrong == []
+    own = Settings(requests_topic="requests", results_topic="results", dead_letters_topic="dead-letters",
+                   workers_topic="workers")  # fmt: skip
+    if problem is None:
+        check_routes(own, sources)
+    else:
+        with pytest.raises(SettingsError, match=problem):
+            check_routes(own, sources)
+
+
 def test_records_that_would_go_round_between_routes_are_refused():
     """Results of one that come back to it by way of another; a chain of two is none."""
     second = ROUTE.replace("orders", "again").replace('topics = ["again"]', 'topics = ["enriched"]')

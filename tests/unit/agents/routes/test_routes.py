@@ -349,6 +349,5 @@ def test_a_list_that_its_source_takes_whole_is_asked_once(place):
         [failed] = service.route("r", {**ORDER, "lines": []})
         message = dict(failed.headers)["__dlq.errors.message"]
         assert message == (
-            b"route r, lookup prices: params.sku: is an empty list: give one value at least "
-            b"(sku = value.lines[*].sku)"
+            b"route r, lookup prices: params.sku: is an empty list: give one value at least (sku = value.lines[*].sku)"
         )
