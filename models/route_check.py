@@ -107,7 +107,7 @@ def settings_problems(
             )
         if _comes_back(route, [*_flows(routes.values()), ({requests}, {results, dead_letters})]):
             problems.append(
-                f"results: {route.results!r} leads back to this route through the worker's requests: its records would loop"
+                f"results: {route.results!r} leads back to this route through the worker's requests: a loop"
             )
         if route.needs_registry and not registry:
             problems.append("its records need a schema registry: set MILLRACE_REGISTRY_URL")

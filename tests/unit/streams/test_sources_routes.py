@@ -87,11 +87,11 @@ def test_what_is_wrong_with_a_route_is_reported_at_its_line(text, line, reason):
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ('into = "a b"', "line 21: routes.orders.lookups.1.into: is no path"),
+        ('into = "a b"', "line 21: routes.orders.lookups.1.into: is not a path"),
         ("nope = 1", "line 21: routes.orders.lookups.1.nope: unknown field"),
         (
             '[routes.orders.lookups.params]\nsku = "value."',
-            "line 22: routes.orders.lookups.1.params.sku: is no JMESPath",
+            "line 22: routes.orders.lookups.1.params.sku: is not a JMESPath",
         ),
     ],
 )
