@@ -62,7 +62,8 @@ class RouteApp:
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         partitions = {name: topics[name].partitions for name in (*route.topics, route.results)}
         formats = Formats(route, await self._registry(stack))
-        outputs = Outputs(route, settings, publisher, partitions, formats)
+        compacted = "compact" in (results.cleanup or "")
+        outputs = Outputs(route, settings, publisher, partitions, formats, compacted=compacted)
         self.runner = RouteRunner(route, Lookups(route, self._sources, enricher, formats), formats, outputs, publisher)
         return publisher
 

@@ -46,17 +46,21 @@ class _Made(NamedTuple):
 
 
 class Outputs:
-    """The results and dead letters of one route. `partitions` are those of its topics, by name."""
+    """The results and dead letters of one route. `partitions` are those of its topics, by name. A topic of results that
+    is `compacted` takes no record without a key.
+    """
 
     def __init__(
-        self, route: Route, settings: Settings, publisher: Publisher, partitions: Mapping[str, int], formats: Formats
-    ) -> None:
+        self, route: Route, settings: Settings, publisher: Publisher, partitions: Mapping[str, int], formats: Formats,
+        *, compacted: bool = False,
+    ) -> None:  # fmt: skip
         self._route = route
         self._group = route.group(settings.group)
         self._failures = route.failures or settings.dead_letters_topic
         self._publisher = publisher
         self._partitions = partitions
         self._formats = formats
+        self._compacted = compacted
 
     def pass_on(self, record: Record, lease: Lease, scope: Mapping[str, Any] | None, began: float) -> str | None:
         """Publish a record without answers, as `finish` does; `scope` is None for a tombstone."""
@@ -98,10 +102,10 @@ class Outputs:
         try:
             made = _Made(scope["value"], []) if results is None else self._made(record, results, scope, began)
             value = await self._formats.write_later(made.value, waits)
+            self._publish(record, lease, value, headers_of(record, made.notes, self._route.results_format), began)
         except AnswerError as error:
             self.fail(record, lease, error, began)
             return error.outcome
-        self._publish(record, lease, value, headers_of(record, made.notes, self._route.results_format), began)
         return PASSED if results is None else "ok"
 
     def fail(
@@ -122,7 +126,7 @@ class Outputs:
         if lookup is not None:
             headers.append((LOOKUP, lookup.encode()))
         listener: DeliveryListener = lease
-        if self._route.output == "result":
+        if self._route.output == "result" and not (self._compacted and record.key is None):
             answer = None if found is None else found.answer
             shared = encode_answer(None, Answer.failed(error)) if answer is None else answer.shared
             value = _result(record, shared, answer, began)
@@ -178,22 +182,37 @@ class Outputs:
         return True
 
     def _publish(self, record: Record, lease: Lease, value: bytes | None, headers: Headers, began: float) -> None:
-        """Publish an output, or its dead letter if the topic does not take it."""
+        """Publish an output, or its dead letter if Kafka refuses it. Raises AnswerError if it is known to do so."""
+        if record.key is None and self._compacted:
+            msg = f"route {self._route.name}: the record has no key, and the topic {self._route.results} is compacted"
+            raise InvalidRequest(msg)
         timestamp = record.timestamp if self._route.timestamp == "record" and record.timestamp >= 0 else None
         refuse = partial(self._refuse, record, lease, began)
         output = OutgoingRecord(lease, record.offset, record.key, value, headers, _keep, refuse, timestamp)
         topic = self._route.results
         may_exceed = self._publisher.may_exceed(topic, record.key, value, headers)
         if may_exceed and output.size() > self._publisher.limits[topic]:
-            refuse(output)
-        else:
-            self._publisher.publish(topic, self._partition(record), output, fits=True)
+            raise self._too_large(output)
+        self._publisher.publish(topic, self._partition(record), output, fits=True)
+
+    def _too_large(self, output: OutgoingRecord) -> TooLarge:
+        topic = self._route.results
+        return TooLarge(
+            f"route {self._route.name}: the output has {output.size()} bytes, more than the topic {topic} takes"
+        )
 
     def _refuse(self, record: Record, lease: Lease, began: float, output: OutgoingRecord) -> None:
-        """Publish the dead letter of a record whose output is too large, for what is known or for what Kafka says."""
-        topic = self._route.results
-        msg = f"route {self._route.name}: the output has {output.size()} bytes, more than the topic {topic} takes"
-        self.fail(record, lease, TooLarge(msg), began)
+        """Publish the dead letter of a record whose output Kafka refuses."""
+        topic, size = self._route.results, output.size()
+        error: AnswerError
+        if size > self._publisher.limits[topic]:
+            error = TooLarge(
+                f"route {self._route.name}: the output has {size} bytes, more than the topic {topic} takes"
+            )
+        else:
+            error = InvalidRequest(f"route {self._route.name}: the topic {topic} does not take the record's timestamp, "
+                                   f"{record.timestamp}: see its message.timestamp.*.max.ms")  # fmt: skip
+        self.fail(record, lease, error, began)
 
     def _partition(self, record: Record) -> int:
         """Return the partition of an output: the record's own where the topics have as many, else its key's, as a

@@ -101,14 +101,16 @@ async def rehearse(
 
 
 async def send_through(
-    settings: Settings, route: Route, sources: Sources, enricher: Enricher, record: ConsumerRecord[bytes, bytes]
-) -> tuple[str, list[Published]]:
-    """Do the same over an enricher that is open."""
+    settings: Settings, route: Route, sources: Sources, enricher: Enricher, record: ConsumerRecord[bytes, bytes],
+    *, compacted: bool = False,
+) -> tuple[str, list[Published]]:  # fmt: skip
+    """Do the same over an enricher that is open; `compacted`: the topic of the results is."""
     kept = _Publisher(route.results, route.failures or settings.dead_letters_topic)
     publisher = cast("Any", kept)
     lease = Lease(route.group(settings.group), record.topic, 0, position=record.offset)
     formats = Formats(route)
-    outputs = Outputs(route, settings, publisher, {record.topic: 1, route.results: 1}, formats)
+    outputs = Outputs(route, settings, publisher, {record.topic: 1, route.results: 1}, formats,
+                      compacted=compacted)  # fmt: skip
     runner = RouteRunner(route, Lookups(route, sources, enricher, formats), formats, outputs, publisher)
     lease.deliver([record], record.offset + 1)
     await runner.take(RecordBatch([record], lease, time.monotonic()))

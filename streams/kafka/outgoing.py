@@ -36,7 +36,8 @@ class DeliveryListener(Protocol):
 class OutgoingRecord(NamedTuple):
     """One record to publish. `shrink` makes a smaller one when Kafka finds it too large; None: it is dropped.
 
-    With `take_back`, a record that Kafka refuses as too large goes there instead: its owner publishes another.
+    With `take_back`, a record that Kafka refuses as too large, or for its timestamp, goes there instead: its owner
+    publishes another.
     `timestamp` is in milliseconds since the epoch, None for now.
     """
 

@@ -16,7 +16,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Self, TypeAlias
 
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError
+from aiokafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+)
 
 from models.errors import reason_of
 from models.histogram import Histogram
@@ -255,6 +261,9 @@ class Publisher:
             if isinstance(exc, _TOO_LARGE):
                 self._shrink(queue, records)
                 return
+            if isinstance(exc, InvalidTimestampError) and any(record.timestamp is not None for record in records):
+                self._refuse_times(queue, records)
+                return
             logger.warning("%s-%d: a batch of %d was not acknowledged, sending it again: %s; none is lost, each may "
                            "come once more", queue.topic, queue.partition, len(records), reason_of(exc))  # fmt: skip
             queue.put_back(records)
@@ -276,7 +285,21 @@ class Publisher:
         self._release(queue, records)
         self._mark_moving(queue)
 
-    # -- records that are too large
+    # -- records that Kafka refuses
+
+    def _refuse_times(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
+        """Kafka found a timestamp out of the range of the topic: send several records one by one, give a single one
+        back to its owner, or the time of now.
+        """
+        if len(records) > 1:
+            queue.put_back(records, alone=True)
+            return
+        [record] = records
+        if record.take_back is None:
+            queue.put_back([record._replace(timestamp=None)])
+            return
+        record.take_back(record)
+        self._release(queue, records)
 
     def _shrink(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
         """Kafka found a batch too large: send several records one by one, and make a single one smaller."""

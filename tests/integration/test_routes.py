@@ -227,6 +227,44 @@ params = {{ sku = "value.sku" }}
     assert {each.headers["__dlq.errors.outcome"] for each in letters} <= {b"upstream_error"}
 
 
+async def test_what_the_topic_of_the_results_refuses_holds_up_nobody(kafka: Broker, stage, shop, tmp_path):
+    """A record of tomorrow, and one without a key for a compacted topic: dead letters, and those behind them go on."""
+    stage.partitions = 1
+    more = """
+[routes.latest]
+topics = ["articles-{mark}"]
+results = "priced-{mark}"
+failures = "unpriced-{mark}"
+
+[[routes.latest.lookups]]
+source = "prices"
+params = {{ sku = "value.sku" }}
+"""
+    route = Route(stage, shop.url, tmp_path, orders='timestamp = "record"', more=more)
+    articles, priced, unpriced = (f"{name}-{stage.mark}" for name in ("articles", "priced", "unpriced"))
+    await route.create(articles, unpriced)
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        await admin.create(priced, 1, 1, **{"cleanup.policy": "compact"})
+        await admin.create(f"late-{stage.mark}", 1, 1, **{"message.timestamp.after.max.ms": "1000"})
+        await admin.settled(priced, f"late-{stage.mark}")
+    sources = tmp_path / "sources.toml"
+    sources.write_text(sources.read_text().replace(f'results = "{route.enriched}"', f'results = "late-{stage.mark}"'))
+    await stage.start()
+    now = int(time.time() * 1000)
+    await route.send([order(1)], timestamp_ms=now + 1_800_000)
+    await route.send([order(2)], timestamp_ms=now)
+    await stage.producer.send(articles, b'{"sku":"a"}', key=None)
+    await stage.producer.send(articles, b'{"sku":"b"}', key=b"b")
+    [seen] = await route.until(f"late-{stage.mark}", 1)
+    assert json.loads(seen.result)["number"] == 2
+    [letter] = await route.until(route.failed, 1)
+    assert b"does not take the record's timestamp" in letter.headers["__dlq.errors.message"]
+    [seen] = await route.until(priced, 1)
+    [letter] = await route.until(unpriced, 1)
+    assert (seen.key, letter.result) == (b"b", b'{"sku":"a"}')
+    assert b"has no key, and the topic" in letter.headers["__dlq.errors.message"]
+
+
 async def test_dead_letters_of_a_route_are_redriven_to_its_topic_once(kafka: Broker, stage, shop, tmp_path):
     """What failed comes out enriched, with the place of its first delivery; a second redrive finds nothing to do."""
     stage.settings["MILLRACE_NEGATIVE_TTL"] = "0"

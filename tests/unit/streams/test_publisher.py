@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import (
+    InvalidTimestampError,
     KafkaConnectionError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -554,6 +555,23 @@ async def test_a_record_that_is_taken_back_goes_to_its_owner_and_is_not_finished
     assert [len(record.value) for record in refused] == [3000]
     assert (desk.finished, publisher.dropped, publisher.backlog) == ([1], 0, 0)
     assert publisher.limits["t"] == refused[0].size() - 1
+
+
+async def test_a_record_whose_timestamp_is_refused_holds_up_nobody(publisher, cluster, desk):
+    """It goes to its owner, or out with the time of now; those in its batch go on."""
+    for take_back in ((refused := []).append, None):
+        cluster.faults.extend([InvalidTimestampError(), InvalidTimestampError(), None])
+        offset = len(desk.finished) + 1
+        publish(publisher, desk, [])
+        publisher.publish("t", 0, parcel(desk, 0)._replace(timestamp=1 << 50, take_back=take_back))
+        publish(publisher, desk, [offset])
+        await desk.until(offset)
+        await a_few_turns()
+    assert [record.timestamp for record in refused] == [1 << 50]
+    async with asyncio.timeout(PATIENCE):
+        while publisher.backlog:
+            await asyncio.sleep(0)
+    assert sorted(desk.finished) == [0, 1, 2]
 
 
 async def test_what_kafka_refused_once_is_not_tried_again(publisher, cluster, desk):

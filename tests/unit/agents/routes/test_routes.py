@@ -9,7 +9,7 @@ import time
 import pytest
 
 from agents.routes.lookups import Lookups
-from agents.routes.rehearsal import send_through
+from agents.routes.rehearsal import sample, send_through
 from agents.testing import AsyncHarness, Harness, Reply
 from models import checks, strictjson
 from models.errors import SettingsError
@@ -302,6 +302,28 @@ def test_an_output_that_its_topic_does_not_take_is_a_dead_letter():
     """Too large with the answer in it: nothing is lost, and it says how large."""
     outcome, message = failure({"customer": {"id": "c1"}, "x": "y" * 1_048_500})
     assert (outcome, "the output has" in message) == ("too_large", True)
+
+
+async def test_what_a_compacted_topic_refuses_is_a_dead_letter():
+    """A record without a key: sent again and again it would hold up its partition for ever. It is no `ok`, either."""
+    async with AsyncHarness(REPLIES, sources=sources(RISK, 'output = "result"')) as service:
+        route = service._sources.routes["r"]
+        for key, topics in ((None, ["failed"]), (b"k", ["enriched"])):
+            given = sample(route, b'{"customer":{"id":"c1"}}', key)
+            outcome, published = await send_through(
+                Settings(), route, service._sources, service._enricher, given, compacted=True
+            )
+            assert [each.topic for each in published] == topics
+            assert outcome == ("ok" if key else "invalid_request")
+
+
+async def test_an_output_that_is_too_large_is_counted_as_that():
+    """Not as `ok`."""
+    async with AsyncHarness(REPLIES, sources=sources()) as service:
+        route = service._sources.routes["r"]
+        given = sample(route, b'{"customer":{"id":"c1"},"x":"%b"}' % (b"y" * 1_048_500))
+        outcome, _ = await send_through(Settings(), route, service._sources, service._enricher, given)
+    assert outcome == "too_large"
 
 
 @pytest.mark.parametrize("key", [b"a", b"", b"orders", b"\xff" * 33, "grün".encode()])
