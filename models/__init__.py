@@ -18,6 +18,7 @@ text           the charset of a text, and the title of an HTML page
 documents      loads an upstream's body by a schema: `json`, `text`, `page` or a registered one
 checks/        the CPU checks: registry, signatures, and running one
 large          work on large values, done in a process of the pool
+large_records  such work on records of routes
 process        the main program of a process of the pool
 dead_letter    a dead letter: its headers, filters, and the request that redriving makes of it
 moment         credible timestamps of records

@@ -8,9 +8,9 @@ the epoch), and `lookups.NAME`, the document that another lookup of the same rec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from models import strictjson
 
@@ -18,6 +18,7 @@ RECORD_NAMES = ("value", "key", "headers", "topic", "partition", "offset", "time
 """Names of a record's parts."""
 LOOKUPS = "lookups"
 """The name under which the documents of other lookups are."""
+T = TypeVar("T")
 MAX_EXPRESSION = 1_000
 """Characters of an expression."""
 
@@ -158,6 +159,20 @@ class Path:
                 raise ValueError(msg)
             members[name] = members = dict(inner or {})
         members[last] = value
+
+
+def put_all(
+    members: Mapping[str, Any] | None, answers: Sequence[tuple[Path, T]], made_of: Callable[[T, bool], Any]
+) -> dict[str, Any]:
+    """Return an object with answers in their places; `made_of` returns an answer's value, as an object of its own where
+    another answer goes into it. Raises ValueError where a place cannot be had.
+    """
+    result: dict[str, Any] = dict(members or {})
+    for path, answer in answers:
+        size = len(path.steps)
+        opened = any(len(other.steps) > size and other.steps[:size] == path.steps for other, _ in answers)
+        path.put(result, made_of(answer, opened))
+    return result
 
 
 def may_lack_digits(value: Any) -> bool:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from models import documents
+from models import documents, large_records
 from models import request as requests
 from models.errors import AnswerError, InternalError, InvalidDocument
+from models.large_records import text_of
 from models.result import is_shared, read_result, too_large
-from models.schema import kind
-from models.strictjson import Raw
 
 LARGE = 64 << 10
 """Bytes of JSON from which on another process does the work: some milliseconds of the event loop."""
@@ -54,16 +53,12 @@ def _read_request(value: bytes) -> bytes:
     """Read a request; nested values stay text, which is all that the worker needs."""
     request_id, request = requests.parse(value)
     checks = tuple(replace(call, args=_as_text(call.args)) for call in request.checks)
-    request = request._replace(params=_as_text(request.params), body=_text_of(request.body), checks=checks)
+    request = request._replace(params=_as_text(request.params), body=text_of(request.body), checks=checks)
     return pickle.dumps((request_id, request._replace(headers=dict(request.headers))), pickle.HIGHEST_PROTOCOL)
 
 
 def _as_text(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _text_of(value) for name, value in values.items()}
-
-
-def _text_of(value: Any) -> Any:
-    return Raw(value, kind(value)) if isinstance(value, list | dict) else value
+    return {name: text_of(value) for name, value in values.items()}
 
 
 TASKS: Mapping[str, Callable[..., bytes]] = {
@@ -71,6 +66,9 @@ TASKS: Mapping[str, Callable[..., bytes]] = {
     "look at an entry": _is_shared,
     "look at a result": _is_result,
     "read a request": _read_request,
+    "evaluate over a record": large_records.evaluate,
+    "merge into a record": large_records.merge,
+    "pick from a document": large_records.pick,
 }
 """Tasks by name, which has a blank, unlike the name of a check. Each takes the large value first, and returns bytes."""
 

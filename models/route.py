@@ -102,6 +102,11 @@ class Route:
         return f"{worker_group}-{self.name}"
 
 
+def too_many(count: int) -> str:
+    """Return what is wrong with a list of so many values."""
+    return f"has {count} values; at most {MAX_VALUES} are allowed"
+
+
 def stages_of(lookups: tuple[Lookup, ...]) -> tuple[tuple[Lookup, ...], ...]:
     """Return lookups in the order in which they can begin. Raises ValueError for one that cannot be."""
     names = {each.name for each in lookups}

@@ -48,6 +48,7 @@ class Resources:
     cache: Cache
     enricher: Enricher
     answerer: Answerer
+    large: LargeWork
 
 
 class AnswerApp:
@@ -135,4 +136,4 @@ async def open_resources(
         Enricher(fetcher, pool, cache, settings.timeout, policy, limit=limit, negative_ttl=settings.negative_ttl)
     )
     answerer = Answerer(settings, enricher, publisher, sources, pool.admission, spans=spans, large=large)
-    return Resources(publisher, client, caller, pool, cache, enricher, answerer)
+    return Resources(publisher, client, caller, pool, cache, enricher, answerer, large)

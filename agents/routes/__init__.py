@@ -5,6 +5,8 @@ runner     the agent: takes batches of records, and holds back what has no place
 record     what expressions see of a record, and what is published in its place
 formats    how records are read, and outputs written
 lookups    requests the documents of a record from the sources
+picker     what a lookup takes of an answer
+large      records whose JSON another process reads
 waits      what a record waits for
 value      documents as JSON text, parsed where somebody looks inside
 outputs    publishes outputs and dead letters

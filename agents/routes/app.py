@@ -61,10 +61,14 @@ class RouteApp:
         for topic in (results, topics[self.dead_letters]):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         partitions = {name: topics[name].partitions for name in (*route.topics, route.results)}
-        formats = Formats(route, await self._registry(stack))
+        assert self._answering.resources is not None  # what was lent
+        large = self._answering.resources.large
+        formats = Formats(route, await self._registry(stack), large)
         compacted = "compact" in (results.cleanup or "")
         outputs = Outputs(route, settings, publisher, partitions, formats, compacted=compacted)
-        self.runner = RouteRunner(route, Lookups(route, self._sources, enricher, formats), formats, outputs, publisher)
+        self.runner = RouteRunner(
+            route, Lookups(route, self._sources, enricher, formats, large), formats, outputs, publisher
+        )
         return publisher
 
     async def _registry(self, stack: AsyncExitStack) -> Registry | None:

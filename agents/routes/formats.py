@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRecord
 
+from agents.routes.large import LargeValue, Merging
 from agents.routes.waits import FIRST_WAIT, LONGEST_WAIT, Waits
 from models import strictjson
 from models.errors import InvalidRequest, RegistryUnavailable
 from models.expression import plain
 from models.framing import framing
+from models.large_records import is_large_record
 from models.route import REGISTERED, Route
+from streams.pool import LargeWork
 
 if TYPE_CHECKING:
     from streams.registry.registry import Registry
@@ -24,10 +27,11 @@ UNKNOWN: Any = object()
 
 
 class Formats:
-    """The formats of one route. `registry` is None where none is needed."""
+    """The formats of one route. `registry` is None where none is needed; without `large`, large JSON is read here."""
 
-    def __init__(self, route: Route, registry: Registry | None = None) -> None:
+    def __init__(self, route: Route, registry: Registry | None = None, large: LargeWork | None = None) -> None:
         self._route = route
+        self._large = None if route.needs_registry else large
         self._registry = registry
         self._missing: Any = None
         if registry is not None:
@@ -51,6 +55,8 @@ class Formats:
             return base64.b64encode(data).decode()
         if route.format == "text":
             return self._text(data)
+        if self._large is not None and is_large_record(data):
+            return UNKNOWN
         return self._json(data, exact=False)
 
     def exact(self, record: ConsumerRecord[bytes, bytes], value: Any) -> Any:
@@ -73,8 +79,11 @@ class Formats:
             raise InvalidRequest(msg) from None
 
     async def read_later(self, record: ConsumerRecord[bytes, bytes], waits: Waits) -> Any:
-        """Do the same once the registry has answered."""
+        """Do the same once the registry has answered; return large JSON as a LargeValue."""
         registry, data = self._registry, record.value or b""
+        if registry is None:
+            assert self._large is not None
+            return LargeValue(self._route, self._large, record)
         assert registry is not None
         return plain(await _patiently(
             lambda: registry.decode(self._route.format, record.topic, data, record.headers), waits
@@ -83,6 +92,8 @@ class Formats:
     def write(self, value: Any) -> Any:
         """Return the bytes of an output, or UNKNOWN. Raises InvalidDocument for one that does not fit its schema."""
         route = self._route
+        if isinstance(value, Merging):
+            return UNKNOWN
         if route.results_format not in REGISTERED:
             return strictjson.dumps(value, exact=True)
         assert self._registry is not None
@@ -91,7 +102,9 @@ class Formats:
         return UNKNOWN if written is self._missing else written
 
     async def write_later(self, value: Any, waits: Waits) -> bytes:
-        """Do the same once the registry has answered."""
+        """Do the same once the registry has answered, or another process."""
+        if isinstance(value, Merging):
+            return await value.value.merge(value.answers)
         registry, route = self._registry, self._route
         assert registry is not None
         assert route.results_subject is not None

@@ -18,16 +18,19 @@ from agents.answer.enrich import Enricher
 from agents.answer.headers import forwarded_headers
 from agents.answer.parsed_requests import ParsedRequest, parse_request
 from agents.routes.formats import Formats
-from agents.routes.value import NULL, Answered, AnsweredCache, Value
+from agents.routes.large import LargeValue
+from agents.routes.picker import Picker
+from agents.routes.value import NULL, Value
 from agents.routes.waits import FIRST_WAIT, LONGEST_WAIT, Waits
-from models.errors import AnswerError, InvalidDocument, InvalidRequest, Overloaded
+from models.errors import AnswerError, InvalidRequest, Overloaded
 from models.expression import may_lack_digits
 from models.request import SOURCE_SCHEMA, Request
-from models.route import MAX_VALUES, Lookup, Route
+from models.route import MAX_VALUES, Lookup, Route, too_many
 from models.source import REQUIRED, Param, Sources
 from streams.cache.entry import Entry
 from streams.http.bodies import kept_until_answered
 from streams.http.retry import IDEMPOTENCY_KEY
+from streams.pool import LargeWork
 
 MAX_REQUESTS = 16_384
 """Requests of a route that are kept, in each of two generations."""
@@ -54,15 +57,17 @@ Results = dict[str, Found]
 
 
 class Lookups:
-    """The lookups of one route. Raises nothing: an error is a result."""
+    """The lookups of one route; `large` looks into large documents. Raises nothing: an error is a result."""
 
-    def __init__(self, route: Route, sources: Sources, enricher: Enricher, formats: Formats) -> None:
+    def __init__(
+        self, route: Route, sources: Sources, enricher: Enricher, formats: Formats, large: LargeWork | None = None
+    ) -> None:
         self._route = route
         self._formats = formats
         self._used = frozenset[str]().union(*(lookup.needs for lookup in route.lookups))
         self._sources = sources
         self._enricher = enricher
-        self._answered = AnsweredCache()
+        self._picker = Picker(route, large)
         self._young: dict[Any, ParsedRequest] = {}
         self._old: dict[Any, ParsedRequest] = {}
 
@@ -78,7 +83,7 @@ class Lookups:
                 if declared.get(name, _REQUIRED).default is REQUIRED:
                     raise self._nothing(lookup, name, scope)
                 continue
-            if isinstance(value, list) and name not in lookup.whole and name not in source.lists:
+            if isinstance(value, list) and self._is_one_by_one(lookup, name):
                 if spread is not None:
                     msg = f"{self._where(lookup, name)} is a list, as is params.{spread}: a lookup takes one"
                     raise InvalidRequest(msg)
@@ -88,7 +93,7 @@ class Lookups:
             return self._request(lookup, params)
         values = params[spread]
         if len(values) > MAX_VALUES:
-            msg = f"{self._where(lookup, spread)} has {len(values)} values; at most {MAX_VALUES} are allowed"
+            msg = f"{self._where(lookup, spread)} {too_many(len(values))}"
             raise InvalidRequest(msg)
         if self._route.output == "result":
             msg = (
@@ -109,6 +114,10 @@ class Lookups:
         """Return a parameter's value, and what its expression saw: all digits of numbers where they matter."""
         expression = lookup.params[name]
         try:
+            if isinstance(scope["value"], LargeValue):
+                if isinstance(value := scope["found"][lookup.name, name], ValueError):
+                    raise value
+                return value, scope
             if expression.exact:
                 scope = self._formats.exactly(scope)
             value = expression.evaluate(scope)
@@ -130,7 +139,7 @@ class Lookups:
                     found = []
                     for known in requests if isinstance(requests, list) else [requests]:
                         entry = self._enricher.peek(known, now)
-                        if entry is None:
+                        if entry is None or self._picker.waits(lookup, entry):
                             return None
                         found.append(self._found(lookup, known, entry))
                     results[lookup.name] = _joined(found) if isinstance(requests, list) else found[0]
@@ -145,6 +154,8 @@ class Lookups:
         """Return all results, each fetched if the cache does not have it. A required one that fails is the last."""
         results: Results = {}
         for stage in self._route.stages:
+            if isinstance(scope["value"], LargeValue):
+                scope["found"] = await self._evaluate(stage, scope["value"], scope)
             found = await asyncio.gather(*(self._look_up(lookup, scope, record, waits) for lookup in stage))
             for lookup, each in zip(stage, found, strict=True):
                 results[lookup.name] = each
@@ -152,6 +163,17 @@ class Lookups:
             if _is_lost(stage, results):
                 break
         return results
+
+    async def _evaluate(
+        self, stage: Sequence[Lookup], value: LargeValue, scope: Mapping[str, Any]
+    ) -> Mapping[Any, Any]:
+        """Return the values of the parameters of a stage's lookups, by both their names. Raises AnswerError."""
+        params = {(each.name, name): (expression.text, self._is_one_by_one(each, name))
+                  for each in stage for name, expression in each.params.items()}  # fmt: skip
+        return dict(zip(params, await value.evaluate(tuple(params.values()), scope), strict=True))
+
+    def _is_one_by_one(self, lookup: Lookup, name: str) -> bool:
+        return name not in lookup.whole and name not in self._sources.by_name[lookup.source].lists
 
     async def _look_up(
         self, lookup: Lookup, scope: Mapping[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits
@@ -182,6 +204,8 @@ class Lookups:
                     answer = await self._enricher.answer(known, extra)
                 error = answer.error
                 if type(error) is not Overloaded:
+                    if self._picker.waits(lookup, answer):
+                        await self._picker.pick(lookup, answer)
                     return self._found(lookup, known, answer)
             pause = min(max(self._enricher.pause(known), wait), LONGEST_WAIT)
             with waits.because(str(error)):
@@ -192,24 +216,11 @@ class Lookups:
         encoded = EncodedAnswer.of(answer, b"hit") if isinstance(answer, Entry) else answer
         if encoded.error is not None:
             return Found(error=encoded.error, answer=encoded, known=known)
-        taken = self._answered.of(encoded.shared)
         try:
-            return Found(self._picked(lookup, taken), taken.checks, answer=encoded, known=known)
+            value, checks = self._picker.of(lookup, encoded)
         except AnswerError as error:
             return Found(error=error, answer=encoded, known=known)
-
-    def _picked(self, lookup: Lookup, taken: Answered) -> Value:
-        if lookup.pick is None:
-            return taken.document
-        try:
-            picked = lookup.pick.evaluate(taken.document.loaded)
-        except ValueError as exc:
-            msg = f"{self._where(lookup)}: pick {lookup.pick.text}: {exc}"
-            raise InvalidDocument(msg) from None
-        if picked is None:
-            msg = f"{self._where(lookup)}: pick {lookup.pick.text} finds nothing in the document"
-            raise InvalidDocument(msg)
-        return Value.of(picked)
+        return Found(value, checks, answer=encoded, known=known)
 
     def _request(self, lookup: Lookup, params: dict[str, Any], at: int | None = None) -> ParsedRequest:
         """Return the request for a source, remembered by its parameters; `at` is the place of a list's value.
@@ -244,7 +255,8 @@ class Lookups:
     def _show(self, lookup: Lookup, found: Found, scope: Mapping[str, Any]) -> None:
         """Let expressions of other lookups see what came of one, if one uses it."""
         if lookup.name in self._used:
-            scope["lookups"][lookup.name] = found.value.loaded
+            value = found.value
+            scope["lookups"][lookup.name] = value.text if isinstance(scope["value"], LargeValue) else value.loaded
             if found.error is not None:
                 scope["failed"][lookup.name] = found.error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,6 +14,7 @@ from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.headers import dead_letter_headers, default_id, read_id, shrink_dead_letter, shrink_result
 from agents.answer.publish import After
 from agents.routes.formats import UNKNOWN, Formats
+from agents.routes.large import LargeValue, Merging
 from agents.routes.lookups import Found, Results
 from agents.routes.record import CHECKS, MISSING, headers_of, merged, spliced
 from agents.routes.value import NULL, Value
@@ -167,8 +168,12 @@ class Outputs:
             return _Made(None, notes, kept=True)
         if text and route.format == "json" and (own := spliced(record.value, scope["value"], places)) is not None:
             return _Made(None, notes, own)
-        exact = self._formats.exact(record, scope["value"])
-        return _Made(merged(route, exact, places, as_text=text), notes)
+        return _Made(self._merged(record, scope["value"], places, as_text=text), notes)
+
+    def _merged(self, record: Record, value: Any, places: Sequence[tuple[Path, Value]], *, as_text: bool) -> Any:
+        if isinstance(value, LargeValue):
+            return Merging(value, places)
+        return merged(self._route, self._formats.exact(record, value), places, as_text=as_text)
 
     def _write(self, record: Record, lease: Lease, made: _Made, began: float) -> bool:
         """Publish an output; returns False if the registry has to be asked first. Raises InvalidDocument."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from aiokafka import ConsumerRecord
 
 from agents.answer.headers import first_place
+from agents.routes.large import LargeValue
 from agents.routes.value import Value
 from models import strictjson
 from models.dead_letter import DLQ
 from models.errors import InvalidRequest
-from models.expression import Path
+from models.expression import Path, put_all
 from models.route import Route
 from models.schema import kind
 from models.strictjson import Raw
@@ -65,32 +66,29 @@ def merged(route: Route, members: Any, answers: Sequence[tuple[Path, Value]], *,
     if members is not None and not isinstance(members, dict):
         msg = f"route {route.name}: the value is {kind(members)}, which cannot hold an answer"
         raise InvalidRequest(msg)
-    result: dict[str, Any] = dict(members or {})
-    for path, answer in answers:
-        opened = any(
-            len(other.steps) > len(path.steps) and other.steps[: len(path.steps)] == path.steps for other, _ in answers
-        )  # another answer goes into this one
-        try:
-            path.put(result, Raw.of_text(answer.text) if as_text and not opened else answer.loaded)
-        except ValueError as exc:
-            msg = f"route {route.name}: {exc}"
-            raise InvalidRequest(msg) from None
-    return result
+    try:
+        return put_all(members, answers, lambda answer, opened: (
+            Raw.of_text(answer.text) if as_text and not opened else answer.loaded
+        ))  # fmt: skip
+    except ValueError as exc:
+        msg = f"route {route.name}: {exc}"
+        raise InvalidRequest(msg) from None
 
 
 def spliced(value: bytes | None, members: Any, answers: Sequence[tuple[Path, Value]]) -> bytes | None:
     """Return a record's own JSON with answers behind its last member; None where one of them has another place."""
-    if value is None or not isinstance(members, dict) or not _are_new(members, answers):
+    names = members.names if isinstance(members, LargeValue) else members if isinstance(members, dict) else None
+    if value is None or names is None or not _are_new(names, answers):
         return None
     text = value.removeprefix(strictjson.BOM).rstrip(b" \t\r\n")[:-1].rstrip(b" \t\r\n")
     added = [b"%b:%b" % (path.quoted, answer.text) for path, answer in answers]
     return text + (b"," if members else b"") + b",".join(added) + b"}"
 
 
-def _are_new(members: Mapping[str, Any], answers: Sequence[tuple[Path, Value]]) -> bool:
+def _are_new(there: Collection[str], answers: Sequence[tuple[Path, Value]]) -> bool:
     names = [path.steps[0] for path, _ in answers]
     tops = all(len(path.steps) == 1 for path, _ in answers)
-    return tops and len(set(names)) == len(names) and members.keys().isdisjoint(names)
+    return tops and len(set(names)) == len(names) and not any(name in there for name in names)
 
 
 def headers_of(record: ConsumerRecord[bytes, bytes], notes: Headers, made: str | None) -> Headers:

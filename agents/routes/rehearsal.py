@@ -26,6 +26,7 @@ from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 from streams.kafka.outgoing import OutgoingRecord
 from streams.kafka.publisher import DEFAULT_LIMIT
+from streams.pool import LargeWork
 
 
 class Published(NamedTuple):
@@ -102,16 +103,17 @@ async def rehearse(
 
 async def send_through(
     settings: Settings, route: Route, sources: Sources, enricher: Enricher, record: ConsumerRecord[bytes, bytes],
-    *, compacted: bool = False,
+    *, compacted: bool = False, large: LargeWork | None = None,
 ) -> tuple[str, list[Published]]:  # fmt: skip
-    """Do the same over an enricher that is open; `compacted`: the topic of the results is."""
+    """Do the same over an enricher that is open; `compacted`: the topic of the results is; `large` reads large JSON."""
     kept = _Publisher(route.results, route.failures or settings.dead_letters_topic)
     publisher = cast("Any", kept)
     lease = Lease(route.group(settings.group), record.topic, 0, position=record.offset)
-    formats = Formats(route)
+    formats = Formats(route, None, large)
     outputs = Outputs(route, settings, publisher, {record.topic: 1, route.results: 1}, formats,
                       compacted=compacted)  # fmt: skip
-    runner = RouteRunner(route, Lookups(route, sources, enricher, formats), formats, outputs, publisher)
+    lookups = Lookups(route, sources, enricher, formats, large)
+    runner = RouteRunner(route, lookups, formats, outputs, publisher)
     lease.deliver([record], record.offset + 1)
     await runner.take(RecordBatch([record], lease, time.monotonic()))
     while lease.work:

@@ -18,12 +18,13 @@ from typing import Any
 from agents.answer.agent import error_for
 from agents.answer.headers import unreadable_request
 from agents.routes.formats import UNKNOWN, Formats
+from agents.routes.large import LargeValue
 from agents.routes.lookups import Lookups
 from agents.routes.outputs import Outputs, Record
 from agents.routes.record import scope_of
 from agents.routes.waits import Waits
 from models.errors import AnswerError, InvalidRequest
-from models.expression import is_true
+from models.expression import Expression, is_true
 from models.histogram import Histogram
 from models.route import Route
 from streams.kafka.batch import RecordBatch
@@ -118,8 +119,20 @@ class RouteRunner:
         try:
             return is_true(when.evaluate(self._formats.exactly(scope) if when.exact else scope))
         except ValueError as exc:
-            msg = f"route {self.route.name}: when ({when.text}): {exc}"
-            raise InvalidRequest(msg) from None
+            raise self._undecided(when, exc) from None
+
+    async def _is_wanted_later(self, scope: dict[str, Any]) -> bool:
+        """Do the same, also for a large record."""
+        value, when = scope["value"], self.route.when
+        if when is None or not isinstance(value, LargeValue):
+            return self._is_wanted(scope)
+        [found] = await value.evaluate([(when.text, False)], scope)
+        if isinstance(found, ValueError):
+            raise self._undecided(when, found)
+        return is_true(found)
+
+    def _undecided(self, when: Expression, exc: ValueError) -> InvalidRequest:
+        return InvalidRequest(f"route {self.route.name}: when ({when.text}): {exc}")
 
     def _let_by(self, record: Record, batch: RecordBatch, how: str, scope: dict[str, Any] | None) -> str | None:
         """Pass a record on as it is, or drop it; None if the registry has to answer first."""
@@ -157,7 +170,7 @@ class RouteRunner:
             scope = scope or scope_of(record, await self._formats.read_later(record, waits))
             scope["lookups"], scope["failed"] = {}, {}
             results, outcome = None, None
-            if self._is_wanted(scope):
+            if await self._is_wanted_later(scope):
                 results = await self._lookups.run(scope, record, waits)
                 outcome = self._outputs.finish(record, lease, results, scope, began)
             else:

@@ -7,7 +7,8 @@ from typing import Any
 
 from models import strictjson
 from models.documents import UNREAD
-from models.result import RESULT_DEPTH, document_and_checks
+from models.errors import InvalidDocument
+from models.result import document_and_checks, read_document
 
 KEPT_BYTES = 4 << 20
 """Bytes of answers whose values are kept, in each of two generations."""
@@ -38,7 +39,7 @@ class Value:
     def loaded(self) -> Any:
         """Return the parsed value; others hold it too, so it must not be changed."""
         if self._loaded is UNREAD:
-            self._loaded = strictjson.loads(self.text, max_depth=RESULT_DEPTH, exact=True)
+            self._loaded = read_document(self.text)
         return self._loaded
 
 
@@ -46,15 +47,19 @@ NULL = Value(b"null")
 
 
 class Answered:
-    """What a source answered: its document (null without one), and the results of checks as JSON items."""
+    """What a source answered: its document (null without one), and the results of checks as JSON items.
 
-    __slots__ = ("checks", "document")
+    `picked` are the parts of a large document that another process found, by expression.
+    """
+
+    __slots__ = ("checks", "document", "picked")
 
     def __init__(self, shared: bytes) -> None:
         """Take an `ok` answer's shared part apart."""
         document, checks = document_and_checks(shared)
         self.document = NULL if document is None else Value(document)
         self.checks = NULL if checks is None else Value(checks)
+        self.picked: dict[str, Value | InvalidDocument | None] = {}
 
 
 class AnsweredCache:

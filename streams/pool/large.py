@@ -31,9 +31,9 @@ class LargeWork:
         await self._stack.aclose()
 
     async def run(self, task: str, content: bytes, *arguments: Any) -> bytes:
-        """Run a task on a large value. Raises the AnswerError that it raises; InvalidDocument, or for a request
-        InvalidRequest, if it takes too much memory; InvalidDocument if it takes too long, as a schema may never end,
-        but for a request Overloaded, as reading one is bounded work; InternalError if there is no process.
+        """Run a task on a large value. Raises the AnswerError that it raises; InvalidDocument, or for a request or
+        record InvalidRequest, if it takes too much memory; InvalidDocument if it takes too long, as a schema may never
+        end, but for a request or record Overloaded, as that is bounded work; InternalError if there is no process.
         """
         pool = self._pool or await self._open()
         outcome = await pool.work(task, content, arguments)
@@ -59,7 +59,7 @@ def _error(task: str, reason: str) -> AnswerError:
         return kind(text)
     if reason.startswith("no process"):
         return InternalError(reason)
-    if task != "read a request":
+    if not task.endswith(("a request", "a record")):
         return InvalidDocument(f"it is too large to be read: that {reason}")
     if reason.startswith(OVERRAN):
         return Overloaded(f"reading it {reason}: the worker is too busy for a request of this size")
