@@ -25,6 +25,8 @@ _PATH_END = re.compile(r"([/?])")
 _QUERY_FIELD = re.compile(r"[?&]([^?&={}]+=)\Z")
 MAX_LIST = 64 << 10
 """Bytes of a list's JSON from which on its values go into a JSON body only: in a URL they would be too long."""
+MAX_EXPONENT = 4_000
+"""Digits behind the point, or zeros before it, that a number may have as plain decimals."""
 MAX_DECODINGS = 4
 """Times that a value is percent-decoded in search of characters that would leave its path segment."""
 
@@ -197,6 +199,8 @@ def as_text(name: str, value: Any) -> str:
     except ValueError:
         refuse(name, "has too many digits")
     if isinstance(value, float) and "e" in text.lower():
+        if abs(int(text.lower().partition("e")[2])) > MAX_EXPONENT:  # 1e-999999999 would be a gigabyte of zeros
+            refuse(name, "has too many digits")
         text = f"{Decimal(text):f}"
     if not text.isascii() and not _encodable(text):
         refuse(name, "is not valid Unicode")

@@ -12,6 +12,8 @@ from typing import Any
 from models import strictjson
 from models.checks.registry import check
 
+SMALLEST = 1e-300
+"""What is nearer to zero than that, and no zero, is a multiple of nothing."""
 MAX_KEPT_SCHEMA = 64 << 10
 """Bytes of a JSON Schema whose validator is cached."""
 MAX_PATTERN = 1_000
@@ -153,10 +155,19 @@ def _evolve(validator: Any, **changes: Any) -> Any:
 
 def _multiple_of(validator: Any, divisor: float, value: Any, _: Any) -> Iterator[Exception]:
     """Validate `multipleOf` as jsonschema does, but with the exact decimal digits instead of doubles."""
-    if validator.is_type(value, "number") and (Fraction(str(value)) / Fraction(str(divisor))).denominator != 1:
+    if validator.is_type(value, "number") and not is_multiple(value, divisor):
         from jsonschema import ValidationError  # noqa: PLC0415
 
         yield ValidationError(f"{value} is not a multiple of {divisor}")
+
+
+def is_multiple(value: float, divisor: float) -> bool:
+    """Whether a number is a multiple of another by its decimal digits: 19.99 is one of 0.01."""
+    if not value:  # as a double: 1e-999999999, which is no zero, would take hours below
+        return not str(value).lower().partition("e")[0].strip("-0.")
+    if abs(value) < SMALLEST:
+        return False
+    return (Fraction(str(value)) / Fraction(str(divisor))).denominator == 1
 
 
 def _has_bounds(args: Mapping[str, Any]) -> None:

@@ -21,8 +21,9 @@ from fastavro.validation import ValidationError, validate
 from models import strictjson
 from models.errors import InvalidDocument
 from models.large import LARGE
+from models.strictjson import NegativeZero, Number
 from streams.registry.avro_schema import Survey, parse
-from streams.registry.avro_types import PREFIX
+from streams.registry.avro_types import PREFIX, BeyondFloat
 from streams.registry.client import Registered
 
 MAX_ITEMS: Final = 1_000_000
@@ -37,6 +38,7 @@ MAX_REASONS: Final = 3
 _NOT_FINITE = re.compile(rb"[\x80-\xff][\x7f\xff]")
 _NAMES = {
     bool: "a boolean", int: "an integer", float: "a number", Decimal: "a number", str: "a string",
+    Number: "a number", NegativeZero: "an integer", BeyondFloat: "a number beyond its range",
     list: "an array", dict: "an object", type(None): "null or missing",
 }  # fmt: skip
 

@@ -27,10 +27,18 @@ _PARTS: Final = {"millis": 3, "micros": 6, "nanos": 9}
 """Digits after the point, of a second."""
 _SPARE: Final = 16
 """Bytes that an encoded decimal may have beyond those that its precision needs."""
+_FLOAT_MAX: Final = 3.4028235677973366e38
+"""The least number that rounds to infinity as a float of 4 bytes."""
 _STEP: Final = 768 << 10
 """Bytes that are encoded at once: a thread keeps all others waiting meanwhile. A multiple of 3, as base64 needs."""
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?")
 _CLOCK = re.compile(r"(\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
+
+
+class BeyondFloat(str):
+    """A number that no float of 4 bytes can be, as text, which none is made of."""
+
+    __slots__ = ()
 
 
 class BinaryDefault(str):
@@ -63,8 +71,11 @@ def _to_number(value: float, *_: Any) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _from_number(value: Any, _: Any) -> Any:
-    return float(value) if value in ("NaN", "Infinity", "-Infinity") or isinstance(value, Decimal) else value
+def _from_number(value: Any, schema: Any) -> Any:
+    number = float(value) if value in ("NaN", "Infinity", "-Infinity") or isinstance(value, Decimal) else value
+    if schema["type"] == "float" and isinstance(number, int | float) and _FLOAT_MAX <= abs(number) < math.inf:
+        return BeyondFloat(value)  # which fastavro would write as an infinity
+    return number
 
 
 def _to_date(days: int, *_: Any) -> str | int:

@@ -15,6 +15,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT7
 
 from models import strictjson
+from models.checks.builtin import is_multiple
 from models.errors import InvalidDocument
 from models.large import is_large
 from streams.registry.client import Registered
@@ -45,9 +46,8 @@ class JsonCodec:
         except RecursionError:
             msg = "not a JSON Schema: it nests too deep"
             raise ValueError(msg) from None
-        extend: Any = jsonschema.validators.extend
         # A registry of what is referred to: a $ref never fetches.
-        self._validator = extend(kind, {"pattern": _matches})(parsed, registry=Registry().with_resources(resources))
+        self._validator = _exact(kind)(parsed, registry=Registry().with_resources(resources))
 
     def is_large(self, data: bytes) -> bool:
         """Whether it takes more than some milliseconds to read a value."""
@@ -84,6 +84,30 @@ class JsonCodec:
             wanted = json.dumps(error.validator_value, default=str)[:MAX_SHOWN]
             msg = f"{error.json_path}: does not fit {error.validator}: {wanted}"
             raise InvalidDocument(msg)
+
+
+@lru_cache
+def _exact(kind: Any) -> Any:
+    """Return a class of validators with keywords of ours."""
+    extend: Any = jsonschema.validators.extend
+    exact = extend(kind, {"pattern": _matches, "multipleOf": _multiple_of, "divisibleBy": _multiple_of})
+    exact.evolve = _evolve
+    return exact
+
+
+def _evolve(validator: Any, **changes: Any) -> Any:
+    """Return a validator like this one with another schema; jsonschema's own method returns one of its stock classes
+    for a schema that names a dialect.
+    """
+    kind: Any = jsonschema.validators.validator_for(changes["schema"], default=type(validator))
+    new = kind if kind is type(validator) else _exact(kind)
+    return new(**{"registry": validator._registry, "_resolver": validator._resolver, **changes})
+
+
+def _multiple_of(validator: Any, divisor: float, value: Any, _: Any) -> Iterator[jsonschema.ValidationError]:
+    """Validate `multipleOf` by decimal digits."""
+    if validator.is_type(value, "number") and not is_multiple(value, divisor):
+        yield jsonschema.ValidationError("is not a multiple")
 
 
 def _dumped(dump: Any) -> bytes:

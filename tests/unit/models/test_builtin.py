@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
-from models import checks
+from models import checks, strictjson
 from models.checks import Call
-from models.checks.builtin import MAX_PATTERN
+from models.checks.builtin import MAX_PATTERN, is_multiple
 from models.checks.registry import check_call
 
 CATASTROPHIC = [r"(a+)+$", r"([a-zA-Z]+)*$", r"(a|aa)+$", r"(a|a?)+$", r"(.*a){12}$", r"^(([a-z])+.)+[A-Z]([a-z])+$"]
@@ -154,3 +154,17 @@ def test_a_length_is_that_of_text_array_or_object(value, low, more):
 def test_what_has_no_length_is_an_error(value):
     """A number's digits are not counted."""
     assert said("length", value, low=1).startswith("TypeError: takes a string or an array or an object, not ")
+
+
+@pytest.mark.parametrize(
+    ("value", "divisor", "expected"),
+    [
+        ("19.99", "0.01", True), ("0.005", "0.01", False), ("1e300", "0.01", True), ("1E2", "10", True),
+        ("0", "2", True), ("-0", "0.1", True), ("0.00", "3", True), ("0e-999999999", "2", True),
+        ("1e-999999999", "0.01", False), ("-1e-310", "2", False),
+    ],
+)  # fmt: skip
+def test_a_multiple_is_one_by_its_decimal_digits(value, divisor, expected):
+    """And 1e-999999999 takes no hours."""
+    one, other = (strictjson.loads(text.encode(), exact=True) for text in (value, divisor))
+    assert is_multiple(one, other) is expected

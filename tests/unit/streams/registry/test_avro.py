@@ -278,3 +278,14 @@ def test_what_is_large_depends_on_what_a_byte_may_be(schema, kib):
     codec = codec_of(schema)
     assert not codec.is_large(bytes(kib << 10))
     assert codec.is_large(bytes((kib + 1 << 10) + 1))
+
+
+def test_a_number_beyond_a_float_is_refused():
+    """Fastavro writes an infinity; a double takes it, and what is not a number has its name."""
+    for number in (1e300, -3.5e38, 10**40):
+        with pytest.raises(InvalidDocument, match="a number beyond its range, not float"):
+            codec_of("float").encode(number)
+    assert codec_of("float").decode(codec_of("float").encode(3.4e38)) == pytest.approx(3.4e38)
+    assert codec_of("double").decode(codec_of("double").encode(1e300)) == 1e300
+    assert codec_of(["float", "double"]).decode(codec_of(["float", "double"]).encode(1e300)) == 1e300
+    assert codec_of("float").decode(codec_of("float").encode("-Infinity")) == "-Infinity"

@@ -104,3 +104,18 @@ def test_reading_in_steps_is_reading():
     """The scanner in Python reads what the compiled one does."""
     text = json.dumps({"a": [1, 2.5, None, True, {"b": "ü\n"}], "c": -0.0, "d": 10**30}).encode()
     assert strictjson.loads_in_steps(text) == strictjson.loads(text, exact=True)
+
+
+@pytest.mark.parametrize("dialect", ["http://json-schema.org/draft-07/schema#", None])
+@pytest.mark.parametrize(
+    ("value", "fits"), [(b"19.99", True), (b"0.07", True), (b"0.005", False), (b"1e-999999999", False)]
+)
+def test_multiples_are_those_of_decimal_digits(dialect, value, fits):
+    """Doubles would refuse 19.99 as a multiple of 0.01; also in a schema that is referred to, and names its dialect."""
+    price = {"multipleOf": 0.01} | ({"$schema": dialect} if dialect else {})
+    for codec in (codec_of(price), codec_of({"$ref": "price"}, price=price)):
+        if fits:
+            assert codec.encode(strictjson.loads(value, exact=True)) == value
+        else:
+            with pytest.raises(InvalidDocument, match="multipleOf"):
+                codec.encode(strictjson.loads(value, exact=True))
