@@ -30,7 +30,7 @@ from streams.config.settings import Settings
 from streams.functions import FunctionCaller
 from streams.http.client import client_of
 from streams.http.policy import policy_of
-from streams.http.session import session_of
+from streams.http.session import Session, session_of
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import DEFAULT_LIMIT
@@ -147,7 +147,7 @@ class AsyncHarness:
         settings = self._settings
         session = await stack.enter_async_context(session_of(Connector(self._upstream)))
         client = client_of(settings, self._sources)
-        client._direct = client._proxied = session
+        client._direct = client._proxied = Session(session)
         sources = self._sources = remove_pauses(client, self._sources)
         secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
         caller = await stack.enter_async_context(FunctionCaller(settings.max_bytes, secrets))

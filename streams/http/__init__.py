@@ -4,7 +4,9 @@ client       one session for the process: fetches with a cap on decoded bytes, f
 policy       the policy of an upstream: its source's, or the worker's; TLS of a source
 request      the request sent to one address, and the next after a redirect
 url          URLs sent byte for byte where legal, and the one spelling of a host
-session      aiohttp's session without its automatic behaviour
+exchange     one request and its response over the pool's connections, without aiohttp's session
+session      aiohttp's session without its automatic behaviour: for proxies, and for an aiohttp that has changed
+fit          which of the two, by the installed aiohttp
 connector    aiohttp's pool of connections, bounded
 once         no closed connections, and each request sent once
 auth         a source's credentials, added at the last moment
@@ -30,9 +32,13 @@ Private parts of aiohttp 3.14 that the service overrides or relies on; `tests/un
 of them changes:
 
   ResponseHandler  `data_received`, `feed_data`, `set_response_params`, `set_exception`, `connection_lost`, `_payload`,
-                   `_upgraded` (in protocol.py); made by hand in agents/testing/wire.py
+                   `_upgraded`, `start_timeout`, `resume_writing`, `read` (in protocol.py and exchange.py); made
+                   by hand in agents/testing/wire.py
   Connector        `_get`, `_release`, `_factory`, `_loop` (in connector.py), `connect` (in once.py),
-                   `_create_connection` (in agents/testing/wire.py)
+                   `_create_connection` (in agents/testing/wire.py); what `_create_direct_connection` reads of a
+                   request, ConnectionKey, Connection, `_serialize_headers` (in exchange.py; fit.py looks for them at
+                   the start)
+  ClientRequest    its fields and writing, and when ClientResponse releases its connection (repeated in exchange.py)
   ClientSession    what `_request` sends again by itself (in once.py)
   CookieJar        `_build_morsel` (in cookies.py)
   RequestHandler   `connection_made`, `finish_response`, `handle_error`, `_manager`, `_waiter`, `_force_close`; Server

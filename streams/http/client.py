@@ -33,14 +33,15 @@ from streams.http.content import read_body
 from streams.http.cookies import Cookies
 from streams.http.errors import hide_secrets, is_host_fault, translate, unsuccessful
 from streams.http.excerpt import add_excerpt, chosen, repeats_credentials
+from streams.http.fit import direct
 from streams.http.guard import Guard, guard_of
 from streams.http.limits import LATE, Bulkhead, Hosts
 from streams.http.once import Pool
 from streams.http.policy import CONNECT_TIMEOUT, PROTOCOLS, UpstreamPolicy
 from streams.http.request import OutgoingRequest, redirected, with_body
-from streams.http.response import Response, media, without_validators
+from streams.http.response import IncomingResponse, Response, media, without_validators
 from streams.http.retry import ONCE, pause_before_next, repeatable
-from streams.http.session import CONNECTING, options_of, session_of
+from streams.http.session import CONNECTING, Session, session_of
 from streams.http.stats import UpstreamStats, result_of, status_class
 from streams.http.url import parse
 from streams.shares import Shares
@@ -102,14 +103,13 @@ class Client:
         secured = Context(protocols=PROTOCOLS)
         files, resolver = share().upstream, self._guard.resolver()
         self._stack.push_async_callback(resolver.close)
-        self._direct = await self._stack.enter_async_context(
-            session_of(Pool(files, self._guard.socket, resolver=resolver, ssl=secured, **CONNECTING))
-        )
+        pool = Pool(files, self._guard.socket, resolver=resolver, ssl=secured, **CONNECTING)
+        self._direct = direct(pool)
+        await self._stack.enter_async_context(self._direct)
         # The only address dialled is that of the proxy, which the operator named.
+        pool = Pool(files, ssl=secured, **CONNECTING)
         self._proxied = await self._stack.enter_async_context(
-            session_of(
-                Pool(files, ssl=secured, **CONNECTING), connect=2 * CONNECT_TIMEOUT
-            )  # to the proxy, and a tunnel
+            Session(session_of(pool, connect=2 * CONNECT_TIMEOUT))  # to the proxy, and a tunnel
         )
         return self
 
@@ -270,12 +270,8 @@ class Client:
         self, hop: OutgoingRequest, signed: Signed, policy: UpstreamPolicy, deadline: float | None
     ) -> Response | _Redirect:
         """Send one request; returns the response or redirect."""
-        session = self._proxied if policy.proxy else self._direct
-        options = options_of(hop, policy)
         began = time.monotonic()
-        response = await session.request(
-            hop.method, signed.url, headers=signed.headers, data=hop.data, allow_redirects=False, **options
-        )
+        response = await (self._proxied if policy.proxy else self._direct).request(hop, signed, policy)
         head = Head(response.status, response.headers, time.monotonic() - began)
         try:
             status = response.status
@@ -308,7 +304,7 @@ class Client:
             response.release()  # closes the connection if the body was not read to its end
 
     async def _read(
-        self, hop: OutgoingRequest, response: aiohttp.ClientResponse, policy: UpstreamPolicy, deadline: float | None
+        self, hop: OutgoingRequest, response: IncomingResponse, policy: UpstreamPolicy, deadline: float | None
     ) -> bytes:
         """Return a body, once there is memory for it. A coded one may decode to as many bytes as are allowed."""
         plain = "Content-Encoding" not in response.headers

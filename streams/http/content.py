@@ -11,11 +11,11 @@ import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from typing import TypeAlias
 
-import aiohttp
 from multidict import MultiMapping
 
 from models.errors import InvalidDocument, TooLarge, Unreachable
 from models.text import text_codec
+from streams.http.response import IncomingResponse
 
 Grow: TypeAlias = Callable[[int], Awaitable[None]]
 """Called with the bytes of a body so far; the rest is read when it returns."""
@@ -203,7 +203,7 @@ async def _at_once(size: int) -> None:
     """Wait for nothing."""
 
 
-async def read_body(response: aiohttp.ClientResponse, limit: int, grow: Grow = _at_once) -> bytes:
+async def read_body(response: IncomingResponse, limit: int, grow: Grow = _at_once) -> bytes:
     """Read and decode a body of at most `limit` bytes, giving way to the event loop in between.
 
     `grow` is awaited with the bytes so far before more are read. Raises what it raises, TooLarge, InvalidDocument for
@@ -235,7 +235,7 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, grow: Grow = _
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _decode(response: aiohttp.ClientResponse, decoder: Decoder, chunks: list[bytes], grow: Grow) -> None:
+async def _decode(response: IncomingResponse, decoder: Decoder, chunks: list[bytes], grow: Grow) -> None:
     host, size = response.url.host, 0
     try:
         async for piece in decoded(response, decoder):
@@ -250,7 +250,7 @@ async def _decode(response: aiohttp.ClientResponse, decoder: Decoder, chunks: li
         raise Unreachable(msg) from None
 
 
-async def decoded(response: aiohttp.ClientResponse, decoder: Decoder) -> AsyncGenerator[bytes, None]:
+async def decoded(response: IncomingResponse, decoder: Decoder) -> AsyncGenerator[bytes, None]:
     """Yield decoded pieces, giving way to the event loop. Raises Cut, zlib.error, TooLarge and aiohttp's errors."""
     turn = 0
     while chunk := await response.content.readany():

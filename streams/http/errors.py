@@ -24,8 +24,10 @@ from models.errors import (
 from streams.cache.freshness import LIST_MEMBER
 from streams.http.auth import Credentials
 from streams.http.guard import DeniedAddress, why
-from streams.http.once import MAX_FIELD, MAX_FIELDS, Broken, Unsent
+from streams.http.once import Broken, Unsent
 from streams.http.policy import UpstreamPolicy
+from streams.http.protocol import MAX_FIELD, MAX_FIELDS
+from streams.http.response import IncomingResponse
 from streams.http.retry import retry_after
 
 PROXY_LOGIN = 407
@@ -40,7 +42,7 @@ _SCHEME = re.compile(r"\s*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)(?:\s++(?!=)|\s*+$)")
 _INVALID_TOKEN = re.compile(r'\s*+error\s*+=\s*+(?:invalid_token|"invalid_token")\s*+$', re.IGNORECASE)
 
 
-def unsuccessful(host: str, response: aiohttp.ClientResponse, policy: UpstreamPolicy) -> AnswerError:
+def unsuccessful(host: str, response: IncomingResponse, policy: UpstreamPolicy) -> AnswerError:
     """Return the error for an unsuccessful status, without secrets that the upstream repeats."""
     status, reason = response.status, response.reason or ""
     if status == PROXY_LOGIN and policy.proxy is not None:
@@ -56,7 +58,7 @@ def unsuccessful(host: str, response: aiohttp.ClientResponse, policy: UpstreamPo
     return error
 
 
-def _blames_token(response: aiohttp.ClientResponse) -> bool:
+def _blames_token(response: IncomingResponse) -> bool:
     """Whether a 403 is due to an invalid token, not to missing permissions (RFC 6750, section 3.1)."""
     challenges = ", ".join(response.headers.getall("WWW-Authenticate", ()))[:MAX_CHALLENGES]
     scheme = ""

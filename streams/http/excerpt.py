@@ -16,7 +16,7 @@ from multidict import MultiMapping
 from models.documents import Body
 from models.errors import AnswerError
 from streams.http.content import STEP, Cut, Decoder, codings_of, decoded
-from streams.http.response import media
+from streams.http.response import IncomingResponse, media
 from streams.http.secret_scan import large_contains_secret
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _decoded(start: bytes, codec: str | None, errors: str, *, whole: bool) -> st
 
 
 async def add_excerpt(
-    error: AnswerError, response: aiohttp.ClientResponse, credentials: Credentials | None, deadline: float | None
+    error: AnswerError, response: IncomingResponse, credentials: Credentials | None, deadline: float | None
 ) -> None:
     """Add the beginning of a response's body to its error, unless it contains the `credentials`.
 
@@ -78,7 +78,7 @@ async def add_excerpt(
         error.body, error.body_truncated = excerpt(body, whole=whole and len(content) <= MAX_READ)
 
 
-async def _read(response: aiohttp.ClientResponse, content: bytearray) -> None:
+async def _read(response: IncomingResponse, content: bytearray) -> None:
     """Decode a body until its end or MAX_READ bytes."""
     decoder = Decoder(codings_of(response.headers), 2 * STEP)
     async with contextlib.aclosing(decoded(response, decoder)) as pieces:

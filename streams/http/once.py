@@ -10,21 +10,15 @@ from __future__ import annotations
 import select
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import aiohttp
 
 from streams.http.connector import Connector
+from streams.http.protocol import AnswerProtocol
 
 if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
-
-MAX_FIELD = 32_768
-"""Bytes of a status line, or of a name or value, in the head of an answer."""
-MAX_FIELDS = 256
-"""Fields in it: at their largest, no more than a body may have."""
 
 _reused: ContextVar[bool] = ContextVar("reused")
 
@@ -47,25 +41,19 @@ class Broken(aiohttp.ClientError):
 class Pool(Connector):
     """Discards used connections with something to read: their end, or bytes that belong to no response."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._met: WeakSet[ResponseHandler] = WeakSet()
-
-    async def connect(
-        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> Connection:
+    async def connect(self, req: Any, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
         """Return a connection for a request. Raises Unsent if there is none."""
         while True:
             try:
                 connection = await super().connect(req, traces, timeout)
             except (aiohttp.ClientError, OSError) as exc:  # TimeoutError is an OSError
                 raise Unsent from exc
-            reused = connection.protocol in self._met
+            protocol = connection.protocol
+            assert isinstance(protocol, AnswerProtocol)
+            reused = protocol.used
             if not reused or not _readable(connection):
                 break
             connection.close()
-        assert connection.protocol is not None
-        self._met.add(connection.protocol)
         _reused.set(reused)
         return connection
 

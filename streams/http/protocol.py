@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import ClientPayloadError
+from aiohttp import ClientConnectionResetError, ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from aiohttp.http import RawResponseMessage
     from aiohttp.streams import StreamReader
 
+MAX_FIELD = 32_768
+"""Bytes of a status line, or of a name or value, in the head of an answer."""
+MAX_FIELDS = 256
+"""Fields in it: at their largest, no more than a body may have."""
 SWITCHING = 101
 NO_CONTENT = 204
 
@@ -39,11 +43,42 @@ class AnswerProtocol(ResponseHandler):
     """The last bytes read, in which an end may begin."""
     _left: int | None = None
     """Remaining bytes of the body, None if unknown."""
+    used = False
+    """Whether the connection has served a request before."""
 
     def set_response_params(self, **options: Any) -> None:
         """Begin to read the response to another request."""
         self._answered, self._last, self._left = False, b"", None
         super().set_response_params(**options)
+        self.used = True
+
+    def begin(self, *, skip_payload: bool, read_timeout: float | None) -> None:
+        """Begin to read a response, within our limits. `read_timeout`: seconds of silence that end it."""
+        self.set_response_params(
+            skip_payload=skip_payload,
+            read_until_eof=True,
+            auto_decompress=False,
+            read_timeout=read_timeout,
+            max_line_size=MAX_FIELD,
+            max_field_size=MAX_FIELD,
+            max_headers=MAX_FIELDS,
+        )
+
+    def send(self, request: bytes) -> None:
+        """Write a request. Silence counts from when all of it is written."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            msg = "Cannot write to closing transport"
+            raise ClientConnectionResetError(msg)
+        transport.write(request)
+        if not self.writing_paused:
+            self.start_timeout()
+
+    def resume_writing(self) -> None:
+        """Note that the rest of a long request is about to leave."""
+        super().resume_writing()
+        if self.transport is not None and not self._answered:
+            self.start_timeout()
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Take a message whose head has been read."""

@@ -5,15 +5,52 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from multidict import CIMultiDict
 
 from models.documents import Body
 from streams.cache.freshness import Head
 
+if TYPE_CHECKING:
+    from aiohttp.streams import StreamReader
+    from multidict import CIMultiDictProxy
+    from yarl import URL
+
 MAX_CONTENT_TYPE = 1_024
 """Characters of a Content-Type that are parsed."""
+
+
+class IncomingResponse(Protocol):
+    """A response whose head has arrived: of aiohttp's session, or of an exchange."""
+
+    @property
+    def status(self) -> int:
+        """Its status."""
+
+    @property
+    def reason(self) -> str | None:
+        """Its reason phrase."""
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """Its fields."""
+
+    @property
+    def content(self) -> StreamReader:
+        """Its body, as it arrives."""
+
+    @property
+    def content_length(self) -> int | None:
+        """The bytes of the body that the head declares."""
+
+    @property
+    def url(self) -> URL:
+        """The URL that was requested."""
+
+    def release(self) -> Any:
+        """Release the connection, or close it if the body was not read to its end."""
+
 
 _PARAMETER = re.compile(r";[ \t]*+([^;=\" \t]++)[ \t]*+=[ \t]*+(?:\"((?:[^\"\\]|\\.)*+)\"|([^;]*+))", re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import aiohttp
 
+from streams.http.auth import Signed
 from streams.http.content import ACCEPT_ENCODING
-from streams.http.once import MAX_FIELD, MAX_FIELDS, send_once
+from streams.http.once import send_once
 from streams.http.policy import CONNECT_TIMEOUT, UpstreamPolicy
+from streams.http.protocol import MAX_FIELD, MAX_FIELDS
 from streams.http.request import OutgoingRequest
+from streams.http.response import IncomingResponse
 
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept for the next request."""
@@ -40,6 +44,32 @@ def session_of(connector: aiohttp.BaseConnector, connect: float | None = None) -
         max_field_size=MAX_FIELD,
         max_headers=MAX_FIELDS,
     )
+
+
+class Session:
+    """Sends requests by aiohttp's session, which goes through proxies, and depends on no private part of aiohttp."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+        self.pool = session.connector
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def request(self, hop: OutgoingRequest, signed: Signed, policy: UpstreamPolicy) -> IncomingResponse:
+        """Send a request once and return its response as soon as the head is there.
+
+        Raises Unsent without a connection, Broken if it ended without a response, and other errors of aiohttp's.
+        """
+        options = options_of(hop, policy)
+        return await self._session.request(
+            hop.method, signed.url, headers=signed.headers, data=hop.data, allow_redirects=False, **options
+        )
 
 
 def options_of(hop: OutgoingRequest, policy: UpstreamPolicy) -> dict[str, Any]:

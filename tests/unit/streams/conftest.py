@@ -7,11 +7,24 @@ from functools import partial
 
 import pytest
 
+from streams.http import fit
 from tests.unit.streams.test_client import served, spoken
+
+PATHS = ("exchange", "session")
+"""How a request goes out, unless it goes through a proxy: the second where aiohttp does not fit the first."""
+
+
+@pytest.fixture(params=PATHS)
+def way(request, monkeypatch):
+    """Open clients that take this path."""
+    if request.param == "session":
+        monkeypatch.setattr(fit, "misfits", lambda: ["the.part"])
+        monkeypatch.setattr(fit.logger, "disabled", True)
+    return request.param
 
 
 @pytest.fixture
-async def opened():
+async def opened(way):
     """Close what a test opens, last first."""
     async with AsyncExitStack() as stack:
         yield stack

@@ -90,6 +90,7 @@ def test_a_family_that_leads_nowhere_costs_a_moment(run, names, bad, good):
 
 
 @loops
+@pytest.mark.usefixtures("way")
 def test_a_family_that_refuses_costs_nothing(run, names):
     """Where nobody listens at the first address the next one is tried; a name may have IPv6 addresses alone."""
 
@@ -105,6 +106,7 @@ def test_a_family_that_refuses_costs_nothing(run, names):
 
 
 @loops
+@pytest.mark.usefixtures("way")
 def test_of_many_addresses_some_of_each_family_are_dialled(run, names, monkeypatch):
     """Forty addresses are no forty sockets, and a family that comes last is not left out."""
     dialled = []
@@ -124,6 +126,7 @@ def test_of_many_addresses_some_of_each_family_are_dialled(run, names, monkeypat
 
 
 @pytest.mark.parametrize("denied", ["fd00::1", "10.0.0.1", "64:ff9b::a00:1"])
+@pytest.mark.usefixtures("way")
 async def test_one_denied_address_of_many_denies_the_name(names, denied):
     """Also the last of many, of either family, that would not be dialled: whoever gives such answers means no good."""
     names(*(f"127.0.0.{n}" for n in range(2, 42)), "::1", denied)
@@ -140,6 +143,7 @@ async def test_one_denied_address_of_many_denies_the_name(names, denied):
         (socket.gaierror(socket.EAI_FAIL, "Non-recoverable failure"), "Non-recoverable failure"),
     ],
 )
+@pytest.mark.usefixtures("way")
 async def test_why_a_name_does_not_resolve_is_said(monkeypatch, error, said):
     """A name that there is not is not a name server that is away; either may be otherwise a moment later."""
 

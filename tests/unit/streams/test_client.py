@@ -42,7 +42,7 @@ from streams.http.client import Client
 from streams.http.errors import is_host_fault, translate
 from streams.http.guard import DENIED, DeniedAddress, Guard
 from streams.http.limits import LATE
-from streams.http.once import MAX_FIELD, MAX_FIELDS
+from streams.http.protocol import MAX_FIELD, MAX_FIELDS
 from streams.http.request import OutgoingRequest, redirected
 
 LIMIT = 100_000
@@ -794,12 +794,13 @@ async def test_a_header_that_would_inject_another_is_not_sent(client, upstream, 
     assert upstream.seen == []
 
 
-async def test_closing_twice_is_no_error_and_closes_the_sessions():
+@pytest.mark.usefixtures("way")
+async def test_closing_twice_is_no_error_and_closes_the_pools():
     """Leaving the context closes what was opened in it, with and without a proxy; doing so again does nothing."""
     client = Client(LIMIT, LOOPBACK, retry=ONCE)
     async with client:
-        sessions = client._direct, client._proxied
-    assert [session.closed for session in sessions] == [True, True]
+        pools = client._direct.pool, client._proxied.pool
+    assert [pool.closed for pool in pools] == [True, True]
     await client.__aexit__(None, None, None)
 
 

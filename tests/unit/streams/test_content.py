@@ -151,7 +151,7 @@ def test_only_what_can_be_decoded_is_asked_for(wanted, sent):
 
 
 @pytest.fixture
-async def wire():
+async def wire(way):
     """Return a function that has one raw answer served, and returns what the client makes of it."""
     async with AsyncExitStack() as stack:
         guard = Guard(parse_networks("127.0.0.0/8"), parse_ports("1-65535"))

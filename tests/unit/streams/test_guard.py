@@ -50,6 +50,7 @@ def test_loopback_is_denied_however_it_is_written(host: str) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/a?b", "/%2F"])
+@pytest.mark.usefixtures("way")
 async def test_a_host_that_is_none_is_refused(host: str, path: str) -> None:
     """What is neither a name nor an address ends as an invalid request, in a redirect as what the upstream did."""
     async with Client(1000, Guard(), retry=Retries(attempts=1)) as client:
@@ -248,6 +249,7 @@ def named(*answers: list[str], networks: str = "", port: int = 0) -> Named:
     return guard
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_name_with_one_denied_answer_is_denied(port: int) -> None:
     """Public and private answers together, or a private one alone: the name is not dialled at all."""
     for answers in (["93.184.216.34", "127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"]):
@@ -256,6 +258,7 @@ async def test_a_name_with_one_denied_answer_is_denied(port: int) -> None:
                 await client.fetch("GET", f"http://name.example:{port}/secret", {})
 
 
+@pytest.mark.usefixtures("way")
 async def test_an_address_that_flips_after_the_check_is_not_dialled(port: int) -> None:
     """DNS that lies to the check meets the guard again where the socket is made."""
 
@@ -275,6 +278,7 @@ async def test_an_address_that_flips_after_the_check_is_not_dialled(port: int) -
     ["file:///etc/passwd", "gopher://127.0.0.1/", "http://10.0.0.1/", "http://2130706434/", "http://[::ffff:7f00:2]/",
      "//10.0.0.1/", "http://user:pw@127.0.0.5/", "http://127.0.0.1:22/"],
 )  # fmt: skip
+@pytest.mark.usefixtures("way")
 async def test_redirects_are_judged_like_requests(port: int, target: str) -> None:
     """A redirect to what a request may not name is denied, in any spelling."""
     guard = Guard(parse_networks("127.0.0.1/32"), ((port, port),))

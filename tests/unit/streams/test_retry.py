@@ -82,6 +82,7 @@ def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
     assert retry_after("Sunday, 06-Nov-94 08:49:37 GMT") == retry_after("Sun Nov  6 08:49:37 1994") == 0
 
 
+@pytest.mark.usefixtures("way")
 async def test_the_client_tries_again_and_says_how_often() -> None:
     """A host that fails twice and then answers: the third try's answer; a POST is sent once; a pause is kept to."""
     seen: list[str] = []

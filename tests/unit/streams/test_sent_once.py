@@ -274,7 +274,7 @@ async def until_idle_end(client, server):
         writer.close()
     # As a blocked loop would have it: the end is in the client's socket, and no turn of the loop has told the pool.
     deadline = time.monotonic() + PATIENCE
-    transports = [proto.transport for conns in client._direct.connector._conns.values() for proto, _ in conns]
+    transports = [proto.transport for conns in client._direct.pool._conns.values() for proto, _ in conns]
     for transport in transports:
         transport.pause_reading()
     await asyncio.sleep(0.05)

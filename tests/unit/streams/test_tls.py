@@ -79,7 +79,7 @@ async def serve(opened, authority):
 
 
 @pytest.fixture
-async def client():
+async def client(way):
     async with Client(LIMIT, LOOPBACK, retry=ONCE) as client:
         yield client
 

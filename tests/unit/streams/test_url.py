@@ -155,6 +155,7 @@ def test_the_normal_form_is_stable_and_legal(path, query):
         ("/p?", b"next?#f", ["/p?", "/next?"]),
     ],
 )
+@pytest.mark.usefixtures("way")
 async def test_the_wire_sees_the_bytes_that_were_meant(path, location, lines):
     """A real server gets request targets as they were written, in the request and after its own redirect."""
     asked = []
