@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeAlias, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -64,15 +63,6 @@ class Shares(Generic[K]):
             if place.done() and not place.cancelled():
                 self.give(key, weight)
             raise
-
-    @asynccontextmanager
-    async def held(self, key: K, weight: int = 1) -> AsyncIterator[None]:
-        """Hold units while the block runs."""
-        await self.acquire(key, weight)
-        try:
-            yield
-        finally:
-            self.give(key, weight)
 
     def _let_in_next(self) -> bool:
         """Try the first waiting request of the first key, which becomes the last; returns whether it was admitted."""

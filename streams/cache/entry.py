@@ -103,6 +103,8 @@ def fresh_entry(
 
 def _cached_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers to cache: none without a validator."""
+    if "ETag" not in headers and "Last-Modified" not in headers:
+        return {}
     found = {field: all_of(headers, name) for field, name in _FIELDS.items() if name in headers}
     found = {field: value for field, value in found.items() if value and _sendable(value)}
     return found if found.keys() & {"etag", "last_modified"} else {}

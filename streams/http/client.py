@@ -28,7 +28,7 @@ from streams.config.settings import (
 from streams.files import share
 from streams.http import turn
 from streams.http.auth import Credentials, Signed
-from streams.http.bodies import Bodies
+from streams.http.bodies import SMALL, Bodies
 from streams.http.content import read_body
 from streams.http.cookies import Cookies
 from streams.http.errors import hide_secrets, is_host_fault, translate, unsuccessful
@@ -219,13 +219,13 @@ class Client:
         ticket = await host.acquire(turn.deadline_of(deadline), gate)
         started, result, ok = None, "cancelled", None
         try:
-            async with self._slots.held(gate):
-                started = time.monotonic()
-                turn.begin()
-                self.stats.waits.add(started - queued_at)
-                answer = await (self._exchange if self.spans is None else self._traced)(
-                    hop, signed, policy, turn.deadline_of(deadline)
-                )
+            await self._slots.acquire(gate)
+            started = time.monotonic()
+            turn.begin()
+            self.stats.waits.add(started - queued_at)
+            answer = await (self._exchange if self.spans is None else self._traced)(
+                hop, signed, policy, turn.deadline_of(deadline)
+            )
             result, ok = status_class(answer.status), True
         except AnswerError as error:
             result, ok, error.attempts = result_of(error), is_host_fault(error), 1
@@ -251,6 +251,8 @@ class Client:
         else:
             return answer
         finally:
+            if started is not None:
+                self._slots.give(gate)
             self.stats.add(policy.source, result, started)
             host.release(ticket, ok=ok, gate=gate, result=result)
 
@@ -307,8 +309,10 @@ class Client:
         self, hop: OutgoingRequest, response: IncomingResponse, policy: UpstreamPolicy, deadline: float | None
     ) -> bytes:
         """Return a body, once there is memory for it. A coded one may decode to as many bytes as are allowed."""
-        plain = "Content-Encoding" not in response.headers
-        most = min(response.content_length or policy.max_bytes if plain else policy.max_bytes, policy.max_bytes)
+        length = None if "Content-Encoding" in response.headers else response.content_length
+        if length is not None and length <= SMALL:
+            return await read_body(response, policy.max_bytes)
+        most = min(length or policy.max_bytes, policy.max_bytes)
         with self.bodies.room(hop.url.host or "?", most, deadline) as room:
             return await read_body(response, policy.max_bytes, room.grow)
 

@@ -232,6 +232,8 @@ async def read_body(response: IncomingResponse, limit: int, grow: Grow = _at_onc
                 raise too_large(limit)
             chunks.append(chunk)
             await grow(size)
+            if response.content.at_eof():
+                break
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

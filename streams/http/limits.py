@@ -163,7 +163,10 @@ class Host:
         try:
             while True:
                 if not placed:
-                    await self._place(gate, deadline)
+                    if gate.in_flight < gate.limits.concurrency:
+                        gate.in_flight += 1
+                    else:
+                        await self._place(gate, deadline)
                     placed = True
                 if self._paused_until and self.paused_for:  # also a pause that began while this request waited
                     gate.release()

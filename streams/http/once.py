@@ -7,7 +7,6 @@ loop: after a busy loop, a POST may go out on a closed connection, and may not b
 
 from __future__ import annotations
 
-import select
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ class Pool(Connector):
             protocol = connection.protocol
             assert isinstance(protocol, AnswerProtocol)
             reused = protocol.used
-            if not reused or not _readable(connection):
+            if not reused or not protocol.has_input():
                 break
             connection.close()
         _reused.set(reused)
@@ -64,10 +63,3 @@ async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
         raise Broken(reused=_reused.get(False)) from exc
-
-
-def _readable(connection: Connection) -> bool:
-    assert connection.transport is not None
-    look = select.poll()
-    look.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(look.poll(0))

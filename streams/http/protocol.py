@@ -7,6 +7,7 @@ connection for the next response (RFC 9112, section 9.2, forbids both).
 from __future__ import annotations
 
 import re
+import select
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientConnectionResetError, ClientPayloadError
@@ -43,6 +44,7 @@ class AnswerProtocol(ResponseHandler):
     """The last bytes read, in which an end may begin."""
     _left: int | None = None
     """Remaining bytes of the body, None if unknown."""
+    _poll: select.poll | None = None
     used = False
     """Whether the connection has served a request before."""
 
@@ -73,6 +75,19 @@ class AnswerProtocol(ResponseHandler):
         transport.write(request)
         if not self.writing_paused:
             self.start_timeout()
+
+    def has_input(self) -> bool:
+        """Whether there is something to read, of which the event loop may not know yet."""
+        if self._poll is None:
+            assert self.transport is not None
+            self._poll = select.poll()
+            self._poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  aiohttp's signature
+        """Read on after a pause. Without one there is nothing to do: aiohttp would run the parser on no bytes."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def resume_writing(self) -> None:
         """Note that the rest of a long request is about to leave."""
