@@ -36,6 +36,17 @@ def is_large_record(value: bytes) -> bool:
     return len(value) > LARGE_RECORD or sum(map(value.count, (b",", b"[", b"{"))) > MANY
 
 
+def is_large_value(value: Any) -> bool:
+    """Whether a value that was no JSON has as many values in it."""
+    waiting, count = [value], 0
+    while waiting and count <= MANY:
+        each = waiting.pop()
+        inner = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        count += len(inner)
+        waiting += [one for one in inner if isinstance(one, dict | list)]
+    return count > MANY
+
+
 def _record(value: bytes) -> Any:
     try:
         return strictjson.loads(value, exact=True)

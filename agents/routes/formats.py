@@ -15,7 +15,7 @@ from models import strictjson
 from models.errors import InvalidRequest, RegistryUnavailable
 from models.expression import plain
 from models.framing import framing
-from models.large_records import is_large_record
+from models.large_records import is_large_record, is_large_value
 from models.route import REGISTERED, Route
 from streams.pool import LargeWork
 
@@ -26,12 +26,16 @@ UNKNOWN: Any = object()
 """What is returned where the registry has to be asked first."""
 
 
+MAX_TEXT = 1 << 28
+"""Bytes of JSON that a large record by a registry may become."""
+
+
 class Formats:
     """The formats of one route. `registry` is None where none is needed; without `large`, large JSON is read here."""
 
     def __init__(self, route: Route, registry: Registry | None = None, large: LargeWork | None = None) -> None:
         self._route = route
-        self._large = None if route.needs_registry else large
+        self._large = None if route.results_format in REGISTERED else large
         self._registry = registry
         self._missing: Any = None
         if registry is not None:
@@ -79,19 +83,23 @@ class Formats:
             raise InvalidRequest(msg) from None
 
     async def read_later(self, record: ConsumerRecord[bytes, bytes], waits: Waits) -> Any:
-        """Do the same once the registry has answered; return large JSON as a LargeValue."""
+        """Do the same once the registry has answered; return a large value as a LargeValue."""
         registry, data = self._registry, record.value or b""
         if registry is None:
             assert self._large is not None
-            return LargeValue(self._route, self._large, record)
+            return LargeValue(self._route, self._large, data)
         assert registry is not None
-        return plain(await _patiently(
-            lambda: registry.decode(self._route.format, record.topic, data, record.headers), waits
-        ))  # fmt: skip
+        found = await _patiently(lambda: registry.decode(self._route.format, record.topic, data, record.headers), waits)
+        if self._large is None or not is_large_value(found):
+            return plain(found)
+        text = await asyncio.to_thread(lambda: strictjson.dumps_in_steps(plain(found), MAX_TEXT))
+        return LargeValue(self._route, self._large, text)
 
     def write(self, value: Any) -> Any:
         """Return the bytes of an output, or UNKNOWN. Raises InvalidDocument for one that does not fit its schema."""
         route = self._route
+        if isinstance(value, LargeValue):
+            return value.text
         if isinstance(value, Merging):
             return UNKNOWN
         if route.results_format not in REGISTERED:

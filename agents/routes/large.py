@@ -6,8 +6,6 @@ import pickle
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aiokafka import ConsumerRecord
-
 from agents.routes.value import Value
 from models.errors import InvalidRequest
 from models.expression import LOOKUPS, RECORD_NAMES, Path
@@ -18,14 +16,14 @@ _SEEN = frozenset(RECORD_NAMES) - {"value"}
 
 
 class LargeValue:
-    """The value of a record. `names` has those of the places for answers that it has at its top, None if it is no
-    object; known once something was evaluated.
+    """The value of a record, as JSON `text`. `names` has those places for answers that it has at its top, None if
+    it is no object; known once something was evaluated.
     """
 
-    def __init__(self, route: Route, work: LargeWork, record: ConsumerRecord[bytes, bytes]) -> None:
+    def __init__(self, route: Route, work: LargeWork, text: bytes) -> None:
         self._route = route
         self._work = work
-        self._text = record.value or b""
+        self.text = text
         places = [path for each in route.lookups for path in (each.into, each.checks_into) if path is not None]
         self._tops = tuple({path.steps[0] for path in places})
         self.names: Collection[str] | None = None
@@ -47,7 +45,7 @@ class LargeValue:
 
     async def _run(self, task: str, *arguments: Any) -> bytes:
         try:
-            return await self._work.run(task, self._text, *arguments)
+            return await self._work.run(task, self.text, *arguments)
         except InvalidRequest as exc:
             msg = f"route {self._route.name}: {exc}"
             raise InvalidRequest(msg) from None

@@ -166,13 +166,15 @@ class Outputs:
             return _Made(None, notes, found.value.text) if text else _Made(found.value.loaded, notes)
         if not places and not route.needs_registry:
             return _Made(None, notes, kept=True)
-        if text and route.format == "json" and (own := spliced(record.value, scope["value"], places)) is not None:
+        value = scope["value"]
+        json = value.text if isinstance(value, LargeValue) else record.value if route.format == "json" else None
+        if text and places and (own := spliced(json, value, places)) is not None:
             return _Made(None, notes, own)
-        return _Made(self._merged(record, scope["value"], places, as_text=text), notes)
+        return _Made(self._merged(record, value, places, as_text=text), notes)
 
     def _merged(self, record: Record, value: Any, places: Sequence[tuple[Path, Value]], *, as_text: bool) -> Any:
         if isinstance(value, LargeValue):
-            return Merging(value, places)
+            return Merging(value, places) if places else value
         return merged(self._route, self._formats.exact(record, value), places, as_text=as_text)
 
     def _write(self, record: Record, lease: Lease, made: _Made, began: float) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aiokafka import ConsumerRecord
 
@@ -27,6 +27,9 @@ from streams.kafka.lease import Lease
 from streams.kafka.outgoing import OutgoingRecord
 from streams.kafka.publisher import DEFAULT_LIMIT
 from streams.pool import LargeWork
+
+if TYPE_CHECKING:
+    from streams.registry.registry import Registry
 
 
 class Published(NamedTuple):
@@ -103,13 +106,13 @@ async def rehearse(
 
 async def send_through(
     settings: Settings, route: Route, sources: Sources, enricher: Enricher, record: ConsumerRecord[bytes, bytes],
-    *, compacted: bool = False, large: LargeWork | None = None,
+    *, compacted: bool = False, large: LargeWork | None = None, registry: Registry | None = None,
 ) -> tuple[str, list[Published]]:  # fmt: skip
     """Do the same over an enricher that is open; `compacted`: the topic of the results is; `large` reads large JSON."""
     kept = _Publisher(route.results, route.failures or settings.dead_letters_topic)
     publisher = cast("Any", kept)
     lease = Lease(route.group(settings.group), record.topic, 0, position=record.offset)
-    formats = Formats(route, None, large)
+    formats = Formats(route, registry, large)
     outputs = Outputs(route, settings, publisher, {record.topic: 1, route.results: 1}, formats,
                       compacted=compacted)  # fmt: skip
     lookups = Lookups(route, sources, enricher, formats, large)

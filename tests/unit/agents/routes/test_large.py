@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from decimal import Decimal
 
 import pytest
 
@@ -14,6 +15,7 @@ from models import large_records
 from models.large import run
 from streams.config.settings import Settings
 from streams.pool import LargeWork, large
+from streams.registry.registry import MISSING
 from tests.unit.agents.routes.test_routes import INTO, ORDER, PRICES, REPLIES, RISK, sources
 
 
@@ -110,3 +112,34 @@ def test_what_is_large_is_told_by_its_values():
     assert not large_records.is_large_record(b"[%b]" % b",".join([b"1"] * 2_000))
     assert large_records.is_large_record(b"[%b]" % b",".join([b"1"] * 20_000))
     assert large_records.is_large_record(b'"%b"' % (b"x" * (1 << 20)))
+
+
+class Registered:
+    """A registry that decodes whatever comes to one value."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def decode_cached(self, *_):
+        return MISSING
+
+    async def decode(self, *_):
+        return self.value
+
+
+@pytest.mark.parametrize(("count", "is_large"), [(10, False), (3_000, True)])
+async def test_a_large_record_by_a_registry_is_one_too(count, is_large):
+    """As JSON, with the digits of its decimals."""
+    given = sources(RISK + '\ninto = "risk"', 'format = "avro"')
+    value = {"customer": {"id": "c1"}, "l": [{"p": Decimal("1.10"), "n": number} for number in range(count)]}
+    async with AsyncHarness(REPLIES, sources=given) as service:
+        route, work = service._sources.routes["r"], Here()
+        outcome, [published] = await send_through(
+            Settings(), route, service._sources, service._enricher, sample(route, b"avro"), large=work,
+            registry=Registered(value),
+        )  # fmt: skip
+    text = published.value
+    assert (outcome, bool(work.tasks)) == ("ok", is_large)
+    assert text.startswith(b'{"customer":{"id":"c1"},"l":[{"p":1.10,"n":0},')
+    assert json.loads(text)["l"][-1] == {"p": 1.1, "n": count - 1}
+    assert json.loads(text)["risk"]["sku"] == "s1"
