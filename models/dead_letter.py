@@ -39,7 +39,7 @@ class DeadLetter(NamedTuple):
     """A dead letter. `at` and `requested_at` are seconds since the epoch; what its headers lack is None.
 
     `topic`, `origin_partition` and `origin_offset` are the request's position; `attempts` counts its deliveries;
-    `body` is the beginning of the upstream's error response.
+    `body` is the beginning of the upstream's error response, `route` that by which the record was read, if any.
     """
 
     partition: int
@@ -61,6 +61,7 @@ class DeadLetter(NamedTuple):
     unreadable: bool = False
     redriven: bool = False
     body: str | None = None
+    route: str | None = None
 
     @property
     def position(self) -> Position:
@@ -86,14 +87,17 @@ class DeadLetter(NamedTuple):
             return "its record could not be decoded: send the request again"
         if self.left_out is not None:
             return f"its value of {self.left_out} bytes was too large to keep: send the request again"
-        if self.value is None:
-            return "its record had no value: there is no request to put back"
-        return _invalid_id_reason(self.request_id)
+        return _no_record_reason(self) if self.route is not None else _no_request_reason(self)
 
     def request_headers(self) -> list[tuple[str, bytes | None]]:
-        """Return the headers of the redriven request: its own, its id, its delivery count and its first position."""
-        own = [(name, content) for name, content in self.headers if not name.startswith(DLQ) and name != "ce_id"]
+        """Return the headers of the redriven request: its own, its delivery count and its first position, and its id,
+        unless it is the record of a route.
+        """
+        own = [(name, content) for name, content in self.headers if not name.startswith(DLQ)]
         kept = [(name, content) for name, content in self.headers if name in (COUNT, FIRST)]
+        if self.route is not None:
+            return own + kept
+        own = [header for header in own if header[0] != "ce_id"]
         return [*own, *kept, ("ce_id", (self.request_id or "").encode())]
 
 
@@ -112,13 +116,20 @@ def read_dead_letter(
         host=found.get("host"), topic=found.get("topic") if None not in (partition, offset) else None,
         origin_partition=partition or 0, origin_offset=offset or 0, requested_at=None if at is None else at / 1000,
         attempts=read_count(found.get("delivery.count")), left_out=_number(found.get("value.bytes")),
-        unreadable="unreadable" in found, body=found.get("body"),
+        unreadable="unreadable" in found, body=found.get("body"), route=found.get("route"),
     )  # fmt: skip
 
 
-def _invalid_id_reason(text: str) -> str | None:
+def _no_record_reason(letter: DeadLetter) -> str | None:
+    """Return why a route's record cannot be put back: one without a value may have been looked up by its key."""
+    return "its record had neither key nor value" if letter.key is None and letter.value is None else None
+
+
+def _no_request_reason(letter: DeadLetter) -> str | None:
+    if letter.value is None:
+        return "its record had no value: there is no request to put back"
     try:
-        check_id(text)
+        check_id(letter.request_id or "")
     except InvalidRequest as exc:
         return f"its id is invalid: {exc}"
     return None

@@ -11,7 +11,7 @@ from aiokafka import ConsumerRecord
 from aiokafka.partitioner import murmur2
 
 from agents.answer.encoded_answer import EncodedAnswer
-from agents.answer.headers import dead_letter_headers, default_id, read_id, shrink_dead_letter, shrink_result
+from agents.answer.headers import dead_letter_headers, first_place, read_id, shrink_dead_letter, shrink_result
 from agents.answer.publish import After
 from agents.routes.formats import UNKNOWN, Formats
 from agents.routes.large import LargeValue, Merging
@@ -250,8 +250,10 @@ def _result(record: Record, shared: bytes, answer: EncodedAnswer | None, began: 
 
 
 def _id_of(record: Record) -> bytes:
-    """Return a record's id as JSON: its CloudEvents id if that can be one, else its place."""
+    """Return a record's id as JSON: its CloudEvents id if that can be one, else the place of its first delivery."""
     try:
-        return read_id(record, None) if record.headers else default_id(record)
+        if any(name == "ce_id" for name, _ in record.headers):
+            return read_id(record, None)
     except InvalidRequest:
-        return default_id(record)
+        pass
+    return b'"%b"' % first_place(record)

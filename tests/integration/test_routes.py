@@ -290,6 +290,36 @@ async def test_dead_letters_of_a_route_are_redriven_to_its_topic_once(kafka: Bro
     assert (code, "no route 'none'; known: orders" in err) == (2, True)
 
 
+async def test_a_record_without_a_value_is_redriven_as_it_was(kafka: Broker, stage, shop, tmp_path):
+    """One that is looked up by its key: it comes back without a value, and without headers that it did not have."""
+    stage.settings["MILLRACE_NEGATIVE_TTL"] = "0"
+    more = """
+[routes.gone]
+topics = ["articles-{mark}"]
+results = "priced-{mark}"
+failures = "unpriced-{mark}"
+tombstones = "look-up"
+
+[[routes.gone.lookups]]
+source = "risk"
+params = {{ id = "key" }}
+into = "risk"
+"""
+    route = Route(stage, shop.url, tmp_path, risk="retry.attempts = 1", more=more)
+    articles, priced, unpriced = (f"{name}-{stage.mark}" for name in ("articles", "priced", "unpriced"))
+    await route.create(articles, priced, unpriced)
+    await stage.start()
+    shop.down = True
+    await stage.producer.send(articles, None, key=b"c1", headers=[("trace", b"t")])
+    await route.until(unpriced, 1)
+    shop.down = False
+    code, _, err = await millrace(stage, "redrive", "--route", "gone", "--all")
+    assert (code, "1 redriven" in err) == (0, True)
+    [seen] = await route.until(priced, 1)
+    assert (seen.key, json.loads(seen.result)["risk"]["of"]) == (b"c1", "c1")
+    assert seen.headers.keys() == {"trace", "content-type", "millrace_record"}
+
+
 async def test_the_page_and_the_api_show_what_a_route_waits_for(kafka: Broker, stage, shop, tmp_path):
     """Lag, rate, outcomes and what a route with a limited source waits for, and at the end that all is done."""
     stage.settings["MILLRACE_ROLE"] = "all"

@@ -55,6 +55,17 @@ def test_why_one_cannot_be_redriven_is_said(said, flaw):
     assert flaw in (letter(**said).not_redrivable_reason("requests") or "")
 
 
+def test_the_record_of_a_route_comes_back_as_it_was():
+    """Without an id that it did not have, or with its own; a long topic makes no id that cannot be put back."""
+    ours = [("__dlq.errors.first", b"requests-0-7"), ("__dlq.errors.delivery.count", b"2")]
+    assert letter(("mine", b"1"), route=b"r", id=b"x" * 300).request_headers() == [("mine", b"1"), *ours]
+    assert letter(("ce_id", b"\xff"), route=b"r").request_headers() == [("ce_id", b"\xff"), *ours]
+    read = letter(route=b"r", id=b"x" * 300)
+    reasons = [read._replace(key=key, value=value).not_redrivable_reason("requests")
+               for key, value in ((b"k", b"v"), (None, b"v"), (b"k", None), (None, None))]  # fmt: skip
+    assert reasons == [None, None, None, "its record had neither key nor value"]
+
+
 @pytest.mark.parametrize("key", [None, b"k"])
 def test_one_without_a_value_is_no_request(key):
     """Nothing could come of it but another letter, and aiokafka sends no record that has neither key nor value."""
