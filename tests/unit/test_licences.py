@@ -5,6 +5,7 @@ import pytest
 from tests.licences import brought, refused
 
 
+@pytest.mark.slow
 def test_no_licence_comes_in_unseen():
     """What an installation brings along, extras included, is under licences that were agreed to."""
     licences = brought()

@@ -487,6 +487,7 @@ async def test_what_may_not_wait_is_refused_and_counts_against_its_host(enricher
     assert result["error"]["message"].startswith("example.org has 33 requests to answer and none was answered for ")
 
 
+@pytest.mark.slow
 async def test_a_fault_while_a_request_is_refused_is_answered_too(enricher, publisher, caplog):
     """Whatever goes wrong as what waits is refused, it gets a result, and the others get theirs."""
     answerer = Answerer(Settings(max_waiting_per_host=1), enricher, publisher)

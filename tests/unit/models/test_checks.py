@@ -380,6 +380,7 @@ def test_an_answer_may_nest_as_deep_as_a_document_and_no_deeper():
     assert checks.run("nest", 65, {}).error == "ValueError: returned a value nested deeper than 64 levels"
 
 
+@pytest.mark.slow
 def test_every_price_is_a_multiple_of_a_cent():
     """MultipleOf goes by the digits, as people do, not by the nearest doubles."""
     schema = {"items": {"multipleOf": 0.01}}

@@ -74,6 +74,7 @@ async def asked(port):
     return response.body.content.decode(), time.monotonic() - started
 
 
+@pytest.mark.slow
 @loops
 @pytest.mark.parametrize(("bad", "good"), [("::1", "127.0.0.1"), ("127.0.0.1", "::1")])
 def test_a_family_that_leads_nowhere_costs_a_moment(run, names, bad, good):

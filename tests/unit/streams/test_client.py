@@ -659,6 +659,7 @@ async def test_a_head_past_its_limits_is_too_large_and_no_fault_of_the_host(clie
     assert (error.retryable, is_host_fault(error)) == (False, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True])
 async def test_deadlines_that_a_worker_notices_late_are_no_failures_of_the_host(client, upstream, monkeypatch, late):
     """A loop that was blocked has looked at no response; one that turns has, and then the breaker opens."""

@@ -113,6 +113,7 @@ async def test_a_body_that_tells_a_secret_is_left_out(client, upstream, body, co
     assert (await failure(client, at(upstream), policy=policy(client))).body is not None
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_come_holds_nothing_up(client, upstream):
     """A retry follows at once, a deadline ends in the status seen; what came is told, but of a secret nothing."""
 

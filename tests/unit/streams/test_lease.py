@@ -211,6 +211,7 @@ def test_a_memo_whose_records_are_all_gone_does_not_hold_the_commit_back() -> No
     assert lease.commit_point() == signed(40)
 
 
+@pytest.mark.slow
 def test_too_much_to_remember_is_cut_to_the_brokers_limit() -> None:
     """With more gaps than fit 4,096 bytes, the nearest are remembered and the rest repeat."""
     lease = held()

@@ -81,6 +81,7 @@ def names(count):
     return [b"cache%d:11211" % number for number in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("servers", [1, 2, 3, 8])
 def test_a_new_server_takes_its_share_and_moves_nothing_else(servers):
     """Adding one server to N moves about 1/(N+1) of the keys, every one of them to the new server."""

@@ -70,6 +70,7 @@ async def test_a_token_is_asked_for_once_and_renewed_before_it_ends(endpoint, mo
     assert await tokens.get() == "t2"
 
 
+@pytest.mark.slow
 async def test_authorities_of_the_token_endpoint_may_be_replaced(tmp_path):
     """What is on the disk when a token is asked for is what the endpoint is judged by; a bad file is told as such."""
     path = tmp_path / "ca.pem"

@@ -32,6 +32,7 @@ def answering(*addresses: tuple[Any, ...]) -> Any:
     ]
 
 
+@pytest.mark.slow
 async def test_slow_names_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all but one of the threads waiting for names that nobody answers for, another name is resolved at once."""
     answer = threading.Event()

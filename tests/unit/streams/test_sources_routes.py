@@ -139,6 +139,7 @@ def test_records_that_would_go_round_between_routes_are_refused():
     assert any("leads back to this route" in each for each in problems(SOURCES + ROUTE + loop))
 
 
+@pytest.mark.slow
 def test_without_routes_no_expression_library_is_loaded():
     """A worker without routes pays nothing, one with plain paths alone no more than they cost."""
     import subprocess

@@ -191,6 +191,7 @@ def test_a_log_that_lost_its_end_keeps_its_rows():
     assert forgotten(scene, 2), "a group without a commit reads another log"
 
 
+@pytest.mark.slow
 def test_a_partition_begins_anew_in_slices():
     """However many rows go, the loop is others' in between; a lease that ends meanwhile sends no more."""
     scene = filled(2 * SLICE + 1, Bounds(10), committed=0)

@@ -91,6 +91,7 @@ def test_memory_and_disk_keep_the_same(tmp_path_factory, steps):
     again.close()
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_rows_and_reach_that_fit(tmp_path):
     """After kill -9 what the disk has reaches as far as it says."""
     code = f"""

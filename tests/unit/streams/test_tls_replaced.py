@@ -118,6 +118,7 @@ def test_new_connections_use_what_was_put_in_place(run, mounted):
     run(main())
 
 
+@pytest.mark.slow
 @loops
 def test_a_certificate_written_over_in_place_is_used(run, mounted):
     """Certificate and key in one file, or written one after the other; the authority stays as it is."""

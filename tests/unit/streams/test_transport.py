@@ -94,6 +94,7 @@ def test_bytes_bound_what_is_taken_as_well() -> None:
     assert held.open() == [0]
 
 
+@pytest.mark.slow
 def test_what_is_finished_and_not_pending_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """One request that takes long does not keep a partition from being read, however much is finished behind it."""
     monkeypatch.setattr(defaults, "MAX_PENDING", 40)

@@ -347,6 +347,7 @@ async def test_a_record_that_cannot_be_decoded_is_a_dead_letter_with_its_bytes()
     assert letter.headers["__dlq.errors.unreadable"] == b"record"
 
 
+@pytest.mark.slow
 async def test_what_waits_for_its_turn_has_no_deadline_yet():
     """A source of one request a second and a deadline of half a second: three records take two seconds, none fails."""
     slow = sources().replace("retry.attempts = 1", "timeout = 0.5\nlimits.rate = 1", 1)

@@ -49,6 +49,7 @@ async def test_every_route_of_the_api_is_in_it(fleet):
     assert described == {each for each in served if each[0].startswith("/api/")} - {("/api/held/{name}", "get")}
 
 
+@pytest.mark.slow
 async def test_the_asyncapi_document_is_valid(fleet):
     """/asyncapi.json is AsyncAPI 3.1 by the specification's own JSON Schema, and its references lead somewhere."""
     status, told, _ = await fleet.get("/asyncapi.json")

@@ -112,6 +112,7 @@ async def test_without_an_overview_the_stream_is_alive_and_says_why(stand, caplo
     assert "cannot make the overview" in caplog.text
 
 
+@pytest.mark.slow
 async def test_nobody_listening_costs_nothing(stand):
     """When the last client has gone, the overview is asked for no more, and the tail is left."""
     async with stand.stream("?tail=1") as response:
@@ -137,6 +138,7 @@ async def test_a_client_that_does_not_keep_up_loses_the_oldest_and_is_told():
     assert await client.take() == b"next"
 
 
+@pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_cut_off(stand, monkeypatch):
     """One who never reads costs a bounded queue and his socket's buffers, and goes after a while; others go on."""
     monkeypatch.setattr(live, "TAKING", 0.3)

@@ -50,6 +50,7 @@ async def test_what_is_a_workers_own_is_there_whatever_its_role():
                     assert response.status == status
 
 
+@pytest.mark.slow
 async def test_the_apis_own_address_leads_to_its_description():
     """/api and /api/ are looked for by hand."""
     async with served("all") as session:

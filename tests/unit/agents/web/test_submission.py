@@ -140,6 +140,7 @@ async def test_the_result_is_waited_for(fleet):
     assert fleet.tail.waited == [("a", 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("result", [None, b"no json", b"\xff"])
 async def test_without_a_result_it_is_accepted(fleet, result):
     """What does not come in time, or is no result because somebody else wrote it, leaves 202."""

@@ -249,6 +249,7 @@ def test_a_number_without_an_end_is_refused():
         codec.decode(b"\x02" + b"\xff" * 12)
 
 
+@pytest.mark.slow
 def test_the_items_of_a_value_are_bounded():
     """A megabyte of them is one thing, eight are gigabytes of memory; in one array or in many."""
     codec = codec_of({"type": "array", "items": {"type": "map", "values": "boolean"}})

@@ -228,6 +228,7 @@ async def test_of_several_urls_one_is_enough(server, unused_port):
         assert await registry.decode("avro", "t", LONG, []) == 1
 
 
+@pytest.mark.slow
 async def test_a_registry_that_hangs_is_given_up_in_time(registry, server, monkeypatch):
     """By the HTTP client, and by whoever waits, should that be kept busy by drops."""
     server.add("s", '"long"')
@@ -296,6 +297,7 @@ async def test_bytes_of_another_schema_are_the_records_fault(registry, server):
         registry.decode_cached("avro", "t", framed(1), [])
 
 
+@pytest.mark.slow
 async def test_a_large_value_does_not_hold_up_the_loop(registry, server):
     """A list of many numbers is read and written in a thread, where others have their turns."""
     server.add("s", '{"type": "array", "items": "int"}')
@@ -378,6 +380,7 @@ async def test_without_the_extra_it_is_named(monkeypatch, package):
         await Registry(Settings(registry_url="http://r")).__aenter__()
 
 
+@pytest.mark.slow
 def test_who_has_no_registry_pays_nothing():
     """Neither the client nor fastavro nor Protobuf is imported before a registry is opened."""
     code = "import sys, streams.registry.registry; print(*sys.modules)"
@@ -386,6 +389,7 @@ def test_who_has_no_registry_pays_nothing():
     assert set(done.stdout.split()) & heavy == set()
 
 
+@pytest.mark.slow
 async def test_closing_does_not_wait_for_a_registry_that_hangs(server):
     """Whoever waits is cancelled."""
     server.pause = 2.0

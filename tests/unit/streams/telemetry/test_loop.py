@@ -37,6 +37,7 @@ async def test_lag_is_measured():
         assert watch.stalls == 0
 
 
+@pytest.mark.slow
 async def test_a_stalled_loop_is_told_of_with_what_it_does(caplog):
     """Once a stall: an error with the stack of the loop's thread, and a line when the loop turns again."""
     async with LoopWatch(pytest.fail) as watch:
@@ -50,6 +51,7 @@ async def test_a_stalled_loop_is_told_of_with_what_it_does(caplog):
     assert "runs again" in again.getMessage()
 
 
+@pytest.mark.slow
 async def test_a_hopeless_loop_ends_the_process(caplog, monkeypatch):
     """Past the limit the process ends with 1, after a critical line with the stack; the log is closed before."""
     monkeypatch.setattr(logging, "shutdown", lambda: codes.append("closed"))

@@ -402,6 +402,7 @@ async def test_a_body_that_drips_is_given_up(server, monkeypatch):
     assert problem(await raw(server, head, b"{"))[0] == 408
 
 
+@pytest.mark.slow
 async def test_an_answer_that_takes_too_long_is_given_up(server, monkeypatch):
     """503 with Retry-After; a handler that bounds its own time is left alone."""
     monkeypatch.setattr("streams.web.security.HANDLING_LIMIT", 0.1)
@@ -410,6 +411,7 @@ async def test_an_answer_that_takes_too_long_is_given_up(server, monkeypatch):
     assert (await ask(server, "/unhurried"))[::2] == (200, b"waited")
 
 
+@pytest.mark.slow
 async def test_a_head_that_drips_is_given_up(monkeypatch):
     """A client that opens a connection and says nothing, or a byte at a time, is closed in time."""
     monkeypatch.setattr("streams.web.server.IDLE_LIMIT", 0.3)
@@ -429,6 +431,7 @@ async def test_a_head_that_drips_is_given_up(monkeypatch):
         writer.close()
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_take_its_answer_is_given_up(server, monkeypatch):
     """One that asks for much and reads nothing is cut off in time, and its answer's memory is free."""
     monkeypatch.setattr(connection, "TAKING_LIMIT", 0.3)
