@@ -47,7 +47,8 @@ class Worker:
             RouteApp(settings, route, self.sources, self.answering, self._topics)
             for route in self.sources.routes.values()
         ]  # fmt: skip
-        self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic)
+        self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic,
+                           samples={part.route.name: part.sample for part in self.routing})  # fmt: skip
         self._found: Mapping[str, Topic] = {}
 
     @property
@@ -94,7 +95,7 @@ class Worker:
             read=[
                 *([requests] if answering else ()),
                 *([results] if self.tabulating is not None else ()),
-                *(name for route in routes for name in route.topics),
+                *(name for route in routes for name in route.names),
             ],
             write=[
                 *([results, letters] if answering else ()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.checks import Call
 from models.expression import LOOKUPS, Expression, Path
@@ -16,7 +16,9 @@ from models.expression import LOOKUPS, Expression, Path
 REGISTERED = ("avro", "protobuf", "json-schema")
 """Formats whose schemas are in a schema registry."""
 FORMATS = ("json", "text", "bytes", *REGISTERED)
-"""How a route's records are read: as JSON; as text in UTF-8; not at all, as base64; by the schema that each names."""
+"""How a route's records and their keys are read: as JSON; as text in UTF-8; not at all, as base64; by the schema that
+each names.
+"""
 RESULTS_FORMATS = ("json", *REGISTERED)
 """How what a route publishes is written."""
 OUTPUTS = ("merge", "result", "document")
@@ -33,6 +35,10 @@ MAX_VALUES = 256
 """Values of one list that a lookup requests."""
 DEFAULT_IN_PROGRESS = 64
 """Records of a route in progress at once on one worker; the next ones wait in Kafka."""
+PATTERN = "^"
+"""How an item of `topics` begins that is a regular expression for whole names."""
+INTERNAL = "__"
+"""How the names of topics begin that no pattern matches."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
@@ -65,7 +71,8 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """See the module, and the fields' constants. `failures` is None for the worker's dead letters.
+    """See the module, and the fields' constants. `failures` is None for the worker's dead letters. `topics` are names
+    and patterns.
 
     `stages` has the lookups in the order in which they can begin: those of a stage use only documents of earlier
     ones, and begin at once. `results_subject` is the registry's subject by whose latest schema outputs are written.
@@ -77,6 +84,7 @@ class Route:
     lookups: tuple[Lookup, ...]
     failures: str | None = None
     format: str = "json"
+    key_format: str = "text"
     when: Expression | None = None
     otherwise: str = "pass"
     tombstones: str = "pass"
@@ -89,13 +97,45 @@ class Route:
 
     @property
     def needs_registry(self) -> bool:
-        """Whether a schema registry has to say how records are read or written."""
+        """Whether a schema registry has to say how records, or their keys, are read or written."""
+        return self.writes_anew or self.key_format in REGISTERED
+
+    @property
+    def writes_anew(self) -> bool:
+        """Whether a schema registry has to say how values are read or written: none is published as it came."""
         return self.format in REGISTERED or self.results_format in REGISTERED
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Return the topics that are read by their names."""
+        return tuple(each for each in self.topics if not each.startswith(PATTERN))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Return the patterns of topics that are read, too."""
+        return tuple(each for each in self.topics if each.startswith(PATTERN))
+
+    def pattern_of(self, name: str) -> str | None:
+        """Return the first pattern that matches a topic's name, None if none does."""
+        if name.startswith(INTERNAL):
+            return None
+        return next((each for each in self.patterns if re.fullmatch(each, name)), None)
+
+    def reads(self, name: str) -> bool:
+        """Whether a topic of this name is one that the route reads."""
+        return name in self.topics or self.pattern_of(name) is not None
+
+    def matched(self, existing: Iterable[str]) -> Route:
+        """Return the route with those of the existing topics in the place of its patterns that they match."""
+        if not self.patterns:
+            return self
+        found = sorted(name for name in existing if self.pattern_of(name) is not None)
+        return replace(self, topics=tuple(dict.fromkeys((*self.names, *found))))
+
+    @property
     def all_topics(self) -> tuple[str, ...]:
-        """Return the topics that are read and written, without the worker's own dead letters."""
-        return (*self.topics, self.results, *(() if self.failures is None else (self.failures,)))
+        """Return the names of the topics that are read and written, without the worker's own dead letters."""
+        return (*self.names, self.results, *(() if self.failures is None else (self.failures,)))
 
     def group(self, worker_group: str) -> str:
         """Return the consumer group in which this route is read: one of its own, so that it holds up no other."""
@@ -125,6 +165,15 @@ def stages_of(lookups: tuple[Lookup, ...]) -> tuple[tuple[Lookup, ...], ...]:
         done |= {each.name for each in ready}
         left = [each for each in left if each.name not in done]
     return tuple(stages)
+
+
+def goes_round(topic: str, pattern: str) -> str:
+    """Return what is wrong with a topic that is written, and that a pattern of those read matches."""
+    escaped, shown = topic.replace(".", r"\."), pattern.removeprefix(PATTERN)
+    return (
+        f"{topic!r} matches the pattern {pattern!r} of the topics that the route reads: its records would loop; "
+        f"leave it out of the pattern, as in '^(?!{escaped}$){shown}'"
+    )
 
 
 RESERVED = "tables"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from models.request import MAX_TIMEOUT
 from models.route import RESERVED, Lookup, Route, listed, name_problem
@@ -10,8 +10,8 @@ from models.source import REQUIRED, Source
 
 Problem = tuple[tuple[str, ...], str]
 """Where something is wrong, from the route's name on, and what."""
-Flow = tuple[set[str], set[str]]
-"""Topics that are read, and those that are written for it."""
+Flow = tuple[Callable[[str], bool], set[str]]
+"""Which topics are read, and those that are written for it."""
 
 
 def route_problems(routes: Mapping[str, Route], sources: Mapping[str, Source], wrong: Collection[str]) -> list[Problem]:
@@ -52,7 +52,7 @@ def _topic_problems(routes: Mapping[str, Route]) -> list[Problem]:
         for name in filter(None, {route.failures}):
             if name in written:
                 problems.append(((route.name, "failures"), f"{name!r} has the results of the route {written[name]}"))
-            if readers := [each.name for each in routes.values() if name in each.topics]:
+            if readers := [each.name for each in routes.values() if each.name != route.name and each.reads(name)]:
                 problems.append(
                     ((route.name, "failures"), f"{name!r} is read by the route {readers[0]}: its records would loop")
                 )
@@ -65,17 +65,17 @@ def _topic_problems(routes: Mapping[str, Route]) -> list[Problem]:
 
 def _flows(routes: Iterable[Route]) -> Iterator[Flow]:
     for route in routes:
-        yield set(route.topics), {route.results}
+        yield route.reads, {route.results}
 
 
 def _comes_back(route: Route, flows: Sequence[Flow]) -> bool:
     seen: set[str] = set()
     reached = {route.results}
     while reached:
-        if reached & set(route.topics):
+        if any(map(route.reads, reached)):
             return True
         seen |= reached
-        reached = set[str]().union(*(written for read, written in flows if reached & read)) - seen
+        reached = set[str]().union(*(written for reads, written in flows if any(map(reads, reached)))) - seen
     return False
 
 
@@ -101,11 +101,16 @@ def settings_problems(
             problems.append(f"failures: {route.failures!r} has the worker's own requests or results")
         if workers in route.all_topics:
             problems.append(f"topics: {workers!r} has the reports of workers")
+        problems += [
+            f"topics: the pattern {pattern!r} matches the worker's own topic {name!r}: leave it out"
+            for name in (requests, results, dead_letters)
+            if (pattern := route.pattern_of(name)) is not None
+        ]
         if route.failures is None and dead_letters in route.topics:
             problems.append(
                 f"failures: {dead_letters!r} is read by this route: give its dead letters a topic of their own"
             )
-        if _comes_back(route, [*_flows(routes.values()), ({requests}, {results, dead_letters})]):
+        if _comes_back(route, [*_flows(routes.values()), (requests.__eq__, {results, dead_letters})]):
             problems.append(
                 f"results: {route.results!r} leads back to this route through the worker's requests: a loop"
             )

@@ -16,12 +16,14 @@ from models.route import (
     MAX_LOOKUPS,
     OTHERWISE,
     OUTPUTS,
+    PATTERN,
     REGISTERED,
     RESULTS_FORMATS,
     TIMESTAMPS,
     TOMBSTONES,
     Lookup,
     Route,
+    goes_round,
     name_problem,
     stages_of,
 )
@@ -29,6 +31,8 @@ from models.schema import StrictSchema, Text, kind
 
 MAX_TOPICS = 100
 """Topics of one route."""
+MAX_PATTERN = 1_000
+"""Characters of a pattern of topics."""
 MAX_IN_PROGRESS = 4_096
 """Records of one route in progress at once on one worker."""
 _TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
@@ -38,6 +42,19 @@ def check_topic(name: str) -> None:
     """Raise ValidationError for what Kafka does not take as a topic's name."""
     if not _TOPIC.fullmatch(name):
         _refuse(f"{name[:60]!r} is not a topic name: use 1 to 249 letters, digits, dots, dashes and underscores")
+
+
+def check_topics(item: str) -> None:
+    """Raise ValidationError for what is neither a topic's name nor a pattern of them."""
+    if not item.startswith(PATTERN):
+        check_topic(item)
+    elif len(item) > MAX_PATTERN:
+        _refuse(f"the pattern has {len(item)} characters; at most {MAX_PATTERN} are allowed")
+    else:
+        try:
+            re.compile(item)
+        except (re.error, RecursionError, OverflowError) as exc:
+            _refuse(f"{item[:60]!r} is not a regular expression: {exc}")
 
 
 def _check_name(name: str) -> None:
@@ -91,10 +108,11 @@ class LookupSchema(StrictSchema):
 class RouteSchema(StrictSchema):
     """`[routes.NAME]`. The checks that it names must be registered: load the plugins first."""
 
-    topics = fields.List(Text(check_topic), required=True, validate=validate.Length(1, MAX_TOPICS))
+    topics = fields.List(Text(check_topics), required=True, validate=validate.Length(1, MAX_TOPICS))
     results = Text(check_topic, required=True)
     failures = Text(check_topic)
     format = _one_of(FORMATS)
+    key_format = _one_of(FORMATS)
     when = _Made(Expression)
     otherwise = _one_of(OTHERWISE)
     tombstones = _one_of(TOMBSTONES)
@@ -123,9 +141,7 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
     wrong: dict[str, list[str]] = {}
     lookups: list[Lookup] = data["lookups"]
     output = data.get("output", "merge")
-    for name in ("results", "failures"):
-        if data.get(name) in data["topics"]:
-            wrong[name] = [f"{data[name]!r} is one of the topics that the route reads: its records would loop"]
+    wrong |= _going_round(data)
     if data.get("failures") == data["results"]:
         wrong["failures"] = ["is the topic of the results: dead letters need one of their own"]
     [(name, count)] = Counter(each.name for each in lookups).most_common(1)
@@ -153,6 +169,19 @@ def _place_problem(lookups: list[Lookup]) -> str | None:
             if other.steps[: len(path.steps)] == path.steps and (lookup.required or lookup is earlier):
                 return f"{lookup.name}: {path.text} would replace what {earlier.name} puts into {other.text}"
     return None
+
+
+def _going_round(data: dict[str, Any]) -> dict[str, list[str]]:
+    """Return which topics that are written are read, by member."""
+    wrong: dict[str, list[str]] = {}
+    read = Route("", tuple(data["topics"]), data["results"], ())
+    for name in ("results", "failures"):
+        topic = data.get(name, "")
+        if topic in data["topics"]:
+            wrong[name] = [f"{topic!r} is one of the topics that the route reads: its records would loop"]
+        elif (pattern := read.pattern_of(topic)) is not None:
+            wrong[name] = [goes_round(topic, pattern)]
+    return wrong
 
 
 def _single_problem(output: str, lookups: list[Lookup]) -> str | None:

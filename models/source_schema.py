@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
@@ -119,11 +120,19 @@ class _ParamSchema(StrictSchema):
         param = Param(**(data | {"one_of": tuple(data.get("one_of", ()))}))
         if "default" in data:
             try:
-                as_text("default", json_value(data["default"]))
-                param.check("default", data["default"])
+                for name, each in _default_values(data["default"]):
+                    as_text(name, json_value(each))
+                    param.check(name, each)
             except (ValueError, InvalidRequest) as exc:
-                refuse(str(exc).removeprefix("params.default: "), "default")
+                refuse(str(exc).removeprefix("params.").removeprefix("default: "), "default")
         return param
+
+
+def _default_values(default: Any) -> Iterable[tuple[str, Any]]:
+    """Yield each value of a default with its place."""
+    if isinstance(default, list) and default:
+        return ((f"default[{at}]", each) for at, each in enumerate(default))
+    return (("default", default),)
 
 
 class _BasicSchema(StrictSchema):
@@ -238,10 +247,16 @@ class SourceSchema(StrictSchema):
     @validates_schema
     def _params(self, data: dict[str, Any], **_: Any) -> None:
         """A parameter that nothing uses is a misspelt one: the real one would go unchecked."""
-        used = _source_of(data).names_used()
+        source = _source_of(data)
+        used = source.names_used()
         unused = [name for name in data.get("params", {}) if name not in used and "call" not in data]
         if unused:
             raise ValidationError({"params": {name: ["is used nowhere"] for name in unused}})
+        params = {} if "call" in data else data.get("params", {})
+        single = [name for name, each in params.items() if isinstance(each.default, list) and name not in source.lists]
+        if single:
+            raise ValidationError({"params": {name: [f"its default is a list: write {{{name}*}} in the template"]
+                                              for name in single}})  # fmt: skip
 
     @post_load
     def _source(self, data: dict[str, Any], **_: Any) -> Source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from streams.config.settings import Settings
 from streams.functions import FunctionCaller
 from streams.http.client import Client, client_of
 from streams.http.policy import policy_of
+from streams.kafka.outgoing import publishing_state
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic, differences
 from streams.lending import Lending
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from agents.answer.tracing import RequestSpans
 
 logger = logging.getLogger(__name__)
-
-PUBLISH_FAILING = 10.0
-"""Seconds without an acknowledgement of published records after which a worker is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +97,11 @@ class AnswerApp:
         """Return the states for `/readyz`: assigned, recovered, publishing, checks."""
         if self.resources is None:
             return {**self.app.readiness(), "publishing": "starting", "checks": "starting"}
-        publishing, failing = "ok", self.resources.publisher.failing_since
-        if failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
-            publishing = f"no acknowledgement from Kafka for {time.monotonic() - failing:.0f} s"
-        return {**self.app.readiness(), "publishing": publishing, "checks": self.resources.pool.health()}
+        return {
+            **self.app.readiness(),
+            "publishing": publishing_state(self.resources.publisher.failing_since),
+            "checks": self.resources.pool.health(),
+        }
 
 
 async def open_resources(

@@ -14,7 +14,7 @@ PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfin
 """Fields of a partition beside its topic, number and owner."""
 
 _WORST = ("open", "half-open", "closed")
-_LISTS = ("partitions", "hosts", "sources", "routes")
+_LISTS = ("partitions", "route_partitions", "hosts", "sources", "routes")
 _OBJECTS = ("tables", "answers", "cache", "pool")
 
 
@@ -35,16 +35,19 @@ class ClusterStatus:
         return {"workers": self.records()}
 
     def partitions(self) -> dict[str, Any]:
-        """Return each partition with its owner; of two that claim one, the one that answers and reported last."""
-        owned: dict[tuple[str, int], tuple[tuple[bool, float], Row]] = {}
+        """Return each partition with its owner; of two that claim one, the one that answers and reported last. Those of
+        routes come last, and name the route: two may read the same topic.
+        """
+        owned: dict[tuple[str, str, int], tuple[tuple[bool, float], Row]] = {}
         for record in self.records():
             rank = (record["answering"], -record["silent_s"])
-            for each in record.get("partitions") or ():
-                number = str(each.get("topic")), each.get("partition")
-                if type(number[1]) is not int:
+            for each in (*(record.get("partitions") or ()), *(record.get("route_partitions") or ())):
+                route = str(each.get("route") or "")
+                number = route, str(each.get("topic")), each.get("partition")
+                if type(number[2]) is not int:
                     continue
-                partition = {"topic": number[0], "partition": number[1], "owner": record["id"],
-                             "owner_answers": record["answering"]}  # fmt: skip
+                partition = {"topic": number[1], "partition": number[2], "owner": record["id"],
+                             "owner_answers": record["answering"], **({"route": route} if route else {})}  # fmt: skip
                 partition |= {name: each.get(name) for name in PARTITION}
                 if number not in owned or owned[number][0] < rank:
                     owned[number] = rank, partition

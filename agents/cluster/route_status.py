@@ -16,6 +16,7 @@ MOST = 1_000
 """Routes that are listed at most."""
 _TEXTS = ("results", "failures", "group")
 _NUMBERS = ("partitions", "in_progress", "lag")
+_OLDEST = "oldest_unfinished_s"
 _COUNTS = ("outcomes", "waiting")
 
 
@@ -86,11 +87,12 @@ def _added(reports: list[tuple[str, Row]]) -> Row:
     numbers = {name: _sum([each[name] for each in routes]) for name in _NUMBERS}
     if not numbers["partitions"]:  # no worker was given one yet: nobody knows the lag
         numbers["lag"] = None
+    ages = [each[_OLDEST] for each in routes if each[_OLDEST] is not None]
     counts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTS}
     for name, counter in counts.items():
         for each in routes:
             counter.update(each[name])
-    return {**numbers, **{name: dict(counter) for name, counter in counts.items()},
+    return {**numbers, _OLDEST: max(ages, default=None), **{name: dict(counter) for name, counter in counts.items()},
             "workers": [worker for worker, _ in reports]}  # fmt: skip
 
 
@@ -110,10 +112,12 @@ def _plain(route: Mapping[str, Any]) -> Row:
     return {
         "name": route["name"],
         "topics": [str(each) for each in _list(route.get("topics"))],
+        "patterns": [str(each) for each in _list(route.get("patterns"))],
         "lookups": [{name: str(each.get(name)) for name in ("name", "source")} for each in lookups],
         **{name: str(route.get(name, "")) for name in _TEXTS},
         **{name: value if type(value := route.get(name)) is int else None for name in _NUMBERS},
         **{name: _counts(route.get(name)) for name in _COUNTS},
+        _OLDEST: value if type(value := route.get(_OLDEST)) in (int, float) else None,
     }
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 MAX_HOSTS = 200
 """Hosts in the record at most: those used last."""
+MAX_TOPICS = 200
+"""Topics of a route in the record at most."""
+MAX_PARTITIONS = 1_000
+"""Partitions of routes in the record at most."""
 STATS_TIMEOUT = 0.5
 """Seconds that a cache on the network may take to return its statistics."""
 STATS_EVERY = 5.0
@@ -72,6 +76,12 @@ class WorkerStatus:
             "at": iso_now(),
             "state": "stopping" if any(app.should_stop for app in running) else "running",
             "partitions": [partition(lease) for app in apps if app.started for lease in app.holder.leases.values()],
+            "route_partitions": [
+                {"route": part.route.name, **partition(lease)}
+                for part in self._routing
+                if part.app.started
+                for lease in part.app.holder.leases.values()
+            ][:MAX_PARTITIONS],
             "rss": _rss(),
             "loop_lag_s": round(self._loop.lag, 4),
         }
@@ -141,9 +151,12 @@ def route(part: RouteApp) -> dict[str, Any]:
     described, runner, app = part.route, part.runner, part.app
     leases = [lease for lease in app.holder.leases.values() if lease.alive] if app.started else None
     lags = [None] if leases is None else [lease.lag for lease in leases]
+    ages = [age_of(lease.oldest_unfinished, time.time()) for lease in leases or ()]
+    oldest = max((age for age in ages if age is not None), default=None)
     return {
         "name": described.name,
-        "topics": list(described.topics),
+        "topics": part.topics[:MAX_TOPICS],
+        "patterns": list(described.patterns),
         "lookups": [{"name": each.name, "source": each.source} for each in described.lookups],
         "results": described.results,
         "failures": part.dead_letters,
@@ -153,6 +166,7 @@ def route(part: RouteApp) -> dict[str, Any]:
         "in_progress": None if runner is None else runner.in_progress,
         "waiting": {} if runner is None else dict(runner.waiting),
         "lag": sum(lag for lag in lags if lag is not None) if None not in lags else None,
+        "oldest_unfinished_s": None if oldest is None else round(oldest, 1),
     }
 
 

@@ -78,19 +78,25 @@ def run(options: argparse.Namespace) -> int:
     settings = configuration.load()
     if options.route is None:
         return asyncio.run(_redrive(settings, choice, options))
-    ways = _of_route(settings, options.route)
-    return max(asyncio.run(_redrive(each, choice._replace(topic=each.requests_topic), options)) for each in ways)
+    return asyncio.run(_redrive_route(settings, choice, options))
 
 
-def _of_route(settings: Any, name: str) -> list[Any]:
-    """Return the settings by which a route's dead letters are redriven, for each topic that it reads."""
+async def _redrive_route(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:
+    """Redrive a route's dead letters to each topic that it reads."""
+    from agents.routes.topics import find_matched
     from streams.config.plugins import load_plugins
     from streams.sources import load
 
     load_plugins(settings)  # sources may name their schemas, checks and functions
-    route = load(settings.sources).route(name)
+    [route] = await find_matched([load(settings.sources).route(options.route)], settings)
     letters, group = route.failures or settings.dead_letters_topic, route.group(settings.group)
-    return [replace(settings, requests_topic=topic, dead_letters_topic=letters, group=group) for topic in route.topics]
+    codes = [DONE]
+    for topic in route.topics:
+        of_topic = replace(settings, requests_topic=topic, dead_letters_topic=letters, group=group)
+        codes.append(await _redrive(of_topic, choice._replace(topic=topic), options))
+    if not route.topics:
+        say(f"the patterns of the route {route.name} match no topic")
+    return max(codes)
 
 
 async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.add_argument("--matched", action="store_true", help="look up in Kafka which topics the patterns match")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     trial = actions.add_parser("try", help="show what a route asks for a record, and what comes out")
     trial.add_argument("name", help="the route's name")
     trial.add_argument("file", help="file with the record's value; - for standard input")
+    trial.add_argument("--topic", help="the topic that it came from (default: the route's first)")
     trial.add_argument("--key", help="the record's key")
     trial.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="a header; may be repeated")
     trial.add_argument("--dry-run", action="store_true", help="send nothing to the sources")
@@ -42,7 +44,12 @@ def run(options: argparse.Namespace) -> int:
     sources = load(settings.sources)
     if options.action == "try":
         return _try(settings, sources, options)
-    for route in sources.routes.values():
+    routes = list(sources.routes.values())
+    if options.matched:
+        from agents.routes.topics import find_matched
+
+        routes = asyncio.run(find_matched(routes, settings))
+    for route in routes:
         shown = _described(route, settings.group)
         print(_line(shown) if options.json else "  ".join(f"{name}={_brief(each)}" for name, each in shown.items()))
     if not sources.routes:
@@ -64,16 +71,22 @@ def _brief(value: Any) -> str:
 
 def _try(settings: Any, sources: Any, options: argparse.Namespace) -> int:
     from agents.routes.rehearsal import questions, rehearse, sample
+    from models.route import REGISTERED
 
     route = sources.route(options.name)
     if route.needs_registry:
         say(
-            f"the route's formats are {route.format} and {route.results_format}: the file is read as JSON, and shown so"
+            f"the route's formats are {route.format}, {route.key_format} (keys) and {route.results_format}: "
+            "what a registry reads is read as JSON, and shown so"
         )
-        route = replace(route, format="json", results_format="json")
+        formats = {name: getattr(route, name) for name in ("format", "key_format", "results_format")}
+        route = replace(route, **{name: "json" if each in REGISTERED else each for name, each in formats.items()})
     headers = dict(_header(each) for each in options.header)
     key = None if options.key is None else options.key.encode()
-    record = sample(route, _read(options.file), key, headers)
+    if options.topic is not None and not route.reads(options.topic):
+        msg = f"--topic {options.topic}: the route {route.name} reads {', '.join(route.topics)}"
+        raise SettingsError(msg)
+    record = sample(route, _read(options.file), key, headers, topic=options.topic)
     try:
         for question in questions(route, sources, record):
             _show("asks", question, options)

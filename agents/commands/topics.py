@@ -42,9 +42,11 @@ def _routes(settings: Any) -> list[Any]:
 
 async def _topics(settings: Any, options: argparse.Namespace, routes: list[Any]) -> int:
     from agents.redrive.redriver import marks_of
+    from agents.routes.topics import find_matched
     from streams.kafka.topics import Admin, differences, route_differences
     from streams.tables.changelogs import changelogs
 
+    routes = await find_matched(routes, settings)
     names = tuple(dict.fromkeys([*settings.topics(), *(name for route in routes for name in route.all_topics)]))
     makers = dict.fromkeys((*changelogs(settings).values(), settings.workers_topic), "a worker")
     makers[marks_of(settings)] = "redrive"

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from agents.doctor import Finding, ok, problem, warning
+from agents.routes.topics import find_matched
 from models.errors import BrokerError
 from models.route import Route
 from streams.config.settings import Kafka, Settings
@@ -29,6 +30,7 @@ async def kafka(settings: Settings, routes: Sequence[Route] = ()) -> AsyncIterat
         yield finding
     if all(finding.state == "problem" for finding in brokers):
         return
+    routes = await find_matched(routes, settings)
     async with BrokerConnection(settings.kafka) as connection:
         cluster = await survey(connection, {*_needed(settings, routes), *_kept(settings)})
         if cluster is None:

@@ -4,22 +4,25 @@ worker answers requests. So routes share answers and limits, and none holds up a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from agents.answer.app import PUBLISH_FAILING, AnswerApp
+from agents.answer.app import AnswerApp
 from agents.routes.formats import Formats
 from agents.routes.lookups import Lookups
 from agents.routes.outputs import Outputs
 from agents.routes.runner import RouteRunner
+from agents.routes.topics import own_topics
 from models.route import Route
 from models.source import Sources
 from streams.app import App
 from streams.config.settings import Settings
+from streams.kafka.outgoing import publishing_state
+from streams.kafka.patterns import PatternTopics, existing
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic
+from streams.tasks import end_tasks, keep
 
 if TYPE_CHECKING:
     from streams.registry.registry import Registry
@@ -42,8 +45,22 @@ class RouteApp:
         self.runner: RouteRunner | None = None
         self.app = App(settings, id=route.group(settings.group))
         self.app.opens(self.open)
-        topic = self.app.topic(*route.topics, key_type=bytes, value_type=bytes)
+        self._own = own_topics(settings)
+        self._patterns = PatternTopics(self.app, f"route {route.name}", self._matches, route.names)
+        topic = self.app.topic(*route.names, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name=f"route {route.name}")(self.work)
+
+    @property
+    def topics(self) -> list[str]:
+        """Return the topics that are read now."""
+        return self._patterns.names
+
+    def sample(self) -> dict[str, Any] | None:
+        """Return the latest record, walked through; None before the first."""
+        return None if self.runner is None else self.runner.sample()
+
+    def _matches(self, name: str) -> bool:
+        return self.route.pattern_of(name) is not None and name not in self._own
 
     async def work(self, stream: Any) -> None:
         """The agent: hands each batch to the runner."""
@@ -60,7 +77,13 @@ class RouteApp:
         results = topics[route.results]
         for topic in (results, topics[self.dead_letters]):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
-        partitions = {name: topics[name].partitions for name in (*route.topics, route.results)}
+        partitions = self._patterns.partitions
+        partitions |= {name: topics[name].partitions for name in (*route.names, route.results)}
+        if route.patterns:
+            self._patterns.begin(await existing(settings.kafka))
+            following = keep(self._patterns.follow, f"the route {route.name} follows its patterns",
+                             means="new topics are not read")  # fmt: skip
+            stack.push_async_callback(end_tasks, following)
         assert self._answering.resources is not None  # what was lent
         large = self._answering.resources.large
         formats = Formats(route, await self._registry(stack), large)
@@ -83,7 +106,7 @@ class RouteApp:
         """Return `ok`, or what this route waits for."""
         if self.runner is None or self.publisher is None:
             return "starting"
-        since = self.publisher.failing_since
-        if since is not None and time.monotonic() - since > PUBLISH_FAILING:
-            return f"no acknowledgement from Kafka for {time.monotonic() - since:.0f} s"
-        return next((state for state in self.app.readiness().values() if state != "ok"), "ok")
+        states = [publishing_state(self.publisher.failing_since)]
+        if self.topics:  # that its patterns match none yet is no fault
+            states += self.app.readiness().values()
+        return next((state for state in states if state != "ok"), "ok")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import ConsumerRecord
 
 from agents.routes.large import LargeValue, Merging
+from agents.routes.record import scope_of
 from agents.routes.waits import FIRST_WAIT, LONGEST_WAIT, Waits
 from models import strictjson
 from models.errors import InvalidRequest, RegistryUnavailable
@@ -43,6 +44,43 @@ class Formats:
 
             self._missing = MISSING
 
+    def scope(self, record: ConsumerRecord[bytes, bytes]) -> Any:
+        """Return what expressions see of a record, or UNKNOWN. Raises InvalidRequest."""
+        value = self.read(record)
+        if value is UNKNOWN:
+            return UNKNOWN
+        scope = scope_of(record, value)
+        if self._route.key_format != "text":
+            scope["key"] = self._key(record)
+        return UNKNOWN if scope["key"] is UNKNOWN else scope
+
+    async def scope_later(self, record: ConsumerRecord[bytes, bytes], waits: Waits) -> dict[str, Any]:
+        """Do the same once the registry has answered; large JSON is a LargeValue."""
+        route, registry, data = self._route, self._registry, record.key
+        value = self.read(record)
+        scope = scope_of(record, await self.read_later(record, waits) if value is UNKNOWN else value)
+        if route.key_format in REGISTERED and data is not None:
+            assert registry is not None
+            scope["key"] = plain(await _patiently(
+                lambda: registry.decode(route.key_format, record.topic, data, record.headers, key=True), waits
+            ))  # fmt: skip
+        elif route.key_format != "text":
+            scope["key"] = self._key(record)
+        return scope
+
+    def _key(self, record: ConsumerRecord[bytes, bytes]) -> Any:
+        """Return a record's key by its format, or UNKNOWN. Raises InvalidRequest."""
+        data, route = record.key, self._route
+        if data is None:
+            return None
+        if route.key_format == "bytes":
+            return base64.b64encode(data).decode()
+        if route.key_format == "json":
+            return self._json(data, exact=True, what="key")
+        assert self._registry is not None
+        found = self._registry.decode_cached(route.key_format, record.topic, data, record.headers, key=True)
+        return UNKNOWN if found is self._missing else plain(found)
+
     def read(self, record: ConsumerRecord[bytes, bytes]) -> Any:
         """Return a record's value, or UNKNOWN; numbers of JSON may have lost digits, see `exact`.
 
@@ -75,17 +113,17 @@ class Formats:
             return scope
         return {**scope, "value": self.exact(scope["record"], scope["value"]), "exact": True}
 
-    def _json(self, data: bytes, *, exact: bool) -> Any:
+    def _json(self, data: bytes, *, exact: bool, what: str = "value") -> Any:
         try:
             return strictjson.loads(data, exact=exact, quick=not exact)
         except ValueError as exc:
-            msg = f"route {self._route.name}: the value is not JSON: {framing(data) or exc}"
+            msg = f"route {self._route.name}: the {what} is not JSON: {framing(data) or exc}"
             raise InvalidRequest(msg) from None
 
     async def read_later(self, record: ConsumerRecord[bytes, bytes], waits: Waits) -> Any:
         """Do the same once the registry has answered; return a large value as a LargeValue."""
         registry, data = self._registry, record.value or b""
-        if registry is None:
+        if self._route.format not in REGISTERED:
             assert self._large is not None
             return LargeValue(self._route, self._large, data)
         assert registry is not None

@@ -24,6 +24,7 @@ from agents.routes.value import NULL, Value
 from agents.routes.waits import FIRST_WAIT, LONGEST_WAIT, Waits
 from models.errors import AnswerError, InvalidRequest, Overloaded
 from models.expression import may_lack_digits
+from models.kept import Kept
 from models.request import SOURCE_SCHEMA, Request
 from models.route import MAX_VALUES, Lookup, Route, too_many
 from models.source import REQUIRED, Param, Sources
@@ -68,8 +69,7 @@ class Lookups:
         self._sources = sources
         self._enricher = enricher
         self._picker = Picker(route, large)
-        self._young: dict[Any, ParsedRequest] = {}
-        self._old: dict[Any, ParsedRequest] = {}
+        self._kept: Kept[Any, ParsedRequest] = Kept(MAX_REQUESTS)
 
     def requests(self, lookup: Lookup, scope: Mapping[str, Any]) -> ParsedRequest | list[ParsedRequest]:
         """Return what to ask for a record, a list for a parameter that is one. Raises AnswerError."""
@@ -236,7 +236,7 @@ class Lookups:
                     for name, value in params.items()
                 ),
             )
-            known = self._young.get(key) or self._old.get(key)
+            known = self._kept.young.get(key) or self._kept.get(key)
             if known is not None:
                 return known
         request = Request(source=lookup.source, params=params, schema=SOURCE_SCHEMA, checks=lookup.checks)
@@ -247,9 +247,7 @@ class Lookups:
             error.args = (f"{self._where(lookup)}: {place}{error} ({_expressions(lookup)})",)
             raise
         if key is not None:
-            if len(self._young) >= MAX_REQUESTS:
-                self._old, self._young = self._young, {}
-            self._young[key] = known
+            self._kept.put(key, known)
         return known
 
     def _show(self, lookup: Lookup, found: Found, scope: Mapping[str, Any]) -> None:

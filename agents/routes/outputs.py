@@ -19,6 +19,7 @@ from agents.routes.lookups import Found, Results
 from agents.routes.record import CHECKS, MISSING, headers_of, merged, spliced
 from agents.routes.value import NULL, Value
 from agents.routes.waits import Waits
+from models import strictjson
 from models.dead_letter import LOOKUP, ROUTE
 from models.errors import AnswerError, InvalidRequest, TooLarge
 from models.expression import Path
@@ -55,9 +56,9 @@ class Outputs:
         self, route: Route, settings: Settings, publisher: Publisher, partitions: Mapping[str, int], formats: Formats,
         *, compacted: bool = False,
     ) -> None:  # fmt: skip
-        self._route = route
+        self.route = route
         self._group = route.group(settings.group)
-        self._failures = route.failures or settings.dead_letters_topic
+        self.failures = route.failures or settings.dead_letters_topic
         self._publisher = publisher
         self._partitions = partitions
         self._formats = formats
@@ -65,7 +66,7 @@ class Outputs:
 
     def pass_on(self, record: Record, lease: Lease, scope: Mapping[str, Any] | None, began: float) -> str | None:
         """Publish a record without answers, as `finish` does; `scope` is None for a tombstone."""
-        if scope is None or not self._route.needs_registry:
+        if scope is None or not self.route.writes_anew:
             self._publish(record, lease, record.value, headers_of(record, [], None), began)
             return PASSED
         return PASSED if self._write(record, lease, _Made(scope["value"], []), began) else None
@@ -77,7 +78,7 @@ class Outputs:
 
         `began` is in monotonic seconds.
         """
-        for lookup in self._route.lookups:
+        for lookup in self.route.lookups:
             found = results.get(lookup.name)
             if found is not None and found.error is not None and lookup.required:
                 self.fail(record, lease, found.error, began, lookup=lookup.name, found=found)
@@ -103,7 +104,7 @@ class Outputs:
         try:
             made = _Made(scope["value"], []) if results is None else self._made(record, results, scope, began)
             value = await self._formats.write_later(made.value, waits)
-            self._publish(record, lease, value, headers_of(record, made.notes, self._route.results_format), began)
+            self._publish(record, lease, value, headers_of(record, made.notes, self.route.results_format), began)
         except AnswerError as error:
             self.fail(record, lease, error, began)
             return error.outcome
@@ -123,11 +124,11 @@ class Outputs:
         if isinstance(record, Unreadable):
             record = record.sent()
         headers = dead_letter_headers(record, self._group, _id_of(record), error, None if found is None else found.host)
-        headers.append((ROUTE, self._route.name.encode()))
+        headers.append((ROUTE, self.route.name.encode()))
         if lookup is not None:
             headers.append((LOOKUP, lookup.encode()))
         listener: DeliveryListener = lease
-        if self._route.output == "result" and not (self._compacted and record.key is None):
+        if self.route.output == "result" and not (self._compacted and record.key is None):
             answer = None if found is None else found.answer
             shared = encode_answer(None, Answer.failed(error)) if answer is None else answer.shared
             value = _result(record, shared, answer, began)
@@ -135,13 +136,26 @@ class Outputs:
                 lease, record.offset, record.key, value, headers_of(record, [], "json"), shrink_result
             )
             partition = self._partition(record)
-            listener = After(lease, partial(self._publisher.publish, self._route.results, partition, result))
+            listener = After(lease, partial(self._publisher.publish, self.route.results, partition, result))
         letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
-        self._publisher.publish(self._failures, record.partition, letter)
+        self._publisher.publish(self.failures, record.partition, letter)
+
+    def shown(self, record: Record, results: Results, scope: Mapping[str, Any]) -> bytes | None:
+        """Return an output as its own text, or as JSON where a registry writes it; None where another process made it.
+
+        Raises AnswerError.
+        """
+        made = self._made(record, results, scope, time.monotonic())
+        own: bytes | None = record.value
+        if isinstance(made.value, Merging | LargeValue):
+            return None if isinstance(made.value, Merging) else made.value.text
+        if made.kept:
+            return own
+        return strictjson.dumps(made.value, exact=True) if made.text is None else made.text
 
     def _made(self, record: Record, results: Results, scope: Mapping[str, Any], began: float) -> _Made:
         """Return an output: bytes, or a value to write. Raises AnswerError."""
-        route = self._route
+        route = self.route
         notes: Headers = []
         places: list[tuple[Path, Value]] = []
         for lookup in route.lookups:
@@ -164,7 +178,7 @@ class Outputs:
         if route.output == "document":
             [found] = results.values()
             return _Made(None, notes, found.value.text) if text else _Made(found.value.loaded, notes)
-        if not places and not route.needs_registry:
+        if not places and not route.writes_anew:
             return _Made(None, notes, kept=True)
         value = scope["value"]
         json = value.text if isinstance(value, LargeValue) else record.value if route.format == "json" else None
@@ -175,7 +189,7 @@ class Outputs:
     def _merged(self, record: Record, value: Any, places: Sequence[tuple[Path, Value]], *, as_text: bool) -> Any:
         if isinstance(value, LargeValue):
             return Merging(value, places) if places else value
-        return merged(self._route, self._formats.exact(record, value), places, as_text=as_text)
+        return merged(self.route, self._formats.exact(record, value), places, as_text=as_text)
 
     def _write(self, record: Record, lease: Lease, made: _Made, began: float) -> bool:
         """Publish an output; returns False if the registry has to be asked first. Raises InvalidDocument."""
@@ -185,39 +199,37 @@ class Outputs:
         data = self._formats.write(made.value) if made.text is None else made.text
         if data is UNKNOWN:
             return False
-        self._publish(record, lease, data, headers_of(record, made.notes, self._route.results_format), began)
+        self._publish(record, lease, data, headers_of(record, made.notes, self.route.results_format), began)
         return True
 
     def _publish(self, record: Record, lease: Lease, value: bytes | None, headers: Headers, began: float) -> None:
         """Publish an output, or its dead letter if Kafka refuses it. Raises AnswerError if it is known to do so."""
         if record.key is None and self._compacted:
-            msg = f"route {self._route.name}: the record has no key, and the topic {self._route.results} is compacted"
+            msg = f"route {self.route.name}: the record has no key, and the topic {self.route.results} is compacted"
             raise InvalidRequest(msg)
-        timestamp = record.timestamp if self._route.timestamp == "record" and record.timestamp >= 0 else None
+        timestamp = record.timestamp if self.route.timestamp == "record" and record.timestamp >= 0 else None
         refuse = partial(self._refuse, record, lease, began)
         output = OutgoingRecord(lease, record.offset, record.key, value, headers, _keep, refuse, timestamp)
-        topic = self._route.results
+        topic = self.route.results
         may_exceed = self._publisher.may_exceed(topic, record.key, value, headers)
         if may_exceed and output.size() > self._publisher.limits[topic]:
             raise self._too_large(output)
         self._publisher.publish(topic, self._partition(record), output, fits=True)
 
     def _too_large(self, output: OutgoingRecord) -> TooLarge:
-        topic = self._route.results
+        topic = self.route.results
         return TooLarge(
-            f"route {self._route.name}: the output has {output.size()} bytes, more than the topic {topic} takes"
+            f"route {self.route.name}: the output has {output.size()} bytes, more than the topic {topic} takes"
         )
 
     def _refuse(self, record: Record, lease: Lease, began: float, output: OutgoingRecord) -> None:
         """Publish the dead letter of a record whose output Kafka refuses."""
-        topic, size = self._route.results, output.size()
+        topic, size = self.route.results, output.size()
         error: AnswerError
         if size > self._publisher.limits[topic]:
-            error = TooLarge(
-                f"route {self._route.name}: the output has {size} bytes, more than the topic {topic} takes"
-            )
+            error = TooLarge(f"route {self.route.name}: the output has {size} bytes, more than the topic {topic} takes")
         else:
-            error = InvalidRequest(f"route {self._route.name}: the topic {topic} does not take the record's timestamp, "
+            error = InvalidRequest(f"route {self.route.name}: the topic {topic} does not take the record's timestamp, "
                                    f"{record.timestamp}: see its message.timestamp.*.max.ms")  # fmt: skip
         self.fail(record, lease, error, began)
 
@@ -226,7 +238,7 @@ class Outputs:
         producer would choose it.
         """
         own: int = record.partition
-        count = self._partitions[self._route.results]
+        count = self._partitions[self.route.results]
         same = self._partitions.get(record.topic) == count
         return own if same or record.key is None else partition_of(record.key, count)
 

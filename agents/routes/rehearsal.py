@@ -15,8 +15,8 @@ from agents.answer.enrich import Enricher
 from agents.routes.formats import Formats
 from agents.routes.lookups import Lookups
 from agents.routes.outputs import Outputs
-from agents.routes.record import scope_of
 from agents.routes.runner import RouteRunner
+from agents.routes.walk import questions_of
 from models.errors import AnswerError
 from models.route import Lookup, Route
 from models.source import Sources
@@ -62,12 +62,13 @@ class _Publisher:
 
 
 def sample(
-    route: Route, value: bytes | None, key: bytes | None = None, headers: Mapping[str, str] | None = None
-) -> ConsumerRecord[bytes, bytes]:
-    """Return a record as if it were the first of the route's first topic."""
+    route: Route, value: bytes | None, key: bytes | None = None, headers: Mapping[str, str] | None = None, *,
+    topic: str | None = None,
+) -> ConsumerRecord[bytes, bytes]:  # fmt: skip
+    """Return a record as if it were the first of a topic, of the route's first unless one is named."""
     return ConsumerRecord(
-        route.topics[0], 0, 0, int(time.time() * 1000), 0, key, value, None, -1, -1 if value is None else len(value),
-        tuple((name, text.encode()) for name, text in (headers or {}).items()),
+        topic or route.topics[0], 0, 0, int(time.time() * 1000), 0, key, value, None, -1,
+        -1 if value is None else len(value), tuple((name, text.encode()) for name, text in (headers or {}).items()),
     )  # fmt: skip
 
 
@@ -75,22 +76,16 @@ def questions(route: Route, sources: Sources, record: ConsumerRecord[bytes, byte
     """Return what the lookups that need no other's answer would ask, with nothing sent. Raises AnswerError."""
     formats = Formats(route)
     lookups = Lookups(route, sources, cast("Any", None), formats)
-    scope = scope_of(record, formats.read(record))
+    scope = formats.scope(record)
     return [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope)]
 
 
 def _questions(lookups: Lookups, lookup: Lookup, scope: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
-        requests = lookups.requests(lookup, scope)
+        asked = questions_of(lookups, lookup, scope)
     except AnswerError as error:
         return [{"lookup": lookup.name, "outcome": error.outcome, "error": error.describe()}]
-    found = []
-    for known in requests if isinstance(requests, list) else [requests]:
-        request = known.request
-        question = {"lookup": lookup.name, "source": lookup.source}
-        found.append(question | ({"method": request.method, "url": request.url} if request.url else
-                              {"params": dict(request.params)}))  # fmt: skip
-    return found
+    return [{"lookup": lookup.name, "source": lookup.source, **each} for each in asked]
 
 
 async def rehearse(

@@ -21,8 +21,8 @@ from agents.routes.formats import UNKNOWN, Formats
 from agents.routes.large import LargeValue
 from agents.routes.lookups import Lookups
 from agents.routes.outputs import Outputs, Record
-from agents.routes.record import scope_of
 from agents.routes.waits import Waits
+from agents.routes.walk import MAX_RECORD, Sample, walked
 from models.errors import AnswerError, InvalidRequest
 from models.expression import Expression, is_true
 from models.histogram import Histogram
@@ -60,6 +60,7 @@ class RouteRunner:
         self.outcomes: Counter[str] = Counter()
         self.whole = Histogram()
         self.waiting: Counter[str] = Counter()
+        self._latest: tuple[Record, dict[str, Any] | None, str, float] | None = None
 
     async def take(self, batch: RecordBatch) -> None:
         """Work on a batch. Returns when all of it is done or in progress, or its lease takes no more work."""
@@ -84,23 +85,27 @@ class RouteRunner:
 
     def _begin(self, record: Record, batch: RecordBatch) -> dict[str, Any] | None:
         """Finish a record for which nothing has to be waited for; return what is known of any other."""
+        scope: dict[str, Any] | None = None
         try:
             if isinstance(record, Unreadable):
                 raise unreadable_request(record)  # noqa: TRY301  handled below like any other
             if record.value is None and self.route.tombstones != "look-up":
                 outcome = self._let_by(record, batch, self.route.tombstones, None)
             else:
-                value = self._formats.read(record)
-                if value is UNKNOWN:
+                scope = self._formats.scope(record)
+                if scope is UNKNOWN:
                     return {}
-                scope = scope_of(record, value)
                 outcome = self._finish_now(record, batch, scope)
                 if outcome is None:
                     return scope
         except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
             outcome = self._fail(record, batch, exc)
-        self._count(outcome or DROPPED, batch)
+        self._count(outcome or DROPPED, record, batch, scope)
         return None
+
+    def sample(self) -> dict[str, Any] | None:
+        """Return the latest record, walked through; None before the first."""
+        return None if self._latest is None else walked(Sample(*self._latest), self._lookups, self._outputs)
 
     def _finish_now(self, record: Record, batch: RecordBatch, scope: dict[str, Any]) -> str | None:
         """Finish a record and return its outcome, None if a source or the registry has to answer first."""
@@ -109,6 +114,7 @@ class RouteRunner:
         results = self._lookups.cached(scope, time.time())
         if results is None:
             return None
+        scope["results"] = results
         return self._outputs.finish(record, batch.lease, results, scope, batch.received_at)
 
     def _is_wanted(self, scope: dict[str, Any]) -> bool:
@@ -167,11 +173,11 @@ class RouteRunner:
         waits = Waits(record, lease, self.waiting)
         try:
             logs.request_id.set(f"{record.topic}-{record.partition}-{record.offset}")
-            scope = scope or scope_of(record, await self._formats.read_later(record, waits))
+            scope = scope or await self._formats.scope_later(record, waits)
             scope["lookups"], scope["failed"] = {}, {}
             results, outcome = None, None
             if await self._is_wanted_later(scope):
-                results = await self._lookups.run(scope, record, waits)
+                results = scope["results"] = await self._lookups.run(scope, record, waits)
                 outcome = self._outputs.finish(record, lease, results, scope, began)
             else:
                 outcome = self._let_by(record, batch, self.route.otherwise, scope)
@@ -179,13 +185,15 @@ class RouteRunner:
                 outcome = await self._outputs.finish_later(record, lease, results, scope, began, waits=waits)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             outcome = self._fail(record, batch, exc)
-        self._count(outcome, batch)
+        self._count(outcome, record, batch, scope)
 
     def _fail(self, record: Record, batch: RecordBatch, exc: Exception) -> str:
         error: AnswerError = error_for(exc, record)
         self._outputs.fail(record, batch.lease, error, batch.received_at)
         return error.outcome
 
-    def _count(self, outcome: str, batch: RecordBatch) -> None:
+    def _count(self, outcome: str, record: Record, batch: RecordBatch, scope: dict[str, Any] | None) -> None:
         self.outcomes[outcome] += 1
+        if record.value is None or len(record.value) <= MAX_RECORD:
+            self._latest = record, scope, outcome, time.time()
         self.whole.add(time.monotonic() - batch.received_at)

@@ -8,6 +8,7 @@ from typing import Any
 from models import strictjson
 from models.documents import UNREAD
 from models.errors import InvalidDocument
+from models.kept import Kept
 from models.result import document_and_checks, read_document
 
 KEPT_BYTES = 4 << 20
@@ -62,23 +63,16 @@ class Answered:
         self.picked: dict[str, Value | InvalidDocument | None] = {}
 
 
-class AnsweredCache:
-    """Answers taken apart, by their bytes: an answer that is cached is taken apart once. Bounded."""
+class AnsweredCache(Kept[bytes, Answered]):
+    """Answers taken apart, by their bytes: an answer that is cached is taken apart once."""
 
     def __init__(self) -> None:
-        self._young: dict[bytes, Answered] = {}
-        self._old: dict[bytes, Answered] = {}
-        self._bytes = 0
+        super().__init__(KEPT_BYTES)
 
     def of(self, shared: bytes) -> Answered:
         """Return an `ok` answer, taken apart."""
-        found = self._young.get(shared) or self._old.get(shared)
+        found = self.young.get(shared) or self.get(shared, len(shared))
         if found is None:
             found = Answered(shared)
-        elif shared in self._young:
-            return found
-        if self._bytes + len(shared) > KEPT_BYTES:
-            self._old, self._young, self._bytes = self._young, {}, 0
-        self._young[shared] = found
-        self._bytes += len(shared)
+            self.put(shared, found, len(shared))
         return found

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from agents.answer.app import PUBLISH_FAILING
 from agents.tables.agent import Tabulator, bounds_of
 from models.errors import BrokerError
 from streams.app import App, settle_memory
 from streams.config.settings import Settings
+from streams.kafka.outgoing import publishing_state
 from streams.kafka.publisher import Publisher
 from streams.tables.changelogs import TABLES, Changelogs, changelogs, prepare
 from streams.tables.recovery import PAUSE, Recovery
@@ -152,8 +151,8 @@ class TablesApp:
     def readiness(self) -> str:
         """Return `ok`, or what the tables wait for."""
         failing = None if self.resources is None else self.resources.publisher.failing_since
-        if failing is not None and time.monotonic() - failing > PUBLISH_FAILING:
-            return f"no acknowledgement of rows from Kafka for {time.monotonic() - failing:.0f} s"
+        if (state := publishing_state(failing, "of rows ")) != "ok":
+            return state
         for state in self.app.readiness().values():
             if state != "ok":
                 return self.state.waiting_for or state

@@ -102,6 +102,7 @@ class Pages:
             r"/tables/{name}/{key:[\s\S]*}": ("row", self._row),
             "/live": ("live", self._live),
             "/routes": ("routes", self._routes),
+            "/routes/{name}": ("route", self._route),
             "/hosts": ("hosts", self._hosts),
             "/partitions": ("partitions", self._partitions),
             "/workers": ("workers", self._workers),
@@ -167,6 +168,9 @@ class Pages:
 
     async def _routes(self, _: web.Request) -> Row:
         return {"found": await self._query.routes()}
+
+    async def _route(self, request: web.Request) -> Row:
+        return {"route": await self._query.route(request.match_info["name"])}
 
     async def _hosts(self, request: web.Request) -> Row:
         view = columns.TableView.of("hosts", request.query, path="/hosts")

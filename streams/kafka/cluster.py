@@ -158,15 +158,15 @@ class _Metadata10(RequestStruct):
 class _MetadataRequest(Request[_Metadata8 | _Metadata10]):
     API_KEY = 3
 
-    def __init__(self, topics: Collection[str], *, operations: bool = False) -> None:
-        self._topics = sorted(topics)
+    def __init__(self, topics: Collection[str] | None, *, operations: bool = False) -> None:
+        self._topics = None if topics is None else sorted(topics)
         self._operations = operations
 
     def build(self, struct: type[_Metadata8 | _Metadata10]) -> _Metadata8 | _Metadata10:
         operations = self._operations
         if struct is _Metadata8:
             return struct(self._topics, False, operations, operations)  # noqa: FBT003  in the order of the schema
-        topics: list[Any] = [(NO_ID, name, {}) for name in self._topics]
+        topics: list[Any] | None = None if self._topics is None else [(NO_ID, name, {}) for name in self._topics]
         return struct(topics, False, operations, operations, {})  # noqa: FBT003  in the order of the schema
 
 
@@ -222,6 +222,12 @@ async def identify(send: Callable[[Any], Awaitable[Any]], topics: Collection[str
         return {name: Identity("", "") for name in topics}
     cluster = response.cluster_id or ""
     return {topic.name: Identity(cluster, topic.id) if topic.exists else None for topic in _topics(response)}
+
+
+async def all_topics(send: Callable[[Any], Awaitable[Any]]) -> Mapping[str, Topic]:
+    """Return all topics that we may know of. Raises NotImplementedError before Kafka 2.3, and what `send` raises."""
+    response = await send(_MetadataRequest(None, operations=True))
+    return {topic.name: topic for topic in _topics(response) if topic.exists}
 
 
 async def granted_on_group(kafka: Kafka, connection: BrokerConnection, group: str) -> frozenset[int] | None:

@@ -33,6 +33,16 @@ class DeliveryListener(Protocol):
         ...
 
 
+UNACKNOWLEDGED = 10.0
+"""Seconds without an acknowledgement of what is published after which a worker is not ready."""
+
+
+def publishing_state(failing_since: float | None, what: str = "") -> str:
+    """Return `ok`, or for how long Kafka has acknowledged nothing (of `what`); from monotonic seconds."""
+    silent = 0.0 if failing_since is None else time.monotonic() - failing_since
+    return f"no acknowledgement {what}from Kafka for {silent:.0f} s" if silent > UNACKNOWLEDGED else "ok"
+
+
 class OutgoingRecord(NamedTuple):
     """One record to publish. `shrink` makes a smaller one when Kafka finds it too large; None: it is dropped.
 

@@ -15,6 +15,8 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Batches    `_DefaultRecordBatchPy`, `_DefaultRecordPy`, `_LegacyRecordBatchPy`, `_MemoryRecordsPy` (in lenient.py)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
+  Patterns   `Conductor.__iter__`, `Topic.topics`, `rebalancing`; aiokafka's `Subscription._topics`,
+             `._reassignment_in_progress`, `_client.set_topics`, `_coordinator.request_rejoin` (in patterns.py)
   Recovery   `_resume_streams`, `_wait`; TableManager `_recovery`, `_update_channels` (in streams/app.py)
 """
 
@@ -24,7 +26,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
@@ -127,6 +129,11 @@ class Consumer(driver.Consumer):
                      lease.point_waits)
             for tp, lease in self.leases.items() if lease.alive
         ]  # fmt: skip
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribe; to nothing, where patterns match no topic yet: streams/kafka/patterns.py does it later."""
+        if names := list(topics):
+            await super().subscribe(names)
 
     # -- delivery
 
@@ -282,7 +289,10 @@ class Consumer(driver.Consumer):
             points = {
                 tp: (lease, point)
                 for tp, lease in self.leases.items()
-                if lease.alive and (point := lease.commit_point()) is not None and point != lease.committed
+                if lease.alive
+                and tp.topic not in self.watch.missing  # it would hold up the commits of the others
+                and (point := lease.commit_point()) is not None
+                and point != lease.committed
             }
             if not points:
                 return None

@@ -37,7 +37,9 @@ AWAY_AFTER = 15.0
 
 
 class TopicWatch:
-    """One consumer's; `skipped` counts the offsets that went from the log before they were read."""
+    """One consumer's; `skipped` counts the offsets that went from the log before they were read, `missing` are the
+    topics that are not there, of which those that `may_go` are no fault.
+    """
 
     def __init__(
         self, thread: ConsumerThread, leases: Holdings, kafka: Kafka, clock: Callable[[], float] = time.monotonic
@@ -48,7 +50,8 @@ class TopicWatch:
         self._clock = clock
         self._answered = clock()
         self._trouble = ""
-        self._missing: list[str] = []
+        self.missing: frozenset[str] = frozenset()
+        self.may_go: frozenset[str] = frozenset()
         self.skipped = 0
 
     def state(self) -> str:
@@ -56,8 +59,8 @@ class TopicWatch:
         silent = self._clock() - self._answered
         if silent >= AWAY_AFTER:
             return f"no answer for {silent:.0f} s: {self._trouble or 'no request was sent'}"
-        if self._missing:
-            return f"no topic {', '.join(map(repr, self._missing))}; create it with: millrace topics --create"
+        if missing := sorted(self.missing - self.may_go):
+            return f"no topic {', '.join(map(repr, missing))}; create it with: millrace topics --create"
         return "ok"
 
     async def look(self) -> None:
@@ -66,7 +69,7 @@ class TopicWatch:
             async with asyncio.timeout(LOOK_TIMEOUT):
                 found = await self._thread.call(self._thread.identities())
             self._answered, self._trouble = self._clock(), ""
-            self._missing = sorted(name for name, identity in found.items() if identity is None)
+            self.missing = frozenset(name for name, identity in found.items() if identity is None)
             former = {
                 tp: lease for tp, lease in self._leases.items()
                 if lease.alive and found.get(tp.topic) not in (None, lease.identity)

@@ -65,17 +65,19 @@ class FakeQuery:
         self.letters = [letter(number, now) for number in range(23)]
         self.hosts_told = [host(name, number, now) for number, name in enumerate(HOSTS)]
         self.routes_told = [
-            {"name": "orders", "topics": ["orders", "returns"], "results": "orders-enriched",
-             "failures": "orders-failed",
+            {"name": "orders", "topics": ["orders", "returns"], "patterns": ["^returns.*"],
+             "results": "orders-enriched", "failures": "orders-failed",
              "lookups": [{"name": "risk", "source": "scores"}, {"name": "prices", "source": "prices"}],
              "group": "millrace-orders", "partitions": 8,
              "outcomes": {"ok": 41_820, "passed": 310, "upstream_error": 7},
              "in_progress": 64, "waiting": {"source scores": 61}, "lag": 1_204, "rate": 48.5,
+             "oldest_unfinished_s": 25.3,
              "workers": ["mill-a", "mill-b"]},
             {"name": "webhook", "topics": ["orders-enriched"], "results": "delivered", "failures": "dead-letters",
              "lookups": [{"name": "hook", "source": "hook"}], "group": "millrace-webhook", "partitions": None,
              "outcomes": {}, "in_progress": None, "waiting": {}, "lag": None, "rate": None, "workers": []},
         ]  # fmt: skip
+        self.sampled: Row | None = sample("orders", 3, 99_121)
         self.silent: dict[str, float] = {}
         self.recovering: dict[str, int] = {}
         self.lag: int | None = 42
@@ -161,6 +163,10 @@ class FakeQuery:
              "committed": 1_045_000 + number, "end": None if self.lag is None else 1_045_010 + number,
              "lag": None if self.lag is None else 10, "in_flight": 9, "unfinished": 10, "oldest_unfinished_s": 0.8}
             for number, owner in enumerate(owners)
+        ] + [
+            {"topic": "orders", "partition": 3, "route": "orders", "owner": "mill-b", "owner_answers": True,
+             "committed": 99_110, "end": 99_130, "lag": 20, "in_flight": 3, "unfinished": 4,
+             "oldest_unfinished_s": 25.3}
         ]})  # fmt: skip
 
     async def hosts(self, *, prefix: str = "", sort: str = "key", limit: int = 50, cursor: str = "") -> Row:
@@ -168,6 +174,9 @@ class FakeQuery:
 
     async def routes(self) -> Row:
         return self._told({"routes": self.routes_told})
+
+    async def route(self, name: str) -> Row:
+        return {**next(each for each in self.routes_told if each["name"] == name), "sample": self.sampled}
 
     async def errors(self, *, limit: int = 50) -> Row:
         return self._told({"errors": self.letters[:limit]})
@@ -205,9 +214,28 @@ def host(name: str, number: int, now: datetime) -> Row:
 
 def route(text: str) -> Row:
     """Make a route of which everything is called by the text."""
-    return {"name": text, "topics": [text], "lookups": [{"name": text, "source": text + "2"}], "results": text,
+    return {"name": text, "topics": [text], "patterns": [text],
+            "lookups": [{"name": text, "source": text + "2"}], "results": text,
             "failures": text, "group": text, "partitions": 1, "outcomes": {text: 7}, "in_progress": 1,
             "waiting": {text: 2}, "lag": 3, "rate": 0.5, "workers": [text]}  # fmt: skip
+
+
+def sample(text: str, partition: int, offset: int) -> Row:
+    """Make a record of a route, walked through, with a lookup that failed."""
+    value = '{"customer": {"id": "c7"}}'
+    return {
+        "at": "2026-11-22T14:00:00.123Z", "outcome": "ok",
+        "read": {"topic": text, "partition": partition, "offset": offset, "timestamp": 1_795_356_000_000,
+                 "key": "customer-7", "value": value, "headers": {"traceparent": "00-1-2-01"}},
+        "lookups": [
+            {"lookup": "risk", "source": "scores", "outcome": "ok", "into": "risk",
+             "questions": [{"method": "GET", "url": "https://scores.example/c7"}],
+             "cache": "hit", "value": "0.10", "checks": '[{"name":"range"}]'},
+            {"lookup": "prices", "source": "prices", "questions": [{}], "outcome": "timeout", "into": None,
+             "error": "no answer within 10 s"},
+        ],
+        "published": {"topic": f"{text}-enriched", "value": value[:-1] + ',"risk":0.10}'},
+    }  # fmt: skip
 
 
 def letter(number: int, now: datetime) -> Row:

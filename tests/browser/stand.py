@@ -26,6 +26,7 @@ PATHS = {
     "table": "/tables/answers",
     "row": "/tables/answers/item-00003",
     "routes": "/routes",
+    "route": "/routes/orders",
     "hosts": "/hosts",
     "partitions": "/partitions",
     "workers": "/workers",

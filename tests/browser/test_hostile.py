@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from playwright.async_api import expect
 
 from agents.web.sample import MOST
-from tests.browser.fake import answer, route
+from tests.browser.fake import answer, route, sample
 from tests.browser.hostile import STRINGS
 from tests.browser.stand import TOKEN
 
@@ -38,6 +38,15 @@ async def test_hostile_strings_are_text_on_every_page(tab, stand):
     for path in ("/", "/live", "/tables", "/tables/answers", "/tables/hosts", "/hosts", "/routes",
                  "/errors", "/workers", "/send"):  # fmt: skip
         await tab.go(path)
+        await tab.assert_clean()
+    for text in STRINGS:
+        made = sample(text, 0, 0)
+        made["read"] |= {"key": text, "value": text, "headers": {text: text}}
+        for each in made["lookups"]:
+            each.update({name: text for name in each if name != "questions"}, questions=[{text: text}])
+        stand.query.sampled = made | {"outcome": text, "published": {"topic": text, "value": text}}
+        stand.query.routes_told = [route("orders")]
+        await tab.go("/routes/orders")
         await tab.assert_clean()
     await tab.go("/tables/answers")
     text = await tab.page.inner_text("main")

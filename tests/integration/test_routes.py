@@ -341,6 +341,71 @@ async def test_the_page_and_the_api_show_what_a_route_waits_for(kafka: Broker, s
         assert (response.status, route.enriched in await response.text()) == (200, True)
 
 
+async def test_a_topic_that_a_pattern_matches_is_read_as_it_appears(kafka: Broker, stage, shop, tmp_path):
+    """From its first record, while two workers go on with the rest: nothing is lost, little repeated, and all that
+    looks at routes shows it; what is not to be read is not.
+    """
+    stage.settings["MILLRACE_ROLE"] = "all"
+    route = Route(stage, shop.url, tmp_path)
+    file, pattern = tmp_path / "sources.toml", f"^orders-{stage.mark}-.*"
+    file.write_text(file.read_text().replace(f'["orders-{stage.mark}"]', f"[\"orders-{stage.mark}\", '{pattern}']"))
+    await route.create()
+    first, second = [await stage.start(), await stage.start()]
+    sending = asyncio.create_task(route.send([order(n, f"c{n}") for n in range(1000)]))
+    await route.until(route.enriched, 100)
+    new = f"orders-{stage.mark}-eu"
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        await admin.create(new, 2, 1)
+        await admin.create(f"other-orders-{stage.mark}-eu", 2, 1)
+        await admin.settled(new)
+    for number in range(1000, 1010):
+        await stage.producer.send(new, json.dumps(order(number)).encode(), key=b"k")
+    await sending
+    seen = await route.until(route.enriched, 1010)
+    assert {json.loads(each.result)["number"] for each in seen} == set(range(1010))
+    assert len(seen) < 1030
+    for worker in (first, second):
+        assert await worker.logged(f"new topics match its patterns: {new}")
+    await until(first, "/api/routes", lambda _, told: told["routes"][0]["topics"] == [route.orders, new])
+    code, out, _ = await millrace(stage, "topics")
+    assert (code, f"{new}\tpartitions=2" in out) == (0, True)
+    code, out, _ = await millrace(stage, "doctor", "--json")
+    assert f"topic {new}" in {json.loads(line)["subject"] for line in out.splitlines()}
+    await stage.producer.send(new, b"no JSON", key=b"k")
+    await route.until(route.failed, 1)
+    code, _, err = await millrace(stage, "redrive", "--route", "orders", "--all")
+    assert (code, "1 redriven" in err) == (0, True)
+    await route.until(route.failed, 2)
+
+
+async def test_patterns_may_match_nothing_yet_and_their_topics_may_go(kafka: Broker, stage, shop, tmp_path):
+    """A worker whose route has no topic is ready; what comes is read, and what goes holds up nobody."""
+    route = Route(stage, shop.url, tmp_path)
+    file = tmp_path / "sources.toml"
+    file.write_text(file.read_text().replace(f'["orders-{stage.mark}"]', f"['^eu-{stage.mark}-.*']"))
+    await route.create()
+    worker = await stage.start()
+    await worker.logged("its patterns match no topic yet")
+    await worker.logged("ready after .*orders has 0 partitions")
+    new, other = f"eu-{stage.mark}-a", f"eu-{stage.mark}-b"
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        for name in (new, other):
+            await admin.create(name, 2, 1)
+            await admin.settled(name)
+            await stage.producer.send(name, json.dumps(order(1)).encode())
+        await route.until(route.enriched, 2)
+        await admin._client.delete_topics([new])
+        await worker.logged(f"topics are gone: {new}")
+    await stage.producer.send(other, json.dumps(order(2)).encode())
+    await route.until(route.enriched, 3)
+    async with asyncio.timeout(PATIENCE), ClientSession() as session:
+        while (await session.get(worker.url + "/readyz")).status != 200:
+            await asyncio.sleep(0.2)
+    assert not any("create it with: millrace topics --create" in line for line in worker.log)
+    worker.terminate()
+    assert await worker.ended() == 0
+
+
 async def test_the_doctor_looks_at_topics_and_groups_of_routes(kafka: Broker, stage, shop, tmp_path):
     """Missing topics are named with what to do; once there, all is well, the group of the route, too."""
     route = Route(stage, shop.url, tmp_path)

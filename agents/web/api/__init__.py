@@ -14,4 +14,5 @@ row_schemas    the JSON of the tables' rows
 specification  the contract's requests and results as JSON Schema
 openapi        the API's own document
 asyncapi       the topics' own document
+route_topics   the topics of routes in it
 """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from agents.web.api.route_topics import BINDING, described
 from agents.web.api.schemas import WorkerSchema
 from agents.web.api.specification import check_schema, request_schema, schema_of, specification
 from models.dead_letter import DLQ
@@ -13,9 +14,6 @@ from models.source import Sources
 from streams.config.settings import Settings
 
 ASYNCAPI = "3.1.0"
-BINDING = "0.5.0"
-"""Version of the Kafka binding."""
-
 _TRACE = {"traceparent": "W3C trace context, carried on to the call and the result", "tracestate": "with traceparent"}
 _EVENT = {
     "ce_specversion": "CloudEvents: 1.0",
@@ -39,13 +37,14 @@ def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
     spec.components.schema("Check", component=check_schema())
     spec.components.schema("Request", component=request_schema(sources))
     worker = schema_of(spec, WorkerSchema)
-    described: dict[str, Any] = spec.to_dict()["components"]["schemas"]
+    shapes: dict[str, Any] = spec.to_dict()["components"]["schemas"]
     channels = {
         "requests": _channel(settings.requests_topic, "Requests, with any key or none"),
         "results": _channel(settings.results_topic, "A result for every request, with its key, in its partition"),
         "deadLetters": _channel(settings.dead_letters_topic, "Requests whose outcome is not ok, unchanged (KIP-1191)"),
         "workers": _channel(settings.workers_topic, "What each worker reports about itself once a second; compacted"),
     }
+    letters = {DLQ + name: text for name, text in _DEAD_LETTER.items()}
     messages = {
         "requests": _message(
             "Request",
@@ -53,12 +52,12 @@ def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
             {"ce_id": "the request's id, if the body has none"} | _TRACE,
         ),
         "results": _message("Result", "a result", _EVENT | _TRACE),
-        "deadLetters": _message(
-            None, "the request's own bytes", {DLQ + name: text for name, text in _DEAD_LETTER.items()}
-        ),
+        "deadLetters": _message(None, "the request's own bytes", letters),
         "workers": _message("Worker", "a worker's record", {}, key="the worker's id", schema=worker),
     }
     actions = {"requests": "receive", "results": "send", "deadLetters": "send", "workers": "send"}
+    for each in described(sources.routes, letters):
+        channels[each.id], messages[each.id], actions[each.id] = dict(each.channel), dict(each.message), each.action
     return {
         "asyncapi": ASYNCAPI,
         "info": {
@@ -80,7 +79,7 @@ def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
             }
             for name, action in actions.items()
         },
-        "components": {"messages": messages, "schemas": described},
+        "components": {"messages": messages, "schemas": shapes},
     }
 
 

@@ -133,6 +133,7 @@ class Document:
         ):
             answer = schema_of(self.spec, schema) if schema else {"type": "object"}
             self._path(f"/api/{name}", get=self._read(name, summary, answer))
+        self._routes()
         get = self._read("cache", "The caches", schema_of(self.spec, schemas.CacheSchema))
         one = [_in("query", each, {"type": "string"}, f"every entry of this {each}") for each in ("url", "source")]
         every = _in("query", "all", {"type": "string", "enum": ["true"]}, "everything")
@@ -140,6 +141,16 @@ class Document:
         purge = self._read("purge", "Purge this worker's cache: give one of the three", removed, [*one, every],
                            problems=(400, 401, 403, 421, 502, 503), tag="change")  # fmt: skip
         self._path("/api/cache", get=get, delete=purge | {"security": _TOKEN})
+
+    def _routes(self) -> None:
+        name = _in("path", "name", {"type": "string"}, "the route", required=True)
+        walked, own = (schema_of(self.spec, each) for each in (schemas.WalkedRouteSchema, schemas.RouteSampleSchema))
+        self._path("/api/routes/{name}", get=self._read(
+            "route", "A route, with its latest record walked through", walked, [name],
+            problems=(404, 421, 503)))  # fmt: skip
+        self._path("/api/routes/{name}/sample", get=self._read(
+            "route_sample", "The latest record of a route that this worker has read", own, [name],
+            problems=(404, 421, 503)))  # fmt: skip
 
     def _dead_letters(self) -> None:
         errors = schema_of(self.spec, schemas.ErrorsSchema)

@@ -98,7 +98,8 @@ class Overview:
         return sum(numbers) if numbers and len(numbers) == len(lags) else None
 
     def _claims(self) -> list[Row]:
-        return [each for each in self._cluster.partitions()["partitions"] if each["topic"] == self._requests]
+        partitions = self._cluster.partitions()["partitions"]
+        return [each for each in partitions if each["topic"] == self._requests and "route" not in each]
 
     def _since(self, seconds: int) -> list[Row]:
         """Return what each worker has counted since so many samples ago."""

@@ -13,7 +13,7 @@ import base64
 import binascii
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -25,8 +25,10 @@ from yarl import URL
 
 from agents.cluster.registry import SILENT_AFTER, WorkerRegistry
 from agents.tables.rows import Row
+from agents.web.api.schemas import SampleSchema
 from models import strictjson
 from models.large import LARGE
+from models.route import name_problem
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,10 @@ TURN_EVERY = 64
 """Rows between which other tasks run."""
 ROWS = "application/x-ndjson"
 """The response of one worker to another: a head, a line a row, and an end with the number of rows."""
+MAX_SAMPLE = 1 << 20
+"""Bytes of a record of a route, walked through."""
+MAX_PEERS = 3
+"""Workers that are requested for one, one after the other."""
 MAX_URL = 2_048
 GIVEN_UP = "it no longer holds them"
 """Why partitions are missing that a worker held a moment ago."""
@@ -96,6 +102,29 @@ class Peers:
                 result.missing += found.missing
         return result
 
+    async def sample(self, route: str) -> dict[str, Any] | None:
+        """Return the latest record that a worker with this route has read, from the first that has one."""
+        peers = [record for record in self._registry.all() if record["id"] != self._registry.me and _has(record, route)]
+        for record in sorted(peers, key=lambda record: record["silent_s"])[:MAX_PEERS]:
+            with suppress(PeerUnavailable, TimeoutError, aiohttp.ClientError, OSError, ValueError):
+                found = strictjson.loads(await self._sample_from(record, route))["sample"]
+                if found is not None and not SampleSchema().validate(found):
+                    return dict(found)
+        return None
+
+    async def _sample_from(self, record: Row, route: str) -> bytes:
+        url = _plain_url(record.get("url"))
+        assert self._session is not None
+        content = b""
+        url = url.with_path(url.path.rstrip("/") + f"/api/routes/{route}/sample")
+        async with self._session.get(url, allow_redirects=False) as response:
+            if response.status == HTTPStatus.OK:
+                async for chunk in response.content.iter_any():
+                    content += chunk
+                    if len(content) > MAX_SAMPLE:
+                        raise PeerUnavailable("its response is too large")
+        return content
+
     def _peers_to_query(self, held: frozenset[int], waiting: str) -> tuple[list[tuple[Row, frozenset[int]]], list[Row]]:
         """Return each peer with the partitions to fetch from it, and the partitions that no peer can return."""
         left = frozenset(range(self._partitions())) - held
@@ -133,6 +162,13 @@ class Peers:
             raise PeerUnavailable("cannot be reached") from None
 
 
+def _has(record: Mapping[str, Any], route: str) -> bool:
+    """Whether a worker that answers reports a route of this name, and a worker may have one called so."""
+    routes = record.get("routes")
+    names = [each.get("name") for each in routes if isinstance(each, dict)] if isinstance(routes, list) else []
+    return route in names and record["silent_s"] <= SILENT_AFTER and name_problem(route) is None
+
+
 def _held_by(record: Mapping[str, Any]) -> frozenset[int]:
     tables = record.get("tables")
     partitions = tables.get("partitions") if isinstance(tables, dict) else None
@@ -141,6 +177,11 @@ def _held_by(record: Mapping[str, Any]) -> frozenset[int]:
 
 def held_url(base: object, table: str) -> URL:
     """Return the URL of a worker's own rows. Raises PeerUnavailable if `base` is not a plain URL."""
+    url = _plain_url(base)
+    return url.with_path(url.path.rstrip("/") + f"/api/held/{table}")
+
+
+def _plain_url(base: object) -> URL:
     try:
         url = URL(base) if isinstance(base, str) and len(base) <= MAX_URL else URL()
     except ValueError:
@@ -148,7 +189,7 @@ def held_url(base: object, table: str) -> URL:
     plain = url.user is None and url.password is None and not url.query_string and not url.fragment
     if url.scheme not in ("http", "https") or not url.host or not plain:
         raise PeerUnavailable("its record has no valid URL")
-    return url.with_path(url.path.rstrip("/") + f"/api/held/{table}")
+    return url
 
 
 async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset[int]) -> PeerRows:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from http import HTTPStatus
 from typing import Any, Self
 
 from agents.answer.app import AnswerApp, Resources
@@ -18,17 +19,22 @@ from agents.web.api.peers import Peers
 from agents.web.api.selection import DEFAULT_LIMIT, KEY, select
 from agents.web.api.tables import TABLES, TableQuery, unknown
 from streams.cache.front import Cache
-from streams.web.problems import not_ready
+from streams.web.problems import Problem, not_ready
 
 
 class Query:
     """Opened with `async with`. Its parts are set as they start; until then the answer is 503.
 
-    `worker` is this worker's id, `own` its part that answers requests, if it has one, `requests` the requests topic.
+    `worker` is this worker's id, `own` its part that answers requests, if it has one, `requests` the requests topic;
+    `samples` return the latest record of each of its routes.
     """
 
-    def __init__(self, worker: str = "", own: AnswerApp | None = None, *, requests: str = "requests") -> None:
+    def __init__(
+        self, worker: str = "", own: AnswerApp | None = None, *, requests: str = "requests",
+        samples: Mapping[str, Callable[[], dict[str, Any] | None]] | None = None,
+    ) -> None:  # fmt: skip
         self._own = own
+        self._samples = dict(samples or {})
         self.dead_letters: DeadLetterApi | None = None
         self._cluster = ClusterStatus()
         self.table_query = TableQuery(worker)
@@ -90,6 +96,23 @@ class Query:
     async def routes(self) -> dict[str, Any]:
         """Return every route, added up over the workers that answer."""
         return {"routes": route_statuses(self._cluster.records(), self._overview.route_rates)}
+
+    async def route(self, name: str) -> dict[str, Any]:
+        """Return a route with the latest record of it that this worker has read, else another one. Raises Problem."""
+        statuses: list[Row] = (await self.routes())["routes"]
+        status = next((each for each in statuses if each["name"] == name), None)
+        if status is None:
+            raise Problem(HTTPStatus.NOT_FOUND, f"no worker has a route {name!r}")
+        found = self._samples[name]() if name in self._samples else None
+        if found is None and self.table_query.peers is not None:
+            found = await self.table_query.peers.sample(name)
+        return {**status, "sample": found}
+
+    async def route_sample(self, name: str) -> dict[str, Any]:
+        """Return the latest record of a route that this worker has read. Raises Problem."""
+        if name not in self._samples:
+            raise Problem(HTTPStatus.NOT_FOUND, f"this worker has no route {name!r}")
+        return {"sample": self._samples[name]()}
 
     async def hosts(self, **selection: Any) -> dict[str, Any]:
         """Return a page of upstream hosts: each one's row, and what the workers report about its breaker and limits."""

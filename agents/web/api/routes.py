@@ -63,6 +63,8 @@ class Api:
             web.get("/api/partitions", self._plain(query.partitions)),
             web.get("/api/sources", self._plain(query.sources)),
             web.get("/api/routes", self._plain(query.routes)),
+            web.get("/api/routes/{name}", self._named(query.route)),
+            web.get("/api/routes/{name}/sample", self._named(query.route_sample)),
             web.get("/api/cache", self._plain(query.cache)),
             web.delete("/api/cache", self._purge),
             web.get("/api/pool", self._plain(query.pool)),
@@ -76,6 +78,14 @@ class Api:
     def _plain(self, read: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             return answer(request, await read())
+
+        return handle
+
+    def _named(
+        self, read: Callable[[str], Awaitable[dict[str, Any]]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            return answer(request, await read(request.match_info["name"]))
 
         return handle
 

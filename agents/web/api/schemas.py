@@ -52,8 +52,9 @@ class WorkerPartitionSchema(Open):
 
 
 class PartitionSchema(WorkerPartitionSchema):
-    """A partition and its owner."""
+    """A partition and its owner; `route` is there for one that a route reads."""
 
+    route = fields.String()
     owner = fields.String(required=True)
     owner_answers = fields.Boolean(required=True)
 
@@ -64,6 +65,12 @@ class PartitionsSchema(Open):
     partitions = fields.List(fields.Nested(PartitionSchema), required=True)
 
 
+class RoutePartitionSchema(WorkerPartitionSchema):
+    """A partition that a worker reads for a route."""
+
+    route = fields.String()
+
+
 class LookupSchema(Open):
     """A lookup of a route, and the source that it asks."""
 
@@ -72,12 +79,13 @@ class LookupSchema(Open):
 
 
 class WorkerRouteSchema(Open):
-    """A route as a worker reports it: topics, outcomes since the start, records in progress, and by reason how many
-    lookups wait; null is unknown.
+    """A route as a worker reports it: topics that it reads now, with those that its patterns match, outcomes since the
+    start, records in progress, and by reason how many lookups wait; null is unknown.
     """
 
     name = fields.String()
     topics = fields.List(fields.String())
+    patterns = fields.List(fields.String())
     lookups = fields.List(fields.Nested(LookupSchema))
     results = fields.String()
     failures = fields.String()
@@ -87,6 +95,7 @@ class WorkerRouteSchema(Open):
     in_progress = fields.Integer(allow_none=True)
     waiting = fields.Dict(keys=fields.String(), values=fields.Integer(strict=True))
     lag = fields.Integer(allow_none=True)
+    oldest_unfinished_s = fields.Float(allow_none=True)
 
 
 class RouteSchema(WorkerRouteSchema):
@@ -95,6 +104,61 @@ class RouteSchema(WorkerRouteSchema):
     name = fields.String(required=True)
     rate = fields.Float(required=True, allow_none=True)
     workers = fields.List(fields.String(), required=True)
+
+
+class ReadSchema(Open):
+    """A record that was read; text is cut to 4,096 characters, headers to 1,024."""
+
+    topic = fields.String(required=True)
+    partition = fields.Integer(required=True)
+    offset = fields.Integer(required=True)
+    timestamp = fields.Integer(required=True)
+    key = fields.String(required=True, allow_none=True)
+    value = fields.String(required=True, allow_none=True)
+    headers = fields.Dict(keys=fields.String(), values=fields.String(allow_none=True), required=True)
+
+
+class LookedUpSchema(Open):
+    """A lookup of a record: method and URL of each question, or a function's `params`, the answer, and its place."""
+
+    lookup = fields.String(required=True)
+    source = fields.String(required=True)
+    questions = fields.List(fields.Dict(keys=fields.String(), values=fields.String()), required=True)
+    outcome = fields.String(required=True)
+    into = fields.String(required=True, allow_none=True)
+    cache = fields.String()
+    value = fields.String(allow_none=True)
+    checks = fields.String(allow_none=True)
+    error = fields.String()
+
+
+class PublishedSchema(Open):
+    """What was published for a record; `value` is null for one without, and where it is not known any more."""
+
+    topic = fields.String(required=True)
+    value = fields.String(required=True, allow_none=True)
+
+
+class SampleSchema(Open):
+    """The latest record of a route on one worker: read, looked up, and published, null for one that was dropped."""
+
+    at = fields.String(required=True)
+    outcome = fields.String(required=True)
+    read = fields.Nested(ReadSchema, required=True)
+    lookups = fields.List(fields.Nested(LookedUpSchema), required=True)
+    published = fields.Nested(PublishedSchema, required=True, allow_none=True)
+
+
+class RouteSampleSchema(Open):
+    """The sample alone; null before the first record, and for one of over 256 KiB."""
+
+    sample = fields.Nested(SampleSchema, required=True, allow_none=True)
+
+
+class WalkedRouteSchema(RouteSchema):
+    """A route with a sample."""
+
+    sample = fields.Nested(SampleSchema, required=True, allow_none=True)
 
 
 class RoutesSchema(Open):
@@ -122,6 +186,7 @@ class WorkerSchema(Open):
     hosts = fields.List(fields.Dict())
     sources = fields.List(fields.Dict())
     routes = fields.List(fields.Nested(WorkerRouteSchema))
+    route_partitions = fields.List(fields.Nested(RoutePartitionSchema))
     rss = fields.Integer(allow_none=True)
     loop_lag_s = fields.Float(allow_none=True)
 

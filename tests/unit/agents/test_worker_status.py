@@ -37,21 +37,24 @@ def test_the_age_of_a_record_whose_time_cannot_be_right_is_unknown(timestamp: in
 
 def routed(*lags: int | None, **more: bool) -> SimpleNamespace:
     """A route of a worker that holds so many partitions, each with this lag."""
-    leases = {number: SimpleNamespace(alive=True, lag=lag) for number, lag in enumerate(lags)}
+    leases = {number: SimpleNamespace(alive=True, lag=lag, oldest_unfinished=None) for number, lag in enumerate(lags)}
     app = SimpleNamespace(conf=SimpleNamespace(id="g-orders"), started=True, should_stop=False,
                           holder=SimpleNamespace(leases=leases))  # fmt: skip
     app.__dict__.update(more)
     runner = SimpleNamespace(outcomes=Counter(ok=5, timeout=1), in_progress=2, waiting=Counter({"source scores": 1}))
-    described = Route("orders", ("orders", "returns"), "enriched", (Lookup("risk", "scores"),))
-    return SimpleNamespace(route=described, app=app, runner=runner, dead_letters="dead-letters")
+    described = Route("orders", ("orders", "^r.*"), "enriched", (Lookup("risk", "scores"),))
+    return SimpleNamespace(route=described, app=app, runner=runner, dead_letters="dead-letters",
+                           topics=["orders", "returns"])  # fmt: skip
 
 
 def test_a_route_reports_what_it_does_and_what_it_waits_for() -> None:
     """Its lag is that of all the partitions that this worker holds."""
     assert route(routed(3, 0)) == {
-        "name": "orders", "topics": ["orders", "returns"], "lookups": [{"name": "risk", "source": "scores"}],
+        "name": "orders", "topics": ["orders", "returns"], "patterns": ["^r.*"],
+        "lookups": [{"name": "risk", "source": "scores"}],
         "results": "enriched", "failures": "dead-letters", "group": "g-orders", "partitions": 2,
         "outcomes": {"ok": 5, "timeout": 1}, "in_progress": 2, "waiting": {"source scores": 1}, "lag": 3,
+        "oldest_unfinished_s": None,
     }  # fmt: skip
 
 

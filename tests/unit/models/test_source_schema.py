@@ -202,6 +202,14 @@ def test_what_is_asked_must_be_clear(members, message):
         ({"params": {"1": {}}}, "params.1.key: is not a parameter name"),
         ({"params": {"a": 5}}, "params.a.value: must be a JSON object"),
         (
+            {"url": URL, "params": {"a": {"default": ["x"]}}},
+            "params.a: its default is a list: write {a*} in the template",
+        ),
+        (
+            {"params": {"a": {"default": ["x", []]}}},
+            "params.a.value.default: default[1]: must be a string, number or boolean, not an array",
+        ),
+        (
             {"params": {"a": {"default": []}}},
             "params.a.value.default: must be a string, number or boolean, not an array",
         ),

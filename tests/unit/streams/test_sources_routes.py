@@ -66,6 +66,9 @@ def test_a_route_is_read_with_its_lookups_in_the_order_in_which_they_can_be_aske
         (ROUTE + PRICES.replace("lookups.risk.sku", "lookups.prices.sku"), 9, "wait for one another's answers"),
         (ROUTE.replace('"enriched"', '"orders"'), 11, "would loop"),
         (ROUTE.replace('"enriched"', '"enriched"\nfailures = "enriched"'), 12, "dead letters need one of their own"),
+        (ROUTE.replace('"orders"', '"^(orders"'), 10, "is not a regular expression: missing )"),
+        (ROUTE.replace('"orders"', '"^enr.*"'), 11, "'enriched' matches the pattern '^enr.*' of the topics"),
+        (ROUTE.replace('"orders"', '"^e.*d"').replace('"enriched"', '"r"\nfailures = "e.d"'), 12, r"'^(?!e\.d$)e.*d'"),
         (ROUTE.replace('"enriched"', '"a b"'), 11, "is not a topic name"),
         (ROUTE.replace('"enriched"', '"e"\nformat = "text"'), 9, "cannot hold an answer"),
         (ROUTE.replace('"enriched"', '"e"\noutput = "document"'), 9, "has no place for into"),
@@ -137,6 +140,44 @@ def test_records_that_would_go_round_between_routes_are_refused():
     assert problems(SOURCES + ROUTE + chain) == []
     loop = second.replace('results = "enriched"', 'results = "orders"')
     assert any("leads back to this route" in each for each in problems(SOURCES + ROUTE + loop))
+
+
+def test_what_comes_back_by_a_pattern_goes_round_too():
+    """A chain by a pattern is none that goes round; dead letters that another route reads by one are refused."""
+    second = ROUTE.replace("orders", "again").replace('topics = ["again"]', 'topics = ["^enri.*"]')
+    chain = second.replace('results = "enriched"', 'results = "twice"')
+    assert problems(SOURCES + ROUTE + chain) == []
+    loop = second.replace('results = "enriched"', 'results = "orders"')
+    assert any("leads back to this route" in each for each in problems(SOURCES + ROUTE + loop))
+    failing = ROUTE.replace('results = "enriched"', 'results = "r"\nfailures = "enriched-failed"')
+    assert any("is read by the route again" in each for each in problems(SOURCES + failing + chain))
+
+
+def test_a_pattern_matches_whole_names_and_no_internal_topics():
+    """Names come first and once; what begins with two underscores is nobody's."""
+    text = SOURCES + ROUTE.replace('["orders"]', r"""["orders", '^(orders|__orders)\.?[a-z-]*']""")
+    sources, wrong = parse(text.encode())
+    assert wrong == []
+    route = sources.routes["orders"]
+    names = ["orders.eu", "orders", "my-orders", "orders.2", "__orders", "orders-us"]
+    assert route.matched(names).topics == ("orders", "orders-us", "orders.eu")
+    assert (route.names, route.all_topics) == (("orders",), ("orders", "enriched"))
+
+
+@pytest.mark.parametrize(
+    ("topics", "reason"),
+    [
+        ("['^res.*']", "topics: the pattern '^res.*' matches the worker's own topic 'results': leave it out"),
+        ("['^dead.*']", "topics: the pattern '^dead.*' matches the worker's own topic 'dead-letters': leave it out"),
+    ],
+)
+def test_a_route_does_not_read_what_the_worker_writes_by_chance(topics, reason):
+    """A pattern that matches topics of the worker is refused at the start."""
+    sources, wrong = parse((SOURCES + ROUTE.replace('["orders"]', topics)).encode())
+    assert wrong == []
+    with pytest.raises(SettingsError) as caught:
+        check_routes(Settings(), sources)
+    assert str(caught.value) == f"route orders: {reason}"
 
 
 @pytest.mark.slow

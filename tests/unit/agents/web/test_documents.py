@@ -10,11 +10,14 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 
+from agents.web.api.asyncapi import asyncapi
 from agents.web.api.openapi import openapi
 from models.request import RequestSchema, load
 from models.result_schema import ResultSchema
+from models.route import Route
 from models.source import Param, Source, Sources
 from models.template import UrlTemplate
+from streams.config.settings import Settings
 from tests.unit.agents.web.fleet import Fleet
 
 SCHEMA = Path(__file__).parent / "asyncapi_schema" / "3.1.0.json"
@@ -47,6 +50,31 @@ async def test_every_route_of_the_api_is_in_it(fleet):
     described = {(path, method) for path, operations in told["paths"].items() for method in operations}
     served = {(re.sub(r":[^}]*", "", route.path), route.method.lower()) for route in fleet.apis[0].routes()}
     assert described == {each for each in served if each[0].startswith("/api/")} - {("/api/held/{name}", "get")}
+
+
+def test_routes_are_in_the_asyncapi_document():
+    """Each topic that is read or written, patterns too, with its format, and where a schema's id is."""
+
+    def route(name, topics, **more):
+        return Route(name, topics, f"{name}-out", (), **more)
+
+    routes = {each.name: each for each in (
+        route("orders", ("orders", "^returns-.*"), failures="failed", format="avro", output="result"),
+        route("texts", ("texts",), format="text", results_format="avro", results_subject="texts-value"),
+    )}  # fmt: skip
+    told = asyncapi(Settings(), Sources({}, {}, routes))
+    jsonschema.validators.validator_for(schema := json.loads(SCHEMA.read_bytes()))(schema).validate(told)
+    channels, messages = told["channels"], told["components"]["messages"]
+    assert {name: each["address"] for name, each in channels.items() if name.startswith("route-")} == {
+        "route-orders-read-1": "orders", "route-orders-read-2": None, "route-orders-results": "orders-out",
+        "route-orders-failures": "failed", "route-texts-read-1": "texts", "route-texts-results": "texts-out",
+    }  # fmt: skip
+    assert "^returns-.*" in channels["route-orders-read-2"]["description"]
+    assert messages["route-orders-read-1"]["bindings"]["kafka"]["schemaIdPayloadEncoding"] == "confluent"
+    assert messages["route-orders-results"]["payload"] == {"$ref": "#/components/schemas/Result"}
+    assert "__dlq.errors.route" in messages["route-orders-failures"]["headers"]["properties"]
+    assert messages["route-texts-read-1"]["contentType"] == "text/plain"
+    assert "texts-value" in messages["route-texts-results"]["description"]
 
 
 @pytest.mark.slow

@@ -57,18 +57,48 @@ def route(outcomes, **more):
     """What a worker reports about the route `orders`."""
     return {"name": "orders", "topics": ["orders"], "lookups": [{"name": "risk", "source": "scores"}],
             "results": "enriched", "failures": "failed", "group": "g-orders", "partitions": 2, "outcomes": outcomes,
-            "in_progress": 3, "waiting": {}, "lag": 10} | more  # fmt: skip
+            "in_progress": 3, "waiting": {}, "lag": 10, "patterns": [], "oldest_unfinished_s": None} | more  # fmt: skip
+
+
+async def test_partitions_of_routes_are_listed_behind_the_others(fleet):
+    """Two routes may read one topic, and a route the requests: neither hides another's."""
+    read = [{"route": name, **partition(0, topic=topic)} for name, topic in (("b", "requests"), ("a", "orders"))]
+    fleet.tell(w0={"partitions": [partition(0)], "route_partitions": read})
+    _, told, _ = await fleet.get("/api/partitions")
+    assert [(each["topic"], each.get("route")) for each in told["partitions"]] == [
+        ("requests", None), ("orders", "a"), ("requests", "b")]  # fmt: skip
+
+
+SAMPLE = {
+    "at": "2026-11-22T14:00:00Z", "outcome": "ok", "lookups": [], "published": {"topic": "enriched", "value": "{}"},
+    "read": {"topic": "orders", "partition": 0, "offset": 1, "timestamp": 1, "key": None, "value": "{}", "headers": {}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("other", "shown"), [(SAMPLE, SAMPLE), (None, None), ({"at": 1}, None)])
+async def test_a_route_comes_with_its_latest_record_of_any_worker(fleet, other, shown):
+    """This worker's own, else one of a worker that has the route; what is no sample is not passed on."""
+    reported = {"routes": [route({"ok": 5})]}
+    fleet.tell(w0=reported, w1=reported)
+    fleet.members[1].query._samples = {"orders": lambda: other}
+    status, told, _ = await fleet.get("/api/routes/orders")
+    assert (status, told["name"], told["outcomes"], told["sample"]) == (200, "orders", {"ok": 10}, shown)
+    assert (await fleet.get("/api/routes/orders/sample", 1))[:2] == (200, {"sample": other})
+    fleet.members[0].query._samples = {"orders": lambda: SAMPLE | {"outcome": "own"}}
+    assert (await fleet.get("/api/routes/orders"))[1]["sample"]["outcome"] == "own"
+    assert (await fleet.get("/api/routes/none"))[0] == 404
+    assert (await fleet.get("/api/routes/none/sample"))[0] == 404
 
 
 async def test_routes_are_added_up_over_the_workers_that_answer(fleet):
     """Counts and lag of all workers; one that does not answer is not counted, one without routes changes nothing."""
     fleet.tell(
         w0={"routes": [route({"ok": 5, "timeout": 1}, waiting={"source scores": 2}), route({}, name="clicks")]},
-        w1={"routes": [route({"ok": 7}, waiting={"source scores": 1}, lag=0)]},
+        w1={"routes": [route({"ok": 7}, waiting={"source scores": 1}, lag=0, oldest_unfinished_s=7)]},
     )
     _, told, _ = await fleet.get("/api/routes")
     assert [each["name"] for each in told["routes"]] == ["clicks", "orders"]
-    assert told["routes"][1] == route({"ok": 12, "timeout": 1}, partitions=4, in_progress=6,
+    assert told["routes"][1] == route({"ok": 12, "timeout": 1}, partitions=4, in_progress=6, oldest_unfinished_s=7,
                                       waiting={"source scores": 3}, rate=None, workers=["w0", "w1"])  # fmt: skip
     fleet.tell(w0={"routes": [route({"ok": 5})]}, w1={"routes": [route({"ok": 7})], "silent_s": 9.0})
     [told] = (await fleet.get("/api/routes"))[1]["routes"]
