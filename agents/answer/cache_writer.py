@@ -13,6 +13,7 @@ from typing import NamedTuple
 from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.fetch import FetchResult
 from agents.answer.parsed_requests import ParsedRequest, target_tag
+from models.documents import UNREAD
 from models.errors import AnswerError, InvalidDocument, TooLarge, Unreachable, UpstreamError
 from models.result import Answer, encode_answer, restamp
 from models.source import NEGATIVE_TTL, CachePolicy
@@ -64,11 +65,10 @@ class CacheWriter:
         assert fetched.answer is not None
         policy = self.policy_of(known)
         fresh = freshness(fetched.trail, policy, fetched.fetched_at)
+        loaded = fetched.answer.document if fetched.answer.has_document else UNREAD
         found = EncodedAnswer(
-            shared, cache, _as_of(fetched, fresh), None, CheckResults(), may_share=_may_share(fresh, policy)
+            shared, cache, _as_of(fetched, fresh), None, CheckResults(), loaded, _may_share(fresh, policy)
         )
-        if fetched.answer.has_document:
-            found = found._replace(loaded=fetched.answer.document)
         self._put(known, found, fetched, fresh, began)
         return found
 

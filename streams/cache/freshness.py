@@ -33,8 +33,6 @@ LIST_MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")++', re.DOTALL)
 """A member of a list in a header (RFC 9110, section 5.6.1): commas within quotes do not end it."""
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
-_SPEAKING = ("Cache-Control", "Expires", "Vary")
-
 Headers = Mapping[str, str]
 
 
@@ -100,7 +98,7 @@ def _freshness(head: Head, policy: CachePolicy, now: float) -> Freshness | None:
         return None
     by_default = status is None or status in HEURISTIC
     age = initial_age(headers, now, delay)
-    if not any(name in headers for name in _SPEAKING):
+    if "Cache-Control" not in headers and "Expires" not in headers and "Vary" not in headers:
         return _silent(policy, age) if by_default else None
     directives = parse_directives(all_of(headers, "Cache-Control"))
     if _forbidden(directives, headers, status):

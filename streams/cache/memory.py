@@ -58,7 +58,8 @@ class MemoryCache:
     def put(self, key: Any, value: Any, ttl: float | None = None) -> bool:
         """Store a value for `ttl` seconds (default: the tier's); False if it alone exceeds the tier's bytes."""
         size = ENTRY_OVERHEAD + _size(value)
-        self.drop(key)
+        if key in self._slots:
+            self.drop(key)
         if size > self.tier.bytes:
             return False
         self._slots[key] = _Slot(value, self._clock() + (self.tier.ttl if ttl is None else ttl), size)
@@ -118,6 +119,6 @@ class MemoryCache:
 def _size(value: Any) -> int:
     if isinstance(value, Entry):
         results = 0 if value.check_results is None else value.check_results.size
-        headers = value.etag, value.last_modified, value.cache_control, value.expires
-        return len(value.shared) + sum(len(each) for each in headers if each) + results
+        validators = len(value.etag or "") + len(value.last_modified or "")
+        return len(value.shared) + validators + len(value.cache_control or "") + len(value.expires or "") + results
     return len(value) if isinstance(value, bytes | str) else 0

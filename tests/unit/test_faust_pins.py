@@ -103,6 +103,8 @@ PINNED = {
     "aiohttp.connector:BaseConnector._release": "105426e5b03d",
     "aiohttp.connector:BaseConnector.connect": "b9fe1f4d3e57",
     "aiohttp.connector:TCPConnector._create_connection": "1fc9f0b5725d",
+    "aiohttp.base_protocol:BaseProtocol.resume_reading": "21dee847a31a",
+    "aiohttp.client_proto:ResponseHandler.resume_reading": "ad1141ce3718",
     "aiohttp.base_protocol:BaseProtocol.resume_writing": "7db135e0841e",
     "aiohttp.client_proto:ResponseHandler.start_timeout": "028ec54b79dd",
     "aiohttp.streams:DataQueue.read": "1340dfce4e19",
