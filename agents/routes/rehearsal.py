@@ -14,8 +14,8 @@ from agents.answer.app import open_resources
 from agents.answer.enrich import Enricher
 from agents.routes.formats import Formats
 from agents.routes.lookups import Lookups
-from agents.routes.outputs import Outputs
-from agents.routes.runner import RouteRunner
+from agents.routes.outputs import PASSED, Outputs
+from agents.routes.runner import DROPPED, RouteRunner
 from agents.routes.walk import questions_of
 from models.errors import AnswerError
 from models.route import Lookup, Route
@@ -30,6 +30,8 @@ from streams.pool import LargeWork
 
 if TYPE_CHECKING:
     from streams.registry.registry import Registry
+
+_OUTCOMES = {"pass": PASSED, "drop": DROPPED}
 
 
 class Published(NamedTuple):
@@ -72,12 +74,20 @@ def sample(
     )  # fmt: skip
 
 
-def questions(route: Route, sources: Sources, record: ConsumerRecord[bytes, bytes]) -> list[dict[str, Any]]:
-    """Return what the lookups that need no other's answer would ask, with nothing sent. Raises AnswerError."""
+def questions(
+    route: Route, sources: Sources, record: ConsumerRecord[bytes, bytes]
+) -> tuple[str | None, list[dict[str, Any]]]:
+    """Return what the lookups that need no other's answer would ask, with nothing sent; and the outcome of a record for
+    which nothing is asked. Raises AnswerError.
+    """
     formats = Formats(route)
     lookups = Lookups(route, sources, cast("Any", None), formats)
+    if record.value is None and route.tombstones != "look-up":
+        return _OUTCOMES[route.tombstones], []
     scope = formats.scope(record)
-    return [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope)]
+    if not RouteRunner(route, lookups, formats, cast("Any", None), cast("Any", None)).is_wanted(scope):
+        return _OUTCOMES[route.otherwise], []
+    return None, [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope)]
 
 
 def _questions(lookups: Lookups, lookup: Lookup, scope: Mapping[str, Any]) -> list[dict[str, Any]]:

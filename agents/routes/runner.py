@@ -109,7 +109,7 @@ class RouteRunner:
 
     def _finish_now(self, record: Record, batch: RecordBatch, scope: dict[str, Any]) -> str | None:
         """Finish a record and return its outcome, None if a source or the registry has to answer first."""
-        if not self._is_wanted(scope):
+        if not self.is_wanted(scope):
             return self._let_by(record, batch, self.route.otherwise, scope)
         results = self._lookups.cached(scope, time.time())
         if results is None:
@@ -117,7 +117,7 @@ class RouteRunner:
         scope["results"] = results
         return self._outputs.finish(record, batch.lease, results, scope, batch.received_at)
 
-    def _is_wanted(self, scope: dict[str, Any]) -> bool:
+    def is_wanted(self, scope: dict[str, Any]) -> bool:
         """Whether `when` is true of a record. Raises InvalidRequest for one of a wrong type."""
         when = self.route.when
         if when is None:
@@ -131,7 +131,7 @@ class RouteRunner:
         """Do the same, also for a large record."""
         value, when = scope["value"], self.route.when
         if when is None or not isinstance(value, LargeValue):
-            return self._is_wanted(scope)
+            return self.is_wanted(scope)
         [found] = await value.evaluate([(when.text, False)], scope)
         if isinstance(found, ValueError):
             raise self._undecided(when, found)

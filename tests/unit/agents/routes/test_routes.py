@@ -9,7 +9,7 @@ import time
 import pytest
 
 from agents.routes.lookups import Lookups
-from agents.routes.rehearsal import sample, send_through
+from agents.routes.rehearsal import questions, sample, send_through
 from agents.testing import AsyncHarness, Harness, Reply
 from models import checks, strictjson
 from models.errors import SettingsError
@@ -374,3 +374,20 @@ def test_a_list_that_its_source_takes_whole_is_asked_once(place):
         assert message == (
             b"route r, lookup prices: params.sku: is an empty list: give one value at least (sku = value.lines[*].sku)"
         )
+
+
+@pytest.mark.parametrize(
+    ("value", "route", "expected"),
+    [
+        (b'{"customer":{"id":"c1"}}', "", (None, ["https://risk.example/c1"])),
+        (b'{"customer":{"id":"c1"}}', "when = \"value.customer.id != 'c1'\"", ("passed", [])),
+        (b'{"customer":{"id":"c1"}}', 'when = "key == \'x\'"\notherwise = "drop"', ("dropped", [])),
+        (None, "", ("passed", [])),
+        (None, 'tombstones = "drop"', ("dropped", [])),
+    ],
+)
+def test_what_would_be_asked_is_nothing_for_a_record_that_passes(value, route, expected):
+    """`millrace routes try --dry-run` says what becomes of it instead."""
+    given = AsyncHarness(sources=sources(route=route))._sources
+    outcome, asked = questions(given.routes["r"], given, sample(given.routes["r"], value))
+    assert (outcome, [each["url"] for each in asked]) == expected
