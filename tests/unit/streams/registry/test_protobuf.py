@@ -147,10 +147,51 @@ def test_any_bytes_are_a_value_or_refused(data):
 
 
 @pytest.mark.parametrize("text", ['syntax = "proto3"; message A { string x = 1; }', "ÄÖÜ", "AAA", "////"])
-def test_a_schema_as_text_says_what_to_change(text):
-    """Registries that know no format=serialized return what was registered."""
+def test_a_schema_as_text_says_what_to_change(text, monkeypatch):
+    """Registries that know no format=serialized return what was registered; without protoc it is of no use."""
+    monkeypatch.setattr("streams.registry.protobuf.protoc", lambda: None)
     with pytest.raises(ValueError, match="format=serialized"):
         ProtobufCodec(Registered(7, "PROTOBUF", text, {}))
+
+
+TEXT = """
+syntax = "proto3";
+package shop;
+import "common/address.proto";
+import "google/protobuf/timestamp.proto";
+message Order {
+  int64 count = 1;
+  common.Address address = 2;
+  google.protobuf.Timestamp at = 3;
+  repeated Line lines = 4;
+  message Line { string sku = 1; }
+}
+"""
+COMMON = 'syntax = "proto3"; package common; message Address { string street = 1; }'
+
+
+def test_a_schema_as_text_is_compiled_where_protoc_is():
+    """As Java's serializers register them: with references, Google's own files, nested messages by index."""
+    codec = ProtobufCodec(Registered(7, "PROTOBUF", TEXT, {"common/address.proto": COMMON}))
+    order = {"count": "5", "address": {"street": "x"}, "at": "2026-01-01T00:00:00Z", "lines": [{"sku": "q"}]}
+    assert codec.decode(codec.encode(order)) == order
+    assert codec.decode(b"\x04\x00\x00\x0a\x01q") == {"sku": "q"}
+
+
+@pytest.mark.parametrize(
+    ("text", "references", "reason"),
+    [
+        ('syntax = "proto3"; message A { strin x = 1; }', {}, r'not a Protobuf schema: default:1:32: "strin" is not'),
+        ('syntax = "proto3"; import "no.proto"; message A { }', {}, "no.proto: File not found"),
+        ('syntax = "proto3"; message A { }', {"../x.proto": COMMON}, r"'\.\./x\.proto', which is no file's name"),
+        ('syntax = "proto3"; message A { }', {"/x.proto": COMMON}, "which is no file's name"),
+        ('syntax = "proto3"; message A { }', {"-I/x": COMMON}, "which is no file's name"),
+    ],
+)
+def test_text_that_does_not_compile_is_refused(text, references, reason):
+    """As protoc says; no reference is written elsewhere than where it is compiled."""
+    with pytest.raises(ValueError, match=reason):
+        ProtobufCodec(Registered(7, "PROTOBUF", text, references))
 
 
 def test_a_schema_whose_imports_are_missing_is_refused():
