@@ -147,15 +147,20 @@ class Lookups:
                     results[lookup.name] = Found(error=error)
                 self._show(lookup, results[lookup.name], scope)
             if _is_lost(stage, results):
-                break
+                return self._refused(stage, scope) or results  # as `run` would have it
         return results
 
     async def run(self, scope: dict[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits) -> Results:
-        """Return all results, each fetched if the cache does not have it. A required one that fails is the last."""
+        """Return all results, each fetched if the cache does not have it. A required one that fails is the last.
+
+        Nothing of a stage is sent if one of its required lookups has no parameters.
+        """
         results: Results = {}
         for stage in self._route.stages:
             if isinstance(scope["value"], LargeValue):
                 scope["found"] = await self._evaluate(stage, scope["value"], scope)
+            if (refused := self._refused(stage, scope)) is not None:
+                return refused
             found = await asyncio.gather(*(self._look_up(lookup, scope, record, waits) for lookup in stage))
             for lookup, each in zip(stage, found, strict=True):
                 results[lookup.name] = each
@@ -174,6 +179,16 @@ class Lookups:
 
     def _is_one_by_one(self, lookup: Lookup, name: str) -> bool:
         return name not in lookup.whole and name not in self._sources.by_name[lookup.source].lists
+
+    def _refused(self, stage: Sequence[Lookup], scope: Mapping[str, Any]) -> Results | None:
+        """Return why the first required lookup of a stage cannot be made, None if all can."""
+        for lookup in stage if len(stage) > 1 else ():
+            if lookup.required:
+                try:
+                    self.requests(lookup, scope)
+                except AnswerError as error:
+                    return {lookup.name: Found(error=error)}
+        return None
 
     async def _look_up(
         self, lookup: Lookup, scope: Mapping[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits

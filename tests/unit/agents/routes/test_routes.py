@@ -133,6 +133,20 @@ def test_what_uses_the_answer_of_a_lookup_that_failed_fails_as_it_did():
     assert b"params.sku (lookups.risk.sku) has no answer of the lookup risk: " in letter.headers["__dlq.errors.message"]
 
 
+def test_nothing_is_sent_for_a_record_that_lacks_what_another_lookup_needs():
+    """A required one that cannot be made fails the record before the others are requested."""
+    hook = '\n[[routes.r.lookups]]\nsource = "hook"\nparams = { number = "value.number" }\n'
+    with Harness(REPLIES, sources=sources(INTO + hook)) as service:
+        [letter] = service.route("r", {"customer": {"id": "c1"}})
+        assert letter.headers["__dlq.errors.lookup"] == b"hook"
+        assert service.requests == []
+        [letter] = service.route("r", {"number": 7, "customer": {"id": "c2"}})
+        assert letter.headers["__dlq.errors.lookup"] == b"risk"
+        assert len(service.requests) == 2
+        [letter] = service.route("r", {"customer": {"id": "c2"}})
+        assert letter.headers["__dlq.errors.lookup"] == b"hook"  # though the failure of the other is cached
+
+
 def test_an_answer_may_go_into_another():
     """An object is opened for it; a place that would hide another's answer is refused."""
     inner = f'\n[[routes.r.lookups]]\nname = "again"\n{RISK}\npick = "sku"\n'
