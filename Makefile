@@ -5,8 +5,10 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two at a time, a file to a process, each with a broker of its own: three make a loaded machine of two cores.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# A file to a process. Unit tests take CPU, so two at a time; the others wait for two thirds of their time, so four, each
+# with a broker of its own: two cores are busy then.
+UNIT_TESTS := -n 2 --dist loadfile --no-loadscope-reorder
+ALL_TESTS := -n 4 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
 .PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers image coverage lint format bench bench-peers clean licences audit
@@ -25,7 +27,7 @@ demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
 	@$(BIN)/python -m millrace demo
 
 test: setup ## All tests, on the best broker found
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(ALL_TESTS)
 
 test-fast: setup ## The unit tests that are not marked slow: half a minute, no broker
 	@$(MAKE) --no-print-directory -j2 test-fast-streams test-fast-others
@@ -39,7 +41,7 @@ test-fast-others: setup
 	@$(FAST) --ignore tests/unit/streams tests/unit
 
 test-unit: setup ## All unit tests: a few minutes, no broker
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
+	$(BIN)/python -m pytest $(UNIT_TESTS) tests/unit
 
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
 	$(BIN)/python -m pytest -m containers tests/containers
@@ -50,7 +52,7 @@ image: ## The image, with version and revision on it
 
 coverage: setup ## All tests with branch coverage, workers in processes of their own included
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(SIDE_BY_SIDE) --junitxml=reports/junit.xml
+	$(BIN)/python -m coverage run -m pytest $(ALL_TESTS) --junitxml=reports/junit.xml
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage xml --quiet -o reports/coverage.xml
 	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)

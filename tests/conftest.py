@@ -18,7 +18,10 @@ hypothesis.settings.load_profile("busy")
 
 
 LONGEST_FIRST = ("integration", "browser", "unit")
-"""Folders by how long a file of theirs takes: those that come last fill what the others leave of two processes."""
+"""Folders by how long a file of theirs takes: those that come last fill what the others leave of the processes."""
+LONGEST_FILES = ("test_security.py", "test_topics_anew.py", "test_tables.py", "test_delivery.py", "test_commands.py",
+                 "test_web.py")  # fmt: skip
+"""The files that take longest: a process that begins with one of them at the end keeps the others waiting."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -38,9 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     root = Path(__file__).parent
 
-    def place(item: pytest.Item) -> int:
+    def place(item: pytest.Item) -> tuple[int, bool]:
         folder = item.path.relative_to(root).parts[0]
-        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+        number = LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+        return number, item.path.name not in LONGEST_FILES or folder != "integration"
 
     items.sort(key=place)
 

@@ -57,7 +57,10 @@ LINES = {
     ("sources", "a.b", "params", "n"): 22,
     ("sources", "a.b", "params", "n", "pattern"): 22,
     ("many",): 23,
-    ("many", "k"): 24,
+    ("many", "0"): 23,
+    ("many", "0", "k"): 24,
+    ("many", "1"): 25,
+    ("many", "1", "k"): 26,
     ("sources", "one", "cache"): 27,
     ("sources", "one", "cache", "ttl"): 28,
 }
