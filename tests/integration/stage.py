@@ -197,7 +197,8 @@ class Stage:
 
     async def read(self, topic: str | None = None) -> list[Seen]:
         """Read a topic (default: the results) from its beginning to its present end."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers, auto_offset_reset="earliest",
+        # A consumer stops only when the broker has answered its last fetch.
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers, auto_offset_reset="earliest", fetch_max_wait_ms=20,
                                     max_poll_records=5000, max_partition_fetch_bytes=8 << 20)  # fmt: skip
         await consumer.start()
         try:
@@ -223,7 +224,7 @@ class Stage:
             seen = await self.read()
             if ids <= {each.result["id"] for each in seen}:
                 return seen
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
         missing = sorted(ids - {each.result["id"] for each in seen})
         raise AssertionError(f"{len(missing)} of {len(ids)} requests have no result: {missing[:5]}")
 
@@ -293,7 +294,7 @@ class Stage:
 
     async def offsets(self) -> dict[tuple[int, int], str]:
         """Return the id of each request by partition and offset."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers)
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers, fetch_max_wait_ms=20)
         await consumer.start()
         try:
             tps = [TopicPartition(self.requests, number) for number in range(self.partitions)]

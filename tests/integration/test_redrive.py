@@ -50,7 +50,7 @@ async def dead(
 
 async def put_back(stage: Stage) -> list[dict[str, bytes]]:
     """Return the headers of the requests that a worker would see."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=stage.servers, isolation_level="read_committed")
+    consumer = AIOKafkaConsumer(bootstrap_servers=stage.servers, isolation_level="read_committed", fetch_max_wait_ms=20)
     await consumer.start()
     try:
         tps = [TopicPartition(stage.requests, number) for number in range(stage.partitions)]

@@ -68,7 +68,7 @@ async def put(stage: Stage, values: list[bytes | None], *, keys: int = 300) -> N
 
 async def records(stage: Stage, topic: str) -> list[ConsumerRecord]:
     """Read a topic, every record of it."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=stage.servers, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(bootstrap_servers=stage.servers, auto_offset_reset="earliest", fetch_max_wait_ms=20)
     await consumer.start()
     try:
         tps = [TopicPartition(topic, number) for number in range(stage.partitions)]
@@ -144,7 +144,10 @@ def replayed(log: list[ConsumerRecord]) -> dict[str, dict[tuple[int, bytes], Any
 async def until_counted(stage: Stage) -> None:
     """Wait until the tables' group has committed all of the results."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=stage.servers, group_id=f"{stage.group}-tables", enable_auto_commit=False
+        bootstrap_servers=stage.servers,
+        group_id=f"{stage.group}-tables",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=20,
     )
     await consumer.start()
     try:

@@ -68,7 +68,7 @@ async def ends(stage: Stage, topic: str) -> dict[TopicPartition, int]:
 
 
 async def timestamp_at(stage: Stage, place: TopicPartition, offset: int) -> int:
-    consumer = AIOKafkaConsumer(bootstrap_servers=stage.servers)
+    consumer = AIOKafkaConsumer(bootstrap_servers=stage.servers, fetch_max_wait_ms=20)
     await consumer.start()
     try:
         consumer.assign([place])
