@@ -43,7 +43,7 @@ async def _check(options: argparse.Namespace) -> int:
         say(f"millrace check: --args: {exc}")
         return MISUSED
     code = DONE
-    async with CheckPool(settings.processes(), settings.plugins) as pool:
+    async with CheckPool(min(settings.processes(), len(options.value)), settings.plugins) as pool:
         pending = [pool.submit(options.name, _value(text), arguments) for text in options.value]
         for text, future in zip(options.value, pending, strict=True):
             outcome = await future

@@ -7,8 +7,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from models.source import Retries, Source, Tls
 from streams.config.secrets import read_secret
@@ -16,6 +15,9 @@ from streams.config.settings import DEFAULT_MAX_REDIRECTS
 from streams.http.auth import Credentials, credentials_of
 from streams.http.limits import Bulkhead
 from streams.tls import Context
+
+if TYPE_CHECKING:
+    import aiohttp
 
 PROTOCOLS = ("http/1.1",)
 """The protocols offered by ALPN."""
@@ -77,6 +79,8 @@ def policy_of(source: Source, default: UpstreamPolicy, post: Callable[..., Await
     for_token = dataclasses.replace(policy, max_bytes=MAX_TOKEN_BYTES, repeatable=True, redirects=0, reads=True)
     timeout = None
     if source.connect_timeout or source.read_timeout:
+        import aiohttp  # noqa: PLC0415  commands that only check the sources do without it
+
         connect = source.connect_timeout or CONNECT_TIMEOUT
         # Through a proxy, no sock_ time-out covers the response to CONNECT.
         tunnel = connect + (source.read_timeout or CONNECT_TIMEOUT) if policy.proxy else None

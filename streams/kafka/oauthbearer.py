@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
-import aiohttp
 from aiokafka import conn
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaError, SaslAuthenticationFailed
@@ -19,6 +18,9 @@ from models.errors import AnswerError
 from streams.config.settings import Kafka
 from streams.oauth import FAILED_FOR, RENEW_BEFORE, basic, read_token
 from streams.tls import Context
+
+if TYPE_CHECKING:
+    import aiohttp
 
 TOKEN_TIMEOUT = 10.0
 """Seconds that the token endpoint may take."""
@@ -47,6 +49,8 @@ class Tokens:
 
     async def get(self) -> str:
         """Return a token that lives for a while yet. Raises TokenError."""
+        import aiohttp  # noqa: PLC0415  a third of what a command imports, and only this login needs it
+
         now = time.monotonic()
         if self._token and now < self._renew_at:
             return self._token
@@ -64,6 +68,8 @@ class Tokens:
         return token
 
     async def _fetch(self) -> bytes:
+        import aiohttp  # noqa: PLC0415  see `get`
+
         kafka = self._kafka
         form = {"grant_type": "client_credentials"}
         if kafka.sasl_oauthbearer_scope:
