@@ -15,7 +15,8 @@ Waiting: TypeAlias = "deque[tuple[int, asyncio.Future[None]]]"
 
 
 class Shares(Generic[K]):
-    """`most` units, shared by key. `greed` returns how many times the free units a key may hold; the default is 1.
+    """`most` units, shared by key. `greed` returns how many times the free units a key may hold: at least 1, which is
+    the default.
 
     While nothing is held, a request of any weight fits.
     """
@@ -29,9 +30,10 @@ class Shares(Generic[K]):
 
     def fits(self, key: K, weight: int = 1) -> bool:
         """Whether so many units may be taken now."""
-        left = self.most - self.taken - weight
-        greed = 1 if self._greed is None else self._greed(key)
-        return not self.taken or (left >= 0 and self._held.get(key, 0) <= greed * left)
+        if not self.taken:
+            return True
+        left, held = self.most - self.taken - weight, self._held.get(key, 0)
+        return left >= 0 and (held <= left or (self._greed is not None and held <= self._greed(key) * left))
 
     def take(self, key: K, weight: int = 1) -> None:
         """Take units after `fits`; `give` returns them."""

@@ -311,7 +311,9 @@ class Client:
         """Return a body, once there is memory for it. A coded one may decode to as many bytes as are allowed."""
         length = None if "Content-Encoding" in response.headers else response.content_length
         if length is not None and length <= SMALL:
-            return await read_body(response, policy.max_bytes)
+            arrived = response.content.is_eof() and "Transfer-Encoding" not in response.headers
+            whole = arrived and length <= policy.max_bytes
+            return response.content.read_nowait() if whole else await read_body(response, policy.max_bytes)
         most = min(length or policy.max_bytes, policy.max_bytes)
         with self.bodies.room(hop.url.host or "?", most, deadline) as room:
             return await read_body(response, policy.max_bytes, room.grow)
