@@ -28,6 +28,7 @@ from models.route import (
     stages_of,
 )
 from models.schema import StrictSchema, Text, kind
+from models.source_fields import Flag
 
 MAX_TOPICS = 100
 """Topics of one route."""
@@ -93,7 +94,7 @@ class LookupSchema(StrictSchema):
     pick = _Made(lambda text: Expression(text, document=True))
     checks = Checks()
     checks_into = _Made(Path)
-    required = fields.Boolean(truthy={True}, falsy={False})
+    required = Flag()
 
     @post_load
     def _lookup(self, data: dict[str, Any], **_: Any) -> Lookup:

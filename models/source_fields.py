@@ -121,9 +121,13 @@ def positive(maximum: float | None = None) -> Seconds:
     return Seconds(validate=validate.Range(0, maximum, min_inclusive=False))
 
 
-def flag() -> fields.Boolean:
-    """Return the field of `true` or `false`, and of nothing that stands for it."""
-    return fields.Boolean(truthy={True}, falsy={False})
+class Flag(fields.Boolean):
+    """`true` or `false`, and nothing that stands for it; 1 and 0 are equal to them in Python."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> bool:  # noqa: ARG002  marshmallow's signature
+        if not isinstance(value, bool):
+            raise self.make_error(key="invalid", input=value)
+        return value
 
 
 def negative_ttl_of(value: Any) -> dict[str, float]:

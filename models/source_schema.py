@@ -31,8 +31,8 @@ from models.source import (
 from models.source_fields import (
     MAX_TTL,
     Built,
+    Flag,
     JsonChecks,
-    flag,
     headers_of,
     json_value,
     negative_ttl_of,
@@ -90,7 +90,7 @@ class _RetrySchema(StrictSchema):
     attempts = number(1, MAX_ATTEMPTS, whole=True)
     first_pause = number(0, MAX_TIMEOUT)
     longest_pause = number(0, MAX_TIMEOUT)
-    unsafe = flag()
+    unsafe = Flag()
 
     @post_load
     def _retries(self, data: dict[str, Any], **_: Any) -> Retries:
@@ -101,9 +101,9 @@ class _CacheSchema(StrictSchema):
     ttl = number(0, MAX_TTL)
     stale_while_revalidate = number(0, MAX_TTL)
     stale_if_error = number(0, MAX_TTL)
-    refresh_ahead = flag()
+    refresh_ahead = Flag()
     negative_ttl = Built(negative_ttl_of, None)
-    coalesce = flag()
+    coalesce = Flag()
 
     @post_load
     def _policy(self, data: dict[str, Any], **_: Any) -> CachePolicy:

@@ -77,6 +77,7 @@ def test_a_route_is_read_with_its_lookups_in_the_order_in_which_they_can_be_aske
         (ROUTE.replace("results", "result"), 9, "unknown field"),
         (ROUTE + PRICES + PRICES, 9, "two are called 'prices'"),
         (ROUTE + 'whole = ["x"]', 9, "'x' is not among the params"),
+        (ROUTE + "required = 0", 9, "required: Not a valid boolean"),
         (ROUTE.replace('"enriched"', '"e"\nwhen = "lookups.risk.x"'), 9, "before anything is looked up"),
     ],
 )
