@@ -12,6 +12,7 @@ import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from agents.answer.enrich import Enricher
@@ -23,10 +24,12 @@ from models.errors import AnswerError, InternalError, InvalidRequest, Overloaded
 from models.framing import schema_by_header
 from models.result import splice, with_context
 from models.source import Sources
+from streams.cache.entry import Entry
 from streams.config.settings import Settings
 from streams.http.bodies import kept_until_answered
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
+from streams.kafka.outgoing import OutgoingRecord
 from streams.kafka.publisher import Publisher
 from streams.pool import LargeWork
 from streams.pool.costs import Admission
@@ -79,47 +82,84 @@ class Answerer:
             self.stats.count_hits(hits)
 
     async def _answer_batch(self, batch: RecordBatch, hits: list[float]) -> None:
-        lease = batch.lease
-        now, turn = time.time(), time.monotonic()
-        for record in batch.records:
+        records, number = batch.records, 0
+        while number < len(records):
             if self._publisher.congested:
                 await self._publisher.pace()
-            if not lease.taking:
+            if not batch.lease.taking:
                 return
-            lease.begun += 1
-            try:
-                body_id, known = self._parsed_requests.parse(record.value)
-                if (request := known.request).trace:
-                    record = with_trace(record, request)  # noqa: PLW2901  the same, for whatever becomes of it
-                request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
-                entry = self._enricher.peek(known, now)
-                if entry is not None:
-                    age = max(0.0, now - entry.as_of)
-                    elapsed = time.monotonic() - batch.received_at
-                    head = request_id if request.context is None else with_context(request_id, request.context)
-                    value = splice(head, entry.shared, b"hit", age, elapsed)
-                    outcome = "ok" if entry.error is None else entry.error.outcome
-                    trace = self._out.trace(record, request_id, elapsed, outcome, "hit") if self._spans else None
-                    error = self._out.publish(record, lease, request_id, value, entry.error, known=known, trace=trace)
-                    if error is None:
-                        hits.append(elapsed)
-                    else:
-                        self.stats.add(error.outcome, "hit", elapsed)
-                    continue
-            except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
-                await self._take_odd(record, batch, exc)
-            else:
-                self._start(Waiting(record, lease, batch.received_at, request_id, known))
-            if time.monotonic() - turn > TURN:
-                await asyncio.sleep(0)
-                now, turn = time.time(), time.monotonic()
+            number = self._answer_turn(batch, number, hits)
+            if number < len(records):
+                if self._parsed_requests.is_large(records[number].value):
+                    await self._take_large(records[number], batch)
+                    number += 1
+                else:
+                    await asyncio.sleep(0)
         await self._publisher.pace()
 
-    async def _take_odd(self, record: RequestRecord, batch: RecordBatch, reason: Exception) -> None:
-        """Take a large request, which another process parses, or reject an invalid one."""
+    def _answer_turn(self, batch: RecordBatch, number: int, hits: list[float]) -> int:
+        """Answer records from this number on, as many as fit into a turn, up to a large one; returns the next number.
+
+        Nothing else runs meanwhile, so the results of hits are published together.
+        """
+        _, lease, received_at = batch
+        parse, peek = self._parsed_requests.parse, self._enricher.peek
+        results: list[OutgoingRecord] = []
+        now, clock = time.time(), time.monotonic()
+        end = clock + TURN
+        for record in islice(batch.records, number, None):
+            lease.begun += 1
+            try:
+                body_id, known = parse(record.value)
+                if known.request.trace:
+                    record = with_trace(record, known.request)  # noqa: PLW2901  the same, for whatever becomes of it
+                request_id = read_id(record, body_id) if record.headers or body_id is None else body_id
+                entry, clock = peek(known, now), time.monotonic()
+                if entry is None:
+                    self._start(Waiting(record, lease, received_at, request_id, known))
+                else:
+                    age, elapsed = max(0.0, now - entry.as_of), clock - received_at
+                    result = self._hit(record, lease, request_id, known, entry, age=age, elapsed=elapsed)
+                    if result is not None:
+                        results.append(result)
+                        hits.append(elapsed)
+                    elif self._publisher.congested:
+                        end = clock
+            except LargeRequest:
+                lease.begun -= 1
+                break
+            except Exception as exc:  # noqa: BLE001  what one record holds must not keep the rest from being answered
+                self._out.publish_hits(results)
+                self._out.reject(record, lease, received_at, error_for(exc, record))
+                clock = time.monotonic()
+            number += 1
+            if clock >= end:
+                break
+        self._out.publish_hits(results)
+        return number
+
+    def _hit(
+        self, record: RequestRecord, lease: Lease, request_id: bytes, known: ParsedRequest, entry: Entry, *, age: float,
+        elapsed: float,
+    ) -> OutgoingRecord | None:  # fmt: skip
+        """Return the result of a hit. None: it is published already, as it is large or has a dead letter."""
+        context, error = known.request.context, entry.error
+        head = request_id if context is None else with_context(request_id, context)
+        value = splice(head, entry.shared, b"hit", age, elapsed)
+        trace = None
+        if self._spans is not None:
+            trace = self._out.trace(record, request_id, elapsed, "ok" if error is None else error.outcome, "hit")
+        result = None if error else self._out.hit(record, lease, request_id, value, known=known, trace=trace)
+        if result is not None:
+            return result
+        error = self._out.publish(record, lease, request_id, value, error, known=known, trace=trace)
+        self.stats.add("ok" if error is None else error.outcome, "hit", elapsed)
+        return None
+
+    async def _take_large(self, record: RequestRecord, batch: RecordBatch) -> None:
+        """Take a large request, which another process parses."""
+        batch.lease.begun += 1
         try:
-            if not isinstance(reason, LargeRequest):
-                raise reason  # noqa: TRY301  it ends as what follows may end
             body_id, known = await self._parsed_requests.read_large(record.value or b"")
             record = with_trace(record, known.request)
             item = Waiting(record, batch.lease, batch.received_at, read_id(record, body_id), known)

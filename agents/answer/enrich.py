@@ -86,7 +86,9 @@ class Enricher:
         """Return the cached answer for a request at `now` (epoch seconds), None for a miss. Never waits."""
         if known.key is None or known.max_age == 0:
             return None
-        entry = self._usable(self._cache.peek(known.key), known, now)
+        entry = self._cache.peek(known.key)
+        if entry is None or known.max_age is not None or now >= entry.refresh_at:  # else it is usable
+            entry = self._usable(entry, known, now)
         if entry is None or not known.checks or entry.error is not None:
             return entry
         results = None if entry.check_results is None else entry.check_results.joined(known.checks, now)

@@ -105,6 +105,11 @@ def trace_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
     ]
 
 
+def id_of(result: OutgoingRecord) -> bytes:
+    """Return the id, as JSON, in the headers that `ResultHeaders` made."""
+    return strictjson.quote(next(content for name, content in result.headers if name == "ce_id").decode())
+
+
 class ResultHeaders:
     """Makes a result's headers: CloudEvents in binary mode (Kafka binding 1.0.2), and the request's trace."""
 
@@ -118,10 +123,11 @@ class ResultHeaders:
 
     def __call__(self, request_id: bytes, incoming: Sequence[tuple[str, bytes | None]]) -> Headers:
         """Return the headers for the result with this id (as JSON)."""
-        text = _plain(request_id)
-        if not incoming:
-            return [*self._fixed, ("ce_id", text)]
-        return [*self._fixed, ("ce_id", text), *trace_headers(incoming)]
+        text = request_id[1:-1] if b"\\" not in request_id else _plain(request_id)
+        headers = [*self._fixed, ("ce_id", text)]
+        if incoming:
+            headers += trace_headers(incoming)
+        return headers
 
 
 def _plain(request_id: bytes) -> bytes:

@@ -16,7 +16,7 @@ from models import cloudevent, strictjson
 from models import request as requests
 from models.checks import Call
 from models.errors import InvalidRequest
-from models.large import LARGE, is_large
+from models.large import LARGE, MANY, is_large
 from models.request import Request
 from models.source import Source, Sources
 from streams.cache.freshness import UNKEYED, read_request_directives
@@ -36,7 +36,7 @@ CACHEABLE_METHODS = frozenset({"GET", "HEAD"})
 
 # Ids of printable ASCII without quote and backslash are written in JSON as they are; others are parsed.
 _ID = rb'"id"[ \t\r\n]*:[ \t\r\n]*("[ !#-\[\]-~]{1,128}")[ \t\r\n]*'
-_LEADING_ID = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*" + _ID + rb",")
+_LEADING_ID = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*" + _ID + rb",(.*)", re.DOTALL)
 _TRAILING_ID = re.compile(_ID + rb"\}[ \t\r\n]*\Z")
 
 
@@ -83,10 +83,14 @@ class ParsedRequestCache:
         self._old: dict[bytes, ParsedRequest] = {}
         self._young_bytes = 0
 
+    def is_large(self, value: bytes | None) -> bool:
+        """Whether `parse` raises LargeRequest."""
+        return self._large is not None and value is not None and is_large(value) and len(value) <= requests.MAX_BYTES
+
     def parse(self, value: bytes | None) -> tuple[bytes | None, ParsedRequest]:
         """Return the id as JSON, None if there is none, and the request. Raises InvalidRequest, LargeRequest."""
-        if value is None or is_large(value):
-            if self._large is not None and value is not None and len(value) <= requests.MAX_BYTES:
+        if value is None or (len(value) > MANY and is_large(value)):
+            if self.is_large(value):
                 raise LargeRequest
             request_id, rest = None, None  # `requests.parse` raises the error
         else:
@@ -143,12 +147,13 @@ def cut_id(value: bytes) -> tuple[bytes | None, bytes | None]:
 
     Only an id that is the first or the last member can be cut out of the text; otherwise there is no rest.
     """
+    found = _LEADING_ID.match(value)
+    if found is not None:
+        request_id, rest = found.groups()
+        return request_id, b"{" + rest
     last = value.rfind(b'"id"')
     if last < 0:
         return None, value
-    found = _LEADING_ID.match(value)
-    if found is not None:
-        return found[1], b"{" + value[found.end() :]
     found = _TRAILING_ID.match(value, last)
     if found is not None:
         members = value[:last].rstrip(b" \t\r\n")

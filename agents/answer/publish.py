@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +14,7 @@ from aiokafka import ConsumerRecord
 from agents.answer.headers import (
     ResultHeaders,
     dead_letter_headers,
+    id_of,
     refused_id,
     shrink_dead_letter,
     shrink_result,
@@ -28,7 +29,7 @@ from models.result import Answer, encode_answer, splice, with_context
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
-from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord
+from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord, outgoing_record
 from streams.kafka.publisher import Publisher
 from streams.tasks import start
 
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 
 REFUSING = 0.001
 """Seconds in each turn of the event loop that go into refusing requests."""
+
+SMALL = 16 << 10
+"""Bytes of key and value of results that are published together: of larger ones the backlog is looked at each time."""
+ROOMY = 2 * SMALL
+"""Bytes of a record that a topic has to take so that a small result with no headers but ours fits."""
 
 RequestRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
@@ -104,19 +110,67 @@ class ResultPublisher:
 
         Returns the error that the result has: TooLarge for one whose key and headers make it more than its topic takes.
         """
-        headers = self._headers(request_id, record.headers if trace is None else trace)
-        if self._carried and record.headers:
-            headers += (header for header in record.headers if header[0] in self._carried)
-        host = None if known is None else known.origin.host
-        take_back = None if error is not None else partial(self._publish_too_large, record, request_id, host)
-        result = OutgoingRecord(lease, record.offset, record.key, value, headers, shrink_result, take_back)
+        result = self._result(record, lease, request_id, value, known=known, trace=trace)
         if error is None:
             error = self._too_large(result)
         if error is None:
             self._publisher.publish(self._results, record.partition, result, fits=True)
         else:
-            self._publish_dead_letter(record, request_id, host, error, result._replace(take_back=None))
+            self._publish_dead_letter(record, request_id, result.host, error, _untaken(result))
         return error
+
+    def hit(
+        self,
+        record: RequestRecord,
+        lease: Lease,
+        request_id: bytes,
+        value: bytes,
+        *,
+        known: ParsedRequest,
+        trace: Headers | None,
+    ) -> OutgoingRecord | None:
+        """Return an `ok` result for `publish_hits`, None if it is not small, so that it has to go by `publish`."""
+        if len(value) + len(record.key or b"") >= SMALL:
+            return None
+        result = self._result(record, lease, request_id, value, known=known, trace=trace)
+        if not record.headers and self._publisher.limits[self._results] >= ROOMY:
+            return result
+        return None if self._publisher.may_exceed(self._results, record.key, value, result.headers) else result
+
+    def publish_hits(self, results: list[OutgoingRecord]) -> None:
+        """Publish the results that `hit` made for requests of one partition, and empty the list."""
+        if results:
+            self._publisher.publish_all(self._results, results[0].answered.partition, results)
+            results.clear()
+
+    def _result(
+        self,
+        record: RequestRecord,
+        lease: Lease,
+        request_id: bytes,
+        value: bytes,
+        *,
+        known: ParsedRequest | None,
+        trace: Headers | None,
+    ) -> OutgoingRecord:
+        headers = self._headers(request_id, record.headers if trace is None else trace)
+        if self._carried and record.headers:
+            headers += (header for header in record.headers if header[0] in self._carried)
+        host = None if known is None else known.origin.host
+        return outgoing_record(
+            (
+                lease,
+                record.offset,
+                record.key,
+                value,
+                headers,
+                shrink_result,
+                self._publish_too_large,
+                None,
+                record,
+                host,
+            )
+        )
 
     def _publish_dead_letter(
         self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, result: OutgoingRecord
@@ -129,18 +183,22 @@ class ResultPublisher:
         )
         self._publisher.publish(self._dead_letters, record.partition, dead_letter)
 
-    def _publish_too_large(
-        self, record: RequestRecord, request_id: bytes, host: str | None, refused: OutgoingRecord
-    ) -> None:
+    def _publish_too_large(self, refused: OutgoingRecord) -> None:
         """Publish what becomes of an `ok` result that Kafka refuses: its topic's limit was lowered meanwhile."""
-        result = (shrink_result(refused) or refused)._replace(take_back=None)
-        self._publish_dead_letter(record, request_id, host, too_large_result(refused.size()), result)
+        result, request_id = shrink_result(refused) or refused, id_of(refused)
+        error = too_large_result(refused.size())
+        self._publish_dead_letter(refused.answered, request_id, refused.host, error, _untaken(result))
 
     def _too_large(self, result: OutgoingRecord) -> TooLarge | None:
         if not self._publisher.may_exceed(self._results, result.key, result.value, result.headers):
             return None
         size = result.size()
         return too_large_result(size) if size > self._publisher.limits[self._results] else None
+
+
+def _untaken(result: OutgoingRecord) -> OutgoingRecord:
+    """Return a result that is made smaller if Kafka refuses it: the dead letter before it was published already."""
+    return result._replace(take_back=None)
 
 
 class After:
@@ -160,6 +218,10 @@ class After:
     def finish(self, offset: int) -> None:  # noqa: ARG002  the record knows its offset
         """Publish the result."""
         self._publish()
+
+    def finish_all(self, offsets: Sequence[int]) -> None:
+        """Publish the result of the one dead letter."""
+        self.finish(offsets[0])
 
 
 class RefusalQueue:

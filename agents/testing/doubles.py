@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models import checks
@@ -50,6 +50,11 @@ class Publisher:
             if not future.done():
                 future.set_result((record.value if record is not None else None) or b"")
         listener.finish(offset)
+
+    def publish_all(self, topic: str, partition: int, records: Sequence[OutgoingRecord]) -> None:
+        """Take records."""
+        for record in records:
+            self.publish(topic, partition, record)
 
     async def pace(self) -> None:
         """Never wait."""

@@ -14,6 +14,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from streams.kafka import commit_metadata
@@ -174,10 +175,10 @@ class Lease:
         fresh = records if completed is None else [record for record in records if record.offset not in completed]
         if len(self._delivered) > 2 * len(self._unfinished) + SPARE:
             self._delivered = deque(each for each in self._delivered if each[0] in self._unfinished)
-        first = self._count
-        self._delivered.extend((record.offset, record.timestamp, first + i) for i, record in enumerate(records))
+        offsets = [record.offset for record in records]
+        self._delivered.extend(zip(offsets, [record.timestamp for record in records], count(self._count)))
         self._count += len(records)
-        self._unfinished.update(record.offset for record in fresh)
+        self._unfinished.update(offsets if completed is None else [record.offset for record in fresh])
         if large:
             self._large.update((record.offset, large[record.offset]) for record in fresh if record.offset in large)
             self.bytes = sum(self._large.values())

@@ -14,6 +14,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Self, TypeAlias
 
 from aiokafka.errors import (
@@ -121,15 +123,17 @@ class Publisher:
         fitting: OutgoingRecord | None = record
         if not fits and self.may_exceed(topic, record.key, record.value, record.headers):
             fitting = self._fitting(topic, record)
-        if fitting is None:
-            return
+        if fitting is not None:
+            self.publish_all(topic, partition, (fitting,))
+
+    def publish_all(self, topic: str, partition: int, records: Sequence[OutgoingRecord]) -> None:
+        """Put records that their topic takes, one or more, into the queue of a partition, as `publish` does."""
         place = topic, partition % self._counts[topic]
         queue = self._queues.get(place)
         if queue is None:
             queue = self._queues[place] = PartitionQueue(*place)
-        self._reserve(queue, fitting)
-        queue.waiting.append(fitting)
-        queue.batch_bytes += len(fitting.value or b"")
+        self._reserve(queue, records)
+        queue.waiting.extend(records)
         if self._flush_timer is None or queue.batch_bytes >= BATCH_BYTES:
             self._schedule_flush(queue)
 
@@ -169,17 +173,18 @@ class Publisher:
 
     # -- the backlog
 
-    def _reserve(self, queue: PartitionQueue, record: OutgoingRecord) -> None:
-        size = len(record.value or b"")
-        queue.records += 1
+    def _reserve(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
+        size = sum([len(record.value or b"") for record in records])
+        queue.records += len(records)
         queue.bytes += size
-        self.backlog += 1
+        queue.batch_bytes += size
+        self.backlog += len(records)
         self.backlog_bytes += size
         if self.backlog >= BACKLOG_RECORDS or self.backlog_bytes >= BACKLOG_BYTES:
             self._weigh()
 
     def _release(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
-        size = sum(len(record.value or b"") for record in records)
+        size = sum([len(record.value or b"") for record in records])
         queue.records -= len(records)
         queue.bytes -= size
         self.backlog -= len(records)
@@ -279,8 +284,8 @@ class Publisher:
     def _acknowledged(self, queue: PartitionQueue, base: int, records: Sequence[OutgoingRecord]) -> None:
         if self._on_acknowledged is not None:
             self._on_acknowledged(queue.topic, queue.partition, base, records)
-        for record in records:
-            record.listener.finish(record.offset)
+        for listener, finished in groupby(records, attrgetter("listener")):
+            listener.finish_all([record.offset for record in finished])
         self.records += len(records)
         self._release(queue, records)
         self._mark_moving(queue)
@@ -315,7 +320,7 @@ class Publisher:
             fitting = self._fitting(queue.topic, record)
         self._release(queue, records)
         if fitting is not None:
-            self._reserve(queue, fitting)
+            self._reserve(queue, [fitting])
             queue.put_back([fitting])
 
     def _fitting(self, topic: str, record: OutgoingRecord) -> OutgoingRecord | None:

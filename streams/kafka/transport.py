@@ -13,6 +13,7 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
              `_client`)
   Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py); `get_random_node`, `send`
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
+  Producer   `BatchBuilder._builder`, whose `append` is in C, and `._relative_offset` (in outgoing.py)
   Batches    `_DefaultRecordBatchPy`, `_DefaultRecordPy`, `_LegacyRecordBatchPy`, `_MemoryRecordsPy` (in lenient.py)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
   Patterns   `Conductor.__iter__`, `Topic.topics`, `rebalancing`; aiokafka's `Subscription._topics`,
@@ -198,7 +199,12 @@ class Consumer(driver.Consumer):
             if held is not None and held.taking:
                 await self._thread.call(self._thread.seek_all({tp: held.next_offset}))
             return
-        large = {record.offset: size for record in poll.records if (size := size_of(record)) >= defaults.LARGE}
+        large = {
+            record.offset: size
+            for record in poll.records
+            if (record.headers or record.serialized_value_size + record.serialized_key_size >= defaults.LARGE)
+            and (size := size_of(record)) >= defaults.LARGE
+        }
         records = lease.deliver(poll.records, poll.position, poll.end, large)
         if not records:
             return

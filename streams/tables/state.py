@@ -72,9 +72,13 @@ class RowBatchDelivery:
         """Whether the lease still holds."""
         return self.rows.lease.alive
 
-    def finish(self, offset: int) -> None:  # noqa: ARG002  rows are counted, not named
+    def finish(self, offset: int) -> None:
         """Count an acknowledged row; the last one finishes the batch."""
-        self._left -= 1
+        self.finish_all((offset,))
+
+    def finish_all(self, offsets: Sequence[int]) -> None:
+        """Count acknowledged rows."""
+        self._left -= len(offsets)
         if self._left <= 0:
             self.rows.arrived(self)
 

@@ -49,6 +49,10 @@ class FakePublisher:
         self.parcels.append((topic, partition, parcel))
         self._changed.set()
 
+    def publish_all(self, topic, partition, parcels):
+        for parcel in parcels:
+            self.publish(topic, partition, parcel, fits=True)
+
     async def pace(self):
         self.paced += 1
 

@@ -174,6 +174,10 @@ class Desk:
         self.finished.append(offset)
         self._changed.set()
 
+    def finish_all(self, offsets):
+        for offset in offsets:
+            self.finish(offset)
+
     async def until(self, count):
         """Wait until that many records were delivered."""
         async with asyncio.timeout(PATIENCE):
