@@ -53,7 +53,7 @@ class Expression:
         if self.path is not None:
             found: Any = scope
             for name in self.path:
-                if not isinstance(found, Mapping):
+                if type(found) is not dict and not isinstance(found, Mapping):
                     return None
                 found = found.get(name)
             return found

@@ -153,7 +153,7 @@ def _loads(data: bytes, decode: Callable[[str], Any]) -> Any:
             msg = "a number of more than 4300 digits"
             raise ValueError(msg) from None
         raise
-    if _SURROGATE_ESCAPE.search(data) is not None:
+    if b"\\u" in data and _SURROGATE_ESCAPE.search(data) is not None:
         _refuse_lone_surrogates(value)
     return value
 
@@ -315,13 +315,27 @@ def _exact_int(digits: str) -> int:
     return NegativeZero() if digits == "-0" else int(digits)
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float).decode
-_EXACTLY: Any = {
-    "object_pairs_hook": _object, "parse_constant": _constant, "parse_float": _exact, "parse_int": _exact_int,
-}  # fmt: skip
-_decode_quick = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant).decode
-_decode_exact = json.JSONDecoder(**_EXACTLY).decode
-_stepping: Any = json.JSONDecoder(**_EXACTLY)
+def _decoder(**options: Any) -> Callable[[str], Any]:
+    """Return a `JSONDecoder`'s `decode`, without the two searches for blanks that no text has which a program wrote."""
+    decoder: Any = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, **options)
+    scan, decode = decoder.scan_once, decoder.decode
+
+    def quick(text: str) -> Any:
+        try:
+            value, end = scan(text, 0)
+        except StopIteration:  # it begins with a blank, or there is no value
+            return decode(text)
+        return value if end == len(text) or not text[end:].strip(" \t\r\n") else decode(text)
+
+    return quick
+
+
+_decode = _decoder(parse_float=_float)
+_decode_quick = _decoder()
+_decode_exact = _decoder(parse_float=_exact, parse_int=_exact_int)
+_stepping: Any = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_float=_exact, parse_int=_exact_int
+)
 _stepping.scan_once = json.scanner.py_make_scanner(_stepping)  # type: ignore[attr-defined]  # in Python
 _decode_in_steps = _stepping.decode
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default)

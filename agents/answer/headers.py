@@ -78,6 +78,8 @@ def _place(record: ConsumerRecord[bytes, bytes]) -> bytes:
 
 def first_place(record: ConsumerRecord[bytes, bytes]) -> bytes:
     """Return topic-partition-offset of a request's first delivery; a redriven one has it in a header."""
+    if not record.headers:
+        return _place(record)
     first = next((content for name, content in record.headers if name == FIRST), None)
     return first if first is not None and _FIRST.fullmatch(first) else _place(record)
 
