@@ -11,12 +11,14 @@ import random
 import re
 import socket
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from itertools import count
 
 import pytest
+from aiohttp import ClientTimeout
 from aiohttp.client_proto import ResponseHandler
 
-from models.errors import AnswerError
+from models.errors import AnswerError, TimedOut
 from streams.http import client as module
 from streams.http import fit
 from streams.http.client import Client
@@ -252,3 +254,32 @@ async def test_aiohttp_s_session_serves_where_aiohttp_does_not_fit(monkeypatch, 
             assert isinstance(client._direct, Session)
     (warning,) = [record.message for record in caplog.records if record.name == fit.logger.name]
     assert all(name in warning for name in expected)
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body")
+@pytest.mark.parametrize("answers", [True, False])
+async def test_silence_counts_from_the_end_of_a_long_request(opened, answers):
+    """An upstream that is slow to take a body has its read time-out from when all of it has left, not before."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+
+    async def talk(reader, writer):
+        await asyncio.sleep(0.9)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(_LENGTH.search(head)[1]))
+        if answers:
+            writer.write(OK)
+        else:
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(talk, sock=listener)
+    opened.callback(server.close)
+    client = await opened.enter_async_context(Client(LIMIT, LOOPBACK, retry=ONCE))
+    policy = replace(client.policy, timeout=ClientTimeout(total=None, sock_connect=1.0, sock_read=0.6))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    if answers:
+        assert (await client.fetch("POST", url, {}, "x" * 20_000_000, policy=policy)).body.content == b"ok"
+    else:
+        with pytest.raises(TimedOut):
+            await client.fetch("POST", url, {}, "x" * 20_000_000, policy=policy)
