@@ -27,7 +27,9 @@ HOSTS, PATHS = 6, 60
 TIMEOUT = 1.5
 """Seconds that each request gives itself."""
 SLACK = 1.0
-"""Seconds by which the clocks of a busy machine's processes may seem apart."""
+"""Seconds by which the clocks of processes may seem apart on a machine at rest: an answer is published a while after it
+was decided on, longer where there is more to do.
+"""
 NEGATIVE_TTL = 0.5
 LONGEST_FRESH, LONGEST_STALE = 2.0, 4.0
 ACCOUNTS = {"ann": "secret-of-ann", "bob": "secret-of-bob"}
@@ -74,13 +76,14 @@ async def test_every_delivery_gets_one_true_answer(stage: Stage, storm: Storm, t
         one.go_on()
         other.go_on()
         storm.calm = True
-        seen = await stage.results_of(set(requests), seconds=PATIENCE * slowness())
+        busy = max(slowness() for _ in range(5))
+        seen = await stage.results_of(set(requests), seconds=PATIENCE * busy)
         assert worker.process.returncode is None
         counts = Counter(each.result["id"] for each in seen)
         assert [name for name, count in counts.items() if count > 1] == []
         assert counts.keys() == requests.keys()
         for each in seen:
-            _assert_true(each, requests[each.result["id"]], storm)
+            _assert_true(each, requests[each.result["id"]], storm, SLACK * busy)
         told = Counter((each.result["outcome"], each.result.get("cache", "-")) for each in seen)
         print(f"{len(seen)} answers:", *(f"{o} {c}: {n}" for (o, c), n in told.most_common()), sep="\n  ")
         assert {outcome for outcome, _ in told} >= {"ok", *FAILURES.values()}
@@ -133,40 +136,42 @@ async def _load(stage: Stage, storm: Storm, draw: random.Random) -> dict[str, di
     return requests
 
 
-def _assert_true(seen: Seen, asked: dict[str, Any], storm: Storm) -> None:
+def _assert_true(seen: Seen, asked: dict[str, Any], storm: Storm, slack: float) -> None:
     """Hold one result against what the upstream did."""
     result, deeds = seen.result, storm.deeds[asked["place"]]
     told = f"{result}, asked {asked}, deeds {deeds[-6:]}"
     assert not any(token in json.dumps(result["error"]) for token in ACCOUNTS.values() if "error" in result), told
     if result["outcome"] == "ok":
-        _assert_true_document(result, asked, deeds, told)
+        _assert_true_document(result, asked, deeds, told, slack)
     elif result["outcome"] == "overloaded":
         assert any(deed.what in FAILURES for deeds in storm.deeds.values() for deed in deeds), told
     else:
-        since = asked["sent"] - NEGATIVE_TTL - 5 - SLACK
+        since = asked["sent"] - NEGATIVE_TTL - 5 - slack
         recent = {FAILURES.get(deed.what) for deed in deeds if deed.at >= since}
         # A deadline may end a request while it waits for its turn or for another try.
         assert result["outcome"] in recent or result["outcome"] == "timeout", told
 
 
-def _assert_true_document(result: dict[str, Any], asked: dict[str, Any], deeds: list[Deed], told: str) -> None:
+def _assert_true_document(
+    result: dict[str, Any], asked: dict[str, Any], deeds: list[Deed], told: str, slack: float
+) -> None:
     document, cache, age = result["document"], result["cache"], result["age"]
     assert (document["place"], document["account"]) == asked["place"], told
     told_of = [deed for deed in deeds if deed.version == document["version"]]
     assert told_of, told
     allowed = [CACHE_CONTROLS[deed.cache_control] for deed in told_of]
     if asked["max_age"] is not None and cache not in ("miss", "coalesced", "bypass", "revalidated"):
-        assert age <= asked["max_age"] + SLACK, told
+        assert age <= asked["max_age"] + slack, told
     match cache:
         case "hit":
-            assert age <= max(seconds[0] for seconds in allowed if seconds) + SLACK, told
+            assert age <= max(seconds[0] for seconds in allowed if seconds) + slack, told
         case "stale":
             silent = MAX_STALE if asked["place"][1] == "nobody" else LONGEST_STALE
             longest = max(seconds[0] + max(seconds[1], silent if seconds[2] is None else seconds[2])
                           for seconds in allowed if seconds)  # fmt: skip
-            assert age <= longest + SLACK, told
+            assert age <= longest + slack, told
         case "revalidated":
             assert "304" in {deed.what for deed in told_of}, told
         case _:
             assert "200" in {deed.what for deed in told_of}, told
-            assert age <= TIMEOUT + SLACK, told
+            assert age <= TIMEOUT + slack, told
