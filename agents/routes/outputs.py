@@ -28,7 +28,7 @@ from models.route import REGISTERED, Route
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
-from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord
+from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord, outgoing_record
 from streams.kafka.publisher import Publisher
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
@@ -208,8 +208,10 @@ class Outputs:
             msg = f"route {self.route.name}: the record has no key, and the topic {self.route.results} is compacted"
             raise InvalidRequest(msg)
         timestamp = record.timestamp if self.route.timestamp == "record" and record.timestamp >= 0 else None
-        refuse = partial(self._refuse, record, lease, began)
-        output = OutgoingRecord(lease, record.offset, record.key, value, headers, _keep, refuse, timestamp)
+        about = record, lease, began
+        output = outgoing_record((
+            lease, record.offset, record.key, value, headers, _keep, self._refuse, timestamp, about, None
+        ))  # fmt: skip
         topic = self.route.results
         may_exceed = self._publisher.may_exceed(topic, record.key, value, headers)
         if may_exceed and output.size() > self._publisher.limits[topic]:
@@ -222,8 +224,9 @@ class Outputs:
             f"route {self.route.name}: the output has {output.size()} bytes, more than the topic {topic} takes"
         )
 
-    def _refuse(self, record: Record, lease: Lease, began: float, output: OutgoingRecord) -> None:
+    def _refuse(self, output: OutgoingRecord) -> None:
         """Publish the dead letter of a record whose output Kafka refuses."""
+        record, lease, began = output.answered
         topic, size = self.route.results, output.size()
         error: AnswerError
         if size > self._publisher.limits[topic]:

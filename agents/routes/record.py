@@ -82,10 +82,13 @@ def spliced(value: bytes | None, members: Any, answers: Sequence[tuple[Path, Val
         return None
     text = value.removeprefix(strictjson.BOM).rstrip(b" \t\r\n")[:-1].rstrip(b" \t\r\n")
     added = [b"%b:%b" % (path.quoted, answer.text) for path, answer in answers]
-    return text + (b"," if members else b"") + b",".join(added) + b"}"
+    return b"%b%b%b}" % (text, b"," if members else b"", b",".join(added))
 
 
 def _are_new(there: Collection[str], answers: Sequence[tuple[Path, Value]]) -> bool:
+    if len(answers) == 1:
+        [[path, _]] = answers
+        return len(path.steps) == 1 and path.steps[0] not in there
     names = [path.steps[0] for path, _ in answers]
     tops = all(len(path.steps) == 1 for path, _ in answers)
     return tops and len(set(names)) == len(names) and not any(name in there for name in names)
