@@ -59,7 +59,7 @@ def evaluate(
     value: bytes, texts: Sequence[tuple[str, bool]], seen: Mapping[str, Any], answers: Mapping[str, bytes],
     names: Sequence[str],
 ) -> bytes:  # fmt: skip
-    """Evaluate expressions over a record; of those with true, a list is asked for value by value.
+    """Evaluate expressions over a record; of those with true, each value of a list is requested.
 
     Returns, pickled, which of `names` the record has at its top, None if it is no object, and each value; nested ones
     are text. A ValueError stands for one that there is not.

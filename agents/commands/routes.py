@@ -88,15 +88,15 @@ def _try(settings: Any, sources: Any, options: argparse.Namespace) -> int:
         raise SettingsError(msg)
     record = sample(route, _read(options.file), key, headers, topic=options.topic)
     try:
-        unasked, asked = questions(route, sources, record)
+        ends, requests = questions(route, sources, record)
     except AnswerError as error:
         _show("fails", {"outcome": error.outcome, "error": error.describe()}, options)
         return FAILED
-    for question in asked:
+    for question in requests:
         _show("asks", question, options)
     if options.dry_run:
-        if unasked is not None:
-            _show("ends", {"outcome": unasked}, options)
+        if ends is not None:
+            _show("ends", {"outcome": ends}, options)
         return DONE
     outcome, published = asyncio.run(rehearse(settings, route, sources, record))
     for each in published:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streams.registry.registry import Registry
 
 UNKNOWN: Any = object()
-"""What is returned where the registry has to be asked first."""
+"""What is returned where the registry has to answer first."""
 
 
 MAX_TEXT = 1 << 28

@@ -192,7 +192,7 @@ class Outputs:
         return merged(self.route, self._formats.exact(record, value), places, as_text=as_text)
 
     def _write(self, record: Record, lease: Lease, made: _Made, began: float) -> bool:
-        """Publish an output; returns False if the registry has to be asked first. Raises InvalidDocument."""
+        """Publish an output; returns False if the registry has to answer first. Raises InvalidDocument."""
         if made.kept:
             self._publish(record, lease, record.value, headers_of(record, made.notes, None), began)
             return True

@@ -78,7 +78,7 @@ def questions(
     route: Route, sources: Sources, record: ConsumerRecord[bytes, bytes]
 ) -> tuple[str | None, list[dict[str, Any]]]:
     """Return what the lookups that need no other's answer would ask, with nothing sent; and the outcome of a record for
-    which nothing is asked. Raises AnswerError.
+    which nothing is requested. Raises AnswerError.
     """
     formats = Formats(route)
     lookups = Lookups(route, sources, cast("Any", None), formats)
@@ -92,10 +92,10 @@ def questions(
 
 def _questions(lookups: Lookups, lookup: Lookup, scope: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
-        asked = questions_of(lookups, lookup, scope)
+        found = questions_of(lookups, lookup, scope)
     except AnswerError as error:
         return [{"lookup": lookup.name, "outcome": error.outcome, "error": error.describe()}]
-    return [{"lookup": lookup.name, "source": lookup.source, **each} for each in asked]
+    return [{"lookup": lookup.name, "source": lookup.source, **each} for each in found]
 
 
 async def rehearse(
