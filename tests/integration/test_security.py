@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -207,6 +208,49 @@ async def test_what_is_taken_away_ends_a_worker(secured: Secured, stage: Stage, 
     assert time.monotonic() - started < QUICK * slowness()
     assert any("millrace: Kafka at" in line and f"refuses access to topic {topic}" in line for line in worker.log)
     assert sum("not acknowledged" in line for line in worker.log) == 0  # not sent again
+
+
+PATTERN = """
+[sources.none]
+url = "http://127.0.0.1:1/{{id}}"
+
+[routes.r]
+topics = ['^eu-{mark}-.*']
+results = "out-{mark}"
+when = "value.wanted"
+lookups = [{{ source = "none", params = {{ id = "value.id" }} }}]
+"""
+
+
+async def test_a_topic_that_a_pattern_matches_is_read_once_that_is_granted(
+    secured: Secured, stage: Stage, tmp_path: Path
+) -> None:
+    """One that may only be described holds up nobody: the log names it, until it may be read."""
+    (tmp_path / "sources.toml").write_text(PATTERN.format(mark=stage.mark))
+    open_, closed, out = (f"{name}-{stage.mark}{suffix}" for name, suffix in (("eu", "-a"), ("eu", "-b"), ("out", "")))
+    async with Admin(Kafka(bootstrap_servers=stage.servers)) as admin:
+        for name in (open_, closed, out):
+            await admin.create(name, stage.partitions, 1)
+        await admin.settled(open_, closed, out)
+    await asyncio.to_thread(
+        secured.grant, "worker", (TOPIC, open_, READ), (TOPIC, closed, DESCRIBE), (TOPIC, out, WRITE),
+        (GROUP, f"{stage.group}-r", READ),
+    )  # fmt: skip
+    for name in (open_, closed):
+        await stage.producer.send(name, b"{}", key=name.encode())
+    stage.settings |= secured.way("SASL PLAIN") | {"MILLRACE_SOURCES": str(tmp_path / "sources.toml")}
+    worker = await stage.start()
+    await worker.logged(f"route r: not read, as Read is not granted: {closed}")
+    async with asyncio.timeout(PATIENCE):
+        while await stage.count(out) < 1:
+            await asyncio.sleep(0.1)
+    assert [each.key for each in await stage.read(out)] == [open_.encode()]
+    await asyncio.to_thread(secured.grant, "worker", (TOPIC, closed, READ))
+    async with asyncio.timeout(PATIENCE):
+        while await stage.count(out) < 2:
+            await asyncio.sleep(0.1)
+    worker.terminate()
+    assert await worker.ended() == 0
 
 
 async def test_a_token_is_renewed_before_it_ends(secured: Secured, stage: Stage, upstream: Upstream) -> None:
