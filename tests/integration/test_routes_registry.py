@@ -104,6 +104,46 @@ async def test_avro_records_come_out_as_json_and_as_avro(kafka: Broker, stage, u
             assert await stage.count(names["failed"]) == 2
 
 
+KEYED = """
+[sources.risk]
+url = "{url}/risk/{{id}}"
+
+[routes.keyed]
+topics = ["orders-{mark}"]
+key_format = "avro"
+results = "keyed-{mark}"
+[[routes.keyed.lookups]]
+source = "risk"
+params = {{ id = "key.customer" }}
+into = "risk"
+pick = "score"
+"""
+
+
+async def test_a_key_by_its_schema_gives_a_parameter_and_goes_on_as_it_is(kafka: Broker, stage, url, tmp_path):
+    """Beside JSON that stays as it came; a key without a schema is a dead letter."""
+    orders, keyed = f"orders-{stage.mark}", f"keyed-{stage.mark}"
+    async with Admin(Kafka(bootstrap_servers=kafka.servers)) as admin:
+        for name in (orders, keyed):
+            await admin.create(name, stage.partitions, 1)
+        await admin.settled(orders, keyed)
+    schema = {"type": "record", "name": "shop.Key", "fields": [{"name": "customer", "type": "string"}]}
+    with SchemaRegistryClient({"url": url, "timeout": 10}) as client:
+        serializer = await asyncio.to_thread(AvroSerializer, client, json.dumps(schema))
+        context = SerializationContext(orders, MessageField.KEY)
+        key = await asyncio.to_thread(serializer, {"customer": "c1"}, context)
+    async with Shop() as shop:
+        (tmp_path / "sources.toml").write_text(KEYED.format(url=shop.url, mark=stage.mark))
+        await stage.start(MILLRACE_SOURCES=str(tmp_path / "sources.toml"), MILLRACE_REGISTRY_URL=url)
+        for each in (key, b"plain"):
+            await stage.producer.send(orders, b'{ "n": 1.10 }', key=each)
+        [found] = await arrived(stage, keyed, 1)
+        assert (found.key, found.result) == (key, b'{ "n": 1.10,"risk":0.10}')
+        [letter] = await arrived(stage, stage.dead_letters, 1)
+        assert letter.key == b"plain"
+        assert b"the key of a record of topic" in letter.headers["__dlq.errors.message"]
+
+
 async def arrived(stage, topic, count):
     async with asyncio.timeout(PATIENCE):
         while await stage.count(topic) < count:
