@@ -239,7 +239,7 @@ class SourceSchema(StrictSchema):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _conflicts(self, _: dict[str, Any], original: Any, **__: Any) -> None:
-        """Look at what stands there, also where one of it is wrong by itself: all is told at once."""
+        """Look at what stands there, also where one of it is wrong by itself: all is reported at once."""
         wrong = _conflicts(original) if isinstance(original, dict) else {}
         if wrong:
             raise ValidationError(wrong)

@@ -1,4 +1,4 @@
-"""Reads sources.toml. Everything that is wrong with it is told at once, each with its line."""
+"""Reads sources.toml. Everything that is wrong with it is reported at once, each with its line."""
 
 from __future__ import annotations
 

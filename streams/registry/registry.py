@@ -26,7 +26,7 @@ LOOKUP_DEADLINE = 10.0
 MAX_SCHEMAS = 500
 """Schemas kept, the least recently used out first."""
 UNKNOWN_TTL = 10.0
-"""Seconds for which a schema that is not in the registry is not asked for again."""
+"""Seconds for which a schema that is not in the registry is not requested again."""
 LATEST_TTL = 60.0
 """Seconds after which a subject's latest schema is looked up again, in the background."""
 

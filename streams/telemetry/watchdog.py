@@ -2,7 +2,7 @@
 else: it must see that for itself, and end with the reason, so that another takes its place.
 
 What is a fault of ours, and what the broker's? A broker that does not answer, or takes no results, is none of ours:
-a restart would only repeat work. So before the end the broker is asked over a connection of its own, and if it does
+a restart would only repeat work. So before the end the broker is queried over a connection of its own, and if it does
 not answer there either, we wait. What no broker is to blame for is a request that never ends, though it is past any
 deadline that a request may have and what was begun after it is finished, and a thread that has stopped turning.
 """
