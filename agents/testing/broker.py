@@ -31,8 +31,8 @@ KAFKA_VERSION = "4.3.0"
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 CONTAINER_CONTROLLER_PORT = 9093
 """Port of the controller inside a container."""
-START_TIMEOUT = 60.0
-"""Seconds for a broker to accept connections."""
+START_TIMEOUT = 120.0
+"""Seconds for a broker to accept connections: it takes 5 of CPU, and four may start at once on a busy machine."""
 STOP_TIMEOUT = 15.0
 """Seconds for a broker to stop."""
 JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
