@@ -5,10 +5,10 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A file to a process. Unit tests take CPU, so two at a time; the others wait for two thirds of their time, so four, each
+# A file to a process. Unit tests take CPU, so two at a time; the others wait for two thirds of their time, so three, each
 # with a broker of its own: two cores are busy then.
 UNIT_TESTS := -n 2 --dist loadfile --no-loadscope-reorder
-ALL_TESTS := -n 4 --dist loadfile --no-loadscope-reorder
+ALL_TESTS := -n 3 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
 .PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers image coverage lint format bench bench-peers clean licences audit
