@@ -5,10 +5,8 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A file to a process. Unit tests take CPU, so two at a time; the others wait for two thirds of their time, so three, each
-# with a broker of its own: two cores are busy then.
-UNIT_TESTS := -n 2 --dist loadfile --no-loadscope-reorder
-ALL_TESTS := -n 3 --dist loadfile --no-loadscope-reorder
+# Two at a time, a file to a process, each with a broker of its own: three take as long, as the CPU is busy with two.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
 .PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers image coverage lint format bench bench-peers clean licences audit
@@ -27,7 +25,7 @@ demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
 	@$(BIN)/python -m millrace demo
 
 test: setup ## All tests, on the best broker found
-	$(BIN)/python -m pytest $(ALL_TESTS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: setup ## The unit tests that are not marked slow: half a minute, no broker
 	@$(MAKE) --no-print-directory -j2 test-fast-streams test-fast-others
@@ -41,7 +39,7 @@ test-fast-others: setup
 	@$(FAST) --ignore tests/unit/streams tests/unit
 
 test-unit: setup ## All unit tests: a few minutes, no broker
-	$(BIN)/python -m pytest $(UNIT_TESTS) tests/unit
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
 	$(BIN)/python -m pytest -m containers tests/containers
@@ -52,7 +50,7 @@ image: ## The image, with version and revision on it
 
 coverage: setup ## All tests with branch coverage, workers in processes of their own included
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(ALL_TESTS) --junitxml=reports/junit.xml
+	$(BIN)/python -m coverage run -m pytest $(SIDE_BY_SIDE) --junitxml=reports/junit.xml
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage xml --quiet -o reports/coverage.xml
 	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)
