@@ -165,7 +165,8 @@ class FakeQuery:
             for number, owner in enumerate(owners)
         ] + [
             {"topic": "orders", "partition": 3, "route": "orders", "owner": "mill-b", "owner_answers": True,
-             "committed": 99_110, "end": 99_130, "lag": 20, "in_flight": 3, "unfinished": 4,
+             "committed": 99_110, "end": None if self.lag is None else 99_130,
+             "lag": None if self.lag is None else 20, "in_flight": 3, "unfinished": 4,
              "oldest_unfinished_s": 25.3}
         ]})  # fmt: skip
 

@@ -84,6 +84,8 @@ async def test_every_page_shows_the_mill(tab, mill):
     await tab.go("/tables/answers")
     await expect(tab.page.locator(".sum")).to_have_text(f"{SENT} rows", timeout=SOON)
     for name, path in PATHS.items():
+        if name == "route":  # the mill has none
+            continue
         response = await tab.go(path)
         assert response.status == 200
         await tab.assert_clean()
