@@ -27,7 +27,7 @@ demo: setup ## See it work: a broker, an upstream, a worker, 2,000 requests
 test: setup ## All tests, on the best broker found
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-fast: setup ## The unit tests that are not marked slow: half a minute, no broker
+test-fast: setup ## The unit tests that are not marked slow: 40 s, no broker
 	@$(MAKE) --no-print-directory -j2 test-fast-streams test-fast-others
 
 # Two plain runs instead of one side by side: each imports its own half alone, and no third process collects reports.
