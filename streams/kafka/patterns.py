@@ -92,7 +92,7 @@ class PatternTopics:
 
     async def look(self) -> None:
         """Look once."""
-        self._app.holder.watch.may_go = frozenset(self.topics)
+        self._app.holder.watch.may_go |= frozenset(self.topics)
         thread = self._app.holder._thread
         found = self.find(await thread.call(_topics_of(thread._ensure_consumer())))
         gone = self.topics.keys() - found.keys()
@@ -105,7 +105,7 @@ class PatternTopics:
         if lost := gone - kept.keys():
             logger.warning("%s: topics are gone: %s", self._what, _listed(lost))
         self.topics = {**found, **kept}
-        self._app.holder.watch.may_go = frozenset(self.topics)
+        self._app.holder.watch.may_go |= frozenset(self.topics)  # also what is gone: the watch may have seen it last
 
     async def _read(self, topics: Mapping[str, Topic]) -> bool:
         """Have the app read these and no others; returns whether it does: a rebalance in progress has to end first."""

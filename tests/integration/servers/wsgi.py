@@ -13,7 +13,7 @@ def app(environ, start_response):
     status, headers, pieces = answer(path, body)
     fields = [(name.decode(), value.decode()) for name, value in headers if name != b"connection"]
     start_response(f"{status} {HTTPStatus(status).phrase}", fields)
-    for piece in pieces:
+    for piece in pieces if environ["REQUEST_METHOD"] != "HEAD" else ():  # gunicorn would send a body all the same
         if path == "slow":
             time.sleep(0.02)
         yield piece
