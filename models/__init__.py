@@ -5,6 +5,8 @@ errors         the error tree; each error has its outcome, and whether a retry m
 strictjson     strict JSON: no NaN, no duplicate keys, bounded depth
 schema         the schema base: refuses unknown keys on input, leaves out None on output
 request        a request, and its validation
+url            what a URL of a request may be
+headers        what the method and the headers of a request may be
 framing        formats that surround or replace a request, recognised by their first bytes
 source         a named upstream: how its requests are built, and how long its answers are fresh
 source_schema  the form of sources.toml; its fields are in source_fields
@@ -14,6 +16,7 @@ route_check    whether routes fit their sources, one another and the settings
 expression     JMESPath over a record, and places in it
 jmes           its functions and comparisons
 template       text with named parameters, each escaped for its context
+kept           a bounded dictionary in two generations
 text           the charset of a text, and the title of an HTML page
 documents      loads an upstream's body by a schema: `json`, `text`, `page` or a registered one
 checks/        the CPU checks: registry, signatures, and running one

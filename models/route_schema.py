@@ -27,7 +27,7 @@ from models.route import (
     name_problem,
     stages_of,
 )
-from models.schema import StrictSchema, Text, kind
+from models.schema import StrictSchema, Text, kind, refuse
 from models.source_fields import Flag
 
 MAX_TOPICS = 100
@@ -42,7 +42,7 @@ _TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
 def check_topic(name: str) -> None:
     """Raise ValidationError for what Kafka does not take as a topic's name."""
     if not _TOPIC.fullmatch(name):
-        _refuse(f"{name[:60]!r} is not a topic name: use 1 to 249 letters, digits, dots, dashes and underscores")
+        refuse(f"{name[:60]!r} is not a topic name: use 1 to 249 letters, digits, dots, dashes and underscores")
 
 
 def check_topics(item: str) -> None:
@@ -50,17 +50,17 @@ def check_topics(item: str) -> None:
     if not item.startswith(PATTERN):
         check_topic(item)
     elif len(item) > MAX_PATTERN:
-        _refuse(f"the pattern has {len(item)} characters; at most {MAX_PATTERN} are allowed")
+        refuse(f"the pattern has {len(item)} characters; at most {MAX_PATTERN} are allowed")
     else:
         try:
             re.compile(item)
         except (re.error, RecursionError, OverflowError) as exc:
-            _refuse(f"{item[:60]!r} is not a regular expression: {exc}")
+            refuse(f"{item[:60]!r} is not a regular expression: {exc}")
 
 
 def _check_name(name: str) -> None:
     if (reason := name_problem(name)) is not None:
-        _refuse(reason)
+        refuse(reason)
 
 
 class _Made(fields.Field[Any]):
@@ -72,11 +72,11 @@ class _Made(fields.Field[Any]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> Any:  # noqa: ARG002  marshmallow's signature
         if not isinstance(value, str):
-            _refuse(f"must be a string, not {kind(value)}")
+            refuse(f"must be a string, not {kind(value)}")
         try:
             return self._make(value)
         except ValueError as exc:
-            return _refuse(str(exc))
+            return refuse(str(exc))
 
 
 def _one_of(choices: tuple[str, ...]) -> fields.String:
@@ -99,10 +99,10 @@ class LookupSchema(StrictSchema):
     @post_load
     def _lookup(self, data: dict[str, Any], **_: Any) -> Lookup:
         if "checks_into" in data and "checks" not in data:
-            _refuse("goes with checks", "checks_into")
+            refuse("goes with checks", "checks_into")
         data["whole"] = tuple(data.get("whole", ()))
         if unused := sorted(set(data["whole"]) - data.get("params", {}).keys()):
-            _refuse(f"{unused[0]!r} is not among the params", "whole")
+            refuse(f"{unused[0]!r} is not among the params", "whole")
         return Lookup(**{"name": data["source"], **data})
 
 
@@ -133,7 +133,7 @@ class RouteSchema(StrictSchema):
         try:
             stages = stages_of(lookups)
         except ValueError as exc:
-            _refuse(str(exc), "lookups")
+            refuse(str(exc), "lookups")
         return Route("", tuple(dict.fromkeys(data.pop("topics"))), data.pop("results"), lookups, stages=stages, **data)
 
 
@@ -196,7 +196,3 @@ def _single_problem(output: str, lookups: list[Lookup]) -> str | None:
     if not all(each.required for each in lookups):
         return f"{output!r} cannot do without its lookup: leave out required = false"
     return None
-
-
-def _refuse(reason: str, field: str = "_schema") -> Any:
-    raise ValidationError(reason, field)

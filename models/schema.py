@@ -65,9 +65,9 @@ class Text(fields.Field[str]):
         return value
 
 
-def refuse(reason: str) -> NoReturn:
-    """Raise ValidationError."""
-    raise ValidationError(reason)
+def refuse(reason: str, field: str = "_schema") -> NoReturn:
+    """Raise ValidationError, of the whole value unless a field is named."""
+    raise ValidationError(reason, field)
 
 
 def kind(value: Any) -> str:

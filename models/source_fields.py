@@ -14,7 +14,7 @@ from models.checks import Call
 from models.errors import Denied, InvalidRequest
 from models.headers import check_headers
 from models.request import Checks
-from models.schema import Seconds, kind
+from models.schema import Seconds, kind, refuse
 from models.source import NEGATIVE_KINDS, Secret
 from models.template import HeaderTemplate, UrlTemplate
 from models.url import check_url
@@ -175,8 +175,3 @@ def headers_of(value: Any) -> dict[str, Any]:
 
 def _refuse_secret() -> Any:
     return refuse('a secret must not be written here: give {env = "NAME"} or {file = "/path"}')
-
-
-def refuse(reason: str, field: str = "_schema") -> Any:
-    """Raise ValidationError."""
-    raise ValidationError(reason, field)

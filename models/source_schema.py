@@ -12,7 +12,7 @@ from models import documents
 from models.errors import InvalidRequest
 from models.headers import HEADER_NAME, check_headers, check_method
 from models.request import MAX_TIMEOUT
-from models.schema import Seconds, StrictSchema, Text, kind
+from models.schema import Seconds, StrictSchema, Text, kind, refuse
 from models.source import (
     MAX_REDIRECTS,
     ApiKey,
@@ -39,7 +39,6 @@ from models.source_fields import (
     number,
     plain_url,
     positive,
-    refuse,
     secret_of,
     statuses_of,
     template_of,

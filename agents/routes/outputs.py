@@ -227,10 +227,10 @@ class Outputs:
     def _refuse(self, output: OutgoingRecord) -> None:
         """Publish the dead letter of a record whose output Kafka refuses."""
         record, lease, began = output.answered
-        topic, size = self.route.results, output.size()
+        topic = self.route.results
         error: AnswerError
-        if size > self._publisher.limits[topic]:
-            error = TooLarge(f"route {self.route.name}: the output has {size} bytes, more than the topic {topic} takes")
+        if output.size() > self._publisher.limits[topic]:
+            error = self._too_large(output)
         else:
             error = InvalidRequest(f"route {self.route.name}: the topic {topic} does not take the record's timestamp, "
                                    f"{record.timestamp}: see its message.timestamp.*.max.ms")  # fmt: skip
