@@ -132,10 +132,12 @@ def upstreams(answering: AnswerApp, hosts: dict[str, str]) -> Iterator[Sample]:
     }
     for name, host in {**found, **caller.hosts}.items():
         if host is not None:
-            yield from _breaker(name, host)
+            yield from _of_source(name, host)
 
 
-def _breaker(source: str, host: Host) -> Iterator[Sample]:
+def _of_source(source: str, host: Host) -> Iterator[Sample]:
+    yield Sample("millrace_source_in_flight", host.in_flight, (source,))
+    yield Sample("millrace_source_waiting", host.users - host.in_flight, (source,))
     for state in BREAKER:
         yield Sample("millrace_source_breaker", float(host.breaker.state == state), (source, state))
 

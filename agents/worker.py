@@ -42,7 +42,9 @@ class Worker:
         self.settings = settings
         self.sources = sources or Sources()
         self.answering = AnswerApp(settings, self.sources, self._topics) if settings.role != "tables" else None
-        self.tabulating = TablesApp(settings, self._set_partitions) if settings.role != "answer" else None
+        self.tabulating = None if settings.role == "answer" else TablesApp(
+            settings, self._set_partitions, self.sources.apart
+        )  # fmt: skip
         self.routing = [] if self.answering is None else [
             RouteApp(settings, route, self.sources, self.answering, self._topics)
             for route in self.sources.routes.values()

@@ -322,6 +322,11 @@ class Sources:
         self.hosts = dict(hosts or {})
         self.routes = dict(routes or {})
 
+    @property
+    def apart(self) -> frozenset[str]:
+        """Return the names of the sources with pauses and breaker of their own: functions too, which have no host."""
+        return frozenset(name for name, source in self.by_name.items() if source.is_apart or source.call is not None)
+
     def route(self, name: str) -> Route:
         """Return a route by its name. Raises SettingsError for one that there is not."""
         if name not in self.routes:

@@ -93,7 +93,7 @@ def _answers(record: Mapping[str, Any]) -> bool:
 @dataclass(frozen=True, slots=True)
 class HostStatus:
     """`breaker` is the worst state that a worker reports, None without reports; `with_it` of `workers` report it;
-    `limit` is how many requests may be in flight together.
+    `limit` is how many requests may be in flight together, `rate` how many a second, None for any.
     """
 
     breaker: str | None
@@ -102,6 +102,7 @@ class HostStatus:
     in_flight: int | None
     waiting: int | None
     limit: int | None
+    rate: float | None
     held_seconds: float
 
 
@@ -118,10 +119,11 @@ def host_status(row: Mapping[str, Any]) -> HostStatus:
         in_flight=in_flight,
         waiting=None if in_flight is None or users is None else max(0, users - in_flight),
         limit=_sum(reports, "limit"),
+        rate=_sum(reports, "rate"),
         held_seconds=max((each.get("held_seconds") or 0.0 for each in reports), default=0.0),
     )
 
 
-def _sum(reports: list[Mapping[str, Any]], name: str) -> int | None:
+def _sum(reports: list[Mapping[str, Any]], name: str) -> Any:
     values = [each[name] for each in reports if each.get(name) is not None]
     return sum(values) if values and len(values) == len(reports) else None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streams.telemetry.loop import LoopWatch
 
 MAX_HOSTS = 200
-"""Hosts in the record at most: those used last."""
+"""Hosts, and functions, in the record at most: those used last."""
 MAX_TOPICS = 200
 """Topics of a route in the record at most."""
 MAX_PARTITIONS = 1_000
@@ -97,10 +97,11 @@ class WorkerStatus:
         opened = part.resources
         if opened is None:
             return {"in_flight": None}
+        functions = [host.stats() for host in opened.caller.hosts.values()]
         status: dict[str, Any] = {
             "in_flight": opened.client.in_flight,
             "answers": opened.answerer.stats.report(),
-            "hosts": opened.client.hosts.stats()[-MAX_HOSTS:],
+            "hosts": [*opened.client.hosts.stats(), *functions][-MAX_HOSTS:],
             "pool": opened.pool.stats(),
         }
         read_at, stats = self._stats

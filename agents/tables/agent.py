@@ -50,14 +50,21 @@ def bounds_of(settings: Settings) -> dict[str, Bounds]:
 
 
 class Tabulator:
-    """Counts batches of results; one for each worker."""
+    """Counts batches of results; one for each worker. `apart`: sources with a row of their own among the hosts."""
 
-    def __init__(self, settings: Settings, publisher: Publisher, state: TableState, repair: ChangelogRepair) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        publisher: Publisher,
+        state: TableState,
+        repair: ChangelogRepair,
+        apart: frozenset[str] = frozenset(),
+    ) -> None:
         self._settings = settings
         self._publisher = publisher
         self._state = state
         self._repair = repair
-        self._parser = ResultParser()
+        self._parser = ResultParser(apart)
         self._aggregators: dict[int, tuple[Lease, Aggregator]] = {}
         self.records = 0
         self.unreadable = 0

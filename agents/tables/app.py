@@ -38,13 +38,20 @@ class Resources:
 
 
 class TablesApp:
-    """See the module. `state` holds the rows; `set_partitions` is called with the number of results partitions.
+    """See the module. `state` holds the rows; `set_partitions` is called with the number of results partitions;
+    `apart`: sources with a row of their own among the hosts.
 
     `resources` are None until the app starts, `recovery` is the latest one.
     """
 
-    def __init__(self, settings: Settings, set_partitions: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        set_partitions: Callable[[int], None] = lambda _: None,
+        apart: frozenset[str] = frozenset(),
+    ) -> None:
         self.settings = settings
+        self._apart = apart
         self._set_partitions = set_partitions
         self.app = App(settings, id=f"{settings.group}-tables", recover=self.recover)
         self.resources: Resources | None = None
@@ -69,7 +76,7 @@ class TablesApp:
         self.state.store.open()
         name = f"{settings.worker_id}-tables"
         publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.state.acknowledged)
-        tabulator = Tabulator(settings, publisher, self.state, self.repair)
+        tabulator = Tabulator(settings, publisher, self.state, self.repair, self._apart)
         self.resources = Resources(publisher, tabulator)
         try:
             await self._prepare()  # first, since it names every topic that is missing or not allowed

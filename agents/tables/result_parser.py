@@ -46,8 +46,8 @@ class CheckRun(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What results for the same request share. `place` is its outcome and its host, `head` its part of an answer's
-    row, encoded, with a comma before.
+    """What results for the same request share. `place` is its outcome and the key of its row among the hosts, `head`
+    its part of an answer's row, encoded, with a comma before.
     """
 
     place: tuple[str, str | None]
@@ -66,9 +66,10 @@ class ParsedResult(NamedTuple):
 
 
 class ResultParser:
-    """Parses results; keeps shared parts, within bounds."""
+    """Parses results; keeps shared parts, within bounds. `apart`: sources with a row of their own among the hosts."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: frozenset[str] = frozenset()) -> None:
+        self._apart = apart
         self._shared: dict[bytes, Shared] = {}
         self._bytes = 0
 
@@ -79,13 +80,13 @@ class ResultParser:
             raise InvalidResult(msg)
         parts = cut(value)
         if parts is None:
-            return _read_any(value)
+            return _read_any(value, self._apart)
         request_id, middle, cache, elapsed_ms = parts
         shared = self._shared.get(middle)
         if shared is None:
             # Members that are whole between braces are whole here: then so is the result around them.
             around = _around(middle) if len(middle) > MEMO_LARGEST else None
-            shared = _shared(_parse(b"{%b}" % middle) if around is None else around)
+            shared = _shared(_parse(b"{%b}" % middle) if around is None else around, self._apart)
             self._remember(middle, shared)
         return ParsedResult(request_id, shared, cache, int(elapsed_ms * 1000 + 0.5))
 
@@ -143,7 +144,7 @@ def _refuse(name: str) -> NoReturn:
 _decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
-def _read_any(value: bytes) -> ParsedResult:
+def _read_any(value: bytes, apart: frozenset[str]) -> ParsedResult:
     """Parse a result in another form than ours."""
     result = _parse(value)
     found = result.get("id")
@@ -153,11 +154,11 @@ def _read_any(value: bytes) -> ParsedResult:
         raise InvalidResult(msg)
     cache = result.get("cache")
     return ParsedResult(
-        encoded, _shared(result), cache if cache in CACHE_STATES else None, _micros(result.get("elapsed_ms"))
+        encoded, _shared(result, apart), cache if cache in CACHE_STATES else None, _micros(result.get("elapsed_ms"))
     )
 
 
-def _shared(result: Mapping[str, Any]) -> Shared:
+def _shared(result: Mapping[str, Any], apart: frozenset[str]) -> Shared:
     outcome = result.get("outcome")
     if not isinstance(outcome, str) or outcome not in OUTCOMES:
         msg = "no valid outcome"
@@ -182,6 +183,8 @@ def _shared(result: Mapping[str, Any]) -> Shared:
     if error is not None:
         members["error"] = error
     head = _encode(members)
+    if source in apart:
+        host = row_of(source, host)
     return Shared((outcome, host), error, _runs(result.get("checks")), b"," + head[1:-1].encode())
 
 
@@ -192,6 +195,11 @@ def _text(owner: Any, name: str, most: int) -> str | None:
 
 def _whole(value: Any) -> int | None:
     return value if type(value) is int and abs(value) < 1 << 53 else None
+
+
+def row_of(source: str, host: str | None) -> str:
+    """Return the key of a source's own row among the hosts; a function has no host."""
+    return f"source {source}" if host is None else f"{host} ({source})"
 
 
 @lru_cache(maxsize=4096)

@@ -45,7 +45,7 @@ def _answers(one: Row, other: Row) -> Row:
 
 
 def _hosts(one: Row, other: Row) -> Row:
-    row = _counted(one, other) | {"host": one["host"], "last_seen": max(one["last_seen"], other["last_seen"])}
+    row = _counted(one, other) | _named(str(one["host"])) | {"last_seen": max(one["last_seen"], other["last_seen"])}
     errors = [each["last_error"] for each in (one, other) if "last_error" in each]
     if errors:
         row["last_error"] = max(errors, key=lambda error: (error["at"], error["id"], sorted(error.items())))
@@ -111,8 +111,17 @@ def _answer_row(partition: int, key: bytes, stored: Row) -> Row:
     return {**key_fields(key), **kept, "at": iso(stored["at"]), "partition": partition}
 
 
+def _named(host: str) -> Row:
+    """Return the name of a host's row, and the source that it is of, if it is of one: `h:443 (prices)`."""
+    kind, _, function = host.partition("source ")
+    if not kind and function:
+        return {"host": host, "source": function}
+    _, opening, source = host.partition(" (")
+    return {"host": host, "source": source.removesuffix(")")} if opening else {"host": host}
+
+
 def _host_row(partition: int, key: bytes, stored: Row) -> Row:  # noqa: ARG001
-    row = {"host": key.decode(), **_counted_row(stored), "last_seen": iso(stored["at"])}
+    row = {**_named(key.decode()), **_counted_row(stored), "last_seen": iso(stored["at"])}
     if "last_error" in stored:
         row["last_error"] = stored["last_error"] | {"at": iso(stored["last_error"]["at"])}
     return row

@@ -15,7 +15,7 @@ from models.process import DiscardOutput
 from models.source import Limits, Source, Sources
 from streams.config.settings import CHECK_TIMEOUT
 from streams.http.client import Client
-from streams.http.limits import Host, Hosts
+from streams.http.limits import Bulkhead, Host, Hosts
 from streams.kafka.outgoing import OutgoingRecord
 from streams.kafka.publisher import DEFAULT_LIMIT
 
@@ -81,9 +81,9 @@ class Pool:
 class _Hosts(Hosts):
     """Hosts whose pauses (Retry-After) end at once, or are refused if they pass the deadline."""
 
-    def made(self, name: str, limits: Limits | None) -> Host:
+    def made(self, name: str, limits: Limits | None, bulkhead: Bulkhead | None = None) -> Host:
         """Return a new host."""
-        return _Host(name, limits)
+        return _Host(name, limits, bulkhead=bulkhead)
 
 
 class _Host(Host):

@@ -43,6 +43,11 @@ class Breaker:
         """Whether requests pass and are counted."""
         return self._opened is None
 
+    @property
+    def failed(self) -> int:
+        """Return the failures in the window."""
+        return self._counts[1] + self._counts[3]
+
     def would_admit(self) -> bool:
         """Whether a request may pass now."""
         if self._opened is None:
@@ -70,7 +75,7 @@ class Breaker:
             return
         self._turn_window(self._clock())
         self._counts[0 if ok else 1] += 1
-        failed, total = self._counts[1] + self._counts[3], sum(self._counts)
+        failed, total = self.failed, sum(self._counts)
         if total >= MIN_REQUESTS and failed >= FAILURE_SHARE * total:
             self._change(self._clock())
 

@@ -213,7 +213,10 @@ class Client:
         self, hop: OutgoingRequest, signed: Signed, deadline: float | None, policy: UpstreamPolicy
     ) -> Response | _Redirect:
         """Send one request within the limits of host and worker, and record its result in the host's breaker."""
-        host = self.hosts.of(_authority(hop.url), policy.source if policy.apart and hop.own else None)
+        if hop.own and policy.apart:
+            host = self.hosts.of(_authority(hop.url), policy.source, policy.bulkhead)
+        else:
+            host = self.hosts.of(_authority(hop.url))
         gate = (policy.bulkhead if hop.own else None) or host.bulkhead
         queued_at = time.monotonic()
         ticket = await host.acquire(turn.deadline_of(deadline), gate)

@@ -5,7 +5,6 @@ Requests to a slow or dead host wait or are refused; those to others are not aff
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +14,6 @@ from models.source import Limits
 from streams.config.settings import DEFAULT_MAX_WAITING_PER_HOST
 from streams.http.breaker import OPEN_FOR, WINDOW, Breaker
 from streams.http.outage import Outage
-
-logger = logging.getLogger(__name__)
 
 MAX_HOSTS = 10_000
 """Hosts kept; beyond, idle ones are dropped, the least recently used first."""
@@ -116,7 +113,9 @@ class Bulkhead:
 
 
 class Host:
-    """One upstream: `acquire` before a request, `release` after it."""
+    """One upstream: `acquire` before a request, `release` after it. Of its `users`, `in_flight` have been admitted; the
+    others wait. `bulkhead`: that of a source, if it has the host for itself.
+    """
 
     def __init__(
         self,
@@ -125,16 +124,31 @@ class Host:
         clock: Clock = time.monotonic,
         *,
         waiting: int = DEFAULT_MAX_WAITING_PER_HOST,
+        bulkhead: Bulkhead | None = None,
     ) -> None:
         self.name = name
         self._most = waiting
         self._waiting: set[Place] = set()
         self.breaker = Breaker(clock)
         self._outage = Outage(name, clock)
-        self.bulkhead = Bulkhead(limits or Limits(), clock)
+        self.bulkhead = bulkhead or Bulkhead(limits or Limits(), clock)
         self._clock = clock
         self._paused_until = 0.0
-        self.users = 0
+        self.users = self.in_flight = 0
+
+    def stats(self) -> dict[str, str | float | None]:
+        """Return its breaker's state, requests in flight, limit, users, requests a second (None: any), and remaining
+        pause in seconds.
+        """
+        return {
+            "host": self.name,
+            "breaker": self.breaker.state,
+            "in_flight": self.in_flight,
+            "limit": self.bulkhead.limits.concurrency,
+            "users": self.users,
+            "rate": self.bulkhead.limits.rate,
+            "held_seconds": round(self.paused_for, 1),
+        }
 
     @property
     def paused_for(self) -> float:
@@ -182,6 +196,7 @@ class Host:
                 ticket = self.breaker.admit()
                 if ticket is None:
                     raise self._refusal()  # noqa: TRY301  the place is given back below
+                self.in_flight += 1
                 return ticket
         except BaseException:
             self.users -= 1
@@ -228,6 +243,7 @@ class Host:
     def release(self, ticket: int, *, ok: bool | None, gate: Bulkhead | None = None, result: str = "") -> None:
         """Release a place. `ok`: whether the host did its part, None if unknown; `result` is for the log."""
         self.users -= 1
+        self.in_flight -= 1
         (gate or self.bulkhead).release()
         if ok is None:
             self.breaker.withdraw(ticket)
@@ -237,17 +253,16 @@ class Host:
         self._record(ticket, ok=ok, result=result)
 
     def _record(self, ticket: int, *, ok: bool, result: str) -> None:
-        was_closed, was_logged = self.breaker.is_closed, self._outage.is_logged
-        self._outage.record(ok=ok, result=result)
+        was_closed, failed = self.breaker.is_closed, self.breaker.failed + 1
         self.breaker.record(ticket, ok=ok)
-        if was_closed and not self.breaker.is_closed:
-            logger.warning("%s fails too often: its requests are refused, but for one every %g s until it is back",
-                           self.name, OPEN_FOR)  # fmt: skip
+        closed = self.breaker.is_closed
+        if not ok or closed:  # a straggler that succeeds while the breaker is open ends no outage
+            self._outage.record(ok=ok, result=result)
+        if was_closed and not closed:
+            self._outage.stop(OPEN_FOR, failed)
             for place in self._waiting:
                 if not place.done():
                     place.set_exception(self._refusal())
-        elif not was_closed and self.breaker.is_closed and not was_logged:
-            logger.info("%s is back", self.name)
 
     async def _wait_out_pause(self, deadline: float | None) -> None:
         while wait := self.paused_for:
@@ -281,34 +296,26 @@ class Hosts:
         """Return a host that was used before: the common one, or that of one source."""
         return self._hosts.get(_named(authority, source))
 
-    def of(self, authority: str, source: str | None = None) -> Host:
-        """Return the host of an authority such as `example.com:8080`: the common one, or that of one source."""
+    def of(self, authority: str, source: str | None = None, bulkhead: Bulkhead | None = None) -> Host:
+        """Return the host of an authority such as `example.com:8080`: the common one, or that of one source, which has
+        a bulkhead of its own.
+        """
         name = _named(authority, source)
         host = self._hosts.get(name)
         if host is None:
             self._forget_idle()
-            host = self._hosts[name] = self.made(name, self._limits.get(authority))
+            host = self._hosts[name] = self.made(name, self._limits.get(authority), bulkhead)
         else:
             self._hosts.move_to_end(name)
         return host
 
-    def made(self, name: str, limits: Limits | None) -> Host:
+    def made(self, name: str, limits: Limits | None, bulkhead: Bulkhead | None = None) -> Host:
         """Return a new host."""
-        return Host(name, limits, waiting=self._waiting)
+        return Host(name, limits, waiting=self._waiting, bulkhead=bulkhead)
 
-    def stats(self) -> list[dict[str, str | float]]:
-        """Return each host's breaker state, requests in flight, limit, users, and remaining pause in seconds."""
-        return [
-            {
-                "host": host.name,
-                "breaker": host.breaker.state,
-                "in_flight": host.bulkhead.in_flight,
-                "limit": host.bulkhead.limits.concurrency,
-                "users": host.users,
-                "held_seconds": round(host.paused_for, 1),
-            }
-            for host in self._hosts.values()
-        ]
+    def stats(self) -> list[dict[str, str | float | None]]:
+        """Return the stats of each host."""
+        return [host.stats() for host in self._hosts.values()]
 
     def _forget_idle(self) -> None:
         if len(self._hosts) >= MAX_HOSTS:

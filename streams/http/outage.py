@@ -1,4 +1,4 @@
-"""Logs hosts that fail: one line at the start of an outage, one at its end, with counts."""
+"""Logs hosts and sources that fail: one line at the start of an outage, one at its end, with counts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LEDGER = Ledger()
 
 
 class Outage:
-    """The outages of one host."""
+    """The outages of one host: failures in a row, or an open breaker, until a request succeeds."""
 
     __slots__ = ("_clock", "_failed", "_ledger", "_logged_at", "_name", "_refused", "_since", "is_logged")
 
@@ -67,6 +67,12 @@ class Outage:
         if self.is_logged:
             logger.warning("%s fails: %d requests in a row within %.1f s, the last with %s; they are retried",
                            self._name, self._failed, now - self._since, result)  # fmt: skip
+
+    def stop(self, seconds: float, failed: int) -> None:
+        """Note that the breaker has opened, after so many failures; it sends one request every so many seconds."""
+        logger.warning("%s fails too often: its requests are refused, but for one every %g s until it is back",
+                       self._name, seconds)  # fmt: skip
+        self.is_logged, self._failed = True, max(self._failed, failed)
 
     def refuse(self) -> None:
         """Count a request that was not sent because of the outage."""

@@ -19,6 +19,7 @@ from agents.web.api.peers import Peers
 from agents.web.api.selection import DEFAULT_LIMIT, KEY, select
 from agents.web.api.tables import TABLES, TableQuery, unknown
 from streams.cache.front import Cache
+from streams.http.url import without_default_port
 from streams.web.problems import Problem, not_ready
 
 
@@ -118,7 +119,7 @@ class Query:
         """Return a page of upstream hosts: each one's row, and what the workers report about its breaker and limits."""
         page = await self.rows("hosts", **selection)
         workers = self._cluster.hosts() if self._cluster.registry is not None else {}
-        return page | {"rows": [{**row, "workers": workers.get(row.get("host", ""), [])} for row in page["rows"]]}
+        return page | {"rows": [{**row, "workers": _of(str(row.get("host")), workers)} for row in page["rows"]]}
 
     async def cache(self) -> dict[str, Any]:
         """Return this worker's own cache, and under `workers` those of all workers."""
@@ -146,3 +147,9 @@ class Query:
         if self.dead_letters is None:
             raise not_ready("the dead letters are not there yet", 1)
         return await self.dead_letters.latest(limit)
+
+
+def _of(host: str, workers: Mapping[str, list[Row]]) -> list[Row]:
+    """Return what workers report about the host of a row: they leave out a port that is the scheme's own."""
+    authority, opening, source = host.partition(" (")
+    return workers.get(host) or workers.get(f"{without_default_port(authority)}{opening}{source}", [])

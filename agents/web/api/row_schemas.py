@@ -112,9 +112,12 @@ class LastErrorSchema(Open):
 
 
 class HostRowSchema(Open):
-    """An upstream host; in /api/hosts with what each worker reports about its breaker and limits."""
+    """An upstream host; in /api/hosts with what each worker reports about its breaker and limits. A `source` with
+    pauses and breaker of its own has a row of its own.
+    """
 
     host = fields.String(required=True)
+    source = fields.String()
     answers = counts(OUTCOMES)
     cache = counts(CACHE_STATES)
     latency = fields.Nested(LatencySchema)

@@ -25,8 +25,8 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
          "elapsed_ms", "attempts", "error", "partition", "offset", "bytes", "truncated"),
     ),
     "hosts": (
-        "per upstream host: answers, cache, latency, last error",
-        ("host", "answers", "cache", "latency", "bytes", "last_error", "last_seen"),
+        "per upstream host, and per source with limits of its own: answers, cache, latency, last error",
+        ("host", "source", "answers", "cache", "latency", "bytes", "last_error", "last_seen"),
     ),
     "outcomes": ("per minute of the last 24 hours", ("minute", "answers", "cache", "latency", "bytes")),
     "checks": ("per check: runs, failures, time", ("name", "runs", "failures", "seconds", "slowest_ms", "last_seen")),

@@ -100,6 +100,31 @@ def test_rows_that_arrived_in_part_are_made_whole_by_reading_again(log, data):
     assert half.rows == whole.rows
 
 
+def test_a_source_apart_has_a_row_of_its_own_among_the_hosts():
+    """What a gateway does for one API is not counted with what it does for another, and a function has a row, too."""
+    shelf = Shelf()
+    shelf.tally = Aggregator(
+        ResultParser(frozenset({"prices", "words"})), lambda table, key: shelf.rows.get((table, key)),
+        lambda *_: True, WEEK,
+    )  # fmt: skip
+    url = "https://a.test/prices/1"
+    shelf.take([
+        record(0, result(0), b"k0"),
+        record(1, result(1, "timeout", request={"source": "prices", "url": url}), b"k1"),
+        record(2, result(2, request={"source": "stock", "url": url}), b"k2"),
+        record(3, result(3, request={"source": "words"}), b"k3"),
+    ])  # fmt: skip
+    rows = [decode("hosts", 0, key, shelf.rows["hosts", key], False) for key in sorted(shelf.table("hosts"))]
+    assert [(row["host"], row.get("source"), row["answers"], "last_error" in row) for row in rows] == [
+        ("a.test:443", None, {"ok": 2}, False),
+        ("a.test:443 (prices)", "prices", {"timeout": 1}, True),
+        ("source words", "words", {"ok": 1}, False),
+    ]
+    [whole] = {json.dumps(merge("hosts", [row, row]), sort_keys=True) for row in rows[1:2]}
+    assert json.loads(whole)["source"] == "prices"
+    assert json.loads(shelf.rows["answers", b"k1"])["host"] == "a.test:443"
+
+
 def test_rows_say_what_was_counted():
     """Each table's row has the fields of the contract."""
     shelf = Shelf()

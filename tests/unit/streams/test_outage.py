@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from models.errors import Overloaded
 from models.source import Retries
+from streams.http.breaker import MIN_REQUESTS, OPEN_FOR
 from streams.http.client import Client
+from streams.http.limits import Host
 from streams.http.outage import IN_A_ROW, MAX_LINES, QUIET, Ledger, Outage
 from tests.fakes import Clock
 from tests.unit.streams.test_client import LIMIT, LOOPBACK, at
@@ -74,6 +77,28 @@ def test_when_all_hosts_fail_the_log_stays_readable(clock, said):
     clock.now += QUIET
     fail(Outage("last", clock, ledger), IN_A_ROW)
     assert said()[MAX_LINES:][0] == f"{1000 - MAX_LINES} more hosts fail and are not listed: check the worker's network"
+
+
+async def test_a_breaker_that_opens_without_failures_in_a_row_is_an_outage_too(clock, said):
+    """Half of the requests fail: one line when the breaker opens, one with counts when a probe succeeds, and none for a
+    straggler that succeeds while it is open.
+    """
+    host = Host("h", clock=clock)
+
+    async def ask(*, ok):
+        host.release(await host.acquire(None), ok=ok, result="2xx" if ok else "5xx")
+
+    straggler = await host.acquire(None)
+    for number in range(MIN_REQUESTS):
+        await ask(ok=number % 2 == 0)
+    for _ in range(3):
+        with pytest.raises(Overloaded):
+            await host.acquire(None)
+    host.release(straggler, ok=True)
+    assert said() == ["h fails too often: its requests are refused, but for one every 5 s until it is back"]
+    clock.now += OPEN_FOR
+    await ask(ok=True)
+    assert said()[1:] == [f"h is back after 5 s: {MIN_REQUESTS // 2} requests failed, 3 more were not sent"]
 
 
 async def test_a_real_outage_is_told(serve, said):

@@ -414,6 +414,33 @@ async def test_a_breaker_apart_opens_for_its_source_alone(client, upstream):
     assert (await ask(client, at(upstream, "/"))).status == 200
 
 
+async def test_limits_apart_are_a_source_s_alone(client, serve):
+    """One API of a gateway hangs with all its places taken: another, and plain requests, are answered meanwhile, and
+    each one's figures are its own.
+    """
+    gateway, begun, released = await serve(), asyncio.Semaphore(0), asyncio.Event()
+
+    async def hang(request):
+        begun.release()
+        await released.wait()
+        return web.Response()
+
+    gateway.answers["/slow"] = hang
+    slow, quick = (policy_of(Source(name, limits=Limits(2, per="source")), client.policy, client.post) for name in "ab")
+    hanging = [asyncio.ensure_future(client.fetch("GET", at(gateway, "/slow"), {}, policy=slow)) for _ in range(5)]
+    for _ in range(2):
+        await asyncio.wait_for(begun.acquire(), PATIENCE)
+    for policy in (quick, None):
+        soon = time.monotonic() + PATIENCE
+        assert (await client.fetch("GET", at(gateway), {}, policy=policy, deadline=soon)).status == 200
+    stats = {each["host"].partition(" ")[2]: each for each in client.hosts.stats()}
+    assert [(stats[name]["users"], stats[name]["in_flight"], stats[name]["limit"]) for name in ("(a)", "(b)", "")] == [
+        (5, 2, 2), (0, 0, 2), (0, 0, 32),
+    ]  # fmt: skip
+    released.set()
+    await asyncio.gather(*hanging)
+
+
 # -- redirects
 
 

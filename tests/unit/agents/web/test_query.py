@@ -138,6 +138,20 @@ async def test_everybodys_cache_is_told(fleet):
     assert told == {"tiers": [], "counts": {}, "workers": [{"worker": "w0", "tiers": [{"tier": "memory"}]}]}
 
 
+async def test_workers_name_hosts_without_the_scheme_s_own_port(fleet):
+    """Rows name it always: what workers report about a host, or about a source of it, belongs to that row."""
+    hosts = ["a.example", "a.example (prices)", "source words"]
+    fleet.tell(w0={"hosts": [{"host": host, "breaker": "open", "rate": 5} for host in hosts]})
+    for row in ("a.example:443", "a.example:443 (prices)", "source words", "other.example:80"):
+        fleet.put("hosts", 0, row.encode(), counted("host", row))
+    fleet.members[0].query.table_query._was_complete = True
+    _, told, _ = await fleet.get("/api/hosts?sort=host")
+    assert [(each["host"], each.get("source"), len(each["workers"])) for each in told["rows"]] == [
+        ("a.example:443", None, 1), ("a.example:443 (prices)", "prices", 1), ("other.example:80", None, 0),
+        ("source words", "words", 1),
+    ]  # fmt: skip
+
+
 async def test_hosts_have_what_workers_tell_of_them(fleet):
     """A host's row, and each answering worker's breaker and limits beside it; in CSV as one cell."""
     fleet.put("hosts", 0, b"a:80", counted("host", "a:80"))
