@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -39,6 +39,9 @@ class LowerTier:
     async def get(self, key: bytes) -> bytes | None:
         value, until = self.kept.get(key, (None, 0.0))
         return value if time.time() < until else None
+
+    async def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [await self.get(key) for key in keys]
 
     async def set(self, key: bytes, value: bytes, ttl: float) -> None:
         assert ttl > 0

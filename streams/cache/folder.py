@@ -16,9 +16,9 @@ import re
 import secrets
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from streams.config.cache_url import MIB, FileTier
 
@@ -84,23 +84,32 @@ class Folder:
         """Return "" and the value, or why there is none: `expired` or `torn`, then removed, `foreign`, "" if absent."""
         path = self._path(key)
         try:
-            with _open(path) as file:
-                reason, value = self._examine(file, key)
+            data = _contents(path)
         except FileNotFoundError:
             return "", None
         except _ForeignError:
             return "foreign", None
+        reason, value = ("torn", None) if data is None else self._examine(data, key)
         if value is None:
             with contextlib.suppress(OSError):  # it stays a miss; the sweep reports why
                 os.unlink(path)  # noqa: PTH108  a Path costs more than the call
         return reason, value
 
-    def _examine(self, file: BinaryIO, key: bytes) -> tuple[str, bytes | None]:
-        size = os.fstat(file.fileno()).st_size - _HEADER.size
-        if not 0 <= size <= MAX_ENTRY_BYTES:
+    def read_all(self, keys: Sequence[bytes]) -> list[tuple[str, bytes | None] | OSError]:
+        """Read several; what fails is its error."""
+        found: list[tuple[str, bytes | None] | OSError] = []
+        for key in keys:
+            try:
+                found.append(self.read(key))
+            except OSError as exc:
+                found.append(exc)
+        return found
+
+    def _examine(self, data: bytes, key: bytes) -> tuple[str, bytes | None]:
+        if len(data) < _HEADER.size:
             return "torn", None
-        magic, expiry, length, checksum = _header(file)
-        value = file.read(size)
+        magic, expiry, length, checksum = _HEADER.unpack_from(data)
+        value = data[_HEADER.size :]
         if magic != _MAGIC or length != len(value) or checksum != _checksum(key, expiry, value):
             return "torn", None
         return ("", value) if self._lives(expiry) else ("expired", None)
@@ -184,12 +193,15 @@ class Folder:
         return Walked(sum(_remove(path, errors) for path in doomed), errors)
 
     def _look(self, path: str, key: bytes) -> tuple[float, bool]:
-        with _open(path) as file:
-            written = os.fstat(file.fileno()).st_mtime
+        descriptor, status = _open(path)
+        try:
+            written = status.st_mtime
             if not key:
                 return written, self._clock() < written + TEMPORARY_AGE
-            magic, expiry, _, _ = _header(file)
+            magic, expiry, _, _ = _HEADER.unpack(os.read(descriptor, _HEADER.size).ljust(_HEADER.size, b"\0"))
             return written, magic == _MAGIC and self._lives(expiry)
+        finally:
+            os.close(descriptor)
 
     def _files(self, errors: list[OSError]) -> Iterator[tuple[os.DirEntry[str], bytes]]:
         """Yield the files that are ours with their key, empty for a temporary one."""
@@ -208,26 +220,34 @@ class Folder:
         return f"{self._tier.path}/{name[_SHARD]}/{name}.entry"
 
 
-def _open(path: str) -> BinaryIO:
+def _contents(path: str) -> bytes | None:
+    """Return what is in an entry's file, with as few calls as that takes; None if it is too large to be an entry."""
+    descriptor, status = _open(path)
     try:
-        file = open(path, "rb", opener=_opener)  # noqa: SIM115  Path.open has no opener; the caller closes it
+        size = status.st_size
+        if size > _HEADER.size + MAX_ENTRY_BYTES:
+            return None
+        data = os.read(descriptor, size)
+        while 0 < len(data) < size and (more := os.read(descriptor, size - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: str) -> tuple[int, os.stat_result]:
+    """Open a regular file; the caller closes it."""
+    try:
+        descriptor = os.open(path, _READ)
     except OSError as exc:
         if exc.errno in _FOREIGN:
             raise _ForeignError from None
         raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
         raise _ForeignError
-    return file
-
-
-def _opener(path: str, _: int) -> int:
-    return os.open(path, _READ)
-
-
-def _header(file: BinaryIO) -> tuple[bytes, float, int, bytes]:
-    magic, expiry, length, checksum = _HEADER.unpack(file.read(_HEADER.size).ljust(_HEADER.size, b"\0"))
-    return magic, expiry, length, checksum
+    return descriptor, status
 
 
 def _checksum(key: bytes, expiry: float, value: bytes) -> bytes:

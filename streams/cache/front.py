@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Self
@@ -17,6 +17,7 @@ from models.errors import AnswerError, PurgeError
 from models.large import LARGE
 from streams.cache.changes import CLOCK_SLACK, Changes, marker_key, read_marker, target_of, write_marker
 from streams.cache.entry import LONGEST, Entry, decode_entry, encode_entry
+from streams.cache.lookup_queue import TURN, LookupQueue
 from streams.cache.memory import MemoryCache
 from streams.config.cache_url import FileTier, MemcachedTier, MemoryTier, Tier
 from streams.pool import LargeWork
@@ -25,9 +26,6 @@ from streams.telemetry.timed import timed
 
 logger = logging.getLogger(__name__)
 
-MAX_LOOKUPS = 32
-"""Lookups in lower tiers at once: of a backlog's thousands, most wait here rather than in a tier, which would seem slow
-otherwise."""
 MAX_WRITES = 1_024
 """Writes to lower tiers at once; beyond them an answer is only cached in memory."""
 MOMENT = 1.0
@@ -60,7 +58,7 @@ class Cache:
         self._clock = clock
         self._large = large
         self._stack = AsyncExitStack()
-        self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
+        self.lookups = LookupQueue(self._look_up)
         self._writes: set[asyncio.Task[None]] = set()
         self._last: dict[tuple[bytes, int], asyncio.Task[None]] = {}
         self.counts: Counter[str] = Counter()
@@ -79,6 +77,7 @@ class Cache:
             _done, late = await asyncio.wait(self._writes, timeout=CLOSE_TIMEOUT)
             for task in late:
                 task.cancel()
+        await self.lookups.close()
         await self._stack.aclose()
 
     async def find(self, key: bytes) -> Entry | None:
@@ -86,42 +85,72 @@ class Cache:
 
         The one in memory stays if it is as new.
         """
-        async with self._lookups:
-            found = await self._look(key)
+        return await self.lookups.find(key)
+
+    async def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
+        """Do what `find` does, for several keys with one call to a tier."""
+        found: dict[bytes, Entry] = {}
+        left = keys
+        for place, tier in enumerate(self.lower):
+            for key, (written, entry) in (await self._read(tier, left)).items():
+                found[key] = entry
+                self._store(key, entry, written, self.lower[:place])
+            left = [key for key in left if key not in found]
+            if not left:
+                break
+        for name, count in (("lower_hits", len(found)), ("lower_misses", len(left))):
+            if count:
+                self.counts[name] += count
+        newest = {key: self._newest(key, found.get(key)) for key in keys}
+        return {key: entry for key, entry in newest.items() if entry is not None}
+
+    def _newest(self, key: bytes, found: Entry | None) -> Entry | None:
         in_memory = self.peek(key)
         if found is None or (in_memory is not None and in_memory.asked_at >= found.asked_at):
             return in_memory
         self.put_in_memory(key, found)
         return found
 
-    async def _look(self, key: bytes) -> Entry | None:
-        for place, tier in enumerate(self.lower):
-            written = await _get(tier, key)
+    async def _read(self, tier: BaseCache, keys: Sequence[bytes]) -> dict[bytes, tuple[bytes, Entry]]:
+        """Return the usable entries of a tier by key, each as written, too; remove the unusable ones."""
+        found: dict[bytes, tuple[bytes, Entry]] = {}
+        end = time.monotonic() + TURN
+        for key, written in zip(keys, await _get(tier, keys), strict=True):
             if written is None:
                 continue
             entry = await self._decoded(key, written)
             if entry is None:
-                self.counts["refused"] += 1
-            elif await self._is_outdated(key, entry):
-                self.counts["outdated"] += 1
+                self._remove(key, tier, "refused")
             else:
-                self.counts["lower_hits"] += 1
-                self._store(key, entry, written, self.lower[:place])
-                return entry
-            self._write(key, tier, tier.delete(key))
-        self.counts["lower_misses"] += 1
-        return None
+                found[key] = written, entry
+            if time.monotonic() >= end:
+                await asyncio.sleep(0)
+                end = time.monotonic() + TURN
+        for key in await self._outdated({key: entry for key, (_, entry) in found.items()}):
+            del found[key]
+            self._remove(key, tier, "outdated")
+        return found
 
-    async def _is_outdated(self, key: bytes, entry: Entry) -> bool:
-        """Whether an entry of a lower tier was requested before a change that any tier may know of."""
-        target = target_of(key)
-        if target is None:
-            return False
-        written = [await _get(tier, marker_key(target)) for tier in self.lower]
-        marked = [read_marker(each, self._clock()) for each in written if each is not None]
+    async def _outdated(self, entries: Mapping[bytes, Entry]) -> list[bytes]:
+        """Return the keys of those that were requested before a change that any tier may know of."""
+        of = {key: target for key in entries if (target := target_of(key)) is not None}
+        targets = list(dict.fromkeys(of.values()))
+        changed_at = dict.fromkeys(targets, 0.0)
+        for tier in self.lower if targets else ():
+            for target, written in zip(targets, await _get(tier, list(map(marker_key, targets))), strict=True):
+                marked = None if written is None else read_marker(written, self._clock())
+                if marked is not None:
+                    changed_at[target] = max(marked, changed_at[target])
         # Ours last: it may have changed while we looked.
-        changed_at = max([self.changes.time_of(target), *(time for time in marked if time is not None)])
-        return entry.asked_at <= changed_at + CLOCK_SLACK
+        return [
+            key
+            for key, target in of.items()
+            if entries[key].asked_at <= max(self.changes.time_of(target), changed_at[target]) + CLOCK_SLACK
+        ]
+
+    def _remove(self, key: bytes, tier: BaseCache, why: str) -> None:
+        self.counts[why] += 1
+        self._write(key, tier, tier.delete(key))
 
     async def _decoded(self, key: bytes, written: bytes) -> Entry | None:
         if self._large is None or len(written) <= LARGE:
@@ -219,12 +248,12 @@ class Cache:
             del self._last[place]
 
 
-async def _get(tier: BaseCache, key: bytes) -> bytes | None:
+async def _get(tier: BaseCache, keys: Sequence[bytes]) -> Sequence[bytes | None]:
     try:
-        written: bytes | None = await tier.get(key)
-    except Exception:  # the tiers do not raise; if one does, the request is answered all the same
-        logger.exception("a cache tier failed to read: the request is fetched")
-        return None
+        written: Sequence[bytes | None] = await tier.multi_get(keys)
+    except Exception:  # the tiers do not raise; if one does, the requests are answered all the same
+        logger.exception("a cache tier failed to read: the requests are fetched")
+        return [None] * len(keys)
     return written
 
 

@@ -4,11 +4,12 @@ that is down, slow or violates the protocol causes misses and no errors.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aiocache.base import BaseCache
@@ -59,6 +60,8 @@ class MemcachedCache(BaseCache):
             for server in (Server(at, timeout=tier.timeout, counts=self.counts, clock=clock) for at in tier.servers)
         }
 
+        self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
+
     async def purge(self, matches: Callable[[bytes], bool]) -> int:
         """Remove the entries of ours whose key, without the prefix, matches; returns how many there were.
 
@@ -99,16 +102,34 @@ class MemcachedCache(BaseCache):
         return stored_key(self._prefix, (namespace or "").encode() + raw)
 
     def _server(self, key: bytes) -> Server:
-        return self._servers[choose(self._servers, key)]
+        return self._servers[choose(self._servers, key)] if self._only is None else self._only
 
-    async def _get(self, key: bytes, encoding: str = "utf-8", _conn: Any = None) -> bytes | None:  # noqa: ARG002
-        server = self._server(key)
+    async def _get(self, key: bytes, encoding: str = "utf-8", _conn: Any = None) -> bytes | None:
+        return (await self._multi_get([key], encoding))[0]
+
+    async def _multi_get(self, keys: Sequence[bytes], encoding: str, _conn: Any = None) -> list[bytes | None]:  # noqa: ARG002
+        of: dict[Server, list[bytes]] = {}
+        for key in dict.fromkeys(keys):
+            of.setdefault(self._server(key), []).append(key)
+        if len(of) == 1:
+            [(server, its)] = of.items()
+            found = await self._values(server, its)
+        else:
+            found = {}
+            for values in await asyncio.gather(*(self._values(server, its) for server, its in of.items())):
+                found |= values
+        return [found.get(key) for key in keys]
+
+    async def _values(self, server: Server, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         try:
-            value = await server.run(server.client.get, key)
+            found = await server.run(server.client.values, keys, calls=len(keys))
         except ServerUnavailable:
-            return None
-        self.counts["misses" if value is None else "hits"] += 1
-        return value
+            return {}
+        hits = len(found) - sum(value is None for value in found.values())
+        for name, count in (("hits", hits), ("misses", len(keys) - hits)):
+            if count:
+                self.counts[name] += count
+        return found
 
     async def _set(
         self, key: bytes, value: bytes, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import aiomcache
 from aiomcache.exceptions import ClientException
@@ -29,6 +29,10 @@ LONGEST_REST = 30.0
 LINE_END = b"\r\n"
 LARGEST_BLOCK = MIB + len(LINE_END)
 """Largest value in bytes with its line end: memcached's own limit of an item."""
+LONGEST_LINE = 512
+"""Bytes of a value's first line: its key of up to 250 bytes, flags and length."""
+READ_BYTES = 256 << 10
+"""Most bytes that are read at once."""
 REASON_LIMIT = 200
 """Characters of a failure that are logged: garbage may be long."""
 REFUSALS = (
@@ -37,9 +41,10 @@ REFUSALS = (
     b"SERVER_ERROR Out of memory during read",
 )
 """What a healthy server replies to a value that it refuses."""
+_WORDS = 4
+"""Words in a value's first line."""
 
 logger = logging.getLogger(__name__)
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -61,16 +66,12 @@ class Reader(asyncio.StreamReader):
         """Read up to a line end. Raises IncompleteReadError if the connection ends before."""
         return await self.readuntil(LINE_END)
 
-    async def readexactly(self, n: int) -> bytes:
-        """Read a value and the line end that must follow it."""
-        if n > LARGEST_BLOCK:
-            msg = f"a value of {n - len(LINE_END)} bytes"
-            raise ClientException(msg)
-        block = await super().readexactly(n)
-        if not block.endswith(LINE_END):
-            msg = "a value is longer than its length says"
-            raise ClientException(msg)
-        return block
+    async def some(self) -> bytes:
+        """Read what is there, at least a byte. Raises IncompleteReadError if the connection has ended."""
+        data = await self.read(READ_BYTES)
+        if not data:
+            raise asyncio.IncompleteReadError(data, None)
+        return data
 
 
 class Connections(MemcachePool):
@@ -131,10 +132,10 @@ class Connections(MemcachePool):
 
 
 class Client(aiomcache.FlagClient[None]):
-    """aiomcache's get, set and delete over connections that never have a reply left over."""
+    """aiomcache's set and delete, and reads of ours, over connections that never have a reply left over."""
 
     def __init__(self, host: str, port: int) -> None:
-        super().__init__(host, port, get_flag_handler=_nothing)
+        super().__init__(host, port)
         self._pool: Connections = Connections(host, port)
 
     def cut(self) -> None:
@@ -146,13 +147,62 @@ class Client(aiomcache.FlagClient[None]):
         _settle(conn)
         return b"NOT_STORED" if line in REFUSALS else line
 
-    async def _multi_get(self, conn: Connection, *keys: bytes, with_cas: Any = True) -> Any:
-        found, tokens = await super()._multi_get(conn, *keys, with_cas=with_cas)
-        if found.keys() - set(keys):
+    async def values(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Return the values of different keys that the server has, None for one of another program, in one exchange.
+
+        Raises ClientException for anything but a whole reply to this question.
+        """
+        connection = await self._pool.acquire()
+        try:
+            connection.writer.write(b"get %b\r\n" % b" ".join(keys))
+            found = await _read_values(_reader(connection), frozenset(keys))
+            _settle(connection)
+        finally:
+            self._pool.release(connection)
+        return found
+
+
+async def _read_values(reader: Reader, keys: frozenset[bytes]) -> dict[bytes, bytes | None]:
+    found: dict[bytes, bytes | None] = {}
+    data, at = b"", 0
+    while True:
+        while (end := data.find(LINE_END, at, at + LONGEST_LINE)) < 0:
+            if len(data) - at >= LONGEST_LINE:
+                msg = "a line without an end"
+                raise ClientException(msg)
+            data, at = data[at:] + await reader.some(), 0
+        line, at = data[at:end], end + len(LINE_END)
+        if line == b"END":
+            break
+        key, flags, size = _head_of(line)
+        if key not in keys or key in found:
             msg = "a reply for another key"
             raise ClientException(msg)
-        _settle(conn)
-        return found, tokens
+        missing = at + size - len(data)
+        if missing > 0:
+            data, at = data[at:] + await reader.readexactly(missing), 0
+        block, at = data[at : at + size], at + size
+        if not block.endswith(LINE_END):
+            msg = "a value is longer than its length says"
+            raise ClientException(msg)
+        found[key] = block[: -len(LINE_END)] if flags == 0 else None
+    if at != len(data):
+        msg = "an unexpected reply"
+        raise ClientException(msg)
+    return found
+
+
+def _head_of(line: bytes) -> tuple[bytes, int, int]:
+    """Return the key, the flags and the bytes, with the line end, of a value. We write no flags: others do."""
+    words = line.split(b" ")
+    if len(words) != _WORDS or words[0] != b"VALUE" or not (words[2].isdigit() and words[3].isdigit()):
+        msg = "get failed"
+        raise ClientException(msg, line)
+    size = int(words[3]) + len(LINE_END)
+    if size > LARGEST_BLOCK:
+        msg = f"a value of {size - len(LINE_END)} bytes"
+        raise ClientException(msg)
+    return words[1], int(words[2]), size
 
 
 class Server:
@@ -176,17 +226,20 @@ class Server:
         self._closed = False
         self._era = 0
 
-    async def run(self, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the result of a client's method. Raises ServerUnavailable, after `timeout` seconds at the latest."""
-        era, trial = self._admit()
+    async def run(self, command: Callable[..., Awaitable[T]], *args: Any, calls: int = 1) -> T:
+        """Return the result of a client's method. Raises ServerUnavailable, after `timeout` seconds at the latest.
+
+        It counts as so many `calls`.
+        """
+        era, trial = self._admit(calls)
         try:
             async with asyncio.timeout(self._timeout):
-                reply = await command(*args, **kwargs)
+                reply = await command(*args)
         except TimeoutError as exc:
-            self._fail(era, "timeouts", f"no answer within {self._timeout:g} s")
+            self._fail(era, "timeouts", f"no answer within {self._timeout:g} s", calls)
             raise ServerUnavailable from exc
         except Exception as exc:  # invalid replies make aiomcache fail in many ways
-            self._fail(era, "failures", (str(exc) or type(exc).__name__)[:REASON_LIMIT])
+            self._fail(era, "failures", (str(exc) or type(exc).__name__)[:REASON_LIMIT], calls)
             raise ServerUnavailable from exc
         finally:
             if trial:
@@ -200,18 +253,18 @@ class Server:
         self._closed = True
         self.client.cut()
 
-    def _admit(self) -> tuple[int, bool]:
+    def _admit(self, calls: int) -> tuple[int, bool]:
         if not (self.resting or self._closed):
             return self._era, False
         if self._closed or self._trying or self._clock() < self._until:
-            self._counts["resting"] += 1
+            self._counts["resting"] += calls
             raise ServerUnavailable
         self._trying = True
         return self._era, True
 
-    def _fail(self, era: int, kind: Literal["timeouts", "failures"], reason: str) -> None:
+    def _fail(self, era: int, kind: Literal["timeouts", "failures"], reason: str, calls: int) -> None:
         """Pause the server. Of calls in progress together only the first does: the others report the same failure."""
-        self._counts[kind] += 1
+        self._counts[kind] += calls
         if era != self._era or self._closed:
             return
         self._era += 1
@@ -238,7 +291,3 @@ def _settle(connection: Connection) -> None:
         msg = "an unexpected reply"
         raise ClientException(msg)
     reader.settled = True
-
-
-async def _nothing(_value: bytes, _flags: int) -> None:
-    """Treat an entry with flags as missing: we write none, so another program did."""

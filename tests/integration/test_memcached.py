@@ -112,6 +112,22 @@ async def test_ipv6_and_names_are_servers_too(host):
 
 
 @on_both_loops
+async def test_several_are_got_together():
+    """Each key's own value, whatever its size, from the server that has it, and None for those that none has."""
+    async with Memcached() as one, Memcached() as other, opened(one, other, timeout=5.0) as cache:
+        kept = {key(n): value(n, 1 + 40_000 * (n % 5)) for n in range(30) if n % 3}
+        for name, data in kept.items():
+            assert await cache.set(name, data, ttl=60)
+        names = [key(n) for n in (*range(30), 1)]
+        assert await cache.multi_get(names) == [kept.get(name) for name in names]
+        assert cache.counts == {"stores": 20, "hits": 20, "misses": 10}
+        await one.kill()
+        lost = {key(n) for n in keys_of(one, [one, other], 30)}
+        got = await cache.multi_get(list(kept))
+        assert got == [None if name in lost else data for name, data in kept.items()]
+
+
+@on_both_loops
 async def test_each_key_lives_on_one_server():
     """Keys spread over the servers, each on the one that is its own and on no other."""
     async with Memcached() as one, Memcached() as other, opened(one, other) as cache:

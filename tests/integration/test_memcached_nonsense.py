@@ -188,3 +188,14 @@ async def test_the_client_closes_as_aiomcache_does():
         assert await client.get(b"mr:%b" % key()) is None
         await client.close()
         await until(lambda: fake.open == 0)
+
+
+@on_both_loops
+@pytest.mark.parametrize("said", [*NONSENSE.values(), found(key(), b"right")[: -len(b"END\r\n")] + b"ERROR\r\n"])
+async def test_nonsense_among_several_is_a_miss_for_all(said, clock):
+    """Nothing of a reply that is not whole and right is used, not even what stands before its fault."""
+    async with Fake(lambda _: said) as fake, opened(fake, clock=clock, timeout=TIMEOUT) as cache:
+        with within(TIMEOUT):
+            assert await cache.multi_get([key(), key(2)]) == [None, None]
+        assert cache.counts["failures"] + cache.counts["timeouts"] == 2
+        await until(lambda: fake.open == 0)

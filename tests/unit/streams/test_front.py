@@ -8,10 +8,12 @@ import pytest
 
 from models.errors import MillraceError, PurgeError, Unreachable
 from streams.cache import front
+from streams.cache.changes import marker_key, target_of, write_marker
 from streams.cache.entry import REVALIDATE_WITHIN, decode_entry, encode_entry, failed_entry, fresh_entry
 from streams.cache.file import FileCache
 from streams.cache.freshness import Freshness
-from streams.cache.front import MAX_LOOKUPS, MAX_WRITES, MOMENT, Cache
+from streams.cache.front import MAX_WRITES, MOMENT, Cache
+from streams.cache.lookup_queue import MAX_LOOKUPS
 from streams.cache.memcached import MemcachedCache
 from streams.cache.memory import ENTRY_OVERHEAD
 from streams.config.cache_url import FileTier, MemcachedTier, MemoryTier
@@ -56,6 +58,9 @@ class Tier:
         found = self.kept.get(key)  # as of when it was asked
         await self._pass("get")
         return found
+
+    async def multi_get(self, keys):
+        return await asyncio.gather(*map(self.get, keys))
 
     async def set(self, key, value, ttl):
         await self._pass("set")
@@ -309,6 +314,22 @@ async def test_lookups_are_bounded(cache, upper):
     assert len(upper.calls) == MAX_LOOKUPS
     upper.gates["get"].set()
     assert await asyncio.wait_for(asyncio.gather(*finding), PATIENCE) == [None] * (MAX_LOOKUPS + 5)
+
+
+async def test_what_is_looked_for_together_is_one_call_a_tier(cache, upper, lower):
+    """A hit, a miss, garbage and an entry from before a change: each is found out, and costs the others nothing."""
+    keys = [b"00000000-%016d-" % number + b"1" * 40 for number in range(1, 5)]
+    upper.kept = {keys[0]: encode_entry(keys[0], entry(1)), keys[1]: b"garbage"}
+    lower.kept = {keys[2]: encode_entry(keys[2], entry(3)), marker_key(target_of(keys[2])): write_marker(NOW)}
+    calls = []
+    for tier in (upper, lower):
+        get = tier.multi_get
+        tier.multi_get = lambda asked, get=get: calls.append(len(asked)) or get(asked)
+    assert await asyncio.gather(*map(cache.find, [*keys, keys[0]])) == [entry(1), None, None, None, entry(1)]
+    assert calls == [4, 1, 1, 3, 1, 1]
+    assert cache.counts == {"lower_hits": 1, "lower_misses": 3, "refused": 1, "outdated": 1}
+    await settle(cache)
+    assert [list(upper.kept), keys[2] in lower.kept] == [[keys[0]], False]
 
 
 async def test_a_lookup_that_is_given_up_makes_room(cache, upper):
