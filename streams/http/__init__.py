@@ -15,6 +15,7 @@ guard        what may be reached: the SSRF guard
 embedded     IPv4 addresses inside IPv6 ones
 resolver     names, resolved in threads
 limits       limits of one host: requests in flight and per second, pauses
+bucket       a token bucket: requests per second
 turn         requests whose time begins with their turn
 breaker      the circuit breaker
 outage       logs hosts that fail

@@ -13,6 +13,7 @@ from models.errors import Overloaded
 from models.source import Limits
 from streams.config.settings import DEFAULT_MAX_WAITING_PER_HOST
 from streams.http.breaker import OPEN_FOR, WINDOW, Breaker
+from streams.http.bucket import TokenBucket
 from streams.http.outage import Outage
 
 MAX_HOSTS = 10_000
@@ -33,16 +34,14 @@ Place = asyncio.Future[None]
 
 
 class Bulkhead:
-    """Limits requests in flight, and their rate by a token bucket: `rate` tokens a second, at most `burst` saved up."""
+    """Limits requests in flight, and their rate by a token bucket if it is limited."""
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self.limits = limits
         self._clock = clock
         self._waiting: OrderedDict[Place, None] = OrderedDict()
         self._silent_since = self._answered_at = float("-inf")
-        self._turn = asyncio.Lock()
-        self._queued = 0
-        self._full_at = 0.0  # when the bucket will be full again
+        self.bucket = None if limits.rate is None else TokenBucket(limits.rate, limits.burst, clock)
         self.in_flight = 0
 
     @property
@@ -94,22 +93,13 @@ class Bulkhead:
 
     async def token(self, name: str, rate: float, deadline: float | None) -> None:
         """Wait for a token. Raises Overloaded if there is none before the deadline."""
-        if deadline is not None and self._clock() + self._wait(rate) + self._queued / rate >= deadline:
+        assert self.bucket is not None
+        if deadline is not None and self._clock() + self.bucket.wait() >= deadline:
             msg = f"{name} takes {rate:g} requests a second at most: its turn would come after the request's deadline"
             refused = Overloaded(msg)
             refused.deadline_bound = True
             raise refused
-        self._queued += 1
-        try:
-            async with self._turn:  # one after the other: a request that gives up has taken no token
-                if waited := self._wait(rate):
-                    await asyncio.sleep(waited)
-                self._full_at = max(self._full_at, self._clock()) + 1 / rate
-        finally:
-            self._queued -= 1
-
-    def _wait(self, rate: float) -> float:
-        return max(0.0, self._full_at - self._clock() - (self.limits.burst - 1) / rate)
+        await self.bucket.take()
 
 
 class Host:
