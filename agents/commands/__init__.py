@@ -22,6 +22,7 @@ from pathlib import Path
 from models.errors import MillraceError, SettingsError
 
 COMMANDS = {
+    "init": "write a small project into a folder",
     "worker": "run a worker",
     "send": "put requests on the requests topic",
     "tail": "print results as they arrive",

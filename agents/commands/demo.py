@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.commands import DONE, FAILED, command, positive, say
@@ -36,22 +37,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"number of requests (default: {REQUESTS:,})")  # fmt: skip
     parser.add_argument("--routes", action="store_true",
                         help="show a route instead: orders in, orders with two sources' answers out")  # fmt: skip
+    parser.add_argument("--project", type=Path, metavar="FOLDER",
+                        help="run a project's own sources, routes and plugins on the records of its folder `demo`, "
+                        "on a broker of its own; `millrace init` writes such a project")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; returns 0 only if every request, or order, was answered."""
-    from agents.commands.demo_routes import show
+    from agents.commands import demo_project, demo_routes
     from agents.testing.broker import broker
 
-    if not options.routes and importlib.util.find_spec("rich") is None:
+    project: Path | None = options.project
+    if not options.routes and project is None and importlib.util.find_spec("rich") is None:
         msg = "the demo needs an extra: install millrace-kafka[demo]"
         raise MillraceError(msg)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs inherit it ignored
         signal.signal(number, signal.default_int_handler)
     say("looking for a broker …")
-    with broker() as found:
+    with broker(own=project is not None) as found:
         say(f"broker: {found.kind}")
-        return asyncio.run(show(found) if options.routes else _demo(found, options.requests))
+        if project is not None:
+            return asyncio.run(demo_project.show(found, project))
+        return asyncio.run(demo_routes.show(found) if options.routes else _demo(found, options.requests))
 
 
 @dataclass(slots=True)

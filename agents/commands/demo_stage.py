@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,13 +105,10 @@ async def run_worker(
     found: Broker, topics: tuple[str, str, str], mark: str, upstream: Upstream, more: str = ""
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a worker in a process of its own, with `more` in its sources.toml, and wait for its end."""
-    from agents.testing.broker import free_port
-
     folder = tempfile.TemporaryDirectory(prefix="millrace-demo-")
     sources = Path(folder.name) / SOURCES
     example = Path(__file__).with_name(SOURCES).read_text().replace(EXAMPLE_ADDRESS, upstream.address)
     sources.write_text(example + more)
-    port = free_port()
     environment = os.environ | {
         "KAFKA_BOOTSTRAP_SERVERS": found.servers,
         "MILLRACE_GROUP": f"demo-{mark}",
@@ -119,15 +116,25 @@ async def run_worker(
         "MILLRACE_RESULTS_TOPIC": topics[1],
         "MILLRACE_DEAD_LETTERS_TOPIC": topics[2],
         "MILLRACE_WORKERS_TOPIC": f"demo-{mark}-workers",
-        "MILLRACE_WEB_PORT": str(port),
         "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
         "MILLRACE_ALLOW_PORTS": "1-65535",
         "MILLRACE_SOURCES": str(sources),
         "DEMO_TOKEN": upstream.token,
         "MILLRACE_LOG_LEVEL": "WARNING",
     }
+    with folder:
+        async with start_worker(environment) as process:
+            yield process
+
+
+@contextlib.asynccontextmanager
+async def start_worker(environment: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a worker in a process of its own, on a free port, from when it is ready; waits for its end."""
+    from agents.testing.broker import free_port
+
+    port = str(free_port())
     command = sys.executable, "-m", "millrace", "worker"
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    process = await asyncio.create_subprocess_exec(*command, env={**environment, "MILLRACE_WEB_PORT": port})
     say(f"worker: process {process.pid}")
     try:
         await _until_ready(process, f"http://127.0.0.1:{port}/readyz")
@@ -136,7 +143,6 @@ async def run_worker(
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
-        folder.cleanup()
 
 
 async def _until_ready(worker: asyncio.subprocess.Process, url: str) -> None:

@@ -64,9 +64,11 @@ class Broker:
 
 
 @contextlib.contextmanager
-def broker(*, need_real: bool = False) -> Iterator[Broker]:
-    """Yield a broker, and stop it afterwards if it was started here. Raises BrokerError if none is available."""
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+def broker(*, need_real: bool = False, own: bool = False) -> Iterator[Broker]:
+    """Yield a broker, and stop it afterwards if it was started here. With `own`, one is started whatever
+    KAFKA_BOOTSTRAP_SERVERS says. Raises BrokerError if none is available.
+    """
+    given = "" if own else os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if given:
         yield Broker("the Kafka of KAFKA_BOOTSTRAP_SERVERS", given)
         return

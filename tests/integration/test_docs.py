@@ -18,11 +18,13 @@ from tests.integration.stage import PATIENCE, Stage, Upstream
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES.remove(ROOT / "docs" / "tutorial.md")  # tests/integration/test_tutorial.py runs it in a folder of its own
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SETTING = re.compile(r"(export )?([A-Z_]+=\S*|[A-Z_]+=\"[^\"]*\")( +[A-Z_]+=\S*)*")
 NOT_RUN = {
     "make demo": "tests/integration/test_wheel.py and tests/containers run the demo",
     "make test": "it runs this test",
+    "millrace init": "tests/integration/test_tutorial.py makes a project in a folder of its own",
     "millrace routes try": "tests/unit/test_examples.py tries the page's route on the page's record",
     "PYTHONPATH=. python -m pytest": "tests/unit/test_cookbook.py runs the cookbook's tests",
     "kubectl": "there is no cluster; tests/unit/deploy judges the manifests by their schemas",
