@@ -45,6 +45,9 @@ CATALOGUE = (
         "Requests to upstreams, redirects and retries included, by source (`url`: without a source) and result: "
         "class of status, or an outcome.", ("source", "result"),
     ),
+    Kind("millrace_bulk_calls", "counter",
+         "Calls of a source with a `batch`, without retries; those of halves, too.", ("source",)),
+    Kind("millrace_bulk_keys", "counter", "Keys in these calls: divided by them, keys a call.", ("source",)),
     Kind("millrace_hosts", "gauge", "Upstream hosts in use, by the state of their breaker.", ("breaker",)),
     Kind("millrace_source_breaker", "gauge", "1 for the current state of the breaker of a source's host.",
          ("source", "state")),

@@ -122,6 +122,9 @@ def upstreams(answering: AnswerApp, hosts: dict[str, str]) -> Iterator[Sample]:
     yield Sample("millrace_fetches_limit", client.max_in_flight)
     for key, count in client.stats.requests.items():
         yield Sample("millrace_upstream_requests", count, key)
+    for source, calls in answering.resources.bulk.calls.items():
+        yield Sample("millrace_bulk_calls", calls, (source,))
+        yield Sample("millrace_bulk_keys", answering.resources.bulk.keys[source], (source,))
     yield Sample("millrace_stage_seconds", client.stats.waits, ("wait",))
     yield Sample("millrace_stage_seconds", client.stats.exchanges, ("fetch",))
     states = Counter(host.breaker.state for host in client.hosts)

@@ -1,9 +1,13 @@
-"""The upstream: answers `/doc/<n>` with a small document after a while, on several loopback addresses."""
+"""The upstream: answers `/doc/<n>` with a small document after a while, on several loopback addresses, and
+`/doc/many?n=1,2` with several of them. `/doc/calls` says how many of the latter there were.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from itertools import count
+from typing import Any
 
 import uvloop
 from aiohttp import web
@@ -12,14 +16,30 @@ HOSTS = 8
 """Loopback addresses to serve: clients see as many hosts."""
 
 
+def made(number: int) -> dict[str, Any]:
+    """Return a document."""
+    return {"n": number, "name": f"document {number}", "tags": ["a", "b"], "price": number / 7}
+
+
 async def main(port: int, delay: float) -> None:
+    counted = count()
+
     async def document(request: web.Request) -> web.Response:
         await asyncio.sleep(delay)
-        number = int(request.match_info["n"])
-        return web.json_response({"n": number, "name": f"document {number}", "tags": ["a", "b"], "price": number / 7})
+        return web.json_response(made(int(request.match_info["n"])))
+
+    async def documents(request: web.Request) -> web.Response:
+        next(counted)
+        await asyncio.sleep(delay)
+        return web.json_response({"docs": [made(int(number)) for number in request.query["n"].split(",")]})
+
+    async def calls(_: web.Request) -> web.Response:
+        return web.json_response(next(counted))
 
     app = web.Application()
     app.router.add_get(r"/doc/{n:\d+}", document)
+    app.router.add_get("/doc/many", documents)
+    app.router.add_get("/doc/calls", calls)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     for number in range(1, HOSTS + 1):

@@ -114,6 +114,11 @@ def load(name: str, body: Body) -> Document:
         raise InvalidDocument(msg) from exc
 
 
+def read_json(body: Body) -> Any:
+    """Return a body's JSON value, numbers with their digits. Raises InvalidDocument."""
+    return _read(body, exact=True)[0]
+
+
 def _json(body: Body) -> Document:
     """Load JSON; the document keeps the original text, so that numbers and escapes do not change."""
     value, text = _read(body)

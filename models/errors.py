@@ -23,13 +23,19 @@ MillraceError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 MESSAGE_LIMIT = 500
 """Characters of an error message that reach a result or a dead letter."""
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed later (RFC 9110, RFC 6585)."""
+
+
+GONE = (404, 410)
+"""Statuses that say that there is no such thing."""
+NOT_FOUND = "not_found"
+"""The kind of an error that says so."""
 
 
 class MillraceError(Exception):
@@ -96,6 +102,8 @@ class AnswerError(MillraceError):
     unsent: bool = False
     """Whether nothing of the request was sent: then a retry is safe for any method."""
 
+    kind: str | None = None
+    """What is more special about it than its outcome: `not_found`; None for nothing."""
     status: int | None = None
     """The status of the upstream's response; None if there was none."""
     body: str | None = None
@@ -130,9 +138,20 @@ class AnswerError(MillraceError):
             raised = raised.__cause__ or raised.__context__
         self.__context__ = self.__cause__ = None
 
+    def copied(self) -> Self:
+        """Return an error of its own that says the same, for another who met it."""
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made.args = self.args
+        return made
+
     def describe(self) -> dict[str, str | bool]:
-        """Return the `error` object of a result: `type`, `message`, `retryable`, `body` and whether it is cut."""
+        """Return the `error` object of a result: `type`, `message`, `retryable`, `kind`, `body` and whether it is
+        cut.
+        """
         error: dict[str, str | bool] = {"type": type(self).__name__, "message": str(self), "retryable": self.retryable}
+        if self.kind is not None:
+            error["kind"] = self.kind
         if self.body is not None:
             error["body"] = self.body
             if self.body_truncated:
@@ -185,6 +204,7 @@ class UpstreamError(AnswerError):
     def __init__(self, message: str, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.kind = NOT_FOUND if status in GONE else None
         self.retry_after = retry_after
         self.retryable = status in RETRYABLE_STATUSES
 

@@ -41,7 +41,7 @@ _USUAL_TEXT = re.compile(
     rb'[ \t\r\n]*\{[ \t\r\n]*"url"[ \t\r\n]*:[ \t\r\n]*"([!#-\[\]-~]+)"[ \t\r\n]*'
     rb'(?:,[ \t\r\n]*"timeout"[ \t\r\n]*:[ \t\r\n]*([1-9][0-9]{0,2})[ \t\r\n]*)?\}[ \t\r\n]*'
 )
-_USUAL_NAMES = frozenset({"id", "url", "max_age", "timeout"})
+_USUAL_NAMES = frozenset({"id", "url", "source", "params", "max_age", "timeout"})
 _USUAL_AGE = 1e9
 
 
@@ -147,11 +147,13 @@ def _load(members: Any) -> tuple[str | None, Request]:
 
 
 def _load_usual(members: dict[str, Any]) -> tuple[str | None, Request] | None:
-    """Load a usual request, id and URL, perhaps with times, at a tenth of the schema's cost; None for any other."""
+    """Load a usual request, id and URL or source, perhaps with times, at a tenth of the schema's cost; None for any
+    other.
+    """
     if not members.keys() <= _USUAL_NAMES:
         return None
-    request_id, url = members.get("id"), members.get("url")
-    if type(url) is not str or len(url) > MAX_URL or not USUAL_URL.fullmatch(url):
+    request_id, asked = members.get("id"), _asked_usually(members)
+    if asked is None:
         return None
     if "id" in members and not (type(request_id) is str and 1 <= len(request_id) <= MAX_ID):
         return None
@@ -162,7 +164,23 @@ def _load_usual(members: dict[str, Any]) -> tuple[str | None, Request] | None:
             if type(seconds) not in (int, float) or not 0 < seconds <= most:
                 return None
             times[name] = float(seconds)
-    return request_id, Request(url, max_age=times.get("max_age"), timeout=times.get("timeout"))
+    if times:
+        asked = asked._replace(max_age=times.get("max_age"), timeout=times.get("timeout"))
+    return request_id, asked
+
+
+def _asked_usually(members: dict[str, Any]) -> Request | None:
+    """Return the request of a usual URL, or of a source with parameters; None for any other."""
+    if "source" not in members:
+        url = members.get("url")
+        usual = type(url) is str and len(url) <= MAX_URL and USUAL_URL.fullmatch(url) and "params" not in members
+        return Request(url) if usual else None
+    source, params = members["source"], members.get("params", _NONE)
+    if "url" in members or type(source) is not str or not 1 <= len(source) <= MAX_ID:
+        return None
+    if params is not _NONE and type(params) is not dict:
+        return None
+    return Request(source=source, params=params, schema=SOURCE_SCHEMA)
 
 
 @lru_cache(maxsize=512)

@@ -27,6 +27,7 @@ class _ErrorSchema(StrictSchema):
     type = fields.String(required=True)
     message = fields.String(required=True)
     retryable = fields.Boolean(required=True)
+    kind = fields.String()
     body = fields.String()
     body_truncated = fields.Boolean()
 

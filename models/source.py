@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 from marshmallow import ValidationError
 
 from models import strictjson
+from models.batch import Batch
 from models.checks import Call
 from models.errors import RETRYABLE_STATUSES, InvalidRequest, SettingsError
 from models.headers import check_headers
@@ -31,7 +32,8 @@ NEGATIVE_TTL = 5.0
 """Seconds that a failure is an answer too, unless it or its source says otherwise: that long the upstream is not asked
 the same again."""
 NEGATIVE_KINDS = ("unreachable", "upstream_error", "not_found", "too_large", "invalid_document")
-"""Kinds of failure that are remembered: outcomes, and `not_found` for the statuses 404 and 410."""
+"""Kinds of failure that are remembered: outcomes, and `not_found` for the statuses 404 and 410, and for a key that the
+answer to a batch lacks."""
 DEFAULT_CONCURRENCY = 32
 """Requests in flight to one host."""
 MAX_REDIRECTS = 20
@@ -182,9 +184,19 @@ def _type(value: Any) -> type:
     return float if isinstance(value, float) else int if isinstance(value, strictjson.NegativeZero) else type(value)
 
 
+class Filled(NamedTuple):
+    """What a source's templates have become."""
+
+    url: str | None
+    headers: Mapping[str, str]
+    body: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A named upstream: `url`, or a plugin's function to `call`. See the fields' types for what each says.
+
+    `batch`: many keys are asked for in one call; its templates then take a list of them.
 
     `identity` is a digest of the definition, credentials included: what makes its answers its own.
     """
@@ -213,26 +225,27 @@ class Source:
     auth: Auth | None = None
     tls: Tls | None = None
     proxy: str | None = None
+    batch: Batch | None = None
     identity: str = ""
+    names: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The names of its parameters."""
+    lists: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The names of the parameters that take lists, `{name*}` in a template. That of a batch takes one key."""
+
+    def __post_init__(self) -> None:
+        """Collect the names, once for all requests."""
+        lists = frozenset[str]().union(*(template.lists for template in self._templates()))
+        object.__setattr__(self, "names", self.names_used().union(self.params))
+        object.__setattr__(self, "lists", lists if self.batch is None else lists - {self.batch.param})
 
     @property
     def is_apart(self) -> bool:
         """Whether it shares its host's places, pauses and breaker with nobody."""
         return self.limits is not None and self.limits.per == "source"
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Return the names of its parameters."""
-        return self.names_used().union(self.params)
-
     def names_used(self) -> frozenset[str]:
         """Return the names of the parameters that its templates have places for."""
         return frozenset[str]().union(*(template.names for template in self._templates()))
-
-    @property
-    def lists(self) -> frozenset[str]:
-        """Return the names of the parameters that take lists, `{name*}` in a template."""
-        return frozenset[str]().union(*(template.lists for template in self._templates()))
 
     def _templates(self) -> list[Template | JsonTemplate]:
         templates = (self.url, self.body, *self.headers.values(), *self.form.values())
@@ -245,19 +258,26 @@ class Source:
                 msg = f"{name}: only the source {self.name!r} sets it"
                 raise InvalidRequest(msg)
         params = self._given(request.params)
-        url = self.url.expand(params) if self.url else None
-        if url is not None:
-            _checked(check_url, "URL that they make", url)
+        key = {} if self.batch is None else {self.batch.param: [params[self.batch.param]]}
+        written = self.filled({**params, **key} if key else params)
         return request._replace(
-            url=url,
-            params=params if self.call else {},
+            url=written.url,
+            params=params if self.call or self.batch else {},
             method=self.method,
-            headers=self._headers(params),
-            body=encode_form(self.form, params) if self.form else self.body.expand(params) if self.body else None,
+            headers=written.headers,
+            body=written.body,
             schema=request.schema or self.schema,
             checks=_merge_checks(self.checks, request.checks),
             timeout=request.timeout or self.timeout,
         )
+
+    def filled(self, params: Mapping[str, Any]) -> Filled:
+        """Return the templates with values that may be given. Raises InvalidRequest."""
+        url = self.url.expand(params) if self.url else None
+        if url is not None:
+            _checked(check_url, "URL that they make", url)
+        body = encode_form(self.form, params) if self.form else self.body.expand(params) if self.body else None
+        return Filled(url, self._headers(params), body)
 
     def _given(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         names = self.names
@@ -277,6 +297,8 @@ class Source:
                     param.check(f"{name}[{at}]", each)
             else:
                 param.check(name, values[name])
+        if self.batch is not None:
+            as_text(self.batch.param, values[self.batch.param])
         return values
 
     def _headers(self, params: Mapping[str, Any]) -> Mapping[str, str]:

@@ -9,7 +9,9 @@ from typing import Any
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
 from models import documents
+from models.batch import MAX_SIZE, MAX_WAIT, WHOLE, Batch
 from models.errors import InvalidRequest
+from models.expression import Expression
 from models.headers import HEADER_NAME, check_headers, check_method
 from models.request import MAX_TIMEOUT
 from models.schema import Seconds, StrictSchema, Text, kind, refuse
@@ -33,6 +35,7 @@ from models.source_fields import (
     Built,
     Flag,
     JsonChecks,
+    expression_of,
     headers_of,
     json_value,
     negative_ttl_of,
@@ -107,6 +110,19 @@ class _CacheSchema(StrictSchema):
     @post_load
     def _policy(self, data: dict[str, Any], **_: Any) -> CachePolicy:
         return CachePolicy(**data, methods_too="ttl" in data)
+
+
+class _BatchSchema(StrictSchema):
+    param = fields.String(required=True)
+    items = Built(expression_of, load_default=Expression(WHOLE, document=True))
+    key = Built(expression_of)
+    size = number(2, MAX_SIZE, whole=True)
+    wait = number(0, MAX_WAIT)
+    split = Built(statuses_of, None)
+
+    @post_load
+    def _batch(self, data: dict[str, Any], **_: Any) -> Batch:
+        return Batch(**data)
 
 
 class _ParamSchema(StrictSchema):
@@ -235,6 +251,7 @@ class SourceSchema(StrictSchema):
     auth = Built(_auth, None)
     tls = fields.Nested(_TlsSchema)
     proxy = Built(plain_url)
+    batch = fields.Nested(_BatchSchema)
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _conflicts(self, _: dict[str, Any], original: Any, **__: Any) -> None:
@@ -256,6 +273,8 @@ class SourceSchema(StrictSchema):
         if single:
             raise ValidationError({"params": {name: [f"its default is a list: write {{{name}*}} in the template"]
                                               for name in single}})  # fmt: skip
+        if source.batch is not None and (reason := _no_place(source, source.batch.param)):
+            raise ValidationError({"batch": {"param": [reason]}})
 
     @post_load
     def _source(self, data: dict[str, Any], **_: Any) -> Source:
@@ -268,7 +287,19 @@ def _source_of(data: dict[str, Any]) -> Source:
     headers = members.pop("headers", {})
     members["headers"] = {name: each for name, each in headers.items() if isinstance(each, Template)}
     members["secret_headers"] = {name: each for name, each in headers.items() if isinstance(each, Secret)}
+    if (batch := data.get("batch")) is not None:
+        members |= {name: data[name].joined(batch.param) for name in ("url", "body") if name in data}
+        members["form"] = {name: each.joined(batch.param) for name, each in data.get("form", {}).items()}
     return Source("", **members)
+
+
+def _no_place(source: Source, name: str) -> str | None:
+    """Return why the keys of a batch cannot be sent by this parameter, None if they can."""
+    if any(name in header.names for header in source.headers.values()):
+        return f"{{{name}}} is in a header, which takes no list"
+    if source.call is None and name not in source.names_used():
+        return f"no template has {{{name}}}"
+    return None
 
 
 _HTTP_ONLY = (

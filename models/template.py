@@ -3,14 +3,17 @@
 
 `{name*}` takes a list (RFC 6570, section 3.2.1, explode): a query and a form repeat their field for each value, a path
 segment has the values with commas between, a JSON body the array itself. One value is a list of one.
+
+The parameter of a batch stands for a list as `{name}`, too: with commas between, or in a JSON body as the array.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, NoReturn, Self, TypeAlias, TypeGuard
 from urllib.parse import quote, quote_plus, unquote
 
 from models.errors import InvalidRequest
@@ -34,10 +37,13 @@ Params = Mapping[str, Any]
 
 
 class Placeholder(NamedTuple):
-    """Stands for a parameter's value; of a list, `between` is what separates the values, None for one value."""
+    """Stands for a parameter's value; of a list, `between` is what separates the values, None for one value. `joined`:
+    the list is one text where a field could be repeated.
+    """
 
     name: str
     between: str | None = None
+    joined: bool = False
 
 
 Parts: TypeAlias = tuple[str | Placeholder, ...]
@@ -53,7 +59,18 @@ class Template:
         self.text = text
         self.parts = self._placed(_parts(text))
         self.names = frozenset(part.name for part in self.parts if isinstance(part, Placeholder))
-        self.lists = frozenset(part.name for part in self.parts if is_list(part))
+
+    @property
+    def lists(self) -> frozenset[str]:
+        """Return the names of the parameters that take lists."""
+        return frozenset(part.name for part in self.parts if is_list(part))
+
+    def joined(self, name: str) -> Self:
+        """Return a template in which `{name}` takes a list, too, and has commas between its values."""
+        made = copy.copy(self)
+        listed = Placeholder(name, ",", joined=True)
+        made.parts = tuple(listed if part == Placeholder(name) else part for part in self.parts)
+        return made
 
     def _placed(self, parts: Parts) -> Parts:
         """Return the parts, lists with what separates their values. Raises ValueError for a list in the wrong place."""
@@ -68,12 +85,15 @@ class Template:
 
     def expand(self, params: Params) -> str:
         """Return the text with the values filled in. Raises InvalidRequest for an unsuitable value."""
-        return "".join(part if isinstance(part, str) else self.escape(part.name, params) for part in self.parts)
+        return "".join(part if isinstance(part, str) else self._text(part, params) for part in self.parts)
+
+    def _text(self, part: Placeholder, params: Params) -> str:
+        return self.escape(part.name, params) if part.between is None else ",".join(list_texts(part.name, params))
 
     def texts(self, params: Params) -> list[str]:
         """Return the text for each value of a list, or the only one. Raises InvalidRequest."""
         only = self.parts[0] if len(self.parts) == 1 else ""
-        return list_texts(only.name, params) if is_list(only) else [self.expand(params)]
+        return list_texts(only.name, params) if is_list(only) and not only.joined else [self.expand(params)]
 
     def escape(self, name: str, params: Params) -> str:
         """Return a value escaped for this kind of text."""
@@ -179,6 +199,13 @@ class JsonTemplate:
         self._value = _templates(value)
         self.names = _names(self._value, "names")
         self.lists = _names(self._value, "lists")
+
+    def joined(self, name: str) -> Self:
+        """Return a template in which `{name}` takes a list, too: an array, or within a text with commas between."""
+        made = copy.copy(self)
+        made._value = _joined(self._value, name)
+        made.lists = _names(made._value, "lists")
+        return made
 
     def expand(self, params: Params) -> Any:
         """Return the body with the values filled in."""
@@ -294,6 +321,17 @@ def _templates(value: Any) -> Any:
             return [_templates(each) for each in value]
         case dict():
             return {key: _templates(each) for key, each in value.items()}
+    return value
+
+
+def _joined(value: Any, name: str) -> Any:
+    match value:
+        case Template():
+            return value.joined(name)
+        case list():
+            return [_joined(each, name) for each in value]
+        case dict():
+            return {key: _joined(each, name) for key, each in value.items()}
     return value
 
 

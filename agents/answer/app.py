@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agents.answer.agent import Answerer
+from agents.answer.bulk import BulkFetcher
 from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
 from models.result import RESULT_ROOM
@@ -46,6 +47,7 @@ class Resources:
     enricher: Enricher
     answerer: Answerer
     large: LargeWork
+    bulk: BulkFetcher
 
 
 class AnswerApp:
@@ -134,4 +136,4 @@ async def open_resources(
         Enricher(fetcher, pool, cache, settings.timeout, policy, limit=limit, negative_ttl=settings.negative_ttl)
     )
     answerer = Answerer(settings, enricher, publisher, sources, pool.admission, spans=spans, large=large)
-    return Resources(publisher, client, caller, pool, cache, enricher, answerer, large)
+    return Resources(publisher, client, caller, pool, cache, enricher, answerer, large, fetcher.bulk)

@@ -25,7 +25,6 @@ from streams.http.url import parse, resolve
 
 _REPEATABLE_FAILURES = (Unreachable, UpstreamError, TooLarge, InvalidDocument)
 """Failures that the same request would meet again in a moment."""
-_GONE = (404, 410)
 GATEWAY_TIMEOUT = 504
 _PRIVATE = frozenset({"authorization", "cookie"})
 """Headers of a request whose answer stays in this process: it belongs to the owner of these credentials."""
@@ -185,8 +184,7 @@ def negative_ttl(error: AnswerError, policy: CachePolicy, default: float, lifeti
     `lifetime` is what the response's headers allow, None if they say nothing: then the source's value for this kind of
     failure holds, or else `default`. The source's value, or else its `ttl`, is the maximum.
     """
-    kind = "not_found" if isinstance(error, UpstreamError) and error.status in _GONE else error.outcome
-    own = policy.negative_ttl.get(kind)
+    own = policy.negative_ttl.get(error.kind or error.outcome)
     if lifetime is None:
         return default if own is None else own
     return min(lifetime, policy.ttl if own is None else own)

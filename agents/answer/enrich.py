@@ -76,6 +76,7 @@ class Enricher:
 
     async def __aexit__(self, *_: object) -> None:
         await end_tasks(*self._refreshes.values())
+        await self._fetcher.close()
 
     @property
     def stages(self) -> dict[str, Histogram]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from agents.answer.bulk import BulkFetcher
 from agents.answer.parsed_requests import ParsedRequest
 from models import documents
 from models.documents import Document
@@ -75,6 +76,11 @@ class Fetcher:
         self._large = large
         self._limit = limit
         self.load_times = Histogram()
+        self.bulk = BulkFetcher(client, caller, policies, large)
+
+    async def close(self) -> None:
+        """End what goes on by itself: calls for many keys."""
+        await self.bulk.close()
 
     def on_change(self, changed: Callable[[str, Headers], None]) -> None:
         """Call `changed` with the URL and response headers of each request that changed something at an upstream."""
@@ -165,6 +171,8 @@ class Fetcher:
     ) -> Coroutine[Any, Any, Response]:
         """Return an awaitable of the response. Not a coroutine itself: thousands may wait, and frames cost memory."""
         request, source = known.request, known.source
+        if source is not None and source.batch is not None:
+            return self.bulk.fetch(known, extra, deadline)
         if source is not None and source.call is not None:
             return self._caller.call(source, request.params, deadline)
         assert request.url is not None

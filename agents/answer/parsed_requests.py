@@ -195,8 +195,11 @@ def entry_key(request: Request, source: Source | None = None) -> bytes:
     headers = request.headers and {
         name.lower(): value for name, value in request.headers.items() if name.lower() not in UNKEYED
     }
-    if request.params or headers or request.body is not None:
-        plain += b"\n" + strictjson.canonical({"params": request.params, "headers": headers, "body": request.body})
+    params = request.params
+    if source is not None and source.batch is not None and url is not None:
+        params = {}  # they are in URL, headers and body already
+    if params or headers or request.body is not None:
+        plain += b"\n" + strictjson.canonical({"params": params, "headers": headers, "body": request.body})
     digest = hashlib.blake2b(plain, digest_size=20).hexdigest()
     return f"{source_tag(request.source)}-{_target_tag(url)}-{digest}".encode()
 

@@ -304,7 +304,6 @@ def _expressions(lookup: Lookup) -> str:
 
 def _located(error: AnswerError, where: str) -> AnswerError:
     """Return an error that says what it is about; the original may be in the cache."""
-    located = type(error).__new__(type(error))
-    located.__dict__.update(error.__dict__)
+    located = error.copied()
     located.args = (f"{where}: {error}",)
     return located

@@ -96,3 +96,12 @@ def test_the_route_shown_can_be_tried(monkeypatch, tmp_path, capsys):
         "https://prices.example.com/a",
         "https://prices.example.com/b",
     ]
+
+
+async def test_the_batch_shown_takes_one_call(monkeypatch, tmp_path):
+    """The source of the page is read without a problem, and the test below it passes as it stands."""
+    (tmp_path / "sources.toml").write_text(blocks("sources.md", "toml")[0])
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(blocks("sources.md", "python")[0], "sources.md", "exec"), names)
+    await names["test_two_prices_take_one_call"]()

@@ -341,3 +341,35 @@ def test_a_secret_that_stands_in_the_file_is_refused(members):
 def test_a_parameter_may_be_called_a_token():
     """A place in the query is no literal: a page's token is the producer's to give."""
     assert load(url="http://h/?token={token}").names == {"token"}
+
+
+BATCH = {"param": "a", "items": "rows", "key": "id"}
+
+
+def test_a_batch_has_defaults_and_takes_single_keys():
+    """Its parameter is no list for those who ask, whatever its template calls it."""
+    source = load(batch={"param": "a"})
+    assert (source.batch.size, source.batch.wait, source.batch.items.text, source.batch.key) == (50, 0.01, "@", None)
+    assert source.batch.split == {400, 413, 414}
+    assert load(url="http://h/?a={a*}", batch=BATCH).lists == frozenset()
+    assert load(batch={**BATCH, "split": ["4xx"]}).batch.split == frozenset(range(400, 500))
+
+
+@pytest.mark.parametrize(
+    ("members", "wrong"),
+    [
+        ({"batch": {}}, "batch.param: Missing data for required field"),
+        ({"batch": {"param": "b"}}, "batch.param: no template has {b}"),
+        ({"batch": BATCH, "headers": {"X-A": "{a}"}}, "batch.param: {a} is in a header, which takes no list"),
+        ({"batch": {**BATCH, "items": "a["}}, "batch.items: is not a JMESPath expression"),
+        ({"batch": {**BATCH, "key": "nope(@)"}}, "batch.key: is not a JMESPath expression: no function nope()"),
+        ({"batch": {**BATCH, "size": 1}}, "batch.size: Must be greater than or equal to 2"),
+        ({"batch": {**BATCH, "size": 1001}}, "batch.size: Must be greater than or equal to 2"),
+        ({"batch": {**BATCH, "wait": 11}}, "batch.wait: Must be greater than or equal to 0"),
+        ({"batch": {**BATCH, "split": [7]}}, "batch.split: 7 is not a status"),
+        ({"batch": {**BATCH, "more": 1}}, "batch.more: "),
+    ],
+)
+def test_what_is_wrong_with_a_batch_is_named(members, wrong):
+    """Each problem by its key."""
+    assert any(each.startswith(wrong) for each in refused(**members)), refused(**members)
