@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers image coverage lint format bench bench-peers clean licences audit
+.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers test-python compat image coverage lint format bench bench-peers clean licences audit
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,13 @@ test-unit: setup ## All unit tests: a few minutes, no broker
 
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
 	$(BIN)/python -m pytest -m containers tests/containers
+
+test-python: setup ## Unit tests and delivery on the image's Python: Debian's trixie in a folder (Debian, root)
+	$(BIN)/python -m tests.pythons trixie
+
+compat: setup ## The same tests on six releases of Apache Kafka, and requests of other clients: an hour
+	$(BIN)/python -m tests.compat
+	$(BIN)/python -m pytest -m compat tests/integration/test_producers.py
 
 image: ## The image, with version and revision on it
 	docker build --tag millrace --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \

@@ -27,7 +27,8 @@ from typing import Any, Self
 
 from models.errors import BrokerError
 
-KAFKA_VERSION = "4.3.0"
+KAFKA_VERSION = os.environ.get("MILLRACE_KAFKA_VERSION", "4.3.0")
+"""The release of Apache Kafka that is started here; the environment may name another, as `make compat` does."""
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 CONTAINER_CONTROLLER_PORT = 9093
 """Port of the controller inside a container."""

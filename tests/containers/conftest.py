@@ -9,6 +9,7 @@ import pytest
 
 from tests.containers.engine import Engine, EngineError
 from tests.containers.images import ROOT, make
+from tests.debian import DebianError
 
 IMAGE = "millrace:latest"
 """The name that docker-compose.yml gives to what it builds."""
@@ -32,7 +33,7 @@ def engine() -> Iterator[Engine]:
                 do()
                 print(f"{step}: {time.monotonic() - began:.0f} s")
             yield running
-    except EngineError as exc:
+    except (EngineError, DebianError) as exc:
         pytest.fail(f"no Docker engine for these tests: {exc}", pytrace=False)
 
 

@@ -16,19 +16,18 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests.debian import PATH, run
+
 START_LIMIT = 60.0
 """Seconds for the engine to answer."""
 STOP_LIMIT = 60.0
 """Seconds for it to end, and its containers before it."""
-COMMAND_LIMIT = 600.0
-"""Seconds that one command may take: a build is the longest."""
 CLIENT = "/usr/bin/docker"
 """Debian's client: another on PATH may be newer than Debian's engine understands."""
 COMPOSE = "/usr/bin/docker-compose"
 NEEDED = {"dockerd": "docker.io", CLIENT: "docker.io", COMPOSE: "docker-compose", "containerd": "containerd",
           "ip": "iproute2", "setpriv": "util-linux"}  # fmt: skip
 """What must be there, and Debian's package that has it."""
-PATH = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 SUBNETS = "10.{}.0.1/24"
 POOLS = "10.{}.128.0/17"
 TAKEN = range(200, 250)
@@ -127,13 +126,3 @@ class Engine:
     def compose(self, *arguments: str | Path, **environment: str) -> str:
         """Run `docker-compose` and return what it prints. Raises CalledProcessError."""
         return run(COMPOSE, *arguments, env=self.environment | environment)
-
-
-def run(*command: str | Path, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
-    """Run a command to its end and return its stdout. What it says on stderr is told when it fails."""
-    found = subprocess.run(command, input=stdin, capture_output=True, check=False, env=env or {"PATH": PATH},
-                           timeout=COMMAND_LIMIT)  # fmt: skip
-    if found.returncode:
-        print(*command, found.stdout.decode()[-4000:], found.stderr.decode()[-4000:], sep="\n")
-        raise subprocess.CalledProcessError(found.returncode, command, found.stdout, found.stderr)
-    return found.stdout.decode().strip()
