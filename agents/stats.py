@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from agents.answer.app import AnswerApp
 from agents.cluster.worker_status import partition
+from agents.later.app import LaterApp
 from agents.metrics import BREAKER, CATALOGUE, FRONT
 from agents.routes.app import RouteApp
 from agents.tables.app import TablesApp
@@ -61,8 +62,9 @@ class ProcessStats:
 
 
 def exporter_of(
-    process: ProcessStats, answering: AnswerApp | None, tabulating: TablesApp | None, routing: Sequence[RouteApp] = ()
-) -> Exporter:
+    process: ProcessStats, answering: AnswerApp | None, tabulating: TablesApp | None, routing: Sequence[RouteApp] = (),
+    later: LaterApp | None = None,
+) -> Exporter:  # fmt: skip
     """Return an exporter of all metrics of a worker with these parts."""
     exporter = Exporter(CATALOGUE)
     exporter.reads(process)
@@ -78,6 +80,8 @@ def exporter_of(
     for part in (answering, tabulating, *routing):
         if part is not None:
             exporter.reads(partial(consuming, part.app), partial(publishing, part))
+    if later is not None:
+        exporter.reads(partial(tried_later, later), partial(consuming, later.app))
     exporter.reads(partial(partitions, [part.app for part in (answering, tabulating, *routing) if part is not None]))
     return exporter
 
@@ -105,6 +109,15 @@ def routed(part: RouteApp) -> Iterator[Sample]:
         yield Sample("millrace_route_in_progress", runner.in_progress, (name,))
         yield Sample("millrace_route_waiting", sum(runner.waiting.values()), (name,))
         yield Sample("millrace_route_seconds", runner.whole, (name,))
+
+
+def tried_later(part: LaterApp) -> Iterator[Sample]:
+    """Read what waits in delay topics, in place of their lag: that they have some is no fault."""
+    for each in part.status():
+        for name in ("waiting", "overdue_s", "deferred", "taken_up"):
+            metric = name.replace("_s", "_seconds") if name.endswith("_s") else name
+            yield Sample(f"millrace_retry_later_{metric}", each[name], (each["topic"],))
+    yield Sample("millrace_retry_later_exhausted", part.exhausted())
 
 
 def reading() -> Iterator[Sample]:

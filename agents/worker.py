@@ -13,6 +13,7 @@ from agents.answer.app import AnswerApp
 from agents.cluster.heartbeat import Heartbeat
 from agents.cluster.registry import WorkerRegistry
 from agents.cluster.worker_status import WorkerStatus
+from agents.later.app import LaterApp
 from agents.routes.app import RouteApp
 from agents.stats import ProcessStats, exporter_of
 from agents.tables.app import TablesApp
@@ -49,6 +50,10 @@ class Worker:
             RouteApp(settings, route, self.sources, self.answering, self._topics)
             for route in self.sources.routes.values()
         ]  # fmt: skip
+        delays = self.sources.delays
+        self.later = None if self.answering is None or not delays else LaterApp(
+            settings, delays, self.answering, self.routing, self._topics
+        )  # fmt: skip
         self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic,
                            samples={part.route.name: part.sample for part in self.routing})  # fmt: skip
         self._found: Mapping[str, Topic] = {}
@@ -56,7 +61,7 @@ class Worker:
     @property
     def apps(self) -> list[App]:
         """Return the Faust apps of this worker's role."""
-        return [part.app for part in (self.answering, self.tabulating, *self.routing) if part is not None]
+        return [part.app for part in (self.answering, self.tabulating, *self.routing, self.later) if part is not None]
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
@@ -64,7 +69,7 @@ class Worker:
         loop_watch = await stack.enter_async_context(LoopWatch())
         await self._topics()
         process = ProcessStats(settings.role, loop_watch, self.readiness)
-        exporter = exporter_of(process, self.answering, self.tabulating, self.routing)
+        exporter = exporter_of(process, self.answering, self.tabulating, self.routing, self.later)
         query = await stack.enter_async_context(self.query)
         if self.tabulating is not None:
             await query.set_registry(await stack.enter_async_context(WorkerRegistry(settings)))
@@ -77,7 +82,14 @@ class Worker:
         await stack.enter_async_context(server)
         process.web = server.requests
         status = WorkerStatus(
-            settings, self.sources, self.answering, self.tabulating, self.routing, loop=loop_watch, port=server.port
+            settings,
+            self.sources,
+            self.answering,
+            self.tabulating,
+            self.routing,
+            later=self.later,
+            loop=loop_watch,
+            port=server.port,
         )
         await stack.enter_async_context(Heartbeat(settings, status.record))
         await stack.enter_async_context(site.events)
@@ -92,17 +104,20 @@ class Worker:
         requests, results, letters = self.settings.topics()
         answering = self.answering is not None
         routes = [part.route for part in self.routing]
+        later = () if self.later is None else self.later.topics
         self._found = await require(
             self.settings.kafka,
             read=[
                 *([requests] if answering else ()),
                 *([results] if self.tabulating is not None else ()),
                 *(name for route in routes for name in route.names),
+                *later,
             ],
             write=[
                 *([results, letters] if answering else ()),
                 *(route.results for route in routes),
                 *(route.failures for route in routes if route.failures),
+                *later,
             ],
             groups=[app.conf.id for app in self.apps],
         )
@@ -115,6 +130,8 @@ class Worker:
             parts["tables"] = self.tabulating.readiness()
         for part in self.routing:
             parts[f"route {part.route.name}"] = part.readiness()
+        if self.later is not None:
+            parts["later"] = self.later.readiness()
         return parts
 
     def _settings_summary(self) -> str:
@@ -143,8 +160,8 @@ def check_routes(settings: Settings, sources: Sources) -> None:
 def __getattr__(name: str) -> App:
     if name == "app":
         worker = create(replace(configuration.load(), role="answer"))
-        if worker.routing:
-            msg = "routes have apps of their own: start the worker with `millrace worker`"
+        if worker.routing or worker.later is not None:
+            msg = "routes and retry_later have apps of their own: start the worker with `millrace worker`"
             raise SettingsError(msg)
         [app] = worker.apps
         app.opens(worker.open)

@@ -37,6 +37,7 @@ _SCANNER = json.JSONDecoder()
 _OK, _DOCUMENT, _HEADERS = b'"outcome":"ok"', b',"document":', b',"headers":{'
 _CHECKS, _ATTEMPTS, _CACHE, _ELAPSED = b',"checks":[', b',"attempts":', b',"cache":"', b',"elapsed_ms":'
 _SHARED_TAIL = re.compile(rb',"attempts":\d{1,6},"fetched_at":"[0-9T:.Z-]{20,30}"\Z')
+_RETRY_AT = b',"retry_at":"'
 _CONTEXT, _OUTCOME = b',"context":', b',"outcome":"'
 _ID = re.compile(rb'\{"id":("[ !#-\[\]-~]{1,500}"),')
 _TAIL = re.compile(
@@ -235,6 +236,15 @@ def splice(request_id: bytes, shared: bytes, cache: bytes | None, age: float | N
     return b'{"id":%b,%b,"cache":"%b","age":%.1f,"elapsed_ms":%.1f}' % (
         request_id, shared, cache, age, elapsed * 1000,
     )  # fmt: skip
+
+
+def with_retry_at(value: bytes, at: float) -> bytes:
+    """Return a failed result, as `splice` made it, as an interim one: with `retry_at`, when its request is tried again,
+    in seconds since the epoch.
+    """
+    found = value.rfind(_CACHE)
+    end = found if found >= 0 and _TAIL.match(value, found) else value.rfind(_ELAPSED)
+    return b'%b%b%b"%b' % (value[:end], _RETRY_AT, iso(int(at * 1000)).encode(), value[end:])
 
 
 def cut(value: bytes) -> tuple[bytes, bytes, str | None, float] | None:

@@ -49,3 +49,4 @@ class ResultSchema(StrictSchema):
     elapsed_ms = fields.Float(required=True)
     fetched_at = fields.String()
     error = fields.Nested(_ErrorSchema)
+    retry_at = fields.String()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from models.checks import Call
 from models.expression import LOOKUPS, Expression, Path
+from models.retry_later import NEVER, RetryLater
 
 REGISTERED = ("avro", "protobuf", "json-schema")
 """Formats whose schemas are in a schema registry."""
@@ -93,6 +94,7 @@ class Route:
     results_subject: str | None = None
     timestamp: str = "now"
     in_progress: int = DEFAULT_IN_PROGRESS
+    later: RetryLater = NEVER
     stages: tuple[tuple[Lookup, ...], ...] = ()
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+from models import retry_later
 from models.request import MAX_TIMEOUT
 from models.route import RESERVED, Lookup, Route, listed, name_problem
-from models.source import REQUIRED, Source
+from models.source import REQUIRED, Source, Sources
 
 Problem = tuple[tuple[str, ...], str]
 """Where something is wrong, from the route's name on, and what."""
@@ -20,6 +21,8 @@ def route_problems(routes: Mapping[str, Route], sources: Mapping[str, Source], w
     for route in routes.values():
         if (reason := name_problem(route.name)) is not None:
             problems.append(((route.name,), reason))
+        if route.name == retry_later.RESERVED and Sources(sources, routes=routes).delays:
+            problems.append(((route.name,), "is the group of what is tried again later: give the route another name"))
         if route.name == RESERVED:
             problems.append(((route.name,), "is the group of the tables: give the route another name"))
         for at, lookup in enumerate(route.lookups):
@@ -87,6 +90,7 @@ def settings_problems(
     results: str,
     dead_letters: str,
     workers: str,
+    group: str,
     timeout: float,
     registry: bool,
 ) -> list[str]:
@@ -99,6 +103,8 @@ def settings_problems(
             problems.append(f"results: {route.results!r} has the worker's own results or dead letters")
         if route.failures in (requests, results):
             problems.append(f"failures: {route.failures!r} has the worker's own requests or results")
+        if own := next((name for name in route.all_topics if retry_later.is_delay_topic(group, name)), None):
+            problems.append(f"topics: {own!r} has what the worker tries again later")
         if workers in route.all_topics:
             problems.append(f"topics: {workers!r} has the reports of workers")
         problems += [

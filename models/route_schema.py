@@ -11,6 +11,7 @@ from marshmallow import ValidationError, fields, post_load, validate
 
 from models.expression import Expression, Path
 from models.request import Checks
+from models.retry_later import RetryLater
 from models.route import (
     FORMATS,
     MAX_LOOKUPS,
@@ -28,7 +29,7 @@ from models.route import (
     stages_of,
 )
 from models.schema import StrictSchema, Text, kind, refuse
-from models.source_fields import Flag
+from models.source_fields import Flag, delays_field, take_later
 
 MAX_TOPICS = 100
 """Topics of one route."""
@@ -122,11 +123,14 @@ class RouteSchema(StrictSchema):
     results_subject = fields.String(validate=validate.Length(1, 255))
     timestamp = _one_of(TIMESTAMPS)
     in_progress = fields.Integer(strict=True, validate=validate.Range(1, MAX_IN_PROGRESS))
+    retry_later = delays_field()
+    interim_results = Flag()
     lookups = fields.List(fields.Nested(LookupSchema), required=True, validate=validate.Length(1, MAX_LOOKUPS))
 
     @post_load
     def _route(self, data: dict[str, Any], **_: Any) -> Route:
-        wrong = _conflicts(data)
+        later = take_later(data)
+        wrong = _conflicts(data, later)
         if wrong:
             raise ValidationError(wrong)
         lookups = tuple(data.pop("lookups"))
@@ -134,10 +138,11 @@ class RouteSchema(StrictSchema):
             stages = stages_of(lookups)
         except ValueError as exc:
             refuse(str(exc), "lookups")
-        return Route("", tuple(dict.fromkeys(data.pop("topics"))), data.pop("results"), lookups, stages=stages, **data)
+        topics, results = tuple(dict.fromkeys(data.pop("topics"))), data.pop("results")
+        return Route("", topics, results, lookups, stages=stages, later=later, **data)
 
 
-def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
+def _conflicts(data: dict[str, Any], later: RetryLater) -> dict[str, list[str]]:
     """Return what does not go together, by member."""
     wrong: dict[str, list[str]] = {}
     lookups: list[Lookup] = data["lookups"]
@@ -157,6 +162,8 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
         wrong["results_subject"] = ["goes with results_format avro, protobuf or json-schema, which need it"]
     if output == "result" and "results_subject" in data:
         wrong["results_format"] = ['a result is JSON: set output = "merge" or "document"']
+    if later.interim_results and output != "result":
+        wrong["interim_results"] = ['goes with output = "result": other routes publish nothing for what fails']
     if data.get("when") is not None and data["when"].lookups:
         wrong["when"] = ["is decided before anything is looked up"]
     return wrong

@@ -19,6 +19,7 @@ from models.checks import Call
 from models.errors import RETRYABLE_STATUSES, InvalidRequest, SettingsError
 from models.headers import check_headers
 from models.request import Request
+from models.retry_later import NEVER, RetryLater
 from models.route import Route
 from models.template import JsonTemplate, Template, UrlTemplate, as_text, encode_form, list_values, refuse
 from models.url import check_url
@@ -226,6 +227,7 @@ class Source:
     tls: Tls | None = None
     proxy: str | None = None
     batch: Batch | None = None
+    later: RetryLater = NEVER
     identity: str = ""
     names: frozenset[str] = field(init=False, repr=False, compare=False)
     """The names of its parameters."""
@@ -348,6 +350,12 @@ class Sources:
     def apart(self) -> frozenset[str]:
         """Return the names of the sources with pauses and breaker of their own: functions too, which have no host."""
         return frozenset(name for name, source in self.by_name.items() if source.is_apart or source.call is not None)
+
+    @property
+    def delays(self) -> frozenset[int]:
+        """Return the seconds after which any source or route has something tried again later."""
+        policies = [source.later for source in self.by_name.values()] + [route.later for route in self.routes.values()]
+        return frozenset[int]().union(*(each.delays for each in policies))
 
     def route(self, name: str) -> Route:
         """Return a route by its name. Raises SettingsError for one that there is not."""

@@ -15,6 +15,7 @@ from models.errors import Denied, InvalidRequest
 from models.expression import Expression
 from models.headers import check_headers
 from models.request import Checks
+from models.retry_later import MAX_DELAYS, RetryLater, parse_delay
 from models.schema import Seconds, kind, refuse
 from models.source import NEGATIVE_KINDS, Secret
 from models.template import HeaderTemplate, UrlTemplate
@@ -144,6 +145,19 @@ def negative_ttl_of(value: Any) -> dict[str, float]:
     if unknown:
         refuse(f"unknown kind of failure: {', '.join(unknown)}; known: {', '.join(NEGATIVE_KINDS)}")
     return {name: seconds.deserialize(each) or 0.0 for name, each in table.items()}
+
+
+def delays_field() -> Any:
+    """Return the field `retry_later`: delays such as `["1m", "10m"]`, one a try."""
+    return fields.List(Built(parse_delay), validate=validate.Length(1, MAX_DELAYS))
+
+
+def take_later(data: dict[str, Any]) -> RetryLater:
+    """Take `retry_later` and `interim_results` out of what was loaded. Raises ValidationError."""
+    delays, interim = data.pop("retry_later", ()), data.pop("interim_results", None)
+    if interim is not None and not delays:
+        refuse("goes with retry_later", "interim_results")
+    return RetryLater(tuple(delays), interim or False)
 
 
 class JsonChecks(Checks):

@@ -35,6 +35,7 @@ from models.source_fields import (
     Built,
     Flag,
     JsonChecks,
+    delays_field,
     expression_of,
     headers_of,
     json_value,
@@ -44,6 +45,7 @@ from models.source_fields import (
     positive,
     secret_of,
     statuses_of,
+    take_later,
     template_of,
 )
 from models.template import JsonTemplate, Template, as_text
@@ -242,6 +244,8 @@ class SourceSchema(StrictSchema):
     response_headers = fields.List(Text(_check_name), validate=validate.Length(1, MAX_RESPONSE_HEADERS))
     redirects = number(0, MAX_REDIRECTS, whole=True)
     retry = fields.Nested(_RetrySchema)
+    retry_later = delays_field()
+    interim_results = Flag()
     timeout = positive(MAX_TIMEOUT)
     connect_timeout = positive(MAX_TIMEOUT)
     read_timeout = positive(MAX_TIMEOUT)
@@ -283,6 +287,7 @@ class SourceSchema(StrictSchema):
 
 def _source_of(data: dict[str, Any]) -> Source:
     members = dict(data)
+    members["later"] = take_later(members)
     members["response_headers"] = tuple(dict.fromkeys(map(str.lower, data.get("response_headers", ()))))
     headers = members.pop("headers", {})
     members["headers"] = {name: each for name, each in headers.items() if isinstance(each, Template)}

@@ -84,8 +84,8 @@ def route_misfits(settings: Settings, sources: Sources) -> list[str]:
     """Return what is wrong with routes beside a worker's settings."""
     return settings_problems(
         sources.routes, sources.by_name, requests=settings.requests_topic, results=settings.results_topic,
-        dead_letters=settings.dead_letters_topic, workers=settings.workers_topic, timeout=settings.timeout,
-        registry=bool(settings.registry_url),
+        dead_letters=settings.dead_letters_topic, workers=settings.workers_topic, group=settings.group,
+        timeout=settings.timeout, registry=bool(settings.registry_url),
     )  # fmt: skip
 
 

@@ -69,6 +69,7 @@ class Answerer:
         hosts = sources.hosts if sources is not None else None
         self.places = InFlightLimiter(settings, self._begin, self._crowd_out, admission=admission, hosts=hosts)
         self.stats = self._out.stats
+        self.later = self._out.later
         self._spans = spans
 
     async def answer(self, batch: RecordBatch) -> None:

@@ -13,6 +13,7 @@ from agents.answer.bulk import BulkFetcher
 from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
 from models.result import RESULT_ROOM
+from models.retry_later import delay_topics
 from models.source import CachePolicy, Sources
 from streams.app import App, settle_memory
 from streams.cache.front import Cache
@@ -79,7 +80,8 @@ class AnswerApp:
         for line in differences(settings, topics):
             logger.warning("%s", line)
         publisher = await stack.enter_async_context(Publisher(settings.kafka, settings.worker_id, self.app.crash_soon))
-        for topic in (topics[settings.results_topic], topics[settings.dead_letters_topic]):
+        later = delay_topics(settings.group, self.sources.delays)
+        for topic in (topics[name] for name in (settings.results_topic, settings.dead_letters_topic, *later)):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         client = await stack.enter_async_context(client_of(settings, self.sources))
         spans = None if tracer is None else self._trace(client, tracer)

@@ -23,9 +23,11 @@ from agents.answer.headers import (
 )
 from agents.answer.limiter import Waiting
 from agents.answer.parsed_requests import ParsedRequest, salvage_context, salvage_id
+from agents.answer.retry_later import Deferral
 from agents.answer.stats import NO_CACHE, AnswerStats
 from models.errors import AnswerError, TooLarge
-from models.result import Answer, encode_answer, splice, with_context
+from models.result import Answer, encode_answer, splice, with_context, with_retry_at
+from models.retry_later import NEVER
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
@@ -58,6 +60,7 @@ class ResultPublisher:
         self._spans = spans
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         self._carried = frozenset(settings.carry_headers)
+        self.later = Deferral(settings.group, publisher)
         self.stats = AnswerStats()
 
     def refuse(self, item: Waiting, error: AnswerError) -> None:
@@ -106,7 +109,8 @@ class ResultPublisher:
         known: ParsedRequest | None = None,
         trace: Headers | None = None,
     ) -> AnswerError | None:
-        """Publish a result, after its dead letter if there is an `error`. `trace` replaces the request's headers.
+        """Publish a result, after its dead letter if there is an `error`; or, if its source has it tried again later,
+        the request to a delay topic. `trace` replaces the request's headers.
 
         Returns the error that the result has: TooLarge for one whose key and headers make it more than its topic takes.
         """
@@ -116,7 +120,7 @@ class ResultPublisher:
         if error is None:
             self._publisher.publish(self._results, record.partition, result, fits=True)
         else:
-            self._publish_dead_letter(record, request_id, result.host, error, _untaken(result))
+            self._publish_failure(record, request_id, error, _untaken(result), known)
         return error
 
     def hit(
@@ -171,6 +175,24 @@ class ResultPublisher:
                 host,
             )
         )
+
+    def _publish_failure(
+        self, record: RequestRecord, request_id: bytes, error: AnswerError, result: OutgoingRecord,
+        known: ParsedRequest | None,
+    ) -> None:  # fmt: skip
+        """Publish a dead letter and a result, or have the request tried again later."""
+        policy = NEVER if known is None or known.source is None else known.source.later
+        next_try = self.later.next_try(record, policy, error)
+        final = partial(self._publish_dead_letter, record, request_id, result.host, error, result)
+        if next_try is None:
+            final()
+            return
+        listener = result.listener
+        if policy.interim_results:
+            interim = result._replace(value=with_retry_at(result.value or b"", next_try.due))
+            listener = After(listener, partial(self._publisher.publish, self._results, record.partition, interim))
+        headers = dead_letter_headers(record, self._group, request_id, error, result.host)
+        self.later.publish(record, next_try, headers, listener, instead=final)
 
     def _publish_dead_letter(
         self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, result: OutgoingRecord

@@ -15,7 +15,7 @@ PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfin
 
 _WORST = ("open", "half-open", "closed")
 _LISTS = ("partitions", "route_partitions", "hosts", "sources", "routes")
-_OBJECTS = ("tables", "answers", "cache", "pool")
+_OBJECTS = ("tables", "answers", "cache", "pool", "retry_later")
 
 
 class ClusterStatus:

@@ -22,6 +22,7 @@ from streams.web.server import place
 
 if TYPE_CHECKING:
     from agents.answer.app import AnswerApp
+    from agents.later.app import LaterApp
     from agents.routes.app import RouteApp
     from agents.tables.app import TablesApp
     from models.source import Sources
@@ -50,6 +51,7 @@ class WorkerStatus:
         tabulating: TablesApp | None,
         routing: Sequence[RouteApp] = (),
         *,
+        later: LaterApp | None = None,
         loop: LoopWatch,
         port: int,
     ) -> None:
@@ -58,6 +60,7 @@ class WorkerStatus:
         self._answering = answering
         self._tabulating = tabulating
         self._routing = routing
+        self._later = later
         self._loop = loop
         self._url = url_of(settings, port)
         self._started_at = iso_now()
@@ -66,7 +69,7 @@ class WorkerStatus:
     async def record(self) -> dict[str, Any]:
         """Return the record as it is now."""
         apps = [part.app for part in (self._answering, self._tabulating) if part is not None]
-        running = [*apps, *(part.app for part in self._routing)]
+        running = [*apps, *(part.app for part in (*self._routing, self._later) if part is not None)]
         record: dict[str, Any] = {
             "id": self._settings.worker_id,
             "role": self._settings.role,
@@ -89,6 +92,8 @@ class WorkerStatus:
             record |= await self._answers(self._answering)
             record["sources"] = [source(each) for each in self._sources.by_name.values()]
             record["routes"] = [route(each) for each in self._routing]
+        if self._later is not None:
+            record["retry_later"] = {"topics": self._later.status(), "exhausted": self._later.exhausted()}
         if self._tabulating is not None:
             record["tables"] = tables(self._tabulating)
         return record

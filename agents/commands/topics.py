@@ -27,45 +27,50 @@ def run(options: argparse.Namespace) -> int:
     from streams.config import settings as configuration
 
     settings = configuration.load()
-    return asyncio.run(_topics(settings, options, _routes(settings)))
+    return asyncio.run(_topics(settings, options, _sources(settings)))
 
 
-def _routes(settings: Any) -> list[Any]:
+def _sources(settings: Any) -> Any:
+    from models.source import Sources
     from streams.config.plugins import load_plugins
     from streams.sources import load
 
     if not settings.sources:
-        return []
+        return Sources()
     load_plugins(settings)  # sources may name their schemas, checks and functions
-    return list(load(settings.sources).routes.values())
+    return load(settings.sources)
 
 
-async def _topics(settings: Any, options: argparse.Namespace, routes: list[Any]) -> int:
+async def _topics(settings: Any, options: argparse.Namespace, sources: Any) -> int:
     from agents.redrive.redriver import marks_of
     from agents.routes.topics import find_matched
-    from streams.kafka.topics import Admin, differences, route_differences
+    from models.retry_later import delay_topics
+    from streams.kafka.topics import Admin, delay_differences, differences, route_differences
     from streams.tables.changelogs import changelogs
 
-    routes = await find_matched(routes, settings)
-    names = tuple(dict.fromkeys([*settings.topics(), *(name for route in routes for name in route.all_topics)]))
+    routes = await find_matched(list(sources.routes.values()), settings)
+    later = delay_topics(settings.group, sources.delays)
+    of_routes = (name for route in routes for name in route.all_topics)
+    names = tuple(dict.fromkeys([*settings.topics(), *of_routes, *later]))
     makers = dict.fromkeys((*changelogs(settings).values(), settings.workers_topic), "a worker")
     makers[marks_of(settings)] = "redrive"
     async with Admin(settings.kafka) as admin:
         found = await admin.describe(*names)
         if options.create:
-            found = await _create(admin, settings, options, names, found)
+            found = await _create(admin, settings, options, dict.fromkeys(names, 0) | later, found)
         ours = await admin.describe(*makers)
     for topic in (*found.values(), *ours.values()):
         size = topic.max_bytes if topic.max_bytes is not None else "?"
         print(f"{topic.name}\tpartitions={topic.partitions}\treplicas={topic.replication}\tmax.message.bytes={size}")
-    for line in [*differences(settings, found), *route_differences(routes, settings.dead_letters_topic, found)]:
+    differing = [*differences(settings, found), *route_differences(routes, settings.dead_letters_topic, found)]
+    for line in [*differing, *delay_differences(later, found)]:
         say(line)
     for name, maker in makers.items():
         if name not in ours:
             say(f"topic {name!r} does not exist: {maker} creates it if the broker allows that")
     for name in names:
         if name not in (*found, *settings.topics()):  # those are named above
-            say(f"topic {name!r} of a route does not exist")
+            say(f"topic {name!r} of {'retry_later' if name in later else 'a route'} does not exist")
     missing = len(names) - len(found)
     if missing:
         say("create them with: millrace topics --create")
@@ -73,15 +78,17 @@ async def _topics(settings: Any, options: argparse.Namespace, routes: list[Any])
 
 
 async def _create(
-    admin: Any, settings: Any, options: argparse.Namespace, names: tuple[str, ...], found: dict[str, Any]
+    admin: Any, settings: Any, options: argparse.Namespace, names: dict[str, int], found: dict[str, Any]
 ) -> Any:
-    """Create what is missing; returns all topics."""
+    """Create what is missing; returns all topics. `names` has the delays of delay topics, 0 for others."""
+    from models.retry_later import retention
     from streams.kafka.topics import DEFAULT_PARTITIONS
 
     partitions = options.partitions or max((topic.partitions for topic in found.values()), default=0)
-    for name in names:
+    for name, delay in names.items():
         if name not in found:
-            await admin.create(name, partitions or DEFAULT_PARTITIONS, options.replication)
+            config = retention(delay) if delay else {}
+            await admin.create(name, partitions or DEFAULT_PARTITIONS, options.replication, **config)
             say(f"created {name}")
     found = await admin.settled(*names)
     await _create_own(admin, settings, found[settings.results_topic], options.replication)

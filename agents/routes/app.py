@@ -13,7 +13,8 @@ from agents.routes.formats import Formats
 from agents.routes.lookups import Lookups
 from agents.routes.outputs import Outputs
 from agents.routes.runner import RouteRunner
-from agents.routes.topics import own_topics
+from agents.routes.topics import is_own
+from models.retry_later import delay_topics
 from models.route import Route
 from models.source import Sources
 from streams.app import App
@@ -22,6 +23,7 @@ from streams.kafka.outgoing import publishing_state
 from streams.kafka.patterns import PatternTopics, existing
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic
+from streams.lending import Lending
 from streams.tasks import end_tasks, keep
 
 if TYPE_CHECKING:
@@ -43,9 +45,9 @@ class RouteApp:
         self._find_topics = find_topics
         self.publisher: Publisher | None = None
         self.runner: RouteRunner | None = None
+        self.lent: Lending[RouteRunner] = Lending()
         self.app = App(settings, id=route.group(settings.group))
         self.app.opens(self.open)
-        self._own = own_topics(settings)
         self._patterns = PatternTopics(self.app, f"route {route.name}", self._matches, route.names)
         topic = self.app.topic(*route.names, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name=f"route {route.name}")(self.work)
@@ -60,7 +62,7 @@ class RouteApp:
         return None if self.runner is None else self.runner.sample()
 
     def _matches(self, name: str) -> bool:
-        return self.route.pattern_of(name) is not None and name not in self._own
+        return self.route.pattern_of(name) is not None and not is_own(name, self._settings)
 
     async def work(self, stream: Any) -> None:
         """The agent: hands each batch to the runner."""
@@ -75,7 +77,8 @@ class RouteApp:
         publisher = Publisher(settings.kafka, f"{settings.worker_id}-{route.name}", self.app.crash_soon)
         self.publisher = await stack.enter_async_context(publisher)
         results = topics[route.results]
-        for topic in (results, topics[self.dead_letters]):
+        later = [topics[name] for name in delay_topics(settings.group, self._sources.delays)]
+        for topic in (results, topics[self.dead_letters], *later):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         partitions = self._patterns.partitions
         partitions |= {name: topics[name].partitions for name in (*route.names, route.results)}
@@ -92,6 +95,7 @@ class RouteApp:
         self.runner = RouteRunner(
             route, Lookups(route, self._sources, enricher, formats, large), formats, outputs, publisher
         )
+        self.lent.lend(self.runner, stack)
         return publisher
 
     async def _registry(self, stack: AsyncExitStack) -> Registry | None:

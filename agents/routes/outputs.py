@@ -13,6 +13,7 @@ from aiokafka.partitioner import murmur2
 from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.headers import dead_letter_headers, first_place, read_id, shrink_dead_letter, shrink_result
 from agents.answer.publish import After
+from agents.answer.retry_later import Deferral
 from agents.routes.formats import UNKNOWN, Formats
 from agents.routes.large import LargeValue, Merging
 from agents.routes.lookups import Found, Results
@@ -23,7 +24,8 @@ from models import strictjson
 from models.dead_letter import LOOKUP, ROUTE
 from models.errors import AnswerError, InvalidRequest, TooLarge
 from models.expression import Path
-from models.result import Answer, encode_answer, splice
+from models.result import Answer, encode_answer, splice, with_retry_at
+from models.retry_later import RetryLater
 from models.route import REGISTERED, Route
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
@@ -63,6 +65,7 @@ class Outputs:
         self._partitions = partitions
         self._formats = formats
         self._compacted = compacted
+        self.later = Deferral(settings.group, publisher)
 
     def pass_on(self, record: Record, lease: Lease, scope: Mapping[str, Any] | None, began: float) -> str | None:
         """Publish a record without answers, as `finish` does; `scope` is None for a tombstone."""
@@ -120,14 +123,16 @@ class Outputs:
         lookup: str | None = None,
         found: Found | None = None,
     ) -> None:
-        """Publish a dead letter, and then the result if the route publishes results; both finish the record."""
+        """Publish a dead letter, and then the result if the route publishes results; both finish the record. Or, if
+        route or source have it tried again later, publish it to a delay topic.
+        """
         if isinstance(record, Unreadable):
             record = record.sent()
         headers = dead_letter_headers(record, self._group, _id_of(record), error, None if found is None else found.host)
         headers.append((ROUTE, self.route.name.encode()))
         if lookup is not None:
             headers.append((LOOKUP, lookup.encode()))
-        listener: DeliveryListener = lease
+        result: OutgoingRecord | None = None
         if self.route.output == "result" and not (self._compacted and record.key is None):
             answer = None if found is None else found.answer
             shared = encode_answer(None, Answer.failed(error)) if answer is None else answer.shared
@@ -135,10 +140,30 @@ class Outputs:
             result = OutgoingRecord(
                 lease, record.offset, record.key, value, headers_of(record, [], "json"), shrink_result
             )
-            partition = self._partition(record)
-            listener = After(lease, partial(self._publisher.publish, self.route.results, partition, result))
+        policy = self._later_of(found)
+        next_try = self.later.next_try(record, policy, error)
+        listener = self._before(record, lease, result)
         letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
-        self._publisher.publish(self.failures, record.partition, letter)
+        final = partial(self._publisher.publish, self.failures, record.partition, letter)
+        if next_try is None:
+            final()
+            return
+        interim = None
+        if result is not None and policy.interim_results:
+            interim = result._replace(value=with_retry_at(result.value or b"", next_try.due))
+        self.later.publish(record, next_try, headers, self._before(record, lease, interim), instead=final)
+
+    def _before(self, record: Record, lease: Lease, result: OutgoingRecord | None) -> DeliveryListener:
+        """Return the listener of what is published before a result, or alone."""
+        if result is None:
+            return lease
+        partition = self._partition(record)
+        return After(lease, partial(self._publisher.publish, self.route.results, partition, result))
+
+    def _later_of(self, found: Found | None) -> RetryLater:
+        """Return when failed records are tried again: as the route says, else as the source that failed says."""
+        source = None if found is None or found.known is None else found.known.source
+        return self.route.later if self.route.later.delays or source is None else source.later
 
     def shown(self, record: Record, results: Results, scope: Mapping[str, Any]) -> bytes | None:
         """Return an output as its own text, or as JSON where a registry writes it; None where another process made it.

@@ -54,6 +54,7 @@ class RouteRunner:
         self._lookups = lookups
         self._formats = formats
         self._outputs = outputs
+        self.later = outputs.later
         self._publisher = publisher
         self._free = asyncio.Event()
         self.in_progress = 0

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from agents.redrive.redriver import marks_of
+from models.retry_later import is_delay_topic
 from models.route import Route
 from streams.config.settings import Settings
 from streams.kafka.patterns import existing
 from streams.tables.changelogs import changelogs
 
 
-def own_topics(settings: Settings) -> frozenset[str]:
-    """Return the topics that workers make for themselves, which no pattern matches."""
-    return frozenset((settings.workers_topic, marks_of(settings), *changelogs(settings).values()))
+def is_own(name: str, settings: Settings) -> bool:
+    """Whether a topic is one that workers keep for themselves, which no pattern matches."""
+    own = (settings.workers_topic, marks_of(settings), *changelogs(settings).values())
+    return name in own or is_delay_topic(settings.group, name)
 
 
 def matched(routes: Iterable[Route], names: Iterable[str], settings: Settings) -> list[Route]:
     """Return routes with those of the topics in the place of their patterns that these match."""
-    others = sorted(set(names) - own_topics(settings))
+    others = sorted(name for name in set(names) if not is_own(name, settings))
     return [route.matched(others) for route in routes]
 
 

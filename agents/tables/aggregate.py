@@ -1,4 +1,4 @@
-"""Aggregates the results of one partition: which rows a batch changes, and to what.
+"""Aggregates the results of one partition: which rows a batch changes, and to what. Interim results change none.
 
 A counted row (hosts, outcomes, checks) has the offset up to which it counts; results up to that offset are not counted
 again. So a batch that is read again, in part or whole, changes nothing. Latencies are whole microseconds: their sum
@@ -79,6 +79,8 @@ class Aggregator:
             except InvalidResult as exc:
                 self.unreadable += 1
                 self.first_unreadable = self.first_unreadable or f"at offset {record.offset}: {exc}"
+                continue
+            if result.shared.interim:
                 continue
             assert value is not None
             at = record.timestamp

@@ -47,13 +47,15 @@ class CheckRun(NamedTuple):
 
 class Shared(NamedTuple):
     """What results for the same request share. `place` is its outcome and the key of its row among the hosts, `head`
-    its part of an answer's row, encoded, with a comma before.
+    its part of an answer's row, encoded, with a comma before. `interim`: its request is tried again later, so it is no
+    answer yet.
     """
 
     place: tuple[str, str | None]
     error: dict[str, Any] | None
     checks: tuple[CheckRun, ...]
     head: bytes
+    interim: bool = False
 
 
 class ParsedResult(NamedTuple):
@@ -87,7 +89,8 @@ class ResultParser:
             # Members that are whole between braces are whole here: then so is the result around them.
             around = _around(middle) if len(middle) > MEMO_LARGEST else None
             shared = _shared(_parse(b"{%b}" % middle) if around is None else around, self._apart)
-            self._remember(middle, shared)
+            if not shared.interim:  # each is another
+                self._remember(middle, shared)
         return ParsedResult(request_id, shared, cache, int(elapsed_ms * 1000 + 0.5))
 
     def _remember(self, middle: bytes, shared: Shared) -> None:
@@ -185,7 +188,8 @@ def _shared(result: Mapping[str, Any], apart: frozenset[str]) -> Shared:
     head = _encode(members)
     if source in apart:
         host = row_of(source, host)
-    return Shared((outcome, host), error, _runs(result.get("checks")), b"," + head[1:-1].encode())
+    runs, interim = _runs(result.get("checks")), outcome != "ok" and isinstance(result.get("retry_at"), str)
+    return Shared((outcome, host), error, runs, b"," + head[1:-1].encode(), interim)
 
 
 def _text(owner: Any, name: str, most: int) -> str | None:

@@ -184,7 +184,12 @@ class Pages:
         return {"found": await self._query.workers()}
 
     async def _errors(self, _: web.Request) -> Row:
-        return {"found": await self._query.errors(limit=ERROR_ROWS)}
+        found = await self._query.errors(limit=ERROR_ROWS)
+        try:
+            later = await self._query.retry_later()
+        except Problem:  # this worker does not know the others
+            later = {"topics": []}
+        return {"found": found, "later": later}
 
     async def _send(self, _: web.Request) -> Row:
         try:

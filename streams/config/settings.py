@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from marshmallow.validate import Length, OneOf, Range
 
 from models.errors import SettingsError
+from models.retry_later import is_delay_topic
 from models.source import MAX_REDIRECTS, NEGATIVE_TTL
 from streams.config import validators as values
 from streams.config.cache_url import MIB, parse_bytes, parse_tiers
@@ -262,7 +263,9 @@ def secret_values(settings: Settings) -> Iterator[str]:
 
 
 def _topic_problems(settings: Settings) -> list[str]:
-    """Report topics that share a name, or have one of the group's own: its redrive marks, its tables' changelogs."""
+    """Report topics that share a name, or have one of the group's own: its redrive marks, its delay topics, its tables'
+    changelogs.
+    """
     topics = {f"MILLRACE_{name.upper()}": getattr(settings, name)
               for name in ("requests_topic", "results_topic", "dead_letters_topic", "workers_topic")}  # fmt: skip
     if len(set(topics.values())) < len(topics):
@@ -271,7 +274,9 @@ def _topic_problems(settings: Settings) -> list[str]:
     return [
         f"{variable}: {topic!r} is a topic that MILLRACE_GROUP={group} keeps for itself; give another name"
         for variable, topic in topics.items()
-        if topic == f"{group}-redriven" or (topic.startswith(f"{group}-tables-") and topic.endswith("-changelog"))
+        if topic == f"{group}-redriven"
+        or (topic.startswith(f"{group}-tables-") and topic.endswith("-changelog"))
+        or is_delay_topic(group, topic)
     ]
 
 

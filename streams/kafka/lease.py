@@ -59,14 +59,14 @@ class Lease:
     where the log ended when last heard of, `identity` which topic it is of. `anew` says that what was committed, or
     read by a lease before, is of a former topic of this name: nothing is committed then before something is finished.
     `tried` are the last offsets of which a commit was sent, whatever became of it. `bytes` is the size of the large
-    records that are unfinished, `unremembered` how many finished ones the metadata had no room for when it was last
-    written.
+    records that are unfinished, `rests` that no more is to be polled for now, `unremembered` how many finished ones the
+    metadata had no room for when it was last written.
     """
 
     __slots__ = (
         "_completed", "_count", "_delivered", "_drained", "_large", "_last", "_metadata", "_unfinished",
         "_waiting", "alive", "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group",
-        "identity", "invalid_metadata", "partition", "point", "position", "resumed", "skipped_completed",
+        "identity", "invalid_metadata", "partition", "point", "position", "rests", "resumed", "skipped_completed",
         "start", "topic", "tried", "unremembered", "work"
     )  # fmt: skip
 
@@ -83,6 +83,7 @@ class Lease:
         self.start = position
         self.alive = True
         self.draining = False
+        self.rests = False
         self.begun = 0
         self.resumed = position
         self.committed = None if position is None else CommitPoint(position, metadata)

@@ -27,6 +27,8 @@ REQUEST_TIMEOUT = 15.0
 SETTLE_TRIES, SETTLE_PAUSE = 50, 0.1
 """How often and at what interval, in seconds, a new topic is looked for."""
 SIZE_SETTING = "max.message.bytes"
+SPARE = 86_400
+"""Seconds beyond its delay for which a delay topic should keep a record: workers may be away for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Topic:
     replication: int
     max_bytes: int | None = None
     cleanup: str | None = None
+    retention_ms: int | None = None
 
 
 class Admin:
@@ -74,10 +77,11 @@ class Admin:
             if each["topic"] in names and each["error_code"] == 0 and each["partitions"]:
                 replicas = each["partitions"][0]["replicas"]
                 settings = await self._settings(each["topic"])
-                size = settings.get(SIZE_SETTING)
+                size, kept = settings.get(SIZE_SETTING), settings.get("retention.ms")
                 topics[each["topic"]] = Topic(
                     each["topic"], len(each["partitions"]), len(replicas),
                     int(size) if size else None, settings.get("cleanup.policy"),
+                    int(kept) if kept else None,
                 )  # fmt: skip
         return topics
 
@@ -181,6 +185,21 @@ def differences(settings: Settings, found: Mapping[str, Topic]) -> list[str]:
         if topic and "compact" in (topic.cleanup or "")
     ]
     return lines
+
+
+def delay_differences(delays: Mapping[str, int], found: Mapping[str, Topic]) -> Iterator[str]:
+    """Say, a line each, what will not work with delay topics; `delays` has the seconds of each."""
+    for name, delay in delays.items():
+        topic = found.get(name)
+        if topic is None:
+            continue
+        if "compact" in (topic.cleanup or ""):
+            yield f"topic {name!r} is compacted: Kafka deletes requests that wait there; set cleanup.policy=delete"
+        if topic.retention_ms is not None and 0 <= topic.retention_ms < (delay + SPARE) * 1000:
+            yield (
+                f"topic {name!r} keeps records for {topic.retention_ms / 1000:g} s, and they wait there for {delay} s: "
+                "what is not taken up in time is lost; raise retention.ms"
+            )
 
 
 def route_differences(routes: Iterable[Route], dead_letters: str, found: Mapping[str, Topic]) -> list[str]:

@@ -177,7 +177,7 @@ class Consumer(driver.Consumer):
             await self._deliver(tp, open_[tp], poll)
 
     def _open(self, leases: Mapping[TP, Lease]) -> dict[TP, Lease]:
-        """Return those of which more may be taken: no partition has more pending than is left for the others, nor
+        """Return those of which more may be taken: no partition rests, has more pending than is left for the others, or
         results that Kafka does not take.
         """
         most = cast("Transport", self.transport).settings.max_pending_bytes
@@ -186,7 +186,8 @@ class Consumer(driver.Consumer):
         return {
             tp: lease
             for tp, lease in leases.items()
-            if lease.unfinished < records
+            if not lease.rests
+            and lease.unfinished < records
             and lease.bytes < room
             and lease.unremembered < defaults.MAX_UNREMEMBERED
             and not self.app.is_full(tp.partition)

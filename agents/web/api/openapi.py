@@ -129,10 +129,11 @@ class Document:
             ("partitions", "The partitions and their owners", schemas.PartitionsSchema),
             ("sources", "The named sources", schemas.SourcesSchema),
             ("routes", "The routes", schemas.RoutesSchema),
+            ("retry-later", "What is tried again later", schemas.RetryLaterSchema),
             ("pool", "This worker's check pool", None),
         ):
             answer = schema_of(self.spec, schema) if schema else {"type": "object"}
-            self._path(f"/api/{name}", get=self._read(name, summary, answer))
+            self._path(f"/api/{name}", get=self._read(name.replace("-", "_"), summary, answer))
         self._routes()
         get = self._read("cache", "The caches", schema_of(self.spec, schemas.CacheSchema))
         one = [_in("query", each, {"type": "string"}, f"every entry of this {each}") for each in ("url", "source")]

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from agents.answer.app import AnswerApp, Resources
 from agents.cluster.cluster_status import ClusterStatus
+from agents.cluster.later_status import later_status
 from agents.cluster.registry import WorkerRegistry
 from agents.cluster.route_status import route_statuses
 from agents.tables.rows import Row
@@ -97,6 +98,10 @@ class Query:
     async def routes(self) -> dict[str, Any]:
         """Return every route, added up over the workers that answer."""
         return {"routes": route_statuses(self._cluster.records(), self._overview.route_rates)}
+
+    async def retry_later(self) -> dict[str, Any]:
+        """Return what waits in the delay topics, added up over the workers that answer."""
+        return later_status(self._cluster.records())
 
     async def route(self, name: str) -> dict[str, Any]:
         """Return a route with the latest record of it that this worker has read, else another one. Raises Problem."""

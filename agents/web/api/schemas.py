@@ -167,6 +167,26 @@ class RoutesSchema(Open):
     routes = fields.List(fields.Nested(RouteSchema), required=True)
 
 
+class DelayTopicSchema(Open):
+    """A delay topic: `waiting` is null as long as no worker reads it; the counts are since the workers' start."""
+
+    topic = fields.String(required=True)
+    delay_s = count()
+    waiting = fields.Integer(required=True, allow_none=True)
+    next_due = fields.String(required=True, allow_none=True)
+    overdue_s = fields.Float(required=True)
+    deferred = count()
+    taken_up = count()
+    partitions = count()
+
+
+class RetryLaterSchema(Open):
+    """What is tried again later: the delay topics, and how many records failed at their last try."""
+
+    topics = fields.List(fields.Nested(DelayTopicSchema), required=True)
+    exhausted = count()
+
+
 class WorkerSchema(Open):
     """What a worker reports about itself, once a second."""
 
@@ -187,6 +207,7 @@ class WorkerSchema(Open):
     sources = fields.List(fields.Dict())
     routes = fields.List(fields.Nested(WorkerRouteSchema))
     route_partitions = fields.List(fields.Nested(RoutePartitionSchema))
+    retry_later = fields.Dict()
     rss = fields.Integer(allow_none=True)
     loop_lag_s = fields.Float(allow_none=True)
 

@@ -297,3 +297,46 @@ def test_a_host_that_no_request_names_is_told():
 def test_a_host_s_limits_are_found_by_how_requests_name_it(name, known):
     """Case and a port that is the scheme's own make no other host."""
     assert list(read(f"[hosts.'{name}']\nconcurrency = 3\n").hosts) == [known]
+
+
+NO_DELAY = "'soon' is not a delay: use a whole number with s, m, h or d, such as '10m'"
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ('retry_later = ["1m", "soon"]', "line 3: sources.a.retry_later.1: " + NO_DELAY),
+        ('retry_later = ["8d"]', "line 3: sources.a.retry_later.0: '8d' is longer than 7 days"),
+        ("retry_later = []", "line 3: sources.a.retry_later: Length must be between 1 and 16"),
+        ("retry_later = [60]", "line 3: sources.a.retry_later.0: cannot be a number"),
+        ("interim_results = true", "line 3: sources.a.interim_results: goes with retry_later"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_later_try_has_its_line(lines, problem):
+    """Each with what to write instead."""
+    _, wrong = parse(f"[sources.a]\nurl = 'http://h/'\n{lines}\n".encode())
+    assert [str(each).rstrip(".") for each in wrong] == [problem]
+
+
+def test_the_delays_of_sources_and_routes_are_known_together():
+    """Each once: they have a topic each."""
+    text = b"""
+[sources.a]
+url = "http://h/"
+retry_later = ["1m", "10m"]
+interim_results = true
+[routes.r]
+topics = ["t"]
+results = "o"
+retry_later = ["1m", "1h"]
+lookups = [{ source = "a" }]
+"""
+    sources, wrong = parse(text)
+    assert (wrong, sources.delays, sources.by_name["a"].later) == ([], {60, 600, 3600}, ((60, 600), True))
+    assert sources.routes["r"].later == ((60, 3600), False)
+    for change, problem in (
+        (b"[routes.later]", "line 6: routes.later: is the group of what is tried again later"),
+        (b"[routes.r]\ninterim_results = true", "line 7: routes.r.interim_results: goes with"),
+    ):
+        _, wrong = parse(text.replace(b"[routes.r]", change))
+        assert [str(each)[: len(problem)] for each in wrong] == [problem]

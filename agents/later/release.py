@@ -1,0 +1,76 @@
+"""Taking up early what waits in delay topics: everything that is there at a moment.
+
+The offsets up to which all is due now are commits of a group without members, `<group>-later-released`: they need no
+topic of their own, and a worker asks for them while anything waits. So nothing is copied, and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from models.errors import BrokerError, reason_of
+from streams.config.settings import Settings
+from streams.kafka import client
+from streams.kafka.reader import READ_TIMEOUT
+from streams.kafka.topics import REQUEST_TIMEOUT, Topic
+
+logger = logging.getLogger(__name__)
+
+Offsets = Mapping[tuple[str, int], int]
+"""By topic and partition."""
+
+
+def released_group(settings: Settings) -> str:
+    """Return the group whose commits say what is released."""
+    return f"{settings.group}-later-released"
+
+
+class Releases:
+    """Reads what is released, over one connection that it opens when it is needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._admin: Any = None
+        self._found: dict[tuple[str, int], int] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def read(self, topics: Collection[str]) -> Offsets:
+        """Return the offsets of these topics; what was read last while Kafka does not answer."""
+        try:
+            if self._admin is None:
+                opening = client.admin(self._settings.kafka, "millrace-later", REQUEST_TIMEOUT)
+                self._admin = await self._stack.enter_async_context(opening)
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                found = await self._admin.list_consumer_group_offsets(released_group(self._settings))
+        except (KafkaError, BrokerError, OSError, AssertionError) as exc:  # TimeoutError is an OSError
+            logger.info("what is released cannot be read, trying again: %s", reason_of(exc))
+            self._admin = None
+            await self._stack.aclose()
+        else:
+            self._found = {(tp.topic, tp.partition): at.offset for tp, at in found.items() if tp.topic in topics}
+        return self._found
+
+
+async def release(settings: Settings, topics: Collection[Topic]) -> dict[str, int]:
+    """Release all that is in these topics now; returns by topic the offsets there. Raises BrokerError."""
+    tps = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
+    opening = client.consumer(settings.kafka, group_id=released_group(settings), client_id="millrace-redrive")
+    async with opening as consumer:
+        consumer.assign(tps)
+        async with asyncio.timeout(READ_TIMEOUT):
+            ends = await consumer.end_offsets(tps)
+            await consumer.commit({tp: end for tp, end in ends.items() if end})
+    return {topic.name: sum(end for tp, end in ends.items() if tp.topic == topic.name) for topic in topics}

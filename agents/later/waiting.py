@@ -1,0 +1,167 @@
+"""The records of delay topics that were read and are not due yet, and the leases under which they are tried again.
+
+All records of a topic wait equally long, so the first of a partition is due first: while it waits, nothing more is
+polled of its partition. What waits is not begun, so no drain waits for it, and no watchdog takes it for stuck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias, cast
+
+from aiokafka import ConsumerRecord
+
+from models.dead_letter import read_dead_letter
+from models.retry_later import due_of
+from streams.kafka.batch import RecordBatch
+from streams.kafka.lease import Lease
+
+Record: TypeAlias = ConsumerRecord[bytes, bytes]
+
+
+class RetryLease:
+    """A lease on one delayed record, under which the answering part works on it as on the record that it once was:
+    whatever offset that had, it is the delayed one that is finished. `finished` is called then.
+    """
+
+    __slots__ = ("_begun", "_finished", "_lease", "_offset")
+
+    def __init__(self, lease: Lease, offset: int, finished: Callable[[], None]) -> None:
+        self._lease = lease
+        self._offset = offset
+        self._begun = 0
+        self._finished = finished
+
+    @property
+    def begun(self) -> int:
+        """Return whether the record is begun; until it is, it waits."""
+        return self._begun
+
+    @begun.setter
+    def begun(self, count: int) -> None:
+        if count > self._begun:
+            self._lease.resume(self._offset)
+        elif count < self._begun:
+            self._lease.wait(self._offset)
+        self._begun = count
+
+    def wait(self, _: int) -> None:
+        """Have the record wait, for its host for instance."""
+        self.begun -= 1
+
+    def resume(self, _: int) -> None:
+        """Begin what had to wait."""
+        self.begun += 1
+
+    def finish(self, _: int) -> None:
+        """Note that what became of the record is acknowledged."""
+        self._lease.finish(self._offset)
+        self._finished()
+
+    def finish_all(self, offsets: Sequence[int]) -> None:
+        """Do the same: there is one record."""
+        self.finish(offsets[0])
+
+    def __getattr__(self, name: str) -> object:
+        """Whether it is alive and taking, its tasks, its topic: those of the partition's lease."""
+        return getattr(self._lease, name)
+
+
+class Queue(NamedTuple):
+    """What waits of one partition, in order, and for how many seconds after it was written at most."""
+
+    lease: Lease
+    records: deque[Record]
+    delay: int
+
+    @property
+    def due(self) -> float:
+        """Return when its first record is due, in seconds since the epoch."""
+        record = self.records[0]
+        return due_of(record.headers, record.timestamp, self.delay)
+
+
+class Waiting:
+    """The queues of all partitions that are held. `delays` has the seconds of each topic; `released` the offsets, by
+    topic and partition, before which everything is due now.
+    """
+
+    def __init__(self, delays: Mapping[str, int]) -> None:
+        self._delays = delays
+        self._queues: dict[Lease, Queue] = {}
+        self.released: Mapping[tuple[str, int], int] = {}
+        self.changed = asyncio.Event()
+
+    def add(self, batch: RecordBatch) -> None:
+        """Take what was polled of a partition, of which no more is polled until all of it is taken up."""
+        lease = batch.lease
+        queue = self._queues.get(lease)
+        if queue is None:
+            self._queues = {held: each for held, each in self._queues.items() if held.alive}
+            queue = self._queues[lease] = Queue(lease, deque(), self._delays[lease.topic])
+        for record in batch.records:
+            lease.begun += 1
+            lease.wait(record.offset)
+        queue.records.extend(batch.records)
+        lease.rests = True
+        self.changed.set()
+
+    def due(self, now: float) -> Iterator[tuple[Record, RetryLease]]:
+        """Yield what is due at `now` (seconds since the epoch), each in turn with those of other partitions."""
+        queues = deque(queue for queue in self._queues.values() if queue.records and queue.lease.taking)
+        while queues:
+            queue = queues.popleft()
+            lease = queue.lease
+            if not lease.taking or not self._is_due(queue, now):
+                continue
+            record = queue.records.popleft()
+            lease.rests = bool(queue.records)
+            if queue.records:
+                queues.append(queue)
+            yield record, RetryLease(lease, record.offset, self.changed.set)
+
+    def next_due(self) -> float | None:
+        """Return when the next record is due, in seconds since the epoch; None if none waits."""
+        heads = (queue.due for queue in self._queues.values() if queue.records and queue.lease.taking)
+        return min(heads, default=None)
+
+    def next_due_of(self, topic: str) -> float | None:
+        """Do the same for one topic."""
+        heads = (queue.due for queue in self._queues.values()
+                 if queue.records and queue.lease.taking and queue.lease.topic == topic)  # fmt: skip
+        return min(heads, default=None)
+
+    def count(self, lease: Lease) -> int:
+        """Return how many records of a partition wait: those that were read, and those that are still in Kafka."""
+        queue = self._queues.get(lease)
+        read = 0 if queue is None else len(queue.records)
+        return read if lease.end is None or lease.position is None else read + max(0, lease.end - lease.position)
+
+    def in_progress(self) -> int:
+        """Return how many records were taken up and are not finished."""
+        return sum(queue.lease.unfinished - len(queue.records) for queue in self._queues.values() if queue.lease.alive)
+
+    def _is_due(self, queue: Queue, now: float) -> bool:
+        record = queue.records[0]
+        return record.offset < self.released.get((record.topic, record.partition), 0) or queue.due <= now
+
+
+def as_first_read(record: Record) -> Record:
+    """Return a delayed record as it was first read, with its topic, partition, offset and time: they make its default
+    id, the partition of its result, and what its dead letter says. One that has not the headers stays as it is.
+    """
+    letter = read_dead_letter((record.partition, record.offset), record.timestamp, None, None, record.headers)
+    if letter.topic is None:
+        return record
+    at = record.timestamp if letter.requested_at is None else round(letter.requested_at * 1000)
+    return replace(
+        record, topic=letter.topic, partition=letter.origin_partition, offset=letter.origin_offset, timestamp=at
+    )
+
+
+def as_lease(lease: RetryLease) -> Lease:
+    """Return it as what the answering part takes for a lease."""
+    return cast("Lease", lease)
