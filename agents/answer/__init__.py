@@ -12,6 +12,7 @@ bulk             asks for many keys of a source in one call
 run_checks       runs the checks that have no result yet for a document
 cache_writer     what is cached, and for how long
 encoded_answer   an answer's bytes without the fields that differ from request to request
+retry_later      what failed to a delay topic, instead of the dead letters
 headers          the Kafka headers of results and dead letters
 stats            answers counted by outcome and cache state, and their durations
 tracing          a span for each request

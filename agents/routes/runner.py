@@ -17,6 +17,7 @@ from typing import Any
 
 from agents.answer.agent import error_for
 from agents.answer.headers import unreadable_request
+from agents.answer.retry_later import Deferral
 from agents.routes.formats import UNKNOWN, Formats
 from agents.routes.large import LargeValue
 from agents.routes.lookups import Lookups
@@ -54,7 +55,6 @@ class RouteRunner:
         self._lookups = lookups
         self._formats = formats
         self._outputs = outputs
-        self.later = outputs.later
         self._publisher = publisher
         self._free = asyncio.Event()
         self.in_progress = 0
@@ -62,6 +62,11 @@ class RouteRunner:
         self.whole = Histogram()
         self.waiting: Counter[str] = Counter()
         self._latest: tuple[Record, dict[str, Any] | None, str, float] | None = None
+
+    @property
+    def later(self) -> Deferral:
+        """Return what was deferred, and what failed at its last try."""
+        return self._outputs.later
 
     async def take(self, batch: RecordBatch) -> None:
         """Work on a batch. Returns when all of it is done or in progress, or its lease takes no more work."""
