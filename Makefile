@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers test-python compat image coverage lint format bench bench-peers clean licences audit
+.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers test-python compat image coverage lint format bench bench-peers clean licences audit docs
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,10 @@ coverage: setup ## All tests with branch coverage, workers in processes of their
 # Where the code stands: 96 at the last measurement.
 COVERAGE := 95
 
+docs: setup ## The documentation as a site with a search, in reports/site; fails for a dead link
+	@UV_PROJECT_ENVIRONMENT=$(VENV)-docs $(UV) sync --frozen --quiet --only-group docs
+	@$(VENV)-docs/bin/python -m tests.site
+
 licences: setup ## Under which licences the packages are that come along; fails for one not agreed to
 	@$(BIN)/python -m tests.licences
 
@@ -96,4 +100,4 @@ bench-peers: setup ## The same work by hand, by Faust, FastStream, Quix Streams 
 	$(BIN)/python -m bench.peers
 
 clean: ## Remove what was made here
-	rm -rf $(VENV) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist reports
+	rm -rf $(VENV) $(VENV)-docs .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist reports
