@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 
-from agents.answer.app import AnswerApp
+from agents.answer.app import SOURCE, AnswerApp
 from agents.cluster.worker_status import partition
 from agents.later.app import LaterApp
 from agents.metrics import BREAKER, CATALOGUE, FRONT
@@ -149,6 +149,9 @@ def upstreams(answering: AnswerApp, hosts: dict[str, str]) -> Iterator[Sample]:
     for name, host in {**found, **caller.hosts}.items():
         if host is not None:
             yield from _of_source(name, host)
+    for name, bulkhead in answering.resources.shared.items():
+        if name.startswith(SOURCE) and bulkhead.bucket is not None:
+            yield Sample("millrace_shared_rate", bulkhead.bucket.rate, (name.removeprefix(SOURCE),))
 
 
 def _of_source(source: str, host: Host) -> Iterator[Sample]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from agents.answer.app import AnswerApp
 from agents.cluster.heartbeat import Heartbeat
 from agents.cluster.registry import WorkerRegistry
+from agents.cluster.shared_limits import SharedLimits
 from agents.cluster.worker_status import WorkerStatus
 from agents.later.app import LaterApp
 from agents.routes.app import RouteApp
@@ -27,6 +28,7 @@ from streams.app import App
 from streams.config import settings as configuration
 from streams.config.plugins import load_plugins
 from streams.config.settings import Settings
+from streams.http.limits import Bulkhead
 from streams.kafka.topics import Topic, require
 from streams.sources import load as load_sources
 from streams.sources import route_misfits
@@ -42,7 +44,9 @@ class Worker:
     def __init__(self, settings: Settings, sources: Sources | None = None) -> None:
         self.settings = settings
         self.sources = sources or Sources()
-        self.answering = AnswerApp(settings, self.sources, self._topics) if settings.role != "tables" else None
+        self.answering = None if settings.role == "tables" else AnswerApp(
+            settings, self.sources, self._topics, self._share
+        )  # fmt: skip
         self.tabulating = None if settings.role == "answer" else TablesApp(
             settings, self._set_partitions, self.sources.apart
         )  # fmt: skip
@@ -56,6 +60,7 @@ class Worker:
         )  # fmt: skip
         self.query = Query(settings.worker_id, self.answering, requests=settings.requests_topic,
                            samples={part.route.name: part.sample for part in self.routing})  # fmt: skip
+        self.shared: SharedLimits | None = None
         self._found: Mapping[str, Topic] = {}
 
     @property
@@ -90,6 +95,7 @@ class Worker:
             later=self.later,
             loop=loop_watch,
             port=server.port,
+            limits=lambda: [] if self.shared is None else self.shared.report(),
         )
         await stack.enter_async_context(Heartbeat(settings, status.record))
         await stack.enter_async_context(site.events)
@@ -133,6 +139,10 @@ class Worker:
         if self.later is not None:
             parts["later"] = self.later.readiness()
         return parts
+
+    def _share(self, bulkheads: Mapping[str, Bulkhead]) -> SharedLimits:
+        self.shared = SharedLimits(self.settings, bulkheads)
+        return self.shared
 
     def _settings_summary(self) -> str:
         groups = ", ".join(f"{app.conf.id} has {len(app.holder.leases)} partitions" for app in self.apps)

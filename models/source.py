@@ -51,7 +51,7 @@ class Secret(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a host or source bears: requests in flight, requests a second (None: any) in bursts of `burst`, and how many
-    more may wait for it (None: as many as the worker's settings say).
+    more may wait for it (None: as many as the worker's settings say). `shared`: the rate is that of all workers.
 
     `per`: whether a source shares its host's pauses and breaker with all who ask there (`host`), or has its own
     (`source`).
@@ -62,6 +62,7 @@ class Limits:
     burst: int = 1
     waiting: int | None = None
     per: str = "host"
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

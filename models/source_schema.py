@@ -77,11 +77,13 @@ class LimitsSchema(StrictSchema):
     rate = _Rate(validate=validate.Range(0, min_inclusive=False))
     burst = number(1, whole=True)
     waiting = number(1, whole=True)
+    shared = Flag()
 
     @post_load
     def _limits(self, data: dict[str, Any], **_: Any) -> Limits:
-        if "burst" in data and "rate" not in data:
-            refuse("goes with a rate", "burst")
+        for name in ("burst", "shared"):
+            if data.get(name) and "rate" not in data:
+                refuse("goes with a rate", name)
         return Limits(**data)
 
 

@@ -128,7 +128,7 @@ class FunctionCaller:
             attempt += 1
 
     async def _once(self, source: Source, params: Mapping[str, Any], deadline: float | None) -> Body:
-        host = self._host(source)
+        host = self.host(source)
         limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
         ticket = await host.acquire(turn.deadline_of(deadline))
         turn.begin()
@@ -171,7 +171,8 @@ class FunctionCaller:
         logger.warning("source %s: %s raised %s in %s:%s, so its request failed: correct it (logged once a minute)",
                        source.name, source.call, type(raised).__name__, frame.filename, frame.lineno)  # fmt: skip
 
-    def _host(self, source: Source) -> Host:
+    def host(self, source: Source) -> Host:
+        """Return the limits of a source, made on first use."""
         host = self.hosts.get(source.name)
         if host is None:
             limits = source.limits or Limits(concurrency=DEFAULT_THREADS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ from streams.config.secrets import secrets_of
 from streams.config.settings import Settings
 from streams.functions import FunctionCaller
 from streams.http.client import Client, client_of
-from streams.http.policy import policy_of
+from streams.http.limits import Bulkhead
+from streams.http.policy import UpstreamPolicy, policy_of
 from streams.kafka.outgoing import publishing_state
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topic, differences
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from agents.answer.tracing import RequestSpans
 
 logger = logging.getLogger(__name__)
+
+SOURCE = "source "
+"""Comes before the name of a source where hosts have names, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +53,24 @@ class Resources:
     answerer: Answerer
     large: LargeWork
     bulk: BulkFetcher
+    shared: Mapping[str, Bulkhead]
+    """Those whose rate is shared with other workers, by the names of their limits."""
 
 
 class AnswerApp:
-    """See the module. `resources` are None until all of them are open."""
+    """See the module. `resources` are None until all of them are open; `share` shares limits with other workers."""
 
     def __init__(
-        self, settings: Settings, sources: Sources, find_topics: Callable[[], Awaitable[Mapping[str, Topic]]]
+        self,
+        settings: Settings,
+        sources: Sources,
+        find_topics: Callable[[], Awaitable[Mapping[str, Topic]]],
+        share: Callable[[Mapping[str, Bulkhead]], AbstractAsyncContextManager[Any]] | None = None,
     ) -> None:
         self.settings = settings
         self.sources = sources
         self._find_topics = find_topics
+        self._share = share
         self.app = App(settings, id=settings.group)
         self.resources: Resources | None = None
         self.lent: Lending[Enricher] = Lending()
@@ -86,6 +97,8 @@ class AnswerApp:
         client = await stack.enter_async_context(client_of(settings, self.sources))
         spans = None if tracer is None else self._trace(client, tracer)
         self.resources = await open_resources(stack, settings, self.sources, publisher, client, spans=spans)
+        if self.resources.shared and self._share is not None:
+            await stack.enter_async_context(self._share(self.resources.shared))
         self.lent.lend(self.resources.enricher, stack)
         settle_memory()
         return publisher
@@ -138,4 +151,19 @@ async def open_resources(
         Enricher(fetcher, pool, cache, settings.timeout, policy, limit=limit, negative_ttl=settings.negative_ttl)
     )
     answerer = Answerer(settings, enricher, publisher, sources, pool.admission, spans=spans, large=large)
-    return Resources(publisher, client, caller, pool, cache, enricher, answerer, large, fetcher.bulk)
+    shared = shared_bulkheads(sources, client, caller, named)
+    return Resources(publisher, client, caller, pool, cache, enricher, answerer, large, fetcher.bulk, shared)
+
+
+def shared_bulkheads(
+    sources: Sources, client: Client, caller: FunctionCaller, policies: Mapping[str, UpstreamPolicy]
+) -> dict[str, Bulkhead]:
+    """Return the bulkheads of sources and hosts with `limits.shared`, by name: `source NAME`, or the host's."""
+    found: dict[str, Bulkhead] = {}
+    for name, source in sources.by_name.items():
+        if source.limits is not None and source.limits.shared:
+            bulkhead = caller.host(source).bulkhead if source.call is not None else policies[name].bulkhead
+            assert bulkhead is not None
+            found[f"{SOURCE}{name}"] = bulkhead
+    hosts = (authority for authority, limits in sources.hosts.items() if limits.shared)
+    return found | {authority: client.hosts.of(authority).bulkhead for authority in hosts}

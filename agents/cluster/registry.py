@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from aiokafka import ConsumerRecord, TopicPartition
 
+from agents.cluster.rate_shares import PREFIX
 from models import strictjson
 from models.errors import BrokerError
 from streams.config.settings import Settings
@@ -110,6 +111,8 @@ class WorkerRegistry:
 
     def receive(self, record: ConsumerRecord[bytes, bytes], *, live: bool = True) -> None:
         """Take one record; `live` if it was written just now: then the clock of its writer does not matter."""
+        if record.value is not None and record.value.startswith(PREFIX):
+            return
         try:
             name = (record.key or b"").decode()
             status = None if record.value is None else _loads(record.value)

@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -41,7 +41,9 @@ STATS_EVERY = 5.0
 
 
 class WorkerStatus:
-    """Makes the records of one worker from the parts that it has; `port` is that of its web server."""
+    """Makes the records of one worker from the parts that it has; `port` is that of its web server, `limits` reports
+    its shares of limits.
+    """
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class WorkerStatus:
         later: LaterApp | None = None,
         loop: LoopWatch,
         port: int,
+        limits: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self._settings = settings
         self._sources = sources
@@ -62,6 +65,7 @@ class WorkerStatus:
         self._routing = routing
         self._later = later
         self._loop = loop
+        self._limits = limits
         self._url = url_of(settings, port)
         self._started_at = iso_now()
         self._stats: tuple[float, dict[str, Any] | None] = (0.0, None)
@@ -91,6 +95,7 @@ class WorkerStatus:
         if self._answering is not None:
             record |= await self._answers(self._answering)
             record["sources"] = [source(each) for each in self._sources.by_name.values()]
+            record["limits"] = self._limits()
             record["routes"] = [route(each) for each in self._routing]
         if self._later is not None:
             record["retry_later"] = {"topics": self._later.status(), "exhausted": self._later.exhausted()}

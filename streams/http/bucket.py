@@ -42,11 +42,13 @@ class TokenBucket:
 
     def share(self, rate: float, expected: float) -> None:
         """Grant this share of the limit from now on, and count on `expected` at least."""
-        self._fill(self._burst + (self.rate * LATE if self._waiting else 0.0))
-        self.shared = True
-        self.rate, self.expected = rate, max(rate, expected)
-        self._burst = max(1.0, self._most * rate / self.limit)
-        self._level = min(self._level, self._burst if rate else 0.0)
+        self.shared, self.expected = True, max(rate, expected)
+        if rate == self.rate:
+            return
+        late = LATE if self._waiting else 0.0
+        self._fill(self._burst + self.rate * late)
+        self.rate, self._burst = rate, max(1.0, self._most * rate / self.limit)
+        self._level = min(self._level, self._burst + rate * late if rate else 0.0)
 
     def wait(self) -> float:
         """Return the seconds until one who comes now has a token."""

@@ -309,9 +309,9 @@ class Hosts:
 
     def _forget_idle(self) -> None:
         if len(self._hosts) >= MAX_HOSTS:
-            idle = next((name for name, host in self._hosts.items() if not host.users), None)
-            if idle is not None:
-                del self._hosts[idle]
+            idle = (name for name, host in self._hosts.items() if not host.users and name not in self._limits)
+            if (longest := next(idle, None)) is not None:
+                del self._hosts[longest]
 
 
 def _named(authority: str, source: str | None) -> str:

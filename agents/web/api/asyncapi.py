@@ -42,7 +42,10 @@ def asyncapi(settings: Settings, sources: Sources) -> dict[str, Any]:
         "requests": _channel(settings.requests_topic, "Requests, with any key or none"),
         "results": _channel(settings.results_topic, "A result for every request, with its key, in its partition"),
         "deadLetters": _channel(settings.dead_letters_topic, "Requests whose outcome is not ok, unchanged (KIP-1191)"),
-        "workers": _channel(settings.workers_topic, "What each worker reports about itself once a second; compacted"),
+        "workers": _channel(
+            settings.workers_topic,
+            "What each worker reports about itself once a second, and its shares of shared limits; compacted",
+        ),
     }
     letters = {DLQ + name: text for name, text in _DEAD_LETTER.items()}
     messages = {

@@ -205,6 +205,7 @@ class WorkerSchema(Open):
     pool = fields.Dict(allow_none=True)
     hosts = fields.List(fields.Dict())
     sources = fields.List(fields.Dict())
+    limits = fields.List(fields.Dict())
     routes = fields.List(fields.Nested(WorkerRouteSchema))
     route_partitions = fields.List(fields.Nested(RoutePartitionSchema))
     retry_later = fields.Dict()

@@ -167,6 +167,8 @@ def test_what_is_asked_must_be_clear(members, message):
         ({"retry": {"attempts": 1.5}}, "retry.attempts: Not a valid integer"),
         ({"retry": {"unsafe": "yes"}}, "retry.unsafe: Not a valid boolean"),
         ({"limits": {"per": "key"}}, "limits.per: Must be one of: host, source"),
+        ({"limits": {"shared": True}}, "limits.shared: goes with a rate"),
+        ({"limits": {"rate": 5, "shared": 1}}, "limits.shared: Not a valid boolean"),
         ({"redirects": 21}, "redirects: Must be greater than or equal to 0 and less than or equal to 20"),
         ({"redirects": -1}, "redirects: Must be greater than or equal to 0 and less than or equal to 20"),
         ({"redirects": True}, "redirects: Not a valid integer"),
@@ -276,6 +278,7 @@ def test_headers_that_cannot_be_sent_are_refused(headers, message):
 def test_limits_of_a_host_are_those_of_a_source():
     """The table of a host takes the same keys, and no others."""
     assert LimitsSchema().load({"rate": 5, "burst": 2}) == Limits(rate=5.0, burst=2)
+    assert LimitsSchema().load({"rate": 5, "shared": True}) == Limits(rate=5.0, shared=True)
     for other in ({"url": URL}, {"per": "source"}):
         with pytest.raises(ValidationError):
             LimitsSchema().load(other)
