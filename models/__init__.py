@@ -11,6 +11,7 @@ framing        formats that surround or replace a request, recognised by their f
 source         a named upstream: how its requests are built, and how long its answers are fresh
 source_schema  the form of sources.toml; its fields are in source_fields
 batch          many keys in one call of a source, and its answer taken apart
+pages          the pages of an answer
 route          a route and its lookups, in the order in which they can begin
 route_schema   the form of a route in sources.toml
 route_check    whether routes fit their sources, one another and the settings

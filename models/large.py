@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from models import batch, documents, large_records
+from models import batch, documents, large_records, pages
 from models import request as requests
 from models.errors import AnswerError, InternalError, InvalidDocument
 from models.large_records import text_of
@@ -64,6 +64,7 @@ def _as_text(values: Mapping[str, Any]) -> dict[str, Any]:
 TASKS: Mapping[str, Callable[..., bytes]] = {
     "load a document": _load,
     "take a batch apart": batch.take_apart_large,
+    "read a page": pages.read_large_page,
     "look at an entry": _is_shared,
     "look at a result": _is_result,
     "read a request": _read_request,

@@ -18,6 +18,7 @@ from models.batch import Batch
 from models.checks import Call
 from models.errors import RETRYABLE_STATUSES, InvalidRequest, SettingsError
 from models.headers import check_headers
+from models.pages import Pages
 from models.request import Request
 from models.retry_later import NEVER, RetryLater
 from models.route import Route
@@ -198,7 +199,8 @@ class Filled(NamedTuple):
 class Source:
     """A named upstream: `url`, or a plugin's function to `call`. See the fields' types for what each says.
 
-    `batch`: many keys are asked for in one call; its templates then take a list of them.
+    `batch`: many keys are asked for in one call; its templates then take a list of them. `pages`: an answer has
+    several, which make one document.
 
     `identity` is a digest of the definition, credentials included: what makes its answers its own.
     """
@@ -229,6 +231,7 @@ class Source:
     proxy: str | None = None
     batch: Batch | None = None
     later: RetryLater = NEVER
+    pages: Pages | None = None
     identity: str = ""
     names: frozenset[str] = field(init=False, repr=False, compare=False)
     """The names of its parameters."""

@@ -13,6 +13,7 @@ from models.batch import MAX_SIZE, MAX_WAIT, WHOLE, Batch
 from models.errors import InvalidRequest
 from models.expression import Expression
 from models.headers import HEADER_NAME, check_headers, check_method
+from models.pages import MAX_LIMIT, Pages
 from models.request import MAX_TIMEOUT
 from models.schema import Seconds, StrictSchema, Text, kind, refuse
 from models.source import (
@@ -127,6 +128,29 @@ class _BatchSchema(StrictSchema):
     @post_load
     def _batch(self, data: dict[str, Any], **_: Any) -> Batch:
         return Batch(**data)
+
+
+class _PagesSchema(StrictSchema):
+    items = Built(expression_of, load_default=Expression(WHOLE, document=True))
+    next = Built(expression_of)
+    link = Flag()
+    param = fields.String(validate=validate.Length(1, 64))
+    first = number(0, whole=True)
+    step = number(1, whole=True)
+    limit = number(1, MAX_LIMIT, whole=True)
+    truncate = Flag()
+
+    @post_load
+    def _pages(self, data: dict[str, Any], **_: Any) -> Pages:
+        pages = Pages(**data)
+        if pages.link and (pages.next or pages.param):
+            refuse("the Link header says where the next page is: not with next or param", "link")
+        if pages.next is None and not pages.link and pages.param is None:
+            refuse("say where the next page is: next, link = true, or param", "next")
+        for name in ("first", "step"):
+            if name in data and not pages.counts:
+                refuse("goes with a param that counts, without next", name)
+        return pages
 
 
 class _ParamSchema(StrictSchema):
@@ -258,6 +282,7 @@ class SourceSchema(StrictSchema):
     tls = fields.Nested(_TlsSchema)
     proxy = Built(plain_url)
     batch = fields.Nested(_BatchSchema)
+    pages = fields.Nested(_PagesSchema)
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _conflicts(self, _: dict[str, Any], original: Any, **__: Any) -> None:
@@ -311,7 +336,7 @@ def _no_place(source: Source, name: str) -> str | None:
 
 _HTTP_ONLY = (
     *("method", "headers", "body", "form", "success", "response_headers", "redirects", "connect_timeout"),
-    *("read_timeout", "auth", "tls", "proxy"),
+    *("read_timeout", "auth", "tls", "proxy", "pages"),
 )
 
 
@@ -324,6 +349,8 @@ def _conflicts(data: dict[str, Any]) -> dict[str, list[str]]:
         wrong |= {name: ["not allowed with call"] for name in _HTTP_ONLY if name in data}
     if "body" in data and "form" in data:
         wrong["form"] = ["not with body: give one of them"]
+    if "batch" in data and "pages" in data:
+        wrong["pages"] = ["not with batch: give one of them"]
     if data.get("method", "GET") in _SAFE and ("body" in data or "form" in data):
         wrong["method"] = ["a body goes with POST, PUT or PATCH"]
     return wrong

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from agents.answer.bulk import BulkFetcher
+from agents.answer.pages import PageFetcher
 from agents.answer.parsed_requests import ParsedRequest
 from models import documents
 from models.documents import Document
@@ -77,6 +78,7 @@ class Fetcher:
         self._limit = limit
         self.load_times = Histogram()
         self.bulk = BulkFetcher(client, caller, policies, large)
+        self._pages = PageFetcher(client, policies, large)
 
     async def close(self) -> None:
         """End what goes on by itself: calls for many keys."""
@@ -173,6 +175,8 @@ class Fetcher:
         request, source = known.request, known.source
         if source is not None and source.batch is not None:
             return self.bulk.fetch(known, extra, deadline)
+        if source is not None and source.pages is not None:
+            return self._pages.fetch(known, extra, deadline)
         if source is not None and source.call is not None:
             return self._caller.call(source, request.params, deadline)
         assert request.url is not None

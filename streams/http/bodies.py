@@ -22,6 +22,7 @@ TOGETHER = 4
 EARLY = 0.05
 """Seconds before its deadline that a request stops waiting for memory, to report that."""
 
+_sharing: ContextVar[Room | None] = ContextVar("sharing", default=None)
 _answering: ContextVar[list[Callable[[], None]] | None] = ContextVar("answering", default=None)
 
 
@@ -53,6 +54,9 @@ class Bodies:
     @contextmanager
     def room(self, host: str, most: int, deadline: float | None) -> Iterator[Room]:
         """Yield the reservation of a body of at most `most` bytes, made before `deadline` (monotonic seconds)."""
+        if (shared := _sharing.get()) is not None:
+            yield shared
+            return
         room = Room(self._room, host, most, deadline)
         answering = _answering.get()
         try:
@@ -64,6 +68,18 @@ class Bodies:
             room.give()
         elif room.taken:
             answering.append(room.give)
+
+    @contextmanager
+    def one_room(self, host: str, most: int, deadline: float | None) -> Iterator[Room]:
+        """Have all bodies that are read in this block share one reservation, of `most` bytes: with one each, what holds
+        some would wait for more.
+        """
+        with self.room(host, most, deadline) as room:
+            token = _sharing.set(room)
+            try:
+                yield room
+            finally:
+                _sharing.reset(token)
 
 
 class Room:

@@ -139,13 +139,15 @@ class Client:
         policy: UpstreamPolicy | None = None,
         validators: Mapping[str, str] | None = None,
         again: bool | None = None,
+        own: bool = True,
     ) -> Response:
         """Send a request, with retries as `policy` allows before `deadline` (monotonic seconds).
 
         `body`: a string is sent as text, anything else as JSON. `validators`: If-None-Match and If-Modified-Since; then
         a 304 is a response. `again`: whether a request that may have been received may be sent again; None: by method
-        and headers. Raises Denied, Unreachable, TimedOut, UpstreamError (also for an unsuccessful status), TooLarge,
-        InvalidDocument (an undecodable body), InvalidRequest and Overloaded, with the number of `attempts`.
+        and headers. `own`: the URL is the source's, not one that an answer named. Raises Denied, Unreachable, TimedOut,
+        UpstreamError (also for an unsuccessful status), TooLarge, InvalidDocument (an undecodable body),
+        InvalidRequest and Overloaded, with the number of `attempts`.
         """
         policy = policy or self.policy
         headers, data = with_body(headers, body)
@@ -153,7 +155,7 @@ class Client:
         if validators:
             headers = {**headers, **validators}
         sent = None if self.spans is None else count()
-        hop = OutgoingRequest(method, parse(url), headers, data, conditional=bool(validators), sent=sent)
+        hop = OutgoingRequest(method, parse(url), headers, data, own, conditional=bool(validators), sent=sent)
         attempt, failed = 1, None
         while True:
             try:
@@ -299,7 +301,7 @@ class Client:
             if policy.credentials is not None and await repeats_credentials(body, response.headers, policy.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
                 raise InvalidDocument(msg)
-            return Response(status, body, response.headers, delay=head.delay, redirects=hop.redirects)
+            return Response(status, body, response.headers, delay=head.delay, redirects=hop.redirects, url=hop.url)
         except AnswerError as error:
             if isinstance(error, InvalidDocument | TooLarge):
                 error.status = response.status

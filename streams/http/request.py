@@ -60,23 +60,24 @@ def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str],
 
 
 def redirected(
-    hop: OutgoingRequest, status: int, location: str, credentials: Credentials | None = None
+    hop: OutgoingRequest, status: int, location: str, credentials: Credentials | None = None, *, did: str = "redirected"
 ) -> OutgoingRequest:
-    """Return the request to send to a redirect's target (RFC 9110, section 15.4).
+    """Return the request to send to a redirect's target (RFC 9110, section 15.4), or to another address that an answer
+    names; `did` is what it did, for messages.
 
     Raises Denied for one to another scheme, and for one that would carry the `credentials` to another origin.
     """
     try:
         target = resolve(hop.url, location)
     except ValueError:
-        msg = f"{hop.url.host} redirected to an invalid URL"
+        msg = f"{hop.url.host} {did} to an invalid URL"
         raise UpstreamError(msg, status) from None
     if target.scheme not in (hop.url.scheme, "https"):
         known = target.scheme if target.scheme in ("http", "ftp", "file", "data", "ws", "wss") else "another scheme"
-        msg = f"{hop.url.host} redirected from {hop.url.scheme} to {known}"
+        msg = f"{hop.url.host} {did} from {hop.url.scheme} to {known}"
         raise Denied(msg)
     if not target.host:
-        msg = f"{hop.url.host} redirected to a URL without a host"
+        msg = f"{hop.url.host} {did} to a URL without a host"
         raise UpstreamError(msg, status)
     method, headers, data = hop.method, hop.headers, hop.data
     if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):  # noqa: PLR2004
@@ -87,7 +88,7 @@ def redirected(
         headers = {name: value for name, value in headers.items() if name.lower() not in _CONDITIONAL}
     if target.origin() != hop.url.origin():
         if credentials is not None and credentials.contained_in(str(target).encode()):
-            msg = f"{hop.url.host} redirected to another origin with the source's credentials"
+            msg = f"{hop.url.host} {did} to another origin with the source's credentials"
             raise Denied(msg)
         headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
     return OutgoingRequest(method, target, headers, data, own, sent=hop.sent, redirects=hop.redirects)

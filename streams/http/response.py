@@ -58,7 +58,8 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 class Response(NamedTuple):
     """A response: `status` (None for a function; 304 only for a revalidation), body and headers. `attempts`: which
-    attempt it came from (1 is the first); `delay`: seconds until its head; `redirects`: heads of redirects before it.
+    attempt it came from (1 is the first); `delay`: seconds until its head; `redirects`: heads of redirects before it;
+    `url`: where it came from, after redirects.
     """
 
     status: int | None
@@ -67,6 +68,7 @@ class Response(NamedTuple):
     attempts: int = 1
     delay: float = 0.0
     redirects: tuple[Head, ...] = ()
+    url: URL | None = None
 
     def trail(self) -> tuple[Head, ...]:
         """Return the heads of redirects and response, which decide on caching."""

@@ -105,3 +105,10 @@ async def test_the_batch_shown_takes_one_call(monkeypatch, tmp_path):
     names = {}
     exec(compile(blocks("sources.md", "python")[0], "sources.md", "exec"), names)
     await names["test_two_prices_take_one_call"]()
+
+
+def test_the_pages_shown_are_valid():
+    """Each of the four ways is read without a problem, and is what its comment says."""
+    sources, problems = parse(blocks("sources.md", "toml")[1].encode())
+    assert problems == []
+    assert [each.pages.counts for each in sources.by_name.values()] == [False, False, False, True]

@@ -376,3 +376,31 @@ def test_a_batch_has_defaults_and_takes_single_keys():
 def test_what_is_wrong_with_a_batch_is_named(members, wrong):
     """Each problem by its key."""
     assert any(each.startswith(wrong) for each in refused(**members)), refused(**members)
+
+
+@pytest.mark.parametrize(
+    ("members", "wrong"),
+    [
+        ({"pages": {}}, "pages.next: say where the next page is: next, link = true, or param"),
+        ({"pages": {"link": False}}, "pages.next: say where the next page is: next, link = true, or param"),
+        ({"pages": {"link": True, "next": "n"}},
+         "pages.link: the Link header says where the next page is: not with next or param"),
+        ({"pages": {"next": "n", "first": 1}}, "pages.first: goes with a param that counts, without next"),
+        ({"pages": {"next": "n", "param": "c", "step": 2}}, "pages.step: goes with a param that counts, without next"),
+        ({"pages": {"param": "p", "first": -1}}, "pages.first: Must be greater than or equal to 0"),
+        ({"pages": {"param": "p", "step": 0}}, "pages.step: Must be greater than or equal to 1"),
+        ({"pages": {"param": "p", "limit": 1001}}, "pages.limit: Must be greater than or equal to 1"),
+        ({"pages": {"param": ""}}, "pages.param: Length must be between 1 and 64"),
+        ({"pages": {"next": "n["}}, "pages.next: is not a JMESPath expression"),
+        ({"pages": {"param": "p", "items": "]"}}, "pages.items: is not a JMESPath expression"),
+        ({"pages": {"param": "p"}, "batch": BATCH}, "pages: not with batch: give one of them"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_pages_is_named(members, wrong):
+    """Each problem by its key."""
+    assert any(each.startswith(wrong) for each in refused(**members)), refused(**members)
+
+
+def test_pages_go_with_http_only():
+    """A function returns its whole answer."""
+    assert "pages: not allowed with call" in told({"call": "m:f", "pages": {"link": True}})
