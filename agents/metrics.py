@@ -76,6 +76,8 @@ CATALOGUE = (
     Kind("millrace_retry_later_taken_up", "counter", "Records of a delay topic that were tried again.", ("topic",)),
     Kind("millrace_retry_later_exhausted", "counter", "Records that failed at their last try: dead letters."),
     Kind("millrace_assigned_partitions", "gauge", "Partitions that the group has given this worker.", GROUP),
+    Kind("millrace_waiting_for_key", "gauge",
+         "Records that wait for an earlier one of their key (`MILLRACE_ORDER`, `order` of a route).", GROUP),
     Kind("millrace_lag", "gauge",
          "Offsets between the group's commit and the end of the partition; of the slower route if two read it.",
          PARTITION),

@@ -225,6 +225,7 @@ def consuming(app: App) -> Iterator[Sample]:
     figures = {
         "assigned_partitions": len(leases),
         "in_progress": sum(lease.in_progress for lease in leases),
+        "waiting_for_key": sum(lease.held for lease in leases),
         "rebalances": consumer.rebalances,
         "commits": consumer.commits,
         "commit_failures": consumer.commit_failures,

@@ -30,6 +30,8 @@ TOMBSTONES = ("pass", "drop", "look-up")
 """What becomes of a record without a value: as above, or it is looked up like any other, by its key."""
 TIMESTAMPS = ("now", "record")
 """The timestamp of what a route publishes: the time of publication, or the record's own."""
+ORDERS = ("none", "key")
+"""In which order results come: as they are made, or those of one key in the order of its records."""
 MAX_LOOKUPS = 32
 """Lookups of one route."""
 MAX_VALUES = 256
@@ -95,6 +97,7 @@ class Route:
     timestamp: str = "now"
     in_progress: int = DEFAULT_IN_PROGRESS
     later: RetryLater = NEVER
+    order: str = "none"
     stages: tuple[tuple[Lookup, ...], ...] = ()
 
     @property

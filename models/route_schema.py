@@ -15,6 +15,7 @@ from models.retry_later import RetryLater
 from models.route import (
     FORMATS,
     MAX_LOOKUPS,
+    ORDERS,
     OTHERWISE,
     OUTPUTS,
     PATTERN,
@@ -125,6 +126,7 @@ class RouteSchema(StrictSchema):
     in_progress = fields.Integer(strict=True, validate=validate.Range(1, MAX_IN_PROGRESS))
     retry_later = delays_field()
     interim_results = Flag()
+    order = _one_of(ORDERS)
     lookups = fields.List(fields.Nested(LookupSchema), required=True, validate=validate.Length(1, MAX_LOOKUPS))
 
     @post_load
@@ -164,6 +166,8 @@ def _conflicts(data: dict[str, Any], later: RetryLater) -> dict[str, list[str]]:
         wrong["results_format"] = ['a result is JSON: set output = "merge" or "document"']
     if later.interim_results and output != "result":
         wrong["interim_results"] = ['goes with output = "result": other routes publish nothing for what fails']
+    if later.delays and data.get("order") == "key":
+        wrong["retry_later"] = ['does not go with order = "key": what is tried again would come after later records']
     if data.get("when") is not None and data["when"].lookups:
         wrong["when"] = ["is decided before anything is looked up"]
     return wrong

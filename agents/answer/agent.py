@@ -28,6 +28,7 @@ from streams.cache.entry import Entry
 from streams.config.settings import Settings
 from streams.http.bodies import kept_until_answered
 from streams.kafka.batch import RecordBatch
+from streams.kafka.key_order import KEY, KeyOrder
 from streams.kafka.lease import Lease
 from streams.kafka.outgoing import OutgoingRecord
 from streams.kafka.publisher import Publisher
@@ -64,7 +65,8 @@ class Answerer:
         self._enricher = enricher
         self._publisher = publisher
         self._parsed_requests = ParsedRequestCache(sources, large)
-        self._out = ResultPublisher(settings, publisher, spans)
+        self._order = KeyOrder(self.answer) if settings.order == KEY else None
+        self._out = ResultPublisher(settings, publisher, spans, self._order)
         self._refusals = RefusalQueue(publisher, self._refuse)
         hosts = sources.hosts if sources is not None else None
         self.places = InFlightLimiter(settings, self._begin, self._crowd_out, admission=admission, hosts=hosts)
@@ -104,11 +106,15 @@ class Answerer:
         Nothing else runs meanwhile, so the results of hits are published together.
         """
         _, lease, received_at = batch
+        holds = None if self._order is None else self._order.holds
         parse, peek = self._parsed_requests.parse, self._enricher.peek
         results: list[OutgoingRecord] = []
         now, clock = time.time(), time.monotonic()
         end = clock + TURN
         for record in islice(batch.records, number, None):
+            if holds is not None and holds(record, lease, received_at):
+                number += 1
+                continue
             lease.begun += 1
             try:
                 body_id, known = parse(record.value)
@@ -120,9 +126,7 @@ class Answerer:
                     self._start(Waiting(record, lease, received_at, request_id, known))
                 else:
                     age, elapsed = max(0.0, now - entry.as_of), clock - received_at
-                    result = self._hit(record, lease, request_id, known, entry, age=age, elapsed=elapsed)
-                    if result is not None:
-                        results.append(result)
+                    if self._hit(record, lease, request_id, known, entry, results=results, age=age, elapsed=elapsed):
                         hits.append(elapsed)
                     elif self._publisher.congested:
                         end = clock
@@ -140,10 +144,10 @@ class Answerer:
         return number
 
     def _hit(
-        self, record: RequestRecord, lease: Lease, request_id: bytes, known: ParsedRequest, entry: Entry, *, age: float,
-        elapsed: float,
-    ) -> OutgoingRecord | None:  # fmt: skip
-        """Return the result of a hit. None: it is published already, as it is large or has a dead letter."""
+        self, record: RequestRecord, lease: Lease, request_id: bytes, known: ParsedRequest, entry: Entry, *,
+        results: list[OutgoingRecord], age: float, elapsed: float,
+    ) -> bool:  # fmt: skip
+        """Add the result of a hit to others. False: it is published already, as it is large or has a dead letter."""
         context, error = known.request.context, entry.error
         head = request_id if context is None else with_context(request_id, context)
         value = splice(head, entry.shared, b"hit", age, elapsed)
@@ -152,13 +156,19 @@ class Answerer:
             trace = self._out.trace(record, request_id, elapsed, "ok" if error is None else error.outcome, "hit")
         result = None if error else self._out.hit(record, lease, request_id, value, known=known, trace=trace)
         if result is not None:
-            return result
+            results.append(result)
+            return True
+        self._out.publish_hits(results)  # they come before it
         error = self._out.publish(record, lease, request_id, value, error, known=known, trace=trace)
         self.stats.add("ok" if error is None else error.outcome, "hit", elapsed)
-        return None
+        return False
 
     async def _take_large(self, record: RequestRecord, batch: RecordBatch) -> None:
         """Take a large request, which another process parses."""
+        if self._order is not None:
+            if self._order.holds(record, batch.lease, batch.received_at):
+                return
+            self._order.open(record, batch.lease)
         batch.lease.begun += 1
         try:
             body_id, known = await self._parsed_requests.read_large(record.value or b"")
@@ -180,6 +190,8 @@ class Answerer:
 
     def _start(self, item: Waiting) -> None:
         """Begin a cache miss, let it wait, or refuse it."""
+        if self._order is not None:
+            self._order.open(item.record, item.lease)
         try:
             assert item.known is not None
             refusal = self._enricher.refusal(item.known)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from aiokafka import ConsumerRecord
 
@@ -30,6 +31,7 @@ from models.result import Answer, encode_answer, splice, with_context, with_retr
 from models.retry_later import NEVER
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
+from streams.kafka.key_order import KeyOrder
 from streams.kafka.lease import Lease
 from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord, outgoing_record
 from streams.kafka.publisher import Publisher
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
 REFUSING = 0.001
 """Seconds in each turn of the event loop that go into refusing requests."""
+
+LOOK_EVERY = 0.1
+"""Seconds between looks at whether what waits for an acknowledgement is still this worker's."""
 
 SMALL = 16 << 10
 """Bytes of key and value of results that are published together: of larger ones the backlog is looked at each time."""
@@ -52,12 +57,16 @@ RequestRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 class ResultPublisher:
     """Publishes results and dead letters, and counts them in `stats`; one for each worker."""
 
-    def __init__(self, settings: Settings, publisher: Publisher, spans: RequestSpans | None = None) -> None:
+    def __init__(
+        self, settings: Settings, publisher: Publisher, spans: RequestSpans | None = None, order: KeyOrder | None = None
+    ) -> None:
         self._results = settings.results_topic
         self._dead_letters = settings.dead_letters_topic
         self._group = settings.group
         self._publisher = publisher
         self._spans = spans
+        self._order = order
+        self._take_back = self._publish_too_large if order is None else self._replace_too_large
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         self._carried = frozenset(settings.carry_headers)
         self.later = Deferral(settings.group, publisher)
@@ -119,7 +128,11 @@ class ResultPublisher:
             error = self._too_large(result)
         if error is None:
             self._publisher.publish(self._results, record.partition, result, fits=True)
+            if self._order is not None:
+                self._order.close(record, lease)
         else:
+            if self._order is not None:
+                self._order.open(record, lease)
             self._publish_failure(record, request_id, error, _untaken(result), known)
         return error
 
@@ -169,7 +182,7 @@ class ResultPublisher:
                 value,
                 headers,
                 shrink_result,
-                self._publish_too_large,
+                self._take_back,
                 None,
                 record,
                 host,
@@ -181,7 +194,8 @@ class ResultPublisher:
         known: ParsedRequest | None,
     ) -> None:  # fmt: skip
         """Publish a dead letter and a result, or have the request tried again later."""
-        policy = NEVER if known is None or known.source is None else known.source.later
+        source = None if known is None or self._order is not None else known.source  # its result would come too late
+        policy = NEVER if source is None else source.later
         next_try = self.later.next_try(record, policy, error)
         final = partial(self._publish_dead_letter, record, request_id, result.host, error, result)
         if next_try is None:
@@ -198,11 +212,21 @@ class ResultPublisher:
         self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, result: OutgoingRecord
     ) -> None:
         """Publish a dead letter, and once it is acknowledged the result."""
-        publish = partial(self._publisher.publish, self._results, record.partition, result)
+        listener = After(result.listener, partial(self._publish_last, record, result))
+        self._send_dead_letter(record, request_id, host, error, listener)
+
+    def _publish_last(self, record: RequestRecord, result: OutgoingRecord) -> None:
+        """Publish a result whose dead letter is acknowledged."""
+        self._publisher.publish(self._results, record.partition, result)
+        if self._order is not None:
+            self._order.close(record, cast("Lease", result.listener))
+
+    def _send_dead_letter(
+        self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, listener: DeliveryListener
+    ) -> None:
+        """Publish a dead letter; its listener publishes the result once it is acknowledged."""
         headers = dead_letter_headers(record, self._group, request_id, error, host)
-        dead_letter = OutgoingRecord(
-            After(result.listener, publish), record.offset, record.key, record.value, headers, shrink_dead_letter
-        )
+        dead_letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
         self._publisher.publish(self._dead_letters, record.partition, dead_letter)
 
     def _publish_too_large(self, refused: OutgoingRecord) -> None:
@@ -210,6 +234,14 @@ class ResultPublisher:
         result, request_id = shrink_result(refused) or refused, id_of(refused)
         error = too_large_result(refused.size())
         self._publish_dead_letter(refused.answered, request_id, refused.host, error, _untaken(result))
+
+    async def _replace_too_large(self, refused: OutgoingRecord) -> OutgoingRecord:
+        """Do the same in the order of keys: the result that follows the dead letter takes the place of the other."""
+        result, request_id = shrink_result(refused) or refused, id_of(refused)
+        error = too_large_result(refused.size())
+        send = partial(self._send_dead_letter, refused.answered, request_id, refused.host, error)
+        await acknowledged(send, refused.listener)
+        return _untaken(result)
 
     def _too_large(self, result: OutgoingRecord) -> TooLarge | None:
         if not self._publisher.may_exceed(self._results, result.key, result.value, result.headers):
@@ -244,6 +276,15 @@ class After:
     def finish_all(self, offsets: Sequence[int]) -> None:
         """Publish the result of the one dead letter."""
         self.finish(offsets[0])
+
+
+async def acknowledged(publish: Callable[[DeliveryListener], None], listener: DeliveryListener) -> None:
+    """Publish something with a listener, and wait until Kafka has acknowledged it, or the given one is not alive."""
+    arrived = asyncio.Event()
+    publish(After(listener, arrived.set))
+    while listener.alive and not arrived.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(arrived.wait(), LOOK_EVERY)
 
 
 class RefusalQueue:

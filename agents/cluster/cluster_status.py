@@ -10,7 +10,7 @@ from agents.cluster.registry import SILENT_AFTER, WorkerRegistry
 from agents.tables.rows import Row
 from streams.web.problems import not_ready
 
-PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "oldest_unfinished_s")
+PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "waiting_for_key", "oldest_unfinished_s")
 """Fields of a partition beside its topic, number and owner."""
 
 _WORST = ("open", "half-open", "closed")

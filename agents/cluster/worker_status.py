@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agents.answer.app import AnswerApp
     from agents.later.app import LaterApp
     from agents.routes.app import RouteApp
+    from agents.routes.runner import RouteRunner
     from agents.tables.app import TablesApp
     from models.source import Sources
     from streams.telemetry.loop import LoopWatch
@@ -36,6 +37,8 @@ MAX_PARTITIONS = 1_000
 """Partitions of routes in the record at most."""
 STATS_TIMEOUT = 0.5
 """Seconds that a cache on the network may take to return its statistics."""
+EARLIER = "an earlier record of the key"
+"""What a record of a route with `order = "key"` waits for."""
 STATS_EVERY = 5.0
 """Seconds for which they are reused."""
 
@@ -134,6 +137,7 @@ def partition(lease: Lease) -> dict[str, Any]:
         "lag": lease.lag,
         "in_flight": lease.in_progress,
         "unfinished": lease.unfinished,
+        "waiting_for_key": lease.held,
         "oldest_unfinished_s": None if age is None else round(age, 1),
     }
 
@@ -175,10 +179,16 @@ def route(part: RouteApp) -> dict[str, Any]:
         "partitions": None if leases is None else len(leases),
         "outcomes": {} if runner is None else dict(runner.outcomes),
         "in_progress": None if runner is None else runner.in_progress,
-        "waiting": {} if runner is None else dict(runner.waiting),
+        "waiting": {} if runner is None else _waits(runner, leases or ()),
         "lag": sum(lag for lag in lags if lag is not None) if None not in lags else None,
         "oldest_unfinished_s": None if oldest is None else round(oldest, 1),
     }
+
+
+def _waits(runner: RouteRunner, leases: Iterable[Lease]) -> dict[str, int]:
+    """Return how much of a route waits, by what it waits for."""
+    held = sum(lease.held for lease in leases)
+    return dict(runner.waiting) | ({EARLIER: held} if held else {})
 
 
 def source(each: Source) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class RetryLease:
         self._finished = finished
 
     @property
+    def keys(self) -> dict[bytes, object]:
+        """Return no key that others wait for: what is tried again has left the order of its key."""
+        return {}
+
+    @property
     def begun(self) -> int:
         """Return whether the record is begun; until it is, it waits."""
         return self._begun

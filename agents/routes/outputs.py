@@ -12,7 +12,7 @@ from aiokafka.partitioner import murmur2
 
 from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.headers import dead_letter_headers, first_place, read_id, shrink_dead_letter, shrink_result
-from agents.answer.publish import After
+from agents.answer.publish import After, acknowledged
 from agents.answer.retry_later import Deferral
 from agents.routes.formats import UNKNOWN, Formats
 from agents.routes.large import LargeValue, Merging
@@ -25,10 +25,11 @@ from models.dead_letter import LOOKUP, ROUTE
 from models.errors import AnswerError, InvalidRequest, TooLarge
 from models.expression import Path
 from models.result import Answer, encode_answer, splice, with_retry_at
-from models.retry_later import RetryLater
+from models.retry_later import NEVER, RetryLater
 from models.route import REGISTERED, Route
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
+from streams.kafka.key_order import KeyOrder
 from streams.kafka.lease import Lease
 from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord, outgoing_record
 from streams.kafka.publisher import Publisher
@@ -51,7 +52,7 @@ class _Made(NamedTuple):
 
 class Outputs:
     """The results and dead letters of one route. `partitions` are those of its topics, by name. A topic of results that
-    is `compacted` takes no record without a key.
+    is `compacted` takes no record without a key. `order` is set for a route that keeps the order of its keys.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Outputs:
         self._formats = formats
         self._compacted = compacted
         self.later = Deferral(settings.group, publisher)
+        self.order: KeyOrder | None = None
 
     def pass_on(self, record: Record, lease: Lease, scope: Mapping[str, Any] | None, began: float) -> str | None:
         """Publish a record without answers, as `finish` does; `scope` is None for a tombstone."""
@@ -128,23 +130,13 @@ class Outputs:
         """
         if isinstance(record, Unreadable):
             record = record.sent()
-        headers = dead_letter_headers(record, self._group, _id_of(record), error, None if found is None else found.host)
-        headers.append((ROUTE, self.route.name.encode()))
-        if lookup is not None:
-            headers.append((LOOKUP, lookup.encode()))
-        result: OutgoingRecord | None = None
-        if self.route.output == "result" and not (self._compacted and record.key is None):
-            answer = None if found is None else found.answer
-            shared = encode_answer(None, Answer.failed(error)) if answer is None else answer.shared
-            value = _result(record, shared, answer, began)
-            result = OutgoingRecord(
-                lease, record.offset, record.key, value, headers_of(record, [], "json"), shrink_result
-            )
+        if self.order is not None:
+            self.order.open(record, lease)
+        headers = self._letter_headers(record, error, None if found is None else found.host, lookup)
+        result = self._failed(record, lease, error, began, found)
         policy = self._later_of(found)
         next_try = self.later.next_try(record, policy, error)
-        listener = self._before(record, lease, result)
-        letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
-        final = partial(self._publisher.publish, self.failures, record.partition, letter)
+        final = partial(self._publish_letter, record, headers, self._before(record, lease, result))
         if next_try is None:
             final()
             return
@@ -153,15 +145,49 @@ class Outputs:
             interim = result._replace(value=with_retry_at(result.value or b"", next_try.due))
         self.later.publish(record, next_try, headers, self._before(record, lease, interim), instead=final)
 
+    def _letter_headers(self, record: Record, error: AnswerError, host: str | None, lookup: str | None) -> Headers:
+        headers = dead_letter_headers(record, self._group, _id_of(record), error, host)
+        headers.append((ROUTE, self.route.name.encode()))
+        if lookup is not None:
+            headers.append((LOOKUP, lookup.encode()))
+        return headers
+
+    def _publish_letter(self, record: Record, headers: Headers, listener: DeliveryListener) -> None:
+        letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
+        self._publisher.publish(self.failures, record.partition, letter)
+
+    def _failed(
+        self, record: Record, lease: Lease, error: AnswerError, began: float, found: Found | None
+    ) -> OutgoingRecord | None:
+        """Return the result of a record that failed, None if the route publishes none."""
+        if self.route.output != "result" or (self._compacted and record.key is None):
+            return None
+        answer = None if found is None else found.answer
+        shared = encode_answer(None, Answer.failed(error)) if answer is None else answer.shared
+        value = _result(record, shared, answer, began)
+        return OutgoingRecord(lease, record.offset, record.key, value, headers_of(record, [], "json"), shrink_result)
+
     def _before(self, record: Record, lease: Lease, result: OutgoingRecord | None) -> DeliveryListener:
         """Return the listener of what is published before a result, or alone."""
-        if result is None:
+        if result is None and self.order is None:
             return lease
-        partition = self._partition(record)
-        return After(lease, partial(self._publisher.publish, self.route.results, partition, result))
+        return After(lease, partial(self._end, record, lease, result))
+
+    def _end(self, record: Record, lease: Lease, result: OutgoingRecord | None) -> None:
+        """Publish the result of a record that failed; without one the record is finished."""
+        if result is None:
+            lease.finish(record.offset)
+        else:
+            self._publisher.publish(self.route.results, self._partition(record), result)
+        if self.order is not None:
+            self.order.close(record, lease)
 
     def _later_of(self, found: Found | None) -> RetryLater:
-        """Return when failed records are tried again: as the route says, else as the source that failed says."""
+        """Return when failed records are tried again: as the route says, else as the source that failed says; never in
+        the order of keys, since the output would come too late.
+        """
+        if self.order is not None:
+            return NEVER
         source = None if found is None or found.known is None else found.known.source
         return self.route.later if self.route.later.delays or source is None else source.later
 
@@ -234,14 +260,17 @@ class Outputs:
             raise InvalidRequest(msg)
         timestamp = record.timestamp if self.route.timestamp == "record" and record.timestamp >= 0 else None
         about = record, lease, began
+        take_back = self._refuse if self.order is None else self._replace
         output = outgoing_record((
-            lease, record.offset, record.key, value, headers, _keep, self._refuse, timestamp, about, None
+            lease, record.offset, record.key, value, headers, _keep, take_back, timestamp, about, None
         ))  # fmt: skip
         topic = self.route.results
         may_exceed = self._publisher.may_exceed(topic, record.key, value, headers)
         if may_exceed and output.size() > self._publisher.limits[topic]:
             raise self._too_large(output)
         self._publisher.publish(topic, self._partition(record), output, fits=True)
+        if self.order is not None:
+            self.order.close(record, lease)
 
     def _too_large(self, output: OutgoingRecord) -> TooLarge:
         topic = self.route.results
@@ -252,14 +281,27 @@ class Outputs:
     def _refuse(self, output: OutgoingRecord) -> None:
         """Publish the dead letter of a record whose output Kafka refuses."""
         record, lease, began = output.answered
-        topic = self.route.results
-        error: AnswerError
+        self.fail(record, lease, self._refusal(output), began)
+
+    async def _replace(self, output: OutgoingRecord) -> OutgoingRecord | None:
+        """Do the same in the order of keys: the result, if any, takes the place of the output."""
+        record, lease, began = output.answered
+        error = self._refusal(output)
+        await acknowledged(
+            partial(self._publish_letter, record, self._letter_headers(record, error, None, None)), lease
+        )
+        result = self._failed(record, lease, error, began, None)
+        if result is None:
+            lease.finish(record.offset)
+        return result
+
+    def _refusal(self, output: OutgoingRecord) -> AnswerError:
+        """Return why Kafka refuses an output."""
+        record, topic = output.answered[0], self.route.results
         if output.size() > self._publisher.limits[topic]:
-            error = self._too_large(output)
-        else:
-            error = InvalidRequest(f"route {self.route.name}: the topic {topic} does not take the record's timestamp, "
-                                   f"{record.timestamp}: see its message.timestamp.*.max.ms")  # fmt: skip
-        self.fail(record, lease, error, began)
+            return self._too_large(output)
+        return InvalidRequest(f"route {self.route.name}: the topic {topic} does not take the record's timestamp, "
+                              f"{record.timestamp}: see its message.timestamp.*.max.ms")  # fmt: skip
 
     def _partition(self, record: Record) -> int:
         """Return the partition of an output: the record's own where the topics have as many, else its key's, as a

@@ -85,7 +85,8 @@ def questions(
     if record.value is None and route.tombstones != "look-up":
         return _OUTCOMES[route.tombstones], []
     scope = formats.scope(record)
-    if not RouteRunner(route, lookups, formats, cast("Any", None), cast("Any", None)).is_wanted(scope):
+    outputs = Outputs(route, Settings(), cast("Any", None), {}, formats)
+    if not RouteRunner(route, lookups, formats, outputs, cast("Any", None)).is_wanted(scope):
         return _OUTCOMES[route.otherwise], []
     return None, [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope)]
 

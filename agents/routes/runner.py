@@ -30,6 +30,7 @@ from models.histogram import Histogram
 from models.route import Route
 from streams.kafka.batch import RecordBatch
 from streams.kafka.fetched import Unreadable
+from streams.kafka.key_order import KEY, KeyOrder
 from streams.kafka.lease import Lease
 from streams.kafka.publisher import Publisher
 from streams.tasks import start
@@ -56,6 +57,7 @@ class RouteRunner:
         self._formats = formats
         self._outputs = outputs
         self._publisher = publisher
+        self._order = outputs.order = KeyOrder(self.take) if route.order == KEY else None
         self._free = asyncio.Event()
         self.in_progress = 0
         self.outcomes: Counter[str] = Counter()
@@ -76,9 +78,13 @@ class RouteRunner:
                 await self._publisher.pace()
             if not lease.taking:
                 return
+            if self._order is not None and self._order.holds(record, lease, batch.received_at):
+                continue
             lease.begun += 1
             scope = self._begin(record, batch)
             if scope is not None:
+                if self._order is not None:
+                    self._order.open(record, lease)
                 lease.begun -= 1  # a drain must not wait for what has no place yet
                 if not await self._place(lease):
                     return
@@ -151,6 +157,8 @@ class RouteRunner:
         if how == "pass":
             return self._outputs.pass_on(record, batch.lease, scope, batch.received_at)
         batch.lease.finish(record.offset)
+        if self._order is not None:
+            self._order.close(record, batch.lease)
         return DROPPED
 
     async def _place(self, lease: Lease) -> bool:

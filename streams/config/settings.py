@@ -144,6 +144,9 @@ class Settings:
     max_pending_bytes: Annotated[
         int, Setting("Bytes of requests, such as `128MiB`, that may be taken and not answered before a worker polls no "
                      "more; one partition gets what the others leave.", parse=parse_bytes)] = DEFAULT_MAX_PENDING_BYTES
+    order: Annotated[
+        str, Setting("`none`, or `key`: results of requests with the same key come in the order of their requests. A "
+                     "request waits for the one before it of its key, others go on.", OneOf(("none", "key")))] = "none"
     max_redirects: Annotated[
         int, Setting("Redirects to follow for one request, at most 20; a source's `redirects` takes precedence.",
                      Range(0, MAX_REDIRECTS))] = DEFAULT_MAX_REDIRECTS

@@ -7,6 +7,7 @@ fetched            what consumers hand on of what they fetched: bounded, with a 
 lenient            reads the records of a batch, whatever was written
 codecs             inflates batches, a piece at a time
 lease              our hold on one assigned partition: what is finished, how far the commit may go
+key_order          the order of keys: which record waits for an earlier one
 holdings           the leases of a member: where each continues, how they end, what is kept of them
 commit_metadata    the topic that a commit belongs to, and the offsets completed beyond it
 watch              changes of the topics being consumed: re-created, truncated, gone, unreachable

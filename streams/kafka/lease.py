@@ -60,13 +60,15 @@ class Lease:
     read by a lease before, is of a former topic of this name: nothing is committed then before something is finished.
     `tried` are the last offsets of which a commit was sent, whatever became of it. `bytes` is the size of the large
     records that are unfinished, `rests` that no more is to be polled for now, `unremembered` how many finished ones the
-    metadata had no room for when it was last written.
+    metadata had no room for when it was last written. `keys` has the records that wait for an earlier one of their key
+    (streams/kafka/key_order.py), `held` is how many they are.
     """
 
     __slots__ = (
         "_completed", "_count", "_delivered", "_drained", "_large", "_last", "_metadata", "_unfinished",
-        "_waiting", "alive", "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group",
-        "identity", "invalid_metadata", "partition", "point", "position", "rests", "resumed", "skipped_completed",
+        "_waiting", "alive", "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group", "held",
+        "identity", "invalid_metadata", "keys", "partition", "point", "position", "rests", "resumed",
+        "skipped_completed",
         "start", "topic", "tried", "unremembered", "work"
     )  # fmt: skip
 
@@ -95,6 +97,8 @@ class Lease:
         self.end: int | None = None
         self.bytes = 0
         self.unremembered = 0
+        self.keys: dict[bytes, Any] = {}
+        self.held = 0
         # Offset, timestamp and number of the unfinished, from the point on, and of some that are finished.
         self._delivered: deque[tuple[int, int, int]] = deque()
         self._count = 0
@@ -289,6 +293,8 @@ class Lease:
         self._delivered.clear()
         self._large.clear()
         self._waiting.clear()
+        self.keys.clear()
+        self.held = 0
         self.bytes = 0
         if self._drained is not None:
             self._drained.set()

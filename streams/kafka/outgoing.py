@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 RECORD_OVERHEAD = 96
 """Bytes of batch and record framing beside key, value and headers: 61 of the batch's header, the rest varints."""
@@ -48,11 +48,15 @@ def publishing_state(failing_since: float | None, what: str = "") -> str:
     return f"no acknowledgement {what}from Kafka for {silent:.0f} s" if silent > UNACKNOWLEDGED else "ok"
 
 
+TakeBack: TypeAlias = "Callable[[OutgoingRecord], Awaitable[OutgoingRecord | None] | None]"
+
+
 class OutgoingRecord(NamedTuple):
     """One record to publish. `shrink` makes a smaller one when Kafka finds it too large; None: it is dropped.
 
     With `take_back`, a record that Kafka refuses as too large, or for its timestamp, goes there instead: its owner
-    publishes another.
+    publishes another, or returns an awaitable of the one that takes its place (None: none does), for which all behind
+    it wait.
     `timestamp` is in milliseconds since the epoch, None for now. `answered` and `host` are the owner's: the record that
     this one answers, and the host that was requested.
     """
@@ -63,7 +67,7 @@ class OutgoingRecord(NamedTuple):
     value: bytes | None
     headers: Headers
     shrink: Callable[[OutgoingRecord], OutgoingRecord | None]
-    take_back: Callable[[OutgoingRecord], None] | None = None
+    take_back: TakeBack | None = None
     timestamp: int | None = None
     answered: Any = None
     host: str | None = None

@@ -29,7 +29,7 @@ from aiokafka.errors import (
 from models.errors import reason_of
 from models.histogram import Histogram
 from streams.config.settings import Kafka
-from streams.kafka.outgoing import BATCH_BYTES, Headers, OutgoingRecord, PartitionQueue
+from streams.kafka.outgoing import BATCH_BYTES, Headers, OutgoingRecord, PartitionQueue, TakeBack
 from streams.kafka.producer import Producer
 from streams.tasks import end_tasks, start
 
@@ -264,10 +264,10 @@ class Publisher:
         except KafkaError as exc:
             self.failures += 1
             if isinstance(exc, _TOO_LARGE):
-                self._shrink(queue, records)
+                await self._shrink(queue, records)
                 return
             if isinstance(exc, InvalidTimestampError) and any(record.timestamp is not None for record in records):
-                self._refuse_times(queue, records)
+                await self._refuse_times(queue, records)
                 return
             logger.warning("%s-%d: a batch of %d was not acknowledged, sending it again: %s; none is lost, each may "
                            "come once more", queue.topic, queue.partition, len(records), reason_of(exc))  # fmt: skip
@@ -292,7 +292,7 @@ class Publisher:
 
     # -- records that Kafka refuses
 
-    def _refuse_times(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
+    async def _refuse_times(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
         """Kafka found a timestamp out of the range of the topic: send several records one by one, give a single one
         back to its owner, or the time of now.
         """
@@ -303,25 +303,31 @@ class Publisher:
         if record.take_back is None:
             queue.put_back([record._replace(timestamp=None)])
             return
-        record.take_back(record)
-        self._release(queue, records)
+        await self._take_back(queue, record, record.take_back)
 
-    def _shrink(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
+    async def _take_back(self, queue: PartitionQueue, record: OutgoingRecord, take_back: TakeBack) -> None:
+        """Give a refused record back to its owner, and wait for what takes its place, if anything does."""
+        making = take_back(record)
+        made = None if making is None else await making
+        self._replace(queue, record, None if made is None else self._fitting(queue.topic, made))
+
+    def _replace(self, queue: PartitionQueue, record: OutgoingRecord, fitting: OutgoingRecord | None) -> None:
+        self._release(queue, [record])
+        if fitting is not None:
+            self._reserve(queue, [fitting])
+            queue.put_back([fitting])
+
+    async def _shrink(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
         """Kafka found a batch too large: send several records one by one, and make a single one smaller."""
         if len(records) > 1:
             queue.put_back(records, alone=True)
             return
         [record] = records
         self.limits[queue.topic] = min(self.limits[queue.topic], record.size() - 1)  # lower than we knew
-        if record.take_back is not None:
-            record.take_back(record)
-            fitting = None
+        if record.take_back is None:
+            self._replace(queue, record, self._fitting(queue.topic, record))
         else:
-            fitting = self._fitting(queue.topic, record)
-        self._release(queue, records)
-        if fitting is not None:
-            self._reserve(queue, [fitting])
-            queue.put_back([fitting])
+            await self._take_back(queue, record, record.take_back)
 
     def _fitting(self, topic: str, record: OutgoingRecord) -> OutgoingRecord | None:
         """Return the record, made smaller if the topic would not take it; None if it cannot be made small enough."""

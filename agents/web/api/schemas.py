@@ -48,6 +48,7 @@ class WorkerPartitionSchema(Open):
     lag = fields.Integer(allow_none=True)
     in_flight = fields.Integer(allow_none=True)
     unfinished = fields.Integer(allow_none=True)
+    waiting_for_key = fields.Integer(allow_none=True)
     oldest_unfinished_s = fields.Float(allow_none=True)
 
 

@@ -37,7 +37,8 @@ def test_the_age_of_a_record_whose_time_cannot_be_right_is_unknown(timestamp: in
 
 def routed(*lags: int | None, **more: bool) -> SimpleNamespace:
     """A route of a worker that holds so many partitions, each with this lag."""
-    leases = {number: SimpleNamespace(alive=True, lag=lag, oldest_unfinished=None) for number, lag in enumerate(lags)}
+    leases = {number: SimpleNamespace(alive=True, lag=lag, oldest_unfinished=None, held=0)
+              for number, lag in enumerate(lags)}  # fmt: skip
     app = SimpleNamespace(conf=SimpleNamespace(id="g-orders"), started=True, should_stop=False,
                           holder=SimpleNamespace(leases=leases))  # fmt: skip
     app.__dict__.update(more)
@@ -45,6 +46,16 @@ def routed(*lags: int | None, **more: bool) -> SimpleNamespace:
     described = Route("orders", ("orders", "^r.*"), "enriched", (Lookup("risk", "scores"),))
     return SimpleNamespace(route=described, app=app, runner=runner, dead_letters="dead-letters",
                            topics=["orders", "returns"])  # fmt: skip
+
+
+def test_records_that_wait_for_their_key_are_shown_with_what_a_route_waits_for() -> None:
+    """In the order of keys, next to the sources that are waited for, and for each partition."""
+    part = routed(3, 0)
+    part.app.holder.leases[1].held = 4
+    assert route(part)["waiting"] == {"source scores": 1, "an earlier record of the key": 4}
+    lease = Lease("group", "requests", 3)
+    lease.held = 4
+    assert partition(lease)["waiting_for_key"] == 4
 
 
 def test_a_route_reports_what_it_does_and_what_it_waits_for() -> None:
