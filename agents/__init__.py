@@ -11,6 +11,7 @@ metrics   the catalogue of metrics, and its page of documentation
 stats     where each metric's value is read
 doctor/   what `millrace doctor` examines
 commands/ the command line, one command a module
+entry     how a module begins that is run by `python -m` and is no command
 testing/  tests of plugins and sources: a worker without its surroundings
 """
 

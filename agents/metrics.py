@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 
+from agents.entry import EntryPoint
 from models.histogram import BOUNDS
 from streams.pool.pool import COUNTED as POOL
 from streams.telemetry.metrics import Kind, table
@@ -141,4 +142,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    EntryPoint("agents.metrics", "Prints docs/metrics.md, made of the catalogue of metrics.").begin()
     sys.stdout.write(page())

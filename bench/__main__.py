@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import random
@@ -10,6 +9,7 @@ import shutil
 import tempfile
 from statistics import median
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from bench.stage import WORKERS, Measured, Stage, Upstream, memcached
 from bench.upstream import HOSTS
@@ -92,13 +92,13 @@ def report(workload: str, worker: str, runs: list[Measured]) -> float:
 
 def main() -> None:
     """Parse the options, give a broker, run."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = EntryPoint("bench", __doc__)
     parser.add_argument("--workload", choices=WORKLOADS, action="append")
     parser.add_argument("--worker", choices=tuple(WORKERS), action="append")
     parser.add_argument("--hits", type=int, default=300_000)
     parser.add_argument("--misses", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the table shows medians (default: 3)")
-    options = parser.parse_args()
+    options = parser.begin()
     workers = options.worker or list(WORKERS)
     with broker() as found:
         print(f"on {found.kind}, medians of {options.repeat} interleaved runs")

@@ -4,7 +4,6 @@ the upstream, and p99 at a given rate. `python -m bench.bulk`; every figure of a
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from bench.__main__ import MISS_DELAY
 from bench.stage import Measured, Stage, Upstream
@@ -58,13 +58,13 @@ async def p99(servers: str, file: Path, source: str, seconds: float) -> float:
 
 def main() -> None:
     """Measure, and print the ratios."""
-    parser = argparse.ArgumentParser(prog="python -m bench.bulk", description=__doc__)
+    parser = EntryPoint("bench.bulk", __doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each run at a rate")
     parser.add_argument("--size", type=int, default=50)
     parser.add_argument("--wait", type=float, default=0.01)
-    options = parser.parse_args()
+    options = parser.begin()
     runs: dict[str, list[Measured]] = {"alone": [], "together": []}
     late: dict[str, list[float]] = {"alone": [], "together": []}
     with broker() as found, Upstream(MISS_DELAY) as upstream, tempfile.TemporaryDirectory() as folder:

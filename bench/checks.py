@@ -12,7 +12,6 @@ several times; medians, and ratios within this run.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ from typing import Any
 
 from pebble import ProcessPool
 
+from agents.entry import EntryPoint
 from bench import checks_plugin as plugin
 from models import checks as registry
 from streams.pool import CheckPool
@@ -106,11 +106,11 @@ def compare(title: str, name: str, values: list[int], peers: dict[str, Run], rep
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = EntryPoint("bench.checks", __doc__)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--heavy", type=int, default=1_000, metavar="CHECKS")
     parser.add_argument("--small", type=int, default=20_000, metavar="CHECKS")
-    options = parser.parse_args()
+    options = parser.begin()
     peers: dict[str, Run] = {"Millrace": ours, "run_in_executor": by_hand, "Pebble": pebbled}
     primes = plugin.primes(options.heavy)
     compare("heavy", "bench_trial_division", primes, {**peers, "ideal": ideal}, options.repeat)

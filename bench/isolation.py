@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from bench.stage import WORKERS, Stage, Upstream
 from streams.config.settings import Kafka
@@ -122,7 +122,9 @@ class Run:
 
 def main() -> None:
     """Run with and without the host that hangs: distinct URLs on one partition and on four, and equal ones."""
-    cases = [(1, False), (4, False), (1, True)] if "--quick" not in sys.argv else [(1, False)]
+    parser = EntryPoint("bench.isolation", __doc__)
+    parser.add_argument("--quick", action="store_true", help="one partition and distinct URLs alone")
+    cases = [(1, False)] if parser.begin().quick else [(1, False), (4, False), (1, True)]
     with broker() as found, Upstream(B_DELAY) as good, Upstream(HANGING) as hanging:
         for partitions, equal in cases:
             urls = "equal" if equal else "distinct"

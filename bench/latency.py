@@ -6,11 +6,11 @@ Also what an idle worker costs: role all, 16 partitions, as a share of a core.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 import time
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from bench.__main__ import MISS_DELAY, hits
 from bench.stage import WORKERS, Stage, Upstream, cpu_of
@@ -59,8 +59,8 @@ async def idle(servers: str) -> None:
 
 def main() -> None:
     """Parse the options, give a broker, run."""
-    parser = argparse.ArgumentParser(prog="python -m bench.latency", description=__doc__)
-    parser.parse_args()
+    parser = EntryPoint("bench.latency", __doc__)
+    parser.begin()
     with broker() as found:
         print(f"on {found.kind}, {RATE:g} requests/s for {SECONDS:g} s")
         for worker in COMPARED:

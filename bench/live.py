@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker, free_port
 from bench.stage import PARTITIONS, Stage, Upstream, cpu_of
 from streams.config.settings import Kafka
@@ -94,7 +95,7 @@ def clients(port: int, path: str) -> Iterator[None]:
     if not path:
         yield
         return
-    process = subprocess.Popen([sys.executable, "-m", "bench.live", str(port), path])
+    process = subprocess.Popen([sys.executable, "-m", "bench.live", "--watch", str(port), path])
     try:
         yield
         assert process.poll() is None, "the clients have ended"
@@ -104,7 +105,15 @@ def clients(port: int, path: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run and print the differences."""
+    """Parse the options, run and print the differences."""
+    parser = EntryPoint("bench.live", __doc__)
+    parser.add_argument(
+        "--watch", nargs=2, metavar=("PORT", "PATH"), help="be the clients, of a worker that runs already"
+    )
+    options = parser.begin()
+    if options.watch:
+        asyncio.run(watch(int(options.watch[0]), options.watch[1]))
+        return
     with broker() as found, Upstream(0.0) as upstream:
         measured = asyncio.run(run(found.servers, upstream.url))
     none = statistics.mean(measured.pop("no client"))
@@ -113,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(watch(int(sys.argv[1]), sys.argv[2])) if len(sys.argv) > 2 else main()
+    main()

@@ -16,6 +16,7 @@ from typing import Any
 import aiomcache
 import uvloop
 
+from agents.entry import EntryPoint
 from streams.cache.memcached import MemcachedCache
 from streams.cache.memcached_connection import CONNECTIONS
 from streams.config.cache_url import MemcachedTier
@@ -95,4 +96,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    EntryPoint("bench.memcached_clients", __doc__).begin()
     uvloop.run(main())

@@ -4,7 +4,6 @@ the same written by hand. `python -m bench.routes`; every figure of a row comes 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -15,6 +14,7 @@ from statistics import median
 
 from aiokafka import AIOKafkaConsumer
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from bench.__main__ import SEED, URLS, ZIPF, measure
 from bench.stage import WORKERS, Measured, Stage, Upstream
@@ -79,10 +79,10 @@ def orders(count: int) -> tuple[list[bytes], list[bytes]]:
 
 def main() -> None:
     """Measure, and print the ratios."""
-    parser = argparse.ArgumentParser(prog="python -m bench.routes", description=__doc__)
+    parser = EntryPoint("bench.routes", __doc__)
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--repeat", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.begin()
     runs: dict[str, list[Measured]] = {"plain hit": [], "route": [], "route by hand": []}
     warm, load = orders(options.records)
     with broker() as found, Upstream(0.0) as upstream, tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,6 @@ let go on a full backlog, and it is done when its group has committed them, so t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import random
@@ -19,6 +18,7 @@ from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from bench.stage import LIMIT, PARTITIONS, Stage, Upstream, cpu_of
 from streams.config.settings import Kafka
@@ -222,10 +222,10 @@ async def run(servers: str, count: int, rows: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = EntryPoint("bench.tables", __doc__)
     parser.add_argument("--results", type=int, default=RESULTS)
     parser.add_argument("--rows", type=int, default=ROWS)
-    options = parser.parse_args()
+    options = parser.begin()
     with broker(need_real=True) as found:
         print(f"broker: {found.kind}; {os.cpu_count()} cores")
         asyncio.run(run(found.servers, options.results, options.rows))

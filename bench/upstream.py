@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from itertools import count
 from typing import Any
 
 import uvloop
 from aiohttp import web
+
+from agents.entry import EntryPoint
 
 HOSTS = 8
 """Loopback addresses to serve: clients see as many hosts."""
@@ -48,4 +49,8 @@ async def main(port: int, delay: float) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), float(sys.argv[2])))
+    parser = EntryPoint("bench.upstream", __doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("delay", type=float, help="seconds before each answer")
+    options = parser.begin()
+    uvloop.run(main(options.port, options.delay))

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from typing import Any
 
+from agents.entry import EntryPoint
+
 TIMEOUT = "15"
 """Seconds that pip-audit gives the service."""
 
@@ -45,4 +47,6 @@ def judge(packages: list[dict[str, Any]]) -> tuple[int, list[str]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(audit(sys.argv[1]))
+    parser = EntryPoint("tests.audit", __doc__)
+    parser.add_argument("requirements", metavar="FILE", help="pinned requirements, as pip takes them")
+    raise SystemExit(audit(parser.begin().requirements))

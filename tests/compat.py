@@ -6,13 +6,14 @@ how many tests of it passed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
+
+from agents.entry import EntryPoint
 
 RELEASES = ("3.3.2", "3.6.2", "3.9.1", "4.0.0", "4.1.0", "4.3.0")
 """The default: from the oldest with KRaft ready for production to the one that all other tests run on."""
@@ -47,11 +48,11 @@ COLUMNS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the tests on each release, print the table, and return 1 if one failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.compat", description=__doc__)
+    parser = EntryPoint("tests.compat", __doc__)
     parser.add_argument(
         "releases", metavar="RELEASE", nargs="*", default=RELEASES, help=f"default: {' '.join(RELEASES)}"
     )
-    releases = parser.parse_args(arguments).releases
+    releases = parser.begin(arguments).releases
     rows = {}
     for release in releases:
         print(f"Apache Kafka {release}: {sum(map(len, COLUMNS.values()))} tests", file=sys.stderr, flush=True)

@@ -9,6 +9,8 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 
+from agents.entry import EntryPoint
+
 ALLOWED = frozenset([
     "0BSD", "3-Clause BSD License", "Apache Software License", "Apache-2.0", "BSD License", "BSD-2-Clause",
     "BSD-3-Clause", "ISC", "ISC License (ISCL)", "MIT", "MIT License", "MIT-0", "MIT-CMU", "PSF-2.0",
@@ -67,6 +69,7 @@ def refused(licences: dict[str, str]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    EntryPoint("tests.licences", "Lists the licences of all packages that Millrace brings along.").begin()
     for name, text in brought().items():
         print(f"{name:44} {text}")
     raise SystemExit("\n".join(refused(brought())) or 0)

@@ -6,13 +6,13 @@ the locked packages installed there. Then the unit tests run in it, and one on K
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from tests import debian
 
@@ -34,10 +34,10 @@ exec .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the tests, and return pytest's exit code, or 1 if the release cannot be had."""
-    parser = argparse.ArgumentParser(prog="python -m tests.pythons", description=__doc__)
+    parser = EntryPoint("tests.pythons", __doc__)
     parser.add_argument("suite", metavar="SUITE", help="a release of Debian: trixie has Python 3.13, sid the newest")
     parser.add_argument("tests", metavar="PATH", nargs="*", default=TESTS, help=f"default: {' '.join(TESTS)}")
-    given = parser.parse_args(arguments)
+    given = parser.begin(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="millrace-python-") as name:
             root = Path(name) / "root"

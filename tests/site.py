@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from agents.entry import EntryPoint
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SITE = ROOT / "reports" / "site"
@@ -48,6 +50,7 @@ _LOADED = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https
 
 def main() -> int:
     """Build the site; returns 1 if it could not be built as it should."""
+    EntryPoint("tests.site", __doc__).begin()
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "source"
         try:

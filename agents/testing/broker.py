@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from agents.entry import EntryPoint
 from models.errors import BrokerError
 
 KAFKA_VERSION = os.environ.get("MILLRACE_KAFKA_VERSION", "4.3.0")
@@ -39,6 +40,13 @@ STOP_TIMEOUT = 15.0
 JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """Options for a JVM that is small and starts quickly, for minutes of use."""
 MIN_JAVA = 17
+
+PURPOSE = """Starts a temporary broker, prints its address on stdout, and stops it on Ctrl-C.
+
+In this order: Apache Kafka in a container, if a Docker engine has its image; Apache Kafka from Maven, if java 17 and
+mvn are there; else the mock cluster of librdkafka. If KAFKA_BOOTSTRAP_SERVERS is set, nothing is started, and its
+address is printed.
+"""
 
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
 <modelVersion>4.0.0</modelVersion><groupId>millrace</groupId><artifactId>broker</artifactId><version>1</version>
@@ -292,9 +300,12 @@ def free_port() -> int:
 
 def main() -> None:
     """Run a temporary broker: print its address, and stop it on Ctrl-C. `python -m agents.testing.broker`."""
+    parser = EntryPoint("agents.testing.broker", PURPOSE)
+    parser.add_argument("--own", action="store_true", help="start one even if KAFKA_BOOTSTRAP_SERVERS is set")
+    options = parser.begin()
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: background jobs of a shell inherit it ignored
         signal.signal(number, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), broker() as found:
+    with contextlib.suppress(KeyboardInterrupt), broker(own=options.own) as found:
         sys.stderr.write(f"{found.kind}; Ctrl-C ends it\n")
         sys.stdout.write(f"{found.servers}\n")
         sys.stdout.flush()

@@ -7,7 +7,6 @@ one in Go by `go build`. One that cannot be built is left out, with a line that 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from bench.__main__ import CHECKS, MISS_DELAY, hits, misses
 from bench.latency import percentile
@@ -95,13 +95,13 @@ def row(workload: str, worker: str, runs: list[Measured]) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the options, build, give a broker, run."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser = EntryPoint("bench.peers", __doc__)
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the table shows medians (default: 3)")
     parser.add_argument("--workload", choices=WORKLOADS, action="append")
     parser.add_argument("--worker", action="append", help="only this one (repeatable)")
     parser.add_argument("--scale", type=float, default=1.0, help="a factor for the number of requests (default: 1)")
     parser.add_argument("--write", action="store_true", help="write the table and the plot into bench/README.md")
-    options = parser.parse_args()
+    options = parser.begin()
     workers = [each for each in build() if not options.worker or each in options.worker]
     rows: list[dict[str, Any]] = []
     with broker() as found:

@@ -5,6 +5,13 @@ It validates requests with marshmallow and writes CloudEvents headers, as Millra
 
 from __future__ import annotations
 
+from agents.entry import EntryPoint
+
+if __name__ == "__main__":  # first: it needs neither the libraries nor the settings below
+    EntryPoint(
+        "bench.peers.by_hand", f"{__doc__}\nA worker that `python -m bench.peers` starts, with its settings."
+    ).begin()
+
 import asyncio
 import json
 import os

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from agents.entry import EntryPoint
+
+if __name__ == "__main__":  # first: it needs neither the libraries nor the settings below
+    EntryPoint(
+        "bench.peers.by_hand_route", f"{__doc__}\nA worker that `python -m bench.peers` starts, with its settings."
+    ).begin()
+
 import asyncio
 import json
 import os

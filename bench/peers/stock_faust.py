@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from agents.entry import EntryPoint
+
+if __name__ == "__main__":  # first: it needs neither the library nor the settings below
+    parser = EntryPoint(
+        "bench.peers.stock_faust", f"{__doc__}\nA worker that `python -m bench` starts, with its settings."
+    )
+    parser.add_argument("command", choices=("worker",), help="Faust's own, as the options are")
+    parser.add_argument("-l", "--loglevel")
+    parser.add_argument("--without-web", action="store_true")
+    parser.begin()
+
 import json
 import os
 import time

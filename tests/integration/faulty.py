@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.answer.agent import Answerer
 from agents.commands import run
+from agents.entry import EntryPoint
 from streams.config import settings
 from streams.kafka import transport, watch
 from streams.kafka.thread import ConsumerThread
@@ -79,9 +80,12 @@ FAULTS = {
 }
 
 if __name__ == "__main__":
+    parser = EntryPoint("tests.integration.faulty", __doc__)
+    parser.add_argument("fault", choices=FAULTS, metavar="FAULT", help=", ".join(FAULTS))
+    fault = parser.begin().fault
     watchdog.REPORT_AFTER, watchdog.COMMIT_DEADLINE, watchdog.GRACE, watchdog.ASK_AGAIN = 1.0, 5.0, 2.0, 1.0
     watchdog.UNFINISHED_DEADLINE = 5.0
     transport.COMMIT_TIMEOUT = watch.COORDINATOR_TIMEOUT = 2.0
     loop.STALLED, loop.HOPELESS = 1.0, 4.0
-    FAULTS[sys.argv[1]]()
+    FAULTS[fault]()
     sys.exit(run(["worker"]))

@@ -14,6 +14,8 @@ from importlib.metadata import version
 
 import pytest
 
+from agents.entry import EntryPoint
+
 PINNED = {
     "faust.transport.consumer:Consumer._drain_messages": "44a2500309e8",
     "faust.transport.consumer:Consumer._wait_next_records": "6218e1969a63",
@@ -160,4 +162,5 @@ def test_the_versions_are_pinned() -> None:
 
 
 if __name__ == "__main__":
+    EntryPoint("tests.unit.test_faust_pins", "Prints the table of private parts anew, by what is installed.").begin()
     print("PINNED = {", *(f'    "{name}": "{digest(name)}",' for name in PINNED), "}", sep="\n")
