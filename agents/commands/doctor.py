@@ -53,13 +53,13 @@ async def _doctor(settings: Any, options: argparse.Namespace) -> int:
 async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator[Finding]:
     from agents.doctor import here, problem
     from agents.doctor.kafka import kafka
-    from agents.doctor.routes import routes, routes_of
+    from agents.doctor.routes import delays_of, routes, routes_of
 
     plugins = list(here.plugins(settings))
     for finding in [*here.settings_known(), *plugins, here.limits(), *here.certificates(settings)]:
         yield finding
     try:
-        async for finding in kafka(settings, routes_of(settings)):
+        async for finding in kafka(settings, routes_of(settings), delays_of(settings)):
             yield finding
     except MillraceError as exc:
         yield problem("kafka", str(exc))

@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=non_negative, default=RATE, metavar="N",
         help=f"dead letters per second; 0 is unlimited (default: {RATE:g})")  # fmt: skip
     add("--route", metavar="NAME", help="dead letters of this route, back to the topics that it reads")
+    add(
+        "--later",
+        action="store_true",
+        help="try again now what waits in the delay topics of retry_later, all of it, with no other filter",
+    )
     add("--dry-run", action="store_true", help="print what would be redriven, and write nothing")
     add("--json", action="store_true", help="print one JSON object per dead letter")
 
@@ -72,13 +77,49 @@ def run(options: argparse.Namespace) -> int:
         frozenset(options.outcome), frozenset(options.host), frozenset(options.id), frozenset(options.letter),
         options.since, options.until,
     )  # fmt: skip
+    if options.later:
+        return _run_later(choice, options)
     if (choice == DeadLetterFilter()) is not options.all:
-        say("millrace redrive: filter by --outcome, --host, --id, --letter, --since or --until, or else use --all")
+        say(
+            "millrace redrive: filter by --outcome, --host, --id, --letter, --since or --until, or else use --all; "
+            "--later is for what waits in delay topics"
+        )
         return MISUSED
     settings = configuration.load()
     if options.route is None:
         return asyncio.run(_redrive(settings, choice, options))
     return asyncio.run(_redrive_route(settings, choice, options))
+
+
+def _run_later(choice: DeadLetterFilter, options: argparse.Namespace) -> int:
+    from streams.config import settings as configuration
+
+    if choice != DeadLetterFilter() or options.all or options.route is not None or options.limit is not None:
+        say("millrace redrive: --later takes up all that waits: it goes with --dry-run and --json alone")
+        return MISUSED
+    return asyncio.run(_release(configuration.load(), options))
+
+
+async def _release(settings: Any, options: argparse.Namespace) -> int:
+    """Have the workers try again at once what waits in delay topics."""
+    from agents.later.release import release
+    from models.retry_later import is_delay_topic
+    from streams.kafka.patterns import existing
+    from streams.kafka.topics import Admin
+
+    names = [name for name in await existing(settings.kafka) if is_delay_topic(settings.group, name)]
+    if not names:
+        say(f"the group {settings.group} has no delay topic: no source or route has retry_later, "
+            "or millrace topics --create has not made them")  # fmt: skip
+        return FAILED
+    async with Admin(settings.kafka) as admin:
+        topics = await admin.describe(*names)
+    waiting = await release(settings, topics.values(), dry_run=options.dry_run)
+    for name, count in sorted(waiting.items(), key=lambda each: (len(each[0]), each[0])):
+        print(strictjson.dumps({"topic": name, "waiting": count}).decode() if options.json else f"{name}  {count}")
+    would = "would be tried again now" if options.dry_run else "are tried again now, as soon as the workers see it"
+    say(f"{sum(waiting.values())} {would}")
+    return DONE
 
 
 async def _redrive_route(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:

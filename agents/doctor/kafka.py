@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 
 from agents.doctor import Finding, ok, problem, warning
+from agents.later.release import later_group, left_behind, released_group
 from agents.routes.topics import find_matched
 from models.errors import BrokerError
+from models.retry_later import delay_topics
 from models.route import Route
 from streams.config.settings import Kafka, Settings
 from streams.kafka.client import BrokerConnection, places
 from streams.kafka.cluster import OPERATIONS, READ, WRITE, Cluster, Topic, granted_on_group, principal, survey
 from streams.kafka.reader import Reader
-from streams.kafka.topics import Admin, differences, route_differences
+from streams.kafka.topics import Admin, delay_differences, differences, route_differences
 from streams.tables.changelogs import changelogs
 
 SLOW = 0.25
@@ -23,8 +25,11 @@ FUTURE = 5.0
 CREATE_HINT = "create it: millrace topics --create"
 
 
-async def kafka(settings: Settings, routes: Sequence[Route] = ()) -> AsyncIterator[Finding]:
-    """Check Kafka for a worker with these routes; ends early if no broker can be reached."""
+async def kafka(
+    settings: Settings, routes: Sequence[Route] = (), delays: Collection[int] = ()
+) -> AsyncIterator[Finding]:
+    """Check Kafka for a worker with these routes and delays of retry_later; ends early if no broker can be reached."""
+    later = delay_topics(settings.group, delays)
     brokers = [await _broker(settings.kafka, place) for place in places(settings.kafka)]
     for finding in brokers:
         yield finding
@@ -32,23 +37,34 @@ async def kafka(settings: Settings, routes: Sequence[Route] = ()) -> AsyncIterat
         return
     routes = await find_matched(routes, settings)
     async with BrokerConnection(settings.kafka) as connection:
-        cluster = await survey(connection, {*_needed(settings, routes), *_kept(settings)})
+        cluster = await survey(connection, {*_needed(settings, routes), *later, *_kept(settings)})
         if cluster is None:
             yield warning("cluster", "the broker is too old to report permissions", "use Apache Kafka 2.3 or later")
             return
-        for finding in [*_topics(cluster, settings, routes), *_access(cluster, settings, routes)]:
+        for finding in [*_topics(cluster, settings, routes, later), *_access(cluster, settings, routes, later)]:
             yield finding
-        for group in _groups(settings, routes):
+        groups = [*_groups(settings, routes), *((later_group(settings), released_group(settings)) if later else ())]
+        for group in groups:
             yield _group(settings.kafka, group, await granted_on_group(settings.kafka, connection, group))
     for broker in cluster.brokers:
         if (broker.host, broker.port) not in places(settings.kafka):
             yield await _advertised(settings.kafka, (broker.host, broker.port))
+    async for finding in _differences(settings, routes, later):
+        yield finding
+    yield await _clock(settings, cluster)
+
+
+async def _differences(settings: Settings, routes: Sequence[Route], later: Mapping[str, int]) -> AsyncIterator[Finding]:
+    """Report what will not work well with the topics as they are, and what waits in those that nobody reads."""
     async with Admin(settings.kafka) as admin:
-        found = await admin.describe(*_needed(settings, routes))
-        for line in [*differences(settings, found), *route_differences(routes, settings.dead_letters_topic, found)]:
+        found = await admin.describe(*_needed(settings, routes), *later)
+        lines = [*differences(settings, found), *route_differences(routes, settings.dead_letters_topic, found)]
+        for line in [*lines, *delay_differences(later, found)]:
             if "does not exist" not in line:
                 yield warning("topics", line)
-    yield await _clock(settings, cluster)
+    for name, count in (await left_behind(settings, later)).items():
+        seen = f"{count} records wait there, and no source or route has this delay in retry_later any more"
+        yield warning(f"topic {name}", seen, "keep the delay until they are taken up: nobody reads the topic")
 
 
 async def _broker(kafka: Kafka, place: tuple[str, int]) -> Finding:
@@ -84,8 +100,10 @@ def _kept(settings: Settings) -> list[str]:
     return [settings.workers_topic, *tables]
 
 
-def _topics(cluster: Cluster, settings: Settings, routes: Sequence[Route]) -> Iterator[Finding]:
-    for name in _needed(settings, routes):
+def _topics(
+    cluster: Cluster, settings: Settings, routes: Sequence[Route], later: Collection[str] = ()
+) -> Iterator[Finding]:
+    for name in (*_needed(settings, routes), *later):
         topic = cluster.topics[name]
         if not topic.visible:
             yield problem(f"topic {name}", "missing, or hidden by ACLs", "grant the ACLs named below, or create it")
@@ -115,22 +133,25 @@ def _health(topic: Topic, brokers: int) -> Finding:
     return ok(subject, f"{seen}, {copies} in sync")
 
 
-def _needs(settings: Settings, routes: Sequence[Route]) -> list[tuple[int, str, bool]]:
+def _needs(settings: Settings, routes: Sequence[Route], later: Collection[str] = ()) -> list[tuple[int, str, bool]]:
     """Return what must be granted on topics, and whether a worker answers nothing without it."""
     requests, results, letters = settings.topics()
     needs = [(READ, requests, True), (WRITE, results, True), (WRITE, letters, True)]
     for route in routes:
         needs += [(READ, name, True) for name in route.topics]
         needs += [(WRITE, name, True) for name in filter(None, (route.results, route.failures))]
+    needs += [(operation, name, True) for name in later for operation in (READ, WRITE)]
     needs += [(READ, results, False)]
     needs += [(operation, name, False) for name in _kept(settings) for operation in (WRITE, READ)]
     return list(dict.fromkeys(needs))
 
 
-def _access(cluster: Cluster, settings: Settings, routes: Sequence[Route]) -> Iterator[Finding]:
+def _access(
+    cluster: Cluster, settings: Settings, routes: Sequence[Route], later: Collection[str] = ()
+) -> Iterator[Finding]:
     who = principal(settings.kafka) or "this login"
     missing = False
-    for operation, name, needed in _needs(settings, routes):
+    for operation, name, needed in _needs(settings, routes, later):
         topic = cluster.topics[name]
         if not topic.visible or (topic.exists and topic.granted is not None and operation not in topic.granted):
             missing = True

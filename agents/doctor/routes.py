@@ -17,6 +17,11 @@ def routes_of(settings: Settings) -> list[Route]:
     return list(_loaded(settings).routes.values())
 
 
+def delays_of(settings: Settings) -> frozenset[int]:
+    """Return the delays of retry_later, in seconds, of a worker's sources and routes."""
+    return _loaded(settings).delays
+
+
 def _loaded(settings: Settings) -> Sources:
     if settings.role == "tables":
         return Sources()

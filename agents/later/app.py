@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from agents.answer.agent import Answerer
 from agents.answer.app import AnswerApp
 from agents.answer.headers import dead_letter_headers, first_place, shrink_dead_letter
-from agents.later.release import Releases
+from agents.later.release import Releases, later_group
 from agents.later.waiting import Record, RetryLease, Waiting, as_first_read, as_lease
 from agents.routes.app import RouteApp
 from agents.routes.runner import RouteRunner
@@ -182,8 +182,3 @@ class LaterApp:
 
     async def _end(self, *tasks: asyncio.Task[None]) -> None:
         await end_tasks(*tasks, *self._tasks)
-
-
-def later_group(settings: Settings) -> str:
-    """Return the consumer group that reads the delay topics."""
-    return f"{settings.group}-later"

@@ -16,10 +16,12 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError, reason_of
+from models.retry_later import is_delay_topic
 from streams.config.settings import Settings
 from streams.kafka import client
+from streams.kafka.patterns import existing
 from streams.kafka.reader import READ_TIMEOUT
-from streams.kafka.topics import REQUEST_TIMEOUT, Topic
+from streams.kafka.topics import REQUEST_TIMEOUT, Admin, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +29,14 @@ Offsets = Mapping[tuple[str, int], int]
 """By topic and partition."""
 
 
+def later_group(settings: Settings) -> str:
+    """Return the consumer group that reads the delay topics."""
+    return f"{settings.group}-later"
+
+
 def released_group(settings: Settings) -> str:
     """Return the group whose commits say what is released."""
-    return f"{settings.group}-later-released"
+    return f"{later_group(settings)}-released"
 
 
 class Releases:
@@ -64,13 +71,38 @@ class Releases:
         return self._found
 
 
-async def release(settings: Settings, topics: Collection[Topic]) -> dict[str, int]:
-    """Release all that is in these topics now; returns by topic the offsets there. Raises BrokerError."""
+async def left_behind(settings: Settings, topics: Collection[str]) -> dict[str, int]:
+    """Return how many records wait in delay topics of the group that are none of these, where any does.
+
+    Raises BrokerError.
+    """
+    async with Admin(settings.kafka) as admin:
+        names = [name for name in await existing(settings.kafka) if is_delay_topic(settings.group, name)]
+        found = await admin.describe(*(name for name in names if name not in topics))
+    if not found:
+        return {}
+    return {name: count for name, count in (await release(settings, found.values(), dry_run=True)).items() if count}
+
+
+async def release(settings: Settings, topics: Collection[Topic], *, dry_run: bool = False) -> dict[str, int]:
+    """Release all that is in these topics now; returns how much waits in each. With `dry_run` nothing is released.
+
+    Raises BrokerError.
+    """
     tps = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
-    opening = client.consumer(settings.kafka, group_id=released_group(settings), client_id="millrace-redrive")
-    async with opening as consumer:
+    group = released_group(settings)
+    async with (
+        client.admin(settings.kafka, "millrace-redrive", REQUEST_TIMEOUT) as admin,
+        client.consumer(settings.kafka, group_id=group, client_id="millrace-redrive") as consumer,
+        asyncio.timeout(READ_TIMEOUT),
+    ):
         consumer.assign(tps)
-        async with asyncio.timeout(READ_TIMEOUT):
-            ends = await consumer.end_offsets(tps)
+        begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        committed = await admin.list_consumer_group_offsets(later_group(settings))
+        if not dry_run:
             await consumer.commit({tp: end for tp, end in ends.items() if end})
-    return {topic.name: sum(end for tp, end in ends.items() if tp.topic == topic.name) for topic in topics}
+    waiting = dict.fromkeys((topic.name for topic in topics), 0)
+    for tp, end in ends.items():
+        at = committed[tp].offset if tp in committed else begins[tp]
+        waiting[tp.topic] += max(0, end - max(at, begins[tp]))
+    return waiting

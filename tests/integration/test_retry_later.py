@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from agents.testing.broker import Broker
 from tests.integration.stage import PATIENCE, Seen, Stage, Upstream
@@ -47,16 +48,18 @@ class Flaky(Upstream):
         return web.Response(status=425) if len(times) < self.needed else web.json_response({"of": name})
 
 
-async def begin(
-    stage: Stage, upstream: Upstream, folder: Path, delays: str = '["2s", "3s"]', more: str = ""
-) -> dict[str, str]:
-    """Write the file of sources and make the topics; returns the settings of workers."""
+def describe(stage: Stage, upstream: Upstream, folder: Path, delays: str, more: str = "") -> None:
+    """Write the file of sources."""
     file = folder / "sources.toml"
     file.write_text(SOURCES.format(url=upstream.url, delays=delays, more=more), encoding="utf-8")
     stage.settings["MILLRACE_SOURCES"] = str(file)
+
+
+async def begin(stage: Stage, upstream: Upstream, folder: Path, delays: str = '["2s", "3s"]', more: str = "") -> None:
+    """Write the file of sources and make the topics."""
+    describe(stage, upstream, folder, delays, more)
     code, _, err = await millrace(stage, "topics", "--create", "--replication", "1")
     assert code == 0, err
-    return stage.settings
 
 
 def asked(name: str, **more: object) -> bytes:
@@ -129,3 +132,88 @@ async def test_a_kill_loses_nothing_that_waits(kafka: Broker, stage: Stage, tmp_
         failed = {each.result["id"] for each in seen if each.result["outcome"] != "ok"}  # the breaker was open
         assert {each.headers[DLQ + "id"].decode() for each in await stage.read(stage.dead_letters)} >= failed
         assert not [each for each in seen if "retry_at" in each.result]
+
+
+async def test_what_waits_is_taken_up_early(kafka: Broker, stage: Stage, tmp_path: Path) -> None:
+    """`redrive --later` has all that is there tried now; what fails again waits for its own time; lag and doctor say
+    that it waits, and the metrics count it.
+    """
+    async with Flaky(needed=2) as upstream:
+        await begin(stage, upstream, tmp_path, '["1h", "2h"]')
+        worker = await stage.start()
+        await stage.send([asked(name, id=name) for name in "ab"])
+        await until(stage, f"{stage.group}-later-3600s", 2)
+        code, out, err = await millrace(stage, "redrive", "--later", "--dry-run", "--json")
+        assert (code, "2 would be" in err) == (0, True), err
+        assert [json.loads(line)["waiting"] for line in out.splitlines()] == [2, 0]
+        assert await stage.count(stage.results) == 0
+        code, _, err = await millrace(stage, "redrive", "--later")
+        assert (code, "2 are tried again now" in err) == (0, True), err
+        results = {each.result["id"]: each.result["outcome"] for each in await until(stage, stage.results, 2)}
+        assert results == {"a": "ok", "b": "ok"}
+        async with ClientSession() as session, session.get(worker.url + "/metrics") as response:
+            text = await response.text()
+        found = dict(re.findall(r"^(millrace_retry_later_\w+\{[^}]*3600s\"\}) (\S+)$", text, re.MULTILINE))
+        name = f'{{topic="{stage.group}-later-3600s"}}'
+        assert found == {f"millrace_retry_later_{each}{name}": count for each, count in (
+            ("waiting", "0.0"), ("overdue_seconds", "0.0"), ("deferred_total", "2.0"), ("taken_up_total", "2.0"))
+        }  # fmt: skip
+        for wrong in (["--all"], ["--id", "x"], ["--limit", "1"], ["--route", "r"]):
+            assert (await millrace(stage, "redrive", "--later", *wrong))[0] == 2
+
+
+async def test_a_delay_that_was_given_up_is_reported_as_long_as_something_waits(
+    kafka: Broker, stage: Stage, tmp_path: Path
+) -> None:
+    """Nobody reads its topic any more: doctor says so, also of a retention that is too short; topics are required."""
+    async with Flaky(needed=2) as upstream:
+        await begin(stage, upstream, tmp_path, '["1h"]')
+        worker = await stage.start()
+        await stage.send([asked("a")])
+        await until(stage, f"{stage.group}-later-3600s", 1)
+        worker.terminate()
+        await worker.ended()
+        await begin(stage, upstream, tmp_path, '["2h"]')
+        _, out, _ = await millrace(stage, "doctor")
+        assert f"topic {stage.group}-later-3600s: 1 records wait there" in out
+        assert f"topic {stage.group}-later-7200s" in out
+        assert f"group {stage.group}-later" in out
+        describe(stage, upstream, tmp_path, '["3h"]')
+        lost = await stage.start(ready=False)
+        assert await lost.ended() == 1
+        assert any(f"{stage.group}-later-10800s" in line and "topics --create" in line for line in lost.log)
+
+
+ROUTE = """
+[routes.orders]
+topics = ["orders-{mark}"]
+results = "enriched-{mark}"
+failures = "failed-{mark}"
+retry_later = ["1s", "1s"]
+
+[[routes.orders.lookups]]
+source = "flaky"
+params = {{ id = "key" }}
+into = "found"
+"""
+
+
+async def test_a_route_tries_its_records_again_without_writing_to_its_topics(
+    kafka: Broker, stage: Stage, tmp_path: Path
+) -> None:
+    """A record whose lookup fails is published enriched in the end, once; one that fails to the end is dead."""
+    async with Flaky(needed=3) as upstream:
+        await begin(stage, upstream, tmp_path, '["1h"]', ROUTE.format(mark=stage.mark))
+        orders, enriched, failed = (f"{name}-{stage.mark}" for name in ("orders", "enriched", "failed"))
+        await stage.start()
+        for key in (b"a", b"b", b"x"):
+            await stage.producer.send_and_wait(orders, b'{"n": 1}', key)
+        await until(stage, enriched, 2)
+        published = {each.key: json.loads(each.result) for each in await stage.read(enriched)}
+        assert published == {key: {"n": 1, "found": {"of": key.decode()}} for key in (b"a", b"b")}
+        upstream.needed = 9
+        await stage.producer.send_and_wait(orders, b'{"n": 1}', b"c")
+        await until(stage, failed, 2)
+        letters = {each.key: each.headers[DLQ + "delivery.count"] for each in await stage.read(failed)}
+        assert letters == {b"x": b"1", b"c": b"3"}
+        assert await stage.count(orders) == 4
