@@ -119,9 +119,15 @@ def host_status(row: Mapping[str, Any]) -> HostStatus:
         in_flight=in_flight,
         waiting=None if in_flight is None or users is None else max(0, users - in_flight),
         limit=_sum(reports, "limit"),
-        rate=_sum(reports, "rate"),
+        rate=_rate(reports),
         held_seconds=max((each.get("held_seconds") or 0.0 for each in reports), default=0.0),
     )
+
+
+def _rate(reports: list[Mapping[str, Any]]) -> Any:
+    """Return the requests a second of all workers: of a rate that is shared, the rate."""
+    shared = [each.get("rate") for each in reports if each.get("share") is not None]
+    return shared[0] if shared else _sum(reports, "rate")
 
 
 def _sum(reports: list[Mapping[str, Any]], name: str) -> Any:

@@ -125,7 +125,8 @@ class SharedLimits:
                 while True:
                     self._look()
                     now = self._clock()
-                    if now - self._written_at >= WRITE_EVERY or (not self._is_stale and self._shares.is_due()):
+                    due = now - self._written_at >= WRITE_EVERY or (not self._is_stale and self._shares.is_due())
+                    if due and not self._has_left:
                         self._written_at = now
                         await asyncio.wait_for(self._send(self._shares.write(now)), HEARTBEAT_TIMEOUT)
                     await asyncio.sleep(TICK)

@@ -127,9 +127,10 @@ class Host:
         self.users = self.in_flight = 0
 
     def stats(self) -> dict[str, str | float | None]:
-        """Return its breaker's state, requests in flight, limit, users, requests a second (None: any), and remaining
-        pause in seconds.
+        """Return its breaker's state, requests in flight, limit, users, requests a second (None: any), this worker's
+        share of a rate that is shared, and remaining pause in seconds.
         """
+        bucket = self.bulkhead.bucket
         return {
             "host": self.name,
             "breaker": self.breaker.state,
@@ -137,6 +138,7 @@ class Host:
             "limit": self.bulkhead.limits.concurrency,
             "users": self.users,
             "rate": self.bulkhead.limits.rate,
+            "share": round(bucket.rate, 3) if bucket is not None and bucket.shared else None,
             "held_seconds": round(self.paused_for, 1),
         }
 

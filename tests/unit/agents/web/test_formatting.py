@@ -107,3 +107,10 @@ def test_a_quantile_of_nothing_is_unknown():
     assert quantile({"latency": histogram.row()}, "p50") == pytest.approx(0.0175)
     for row in ({}, {"latency": None}, {"latency": {"le": [1], "counts": [1, 1], "sum": 1}}):
         assert quantile(row, "p99") is None
+
+
+def test_a_rate_that_is_shared_is_not_added_up():
+    """Of two workers with a limit of 50 each it is 100 a second; with one of 50 for both it is 50."""
+    own = [{"breaker": "closed", "rate": 50.0, "share": None}] * 2
+    shared = [{"breaker": "closed", "rate": 50.0, "share": share} for share in (30.0, 20.0)]
+    assert [host_status({"workers": workers}).rate for workers in (own, shared)] == [100.0, 50.0]
