@@ -93,6 +93,13 @@ class RateShares:
         limit = self.limits[name]
         return max(limit.held, limit.rate / (1 + sum(name in peer.pairs for peer in self.peers.values())))
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether this worker holds what it has claimed last."""
+        return self.joined and all(
+            abs(limit.held - limit.written[0]) < NOTABLE * limit.rate for limit in self.limits.values()
+        )
+
     def is_due(self) -> bool:
         """Whether there is something that others should know at once."""
         for name, limit in self.limits.items():

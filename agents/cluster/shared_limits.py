@@ -163,7 +163,7 @@ class SharedLimits:
         topic, workers = self._settings.workers_topic, 1 + len(self._shares.peers)
         if not self._is_stale:
             changed = workers != self._workers or self._is_kept
-            if changed and self._shares.joined and not self._shares.is_due():
+            if changed and self._shares.is_settled and not self._shares.is_due():
                 logger.info("workers that share limits: %d; here %s", workers, self._described())
                 self._workers, self._is_kept = workers, False
         elif self._ever_joined and not self._is_kept:
