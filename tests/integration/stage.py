@@ -96,6 +96,7 @@ class Stage:
     servers: str
     partitions: int = 4
     settings: dict[str, str] = field(default_factory=dict)
+    replication: int = 1
     mark: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     workers: list[Worker] = field(default_factory=list)
     closers: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
@@ -157,7 +158,7 @@ class Stage:
         names = (self.requests, requests), (self.results, results), (self.dead_letters, dead_letters)
         async with Admin(Kafka(bootstrap_servers=self.servers)) as admin:
             for name, config in names:
-                await admin.create(name, self.partitions, 1, **(config or {}))
+                await admin.create(name, self.partitions, self.replication, **(config or {}))
             await admin.settled(*(name for name, _ in names))
 
     async def start(self, *command: str, ready: bool = True, **settings: str) -> Worker:

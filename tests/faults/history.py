@@ -1,0 +1,186 @@
+"""The questions, asked of topics, commits and samples by another client than the service's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import aiohttp
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+SAMPLE = 0.25
+"""Seconds between samples."""
+SINCE_COMMIT = 3.5
+"""Seconds before a crash in which a finished request may not be committed: an interval of 1 s, a time-out of 2 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result as it was read; `at` is when its producer made it, in seconds."""
+
+    request_id: str
+    partition: int
+    offset: int
+    at: float
+    key: bytes | None
+    outcome: str
+
+
+@dataclass(slots=True)
+class Samples:
+    """What was seen meanwhile: commits of the group, and what /readyz answered (0: nothing), with the time."""
+
+    commits: list[tuple[float, dict[int, int]]] = field(default_factory=list)
+    ready: list[tuple[float, str, int]] = field(default_factory=list)
+
+
+class Observer:
+    """Takes samples from `start` to `stop`; reads topics."""
+
+    def __init__(self, servers: str, group: str, topic: str) -> None:
+        self._servers = servers
+        self._group, self._topic = group, topic
+        self._admin = AdminClient({"bootstrap.servers": servers, "log_level": 0, "socket.timeout.ms": 5000})
+        self.samples = Samples()
+        self.urls: list[str] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to take samples."""
+        self._tasks = [asyncio.create_task(self._commits()), asyncio.create_task(self._ready())]
+
+    async def stop(self) -> None:
+        """Take no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def committed(self, group: str) -> dict[tuple[str, int], int]:
+        """Return the commits of a group, by topic and partition. Raises KafkaException."""
+        asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=5)
+        [answer] = [future.result() for future in asked.values()]
+        return {(tp.topic, tp.partition): tp.offset for tp in answer.topic_partitions or () if tp.offset >= 0}
+
+    async def _commits(self) -> None:
+        while True:
+            with contextlib.suppress(KafkaException):
+                found = await asyncio.to_thread(self.committed, self._group)
+                mine = {partition: offset for (topic, partition), offset in found.items() if topic == self._topic}
+                self.samples.commits.append((time.time(), mine))
+            await asyncio.sleep(SAMPLE)
+
+    async def _ready(self) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(2.0)) as session:
+            while True:
+                for url in self.urls:
+                    try:
+                        async with session.get(f"{url}/readyz") as response:
+                            status = response.status
+                    except (aiohttp.ClientError, TimeoutError):
+                        status = 0
+                    self.samples.ready.append((time.time(), url, status))
+                await asyncio.sleep(SAMPLE)
+
+    async def lag(self, group: str, topic: str) -> int:
+        """Return how many records of a topic the group has not committed."""
+
+        def look() -> int:
+            committed = self.committed(group)
+            return sum(end - committed.get((topic, partition), 0) for partition, end in self._ends(topic).items())
+
+        return await asyncio.to_thread(look)
+
+    def _ends(self, topic: str) -> dict[int, int]:
+        consumer = Consumer({"bootstrap.servers": self._servers, "group.id": "reader", "log_level": 0})
+        try:
+            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            return {number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1]
+                    for number in partitions}  # fmt: skip
+        finally:
+            consumer.close()
+
+    def results(self, topic: str) -> list[Result]:
+        """Return every result that a reader of committed records gets, partition by partition, in order."""
+        consumer = Consumer({"bootstrap.servers": self._servers, "group.id": "reader", "enable.auto.commit": False,
+                             "auto.offset.reset": "earliest", "enable.partition.eof": True,
+                             "log_level": 0})  # fmt: skip
+        found: list[Result] = []
+        try:
+            partitions = list(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+            consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+            open_ = set(partitions)
+            while open_:
+                message = consumer.poll(30)
+                assert message is not None, "the results could not be read"
+                if message.error() is not None:
+                    open_.discard(message.partition())
+                    continue
+                value = json.loads(message.value())
+                found.append(Result(value["id"], message.partition(), message.offset(), message.timestamp()[1] / 1000,
+                                    message.key(), value["outcome"]))  # fmt: skip
+        finally:
+            consumer.close()
+        return sorted(found, key=lambda each: (each.partition, each.offset))
+
+
+def lost(acknowledged: Iterable[str], results: list[Result]) -> str:
+    """I1: each acknowledged request has its result."""
+    missing = sorted(set(acknowledged) - {each.request_id for each in results})
+    return f"{len(missing)} without a result: {missing[:5]}" if missing else ""
+
+
+def repeated(results: list[Result], crashes: list[tuple[float, float]]) -> tuple[int, str]:
+    """I2: how many results repeat another, and which did though no crash explains it: no time from `crashes`, each the
+    beginning and end of one, lies behind the first result by less than a commit may be late.
+    """
+    first: dict[str, Result] = {}
+    count, wrong = 0, []
+    for each in sorted(results, key=lambda result: result.at):
+        earlier = first.setdefault(each.request_id, each)
+        if earlier is not each:
+            count += 1
+            if not any(began - SINCE_COMMIT <= earlier.at and each.at >= began for began, _ in crashes):
+                wrong.append(each.request_id)
+    return count, f"{len(wrong)} repeated without need: {wrong[:5]}" if wrong else ""
+
+
+def skipped(acknowledged: dict[str, tuple[int, int]], results: list[Result], samples: Samples) -> str:
+    """I3: no commit that was seen went past a request that had no result by then."""
+    answered: dict[str, float] = {}
+    for each in results:
+        answered[each.request_id] = min(each.at, answered.get(each.request_id, each.at))
+    by_partition: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
+    for name, (partition, offset) in acknowledged.items():
+        by_partition[partition].append((offset, name))
+    for requests in by_partition.values():
+        requests.sort()
+    for at, commits in samples.commits:
+        for partition, committed in commits.items():
+            for offset, name in by_partition[partition]:
+                if offset >= committed:
+                    break
+                if answered.get(name, float("inf")) > at:
+                    return f"{name} at {partition}/{offset} was committed ({committed}) before it had a result"
+    return ""
+
+
+def disordered(acknowledged: dict[str, tuple[int, int]], keys: dict[str, bytes], results: list[Result]) -> str:
+    """I5: the first results of a key come in the order of its requests."""
+    seen: set[str] = set()
+    order: defaultdict[bytes, list[int]] = defaultdict(list)
+    for each in results:
+        if each.request_id in acknowledged and each.request_id not in seen:
+            seen.add(each.request_id)
+            order[keys[each.request_id]].append(acknowledged[each.request_id][1])
+    for key, offsets in order.items():
+        for one, other in itertools.pairwise(offsets):
+            if other < one:
+                return f"key {key!r}: the result of offset {other} came after that of {one}"
+    return ""

@@ -1,0 +1,77 @@
+"""Steady load by another client than the service's, which knows what Kafka acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import Any
+
+from confluent_kafka import Producer
+
+RATE = 100
+"""Requests a second."""
+KEYS = 40
+HOT = 20
+"""Documents that half of the requests ask for; the others each ask for one of their own."""
+SLOW_EVERY, SLOW = 100, 2.0
+"""One request in so many takes so many seconds at the upstream: 1 %."""
+FLUSH_LIMIT = 180.0
+"""Seconds for what was sent to be acknowledged, brokers that come back included."""
+
+
+class Load:
+    """`acknowledged` has the place of each request by its id; `start` and `stop` it once."""
+
+    def __init__(self, servers: str, topic: str, url: str) -> None:
+        # Kafka may be away for longer than the default of five minutes allows; nothing is to be given up.
+        self._producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "acks": "all",
+                                   "linger.ms": 5, "message.timeout.ms": 600_000, "log_level": 0})  # fmt: skip
+        self._topic = topic
+        self._url = url
+        self.acknowledged: dict[str, tuple[int, int]] = {}
+        self.keys: dict[str, bytes] = {}
+        self.refused: list[str] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._task = asyncio.create_task(self._send())
+
+    async def stop(self) -> None:
+        """Send no more, and wait until all that was sent is acknowledged."""
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        left = await asyncio.to_thread(self._producer.flush, FLUSH_LIMIT)
+        assert left == 0, f"{left} requests were never acknowledged"
+        assert not self.refused, self.refused[:3]
+
+    def put(self, value: bytes | None, key: bytes, request_id: str | None = None) -> None:
+        """Send one value; with an id, its result is asked for afterwards."""
+
+        def delivered(error: Any, message: Any) -> None:
+            if error is not None:
+                self.refused.append(str(error))
+            elif request_id is not None:
+                self.acknowledged[request_id] = message.partition(), message.offset()
+
+        if request_id is not None:
+            self.keys[request_id] = key
+        self._producer.produce(self._topic, value, key=key, on_delivery=delivered)
+
+    async def _send(self) -> None:
+        began, number = time.monotonic(), 0
+        while True:
+            while number < (time.monotonic() - began) * RATE:
+                place = f"hot-{number % HOT}" if number % 2 else number
+                document = number % HOT if number % 2 else HOT + number
+                slow = f"?delay={SLOW}" if number % SLOW_EVERY == 0 else ""
+                request_id = f"r{number}"
+                value = {"id": request_id, "url": f"{self._url}/doc/{document}{slow}", "context": {"place": place}}
+                self.put(json.dumps(value).encode(), b"k%d" % (number % KEYS), request_id)
+                number += 1
+            self._producer.poll(0)
+            await asyncio.sleep(0.02)
