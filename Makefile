@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers test-python compat image coverage lint format bench bench-peers clean licences audit docs
+.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers test-python faults compat image coverage lint format bench bench-peers clean licences audit docs
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ test-containers: setup ## The image and the compose file, on a Docker engine of 
 
 test-python: setup ## Unit tests and delivery on the image's Python: Debian's trixie in a folder (Debian, root)
 	$(BIN)/python -m tests.pythons trixie
+
+faults: setup ## The fault matrix on three brokers: half an hour; ARGS=--hard for the hardest, --order, --mix N
+	$(BIN)/python -m tests.faults.matrix $(ARGS)
 
 compat: setup ## The same tests on six releases of Apache Kafka, and requests of other clients: an hour
 	$(BIN)/python -m tests.compat
