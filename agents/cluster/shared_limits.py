@@ -35,7 +35,7 @@ USED_OVER = 1.0
 """Seconds over which its use is measured."""
 STALE = 3.0
 """Seconds without a record of its own read back after which a worker keeps what it has."""
-ALONE = 10.0
+ALONE = 20.0
 """The same for a worker that has never had a share: it uses the whole limits then."""
 RETRY_PAUSE = 2.0
 """Seconds between attempts while the topic is not available."""
