@@ -67,6 +67,12 @@ class Body(NamedTuple):
         return _decoded(self.content, codec, self.charset if codec == text_codec(self.charset) else None)
 
 
+class Item(Body):
+    """An item of a larger answer: JSON that was read and written already, without blanks."""
+
+    __slots__ = ()
+
+
 _REGISTRY: dict[str, type[Schema]] = {}
 _INSTANCES: dict[str, Schema] = {}
 
@@ -121,6 +127,8 @@ def read_json(body: Body) -> Any:
 
 def _json(body: Body) -> Document:
     """Load JSON; the document keeps the original text, so that numbers and escapes do not change."""
+    if isinstance(body, Item):
+        return Document(body.content)
     value, text = _read(body)
     return Document(strictjson.compact(text), value)
 

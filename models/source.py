@@ -237,11 +237,13 @@ class Source:
     """The names of its parameters."""
     lists: frozenset[str] = field(init=False, repr=False, compare=False)
     """The names of the parameters that take lists, `{name*}` in a template. That of a batch takes one key."""
+    _sorted: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Collect the names, once for all requests."""
         lists = frozenset[str]().union(*(template.lists for template in self._templates()))
         object.__setattr__(self, "names", self.names_used().union(self.params))
+        object.__setattr__(self, "_sorted", tuple(sorted(self.names)))
         object.__setattr__(self, "lists", lists if self.batch is None else lists - {self.batch.param})
 
     @property
@@ -292,13 +294,15 @@ class Source:
                 known = ", ".join(sorted(names)) or "it takes none"
                 refuse(name[:60], f"is not a parameter of the source {self.name!r}; known: {known}")
         values = dict(params)
-        for name in sorted(names):
+        for name in self._sorted:
             param = self.params.get(name, _ANY)
             if name not in values:
                 if param.default is REQUIRED:
                     refuse(name, f"missing: the source {self.name!r} needs it")
                 values[name] = param.default
-            if param.is_limited and isinstance(values[name], list | strictjson.Raw) and name in self.lists:
+            if not param.is_limited:
+                continue
+            if isinstance(values[name], list | strictjson.Raw) and name in self.lists:
                 for at, each in enumerate(list_values(name, values[name])):
                     param.check(f"{name}[{at}]", each)
             else:
@@ -308,6 +312,8 @@ class Source:
         return values
 
     def _headers(self, params: Mapping[str, Any]) -> Mapping[str, str]:
+        if not self.headers and not self.form:
+            return {}
         headers = {name: value.expand(params) for name, value in self.headers.items()}
         if self.form and not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = "application/x-www-form-urlencoded"

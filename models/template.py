@@ -132,6 +132,8 @@ class UrlTemplate(Template):
         if "#" in text:
             msg = "a fragment is not sent: leave it out"
             raise ValueError(msg)
+        first = self.parts[0]
+        self._only_in_query = not self.names or (isinstance(first, str) and "?" in first)
 
     def _placed(self, parts: Parts) -> Parts:
         placed: list[str | Placeholder] = []
@@ -151,16 +153,19 @@ class UrlTemplate(Template):
 
     def expand(self, params: Params) -> str:
         """Return the URL. Raises InvalidRequest for a value that would leave its path segment."""
+        if self._only_in_query:
+            return "".join(
+                part if isinstance(part, str) else _quoted(part, _texts(part, params)) for part in self.parts
+            )
         written, segment = "", ""  # finished text, and the current path segment
         placed: list[str] = []  # names of the parameters in that segment
         for part in self.parts:
             if isinstance(part, Placeholder):
-                is_one = part.between is None
-                texts = [as_text(part.name, params[part.name])] if is_one else list_texts(part.name, params)
+                texts = _texts(part, params)
                 if "?" not in written:
                     for text in texts:
                         _check_in_path(part.name, text)
-                segment += (part.between or "").join(quote(text, safe="") for text in texts)
+                segment += _quoted(part, texts)
                 placed.append(part.name)
                 continue
             for literal in _PATH_END.split(part):
@@ -173,6 +178,15 @@ class UrlTemplate(Template):
         if placed and "?" not in written:
             _check_segment(segment, placed)
         return written + segment
+
+
+def _texts(part: Placeholder, params: Params) -> list[str]:
+    return [as_text(part.name, params[part.name])] if part.between is None else list_texts(part.name, params)
+
+
+def _quoted(part: Placeholder, texts: list[str]) -> str:
+    quoted = (text if text.isascii() and text.isalnum() else quote(text, safe="") for text in texts)
+    return (part.between or "").join(quoted)
 
 
 def _check_segment(segment: str, names: list[str]) -> None:
@@ -217,6 +231,8 @@ def as_text(name: str, value: Any) -> str:
 
     Raises InvalidRequest for null, arrays and objects.
     """
+    if type(value) is str and value.isascii():
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float):

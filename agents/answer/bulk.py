@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from agents.answer.parsed_requests import ParsedRequest
 from models import strictjson
 from models.batch import Batch, Items, take_apart
-from models.documents import Body
+from models.documents import Item
 from models.errors import NOT_FOUND, AnswerError, InvalidDocument, UpstreamError
 from models.large import LARGE
 from models.source import Filled, Source
@@ -298,7 +298,7 @@ class BulkFetcher:
                 error.kind = NOT_FOUND
                 call.fail([key], _of(response, error))
             else:
-                own = response._replace(body=Body(items.found[key], _JSON))
+                own = response._replace(body=Item(items.found[key], _JSON))
                 for answer in call.unanswered(key):
                     answer.set_result(own)
 

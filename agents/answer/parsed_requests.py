@@ -8,6 +8,7 @@ import hashlib
 import pickle
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from marshmallow import ValidationError
@@ -210,6 +211,7 @@ def check_key(call: Call) -> str:
     return hashlib.blake2b(plain, digest_size=20).hexdigest()
 
 
+@lru_cache(maxsize=1_024)
 def source_tag(name: str | None) -> str:
     """Return the part of a key that identifies the source; zeros for a plain URL."""
     return "0" * 8 if name is None else hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
