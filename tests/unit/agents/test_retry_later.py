@@ -29,13 +29,13 @@ TRACE = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0
 BUSY = UpstreamError("h answered 503", 503)
 
 
-def answerer(publisher, *delays, **policy):
+def answerer(publisher, *delays, settings=None, **policy):
     source = Source("s", UrlTemplate("http://h/"), identity="1", later=RetryLater(delays, **policy))
     enricher = FakeEnricher()
     enricher.error = BUSY
     if isinstance(publisher.limits, defaultdict):
         publisher.limits = dict.fromkeys(("results", "dead-letters", SHORT, LONG), 1_000_000)
-    return Answerer(Settings(), enricher, publisher, Sources({"s": source})), enricher
+    return Answerer(settings or Settings(), enricher, publisher, Sources({"s": source})), enricher
 
 
 async def deferred(publisher, batch, *delays, **policy):
@@ -162,10 +162,13 @@ async def test_nothing_is_taken_up_of_a_partition_that_was_given_up():
     assert (list(made.due(200.0)), made.next_due()) == ([], None)
 
 
-async def test_a_delayed_record_is_answered_as_the_one_that_it_was():
-    """Default id and partition of the result are the first one's; what is finished is the delayed record."""
+@pytest.mark.parametrize("order", ["none", "key"])
+async def test_a_delayed_record_is_answered_as_the_one_that_it_was(order):
+    """Default id and partition of the result are the first one's; what is finished is the delayed record. One that
+    waits from before the order of keys was asked for is no exception.
+    """
     publisher = FakePublisher()
-    made, enricher = answerer(publisher, 60, 600)
+    made, enricher = answerer(publisher, 60, 600, settings=Settings(order=order))
     enricher.error = None
     held, [lease] = waiting([delayed(4, 100.0)])
     [(each, retry)] = held.due(100.0)
