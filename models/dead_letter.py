@@ -11,7 +11,8 @@ from models.errors import InvalidRequest
 from models.request import check_id
 
 DLQ = "__dlq.errors."
-"""Prefix of a dead letter's headers: those of KIP-1191, and `outcome`, `id`, `host`, `timestamp` (of the request),
+"""Prefix of a dead letter's headers: those of KIP-1191, and `outcome`, `id`, `host`, `source`, `status` (of the
+upstream's response), `retryable` (`true` if a retry may help), `timestamp` (of the request),
 `first` (where the request was first) and `value.bytes` (of a value that was left out)."""
 COUNT = DLQ + "delivery.count"
 """How often the request was delivered without the outcome `ok`."""
@@ -30,6 +31,8 @@ MAX_AT = 253_402_128_000_000
 """Latest timestamp of a dead letter, in milliseconds since the epoch: a producer may write any, but no calendar goes
 beyond the year 9999."""
 
+_ALWAYS_RETRYABLE = frozenset({"unreachable", "timeout", "overloaded"})
+
 Position = tuple[int, int]
 """Partition and offset."""
 Headers = Sequence[tuple[str, bytes | None]]
@@ -39,7 +42,8 @@ class DeadLetter(NamedTuple):
     """A dead letter. `at` and `requested_at` are seconds since the epoch; what its headers lack is None.
 
     `topic`, `origin_partition` and `origin_offset` are the request's position; `attempts` counts its deliveries;
-    `body` is the beginning of the upstream's error response, `route` that by which the record was read, if any.
+    `body` is the beginning of the upstream's error response, `route` that by which the record was read, if any;
+    with `retryable` its headers say that a retry may help.
     """
 
     partition: int
@@ -62,6 +66,14 @@ class DeadLetter(NamedTuple):
     redriven: bool = False
     body: str | None = None
     route: str | None = None
+    source: str | None = None
+    status: int | None = None
+    retryable: bool = False
+
+    @property
+    def may_help(self) -> bool:
+        """Whether a retry may help: letters of older workers do not say so, but for their outcome."""
+        return self.retryable or self.outcome in _ALWAYS_RETRYABLE
 
     @property
     def position(self) -> Position:
@@ -117,6 +129,7 @@ def read_dead_letter(
         origin_partition=partition or 0, origin_offset=offset or 0, requested_at=None if at is None else at / 1000,
         attempts=read_count(found.get("delivery.count")), left_out=_number(found.get("value.bytes")),
         unreadable="unreadable" in found, body=found.get("body"), route=found.get("route"),
+        source=found.get("source"), status=_number(found.get("status")), retryable=found.get("retryable") == "true",
     )  # fmt: skip
 
 
@@ -147,7 +160,8 @@ def _number(text: str | None) -> int | None:
 class DeadLetterFilter(NamedTuple):
     """Selects dead letters that match every given criterion. Times are seconds since the epoch, `until` excluded.
 
-    A host matches with or without its port; `topic` is the one that the record came from.
+    A host matches with or without its port; `topic` is the one that the record came from. `retryable`: only those that
+    a retry may help; `max_deliveries`: only those that were delivered so often at most.
     """
 
     outcomes: frozenset[str] = frozenset()
@@ -157,6 +171,10 @@ class DeadLetterFilter(NamedTuple):
     since: float | None = None
     until: float | None = None
     topic: str | None = None
+    sources: frozenset[str] = frozenset()
+    statuses: frozenset[int] = frozenset()
+    retryable: bool = False
+    max_deliveries: int | None = None
 
     def matches(self, letter: DeadLetter) -> bool:
         """Whether a dead letter matches."""
@@ -169,4 +187,8 @@ class DeadLetterFilter(NamedTuple):
             and (self.since is None or letter.at >= self.since)
             and (self.until is None or letter.at < self.until)
             and (self.topic is None or letter.topic == self.topic)
+            and (not self.sources or letter.source in self.sources)
+            and (not self.statuses or letter.status in self.statuses)
+            and (not self.retryable or letter.may_help)
+            and (self.max_deliveries is None or letter.attempts <= self.max_deliveries)
         )

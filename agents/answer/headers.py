@@ -33,6 +33,7 @@ _TOPIC, _PARTITION, _OFFSET, _TIMESTAMP, _GROUP, _ID, _HOST, _MESSAGE, _BODY, _O
     DLQ + name
     for name in ("topic", "partition", "offset", "timestamp", "group", "id", "host", "message", "body", "outcome")
 )
+_SOURCE, _STATUS, _RETRYABLE = (DLQ + name for name in ("source", "status", "retryable"))
 
 
 def read_id(record: ConsumerRecord[bytes, bytes], body_id: bytes | None) -> bytes:
@@ -138,11 +139,13 @@ def _plain(request_id: bytes) -> bytes:
 
 
 def dead_letter_headers(
-    record: ConsumerRecord[bytes, bytes], group: str, request_id: bytes, error: AnswerError, host: str | None = None
-) -> Headers:
+    record: ConsumerRecord[bytes, bytes], group: str, request_id: bytes, error: AnswerError, host: str | None = None,
+    *, source: str | None = None,
+) -> Headers:  # fmt: skip
     """Return the request's headers with those of the error (KIP-1191), which replace older ones of their kind.
 
-    `request_id` is JSON. Redriving selects by it, `host`, the first delivery and the record's timestamp.
+    `request_id` is JSON. Redriving selects by it, `host`, `source`, the status, whether a retry may help, the first
+    delivery and the record's timestamp.
     """
     kept: Headers = []
     first, count = _place(record), 1
@@ -162,6 +165,12 @@ def dead_letter_headers(
     )
     if host:
         kept.append((_HOST, host.encode()))
+    if source is not None:
+        kept.append((_SOURCE, source.encode()))
+    if error.status is not None:
+        kept.append((_STATUS, b"%d" % error.status))
+    if error.retryable:
+        kept.append((_RETRYABLE, b"true"))
     kept.append((_MESSAGE, str(error).encode()))
     if error.body is not None:
         kept.append((_BODY, error.body.encode()))

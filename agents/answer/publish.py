@@ -197,7 +197,8 @@ class ResultPublisher:
         source = None if known is None or self._order is not None else known.source  # its result would come too late
         policy = NEVER if source is None else source.later
         next_try = self.later.next_try(record, policy, error)
-        final = partial(self._publish_dead_letter, record, request_id, result.host, error, result)
+        name = None if known is None else known.request.source
+        final = partial(self._publish_dead_letter, record, request_id, result.host, error, result, source=name)
         if next_try is None:
             final()
             return
@@ -205,15 +206,16 @@ class ResultPublisher:
         if policy.interim_results:
             interim = result._replace(value=with_retry_at(result.value or b"", next_try.due))
             listener = After(listener, partial(self._publisher.publish, self._results, record.partition, interim))
-        headers = dead_letter_headers(record, self._group, request_id, error, result.host)
+        headers = dead_letter_headers(record, self._group, request_id, error, result.host, source=name)
         self.later.publish(record, next_try, headers, listener, instead=final)
 
     def _publish_dead_letter(
-        self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, result: OutgoingRecord
-    ) -> None:
+        self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, result: OutgoingRecord,
+        *, source: str | None = None,
+    ) -> None:  # fmt: skip
         """Publish a dead letter, and once it is acknowledged the result."""
         listener = After(result.listener, partial(self._publish_last, record, result))
-        self._send_dead_letter(record, request_id, host, error, listener)
+        self._send_dead_letter(record, request_id, host, error, listener, source=source)
 
     def _publish_last(self, record: RequestRecord, result: OutgoingRecord) -> None:
         """Publish a result whose dead letter is acknowledged."""
@@ -222,10 +224,11 @@ class ResultPublisher:
             self._order.close(record, cast("Lease", result.listener))
 
     def _send_dead_letter(
-        self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, listener: DeliveryListener
-    ) -> None:
+        self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError,
+        listener: DeliveryListener, *, source: str | None = None,
+    ) -> None:  # fmt: skip
         """Publish a dead letter; its listener publishes the result once it is acknowledged."""
-        headers = dead_letter_headers(record, self._group, request_id, error, host)
+        headers = dead_letter_headers(record, self._group, request_id, error, host, source=source)
         dead_letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
         self._publisher.publish(self._dead_letters, record.partition, dead_letter)
 

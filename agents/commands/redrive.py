@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+from collections import Counter
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from agents.commands import (
@@ -31,6 +33,9 @@ RATE = 100.0
 """Dead letters per second unless --rate is given."""
 WIDTH = 80
 """Characters of a message in the text output."""
+LINES = 20
+"""Dead letters that have a line each in the text output; the rest are counted. `--json` prints all."""
+_STATUS = re.compile(r"[1-5][0-9]{2}")
 _PARTITION_OFFSET = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
 
 
@@ -41,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--outcome", choices=outcomes, action="append", default=[], metavar="OUTCOME",
         help=f"only this outcome (repeatable): {', '.join(outcomes)}")  # fmt: skip
     add("--host", action="append", default=[], help="only this host, or host:port (repeatable)")
+    add("--source", action="append", default=[], metavar="NAME", help="only requests of this source (repeatable)")
+    add("--status", type=_status, action="append", default=[], metavar="STATUS",
+        help="only this status of the upstream's response (repeatable)")  # fmt: skip
+    add("--retryable", action="store_true", help="only what may succeed if it is tried again")
+    add("--max-deliveries", type=positive, metavar="N", help="only what was delivered at most N times so far")
     add("--id", action="append", default=[], help="only the request with this id (repeatable)")
     add("--letter", type=_partition_offset, action="append", default=[], metavar="PARTITION:OFFSET",
         help="only this dead letter (repeatable)")  # fmt: skip
@@ -61,6 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object per dead letter")
 
 
+def _status(text: str) -> int:
+    if not _STATUS.fullmatch(text):
+        msg = f"invalid status {text!r}: use a number from 100 to 599"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
 def _partition_offset(text: str) -> Position:
     found = _PARTITION_OFFSET.fullmatch(text)
     if found is None:
@@ -75,13 +92,15 @@ def run(options: argparse.Namespace) -> int:
 
     choice = DeadLetterFilter(
         frozenset(options.outcome), frozenset(options.host), frozenset(options.id), frozenset(options.letter),
-        options.since, options.until,
+        options.since, options.until, sources=frozenset(options.source), statuses=frozenset(options.status),
+        retryable=options.retryable, max_deliveries=options.max_deliveries,
     )  # fmt: skip
     if options.later:
         return _run_later(choice, options)
     if (choice == DeadLetterFilter()) is not options.all:
         say(
-            "millrace redrive: filter by --outcome, --host, --id, --letter, --since or --until, or else use --all; "
+            "millrace redrive: filter by --outcome, --host, --source, --status, --retryable, --max-deliveries, --id, "
+            "--letter, --since or --until, or else use --all; "
             "--later is for what waits in delay topics"
         )
         return MISUSED
@@ -115,8 +134,8 @@ async def _release(settings: Any, options: argparse.Namespace) -> int:
     async with Admin(settings.kafka) as admin:
         topics = await admin.describe(*names)
     waiting = await release(settings, topics.values(), dry_run=options.dry_run)
-    for name, count in sorted(waiting.items(), key=lambda each: (len(each[0]), each[0])):
-        print(strictjson.dumps({"topic": name, "waiting": count}).decode() if options.json else f"{name}  {count}")
+    for name, number in sorted(waiting.items(), key=lambda each: (len(each[0]), each[0])):
+        print(strictjson.dumps({"topic": name, "waiting": number}).decode() if options.json else f"{name}  {number}")
     would = "would be tried again now" if options.dry_run else "are tried again now, as soon as the workers see it"
     say(f"{sum(waiting.values())} {would}")
     return DONE
@@ -145,8 +164,18 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
 
     would = "would be redriven" if options.dry_run else "redriven"
 
+    summary: Counter[tuple[str, str, str]] = Counter()
+    lines = count(1)
+
     def report_one(letter: DeadLetter, refusal: str | None) -> None:
-        print(_json(letter, refusal, options) if options.json else _line(letter, refusal or would), flush=True)
+        if refusal is None:
+            summary[letter.outcome or "-", letter.source or "-", letter.host or "-"] += 1
+        if options.json:
+            print(_json(letter, refusal, options), flush=True)
+        elif (line := next(lines)) <= LINES:
+            print(_line(letter, refusal or would), flush=True)
+        elif line == LINES + 1:
+            print("… and more: --json prints all", flush=True)
 
     async with DeadLetters(settings) as letters:
         report = await letters.redrive(
@@ -157,8 +186,10 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
     else:
         topic = settings.dead_letters_topic
         say(f"no dead letter in {topic}" if options.all else f"no dead letter matches {_chosen(options)} in {topic}")
-    for reason, count in report.refused.most_common():
-        say(f"{count} not redriven: {reason}")
+    for (outcome, source, host), number in summary.most_common() if report.redriven > LINES else ():
+        say(printable(f"  {number} {outcome}, source {source}, host {host}"))
+    for reason, number in report.refused.most_common():
+        say(f"{number} not redriven: {reason}")
     for partition, offset in report.missing:
         say(f"no dead letter {partition}:{offset} in {settings.dead_letters_topic}")
     named = bool(options.letter or options.id)
@@ -167,11 +198,14 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
 
 def _chosen(options: argparse.Namespace) -> str:
     """Return the filters as they were given; ages as the times that they mean."""
-    given = [(name, value) for name in ("outcome", "host", "id") for value in getattr(options, name)]
+    names = "outcome", "host", "source", "status", "id"
+    given = [(name, value) for name in names for value in getattr(options, name)]
+    given += [("max-deliveries", options.max_deliveries)] if options.max_deliveries is not None else []
     given += [("letter", f"{partition}:{offset}") for partition, offset in options.letter]
     moments = ((name, getattr(options, name)) for name in ("since", "until"))
     given += [(name, local_time(moment)) for name, moment in moments if moment is not None]
-    return " ".join(f"--{name} {value}" for name, value in given)
+    flags = ["--retryable"] if options.retryable else []
+    return " ".join([*(f"--{name} {value}" for name, value in given), *flags])
 
 
 def _line(letter: DeadLetter, outcome: str) -> str:
@@ -184,5 +218,6 @@ def _line(letter: DeadLetter, outcome: str) -> str:
 def _json(letter: DeadLetter, refusal: str | None, options: argparse.Namespace) -> str:
     shown = {"partition": letter.partition, "offset": letter.offset, "at": letter.at, "id": letter.request_id,
             "outcome": letter.outcome, "host": letter.host, "attempts": letter.attempts, "message": letter.message,
+            "source": letter.source, "status": letter.status, "retryable": letter.may_help,
             "redriven": refusal is None and not options.dry_run}  # fmt: skip
     return strictjson.dumps(shown | ({"reason": refusal} if refusal else {})).decode()

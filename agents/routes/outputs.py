@@ -132,7 +132,7 @@ class Outputs:
             record = record.sent()
         if self.order is not None:
             self.order.open(record, lease)
-        headers = self._letter_headers(record, error, None if found is None else found.host, lookup)
+        headers = self._letter_headers(record, error, found, lookup)
         result = self._failed(record, lease, error, began, found)
         policy = self._later_of(found)
         next_try = self.later.next_try(record, policy, error)
@@ -145,8 +145,10 @@ class Outputs:
             interim = result._replace(value=with_retry_at(result.value or b"", next_try.due))
         self.later.publish(record, next_try, headers, self._before(record, lease, interim), instead=final)
 
-    def _letter_headers(self, record: Record, error: AnswerError, host: str | None, lookup: str | None) -> Headers:
-        headers = dead_letter_headers(record, self._group, _id_of(record), error, host)
+    def _letter_headers(self, record: Record, error: AnswerError, found: Found | None, lookup: str | None) -> Headers:
+        known = None if found is None else found.known
+        host, source = (None, None) if known is None else (known.origin.host, known.request.source)
+        headers = dead_letter_headers(record, self._group, _id_of(record), error, host, source=source)
         headers.append((ROUTE, self.route.name.encode()))
         if lookup is not None:
             headers.append((LOOKUP, lookup.encode()))

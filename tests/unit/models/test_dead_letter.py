@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.dead_letter import DeadLetter, DeadLetterFilter, read_count, read_dead_letter
+from models.dead_letter import DLQ, DeadLetter, DeadLetterFilter, read_count, read_dead_letter
 
 SAID = {
     "topic": b"requests", "partition": b"3", "offset": b"42", "timestamp": b"1500", "first": b"requests-0-7",
@@ -115,3 +115,24 @@ def test_a_letter_without_host_is_chosen_by_no_host():
     """What was no request has no host, and an empty one matches nothing."""
     assert not DeadLetterFilter(hosts=frozenset({"h"})).matches(letter(host=None))
     assert DeadLetterFilter(outcomes=frozenset({"timeout"})).matches(letter(host=None))
+
+
+def test_letters_are_chosen_by_what_their_headers_say_of_the_failure():
+    """Source, status, deliveries, and whether a retry may help: of an older worker's letter its outcome decides."""
+
+    def letter(**headers):
+        found = [(DLQ + name.replace("_", "."), content) for name, content in headers.items()]
+        return read_dead_letter((0, 0), 0, None, None, found)
+
+    busy = letter(outcome=b"upstream_error", source=b"s", status=b"503", retryable=b"true", delivery_count=b"3")
+    gone = letter(outcome=b"upstream_error", source=b"t", status=b"404", delivery_count=b"1")
+    older = letter(outcome=b"timeout", delivery_count=b"1")
+    odd = letter(outcome=b"denied", status=b"x", retryable=b"yes")
+    for chosen, expected in (
+        (DeadLetterFilter(retryable=True), [True, False, True, False]),
+        (DeadLetterFilter(sources=frozenset({"s"})), [True, False, False, False]),
+        (DeadLetterFilter(statuses=frozenset({404, 503})), [True, True, False, False]),
+        (DeadLetterFilter(max_deliveries=1), [False, True, True, True]),
+        (DeadLetterFilter(retryable=True, max_deliveries=2), [False, False, True, False]),
+    ):
+        assert [chosen.matches(each) for each in (busy, gone, older, odd)] == expected

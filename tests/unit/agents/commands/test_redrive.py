@@ -85,3 +85,38 @@ def test_a_finding_is_a_line_and_its_advice_another():
     assert doctor._line(ok("a", "fine")) == "ok       a: fine"
     assert doctor._line(problem("a", "b\x1bc", "do it")) == "problem  a: b�c\n         → do it"
     assert doctor._json(ok("a", "fine")) == '{"subject":"a","state":"ok","seen":"fine"}'
+
+
+def many(count, refused=0):
+    """Return a redrive that reports so many dead letters."""
+
+    async def redriven(*_, on_result, **__):
+        for offset in range(count + refused):
+            headers = [(DLQ + name, b"x") for name in ("host", "source")] + [(DLQ + "outcome", b"timeout")]
+            letter = read_dead_letter((0, offset), 0, None, b"{}", headers)
+            on_result(letter, None if offset < count else "redriven before")
+        return Report(redriven=count)
+
+    return redriven
+
+
+@pytest.mark.parametrize(("count", "lines"), [(20, 20), (21, 21), (500, 21)])
+def test_many_letters_are_summed_up(count, lines, monkeypatch, capsys):
+    """The first have a line each, the rest are counted by outcome, source and host; as JSON, each has its line."""
+    monkeypatch.setattr(DeadLetters, "redrive", many(count))
+    assert run(["redrive", "--all"]) == DONE
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == lines
+    assert f"{count} redriven\n" in err
+    assert (f"  {count} timeout, source x, host x\n" in err) is (count > 20)
+    assert (
+        run(["redrive", "--retryable", "--max-deliveries", "3", "--source", "x", "--status", "503", "--json"]) == DONE
+    )
+    assert len(capsys.readouterr().out.splitlines()) == count
+
+
+@pytest.mark.parametrize("text", ["", "x", "99", "600", "5xx", "0503"])
+def test_what_is_no_status_is_refused(text):
+    """A class is none: dead letters have the status that came."""
+    with pytest.raises(argparse.ArgumentTypeError, match="invalid status"):
+        redrive._status(text)
