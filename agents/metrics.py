@@ -97,6 +97,9 @@ CATALOGUE = (
     Kind("millrace_untrusted_memos", "counter", "Commit metadata that belongs to another log.", GROUP),
     Kind("millrace_unreadable_records", "counter",
          "Records that could not be decoded completely; the log has a line for each batch.", ("topic",)),
+    Kind("millrace_transactions", "counter",
+         "Transactions of exactly-once delivery, by how they ended: committed, aborted, or unknown (no answer to the "
+         "commit).", ("group", "result")),
     Kind("millrace_publish_batches", "counter", "Batches that Kafka acknowledged.", GROUP),
     Kind("millrace_publish_records", "counter", "Records in them: results and dead letters.", GROUP),
     Kind("millrace_publish_failures", "counter", "Batches that Kafka did not acknowledge; they are sent again.", GROUP),

@@ -201,6 +201,8 @@ def publishing(part: AnswerApp | TablesApp | RouteApp) -> Iterator[Sample]:
     if opened is not None and (publisher := opened.publisher) is not None:
         for name, figure in _published(publisher).items():
             yield Sample(f"millrace_publish_{name}", figure, (part.app.conf.id,))
+        for ended, count in publisher.transactions.items():
+            yield Sample("millrace_transactions", count, (part.app.conf.id, ended))
 
 
 def _published(publisher: Publisher) -> dict[str, float]:

@@ -26,7 +26,10 @@ from streams.config import settings as defaults
 from streams.config.settings import Settings
 from streams.kafka.batch import BatchTopic, RecordBatch
 from streams.kafka.publisher import Publisher
+from streams.kafka.transactional import TransactionalPublisher
 from streams.kafka.transport import Consumer, Transport
+from streams.kafka.txn_offsets import require_fencing
+from streams.kafka.txn_producer import transactional_id
 from streams.kafka.watch import coordinator_answers
 from streams.tasks import end_worker, every, first, start, watch_callbacks
 from streams.telemetry.watchdog import Watchdog
@@ -87,7 +90,8 @@ class TableManager(manager.TableManager):
 class App(faust.App):
     """A Faust app over the batch transport. `id` is the consumer group.
 
-    `recover` is awaited after each assignment, before anything is read from it.
+    `recover` is awaited after each assignment, before anything is read from it. `exactly_once`: its offsets are
+    committed by what it publishes with, see `publisher`.
     """
 
     BootStrategy = _Boot
@@ -99,10 +103,12 @@ class App(faust.App):
         *,
         id: str,  # noqa: A002  Faust's name for it
         recover: Callable[[], Awaitable[None]] | None = None,
+        exactly_once: bool = False,
         **options: Any,
     ) -> None:
         self._openers: list[Opener] = []
         self.recover = recover
+        self.exactly_once = exactly_once
         self._running = _Running()
         super().__init__(
             id,
@@ -152,6 +158,26 @@ class App(faust.App):
     def is_full(self, partition: int) -> bool:
         """Whether Kafka takes no results of this partition's requests, and enough of them wait."""
         return any(publisher.is_full(partition) for publisher in self._running.publishers)
+
+    async def publisher(self, stack: AsyncExitStack, settings: Settings, client_id: str) -> Publisher:
+        """Open what the app's agents publish with: in transactions, with the group's offsets, if `exactly_once`.
+
+        Raises BrokerError.
+        """
+        if not self.exactly_once:
+            return await stack.enter_async_context(Publisher(settings.kafka, client_id, self.crash_soon))
+        await require_fencing(settings.kafka)
+        group = self.conf.id
+        return await stack.enter_async_context(TransactionalPublisher(
+            settings.kafka, client_id, self.crash_soon, group=group,
+            name=transactional_id(group, settings.worker_id), holder=lambda: self.holder.transactions,
+        ))  # fmt: skip
+
+    async def commit_transactions(self) -> bool | None:
+        """Commit what was published, and the group's offsets; None if there is nothing to commit."""
+        publishers = [each for each in self._running.publishers if isinstance(each, TransactionalPublisher)]
+        done = [await publisher.commit() for publisher in publishers]
+        return False if False in done else True if True in done else None
 
     async def arrived(self, seconds: float) -> bool:
         """Wait so many seconds until all that was published is acknowledged; returns whether it is."""

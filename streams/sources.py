@@ -80,9 +80,16 @@ def parse(content: bytes) -> tuple[Sources, list[Problem]]:
     return reader.read(members), sorted(reader.wrong)
 
 
+TRIED_AGAIN = (
+    "retry_later: what is tried again is read by a group of its own, whose offsets are not in the transactions of "
+    "MILLRACE_DELIVERY=exactly-once: leave out one of the two"
+)
+
+
 def route_misfits(settings: Settings, sources: Sources) -> list[str]:
-    """Return what is wrong with routes beside a worker's settings."""
-    return settings_problems(
+    """Return what is wrong with routes and sources beside a worker's settings."""
+    found = [TRIED_AGAIN] if settings.exactly_once and sources.delays else []
+    return found + settings_problems(
         sources.routes, sources.by_name, requests=settings.requests_topic, results=settings.results_topic,
         dead_letters=settings.dead_letters_topic, workers=settings.workers_topic, group=settings.group,
         timeout=settings.timeout, registry=bool(settings.registry_url),

@@ -71,7 +71,7 @@ class AnswerApp:
         self.sources = sources
         self._find_topics = find_topics
         self._share = share
-        self.app = App(settings, id=settings.group)
+        self.app = App(settings, id=settings.group, exactly_once=settings.exactly_once)
         self.resources: Resources | None = None
         self.lent: Lending[Enricher] = Lending()
         self.app.opens(self.open)
@@ -90,7 +90,7 @@ class AnswerApp:
         topics = await self._find_topics()
         for line in differences(settings, topics):
             logger.warning("%s", line)
-        publisher = await stack.enter_async_context(Publisher(settings.kafka, settings.worker_id, self.app.crash_soon))
+        publisher = await self.app.publisher(stack, settings, settings.worker_id)
         later = delay_topics(settings.group, self.sources.delays)
         for topic in (topics[name] for name in (settings.results_topic, settings.dead_letters_topic, *later)):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)

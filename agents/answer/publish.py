@@ -70,6 +70,7 @@ class ResultPublisher:
         self._headers = ResultHeaders(f"/millrace/{settings.group}")
         self._carried = frozenset(settings.carry_headers)
         self.later = Deferral(settings.group, publisher)
+        self._together = settings.exactly_once
         self.stats = AnswerStats()
 
     def refuse(self, item: Waiting, error: AnswerError) -> None:
@@ -213,7 +214,11 @@ class ResultPublisher:
         self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, result: OutgoingRecord,
         *, source: str | None = None,
     ) -> None:  # fmt: skip
-        """Publish a dead letter, and once it is acknowledged the result."""
+        """Publish a dead letter, and once it is acknowledged the result; in one transaction, both at once."""
+        if self._together:
+            self._send_dead_letter(record, request_id, host, error, result.listener, source=source)
+            self._publish_last(record, result)
+            return
         listener = After(result.listener, partial(self._publish_last, record, result))
         self._send_dead_letter(record, request_id, host, error, listener, source=source)
 
@@ -243,7 +248,10 @@ class ResultPublisher:
         result, request_id = shrink_result(refused) or refused, id_of(refused)
         error = too_large_result(refused.size())
         send = partial(self._send_dead_letter, refused.answered, request_id, refused.host, error)
-        await acknowledged(send, refused.listener)
+        if self._together:
+            send(refused.listener)
+        else:
+            await acknowledged(send, refused.listener)
         return _untaken(result)
 
     def _too_large(self, result: OutgoingRecord) -> TooLarge | None:

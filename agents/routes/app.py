@@ -46,7 +46,7 @@ class RouteApp:
         self.publisher: Publisher | None = None
         self.runner: RouteRunner | None = None
         self.lent: Lending[RouteRunner] = Lending()
-        self.app = App(settings, id=route.group(settings.group))
+        self.app = App(settings, id=route.group(settings.group), exactly_once=settings.exactly_once)
         self.app.opens(self.open)
         self._patterns = PatternTopics(self.app, f"route {route.name}", self._matches, route.names)
         topic = self.app.topic(*route.names, key_type=bytes, value_type=bytes)
@@ -74,8 +74,7 @@ class RouteApp:
         settings, route = self._settings, self.route
         topics = await self._find_topics()
         enricher = await self._answering.lent.borrow(stack)
-        publisher = Publisher(settings.kafka, f"{settings.worker_id}-{route.name}", self.app.crash_soon)
-        self.publisher = await stack.enter_async_context(publisher)
+        self.publisher = publisher = await self.app.publisher(stack, settings, f"{settings.worker_id}-{route.name}")
         results = topics[route.results]
         later = [topics[name] for name in delay_topics(settings.group, self._sources.delays)]
         for topic in (results, topics[self.dead_letters], *later):

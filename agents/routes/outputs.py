@@ -68,6 +68,7 @@ class Outputs:
         self._compacted = compacted
         self.later = Deferral(settings.group, publisher)
         self.order: KeyOrder | None = None
+        self._together = settings.exactly_once
 
     def pass_on(self, record: Record, lease: Lease, scope: Mapping[str, Any] | None, began: float) -> str | None:
         """Publish a record without answers, as `finish` does; `scope` is None for a tombstone."""
@@ -172,6 +173,12 @@ class Outputs:
     def _before(self, record: Record, lease: Lease, result: OutgoingRecord | None) -> DeliveryListener:
         """Return the listener of what is published before a result, or alone."""
         if result is None and self.order is None:
+            return lease
+        if self._together:  # one transaction has both
+            if result is not None:
+                self._publisher.publish(self.route.results, self._partition(record), result)
+            if self.order is not None:
+                self.order.close(record, lease)
             return lease
         return After(lease, partial(self._end, record, lease, result))
 
@@ -289,11 +296,13 @@ class Outputs:
         """Do the same in the order of keys: the result, if any, takes the place of the output."""
         record, lease, began = output.answered
         error = self._refusal(output)
-        await acknowledged(
-            partial(self._publish_letter, record, self._letter_headers(record, error, None, None)), lease
-        )
+        publish = partial(self._publish_letter, record, self._letter_headers(record, error, None, None))
+        if self._together:
+            publish(lease)
+        else:
+            await acknowledged(publish, lease)
         result = self._failed(record, lease, error, began, None)
-        if result is None:
+        if result is None and not self._together:
             lease.finish(record.offset)
         return result
 

@@ -28,6 +28,7 @@ EVERYWHERE = "*"
 ANYWHERE = frozenset({"0.0.0.0", "::", EVERYWHERE})  # noqa: S104  recognised, not bound
 """Addresses that, bound, are all of a machine's, and the name of none."""
 ROLES = ("all", "answer", "tables")
+AT_LEAST_ONCE, EXACTLY_ONCE = "at-least-once", "exactly-once"
 DEFAULT_MAX_IN_FLIGHT = 256
 DEFAULT_MAX_WAITING_PER_HOST = 1_000  # what a host that takes a second answers before the default deadline, 32 at once
 DEFAULT_TIMEOUT = 30.0
@@ -112,6 +113,10 @@ class Settings:
                      values.topic)] = "millrace-workers"
     role: Annotated[
         str, Setting("What a worker does: `answer` requests, keep the `tables`, or `all` of it.", OneOf(ROLES))] = "all"
+    delivery: Annotated[
+        str, Setting("`at-least-once`, or `exactly-once`: results, dead letters and offsets are committed in one Kafka "
+                     "transaction, which readers with `isolation.level=read_committed` see as a whole. Needs Kafka "
+                     "2.5; see docs/delivery.md.", OneOf((AT_LEAST_ONCE, EXACTLY_ONCE)))] = AT_LEAST_ONCE
     store: Annotated[
         str, Setting("Where the tables are kept: `memory://`, or `rocksdb://PATH` (needs the extra `rocksdb`).",
                      values.store)] = "memory://"
@@ -208,6 +213,11 @@ class Settings:
         str, Setting("Name of this worker in Kafka, tables and logs; unless set, made of host name, process id and a "
                      "random part.")] = ""
     # fmt: on
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether results, dead letters and offsets are committed in transactions."""
+        return self.delivery == EXACTLY_ONCE
 
     def topics(self) -> tuple[str, str, str]:
         """Return the names of the three topics of the contract: requests, results, dead letters."""

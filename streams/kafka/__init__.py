@@ -13,6 +13,11 @@ commit_metadata    the topic that a commit belongs to, and the offsets completed
 watch              changes of the topics being consumed: re-created, truncated, gone, unreachable
 outgoing           a record to publish, and the queue of those that wait for one partition
 publisher          confirmed delivery of records in batches
+transactional      a publisher that commits records and offsets in transactions
+transaction        what one transaction takes
+txn_producer       one transactional producer of aiokafka after the other
+txn_offsets        the group's offsets in transactions, fenced by generation
+txn_leases         the leases of a member as its transactions see them
 producer           one idempotent producer of aiokafka after the other
 sender             single records, confirmed, for what a person sends
 tail               the end of the results, for those who wait for one or watch

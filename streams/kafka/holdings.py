@@ -46,11 +46,15 @@ class Kept(NamedTuple):
 
 
 class Holdings(dict[TP, Lease]):
-    """The leases of a group's member by partition. `recalled` and `untrusted` count those of the leases that ended."""
+    """The leases of a group's member by partition. `recalled` and `untrusted` count those of the leases that ended.
 
-    def __init__(self, group: str) -> None:
+    Not `keeping`, leases go on from the group's commit alone: with transactions it says all that is finished.
+    """
+
+    def __init__(self, group: str, *, keeping: bool = True) -> None:
         super().__init__()
         self.group = group
+        self._keeping = keeping
         self.recalled = 0
         self.untrusted = 0
         self._declined: frozenset[int] = frozenset()
@@ -93,7 +97,7 @@ class Holdings(dict[TP, Lease]):
     def give_up(self, tp: TP) -> None:
         """End a lease, and keep what it knows."""
         lease = self[tp]
-        if lease.alive and (point := lease.knowledge()) is not None:
+        if self._keeping and lease.alive and (point := lease.knowledge()) is not None:
             committed = () if lease.committed is None else (lease.committed.offset,)
             self._kept[tp] = Kept(lease.identity, point, frozenset((*lease.tried, *committed)))
         self.recalled += lease.skipped_completed

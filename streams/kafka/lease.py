@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,13 @@ class CommitPoint(NamedTuple):
     metadata: str
 
 
+class Member(NamedTuple):
+    """Who we are to the group during one generation: the broker refuses a transaction's offsets from any other."""
+
+    generation: int
+    id: str
+
+
 class Lease:
     """See the module. Not thread-safe: it lives on the event loop of the agents.
 
@@ -61,13 +69,14 @@ class Lease:
     `tried` are the last offsets of which a commit was sent, whatever became of it. `bytes` is the size of the large
     records that are unfinished, `rests` that no more is to be polled for now, `unremembered` how many finished ones the
     metadata had no room for when it was last written. `keys` has the records that wait for an earlier one of their key
-    (streams/kafka/key_order.py), `held` is how many they are.
+    (streams/kafka/key_order.py), `held` is how many they are. `member` is who offsets in transactions are committed by,
+    None without transactions.
     """
 
     __slots__ = (
         "_completed", "_count", "_delivered", "_drained", "_large", "_last", "_metadata", "_unfinished",
         "_waiting", "alive", "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group", "held",
-        "identity", "invalid_metadata", "keys", "partition", "point", "position", "rests", "resumed",
+        "identity", "invalid_metadata", "keys", "member", "partition", "point", "position", "rests", "resumed",
         "skipped_completed",
         "start", "topic", "tried", "unremembered", "work"
     )  # fmt: skip
@@ -99,6 +108,7 @@ class Lease:
         self.unremembered = 0
         self.keys: dict[bytes, Any] = {}
         self.held = 0
+        self.member: Member | None = None
         # Offset, timestamp and number of the unfinished, from the point on, and of some that are finished.
         self._delivered: deque[tuple[int, int, int]] = deque()
         self._count = 0
@@ -241,6 +251,19 @@ class Lease:
         if self.point is None or (self.anew and not self.finished):
             return None
         return self._up_to(commit_metadata.METADATA_LIMIT)
+
+    def point_with(self, offsets: Iterable[int], limit: int) -> tuple[CommitPoint | None, bool]:
+        """Return what a commit would say if these offsets were finished as well, and whether it lists all of them: its
+        metadata takes `limit` bytes. Nothing changes here.
+        """
+        then = copy.copy(self)
+        then._delivered = deque(self._delivered)
+        then._unfinished, then.unremembered = self._unfinished.difference(offsets), 0
+        if self.point is None or (self.anew and not self.finished and len(then._unfinished) == len(self._unfinished)):
+            return None, True
+        then._advance()
+        point = then._up_to(limit)
+        return point, not then.unremembered
 
     def knowledge(self) -> CommitPoint | None:
         """Return all that is finished in the form of a commit, longer perhaps than a broker would take."""

@@ -88,10 +88,11 @@ class PartitionQueue:
     """The records that wait for one partition, in order, and whether it takes them.
 
     `records` and `bytes` (of values) count those in flight, too; `batch_bytes` those that joined since the last batch.
-    `failing_since` is the monotonic time of the first of the failures in a row.
+    `failing_since` is the monotonic time of the first of the failures in a row, `alone` how many of the next records go
+    into a batch each.
     """
 
-    __slots__ = ("_alone", "_failures", "batch_bytes", "bytes", "failing_since", "partition", "records", "sending",
+    __slots__ = ("_failures", "alone", "batch_bytes", "bytes", "failing_since", "partition", "records", "sending",
                  "topic", "waiting")  # fmt: skip
 
     def __init__(self, topic: str, partition: int) -> None:
@@ -103,7 +104,7 @@ class PartitionQueue:
         self.batch_bytes = 0
         self.sending: asyncio.Task[None] | None = None
         self.failing_since: float | None = None
-        self._alone = 0
+        self.alone = 0
         self._failures = 0
 
     def fill(self, batch: Any, limit: int) -> tuple[list[OutgoingRecord], list[OutgoingRecord]]:
@@ -122,7 +123,7 @@ class PartitionQueue:
             if not listener.alive:
                 dropped.append(waiting.popleft())
                 continue
-            if taken and (self._alone or (tight and batch.size() + record.size() > limit)):
+            if taken and (self.alone or (tight and batch.size() + record.size() > limit)):
                 break
             if append(number, now if timestamp is None else timestamp, key, value, headers) is None:
                 self.batch_bytes = BATCH_BYTES  # the rest fills another batch already
@@ -131,13 +132,13 @@ class PartitionQueue:
             number += 1
             taken.append(waiting.popleft())
         batch._relative_offset = number
-        self._alone = max(0, self._alone - len(taken))
+        self.alone = max(0, self.alone - len(taken))
         return taken, dropped
 
     def put_back(self, records: Sequence[OutgoingRecord], *, alone: bool = False) -> None:
         """Put records of a failed batch back in front; `alone`: each into a batch of its own."""
         if alone:
-            self._alone = len(records)
+            self.alone = len(records)
         self.waiting.extendleft(reversed(records))
 
     def failed(self) -> float:

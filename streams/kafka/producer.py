@@ -132,9 +132,11 @@ class Producer:
 
     async def _open(self) -> AIOKafkaProducer:
         return await self._stack.enter_async_context(client.producer(
-            self._kafka, client_id=self._client_id, linger_ms=0, max_batch_size=BATCH_BYTES,
-            request_timeout_ms=int(REQUEST_TIMEOUT * 1000),
+            self._kafka, client_id=self._client_id, linger_ms=0, max_batch_size=BATCH_BYTES, **self._options(),
         ))  # fmt: skip
+
+    def _options(self) -> dict[str, Any]:
+        return {"request_timeout_ms": int(REQUEST_TIMEOUT * 1000)}
 
     async def _close(self) -> None:
         self._producer = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
@@ -48,7 +49,7 @@ BACKLOG_BYTES = 64 << 20
 STUCK_AFTER = 1.0
 """Seconds without acknowledgement after which a partition counts as stuck, as one without a leader is."""
 
-_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError)
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError)
 
 Acknowledged: TypeAlias = Callable[[str, int, int, Sequence[OutgoingRecord]], None]
 """Called with topic, partition, offset of the first record, and the records of a batch that was acknowledged."""
@@ -60,6 +61,7 @@ class Publisher:
 
     `backlog` and `backlog_bytes` count what waits for acknowledgement. Of a stuck partition, no more counts towards
     `congested` than its share, so that it does not hold up the others; `is_full` says that it has its share.
+    `transactions` counts those that ended, by how, where there are any.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Publisher:
         self.records = 0
         self.failures = 0
         self.shipping = Histogram()
+        self.transactions: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         await self._producer.__aenter__()
@@ -263,7 +266,7 @@ class Publisher:
             base = await self._producer.send(queue.topic, queue.partition, batch)
         except KafkaError as exc:
             self.failures += 1
-            if isinstance(exc, _TOO_LARGE):
+            if isinstance(exc, TOO_LARGE):
                 await self._shrink(queue, records)
                 return
             if isinstance(exc, InvalidTimestampError) and any(record.timestamp is not None for record in records):

@@ -35,7 +35,8 @@ from streams.kafka.client import METADATA_AGE, connection, require_fetching
 from streams.kafka.cluster import identify
 from streams.kafka.commit_metadata import Identity, signature
 from streams.kafka.fetched import begin_poll
-from streams.kafka.lease import CommitPoint
+from streams.kafka.lease import CommitPoint, Member
+from streams.kafka.txn_offsets import stable_commits
 from streams.tasks import end_all, first
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,13 @@ class Polled(NamedTuple):
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's thread around an AIOKafkaConsumer: opened with our settings, polled and committed our way."""
+    """Faust's thread around an AIOKafkaConsumer: opened with our settings, polled and committed our way.
 
+    `member` is who we are in the group since the last assignment, which gave us the partitions `held`.
+    """
+
+    member: Member | None = None
+    held: frozenset[TP] = frozenset()
     _stopping: asyncio.Event | None = None
     _brought = 0.0
     _is_over = False
@@ -181,6 +187,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Return the group's commits, with their metadata, of those partitions that have one."""
         coordinator = self._ensure_consumer()._coordinator
         partitions = [TopicPartition(*tp) for tp in tps]
+        if self.app.exactly_once:
+            return await stable_commits(coordinator, partitions)
         return cast("Mapping[TP, OffsetAndMetadata]", await coordinator.fetch_committed_offsets(partitions))
 
     async def identities(self) -> Mapping[str, Identity | None]:
@@ -252,6 +260,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Tell the agents' loop, unless the worker stops."""
+        self.member = Member(generation_id, self._ensure_consumer()._coordinator.member_id)
+        self.held = frozenset(assigned)
         await self._unless_stopping(super().on_partitions_assigned(assigned, generation_id))
 
     async def _unless_stopping(self, callback: Coroutine[Any, Any, None]) -> None:

@@ -14,6 +14,9 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py); `get_random_node`, `send`
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Producer   `BatchBuilder._builder`, whose `append` is in C, and `._relative_offset` (in outgoing.py)
+  Sender     `_do_txn_offset_commit`, `_find_coordinator`, `_coordinator_dead`, `sender_task`; TxnOffsetCommitHandler,
+             TransactionManager `error_transaction`, `offset_committed`, `_transaction_waiter`; MessageAccumulator
+             `_batches`, `_pending_batches`, `fail_all`; GroupCoordinator `_send_req` (in txn_*.py)
   Batches    `_DefaultRecordBatchPy`, `_DefaultRecordPy`, `_LegacyRecordBatchPy`, `_MemoryRecordsPy` (in lenient.py)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
   Patterns   `Conductor.__iter__`, `Topic.topics`, `rebalancing`; aiokafka's `Subscription._topics`,
@@ -43,6 +46,7 @@ from streams.kafka.errors import explain
 from streams.kafka.holdings import Holdings, hand_over
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.thread import ConsumerThread, Polled, new_loop
+from streams.kafka.txn_leases import TransactionLeases
 from streams.kafka.watch import LOOK_EVERY, TopicWatch
 from streams.telemetry.timed import timed
 from streams.telemetry.watchdog import Standing
@@ -71,13 +75,17 @@ class Consumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.leases = Holdings(self.app.conf.id)
+        self.leases = Holdings(self.app.conf.id, keeping=not self.app.exactly_once)
         self._committing = asyncio.Lock()
         self.rebalances = 0
         self.commits = 0
         self.commit_failures = 0
         self.last_contact = time.monotonic()
         self.watch = TopicWatch(self._thread, self.leases, self._kafka)
+        self.transactions = TransactionLeases(self._thread, self.leases, self.watch, self._end)
+
+    async def _end(self, exc: Exception) -> None:
+        await self.app.crash(explain(exc, self._kafka))
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=new_loop())
@@ -230,7 +238,9 @@ class Consumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Take a lease on every partition just assigned, from the group's commit and what it remembers."""
         tps = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
-        generation = self.app.consumer_generation_id
+        generation, member, held = self.app.consumer_generation_id, self._thread.member, self._thread.held
+        if not tps <= held:  # another assignment has come meanwhile, and another call for it
+            return
         outlook = await self._while_assigned(generation, lambda: self._thread.outlook(tps))
         if outlook is None:
             return
@@ -238,6 +248,8 @@ class Consumer(driver.Consumer):
         for tp in self.leases:
             self.leases.give_up(tp)
         leases = {tp: self.leases.lease(tp, identities[tp.topic], commits.get(tp)) for tp in tps}
+        for lease in leases.values():
+            lease.member = member
         uncommitted = [tp for tp, lease in leases.items() if lease.position is None]
         if uncommitted:
             begins = await self._while_assigned(generation, lambda: self._thread.begins(uncommitted))
@@ -250,6 +262,7 @@ class Consumer(driver.Consumer):
         logger.info("assigned: %s", ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(tps)) or "no partition")
         self.leases.clear()
         self.leases.update(leases)
+        self.transactions.settled()
 
     async def _while_assigned(self, generation: int, call: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
         """Call until the broker answers; None once another generation or the stop has made that pointless.
@@ -277,6 +290,7 @@ class Consumer(driver.Consumer):
         await hand_over(leases, self.app.arrived, self._try_commit, self.app.crash_reason)
         for tp in self.leases:
             self.leases.give_up(tp)
+        self.transactions.settled()
         if self.app.should_stop:
             self._thread.leave()
 
@@ -292,6 +306,11 @@ class Consumer(driver.Consumer):
 
     async def _try_commit(self) -> bool | None:
         """Commit; returns whether all is committed. None: there was nothing, or trying again would not mend it."""
+        if self.app.exactly_once:
+            done: bool | None = await self.app.commit_transactions()
+            self.commits += done is True
+            self.commit_failures += done is False
+            return done
         async with self._committing:
             points = {
                 tp: (lease, point)

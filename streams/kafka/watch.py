@@ -97,15 +97,22 @@ class TopicWatch:
                 topic,
             )
         await asyncio.gather(*(lease.drain(defaults.DRAIN_DEADLINE) for lease in former.values()))
+        await self.replace(former, lambda lease: lease.alive, anew=True)
+
+    async def replace(
+        self, former: Mapping[TP, Lease], held: Callable[[Lease], bool], *, anew: bool = False
+    ) -> None:  # fmt: skip
+        """Take leases in place of those that are still `held`, from the group's commits. Raises KafkaError."""
         identities, commits = await self._thread.call(self._thread.outlook(former))
         begins = await self._thread.call(self._thread.begins(former))
         for tp, lease in former.items():
-            if self._leases.get(tp) is lease and lease.alive:  # no rebalance has come before
+            if self._leases.get(tp) is lease and held(lease):  # no rebalance has come before
                 self._leases.give_up(tp)
-                anew = self._leases.lease(tp, identities[tp.topic], commits.get(tp), anew=True)
-                anew.start = begins[tp] if anew.position is None else anew.position
-                self._leases[tp] = anew
-                await self._thread.call(self._thread.seek_all({tp: anew.next_offset}))
+                new = self._leases.lease(tp, identities[tp.topic], commits.get(tp), anew=anew)
+                new.start = begins[tp] if new.position is None else new.position
+                new.member, new.draining = lease.member, new.draining or (lease.draining and not anew)
+                self._leases[tp] = new
+                await self._thread.call(self._thread.seek_all({tp: new.next_offset}))
 
     async def resume(self, lost: Mapping[Any, int]) -> None:
         """Go on where the log has something, after it had nothing at these offsets. Raises KafkaError."""

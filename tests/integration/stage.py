@@ -97,6 +97,7 @@ class Stage:
     partitions: int = 4
     settings: dict[str, str] = field(default_factory=dict)
     replication: int = 1
+    isolation: str = "read_uncommitted"
     mark: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     workers: list[Worker] = field(default_factory=list)
     closers: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
@@ -200,6 +201,7 @@ class Stage:
         """Read a topic (default: the results) from its beginning to its present end."""
         # A consumer stops only when the broker has answered its last fetch.
         consumer = AIOKafkaConsumer(bootstrap_servers=self.servers, auto_offset_reset="earliest", fetch_max_wait_ms=20,
+                                    isolation_level=self.isolation,
                                     max_poll_records=5000, max_partition_fetch_bytes=8 << 20)  # fmt: skip
         await consumer.start()
         try:
