@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from agents.testing.broker import free_port
 from bench.upstream import HOSTS
@@ -32,12 +33,15 @@ MEMORY = "memory://?entries=100000&bytes=256MiB&ttl=3600"
 TICKS = os.sysconf("SC_CLK_TCK")
 SETTLE = 0.1
 """Seconds after each step in which the worker writes its answers to the cache."""
+EXACTLY_ONCE = "exactly once"
+"""The worker that commits in transactions: its results count once they are committed."""
 LIMIT = 600.0
 """Seconds for one measurement."""
 
 WORKERS = {
     "millrace": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "millrace, traced": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
+    "exactly once": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "by hand": [sys.executable, "-m", "bench.peers.by_hand"],
     "by hand, bare": [sys.executable, "-m", "bench.peers.by_hand"],
     "stock Faust": [sys.executable, "-m", "bench.peers.stock_faust", "worker", "-l", "error", "--without-web"],
@@ -70,6 +74,7 @@ class Stage:
         self.environment = os.environ | {
             "BARE": "1" if worker.endswith("bare") else "",
             "MILLRACE_TRACES": "on" if worker.endswith("traced") else "off",
+            "MILLRACE_DELIVERY": worker.replace(" ", "-") if worker == EXACTLY_ONCE else "at-least-once",
             "OTEL_TRACES_EXPORTER": "none",  # what a worker pays for spans, without the thread that sends them
             "KAFKA_BOOTSTRAP_SERVERS": servers,
             "MILLRACE_GROUP": f"bench-{mark}",
@@ -91,7 +96,8 @@ class Stage:
                 await admin.create(name, self.partitions)
             await admin.settled(*self.names)
         with tempfile.TemporaryFile("w+") as log:
-            out = None if self.worker.startswith("millrace") else log  # peers print banners and complain at the end
+            ours = self.worker == EXACTLY_ONCE or self.worker.startswith("millrace")
+            out = None if ours else log  # peers print banners and complain at the end
             for _ in range(workers):
                 command = WORKERS[self.worker]
                 self._processes.append(subprocess.Popen(command, env=self.environment, stdout=out, stderr=out))  # noqa: ASYNC220
@@ -189,7 +195,7 @@ class Stage:
         tps = [TopicPartition(self.results, number) for number in range(self.partitions)]
         deadline = time.monotonic() + LIMIT
         try:
-            while sum((await consumer.end_offsets(tps)).values()) < count:
+            while await self._done(consumer, tps) < count:
                 if any(process.poll() is not None for process in self._processes):
                     msg = f"{self.worker}: ended by itself"
                     raise ChildProcessError(msg)
@@ -200,10 +206,22 @@ class Stage:
         finally:
             await consumer.stop()
 
+    async def _done(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> int:
+        """Return how many results there are; of transactions, whose markers take offsets, how many are committed."""
+        if self.worker != EXACTLY_ONCE:
+            return sum((await consumer.end_offsets(tps)).values())
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
+        await admin.start()
+        try:
+            commits = await admin.list_consumer_group_offsets(self.environment["MILLRACE_GROUP"])
+        finally:
+            await admin.close()
+        return sum(each.offset for each in commits.values())
+
     async def _verify(self, count: int, hits: int) -> None:
         """Verify the number of results, and the least number of hits among them."""
         consumer = AIOKafkaConsumer(self.results, bootstrap_servers=self.servers, auto_offset_reset="earliest",
-                                    max_poll_records=10_000)  # fmt: skip
+                                    isolation_level="read_committed", max_poll_records=10_000)  # fmt: skip
         await consumer.start()
         seen: set[str] = set()
         while batch := await consumer.getmany(timeout_ms=2000):
