@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import pickle
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from agents.answer.parsed_requests import ParsedRequest
@@ -34,6 +37,8 @@ from streams.http.turn import Turn
 from streams.pool import LargeWork
 from streams.tasks import end_tasks, every, start
 
+logger = logging.getLogger(__name__)
+
 MAX_URL, MAX_BODY = 8_000, 1 << 20
 """Bytes of a call's URL, as many as every server should take (RFC 9110, section 4.1), and of its body: one that is
 longer is sent in halves.
@@ -42,6 +47,8 @@ BUSY = 0.1
 """Seconds more that keys are gathered as long as each turn of the event loop brings new ones: the worker is busy, and
 fewer calls are less work.
 """
+LOG_EVERY = 60.0
+"""Seconds between two log lines about a source's refused calls."""
 _JSON = "application/json"
 
 GroupKey: TypeAlias = tuple[str, bytes]
@@ -71,6 +78,8 @@ class _Call:
         self.waiters: defaultdict[str, list[_Waiter]] = defaultdict(list)
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
+        self.context = contextvars.copy_context()
+        self.context.run(turns.current.set, turn)
         self.due = 0.0
         self.counted = 0
         self.overdue = False
@@ -110,6 +119,7 @@ class BulkFetcher:
         self._large = large
         self._gathering: dict[GroupKey, _Call] = {}
         self._unbegun: Counter[GroupKey] = Counter()
+        self._quiet_until: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.calls: Counter[str] = Counter()
         self.keys: Counter[str] = Counter()
@@ -176,12 +186,10 @@ class BulkFetcher:
             call.timer.cancel()
         self._unbegun[group] += 1
         call.turn.deadline = call.deadline()
-        context = contextvars.copy_context()
-        context.run(turns.current.set, call.turn)
-        call.task = context.run(start, self._run(group, call), f"a call of {call.source.name}",
+        call.task = call.context.run(start, self._run(call), f"a call of {call.source.name}",
                                 means="its keys are never answered")  # fmt: skip
         self._tasks.add(call.task)
-        call.task.add_done_callback(self._tasks.discard)
+        call.task.add_done_callback(partial(self._ended, group, call))
 
     def _begun(self, group: GroupKey, call: _Call) -> None:
         """Note that a call has its turn, and so have all who wait for it."""
@@ -218,18 +226,21 @@ class BulkFetcher:
             if call.timer is not None:
                 call.timer.cancel()
 
-    async def _run(self, group: GroupKey, call: _Call) -> None:
+    async def _run(self, call: _Call) -> None:
         try:
             with kept_until_answered():
                 await self._ask(call, list(call.values))
         except Exception as exc:  # noqa: BLE001  a fault of ours is that of each request
             call.fail(list(call.waiters), exc)
-        finally:
-            if not call.turn.begun:
-                self._follow(group)
-            call.turn.over = True
-            for answer in (each for key in call.waiters for each in call.unanswered(key)):
-                answer.cancel()  # the worker stops
+
+    def _ended(self, group: GroupKey, call: _Call, task: asyncio.Task[None]) -> None:
+        """Clean up after a call, also one that was cancelled before its first step."""
+        self._tasks.discard(task)
+        if not call.turn.begun:
+            self._follow(group)
+        call.turn.over = True
+        for answer in (each for key in call.waiters for each in call.unanswered(key)):
+            answer.cancel()  # the worker stops
 
     async def _ask(self, call: _Call, keys: Sequence[str], before: int = 0) -> None:
         """Ask for keys, after so many attempts `before` in calls that were refused; in halves if they are too many."""
@@ -250,6 +261,7 @@ class BulkFetcher:
             if before or error.attempts:
                 error.attempts = (error.attempts or 0) + before
             if several and isinstance(error, UpstreamError) and error.status in batch.split:
+                self._log(source.name, len(keys), error)
                 return await self._ask_halves(call, keys, error.attempts or 0)
             return call.fail(keys, error)
         response = without_validators(response)._replace(attempts=response.attempts + before)
@@ -260,6 +272,14 @@ class BulkFetcher:
             return call.fail(keys, _of(response, error))
         self._deliver(call, keys, response, items)
         return None
+
+    def _log(self, source: str, count: int, error: AnswerError) -> None:
+        """Log a call that was refused as a whole, once a minute for each source."""
+        now = time.monotonic()
+        if now >= self._quiet_until.get(source, 0.0):
+            self._quiet_until[source] = now + LOG_EVERY
+            logger.warning("source %s: a call for %d keys was refused (%s) and is sent in halves; if it is too large, "
+                           "lower its batch.size (logged once a minute)", source, count, error)  # fmt: skip
 
     async def _ask_halves(self, call: _Call, keys: Sequence[str], before: int) -> None:
         middle = len(keys) // 2

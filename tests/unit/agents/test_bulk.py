@@ -150,12 +150,16 @@ async def test_a_failed_call_fails_its_own_keys_with_errors_of_their_own(ask, up
 
 
 @pytest.mark.parametrize("status", [400, 413, 414])
-async def test_a_call_that_is_refused_as_a_whole_is_split(ask, upstream, status):
-    """Each half is asked for itself, down to the one key that is refused; attempts are counted on the way."""
+async def test_a_call_that_is_refused_as_a_whole_is_split(ask, upstream, status, caplog):
+    """Each half is asked for itself, down to the one key that is refused; attempts are counted on the way, and one
+    line of the log says what to do.
+    """
     upstream.failing = lambda keys: UpstreamError("refused", status) if "b" in keys else None
     a, b, c = await asyncio.gather(*(ask(key) for key in "abc"), return_exceptions=True)
     assert upstream.calls == [["a", "b", "c"], ["a"], ["b", "c"], ["b"], ["c"]]
     assert (a.attempts, b.attempts, c.attempts) == (2, 3, 3)
+    [line] = caplog.messages
+    assert line.startswith("source prices: a call for 3 keys was refused (refused) and is sent in halves")
     assert b.status == status
 
 
@@ -200,6 +204,18 @@ async def test_a_call_for_which_nobody_waits_is_ended(ask, upstream):
     await asyncio.wait(tasks)
     await asyncio.sleep(0)
     assert (upstream.cancelled, upstream.calls) == (1, [])
+
+
+async def test_a_call_that_ends_before_it_began_holds_up_no_other(bulk, ask, upstream):
+    """Who waits for it gives up in the turn of the event loop in which it leaves; what comes later is asked for."""
+    task = ask("a")
+    await asyncio.sleep(0)
+    task.cancel()
+    [(group, call)] = bulk._gathering.items()
+    bulk._send(group, call)
+    await asyncio.wait([task])
+    assert await ended(ask("d")) == ['{"sku":"d","p":1.10}']
+    assert upstream.calls == [["d"]]
 
 
 async def test_the_call_has_until_the_last_deadline(ask, upstream):
