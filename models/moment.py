@@ -5,6 +5,7 @@ A producer may write any number into a record's timestamp, such as seconds inste
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,6 +14,26 @@ EARLIEST_MS = 1_293_840_000_000
 """The beginning of 2011, in milliseconds since the epoch: Kafka is not older."""
 AHEAD_MS = 86_400_000
 """Milliseconds that a timestamp may be ahead of our clock: a day, for clocks in the wrong time zone."""
+
+
+UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+"""Seconds of the units of an age."""
+_AGO = re.compile(r"([0-9]{1,9})([smhd])")
+
+
+def parse_moment(text: str) -> float:
+    """Return the seconds since the epoch of a time that a person gives, in ISO 8601 or as an age: `2h`.
+
+    Raises ValueError. A time without a zone is local; none is before the epoch.
+    """
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return max(0.0, time.time() - int(ago[1]) * UNITS[ago[2]])
+    try:
+        return max(0.0, datetime.fromisoformat(text).astimezone().timestamp())
+    except (ValueError, OverflowError):
+        msg = f"invalid time {text!r}: use 2026-11-22T14:00Z (without Z: local time) or an age such as 30m, 2h, 7d"
+        raise ValueError(msg) from None
 
 
 def is_credible(timestamp: int, now: float) -> bool:

@@ -11,15 +11,14 @@ import importlib
 import logging
 import math
 import os
-import re
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from models.errors import MillraceError, SettingsError
+from models.moment import parse_moment
 
 COMMANDS = {
     "init": "write a small project into a folder",
@@ -44,8 +43,6 @@ MAX_DIGITS = 9
 """Longest whole number that an option accepts."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_AGO = re.compile(r"([0-9]{1,9})([smhd])")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -98,14 +95,10 @@ class _Version(argparse.Action):
 
 def moment(text: str) -> float:
     """Return the seconds since the epoch of a time given in ISO 8601 or as an age. Raises ArgumentTypeError."""
-    ago = _AGO.fullmatch(text)
-    if ago is not None:
-        return max(0.0, time.time() - int(ago[1]) * UNITS[ago[2]])
     try:
-        return max(0.0, datetime.fromisoformat(text).astimezone().timestamp())
-    except (ValueError, OverflowError):
-        msg = f"invalid time {text!r}: use 2026-11-22T14:00Z (without Z: local time) or an age such as 30m, 2h, 7d"
-        raise argparse.ArgumentTypeError(msg) from None
+        return parse_moment(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
 
 
 def positive(text: str) -> int:

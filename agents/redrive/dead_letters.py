@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 RATE = 100.0
 """Dead letters a second, by default: a flood would only come back as another."""
+SEARCHED = 10_000
+"""The newest dead letters, of all partitions together, among which `latest` looks for those that match a filter."""
 MANY_MARKS = 10_000
 """Marks that are always kept; beyond, and beyond two for each dead letter, marks without a dead letter are deleted."""
 MARK_AGE = 86_400.0
@@ -75,17 +77,23 @@ class DeadLetters:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def latest(self, limit: int) -> list[DeadLetter]:
-        """Return the newest dead letters, newest first, without headers; a value is b"" if there is one."""
+    async def latest(self, limit: int, selected: DeadLetterFilter | None = None) -> list[DeadLetter]:
+        """Return the newest dead letters, newest first, without headers; a value is b"" if there is one. With a filter,
+        those that match among the SEARCHED newest ones.
+        """
         topic = self._settings.dead_letters_topic
         partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
         newest: list[DeadLetter] = []
         async with self._busy, Reader(self._settings.kafka) as reader:
             await self._learn_marks(reader, exist=await self._marks_exist())
-            spans = await reader.spans(topic, partitions)
-            tails = {tp: (max(first, end - limit), end) for tp, (first, end) in spans.items()}
+            since = None if selected is None else selected.since
+            spans = await reader.spans(topic, partitions, since)
+            depth = limit if selected is None else max(limit, SEARCHED // partitions)
+            tails = {tp: (max(first, end - depth), end) for tp, (first, end) in spans.items()}
             async for record in reader.read(tails):
                 letter = self._letter(record)
+                if selected is not None and not selected.matches(letter):
+                    continue
                 newest.append(letter._replace(value=None if letter.value is None else b"", headers=()))
                 if len(newest) >= 2 * limit:
                     newest = heapq.nlargest(limit, newest, key=attrgetter("at"))

@@ -22,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from agents.cluster.cluster_status import host_status
 from agents.tables.rows import Row, decode_key
 from agents.web import columns, formatting
+from agents.web.api import letter_filter
 from agents.web.api.query import Query
 from agents.web.assets import Assets
 from models.errors import OUTCOMES
@@ -183,13 +184,14 @@ class Pages:
     async def _workers(self, _: web.Request) -> Row:
         return {"found": await self._query.workers()}
 
-    async def _errors(self, _: web.Request) -> Row:
-        found = await self._query.errors(limit=ERROR_ROWS)
+    async def _errors(self, request: web.Request) -> Row:
+        view = {name: request.query.get(name, "") for name in letter_filter.NAMES}
+        found = await self._query.errors(limit=ERROR_ROWS, selected=letter_filter.letter_filter(request.query))
         try:
             later = await self._query.retry_later()
         except Problem:  # this worker does not know the others
             later = {"topics": []}
-        return {"found": found, "later": later}
+        return {"found": found, "later": later, "view": view}
 
     async def _send(self, _: web.Request) -> Row:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -209,6 +210,23 @@ async def test_two_at_once_do_it_once(kafka: Broker, stage: Stage) -> None:
     assert code == 0, err
     assert (first.returncode, b"another redrive has begun" in said) == (1, True), said
     assert Counter(headers["ce_id"] for headers in await put_back(stage)) == {b"d%d" % n: 1 for n in range(300)}
+
+
+async def test_the_newest_that_match_are_found_behind_others(
+    kafka: Broker, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter looks further back than without one, as far as SEARCHED says."""
+    await dead(stage, 1, prefix="other", outcome=b"denied", source=b"s", status=b"403", offset=b"900")
+    await dead(stage, 40)
+    settings = Settings(kafka=KafkaSettings(bootstrap_servers=stage.servers), group=stage.group,
+                        requests_topic=stage.requests, dead_letters_topic=stage.dead_letters)  # fmt: skip
+    async with DeadLetters(settings) as letters:
+        for selected in (DeadLetterFilter(sources=frozenset({"s"})), DeadLetterFilter(statuses=frozenset({403}))):
+            assert [each.request_id for each in await letters.latest(2, selected)] == ["other0"]
+        assert len(await letters.latest(2, DeadLetterFilter(retryable=True))) == 2
+        assert await letters.latest(2, DeadLetterFilter(since=time.time() + 60)) == []
+        monkeypatch.setattr(module, "SEARCHED", 4)
+        assert await letters.latest(2, DeadLetterFilter(sources=frozenset({"s"}))) == []
 
 
 async def test_the_newest_letters_come_first(kafka: Broker, stage: Stage) -> None:

@@ -43,21 +43,21 @@ class DeadLetterApi:
         self._dead_letters = dead_letters
         self._topic = topic
         self._reading = asyncio.Lock()
-        self._read: tuple[float, int, list[DeadLetter]] = (-KEPT, 0, [])
+        self._read: tuple[float, int, DeadLetterFilter | None, list[DeadLetter]] = (-KEPT, 0, None, [])
 
-    async def latest(self, limit: int) -> dict[str, Any]:
-        """Return the latest dead letters. Raises Problem."""
+    async def latest(self, limit: int, selected: DeadLetterFilter | None = None) -> dict[str, Any]:
+        """Return the latest dead letters, or those that match a filter. Raises Problem."""
         if not 1 <= limit <= MAX_ERRORS:
             errors = [{"field": "limit", "message": f"must be 1 to {MAX_ERRORS}"}]
             raise Problem(HTTPStatus.BAD_REQUEST, f"limit: must be 1 to {MAX_ERRORS}", errors=errors)
         async with self._reading:
-            at, had, latest = self._read
-            if time.monotonic() - at > KEPT or had < limit:
+            at, had, of, latest = self._read
+            if time.monotonic() - at > KEPT or had < limit or of != selected:
                 try:
-                    latest = await self._dead_letters.latest(limit)
+                    latest = await self._dead_letters.latest(limit, *(() if selected is None else (selected,)))
                 except BrokerError as exc:
                     raise _unavailable(exc) from exc
-                self._read = time.monotonic(), limit, latest
+                self._read = time.monotonic(), limit, selected, latest
         return {"errors": [_as_json(letter, self._topic) for letter in latest[:limit]]}
 
     async def redrive(self, request: web.Request) -> web.Response:
@@ -83,7 +83,7 @@ class DeadLetterApi:
         except BrokerError as exc:
             raise _unavailable(exc, letters=results) from exc
         finally:
-            self._read = -KEPT, 0, []
+            self._read = -KEPT, 0, None, []
         missing = [{"partition": partition, "offset": offset} for partition, offset in report.missing]
         return answer(request, {"redriven": report.redriven, "letters": results, "missing": missing})
 
@@ -98,6 +98,10 @@ def _as_json(letter: DeadLetter, topic: str) -> dict[str, Any]:
         "message": letter.message,
         "body": letter.body,
         "host": letter.host,
+        "source": letter.source,
+        "status": letter.status,
+        "retryable": letter.retryable or None,
+        "route": letter.route,
         "attempts": letter.attempts,
         "redriven": letter.redriven,
         "flaw": letter.not_redrivable_reason(topic),

@@ -12,6 +12,7 @@ from agents.web.api.selection import DEFAULT_LIMIT, MAX_CONDITIONS, MAX_LIMIT, M
 from agents.web.api.specification import check_schema, request_schema, schema_of, specification
 from agents.web.api.submission import MAX_KEY, MAX_WAIT
 from agents.web.api.tables import TABLES
+from models.errors import OUTCOMES
 from models.source import Sources
 from streams.web.security import TOKEN_HEADER
 
@@ -155,7 +156,9 @@ class Document:
 
     def _dead_letters(self) -> None:
         errors = schema_of(self.spec, schemas.ErrorsSchema)
-        self._path("/api/errors", get=self._read("errors", "The latest dead letters", errors, [_limit(MAX_ERRORS)]))
+        self._path("/api/errors", get=self._read(
+            "errors", "The latest dead letters, or those that match", errors, [_limit(MAX_ERRORS), *_letter_filter()]
+        ))  # fmt: skip
         redriven = {"200": _answer("What happened to each", schema_of(self.spec, schemas.RedrivenSchema))}
         body = schema_of(self.spec, schemas.RedriveSchema)
         self._path(
@@ -192,6 +195,20 @@ def _header(description: str) -> dict[str, Any]:
 def _limit(most: int) -> dict[str, Any]:
     schema = {"type": "integer", "minimum": 1, "maximum": most, "default": DEFAULT_LIMIT}
     return _in("query", "limit", schema, "the maximum")
+
+
+def _letter_filter() -> list[dict[str, Any]]:
+    text = {"type": "string", "maxLength": 255}
+    when = {"type": "string", "maxLength": 255, "examples": ["2h", "2026-11-22T14:00Z"]}
+    return [
+        _in("query", "outcome", {"type": "string", "enum": list(OUTCOMES)}, "only this outcome"),
+        _in("query", "host", text, "only this host, with its port or without"),
+        _in("query", "source", text, "only requests of this source"),
+        _in("query", "status", {"type": "integer", "minimum": 100, "maximum": 599}, "only this status"),
+        _in("query", "since", when, "only from this time on, ISO 8601 or an age"),
+        _in("query", "until", when, "only from before this time"),
+        _in("query", "retryable", {"type": "string", "enum": ["true"]}, "only what a retry may help"),
+    ]
 
 
 def _encoding() -> dict[str, Any]:

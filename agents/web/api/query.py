@@ -19,6 +19,7 @@ from agents.web.api.overview import Overview
 from agents.web.api.peers import Peers
 from agents.web.api.selection import DEFAULT_LIMIT, KEY, select
 from agents.web.api.tables import TABLES, TableQuery, unknown
+from models.dead_letter import DeadLetterFilter
 from streams.cache.front import Cache
 from streams.http.url import without_default_port
 from streams.web.problems import Problem, not_ready
@@ -147,11 +148,11 @@ class Query:
             raise not_ready("starting, or this worker does not answer requests", 1)
         return self._own.resources
 
-    async def errors(self, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
-        """Return the latest dead letters."""
+    async def errors(self, *, limit: int = DEFAULT_LIMIT, selected: DeadLetterFilter | None = None) -> dict[str, Any]:
+        """Return the latest dead letters, or those that match a filter."""
         if self.dead_letters is None:
             raise not_ready("the dead letters are not there yet", 1)
-        return await self.dead_letters.latest(limit)
+        return await self.dead_letters.latest(limit, selected)
 
 
 def _of(host: str, workers: Mapping[str, list[Row]]) -> list[Row]:

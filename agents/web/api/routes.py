@@ -15,6 +15,7 @@ from agents.redrive.dead_letters import DeadLetters
 from agents.tables.rows import decode_key
 from agents.web.api.asyncapi import asyncapi
 from agents.web.api.dead_letters import DeadLetterApi
+from agents.web.api.letter_filter import letter_filter
 from agents.web.api.local_rows import LATEST
 from agents.web.api.openapi import openapi
 from agents.web.api.peers import ROWS, lines
@@ -108,7 +109,8 @@ class Api:
 
     async def _errors(self, request: web.Request) -> web.Response:
         given = parse_query(request.query, [])
-        return answer(request, await self.query.errors(**{"limit": given["limit"]} if "limit" in given else {}))
+        limit = {"limit": given["limit"]} if "limit" in given else {}
+        return answer(request, await self.query.errors(**limit, selected=letter_filter(request.query)))
 
     async def _purge(self, request: web.Request) -> web.Response:
         """Purge this worker's cache: what the query names, from every tier."""

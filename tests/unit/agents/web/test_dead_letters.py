@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+from types import SimpleNamespace
 
 import pytest
 
 from agents.commands import redrive
 from agents.redrive.dead_letters import BEFORE, Report
 from agents.web.api.dead_letters import MAX_REDRIVE_BYTES, DeadLetterApi
+from agents.web.api.letter_filter import NAMES
+from agents.web.api.query import Query
+from agents.web.pages import About, Pages
 from models.dead_letter import read_dead_letter
 from models.errors import BrokerError
 from tests.unit.agents.web.fleet import TOKEN, Fleet
@@ -156,3 +160,71 @@ async def test_redriving_needs_the_token(fleet):
     box = letters(fleet, letter(9))
     status, _, _ = await fleet.post("/api/redrive", {"letters": [{"partition": 1, "offset": 9}]}, token="not-" + TOKEN)
     assert (status, box.asked) == (401, [])
+
+
+class Searched(Box):
+    """A box that filters as the topic's reader does."""
+
+    async def latest(self, limit, selected=None):
+        self.asked.append(selected)
+        return [each for each in self.letters if selected is None or selected.matches(each)][:limit]
+
+
+FOUND = [
+    letter(9, source="s", status="503", outcome="upstream_error", retryable="true"),
+    letter(8, source="t", status="404", outcome="upstream_error"),
+    letter(7, host="b.example:443"),
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "offsets"),
+    [
+        ("", [9, 8, 7]),
+        ("outcome=&host=", [9, 8, 7]),
+        ("outcome=timeout", [7]),
+        ("host=b.example", [7]),
+        ("source=s", [9]),
+        ("status=404", [8]),
+        ("retryable=true", [9, 7]),
+        ("retryable=true&outcome=upstream_error", [9]),
+        ("since=2023-11-14T00:00Z&until=2023-11-15T00:00Z", [9, 8, 7]),
+        ("since=2h", []),
+    ],
+)
+async def test_letters_are_filtered(fleet, query, offsets):
+    """By outcome, host, source, status, time, and whether a retry may help."""
+    fleet.apis[0]._dead_letters._dead_letters = Searched(*FOUND)
+    _, told, _ = await fleet.get(f"/api/errors?{query}")
+    assert [each["offset"] for each in told["errors"]] == offsets
+
+
+@pytest.mark.parametrize(
+    "query", ["outcome=odd", "status=5xx", "status=99", "since=noon", "until=x", "retryable=yes", "host=" + "x" * 256]
+)
+async def test_a_filter_that_is_none_is_refused(fleet, query):
+    """With 400, naming the parameter: a misspelt one must not look as if nothing had failed."""
+    fleet.apis[0]._dead_letters._dead_letters = Searched()
+    status, told, _ = await fleet.get(f"/api/errors?{query}")
+    assert (status, told["errors"][0]["field"]) == (400, query.partition("=")[0])
+
+
+async def test_the_page_filters_as_the_api_does_and_shows_what_waits():
+    """Its form has what was chosen; without a match it does not say that nothing failed; delay topics have a table."""
+    query, box = Query(), Searched(*FOUND)
+    query.dead_letters = DeadLetterApi(box, "requests")
+    pages = Pages(query, About("w", "1", "requests", token_set=False))
+
+    async def page(**chosen):
+        values = await pages._errors(SimpleNamespace(query=chosen))
+        return pages._written("errors.html", page="errors", **values).text
+
+    text = await page(source="s", retryable="true")
+    assert (text.count('name="letter"'), 'name="source" value="s"' in text, "503" in text) == (1, True, True)
+    assert "No dead letter matches" in await page(status="500")
+    topic = {"topic": "millrace-later-60s", "delay_s": 60, "waiting": 1234, "deferred": 5, "taken_up": 4,
+             "partitions": 8, "next_due": "2026-11-30T00:00:00.000Z", "overdue_s": 7.0}  # fmt: skip
+    later = {"topics": [topic, {**topic, "waiting": None, "next_due": None}], "exhausted": 6}
+    values = {"found": {"errors": []}, "later": later, "view": dict.fromkeys(NAMES, "")}
+    text = pages._written("errors.html", page="errors", **values).text
+    assert ("1,234" in text, "6 failed at their last try" in text, "unknown" in text) == (True, True, True)
