@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
@@ -27,6 +28,7 @@ from models.source import Sources
 from streams.cache.entry import Entry
 from streams.config.settings import Settings
 from streams.http.bodies import kept_until_answered
+from streams.http.limits import Bulkhead
 from streams.kafka.batch import RecordBatch
 from streams.kafka.key_order import KEY, KeyOrder
 from streams.kafka.lease import Lease
@@ -61,6 +63,7 @@ class Answerer:
         *,
         spans: RequestSpans | None = None,
         large: LargeWork | None = None,
+        shared: Mapping[str, Bulkhead] | None = None,
     ) -> None:
         self._enricher = enricher
         self._publisher = publisher
@@ -69,7 +72,9 @@ class Answerer:
         self._out = ResultPublisher(settings, publisher, spans, self._order)
         self._refusals = RefusalQueue(publisher, self._refuse)
         hosts = sources.hosts if sources is not None else None
-        self.places = InFlightLimiter(settings, self._begin, self._crowd_out, admission=admission, hosts=hosts)
+        self.places = InFlightLimiter(
+            settings, self._begin, self._crowd_out, admission=admission, hosts=hosts, shared=shared
+        )
         self.stats = self._out.stats
         self.later = self._out.later
         self._spans = spans

@@ -150,8 +150,8 @@ async def open_resources(
     enricher = await stack.enter_async_context(
         Enricher(fetcher, pool, cache, settings.timeout, policy, limit=limit, negative_ttl=settings.negative_ttl)
     )
-    answerer = Answerer(settings, enricher, publisher, sources, pool.admission, spans=spans, large=large)
     shared = shared_bulkheads(sources, client, caller, named)
+    answerer = Answerer(settings, enricher, publisher, sources, pool.admission, spans=spans, large=large, shared=shared)
     return Resources(publisher, client, caller, pool, cache, enricher, answerer, large, fetcher.bulk, shared)
 
 

@@ -16,12 +16,13 @@ from typing import NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord
 
-from agents.answer.line import Line, limits_of, line_name
+from agents.answer.line import Line, bucket_of, limits_of, line_name
 from agents.answer.parsed_requests import ParsedRequest
 from models.errors import Overloaded
 from models.source import Limits
 from models.strictjson import Raw
 from streams.config.settings import LARGE, Settings
+from streams.http.limits import Bulkhead
 from streams.kafka.lease import Lease
 from streams.pool.costs import Admission
 from streams.shares import Shares
@@ -63,7 +64,7 @@ Leave: TypeAlias = Callable[[bool], None]
 
 class InFlightLimiter:
     """Calls `begin` or `refuse` for each request. `admission` is the check pool's; `hosts` has the limits configured
-    for single hosts.
+    for single hosts, `shared` the bulkheads whose rate is shared with other workers, by name.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class InFlightLimiter:
         *,
         admission: Admission | None = None,
         hosts: Mapping[str, Limits] | None = None,
+        shared: Mapping[str, Bulkhead] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -81,6 +83,7 @@ class InFlightLimiter:
         self._refuse = refuse
         self._admission = admission
         self._hosts = hosts or {}
+        self._shared = shared or {}
         self._clock = clock
         self._places: Shares[Key] = Shares(MAX_IN_PROGRESS)
         self._bytes: Shares[Key] = Shares(settings.max_pending_bytes)
@@ -100,7 +103,9 @@ class InFlightLimiter:
         if line is None:
             limits = limits_of(known, self._hosts)
             waiting = limits.waiting or self._settings.max_waiting_per_host
-            line = self._lines[key] = Line(key[0], limits, waiting, self._settings.timeout)
+            line = self._lines[key] = Line(
+                key[0], limits, waiting, self._settings.timeout, bucket_of(known, self._shared)
+            )
         value = item.record.value or b""
         if len(value) >= LARGE:
             item = item._replace(weight=weight_of(value, known))

@@ -8,11 +8,17 @@ from agents.answer.parsed_requests import ParsedRequest
 from models.errors import Overloaded
 from models.source import Limits
 from streams.functions import DEFAULT_THREADS
+from streams.http.bucket import TokenBucket
+from streams.http.limits import Bulkhead
 
 SILENT = 1.0
 """Seconds without an answer after which a host with waiting requests does not keep up."""
 WINDOW = 5.0
 """Seconds over which answers are counted."""
+SOME = 5
+"""Requests of a rate whose time is allowed for on top of these: a host that is asked now and then answers so, too."""
+FEW = 2
+"""Requests in progress for a host with the lowest of rates."""
 
 _USUAL = Limits()
 
@@ -31,22 +37,43 @@ def limits_of(known: ParsedRequest, hosts: Mapping[str, Limits]) -> Limits:
     return hosts.get(known.origin.authority) or _USUAL
 
 
+def bucket_of(known: ParsedRequest, shared: Mapping[str, Bulkhead]) -> TokenBucket | None:
+    """Return the bucket of a request whose rate is shared with other workers; `shared` has those by name."""
+    if not shared:
+        return None
+    own = known.source is not None and (known.source.limits is not None or known.source.call is not None)
+    bulkhead = shared.get(line_name(known) if own else known.origin.authority)
+    return None if bulkhead is None else bulkhead.bucket
+
+
 class Line:
     """`begun` requests are in progress, others wait. Once `most` do either, the host has to keep up: it must answer
-    them all within `seconds`.
+    them all within `seconds`. Of a host with a rate `most` are no more than it may be sent in half of that. `bucket` is
+    that of a rate that is shared: while this worker waits for its share, the host is not to blame.
     """
 
-    __slots__ = ("_answers", "_credit", "_last", "_refusal", "_started", "begun", "most", "name", "seconds")
+    __slots__ = ("_answers", "_bucket", "_credit", "_last", "_limit", "_refusal", "_silent", "_started", "_window",
+                 "begun", "most", "name", "seconds")  # fmt: skip
 
-    def __init__(self, name: str, limits: Limits, waiting: int, seconds: float) -> None:
+    def __init__(
+        self, name: str, limits: Limits, waiting: int, seconds: float, bucket: TokenBucket | None = None
+    ) -> None:
         self.name = name
-        self.most = waiting + limits.concurrency
+        self._limit = self.most = waiting + limits.concurrency
         self.seconds = seconds
+        self._bucket = bucket
+        self._silent, self._window = SILENT, WINDOW
+        if limits.rate is not None:
+            self._allow_for(limits.rate)
         self.begun = 0
         self._credit = limits.concurrency
         self._answers = 0.0
         self._started = self._last = float("inf")
         self._refusal: tuple[str, Overloaded] | None = None
+
+    def _allow_for(self, rate: float) -> None:
+        self.most = min(self._limit, max(FEW, int(rate * self.seconds / 2)))
+        self._silent, self._window = SILENT + SOME / rate, WINDOW + SOME / rate
 
     def crowded(self, now: float) -> None:
         """Start to watch the host: requests wait."""
@@ -70,12 +97,16 @@ class Line:
 
     def keeps_up(self, now: float) -> bool:
         """Whether the host answers fast enough; in its first window, all requests in flight count as answered."""
+        if self._bucket is not None:
+            self._allow_for(self._bucket.expected)
+            if (granted_at := self._bucket.granted_at()) > self._started:
+                self._started, self._last, self._answers = granted_at, max(self._last, granted_at), 0.0
         passed = now - self._started
-        if now - self._last >= SILENT:
+        if now - self._last >= self._silent:
             return False
-        if passed < SILENT:
+        if passed < self._silent:
             return True
-        if passed > WINDOW:  # the last window counts as one second of this one
+        if passed > self._window:  # the last window counts as one second of this one
             self._answers, self._credit = self._answers / passed, 0
             self._started, passed = now - 1.0, 1.0
         return self._answers + self._credit >= passed * self.most / self.seconds
@@ -83,7 +114,7 @@ class Line:
     def refusal(self, now: float) -> Overloaded:
         """Return the error of a request that may not wait."""
         quiet = now - self._last
-        pace = f"none was answered for {quiet:.0f} s" if quiet >= SILENT else "it answers too slowly"
+        pace = f"none was answered for {quiet:.0f} s" if quiet >= self._silent else "it answers too slowly"
         if self._refusal is None or self._refusal[0] != pace:  # one error for all requests refused in the same second
             self._refusal = (
                 pace,

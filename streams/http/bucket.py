@@ -33,6 +33,7 @@ class TokenBucket:
         self._level = self._burst
         self._filled_at = clock()
         self._waiting: deque[Waiter] = deque()
+        self._granted_at = float("-inf")
         self.taken = 0
 
     @property
@@ -42,13 +43,24 @@ class TokenBucket:
 
     def share(self, rate: float, expected: float) -> None:
         """Grant this share of the limit from now on, and count on `expected` at least."""
+        was_withheld = self._is_withheld
         self.shared, self.expected = True, max(rate, expected)
-        if rate == self.rate:
-            return
-        late = LATE if self._waiting else 0.0
-        self._fill(self._burst + self.rate * late)
-        self.rate, self._burst = rate, max(1.0, self._most * rate / self.limit)
-        self._level = min(self._level, self._burst + rate * late if rate else 0.0)
+        if rate != self.rate:
+            late = LATE if self._waiting else 0.0
+            self._fill(self._burst + self.rate * late)
+            self.rate, self._burst = rate, max(1.0, self._most * rate / self.limit)
+            self._level = min(self._level, self._burst + rate * late if rate else 0.0)
+        if was_withheld and not self._is_withheld:
+            self._granted_at = self._clock()
+
+    @property
+    def _is_withheld(self) -> bool:
+        """Whether its share is still with others: far less than what can be counted on."""
+        return self.rate < self.expected / 2
+
+    def granted_at(self) -> float:
+        """Return the latest moment at which its share was with others: now, or when it came; -inf if never."""
+        return self._clock() if self._is_withheld else self._granted_at
 
     def wait(self) -> float:
         """Return the seconds until one who comes now has a token."""

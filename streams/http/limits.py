@@ -89,7 +89,12 @@ class Bulkhead:
 
     def is_silent(self, seconds: float) -> bool:
         """Whether requests waited for so many seconds without any response."""
-        return bool(self._waiting) and self._clock() - self._silent_since >= seconds
+        if not self._waiting:
+            return False
+        if self.bucket is None:
+            return self._clock() - self._silent_since >= seconds
+        since = max(self._silent_since, self.bucket.granted_at())  # not the host's silence while there is no share
+        return self._clock() - since >= seconds + 1 / self.bucket.expected
 
     async def token(self, name: str, rate: float, deadline: float | None) -> None:
         """Wait for a token. Raises Overloaded if there is none before the deadline."""

@@ -78,11 +78,13 @@ async def test_workers_that_come_and_go_share_a_rate_and_use_it(kafka: Broker, s
         spans.append(time.monotonic())
         await asyncio.sleep(STEADY)
         spans.append(time.monotonic())
+        refused = await stage.count(stage.dead_letters)
     used = [upstream.count(*span) / RATE / (span[1] - span[0]) for span in zip(spans[::2], spans[1::2], strict=True)]
     most = [upstream.most(*span) / RATE / SPAN for span in ((0.0, killed), (killed + CHANGE, spans[-1]))]
     noticed = upstream.most(killed - SPAN, killed + CHANGE + SPAN) / RATE / SPAN
     print("\nused of the limit by 1, 3 and 2 workers:", *(f"{share:.3f}" for share in used),
           "; most in 5 s before the kill, after it, around it:",
           *(f"{share:.3f}" for share in (*most, noticed)))  # fmt: skip
+    assert refused == 0, "what waits for a share has not failed"
     assert max(most) <= 1.05
     assert min(used) >= 0.9

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from agents.answer.line import Line, limits_of, line_name
+from agents.answer.line import SOME, Line, bucket_of, limits_of, line_name
 from agents.answer.parsed_requests import parse_request
 from models.request import Request
 from models.source import Limits, Source, Sources
 from models.template import UrlTemplate
+from streams.http.bucket import TokenBucket
+from streams.http.limits import Bulkhead
 from streams.http.url import origin_of
+from tests.fakes import Clock
 
 OWN = Limits(concurrency=3, waiting=7)
 
@@ -100,3 +103,48 @@ def test_a_host_that_stops_answering_is_noticed_however_fast_it_was() -> None:
         line.answered(100.0 + number / 1000)
     assert line.keeps_up(103.9)
     assert not line.keeps_up(104.0)
+
+
+def test_a_host_with_a_rate_keeps_up_by_its_rate() -> None:
+    """What limits.rate lets through is no slowness of the host: what it may not have yet waits in Kafka, unrefused."""
+    slow = Line("h", Limits(rate=0.5), 1_000, seconds=30)
+    assert slow.most == 7
+    slow.crowded(100.0)
+    verdicts = []
+    for second in range(200):
+        if second % 2 == 1:
+            slow.answered(100.0 + second)
+        verdicts.append(slow.keeps_up(100.5 + second))
+    assert all(verdicts)
+    assert not slow.keeps_up(299.0 + 1 + SOME / 0.5), "one that hangs is noticed nevertheless"
+    assert Line("h", Limits(rate=500), 1_000, seconds=30).most == 1_032
+
+
+def test_a_worker_that_waits_for_its_share_does_not_blame_the_host() -> None:
+    """Without a share nothing is asked, so nothing is refused; once it is there the host has its second."""
+    clock = Clock(100.0)
+    bucket = TokenBucket(50, 1, clock)
+    bucket.share(0.0, expected=25.0)
+    line = Line("h", Limits(rate=50, shared=True), 1_000, 30, bucket)
+    line.crowded(clock.now)
+    for _ in range(60):
+        clock.now += 1
+        assert line.keeps_up(clock.now)
+    bucket.share(25.0, expected=25.0)
+    assert line.keeps_up(clock.now + 1)
+    assert line.most == 375
+    assert not line.keeps_up(clock.now + 2)
+
+
+def test_a_request_s_bucket_is_that_of_its_source_or_of_its_host() -> None:
+    """By the name under which it is shared; a source without limits of its own has its host's."""
+    shared = {name: Bulkhead(Limits(rate=5, shared=True)) for name in ("source own", "h")}
+    sources = Sources({
+        "plain": Source("plain", url=UrlTemplate("http://h/a")),
+        "own": Source("own", url=UrlTemplate("http://h/b"), limits=OWN),
+        "function": Source("function", call="os:getcwd"),
+    })  # fmt: skip
+    found = {name: bucket_of(parse_request(Request(source=name), sources), shared) for name in sources.by_name}
+    assert found == {"plain": shared["h"].bucket, "own": shared["source own"].bucket, "function": None}
+    assert bucket_of(parse_request(Request(url="http://h/x")), shared) is shared["h"].bucket
+    assert bucket_of(parse_request(Request(url="http://other/x")), shared) is None
