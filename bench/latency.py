@@ -1,24 +1,21 @@
 """From produce to consume at 100 requests a second, half of them hits, the others misses whose upstream takes 5 ms:
 Millrace beside the same written by hand, in one run. `python -m bench.latency`.
 
-Also what an idle worker costs: role all, 16 partitions, as a share of a core.
+Also what an idle worker costs: see bench/idle.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
 
 from agents.entry import EntryPoint
 from agents.testing.broker import broker
+from bench import idle
 from bench.__main__ import MISS_DELAY, hits
-from bench.stage import WORKERS, Stage, Upstream, cpu_of
+from bench.stage import Stage, Upstream
 
 RATE, SECONDS = 100.0, 30.0
-IDLE_PARTITIONS, IDLE_SETTLE, IDLE_SECONDS = 16, 10.0, 30.0
 COMPARED = ("millrace", "by hand, bare")
-WORKERS["millrace, all"] = [sys.executable, "-m", "millrace", "worker", "--role", "all"]
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -44,19 +41,6 @@ async def latency(servers: str, worker: str) -> None:
               f"p99 {percentile(of_kind, 0.99):6.1f} ms", flush=True)  # fmt: skip
 
 
-async def idle(servers: str) -> None:
-    """Print what a worker takes that has nothing to do."""
-    stage = Stage(servers, "millrace, all", partitions=IDLE_PARTITIONS)
-    async with stage.running() as [pid]:
-        await stage._produce([b'{"url":"http://127.0.0.1:9/"}'])
-        await stage._await_results(1)
-        await asyncio.sleep(IDLE_SETTLE)
-        cpu, began = cpu_of(pid), time.perf_counter()
-        await asyncio.sleep(IDLE_SECONDS)
-        share = (cpu_of(pid) - cpu) / (time.perf_counter() - began)
-    print(f"idle, role all, {IDLE_PARTITIONS} partitions: {share:.2%} of a core", flush=True)
-
-
 def main() -> None:
     """Parse the options, give a broker, run."""
     parser = EntryPoint("bench.latency", __doc__)
@@ -65,7 +49,7 @@ def main() -> None:
         print(f"on {found.kind}, {RATE:g} requests/s for {SECONDS:g} s")
         for worker in COMPARED:
             asyncio.run(latency(found.servers, worker))
-        asyncio.run(idle(found.servers))
+        idle.report(found.servers)
 
 
 if __name__ == "__main__":

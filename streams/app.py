@@ -26,6 +26,7 @@ from streams.config import settings as defaults
 from streams.config.settings import Settings
 from streams.kafka.batch import BatchTopic, RecordBatch
 from streams.kafka.publisher import Publisher
+from streams.kafka.quiet import Monitor, Quiet
 from streams.kafka.transactional import TransactionalPublisher
 from streams.kafka.transport import Consumer, Transport
 from streams.kafka.txn_offsets import require_fencing
@@ -60,7 +61,7 @@ class _Boot(BootStrategy):
     enable_kafka_producer = False
 
 
-class Recovery(recovery.Recovery):
+class Recovery(Quiet, recovery.Recovery):
     """Faust's step between an assignment and reading on, with our own recovery before it."""
 
     async def _resume_streams(self, generation_id: int = 0) -> None:
@@ -117,6 +118,7 @@ class App(faust.App):
             store="memory://",
             Topic=BatchTopic,
             TableManager=TableManager,
+            Monitor=Monitor,
             stream_buffer_maxsize=QUEUED_BATCHES,
             stream_recovery_delay=0.0,
             stream_wait_empty=True,

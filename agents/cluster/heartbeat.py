@@ -15,6 +15,7 @@ from typing import Any, Self
 from aiokafka.errors import KafkaError
 
 from models.errors import BrokerError, reason_of
+from streams import ticks
 from streams.config.settings import Kafka, Settings
 from streams.kafka import client
 from streams.kafka.topics import Admin
@@ -86,7 +87,7 @@ class Heartbeat:
                     self._failing = False
                     logger.info("%s: heartbeats are published again", self._settings.workers_topic)
             due = max(due + HEARTBEAT_EVERY, loop.time())
-            await asyncio.sleep(due - loop.time())
+            await ticks.sleep(due - loop.time())
 
     async def _failed(self, exc: Exception) -> None:
         self.failures += 1

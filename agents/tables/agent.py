@@ -15,6 +15,7 @@ from aiokafka import ConsumerRecord
 
 from agents.tables.aggregate import OUTCOMES_AGE, Aggregator
 from agents.tables.result_parser import ResultParser
+from streams import ticks
 from streams.config.settings import Settings
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
@@ -104,7 +105,7 @@ class Tabulator:
                 for gone in self._state.prune(self._publisher):
                     self.pruned += gone
                     await asyncio.sleep(0)
-            await asyncio.sleep(PRUNE_EVERY if self.pruned > before or self._state.store.dirty else REST)
+            await ticks.sleep(PRUNE_EVERY if self.pruned > before or self._state.store.dirty else REST)
 
     def _is_recovered(self, lease: Lease) -> bool:
         entry = self._aggregators.get(lease.partition)

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 METADATA_AGE = 10.0
 """Seconds after which brokers, partitions and leaders are looked up again: added partitions are seen within them."""
+FETCHER_TIMEOUT_IDLE = 1.0
+"""Seconds after which aiokafka's fetching task looks around, though nothing woke it: answers, consumed records and new
+leaders do."""
 STOP_TIMEOUT = 5.0
 """Seconds that closing a client may take; a producer delivers meanwhile what it has in flight."""
 CONNECTION_TIMEOUT = 10.0
@@ -115,6 +118,8 @@ async def _open(
             await client.start()
         except (KafkaError, OSError) as exc:  # TimeoutError is an OSError
             raise await reason(exc, kafka) from exc
+        if isinstance(client, AIOKafkaConsumer):
+            client._fetcher._fetcher_timeout = FETCHER_TIMEOUT_IDLE
         yield client
     except BrokenPipeError:  # the reader of our output is gone
         raise

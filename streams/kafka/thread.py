@@ -28,14 +28,16 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode import Service
 
 from models.errors import reason_of
 from streams.config import settings as defaults
-from streams.kafka.client import METADATA_AGE, connection, require_fetching
+from streams.kafka.client import FETCHER_TIMEOUT_IDLE, METADATA_AGE, connection, require_fetching
 from streams.kafka.cluster import identify
 from streams.kafka.commit_metadata import Identity, signature
 from streams.kafka.fetched import begin_poll
 from streams.kafka.lease import CommitPoint, Member
+from streams.kafka.quiet import Quiet
 from streams.kafka.txn_offsets import stable_commits
 from streams.tasks import end_all, first
 
@@ -49,6 +51,8 @@ FETCH_MAX_WAIT = 0.1
 long poll would hold up the others on it for Faust's 1.5 s."""
 FETCH_MAX_WAIT_IDLE = 1.0
 """The same where nothing comes: then every partition is in the fetch, and the first record ends its wait."""
+FETCHER_TIMEOUT = 0.2
+"""Seconds after which aiokafka's fetching task looks around, though nothing woke it: aiokafka's default."""
 IDLE_AFTER = 5.0
 """Seconds without records after which fetches wait for so long; the first records end that, before the next fetch."""
 FETCH_MAX_BYTES = 16 << 20
@@ -72,7 +76,7 @@ class Polled(NamedTuple):
     end: int | None
 
 
-class ConsumerThread(driver.AIOKafkaConsumerThread):
+class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
     """Faust's thread around an AIOKafkaConsumer: opened with our settings, polled and committed our way.
 
     `member` is who we are in the group since the last assignment, which gave us the partitions `held`.
@@ -138,6 +142,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 self.thread_loop.call_soon_threadsafe(callback)
             return not self._is_over
 
+    async def _keepalive2(self) -> None:
+        """Do nothing: mode wakes both loops once a second, for loops that miss what other threads post to them."""
+
+    @Service.task
+    async def _thread_keepalive(self) -> None:
+        """Do nothing, as above."""
+
     def _start_thread(self) -> None:
         """Run the thread. A crash ends it in the middle of calls: they end, too, before the loop is closed."""
         try:
@@ -174,8 +185,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         now = time.monotonic()
         if brought:
             self._brought = now
-        wait = FETCH_MAX_WAIT if now - self._brought < IDLE_AFTER else FETCH_MAX_WAIT_IDLE
-        consumer._fetcher._fetch_max_wait_ms = int(wait * 1000)
+        idle = now - self._brought >= IDLE_AFTER
+        consumer._fetcher._fetch_max_wait_ms = int(1000 * (FETCH_MAX_WAIT_IDLE if idle else FETCH_MAX_WAIT))
+        consumer._fetcher._fetcher_timeout = FETCHER_TIMEOUT_IDLE if idle else FETCHER_TIMEOUT
 
     async def check_group(self) -> None:
         """Raise what has kept this member from taking part in its group, if anything has."""

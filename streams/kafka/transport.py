@@ -4,13 +4,14 @@ Stock Faust pays 190 to 300 µs of CPU an event and loses records when they fini
 its delivery, acknowledgement and commit. Everything private that we touch of Faust 0.15.3 and aiokafka 0.14 is listed
 here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
 
-  Consumer   `_drain_messages`, `perform_seek`, `wait_empty`, `commit`, `force_commit`, `verify_event_path`,
+  Consumer   `_drain_messages`, `perform_seek`, `wait_empty`, `commit`, `force_commit`, `verify_all_partitions_active`,
              `on_buffer_full`, `on_buffer_drop`, `_new_consumer_thread`, `_is_changelog_tp`
+  Services   `sleep`, `_stopped`; Monitor `_sampler` (in quiet.py)
   Topic      `_compile_decode`, `_create_event` (in batch.py)
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`,
-             `_start_thread`, `_stopped_set` (in thread.py, with aiokafka's `_subscription`,
-             `_coordinator.fetch_committed_offsets`, `.check_errors`, `_fetcher._fetch_max_wait_ms`, `._fetch_task`,
-             `_client`)
+             `_start_thread`, `_stopped_set`, `_keepalive2`, `_thread_keepalive` (in thread.py, with aiokafka's
+             `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`, `_fetcher._fetch_max_wait_ms`,
+             `._fetcher_timeout`, `._fetch_task`, `_client`)
   Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py); `get_random_node`, `send`
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Producer   `BatchBuilder._builder`, whose `append` is in C, and `._relative_offset` (in outgoing.py)
@@ -45,11 +46,13 @@ from streams.kafka.batch import RecordBatch, size_of
 from streams.kafka.errors import explain
 from streams.kafka.holdings import Holdings, hand_over
 from streams.kafka.lease import CommitPoint, Lease
+from streams.kafka.quiet import Quiet
 from streams.kafka.thread import ConsumerThread, Polled, new_loop
 from streams.kafka.txn_leases import TransactionLeases
 from streams.kafka.watch import LOOK_EVERY, TopicWatch
 from streams.telemetry.timed import timed
 from streams.telemetry.watchdog import Standing
+from streams.ticks import until_tick
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ RETRY_PAUSE = 0.5
 """Seconds between tries while the broker is away."""
 
 
-class Consumer(driver.Consumer):
+class Consumer(Quiet, driver.Consumer):
     """Delivers batches, keeps the leases, commits what they allow. Faust's own ack bookkeeping stays empty."""
 
     _thread: ConsumerThread
@@ -103,7 +106,7 @@ class Consumer(driver.Consumer):
 
     async def _watch(self, pause: float, look: Callable[[], Awaitable[None]]) -> None:
         while not self.should_stop:
-            await self.sleep(pause)
+            await self.sleep(until_tick(asyncio.get_running_loop().time(), pause))
             try:
                 await look()
             except ConsumerStoppedError:
@@ -230,7 +233,7 @@ class Consumer(driver.Consumer):
     def on_buffer_drop(self, tp: TP) -> None:
         """Do nothing, see on_buffer_full."""
 
-    def verify_event_path(self, now: float, tp: TP) -> None:
+    async def verify_all_partitions_active(self) -> None:
         """Do nothing: Faust would judge liveness by acks that we do not use."""
 
     # -- leases

@@ -14,6 +14,7 @@ from typing import Self
 
 from models.histogram import Histogram
 from streams.tasks import start_thread
+from streams.ticks import until_tick
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,10 @@ class LoopWatch:
         return max(self._recent)
 
     def _schedule(self) -> None:
-        self._due = self._loop.time() + BEAT
-        self._timer = self._loop.call_later(BEAT, self._beat)
+        now = self._loop.time()
+        pause = until_tick(now, BEAT)
+        self._due = now + pause
+        self._timer = self._loop.call_later(pause, self._beat)
 
     def _beat(self) -> None:
         lag = max(0.0, self._loop.time() - self._due)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
+from streams import ticks
 from streams.tasks import end_tasks, keep
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Announcer:
     async def _run(self) -> None:
         while True:
             self.look()
-            await asyncio.sleep(READY_LOOK_EVERY if self._ready and self._changed is None else LOOK_EVERY)
+            await ticks.sleep(READY_LOOK_EVERY if self._ready and self._changed is None else LOOK_EVERY)
 
     def look(self) -> None:
         """Log a change that has lasted."""

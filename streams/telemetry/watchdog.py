@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple, Self
 
+from streams import ticks
 from streams.tasks import end_tasks, start
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Watchdog:
 
     async def _run(self) -> None:
         while not self._ended:
-            await asyncio.sleep(LOOK_EVERY)
+            await ticks.sleep(LOOK_EVERY)
             await self.look()
 
     async def look(self) -> None:

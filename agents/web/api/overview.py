@@ -16,6 +16,7 @@ from agents.tables.rows import Row
 from agents.web.api.tables import TableQuery
 from models.histogram import Histogram
 from models.moment import iso_now
+from streams import ticks
 from streams.tasks import end_tasks, keep
 from streams.web.problems import Problem
 
@@ -54,7 +55,7 @@ class Overview:
     async def _note(self) -> None:
         while True:
             self.note()
-            await asyncio.sleep(NOTE_EVERY)
+            await ticks.sleep(NOTE_EVERY)
 
     def note(self) -> None:
         """Sample what every worker has counted so far."""
