@@ -42,6 +42,7 @@ WORKERS = {
     "millrace": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "millrace, traced": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "exactly once": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
+    "millrace, ordered": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "by hand": [sys.executable, "-m", "bench.peers.by_hand"],
     "by hand, bare": [sys.executable, "-m", "bench.peers.by_hand"],
     "stock Faust": [sys.executable, "-m", "bench.peers.stock_faust", "worker", "-l", "error", "--without-web"],
@@ -75,6 +76,7 @@ class Stage:
             "BARE": "1" if worker.endswith("bare") else "",
             "MILLRACE_TRACES": "on" if worker.endswith("traced") else "off",
             "MILLRACE_DELIVERY": worker.replace(" ", "-") if worker == EXACTLY_ONCE else "at-least-once",
+            "MILLRACE_ORDER": "key" if worker.endswith("ordered") else "none",
             "OTEL_TRACES_EXPORTER": "none",  # what a worker pays for spans, without the thread that sends them
             "KAFKA_BOOTSTRAP_SERVERS": servers,
             "MILLRACE_GROUP": f"bench-{mark}",
