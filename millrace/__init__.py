@@ -6,8 +6,9 @@
     def is_even(value: int) -> bool:
         return value % 2 == 0
 
-`millrace.testing` has helpers for tests. A function source may raise the errors: each ends the request with the outcome
-of its name, and knows whether a retry can help.
+`millrace.testing` has helpers for tests. A function of a source says what happened by what it raises:
+`UpstreamStatus(404)`, `RetryLater(seconds)`, `Invalid("why")`, or one of the errors, each of which ends the request
+with the outcome of its name and knows whether a retry can help.
 
 installation  whether the packages that Python finds are Millrace's own
 testing       helpers for tests of plugins and sources
@@ -31,23 +32,28 @@ if TYPE_CHECKING:
         Unreachable,
         UpstreamError,
     )
+    from models.raised import Invalid, RetryLater, UpstreamStatus
     from models.schema import StrictSchema
 
 __all__ = [
     "AnswerError",
     "Denied",
+    "Invalid",
     "InvalidDocument",
     "Overloaded",
+    "RetryLater",
     "StrictSchema",
     "TimedOut",
     "TooLarge",
     "Unreachable",
     "UpstreamError",
+    "UpstreamStatus",
     "check",
     "schema",
 ]
 
-_HOMES = {"check": "models.checks", "schema": "models.documents", "StrictSchema": "models.schema"}
+_HOMES = {"check": "models.checks", "schema": "models.documents", "StrictSchema": "models.schema",
+          **dict.fromkeys(("Invalid", "RetryLater", "UpstreamStatus"), "models.raised")}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

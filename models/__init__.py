@@ -18,6 +18,7 @@ route_check    whether routes fit their sources, one another and the settings
 expression     JMESPath over a record, and places in it
 jmes           its functions and comparisons
 template       text with named parameters, each escaped for its context
+raised         what a source's function raises to say what happened
 kept           a bounded dictionary in two generations
 text           the charset of a text, and the title of an HTML page
 documents      loads an upstream's body by a schema: `json`, `text`, `page` or a registered one

@@ -3,7 +3,8 @@
 config/    settings, secrets, cache URLs, plugins
 app        the Faust app: opens and closes what the agents need, in order
 tasks      background tasks: one way to start them, which notices their end
-functions  sources that are a plugin's functions, called in threads
+functions  sources that are a plugin's functions, called in threads or on the event loop
+coroutine_calls  runs async functions, and notices those that block
 sources    sources.toml, read with every problem reported by its line
 files      how many files may be open, and how they are shared out
 tls        connections secured by files that may be replaced

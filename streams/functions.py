@@ -1,4 +1,4 @@
-"""A plugin's plain functions, as sources name them: `package.module:function`."""
+"""A plugin's functions, plain and async, as sources name them: `package.module:function`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from pebble import ThreadPool
 
 from models import strictjson
 from models.documents import Body
-from models.errors import AnswerError, InvalidDocument, TimedOut, TooLarge, Unreachable, UpstreamError
+from models.errors import AnswerError, InvalidDocument, TooLarge, UpstreamError
+from models.raised import FunctionError, kind_of, retry_after_of, status_of
 from models.source import REQUIRED, Limits, Param, Source
 from models.strictjson import Raw
+from streams.coroutine_calls import BlockingLog, Steps
 from streams.http import turn
 from streams.http.limits import Host
 from streams.http.response import Response
-from streams.http.retry import pause_before_next
+from streams.http.retry import pause_before_next, retry_after
 from streams.http.secret_scan import contains_secret, large_contains_secret
-from streams.tasks import start_thread
+from streams.tasks import end_tasks, start, start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,8 @@ def function_of(call: str) -> Callable[..., Any]:
     except Exception as exc:  # a plugin is foreign code
         msg = f"{call!r} cannot be imported: {type(exc).__name__}: {exc}"
         raise ValueError(msg) from exc
-    if not callable(function) or inspect.iscoroutinefunction(function):
-        msg = f"{call!r} is not a plain function"
+    if not callable(function) or inspect.isasyncgenfunction(function):
+        msg = f"{call!r} is not a plain function, nor an async one"
         raise ValueError(msg)
     found: Callable[..., Any] = function
     return found
@@ -78,11 +80,12 @@ def signature_of(function: Callable[..., Any]) -> dict[str, Param]:
 
 
 class FunctionCaller:
-    """Calls the functions of sources in threads, each source within its own limits, breaker and retries.
+    """Calls the functions of sources, each source within its own limits, breaker and retries: plain ones in threads,
+    async ones on the loop, where a deadline cancels them.
 
-    A function that hangs keeps its thread and its place: its requests end by their deadlines, and at most the source's
-    `concurrency` threads are lost. `max_bytes` caps the returned value, which must not contain one of the sources'
-    `secrets`. Opened with `async with`.
+    A plain function that hangs keeps its thread and its place: its requests end by their deadlines, and at most the
+    source's `concurrency` threads are lost. `max_bytes` caps the returned value, which must not contain one of the
+    sources' `secrets`. Opened with `async with`.
     """
 
     def __init__(self, max_bytes: int, secrets: Collection[str] = ()) -> None:
@@ -91,6 +94,8 @@ class FunctionCaller:
         self._quiet_until: dict[str, float] = {}
         self._pools: dict[str, ThreadPool] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._running: set[asyncio.Task[_Ended]] = set()
+        self._blocking = BlockingLog()
         self.hosts: dict[str, Host] = {}
 
     async def __aenter__(self) -> Self:
@@ -98,6 +103,7 @@ class FunctionCaller:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await end_tasks(*self._running)
         for pool in self._pools.values():
             pool.stop()
         # In a daemon thread: Pebble joins a pool for as long as its function hangs.
@@ -133,25 +139,60 @@ class FunctionCaller:
         ticket = await host.acquire(turn.deadline_of(deadline))
         turn.begin()
         try:
-            done = self._pools[source.name].schedule(_ended, args=(self._functions[source.name], dict(params), limit))
+            # The place is free when the thread, or task, is, not when the request gives up.
+            ended = self._start(source, params, limit, partial(_leave, source.name, host, ticket))
         except BaseException:
             host.release(ticket, ok=None)
             raise
-        # The place is free when the thread is, not when the request gives up.
-        done.add_done_callback(partial(self._free, host, ticket))
-        ended: _Ended = await asyncio.wrap_future(done)
-        body, raised = ended
+        try:
+            body, raised = await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            ended.cancel()
+            raise
         if raised is not None:
             self._log(source, raised)
-            error = self._silent(raised if isinstance(raised, AnswerError) else _translated(source, raised))
+            error = self._silent(raised if isinstance(raised, AnswerError) else translated(source.name, raised))
+            if isinstance(error, UpstreamError) and error.retry_after:
+                host.pause(error.retry_after)
             raise error from (None if error is raised else raised)
         assert body is not None
         return body
 
-    def _free(self, host: Host, ticket: int, ended: Any) -> None:
+    def _start(
+        self, source: Source, params: Mapping[str, Any], limit: int, leave: Callable[[Any], None]
+    ) -> asyncio.Future[_Ended]:
+        """Begin a call; `leave` is called on the loop when it has ended."""
+        function = self._functions[source.name]
+        if not inspect.iscoroutinefunction(function):
+            done = self._pools[source.name].schedule(_ended, args=(function, dict(params), limit))
+            done.add_done_callback(partial(self._free, leave))
+            return asyncio.wrap_future(done)
+        task = start(self._run(source, function, params, limit), f"a call of source {source.name}",
+                     means="its request fails", fatal=False)  # fmt: skip
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(leave)
+        return task
+
+    async def _run(self, source: Source, function: Callable[..., Any], params: Mapping[str, Any], limit: int) -> _Ended:
+        """Call an async function; returns its body or what it raised. Values are encoded in a thread."""
+        try:
+            work = function(**_values(params))
+            value = await Steps(work, partial(self._blocking.note, source.name, source.call))
+            if isinstance(value, str | bytes):
+                return _body(value, limit), None
+            encoded = self._pools[source.name].schedule(_body, args=(value, limit))
+            return await asyncio.wrap_future(encoded), None
+        except BaseException as exc:
+            task = asyncio.current_task()
+            if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            return None, exc
+
+    def _free(self, leave: Callable[[Any], None], ended: Any) -> None:
         """Give a place back; called in the function's thread, which may end after the worker."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(_leave, host, ticket, ended)
+            self._loop.call_soon_threadsafe(leave, ended)
 
     def _silent(self, error: AnswerError) -> AnswerError:
         """Return an error, with another message if its own contains a secret."""
@@ -164,7 +205,11 @@ class FunctionCaller:
     def _log(self, source: Source, raised: BaseException) -> None:
         """Log where a function failed, once a minute for each source."""
         now = time.monotonic()
-        if isinstance(raised, AnswerError | OSError) or now < self._quiet_until.get(source.name, 0.0):
+        if (
+            isinstance(raised, AnswerError | FunctionError | OSError)
+            or status_of(raised) is not None
+            or now < self._quiet_until.get(source.name, 0.0)
+        ):
             return
         self._quiet_until[source.name] = now + LOG_EVERY
         frame = traceback.extract_tb(raised.__traceback__)[-1]
@@ -185,29 +230,43 @@ class FunctionCaller:
 def _ended(function: Callable[..., Any], params: Mapping[str, Any], limit: int) -> _Ended:
     """Call a function; returns its body or what it raised, SystemExit and StopIteration included."""
     try:
-        values = {name: value.read() if isinstance(value, Raw) else value for name, value in params.items()}
-        return _body(function(**values), limit), None
+        return _body(function(**_values(params)), limit), None
     except BaseException as exc:  # noqa: BLE001  foreign code, in a thread that is ours
         return None, exc
 
 
-def _leave(host: Host, ticket: int, ended: concurrent.futures.Future[_Ended]) -> None:
-    raised = None if ended.cancelled() else ended.result()[1]
+def _values(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.read() if isinstance(value, Raw) else value for name, value in params.items()}
+
+
+def _leave(
+    name: str, host: Host, ticket: int, ended: asyncio.Future[_Ended] | concurrent.futures.Future[_Ended]
+) -> None:
+    """Give a place back, with what its host is to know of the call's end."""
+    if ended.cancelled():
+        host.release(ticket, ok=None)
+        return
+    raised = ended.result()[1]
+    if raised is None:
+        host.release(ticket, ok=True, result=type(raised).__name__)
+        return
     # Other errors are about the arguments, not about what is behind the function.
-    failed = isinstance(raised, OSError) or (isinstance(raised, AnswerError) and raised.retryable)
-    result = raised.outcome if isinstance(raised, AnswerError) else type(raised).__name__
-    host.release(ticket, ok=None if ended.cancelled() else not failed, result=result)
+    error = raised if isinstance(raised, AnswerError) else translated(name, raised)
+    known = isinstance(raised, AnswerError | FunctionError) or status_of(raised) is not None
+    host.release(ticket, ok=not error.retryable, result=error.outcome if known else type(raised).__name__)
 
 
-def _translated(source: Source, exc: BaseException) -> AnswerError:
-    """Translate what a function raised: time-outs and errors of the system are retried, others are not."""
+def translated(source: str, exc: BaseException) -> AnswerError:
+    """Translate what a function raised, by what it says or by the status of a library's HTTP error."""
+    if isinstance(exc, FunctionError):
+        return exc.answer_error(source)
     try:
-        reason = f"source {source.name}: {type(exc).__name__}: {exc}"
+        reason = f"source {source}: {type(exc).__name__}: {exc}"
     except Exception:  # noqa: BLE001  foreign code: its error may not even have a text
-        reason = f"source {source.name}: {type(exc).__name__}"
-    if isinstance(exc, TimeoutError):
-        return TimedOut(reason)
-    return Unreachable(reason) if isinstance(exc, OSError) else UpstreamError(reason)
+        reason = f"source {source}: {type(exc).__name__}"
+    if (status := status_of(exc)) is not None:
+        return UpstreamError(reason, status, retry_after(retry_after_of(exc)))
+    return kind_of(exc)(reason)
 
 
 def _body(value: Any, limit: int) -> Body:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import subprocess
 
@@ -33,9 +34,15 @@ def test_a_default_of_none_is_a_default():
     assert signature_of(shown)["e"] != signature_of(shown)["d"]
 
 
+async def awaited_and_iterated():
+    """An async generator: it has many values, a source has one."""
+    yield 1
+
+
 def test_a_function_is_found_by_module_and_name():
-    """The function itself comes back."""
+    """The function itself comes back, plain or async."""
     assert function_of("subprocess:run") is subprocess.run
+    assert function_of("asyncio:sleep") is asyncio.sleep
 
 
 @pytest.mark.parametrize(
@@ -44,7 +51,7 @@ def test_a_function_is_found_by_module_and_name():
         ("nowhere.at.all:f", "cannot be imported: ModuleNotFoundError: "),
         ("subprocess:nothing", "cannot be imported: AttributeError: "),
         ("subprocess:PIPE", "is not a plain function"),
-        ("asyncio:sleep", "is not a plain function"),
+        (f"{__name__}:awaited_and_iterated", "is not a plain function"),
     ],
 )
 def test_what_is_no_function_is_refused(call, reason):
