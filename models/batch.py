@@ -98,7 +98,7 @@ def _pairs(items: Any, batch: Batch) -> Iterable[tuple[str, Any]]:
     keyed = [(_key(item, batch.key), item) for item in items if item is not None]
     pairs = [(key, item) for key, item in keyed if key is not None]
     if keyed and not pairs:
-        msg = f"finds {len(keyed)} items, none of which has its key at batch.key ({batch.key.text})"
+        msg = f"finds {len(keyed)} items, none with a key at batch.key ({batch.key.text})"
         raise ValueError(msg)
     return pairs
 

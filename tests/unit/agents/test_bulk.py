@@ -214,7 +214,8 @@ async def test_a_call_that_ends_before_it_began_holds_up_no_other(bulk, ask, ups
     [(group, call)] = bulk._gathering.items()
     bulk._send(group, call)
     await asyncio.wait([task])
-    assert await ended(ask("d")) == ['{"sku":"d","p":1.10}']
+    async with asyncio.timeout(5):
+        assert await ended(ask("d")) == ['{"sku":"d","p":1.10}']
     assert upstream.calls == [["d"]]
 
 

@@ -72,7 +72,7 @@ def test_items_and_keys_may_be_any_expressions():
         ('{"x": []}', batch("x"),
          "batch.items (x): finds an array, not an object of items by their keys; with batch.key it may be an array"),
         ('{"prices": [{"a": 1}, {"b": 2}]}', PRICES,
-         "batch.items (prices): finds 2 items, none of which has its key at batch.key (sku)"),
+         "batch.items (prices): finds 2 items, none with a key at batch.key (sku)"),
         ("{", PRICES, "not JSON: Expecting property name enclosed in double quotes at line 1, column 2"),
         ('{"prices": 1}', batch("sum(prices)", "k"), None),
     ],
