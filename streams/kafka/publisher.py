@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 LINGER = 0.005
 """Seconds that a batch waits for company."""
+LONELY = 8
+"""Records in one flush, of all partitions, up to which the next does not wait if so long has passed since: few come, so
+waiting would bring no company."""
 DEFAULT_LIMIT = 1_048_588
 """Bytes of one batch that a topic takes unless set otherwise (`max.message.bytes`)."""
 USUAL_HEADERS = 7
@@ -80,6 +83,8 @@ class Publisher:
         self._loop = asyncio.get_running_loop()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushing_now = False
+        self._flushed_at = self._loop.time()
+        self._lonely = True
         self._closed = False
         self._room = asyncio.Event()
         self._room.set()
@@ -227,7 +232,8 @@ class Publisher:
             self._flushing_now = True
             self._loop.call_soon(self._flush)
         elif self._flush_timer is None:
-            self._flush_timer = self._loop.call_later(LINGER, self._flush)
+            lingered = self._loop.time() - self._flushed_at if self._lonely else 0.0
+            self._flush_timer = self._loop.call_later(max(0.0, LINGER - lingered), self._flush)
 
     def _flush(self) -> None:
         """Begin to send what waits where no batch is in flight: the end of one is followed by another flush."""
@@ -236,11 +242,14 @@ class Publisher:
         self._flush_timer, self._flushing_now = None, False
         if self._closed:
             return
+        self._flushed_at, flushed = self._loop.time(), 0
         for queue in self._queues.values():
             if queue.waiting and queue.sending is None:
+                flushed += len(queue.waiting)
                 name = f"publish {queue.topic}-{queue.partition}"
                 queue.sending = start(self._send(queue), name, means="nothing is published", fatal=False)
                 queue.sending.add_done_callback(partial(self._sent, queue))
+        self._lonely = flushed <= LONELY
 
     def _sent(self, queue: PartitionQueue, task: asyncio.Task[None]) -> None:
         queue.sending = None

@@ -330,6 +330,24 @@ async def test_a_full_batch_does_not_wait_for_company(publisher, cluster, desk, 
     assert desk.finished[:2] == [0, 1]
 
 
+async def test_where_few_come_none_waits_for_company(publisher, cluster, desk, monkeypatch):
+    """A record goes at once if nothing went for as long as it would wait, but not behind a flush of many."""
+    linger = 3600
+    monkeypatch.setattr(module, "LINGER", linger)
+    publisher._flushed_at -= linger
+    publish(publisher, desk, [0])
+    await desk.until(1)
+    publish(publisher, desk, range(1, module.LONELY + 2))
+    await a_few_turns()
+    assert desk.finished == [0]
+    publisher._flush()
+    await desk.until(module.LONELY + 2)
+    publisher._flushed_at -= linger
+    publish(publisher, desk, [100])
+    await a_few_turns()
+    assert 100 not in desk.finished
+
+
 async def test_more_than_a_batch_holds_goes_in_several(publisher, cluster, desk):
     """Batches keep to their size, and none of what did not fit is lost."""
     values = [bytes([number]) * 100_000 for number in range(7)]
