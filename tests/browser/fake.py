@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from models.dead_letter import DeadLetterFilter
 from models.histogram import Histogram
 from streams.web.problems import Problem
 
@@ -179,8 +180,16 @@ class FakeQuery:
     async def route(self, name: str) -> Row:
         return {**next(each for each in self.routes_told if each["name"] == name), "sample": self.sampled}
 
-    async def errors(self, *, limit: int = 50) -> Row:
-        return self._told({"errors": self.letters[:limit]})
+    async def errors(self, *, limit: int = 50, selected: DeadLetterFilter | None = None) -> Row:
+        wanted = selected.outcomes if selected is not None else None
+        return self._told(
+            {"errors": [each for each in self.letters if not wanted or each["outcome"] in wanted][:limit]}
+        )
+
+    async def retry_later(self) -> Row:
+        topic = {"topic": "millrace-later-60s", "delay_s": 60, "waiting": 1_234, "deferred": 5_000, "taken_up": 3_766,
+                 "partitions": 8, "next_due": "2026-11-22T14:00:05.000Z", "overdue_s": 0.0}  # fmt: skip
+        return self._told({"topics": [topic], "exhausted": 12})
 
     async def sources(self) -> Row:
         return self._told({"sources": [{"name": "quotes", "url": "https://api.example.com/v1/{symbol}"}]})

@@ -118,6 +118,28 @@ async def test_chosen_letters_are_put_back(tab, stand):
     await expect(button).to_have_text("Put 21 back on requests")
 
 
+async def test_a_letter_is_shown_whole(tab, stand):
+    """With the token, as text: what its sender wrote runs nowhere. A refusal says why."""
+    stand.answers["letter"] = 200, {
+        "partition": 0, "offset": 400, "outcome": "timeout", "message": "no <b>answer</b>", "attempts": 3, "key": "k",
+        "origin": {"topic": "requests", "partition": 1, "offset": 7}, "value": '{"url": "<img src=x onerror=trap(1)>"}',
+        "headers": [{"name": "tenant", "value": "blue"}, {"name": "raw", "value_base64": "/w=="}],
+    }  # fmt: skip
+    await tab.go("/errors")
+    await tab.page.fill("input[name=token]", TOKEN)
+    await tab.page.locator("[data-letter]").first.click()
+    shown = tab.page.locator("#letter-body")
+    for text in ("no <b>answer</b>", "requests-1 offset 7", "tenant: blue", "raw: base64: /w==", "<img src=x"):
+        await expect(shown).to_contain_text(text)
+    [(path, headers, _)] = stand.posted
+    assert (path, headers["X-Millrace-Token"]) == ("/api/letter", TOKEN)
+    await tab.page.locator("#letter button").click()
+    tab.expect("404")
+    stand.answers["letter"] = 404, {"detail": "there is no dead letter here"}
+    await tab.page.locator("[data-letter]").first.click()
+    await expect(shown).to_have_text("Not shown (404): there is no dead letter here")
+
+
 async def test_a_choice_is_not_lost_to_a_refresh(tab, stand):
     """While letters are chosen the list stands still: no refresh unticks a box or moves it under the pointer."""
     await tab.go("/errors")

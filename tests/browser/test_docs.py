@@ -18,7 +18,7 @@ async def test_the_docs_work_under_the_policy(browser: Browser) -> None:
         async with Tab(browser, url) as tab:
             tab.page.on("request", lambda request: asked.append(request.url))
             await tab.page.goto(url + "/docs")
-            await expect(tab.page.locator(".opblock")).to_have_count(18, timeout=20_000)
+            await expect(tab.page.locator(".opblock")).to_have_count(19, timeout=20_000)
             operation = tab.page.locator("#operations-read-hosts")
             await operation.locator(".opblock-summary-control").click()
             await operation.locator(".try-out__btn").click()

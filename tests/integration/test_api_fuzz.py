@@ -114,5 +114,5 @@ async def test_the_api_keeps_what_its_document_says(fleet, tmp_path):
             process.kill()
             await process.wait()
     assert process.returncode == 0, said
-    assert "Tested: 18" in said
+    assert "Tested: 19" in said
     assert len(fleet.members[0].api._submission._sender.sent) > 20

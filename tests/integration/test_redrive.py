@@ -225,6 +225,10 @@ async def test_the_newest_that_match_are_found_behind_others(
             assert [each.request_id for each in await letters.latest(2, selected)] == ["other0"]
         assert len(await letters.latest(2, DeadLetterFilter(retryable=True))) == 2
         assert await letters.latest(2, DeadLetterFilter(since=time.time() + 60)) == []
+        whole = await letters.whole((0, 0))
+        assert whole is not None
+        assert (whole.request_id, whole.key, dict(whole.headers)["mine"]) == ("other0", b"k0", b"kept")
+        assert [await letters.whole(gone) for gone in ((0, 999), (99, 0))] == [None, None]
         monkeypatch.setattr(module, "SEARCHED", 4)
         assert await letters.latest(2, DeadLetterFilter(sources=frozenset({"s"}))) == []
 

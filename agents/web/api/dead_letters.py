@@ -1,21 +1,22 @@
-"""The latest dead letters, and the redrive of selected ones.
+"""The latest dead letters, one of them whole, and the redrive of selected ones.
 
-The bytes of a dead letter are not returned: its producer may have put secrets in.
+The bytes of a dead letter are returned to who has the token alone: its producer may have put secrets in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
-from marshmallow import ValidationError
+from marshmallow import Schema, ValidationError
 
 from agents.redrive.dead_letters import DeadLetters
 from agents.tables.rows import key_fields
-from agents.web.api.schemas import RedriveSchema
+from agents.web.api.schemas import PlaceSchema, RedriveSchema
 from models import strictjson
 from models.dead_letter import DeadLetter, DeadLetterFilter
 from models.errors import BrokerError
@@ -33,7 +34,7 @@ REDRIVE_LIMIT = 60.0
 MAX_REDRIVE_BYTES = 64 << 10
 """Bytes of JSON that name dead letters: 500 of them take half of it."""
 
-_REDRIVE = RedriveSchema()
+_REDRIVE, _PLACE = RedriveSchema(), PlaceSchema()
 
 
 class DeadLetterApi:
@@ -59,6 +60,20 @@ class DeadLetterApi:
                     raise _unavailable(exc) from exc
                 self._read = time.monotonic(), limit, selected, latest
         return {"errors": [_as_json(letter, self._topic) for letter in latest[:limit]]}
+
+    async def whole(self, request: web.Request) -> web.Response:
+        """Return the dead letter that the body names, {"partition", "offset"}, with key, value and headers."""
+        place = _read(await read_json(request), _PLACE)
+        try:
+            async with asyncio.timeout(REDRIVE_LIMIT):
+                letter = await self._dead_letters.whole((place["partition"], place["offset"]))
+        except TimeoutError:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka takes too long") from None
+        except BrokerError as exc:
+            raise _unavailable(exc) from exc
+        if letter is None:
+            raise Problem(HTTPStatus.NOT_FOUND, "there is no dead letter here, or Kafka has deleted it")
+        return await asyncio.to_thread(answer, request, _whole(letter, self._topic))
 
     async def redrive(self, request: web.Request) -> web.Response:
         """Redrive the dead letters that the body names: {"letters": [{"partition", "offset"}, …]}."""
@@ -113,20 +128,41 @@ def _as_json(letter: DeadLetter, topic: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def _whole(letter: DeadLetter, topic: str) -> dict[str, Any]:
+    """Return a dead letter as JSON, bytes that are no text in base64."""
+    headers = [{"name": name, **_bytes("value", content)} for name, content in letter.headers]
+    return {**_as_json(letter, topic), **_bytes("value", letter.value), "headers": headers}
+
+
+def _bytes(name: str, content: bytes | None) -> dict[str, str | None]:
+    if content is None:
+        return {name: None}
+    try:
+        return {name: content.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(content).decode()}
+
+
 def _positions(body: bytes) -> frozenset[tuple[int, int]]:
+    chosen = _read(body, _REDRIVE)
+    return frozenset((each["partition"], each["offset"]) for each in chosen["letters"])
+
+
+def _read(body: bytes, schema: Schema) -> dict[str, Any]:
+    """Return what a body names. Raises Problem."""
     try:
         if len(body) > MAX_REDRIVE_BYTES:
             raise Problem(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"a redrive takes {MAX_REDRIVE_BYTES} bytes of JSON at most; redrive fewer letters at a time",
             )
-        chosen = _REDRIVE.load(strictjson.loads(body))
+        chosen: dict[str, Any] = schema.load(strictjson.loads(body))
     except ValidationError as exc:
         errors = [{"field": ".".join(path), "message": reason} for path, reason in problems(exc.messages)]
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(flatten(exc.messages)), errors=errors) from None
     except ValueError as exc:
         raise Problem(HTTPStatus.BAD_REQUEST, str(exc)) from None
-    return frozenset((each["partition"], each["offset"]) for each in chosen["letters"])
+    return chosen
 
 
 def _unavailable(exc: BrokerError, **more: Any) -> Problem:

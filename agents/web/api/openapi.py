@@ -159,6 +159,13 @@ class Document:
         self._path("/api/errors", get=self._read(
             "errors", "The latest dead letters, or those that match", errors, [_limit(MAX_ERRORS), *_letter_filter()]
         ))  # fmt: skip
+        whole = {
+            "200": _answer("The dead letter", schema_of(self.spec, schemas.WholeLetterSchema)),
+            **self._refusals([404]),
+        }
+        self._path("/api/letter", post=self._write(
+            "letter", "A dead letter with key, value and headers", schema_of(self.spec, schemas.PlaceSchema), whole
+        ))  # fmt: skip
         redriven = {"200": _answer("What happened to each", schema_of(self.spec, schemas.RedrivenSchema))}
         body = schema_of(self.spec, schemas.RedriveSchema)
         self._path(

@@ -72,6 +72,7 @@ class Api:
             web.get("/api/hosts", self._hosts),
             web.get("/api/errors", self._errors),
             web.get("/api/retry-later", self._plain(query.retry_later)),
+            web.post("/api/letter", no_time_limit(self._dead_letters.whole)),
             web.post("/api/redrive", no_time_limit(self._dead_letters.redrive)),
             web.post("/api/requests", no_time_limit(self._submission.handle)),
             *self._docs.routes(),

@@ -303,6 +303,22 @@ class LetterSchema(Open):
     origin = fields.Dict()
 
 
+class HeaderSchema(Open):
+    """A header of a record; null has no bytes, and what is no text is in base64."""
+
+    name = fields.String(required=True)
+    value = fields.String(allow_none=True)
+    value_base64 = fields.String()
+
+
+class WholeLetterSchema(LetterSchema):
+    """A dead letter with the bytes that its sender sent; what is no text is in base64."""
+
+    value = fields.String(allow_none=True)
+    value_base64 = fields.String()
+    headers = fields.List(fields.Nested(HeaderSchema), required=True)
+
+
 class ErrorsSchema(Open):
     """The latest dead letters, newest first."""
 

@@ -228,3 +228,23 @@ async def test_the_page_filters_as_the_api_does_and_shows_what_waits():
     values = {"found": {"errors": []}, "later": later, "view": dict.fromkeys(NAMES, "")}
     text = pages._written("errors.html", page="errors", **values).text
     assert ("1,234" in text, "6 failed at their last try" in text, "unknown" in text) == (True, True, True)
+
+
+async def test_who_has_the_token_sees_a_letter_whole(fleet):
+    """Key, value and headers, what is no text in base64; without the token nothing of it, and 404 for none."""
+    found = letter(9, source="s")._replace(headers=(("a", b"1"), ("b", None), ("c", b"\xff")))
+    box = letters(fleet)
+
+    async def whole(position):
+        return found if position == (1, 9) else None
+
+    box.whole = whole
+    place = {"partition": 1, "offset": 9}
+    status, told, _ = await fleet.post("/api/letter", place)
+    assert (status, told["value"], told["key"], told["source"]) == (200, SECRET.decode(), "k", "s")
+    assert told["headers"] == [{"name": "a", "value": "1"}, {"name": "b", "value": None},
+                               {"name": "c", "value_base64": "/w=="}]  # fmt: skip
+    status, told, _ = await fleet.post("/api/letter", place, token="wrong")
+    assert (status, "s3cret" in str(told)) == (401, False)
+    assert (await fleet.post("/api/letter", {**place, "offset": 8}))[0] == 404
+    assert (await fleet.post("/api/letter", {"partition": 1}))[0] == 422
