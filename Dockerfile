@@ -19,9 +19,12 @@ RUN UV_PROJECT_ENVIRONMENT=/app /build/bin/uv sync --no-default-groups --no-inst
         $(for extra in ${EXTRAS}; do echo "--extra ${extra}"; done) \
     && UV_PROJECT_ENVIRONMENT=/build /build/bin/uv sync --only-group build --inexact
 COPY . .
-# Compiled here, because nothing can be written where it runs.
+# Compiled here, because nothing can be written where it runs. The list of what is in /app, with each licence, is made
+# of the environment itself; the texts of the licences are in its .dist-info folders.
 RUN /build/bin/uv build --wheel --no-build-isolation --python /build/bin/python --out-dir /dist \
     && /build/bin/uv pip install --python /app/bin/python --no-deps --no-index /dist/*.whl \
+    && mkdir -p /app/share/millrace \
+    && /build/bin/cyclonedx-py environment --output-reproducible -o /app/share/millrace/sbom.cdx.json /app/bin/python \
     && /app/bin/python -m compileall -q -j 0 /app
 
 FROM ${BASE}
@@ -31,6 +34,7 @@ ARG CREATED=unknown
 LABEL org.opencontainers.image.title="Millrace" \
       org.opencontainers.image.description="Put a request on a Kafka topic; get a fetched, validated, checked answer on another." \
       org.opencontainers.image.licenses="Apache-2.0" \
+      millrace.sbom="/app/share/millrace/sbom.cdx.json" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-containers test-python faults compat image coverage lint format bench bench-peers clean licences audit docs
+.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-lowest test-containers test-python faults compat image coverage lint format bench bench-peers clean licences sbom audit docs
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,15 @@ test-fast-others: setup
 
 test-unit: setup ## All unit tests: a few minutes, no broker
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
+
+# Of what Millrace imports, the oldest that pyproject.toml allows; the tools of the tests are the newest.
+LOWEST := $(VENV)-lowest
+test-lowest: setup ## The unit tests with the oldest dependencies that pyproject.toml allows
+	@mkdir -p reports
+	@$(UV) pip compile --quiet pyproject.toml --all-extras --resolution lowest-direct --no-header -o reports/lowest.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --editable . --requirements reports/lowest.txt --group dev
+	$(LOWEST)/bin/python -m pytest $(SIDE_BY_SIDE) -p no:cacheprovider tests/unit
 
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
 	$(BIN)/python -m pytest -m containers tests/containers
@@ -75,10 +84,16 @@ docs: setup ## The documentation as a site with a search, in reports/site; fails
 licences: setup ## Under which licences the packages are that come along; fails for one not agreed to
 	@$(BIN)/python -m tests.licences
 
-audit: setup ## Known vulnerabilities of what uv.lock pins; needs a service, and says so where it cannot be reached
+sbom: setup ## What uv.lock pins, as CycloneDX: reports/sbom.cdx.json; the image has its own in /app/share/millrace
+	@mkdir -p reports
+	@$(UV) export --frozen --quiet --no-dev --all-extras --format cyclonedx1.5 --preview-features sbom-export -o reports/sbom.cdx.json
+	@echo reports/sbom.cdx.json
+
+# ADVISORIES=PATH: an export of OSV, for where the service cannot be reached (tests/advisories.py has its forms).
+audit: setup ## Known vulnerabilities of what uv.lock pins, by a service, or where that is away by ADVISORIES=PATH
 	@mkdir -p reports
 	@$(UV) export --frozen --quiet --no-dev --all-extras --no-emit-project --format requirements-txt -o reports/pinned.txt
-	@$(BIN)/python -m tests.audit reports/pinned.txt
+	@$(BIN)/python -m tests.audit reports/pinned.txt $(if $(ADVISORIES),--advisories $(ADVISORIES))
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -103,4 +118,4 @@ bench-peers: setup ## The same work by hand, by Faust, FastStream, Quix Streams 
 	$(BIN)/python -m bench.peers
 
 clean: ## Remove what was made here
-	rm -rf $(VENV) $(VENV)-docs .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist reports
+	rm -rf $(VENV) $(VENV)-docs $(LOWEST) .tools .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache dist reports

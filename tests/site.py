@@ -19,7 +19,7 @@ from agents.entry import EntryPoint
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SITE = ROOT / "reports" / "site"
-PAGES = ("ARCHITECTURE.md", "CHANGELOG.md")
+PAGES = ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md")
 """Pages that stand in the repository's root."""
 SETTINGS = """
 project = "Millrace"
@@ -90,9 +90,12 @@ def prepare(source: Path) -> None:
 
 
 def contents(index: str) -> str:
-    """Return the tables of contents that the index's lists of links are, with the tutorial first."""
+    """Return the tables of contents that the index's lists of links are: the tutorial first, unnamed pages last."""
     _, *parts = _HEADING.split(index)
     named = [("Start", "tutorial"), *zip(parts[::2], map(_pages, parts[1::2]), strict=True)]
+    pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")} - {"index"}
+    if rest := pages - {page for _, several in named for page in several.split()}:
+        named.append(("More", "\n".join(sorted(rest))))
     return "".join(CONTENTS.format(title=title, pages=pages) for title, pages in named)
 
 

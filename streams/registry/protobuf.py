@@ -98,7 +98,12 @@ class ProtobufCodec:
         except RecursionError:
             msg = "it nests too deep"
             raise ValueError(msg) from None
-        except (DecodeError, json_format.Error, TypeError, ValueError, KeyError) as exc:
+        except DecodeError as exc:
+            # Before 7.35 Protobuf does not say which of the two it is.
+            reason = "" if "depth" in str(exc) else " (it is malformed, or nests too deep)"
+            msg = f"not a {made.DESCRIPTOR.full_name}: {_first_line(exc)}{reason}"
+            raise ValueError(msg) from None
+        except (json_format.Error, TypeError, ValueError, KeyError) as exc:
             msg = f"not a {made.DESCRIPTOR.full_name}: {_first_line(exc)}"
             raise ValueError(msg) from None
         if known[1]:

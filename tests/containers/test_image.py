@@ -124,6 +124,21 @@ async def test_an_unhealthy_worker_is_told(engine: Engine, stage: Stage) -> None
     assert container.stop()[0] == 0
 
 
+def test_the_image_lists_what_is_in_it(engine: Engine) -> None:
+    """The file that its label names is CycloneDX: every package of the environment, with version and licence."""
+    path = inspected(engine, IMAGE)["Config"]["Labels"]["millrace.sbom"]
+    look = ("run", "--rm", "--network", "none", "--entrypoint", "sh", IMAGE, "-c")
+    found = json.loads(engine.docker(*look, f"cat {path}"))
+    assert found["bomFormat"] == "CycloneDX"
+    listed = {each["name"].lower().replace("_", "-"): each for each in found["components"]}
+    names = engine.docker(
+        *look, "ls -d /app/lib/python3*/site-packages/*.dist-info | sed 's,.*/,,; s,-[^-]*\\.dist-info$,,'"
+    ).split()
+    assert {name.lower().replace("_", "-") for name in names} == set(listed)
+    assert {"aiohttp", "faust-streaming", "millrace-kafka", "rocksdict"} <= set(listed)
+    assert [name for name, each in listed.items() if not each.get("licenses")] == []
+
+
 def test_the_image_says_what_it_is(engine: Engine) -> None:
     """Its labels name version and revision; nothing of the repository but the packages is in it."""
     labels = inspected(engine, IMAGE)["Config"]["Labels"]
