@@ -6,7 +6,6 @@ Wake-ups are voluntary context switches of all its threads: a machine's load har
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import re
@@ -14,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from agents.entry import EntryPoint
 from agents.testing.broker import broker
 from bench.stage import WORKERS, Stage, cpu_of
 
@@ -50,10 +50,10 @@ def report(servers: str, partitions: int = PARTITIONS, seconds: float = SECONDS)
 
 def main() -> None:
     """Parse the options, give a broker, run."""
-    parser = argparse.ArgumentParser(prog="python -m bench.idle", description=__doc__)
+    parser = EntryPoint("bench.idle", __doc__)
     parser.add_argument("--partitions", type=int, default=PARTITIONS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    options = parser.parse_args()
+    options = parser.begin()
     with broker() as found:
         report(found.servers, options.partitions, options.seconds)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import sys
@@ -11,6 +10,7 @@ import traceback
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 
+from agents.entry import EntryPoint
 from tests.faults.cluster import Cluster
 from tests.faults.faults import FAULTS, mix
 from tests.faults.proxy import Proxy
@@ -70,13 +70,13 @@ async def matrix(names: Iterable[str], **settings: str) -> list[Report]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for, print the table, and return 1 if a question has another answer than yes."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.matrix", description=__doc__)
+    parser = EntryPoint("tests.faults.matrix", __doc__)
     parser.add_argument("faults", metavar="FAULT", nargs="*", help="by name; default: all")
     parser.add_argument("--hard", action="store_true", help="the subset that CI runs")
     parser.add_argument("--mix", type=int, metavar="N", help="N faults at random")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="for --mix: the same faults again")
     parser.add_argument("--order", action="store_true", help="with MILLRACE_ORDER=key, and the question about it")
-    given = parser.parse_args(arguments)
+    given = parser.begin(arguments)
     for name in given.faults:
         if name not in FAULTS:
             parser.error(f"no fault {name!r}; there are: {', '.join(FAULTS)}")

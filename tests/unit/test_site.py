@@ -35,6 +35,8 @@ def test_every_page_is_in_the_contents(tmp_path):
     assert [line for line in found.splitlines() if line.startswith(":caption:")] == [
         ":caption: Start", ":caption: How-tos", ":caption: Reference", ":caption: Explanation",
     ]  # fmt: skip
+    few = contents("## How-tos\n- [a](plugins.md)\n")
+    assert (few.count("\nplugins\n"), few.partition(":caption: More")[2].count("\nrunbook\n")) == (1, 1)
     prepare(tmp_path)
     assert (tmp_path / "ARCHITECTURE.md").read_text() != (ROOT / "ARCHITECTURE.md").read_text()
     assert all((tmp_path / f"{page}.md").exists() for page in pages)
