@@ -36,6 +36,10 @@ batch = { param = "sku", items = "@", size = 3, wait = 0.01 }
 url = "https://prices.example.com/?sku={sku*}"
 batch = { param = "sku", items = "prices", key = "sku", size = 3, wait = 0.01 }
 
+[sources.called]
+call = "tests.unit.agents.test_bulk:priced"
+batch = { param = "sku", size = 3, wait = 0.01 }
+
 [sources.form]
 url = "https://prices.example.com/search"
 method = "POST"
@@ -43,6 +47,16 @@ form = { skus = "{sku}" }
 cache.ttl = 60
 batch = { param = "sku", size = 3, wait = 0.01 }
 """
+
+
+called = []
+"""The keys of each call of `priced`."""
+
+
+def priced(sku):
+    """Return prices of articles by their names, as a plugin's function would."""
+    called.append(sku)
+    return {str(key): {"p": len(str(key))} for key in sku if key != "x"}
 
 
 class Upstream:
@@ -327,6 +341,17 @@ async def test_an_exploded_parameter_is_repeated(sources):
     reply = {"prices": [{"sku": "a"}, {"sku": "b"}, {"sku": "c"}]}
     async with AsyncHarness({"https://prices.example.com/?sku=a&sku=b&sku=c": reply}, sources=sources) as service:
         assert [each["outcome"] for each in await answers(service, "repeated", "a", "b", "c")] == ["ok"] * 3
+
+
+async def test_a_function_gets_the_keys_as_a_list(sources):
+    """It is called once, and returns the items by their keys."""
+    called.clear()
+    async with AsyncHarness({}, sources=sources) as service:
+        found = await answers(service, "called", "ab", 12, "x")
+        assert [each.get("document") for each in found] == [{"p": 2}, {"p": 2}, None]
+        assert found[2]["error"]["kind"] == "not_found"
+        assert [each["cache"] for each in await answers(service, "called", "ab")] == ["hit"]
+    assert called == [["ab", 12, "x"]]
 
 
 async def test_no_store_is_for_the_items_too(sources):
