@@ -48,11 +48,11 @@ def calls(upstream: Upstream) -> int:
     return found
 
 
-async def p99(servers: str, file: Path, source: str, seconds: float) -> float:
-    """Return the p99 in ms from produce to consume."""
-    values = requests(source, 1_000_000, int(RATE * seconds))
+async def p99(servers: str, file: Path, source: str, seconds: float, rate: float) -> float:
+    """Return the p99 in ms from produce to consume, at so many requests a second."""
+    values = requests(source, 1_000_000, int(rate * seconds))
     load = [(f"r{number}", value) for number, value in enumerate(values, 1_000_000)]
-    took = sorted((await stage_of(servers, file).latencies(requests(source, 0, 200), load, RATE)).values())
+    took = sorted((await stage_of(servers, file).latencies(requests(source, 0, 200), load, rate)).values())
     return 1000 * took[int(0.99 * len(took))]
 
 
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each run at a rate")
+    parser.add_argument("--rate", type=float, default=RATE, help="of these requests, a second")
     parser.add_argument("--size", type=int, default=50)
     parser.add_argument("--wait", type=float, default=0.01)
     options = parser.begin()
@@ -79,12 +80,12 @@ def main() -> None:
                 each.append(asyncio.run(stage_of(found.servers, file).measure(warm, load)))
                 made += calls(upstream) - before - 1
             for name, times in late.items():
-                times.append(asyncio.run(p99(found.servers, file, name, options.seconds)))
+                times.append(asyncio.run(p99(found.servers, file, name, options.seconds, options.rate)))
     cpu = {name: median(run.cpu for run in each) for name, each in runs.items()}
     for name, each in runs.items():
         rate = median(run.requests / run.seconds for run in each)
         print(f"{name:9} {cpu[name]:6.1f} µs CPU a request ({min(run.cpu for run in each):.1f} to "
-              f"{max(run.cpu for run in each):.1f})  {rate:8,.0f} /s  p99 {median(late[name]):.1f} ms at {RATE:g} /s",
+              f"{max(run.cpu for run in each):.1f})  {rate:8,.0f} /s  p99 {median(late[name]):.1f} ms at {options.rate:g} /s",
               flush=True)  # fmt: skip
     print(f"together takes {cpu['together'] / cpu['alone']:.2f} × the CPU of alone, a call for "
           f"{options.requests * options.repeat / made:.1f} requests")  # fmt: skip
