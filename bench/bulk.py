@@ -85,8 +85,8 @@ def main() -> None:
     for name, each in runs.items():
         rate = median(run.requests / run.seconds for run in each)
         print(f"{name:9} {cpu[name]:6.1f} µs CPU a request ({min(run.cpu for run in each):.1f} to "
-              f"{max(run.cpu for run in each):.1f})  {rate:8,.0f} /s  p99 {median(late[name]):.1f} ms at {options.rate:g} /s",
-              flush=True)  # fmt: skip
+              f"{max(run.cpu for run in each):.1f})  {rate:8,.0f} /s  p99 {median(late[name]):.1f} ms "
+              f"at {options.rate:g} /s", flush=True)  # fmt: skip
     print(f"together takes {cpu['together'] / cpu['alone']:.2f} × the CPU of alone, a call for "
           f"{options.requests * options.repeat / made:.1f} requests")  # fmt: skip
 

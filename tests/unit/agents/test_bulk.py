@@ -11,8 +11,10 @@ import pytest
 from agents.answer.bulk import MAX_URL, BulkFetcher
 from agents.answer.parsed_requests import parse_request
 from agents.testing import AsyncHarness, Reply
+from models import large
 from models.documents import Body
 from models.errors import InvalidDocument, Unreachable, UpstreamError
+from models.large import LARGE
 from models.request import Request
 from streams.http import turn as turns
 from streams.http.response import Response
@@ -285,6 +287,28 @@ async def test_an_answer_that_is_none_is_invalid_for_all_with_its_beginning(ask,
     found = await ended(ask("a"), ask("b"))
     assert [type(each) for each in found] == [InvalidDocument] * 2
     assert found[0].body == '{"error": "down"}'
+
+
+async def test_a_large_answer_is_taken_apart_in_another_process(upstream, sources):
+    """What the pool runs gives each request its item, and an error like any other."""
+    ran = []
+
+    class Large:
+        async def run(self, task, content, *arguments):
+            ran.append(task)
+            done, reason, _ = large.run(task, content, arguments)
+            if done is None:
+                raise InvalidDocument(reason)
+            return done
+
+    async def fetch(*_, **__):
+        return Response(200, Body(b'{"prices": [{"sku": "a"}]%b}' % (b" " * LARGE), "application/json"), {})
+
+    upstream.fetch = fetch
+    fetcher = BulkFetcher(upstream, None, {"prices": None}, Large())
+    known = [parse_request(Request(source="prices", params={"sku": sku}, schema=""), sources) for sku in "ab"]
+    found = await ended(*(fetcher.fetch(each, {}, time.monotonic() + 5) for each in known))
+    assert (found[0], found[1].kind, ran) == ('{"sku":"a"}', "not_found", ["take a batch apart"])
 
 
 async def test_a_fault_is_that_of_each_request(ask, upstream):
