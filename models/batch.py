@@ -1,4 +1,4 @@
-"""Bulk lookups: how a source is asked for many keys in one call, and how its answer is taken apart.
+"""Bulk lookups: how many keys are requested in one call, and how its answer is taken apart.
 
 An item's JSON keeps the digits of its numbers; blanks and escapes are written anew.
 """
@@ -23,7 +23,7 @@ SIZE, WAIT = 50, 0.01
 MAX_SIZE, MAX_WAIT = 1_000, 10.0
 """The most of both."""
 REFUSED = frozenset({400, 413, 414})
-"""Statuses of a call that was refused as a whole: each half of its keys is asked for itself."""
+"""Statuses of a call that was refused as a whole: each half of its keys is requested by itself."""
 WHOLE = "@"
 """The expression of the whole answer."""
 

@@ -39,7 +39,7 @@ answer to a batch lacks."""
 DEFAULT_CONCURRENCY = 32
 """Requests in flight to one host."""
 MAX_REDIRECTS = 20
-"""Redirects that can be asked for."""
+"""Redirects that a setting may allow."""
 
 
 class Secret(NamedTuple):

@@ -13,12 +13,13 @@ to those of its result, in milliseconds.
 harness   `answer`, and `Harness` for several requests over one cache
 upstream  the upstream's replies, and the requests that it received
 wire      connections of aiohttp that lead to such an upstream, and an event loop without sockets
+letters   recorded dead letters, which `replay` answers again
 doubles   stand-ins for the publisher, the pool, and pauses
 broker    provides a broker, for the demo, the tests and the bench
 """
 
 from agents.routes.rehearsal import Published
-from agents.testing.harness import AsyncHarness, Harness, answer, answer_async
+from agents.testing.harness import AsyncHarness, Harness, answer, answer_async, replay
 from agents.testing.upstream import Reply, UpstreamRequest
 
-__all__ = ["AsyncHarness", "Harness", "Published", "Reply", "UpstreamRequest", "answer", "answer_async"]
+__all__ = ["AsyncHarness", "Harness", "Published", "Reply", "UpstreamRequest", "answer", "answer_async", "replay"]

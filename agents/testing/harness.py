@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -16,12 +17,15 @@ from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
 from agents.routes.rehearsal import Published, sample, send_through
 from agents.testing.doubles import Pool, Publisher, remove_pauses
+from agents.testing.letters import Letter, letter_of
 from agents.testing.upstream import Upstream, UpstreamRequest
 from agents.testing.wire import Connector, Loop
 from models import strictjson
+from models.dead_letter import Headers
 from models.errors import SettingsError
 from models.result import RESULT_ROOM, read_result
 from models.result_schema import ResultSchema
+from models.route import Route
 from models.source import CachePolicy, Sources
 from streams.cache.front import Cache
 from streams.config.cache_url import freshness_of, parse_tiers
@@ -71,6 +75,18 @@ async def answer_async(
         return await service.answer(request, key=key, headers=headers)
 
 
+def replay(
+    letter: Letter,
+    upstream: Mapping[str, Any] | None = None,
+    *,
+    sources: Given = None,
+    settings: Settings | None = None,
+) -> dict[str, Any] | list[Published]:
+    """Answer the request of a recorded dead letter again, as a redrive would; see `Harness.replay`."""
+    with Harness(upstream, sources=sources, settings=settings) as service:
+        return service.replay(letter)
+
+
 class AsyncHarness:
     """A worker for tests that are coroutines; opened with `async with`. See `Harness`."""
 
@@ -78,7 +94,7 @@ class AsyncHarness:
         self, upstream: Mapping[str, Any] | None = None, *, sources: Given = None, settings: Settings | None = None
     ) -> None:
         self._upstream = Upstream(upstream or {})
-        self._settings = settings or Settings()
+        self._settings = settings or self._upstream.settings()
         self._sources = _sources(sources)
         self._offset = 0
 
@@ -107,7 +123,10 @@ class AsyncHarness:
         self, request: Request, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Answer a request with this key and these headers and return its result."""
-        record = self._record(request, key, headers or {})
+        encoded = [(name, text.encode()) for name, text in (headers or {}).items()]
+        return await self._answer(self._record(self._value(request), key, encoded))
+
+    async def _answer(self, record: ConsumerRecord[bytes, bytes]) -> dict[str, Any]:
         self._lease.deliver([record], record.offset + 1)
         result = self._publisher.expect(record.offset)
         await self._answerer.answer(RecordBatch([record], self._lease, time.monotonic()))
@@ -122,8 +141,26 @@ class AsyncHarness:
         self, name: str, value: Request, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> list[Published]:
         """Send a record through the route of this name; returns what it publishes: topic, key, value, headers."""
-        route = self._sources.routes[name]
-        record = sample(route, self._value(value), key, headers)
+        route = self._route(name)
+        return await self._send_through(route, sample(route, self._value(value), key, headers))
+
+    async def replay(self, letter: Letter) -> dict[str, Any] | list[Published]:
+        """Answer the request of a dead letter again. See `Harness.replay`."""
+        found = letter_of(letter)
+        if found.route is None:
+            return await self._answer(self._record(found.value, found.key, found.request_headers()))
+        route = self._route(found.route)
+        record = sample(route, found.value, found.key, topic=found.topic)
+        return await self._send_through(route, replace(record, headers=tuple(found.request_headers())))
+
+    def _route(self, name: str) -> Route:
+        try:
+            return self._sources.routes[name]
+        except KeyError:
+            msg = f"there is no route {name!r} in the sources; there are: {', '.join(self._sources.routes) or 'none'}"
+            raise KeyError(msg) from None
+
+    async def _send_through(self, route: Route, record: ConsumerRecord[bytes, bytes]) -> list[Published]:
         _, published = await send_through(self._settings, route, self._sources, self._enricher, record)
         self._upstream.check()
         return published
@@ -133,13 +170,11 @@ class AsyncHarness:
             return request.encode()
         return strictjson.dumps(request) if isinstance(request, Mapping) else request
 
-    def _record(self, request: Request, key: bytes | None, headers: Mapping[str, str]) -> ConsumerRecord[bytes, bytes]:
-        value = self._value(request)
+    def _record(self, value: bytes | None, key: bytes | None, headers: Headers) -> ConsumerRecord[bytes, bytes]:
         offset, self._offset = self._offset, self._offset + 1
-        encoded = tuple((name, text.encode()) for name, text in headers.items())
         return ConsumerRecord(
             self._settings.requests_topic, 0, offset, int(time.time() * 1000), 0, key, value, None, -1,
-            -1 if value is None else len(value), encoded,
+            -1 if value is None else len(value), tuple(headers),
         )  # fmt: skip
 
     async def _open_enricher(self, stack: AsyncExitStack) -> Enricher:
@@ -167,9 +202,10 @@ class Harness:
     """A worker for tests: requests in, results out, over one cache; opened with `with`.
 
     `upstream` has replies by URL, see `agents.testing.upstream.Upstream`; `sources` is a sources.toml, as its path,
-    its text or Sources; `settings` defaults to the default settings, never to the environment. The test imports plugins
-    itself. Time, threads of function sources and waits for a `rate` are real; pauses before retries are left out, and
-    there are no processes with limits.
+    its text or Sources. `settings` defaults to the default settings, never to the environment, and to addresses and
+    ports of the replies' URLs, so that internal upstreams answer. The test imports plugins itself. Time, threads of
+    function sources and waits for a `rate` are real; pauses before retries are left out, and there are no processes
+    with limits.
 
     Raises SettingsError for invalid sources, and AssertionError for a request to an upstream without a reply.
     """
@@ -210,6 +246,14 @@ class Harness:
     ) -> list[Published]:
         """Send a record through the route of this name; returns what it publishes: topic, key, value, headers."""
         return self._run(self._harness.route(name, value, key=key, headers=headers))
+
+    def replay(self, letter: Letter) -> dict[str, Any] | list[Published]:
+        """Answer the request of a recorded dead letter again, as a redrive would, and return its result; for a letter
+        of a route, what the route publishes. See `agents.testing.letters.Letter` for its forms.
+
+        Raises ValueError for what is no dead letter, or could not be redriven either.
+        """
+        return self._run(self._harness.replay(letter))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if asyncio._get_running_loop() is not None:

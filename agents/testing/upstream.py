@@ -12,6 +12,8 @@ import aiohttp
 from yarl import URL
 
 from models import strictjson
+from streams.config.settings import Settings
+from streams.http.guard import literal
 
 NO_CONTENT = frozenset({204, 304})
 """Statuses of responses without a body (RFC 9110, section 6.4.1)."""
@@ -19,7 +21,7 @@ NO_CONTENT = frozenset({204, 304})
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """A request as the upstream received it; `headers` by their names in lower case."""
+    """A request as the upstream received it; `headers` are found whatever the case of their names."""
 
     method: str
     url: str
@@ -70,6 +72,13 @@ class Upstream:
         self._replies = {_key(text): _as_list(text, reply) for text, reply in replies.items()}
         self.requests: list[UpstreamRequest] = []
         self.faults: list[BaseException] = []
+
+    def settings(self) -> Settings:
+        """Return the default settings that allow, too, the addresses and ports of the replies' URLs."""
+        origins = {URL(url) for _, url in self._replies}
+        addresses = {str(address) for url in origins if (address := literal(url.host or "")) is not None}
+        ports = {str(url.port) for url in origins}
+        return Settings(allow_networks=",".join(sorted(addresses)), allow_ports=",".join(sorted(ports)))
 
     def reply(self, request: UpstreamRequest) -> Reply | Exception:
         """Return the reply to a request, or the error with which its connection fails."""

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from agents.testing.upstream import Reply, Upstream, UpstreamRequest, normal
@@ -119,7 +120,7 @@ def _read(written: bytes, origin: URL) -> UpstreamRequest | None:
         return None
     method, target, _ = first.split(" ")
     url = URL(f"{origin}{target}" if target.startswith("/") else target, encoded=True)
-    return UpstreamRequest(method, normal(url), headers, body)
+    return UpstreamRequest(method, normal(url), CIMultiDictProxy(CIMultiDict(headers)), body)
 
 
 def _as_aiohttp(exc: Exception, key: Any) -> Exception:

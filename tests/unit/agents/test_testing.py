@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import socket
 import time
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
-from agents.testing import AsyncHarness, Harness, Reply, answer, answer_async
+from agents.testing import AsyncHarness, Harness, Reply, answer, answer_async, replay
 from agents.testing.wire import Loop
 from models import checks
 from models.errors import SettingsError
@@ -336,3 +338,89 @@ def test_through_a_proxy_the_upstream_is_asked_all_the_same():
     settings = Settings(proxy="http://proxy.example:3128")
     for url in (URL, "http://example.com/a?b"):
         assert answer({"url": url}, {url: 1}, settings=settings)["document"] == 1
+
+
+LETTER = {
+    "key": "k",
+    "value": '{"url":"https://example.com/acme"}',
+    "headers": {"tenant": "t1", "__dlq.errors.topic": "requests", "__dlq.errors.partition": "3",
+                "__dlq.errors.offset": "17", "__dlq.errors.id": "r7", "__dlq.errors.outcome": "timeout"},
+}  # fmt: skip
+FLAT = [text for pair in LETTER["headers"].items() for text in pair]
+RECORDED = {
+    "a mapping": LETTER,
+    "pairs": {**LETTER, "headers": list(LETTER["headers"].items())},
+    "JSON": json.dumps(LETTER),
+    "kcat -J": json.dumps({"topic": "dead-letters", "key": "k", "payload": LETTER["value"], "headers": FLAT}),
+    "a record": SimpleNamespace(key=b"k", value=LETTER["value"].encode(),
+                                headers=[(name, text.encode()) for name, text in LETTER["headers"].items()]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", RECORDED)
+def test_a_recorded_dead_letter_is_answered_again(form):
+    """With its own id, in whichever form it was recorded."""
+    result = replay(RECORDED[form], {"https://example.com/acme": {"n": 1}})
+    assert (result["id"], result["outcome"], result["document"]) == ("r7", "ok", {"n": 1})
+
+
+def test_a_dead_letter_is_read_from_a_file_too(tmp_path):
+    """As a path, like sources."""
+    file = tmp_path / "letter.json"
+    file.write_text(json.dumps(LETTER))
+    assert replay(file, {"https://example.com/acme": {"n": 1}})["id"] == "r7"
+
+
+def test_a_dead_letter_of_a_route_goes_through_its_route():
+    """The letter names it; what the route publishes comes back."""
+    sources = """
+        [sources.risk]
+        url = "http://10.0.0.7:8080/{id}"
+        [routes.orders]
+        topics = ["orders"]
+        results = "enriched"
+        [[routes.orders.lookups]]
+        source = "risk"
+        params = { id = "value.id" }
+        into = "risk"
+    """
+    headers = LETTER["headers"] | {"__dlq.errors.route": "orders", "__dlq.errors.topic": "orders"}
+    letter = {**LETTER, "value": '{"id":"c1"}', "headers": headers}
+    [published] = replay(letter, {"http://10.0.0.7:8080/c1": 5}, sources=sources)
+    assert (published.topic, published.key, published.value) == ("enriched", b"k", b'{"id":"c1","risk":5}')
+    assert published.headers["tenant"] == b"t1"
+    with pytest.raises(KeyError, match="no route 'orders' in the sources; there are: none"):
+        replay(letter)
+
+
+@pytest.mark.parametrize(
+    ("letter", "reason"),
+    [
+        ({"key": None, "value": "{}", "headers": {}}, "it lacks the headers of a dead letter"),
+        ({**LETTER, "value": None}, "its record had no value"),
+        (7, "a int is not a dead letter: it needs key, value and headers"),
+    ],
+)
+def test_what_could_not_be_redriven_is_not_answered_again(letter, reason):
+    """The error says why."""
+    with pytest.raises(ValueError, match=reason):
+        replay(letter)
+
+
+def test_internal_upstreams_of_the_test_answer_without_settings():
+    """Addresses and ports of its replies are allowed, and no others; given settings are taken as they are."""
+    internal = {"url": "http://10.0.0.7:8080/x"}
+    assert answer(internal, {internal["url"]: 1})["document"] == 1
+    assert answer({"url": "http://[::1]:9000/"}, {"http://[::1]:9000/": 1})["outcome"] == "ok"
+    assert answer({"url": "http://10.0.0.8:8080/x"}, {internal["url"]: 1})["outcome"] == "denied"
+    assert answer({"url": "http://10.0.0.7:8081/x"}, {internal["url"]: 1})["outcome"] == "denied"
+    assert answer(internal, {internal["url"]: 1}, settings=Settings())["outcome"] == "denied"
+
+
+def test_headers_are_found_whatever_the_case_of_their_names():
+    """As HTTP has it."""
+    with Harness({URL: 1}) as service:
+        service.answer({"url": URL, "headers": {"X-Tenant": "t1"}})
+        [request] = service.requests
+    assert request.headers["X-Tenant"] == request.headers["x-tenant"] == "t1"
+    assert "USER-AGENT" in request.headers
