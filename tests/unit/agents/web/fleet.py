@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from agents.tables.rows import _named
 from agents.web.api.local_rows import LocalRows
 from agents.web.api.query import Query
 from agents.web.api.routes import open_api
@@ -169,5 +170,6 @@ def counted(name, value, answers=1, seconds=0.02):
     latency = Histogram()
     for _ in range(answers):
         latency.add(seconds)
-    return {name: value, "answers": {"ok": answers}, "cache": {"miss": answers}, "latency": latency.row(),
+    named = _named(value) if name == "host" else {name: value}
+    return {**named, "answers": {"ok": answers}, "cache": {"miss": answers}, "latency": latency.row(),
             "bytes": 100 * answers, "last_seen": "2026-11-22T14:00:00Z"}  # fmt: skip
