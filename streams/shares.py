@@ -52,10 +52,16 @@ class Shares(Generic[K]):
         while looks and self._waiting and self.taken < self.most:
             looks = len(self._waiting) if self._let_in_next() else looks - 1
 
+    def acquire_now(self, key: K, weight: int = 1) -> bool:
+        """Take units if they fit and nobody of the key waits for some; returns whether."""
+        if key in self._waiting or not self.fits(key, weight):
+            return False
+        self.take(key, weight)
+        return True
+
     async def acquire(self, key: K, weight: int = 1) -> None:
         """Take units as soon as they fit, in order per key."""
-        if key not in self._waiting and self.fits(key, weight):
-            self.take(key, weight)
+        if self.acquire_now(key, weight):
             return
         place = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, deque()).append((weight, place))

@@ -32,12 +32,19 @@ end_worker: ContextVar[Callable[[TaskEnded], None] | None] = ContextVar("end_wor
 """What ends the worker, for the tasks that are started in this context."""
 
 
-def start(work: Coroutine[Any, Any, T], name: str, *, means: str, fatal: bool = True) -> asyncio.Task[T]:
+def start(
+    work: Coroutine[Any, Any, T],
+    name: str,
+    *,
+    means: str,
+    fatal: bool = True,
+    then: Callable[[asyncio.Task[T]], None] | None = None,
+) -> asyncio.Task[T]:
     """Start a task that comes to an end. If it fails, one line says so, `means` being what is missing without it; and
-    the worker ends, unless that is not fatal: something begins it anew.
+    the worker ends, unless that is not fatal: something begins it anew. `then` is called at its end in any case.
     """
     task = asyncio.create_task(work, name=name)
-    task.add_done_callback(partial(_look, means, end_worker.get() if fatal else None))
+    task.add_done_callback(partial(_look, means, end_worker.get() if fatal else None, then))
     return task
 
 
@@ -150,10 +157,17 @@ class _WasCancelled(Exception):
         return "what it waited for was cancelled"
 
 
-def _look(means: str, end: Callable[[TaskEnded], None] | None, task: asyncio.Task[Any]) -> None:
+def _look(
+    means: str,
+    end: Callable[[TaskEnded], None] | None,
+    then: Callable[[asyncio.Task[Any]], None] | None,
+    task: asyncio.Task[Any],
+) -> None:
     fault = task.exception() if not task.cancelled() else None if task.cancelling() else _WasCancelled()
     if fault is not None:
         _ended(task.get_name(), fault, means, end)
+    if then is not None:
+        then(task)
 
 
 def _ended(name: str, fault: BaseException, means: str, end: Callable[[TaskEnded], None] | None) -> None:

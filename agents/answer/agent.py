@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -46,8 +45,6 @@ logger = logging.getLogger(__name__)
 
 TURN = 0.005
 """Seconds of work on a batch after which other tasks get their turn."""
-
-_UNTRACED: AbstractContextManager[None] = nullcontext()
 
 
 class Answerer:
@@ -209,9 +206,8 @@ class Answerer:
 
     def _begin(self, item: Waiting, leave: Leave) -> None:
         self.stats.queued.add(time.monotonic() - item.received_at)
-        task = start(self._enrich(item), "a request", means="it is never answered")
-        item.lease.work.add(task)
-        task.add_done_callback(partial(self._ended, item.lease, leave))  # also if it is cancelled before its first step
+        ended = partial(self._ended, item.lease, leave)  # also if it is cancelled before its first step
+        item.lease.work.add(start(self._enrich(item), "a request", means="it is never answered", then=ended))
 
     def _ended(self, lease: Lease, leave: Leave, task: asyncio.Task[bool]) -> None:
         lease.work.discard(task)
@@ -242,23 +238,28 @@ class Answerer:
 
     async def _enrich(self, item: Waiting) -> bool:
         """Answer a request; returns whether its host responded in time."""
-        record, lease, received_at, request_id, *_ = item
+        record, lease, received_at, request_id, known, _, _ = item
         try:
             logs.request_id.set(request_id[1:-1].decode())
-            known = await self._known(item)
-            traced = _UNTRACED if self._spans is None else self._spans.request(record, request_id)
-            with kept_until_answered(), traced as span:
-                enriched = await self._enricher.answer(known, forwarded_headers(record, known.request))
-                outcome, cache = enriched.outcome, enriched.cache.decode()
-                if span is not None:
-                    span.ended(outcome, cache)
+            if known is None:
+                known = await self._known(item)
+            extra = forwarded_headers(record, known.request)
+            trace = None
+            with kept_until_answered():
+                if self._spans is None:
+                    enriched = await self._enricher.answer(known, extra)
+                else:
+                    with self._spans.request(record, request_id) as span:
+                        enriched = await self._enricher.answer(known, extra)
+                        span.ended(enriched.outcome, enriched.cache.decode())
+                    trace = span.headers
             age = None if enriched.as_of is None else max(0.0, time.time() - enriched.as_of)
             elapsed = time.monotonic() - received_at
             head = with_context(request_id, known.request.context)
             value = splice(head, enriched.shared, enriched.cache, age, elapsed)
-            trace = None if span is None else span.headers
+            outcome = enriched.outcome
             error = self._out.publish(record, lease, request_id, value, enriched.error, known=known, trace=trace)
-            self.stats.add(outcome if error is None else error.outcome, cache, elapsed)
+            self.stats.add(outcome if error is None else error.outcome, enriched.cache.decode(), elapsed)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             self._out.reject(record, lease, received_at, error_for(exc, record))
             return False

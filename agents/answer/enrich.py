@@ -26,6 +26,7 @@ from models.source import NEGATIVE_TTL, CachePolicy
 from streams.cache.entry import Entry
 from streams.cache.front import Cache
 from streams.cache.single_flight import SingleFlight
+from streams.deadlines import Deadlines
 from streams.http import turn as turns
 from streams.pool import CheckPool
 from streams.shares import Shares
@@ -70,6 +71,7 @@ class Enricher:
         self._refreshes: dict[bytes, asyncio.Task[None]] = {}
         self._refreshing: Shares[str] = Shares(MAX_REFRESHES)
         self._late_hits: dict[bytes | None, int] = {}
+        self._deadlines = Deadlines()
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,14 +130,16 @@ class Enricher:
         deadline = time.monotonic() + seconds
         key = None if known.max_age == 0 else known.key
         try:
-            async with asyncio.timeout(None if turn else seconds) as scope:
+            with self._deadlines.within(None if turn else seconds) as scope:
                 if turn is not None:
                     turn.bound(scope, seconds)
                 if key is None:
                     found = await self._fetch(known, extra, b"bypass", deadline, None)
                 else:
                     found = await self._answer_once(key, known, extra, deadline)
-                return self._fitting(known, await self._checks.run(known, found))
+                if known.checks:
+                    found = await self._checks.run(known, found)
+                return self._fitting(known, found)
         except TimeoutError:
             answer = Answer.failed(TimedOut(f"no answer within {seconds:g} s"))
             failed = EncodedAnswer(encode_answer(known.request, answer), b"bypass" if key is None else b"miss", None,
@@ -169,7 +173,10 @@ class Enricher:
             if landed is not None and (taken := self._from_flight(landed, known)) is not None:
                 return taken
         try:
-            found = await self._find_or_fetch(key, known, extra, deadline, entry)
+            if self._cache.lower:
+                found = await self._find_or_fetch(key, known, extra, deadline, entry)
+            else:
+                found = await self._fetch(known, extra, b"miss", deadline, entry)
         finally:
             self._flights.finish(key, flight, _shareable(found))
         return found

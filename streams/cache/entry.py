@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from multidict import CIMultiDict
@@ -83,28 +84,37 @@ def fresh_entry(
     verdicts: CheckResults | None = None,
 ) -> Entry:
     """Return the entry of an answer that arrived `now`, with the check results of its document."""
-    until = now + freshness.fresh
-    stored = _cached_headers(headers or {})
-    return Entry(
-        shared,
-        now - freshness.age,
-        until,
-        refresh_at=max(until - freshness.fresh * REFRESH_SHARE, now - freshness.age) if refresh_ahead else until,
-        revalidate_until=until + freshness.while_revalidate,
-        usable_until=until + freshness.if_error,
-        check_results=CheckResults() if verdicts is None else verdicts,
-        etag=stored.get("etag"),
-        last_modified=stored.get("last_modified"),
-        cache_control=stored.get("cache_control"),
-        expires=stored.get("expires"),
-        asked_at=now if asked_at is None else asked_at,
+    fresh, while_revalidate, if_error, age, _ = freshness
+    until, as_of = now + fresh, now - age
+    etag = last_modified = cache_control = expires = None
+    if headers is not None and ("ETag" in headers or "Last-Modified" in headers):
+        etag, last_modified, cache_control, expires = map(_cached_headers(headers).get, _FIELDS)
+    return _entry(
+        (
+            shared,
+            as_of,
+            until,
+            None,
+            max(until - fresh * REFRESH_SHARE, as_of) if refresh_ahead else until,
+            until + while_revalidate,
+            until + if_error,
+            etag,
+            last_modified,
+            0.0,
+            CheckResults() if verdicts is None else verdicts,
+            now if asked_at is None else asked_at,
+            cache_control,
+            expires,
+        )
     )
 
 
+_entry: Callable[[tuple[Any, ...]], Entry] = partial(tuple.__new__, Entry)
+"""Makes one of all its fields, at half the cost: each miss makes one."""
+
+
 def _cached_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers to cache: none without a validator."""
-    if "ETag" not in headers and "Last-Modified" not in headers:
-        return {}
+    """Return the headers to cache: none without a validator that can be sent."""
     found = {field: all_of(headers, name) for field, name in _FIELDS.items() if name in headers}
     found = {field: value for field, value in found.items() if value and _sendable(value)}
     return found if found.keys() & {"etag", "last_modified"} else {}

@@ -118,7 +118,9 @@ class MemoryCache:
 
 def _size(value: Any) -> int:
     if isinstance(value, Entry):
-        results = 0 if value.check_results is None else value.check_results.size
+        size = len(value.shared) + (0 if value.check_results is None else value.check_results.size)
+        if value.etag is None and value.last_modified is None:  # then nothing else of the headers is kept
+            return size
         validators = len(value.etag or "") + len(value.last_modified or "")
-        return len(value.shared) + validators + len(value.cache_control or "") + len(value.expires or "") + results
+        return size + validators + len(value.cache_control or "") + len(value.expires or "")
     return len(value) if isinstance(value, bytes | str) else 0

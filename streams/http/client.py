@@ -29,7 +29,7 @@ from streams.files import share
 from streams.http import turn
 from streams.http.auth import Credentials, Signed
 from streams.http.bodies import SMALL, Bodies
-from streams.http.content import read_body
+from streams.http.content import arrived, read_body
 from streams.http.cookies import Cookies
 from streams.http.errors import hide_secrets, is_host_fault, translate, unsuccessful
 from streams.http.excerpt import add_excerpt, chosen, repeats_credentials
@@ -224,7 +224,8 @@ class Client:
         ticket = await host.acquire(turn.deadline_of(deadline), gate)
         started, result, ok = None, "cancelled", None
         try:
-            await self._slots.acquire(gate)
+            if not self._slots.acquire_now(gate):
+                await self._slots.acquire(gate)
             started = time.monotonic()
             turn.begin()
             self.stats.waits.add(started - queued_at)
@@ -248,10 +249,7 @@ class Client:
             # Without its cause, which may quote a secret, the URL, or an invalid line of the response.
             raise _with_trail(translated, hop.redirects) from None
         except asyncio.CancelledError:
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                blame = started is not None and now - started >= SLOW and now - deadline < LATE
-                result, ok = TimedOut.outcome, False if blame else None
+            result, ok = _cancelled(started, deadline)
             raise
         else:
             return answer
@@ -296,7 +294,9 @@ class Client:
                 if isinstance(error, UpstreamError):
                     await add_excerpt(error, response, policy.credentials, deadline)
                 raise error
-            content = await self._read(hop, response, policy, deadline)
+            content = arrived(response, policy.max_bytes)
+            if content is None:
+                content = await self._read(hop, response, policy, deadline)
             body = Body(content, *media(response.headers.get("Content-Type")))
             if policy.credentials is not None and await repeats_credentials(body, response.headers, policy.credentials):
                 msg = f"{hop.url.host} repeats the source's credentials in its answer, which is not passed on"
@@ -316,9 +316,7 @@ class Client:
         """Return a body, once there is memory for it. A coded one may decode to as many bytes as are allowed."""
         length = None if "Content-Encoding" in response.headers else response.content_length
         if length is not None and length <= SMALL:
-            arrived = response.content.is_eof() and "Transfer-Encoding" not in response.headers
-            whole = arrived and length <= policy.max_bytes
-            return response.content.read_nowait() if whole else await read_body(response, policy.max_bytes)
+            return await read_body(response, policy.max_bytes)
         most = min(length or policy.max_bytes, policy.max_bytes)
         with self.bodies.room(hop.url.host or "?", most, deadline) as room:
             return await read_body(response, policy.max_bytes, room.grow)
@@ -336,6 +334,15 @@ def client_of(settings: Settings, sources: Sources | None = None) -> Client:
         max_redirects=settings.max_redirects,
         max_waiting=settings.max_waiting_per_host,
     )
+
+
+def _cancelled(started: float | None, deadline: float | None) -> tuple[str, bool | None]:
+    """Return how a cancelled request ended, and whether its host did its part; times are monotonic seconds."""
+    now = time.monotonic()
+    if deadline is None or now < deadline:
+        return "cancelled", None
+    blame = started is not None and now - started >= SLOW and now - deadline < LATE
+    return TimedOut.outcome, False if blame else None
 
 
 def _with_trail(error: AnswerError, trail: tuple[Head, ...]) -> AnswerError:

@@ -203,6 +203,15 @@ async def _at_once(size: int) -> None:
     """Wait for nothing."""
 
 
+def arrived(response: IncomingResponse, limit: int) -> bytes | None:
+    """Return a body without codings, of at most `limit` bytes, that came with its head, as small ones do; else None."""
+    headers = response.headers
+    if not response.content.is_eof() or "Transfer-Encoding" in headers or "Content-Encoding" in headers:
+        return None
+    length = response.content_length
+    return None if length is None or length > limit else response.content.read_nowait()
+
+
 async def read_body(response: IncomingResponse, limit: int, grow: Grow = _at_once) -> bytes:
     """Read and decode a body of at most `limit` bytes, giving way to the event loop in between.
 

@@ -40,12 +40,15 @@ INFORMATIONAL = range(100, 200)
 HEAD = "HEAD"
 _NO_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that send no Content-Length without a body (RFC 9110, section 8.6)."""
+_NONE: CIMultiDict[str] = CIMultiDict()
+_NO_FIELDS: bytes = _serialize_headers("", _NONE)
+"""The line breaks behind a request line."""
 
 
 class Target:
     """An origin and its TLS context, as aiohttp's connector reads them from a request."""
 
-    __slots__ = ("connection_key", "fields", "host", "port", "ssl", "url")
+    __slots__ = ("connection_key", "host", "port", "ssl", "url", "usual")
 
     proxy = server_hostname = None
 
@@ -57,7 +60,8 @@ class Target:
         self.connection_key = ConnectionKey(
             url.raw_host or "", url.port, self.is_ssl(), self.ssl, None, None, None, None
         )
-        self.fields = _fields(self.host, USER_AGENT)
+        self.usual: bytes = _serialize_headers("", _fields(self.host, USER_AGENT))
+        """The fields of most requests, with the line breaks around them."""
 
     def is_ssl(self) -> bool:
         """Whether connections to it use TLS."""
@@ -120,7 +124,7 @@ class Exchange:
         method, url = hop.method, signed.url
         target = self._target(url, policy.tls if hop.own else None)
         timeout = policy.timeout or TIMEOUT
-        connection = await self.pool.connect(cast("Any", target), [], timeout)
+        connection = await self.pool.connection(target, [], timeout)
         protocol = cast("AnswerProtocol", connection.protocol)
         reused = protocol.used
         try:
@@ -153,11 +157,13 @@ class Exchange:
 
 def _written(method: str, url: URL, target: Target, headers: Mapping[str, str], data: bytes | None) -> bytes:
     """Return the bytes of a request. Raises ValueError for control characters in its head."""
-    fields = target.fields if headers is USER_AGENT else _fields(target.host, headers)
-    if data is not None or method not in _NO_BODY:
-        fields = fields.copy()
+    line, bare = f"{method} {url.raw_path_qs} HTTP/1.1", data is None and method in _NO_BODY
+    if bare and headers is USER_AGENT:
+        return b"%b%b" % (_serialize_headers(line, _NONE)[: -len(_NO_FIELDS)], target.usual)
+    fields = _fields(target.host, headers)
+    if not bare:
         fields.setdefault(hdrs.CONTENT_LENGTH, str(len(data or b"")))
-    head: bytes = _serialize_headers(f"{method} {url.raw_path_qs} HTTP/1.1", fields)
+    head: bytes = _serialize_headers(line, fields)
     return head + data if data else head
 
 

@@ -8,16 +8,17 @@ loop: after a busy loop, a POST may go out on a closed connection, and may not b
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 
 from streams.http.connector import Connector
-from streams.http.protocol import AnswerProtocol
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
+
+    from streams.http.protocol import AnswerProtocol
 
 _reused: ContextVar[bool] = ContextVar("reused")
 
@@ -41,20 +42,22 @@ class Pool(Connector):
     """Discards used connections with something to read: their end, or bytes that belong to no response."""
 
     async def connect(self, req: Any, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
+        """Return a connection for a request of aiohttp's session. Raises Unsent if there is none."""
+        connection = await self.connection(req, traces, timeout)
+        _reused.set(cast("AnswerProtocol", connection.protocol).used)
+        return connection
+
+    async def connection(self, req: Any, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
         """Return a connection for a request. Raises Unsent if there is none."""
         while True:
             try:
-                connection = await super().connect(req, traces, timeout)
+                connection = await self._get(req.connection_key, traces) or await super().connect(req, traces, timeout)
             except (aiohttp.ClientError, OSError) as exc:  # TimeoutError is an OSError
                 raise Unsent from exc
-            protocol = connection.protocol
-            assert isinstance(protocol, AnswerProtocol)
-            reused = protocol.used
-            if not reused or not protocol.has_input():
-                break
+            protocol = cast("AnswerProtocol", connection.protocol)
+            if not protocol.used or not protocol.has_input():
+                return connection
             connection.close()
-        _reused.set(reused)
-        return connection
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

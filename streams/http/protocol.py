@@ -30,6 +30,11 @@ CARRIED = 2
 """Bytes in which the end of a head may begin."""
 
 _END = re.compile(rb"\n\r?\n")
+_LENGTH = b"\ncontent-length:"
+MAX_DIGITS = 12
+"""Digits of a length that is looked at before the response is parsed."""
+_BODILESS = (b"204", b"304")
+"""Statuses of responses without a body, whatever length they declare."""
 
 
 class AnswerProtocol(ResponseHandler):
@@ -47,15 +52,21 @@ class AnswerProtocol(ResponseHandler):
     _poll: select.poll | None = None
     used = False
     """Whether the connection has served a request before."""
+    _kept: Any = None
+    """The parser of the last response, if it may read another: not after chunks, whose trailers it would add to it."""
 
     def set_response_params(self, **options: Any) -> None:
         """Begin to read the response to another request."""
-        self._answered, self._last, self._left = False, b"", None
+        self._answered, self._last, self._left, self._kept = False, b"", None, None
         super().set_response_params(**options)
         self.used = True
 
     def begin(self, *, skip_payload: bool, read_timeout: float | None) -> None:
         """Begin to read a response, within our limits. `read_timeout`: seconds of silence that end it."""
+        if self._kept is not None and self._kept is self._parser and not skip_payload:
+            self._answered, self._last, self._left, self._kept = False, b"", None, None
+            self.read_timeout = read_timeout
+            return
         self.set_response_params(
             skip_payload=skip_payload,
             read_until_eof=True,
@@ -119,6 +130,10 @@ class AnswerProtocol(ResponseHandler):
         """Pass on the head separately, so that bytes behind the response cannot fail it."""
         while data and not self._answered and (found := _END.search(self._last + data)) is not None:
             end = found.end() - len(self._last)
+            if not self._last and not self._skip_payload and _is_whole(data, end):
+                super().data_received(data)
+                self._left, self._kept = 0, self._parser
+                return
             head, data = data[:end], data[end:]
             self._last = b""
             super().data_received(head)
@@ -151,3 +166,17 @@ class AnswerProtocol(ResponseHandler):
         self.force_close()
         if self.transport is not None and (self._payload is None or self._payload.is_eof()):
             self.transport.close()
+
+
+def _is_whole(data: bytes, end: int) -> bool:
+    """Whether this is a response whose head has so many bytes, with a body of the length that it declares, and nothing
+    behind it. Most are, and are parsed in one go.
+    """
+    head = data[:end].lower()
+    if head[9:10] == b"1" or head[9:12] in _BODILESS or b"\ntransfer-encoding" in head:
+        return False
+    _, _, rest = head.partition(_LENGTH)
+    length = rest[: rest.find(b"\n")].strip(b" \t\r")
+    if len(length) > MAX_DIGITS or not length.isdigit() or _LENGTH in rest:
+        return False
+    return int(length) == len(data) - end

@@ -6,10 +6,11 @@ behind it waits in Kafka; its deadline runs from when its first HTTP request lea
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+
+from streams.deadlines import Deadline
 
 
 class Turn:
@@ -19,12 +20,12 @@ class Turn:
 
     def __init__(self, on_begin: Callable[[], None]) -> None:
         self._on_begin = on_begin
-        self._scope: asyncio.Timeout | None = None
+        self._scope: Deadline | None = None
         self._seconds = 0.0
         self.begun = self.over = False
         self.deadline: float | None = None
 
-    def bound(self, scope: asyncio.Timeout, seconds: float) -> None:
+    def bound(self, scope: Deadline, seconds: float) -> None:
         """Let the scope end so many seconds after the turn has come."""
         self._scope, self._seconds = scope, seconds
 
@@ -35,7 +36,7 @@ class Turn:
         self.begun = True
         if self._scope is not None:
             self.deadline = time.monotonic() + self._seconds
-            self._scope.reschedule(asyncio.get_running_loop().time() + self._seconds)
+            self._scope.start(self._seconds)
         self._on_begin()
 
 

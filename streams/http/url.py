@@ -63,7 +63,10 @@ def parse(url: str) -> URL:
     Raises InvalidRequest for anything but an http(s) URL.
     """
     if _USUAL.fullmatch(url):
-        return URL(url, encoded=True)
+        if "?" in url:
+            return URL(url, encoded=True)
+        slash = url.index("/", 8)  # behind `https://`, or within a host of some letters behind `http://`
+        return _root(url[:slash]).with_path(url[slash:], encoded=True)
     parts = _split(url)
     try:
         parsed = _built(parts)
@@ -74,6 +77,12 @@ def parse(url: str) -> URL:
         msg = "url: is not an http(s) URL"
         raise InvalidRequest(msg)
     return parsed
+
+
+@lru_cache(maxsize=1_024)
+def _root(origin: str) -> URL:
+    """Return the root of an origin: to add a path to it takes a third of what it takes to parse a URL."""
+    return URL(f"{origin}/", encoded=True)
 
 
 def normal(url: str) -> str:

@@ -182,7 +182,7 @@ class Publisher:
     # -- the backlog
 
     def _reserve(self, queue: PartitionQueue, records: Sequence[OutgoingRecord]) -> None:
-        size = sum([len(record.value or b"") for record in records])
+        size = len(records[0].value or b"") if len(records) == 1 else sum([len(each.value or b"") for each in records])
         queue.records += len(records)
         queue.bytes += size
         queue.batch_bytes += size

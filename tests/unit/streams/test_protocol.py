@@ -9,6 +9,7 @@ import pytest
 from models.errors import UpstreamError
 from models.source import Retries
 from streams.http.client import Client
+from streams.http.protocol import _is_whole
 from tests.unit.streams.test_client import LIMIT, LOOPBACK
 from tests.unit.streams.test_sent_once import Raw, ask
 
@@ -114,3 +115,53 @@ async def test_what_is_wrong_in_an_answer_still_fails_it(client, raw):
     server = await raw(b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n" + GOOD)
     with pytest.raises(UpstreamError, match="did not answer with valid HTTP"):
         await ask(client, server.url)
+
+
+def headed(*fields, status=b"200 OK", body=b"ok"):
+    """Return a response with these fields, and the bytes of its head."""
+    head = b"\r\n".join((b"HTTP/1.1 " + status, *fields, b"", b""))
+    return head + body, len(head)
+
+
+LENGTH = b"Content-Length: 2"
+
+
+@pytest.mark.parametrize("field", [LENGTH, b"CONTENT-LENGTH:2", b"content-length:  02 \t"])
+def test_a_response_of_its_declared_length_is_whole(field):
+    """It is parsed in one go."""
+    assert _is_whole(*headed(b"Server: x", field, b"Content-Type: text/plain"))
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        headed(LENGTH, body=b"o"),
+        headed(LENGTH, body=b"ok!"),
+        headed(b"Server: x"),
+        headed(LENGTH, LENGTH),
+        headed(LENGTH, b"Transfer-Encoding: chunked"),
+        headed(b"transfer-encoding : chunked", LENGTH),
+        headed(b"X-Content-Length: 2"),
+        headed(b"Content-Length: +2"),
+        headed(b"Content-Length: 2, 2"),
+        headed(b"Content-Length: " + b"0" * 5_000 + b"2"),
+        headed(LENGTH, status=b"204 No Content"),
+        headed(LENGTH, status=b"304 Not Modified"),
+        headed(LENGTH, status=b"103 Early Hints"),
+    ],
+)
+def test_what_may_be_cut_or_followed_by_other_bytes_is_not_whole(response):
+    """Its head is parsed first, and then what belongs to it."""
+    assert not _is_whole(*response)
+
+
+async def test_a_connection_serves_responses_of_every_kind_in_turn(client, raw):
+    """What one response leaves in the parser, trailers too, is never part of the next."""
+    trailed = CHUNKED[:-2] + b"X-End: 1\r\n\r\n"
+    answers = GOOD, GOOD, trailed, GOOD, CHUNKED, GOOD
+    server = await raw(*answers)
+    for _ in answers:
+        response = await ask(client, server.url)
+        assert response.body.content == b'{"good":1}'
+        assert "X-End" not in response.headers
+    assert server.connections == 1
