@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-fast test-fast-streams test-fast-others test-unit test-lowest test-containers test-python faults compat image coverage lint format bench bench-peers clean licences sbom audit docs
+.PHONY: help setup demo test test-exactly-once test-fast test-fast-streams test-fast-others test-unit test-lowest test-containers test-python faults compat image coverage lint format bench bench-peers clean licences sbom audit docs
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test-fast-streams: setup
 
 test-fast-others: setup
 	@$(FAST) --ignore tests/unit/streams tests/unit
+
+test-exactly-once: setup ## MILLRACE_DELIVERY=exactly-once through 20 kills, frozen workers and broker restarts: ten minutes
+	EXACTLY_ONCE_KILLS=20 $(BIN)/python -m pytest -s tests/integration/test_exactly_once.py
 
 test-unit: setup ## All unit tests: a few minutes, no broker
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit

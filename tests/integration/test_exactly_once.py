@@ -22,8 +22,10 @@ from streams.kafka.txn_offsets import GroupMovedOn, UnstableOffsets, stable_comm
 from streams.kafka.txn_producer import TransactionalProducer
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, repeats
 
-KILLS = int(os.environ.get("EXACTLY_ONCE_KILLS", "4"))
-"""Times that a worker is killed; half as often one is frozen or replaced, and the broker once for five of them."""
+KILLS = int(os.environ.get("EXACTLY_ONCE_KILLS", "3"))
+"""Times that a worker is killed; it is frozen or replaced less often, and the broker restarts once in ten kills."""
+LONG = 20
+"""Kills from which on a frozen worker stands still for longer than its session; else the group is told that it ended."""
 ROUND = 250
 """Requests sent before each fault."""
 ID = "__dlq.errors.id"
@@ -90,7 +92,7 @@ class Cast:
         """Stop the process in whatever it does, for longer than its session, until the others have done its work."""
         process = self.workers[name].process
         process.send_signal(signal.SIGSTOP)
-        if KILLS >= 20:
+        if KILLS >= LONG:
             await asyncio.sleep(SESSION_TIMEOUT + 2)
         else:
             await self.stage.evict()
@@ -113,7 +115,8 @@ async def test_each_result_is_committed_once_through_faults(kafka: Broker, upstr
     seed = int(os.environ.get("EXACTLY_ONCE_SEED", random.randrange(10**6)))
     print(f"EXACTLY_ONCE_SEED={seed}")
     draw = random.Random(seed)
-    deeds = ["kill"] * KILLS + ["freeze", "replace"] * (KILLS // 2) + ["restart"] * max(1, KILLS // 5)
+    deeds = ["kill"] * KILLS + ["freeze"] * max(2, KILLS // 5) + ["replace"] * max(1, KILLS // 5)
+    deeds += ["restart"] * max(1, KILLS // 10)
     draw.shuffle(deeds)
     ids: set[str] = set()
     failing: set[str] = set()
