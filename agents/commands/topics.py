@@ -71,6 +71,9 @@ async def _topics(settings: Any, options: argparse.Namespace, sources: Any) -> i
     for name in names:
         if name not in (*found, *settings.topics()):  # those are named above
             say(f"topic {name!r} of {'retry_later' if name in later else 'a route'} does not exist")
+    if settings.exactly_once:
+        say("exactly-once: readers of results and dead letters need isolation.level=read_committed; workers need Write "
+            f"on the transactional ids that begin with {settings.group}-")  # fmt: skip
     missing = len(names) - len(found)
     if missing:
         say("create them with: millrace topics --create")

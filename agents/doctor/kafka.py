@@ -13,9 +13,21 @@ from models.retry_later import delay_topics
 from models.route import Route
 from streams.config.settings import Kafka, Settings
 from streams.kafka.client import BrokerConnection, places
-from streams.kafka.cluster import OPERATIONS, READ, WRITE, Cluster, Topic, granted_on_group, principal, survey
+from streams.kafka.cluster import (
+    OPERATIONS,
+    READ,
+    WRITE,
+    Cluster,
+    Topic,
+    granted_on_group,
+    may_use_transactions,
+    principal,
+    survey,
+)
 from streams.kafka.reader import Reader
 from streams.kafka.topics import Admin, delay_differences, differences, route_differences
+from streams.kafka.txn_offsets import require_fencing
+from streams.kafka.txn_producer import transactional_id
 from streams.tables.changelogs import changelogs
 
 SLOW = 0.25
@@ -46,6 +58,8 @@ async def kafka(
         groups = [*_groups(settings, routes), *((later_group(settings), released_group(settings)) if later else ())]
         for group in groups:
             yield _group(settings.kafka, group, await granted_on_group(settings.kafka, connection, group))
+        if settings.exactly_once:
+            yield await _transactions(settings, connection)
     for broker in cluster.brokers:
         if (broker.host, broker.port) not in places(settings.kafka):
             yield await _advertised(settings.kafka, (broker.host, broker.port))
@@ -173,6 +187,21 @@ def _group(kafka: Kafka, group: str, granted: frozenset[int] | None) -> Finding:
     if READ in granted:
         return ok(subject, "can be joined")
     return problem(subject, "permission Read is not granted", f"grant it to {principal(kafka) or 'this login'}")
+
+
+async def _transactions(settings: Settings, connection: BrokerConnection) -> Finding:
+    """Check what MILLRACE_DELIVERY=exactly-once needs: fenced offsets, and an ACL."""
+    subject = "transactions"
+    try:
+        await require_fencing(settings.kafka)
+    except BrokerError as exc:
+        return problem(subject, str(exc))
+    name = transactional_id(settings.group, settings.worker_id)
+    if not await may_use_transactions(connection, name):
+        who = principal(settings.kafka) or "this login"
+        seen = f"Write on the transactional id {name} is not granted"
+        return problem(subject, seen, f"grant Write and Describe to {who} on those that begin with {settings.group}-")
+    return ok(subject, "offsets are fenced by generation; readers need isolation.level=read_committed")
 
 
 async def _clock(settings: Settings, cluster: Cluster) -> Finding:

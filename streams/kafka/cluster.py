@@ -7,7 +7,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from io import BytesIO
 from typing import Any, NamedTuple
 
-from aiokafka.errors import CoordinatorNotAvailableError, GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    CoordinatorNotAvailableError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 from aiokafka.protocol.admin import DescribeGroupsResponse_v3
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -35,6 +40,8 @@ OPERATIONS = {READ: "Read", WRITE: "Write", CREATE: "Create", DESCRIBE: "Describ
               DESCRIBE_CONFIGS: "DescribeConfigs", IDEMPOTENT_WRITE: "IdempotentWrite"}  # fmt: skip
 UNKNOWN = -(1 << 31)
 """The value of a broker that does not return granted operations."""
+_OF_TRANSACTIONS = 1
+"""Kafka's number for the coordinator of a transactional id, as opposed to a group."""
 MAX_OPERATIONS = 31
 MAX_STRING = (1 << 15) - 1
 """Bytes of a string on the wire."""
@@ -242,6 +249,12 @@ async def granted_on_group(kafka: Kafka, connection: BrokerConnection, group: st
     async with BrokerConnection(kafka, (place.host, place.port)) as coordinator:
         [answer] = (await coordinator.send(_GroupsRequest(group))).groups
     return frozenset() if answer[0] == GroupAuthorizationFailedError.errno else _operations(answer[-1])
+
+
+async def may_use_transactions(connection: BrokerConnection, transactional_id: str) -> bool:
+    """Whether we may know of a transactional id, as whoever may write with it does."""
+    place = await connection.send(FindCoordinatorRequest(transactional_id, _OF_TRANSACTIONS))
+    return bool(place.error_code != TransactionalIdAuthorizationFailed.errno)
 
 
 def _takes(connection: BrokerConnection, struct: type[RequestStruct]) -> bool:

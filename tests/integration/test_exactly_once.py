@@ -25,7 +25,7 @@ from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, re
 KILLS = int(os.environ.get("EXACTLY_ONCE_KILLS", "3"))
 """Times that a worker is killed; it is frozen or replaced less often, and the broker restarts once in ten kills."""
 LONG = 20
-"""Kills from which on a frozen worker stands still for longer than its session; else the group is told that it ended."""
+"""Kills from which on a frozen worker stands still for longer than its session; else the group is told so."""
 ROUND = 250
 """Requests sent before each fault."""
 ID = "__dlq.errors.id"
@@ -74,9 +74,18 @@ async def each_once(stage: Stage, ids: set[str], failing: set[str], *, seconds: 
 class Cast:
     """Two workers, each of a name of its own, as a StatefulSet has them; and what may happen to one."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, upstream: Upstream) -> None:
         self.stage = stage
+        self.upstream = upstream
         self.workers: dict[str, Worker] = {}
+        self.ids: set[str] = set()
+        self.failing: set[str] = set()
+
+    async def send(self, count: int) -> None:
+        values, ids, failing = load(self.upstream, len(self.ids), count)
+        await self.stage.send(values)
+        self.ids |= ids
+        self.failing |= failing
 
     async def begin(self, name: str) -> None:
         self.workers[name] = await self.stage.start(MILLRACE_WORKER_ID=name, MILLRACE_MAX_IN_FLIGHT="20")
@@ -92,11 +101,13 @@ class Cast:
         """Stop the process in whatever it does, for longer than its session, until the others have done its work."""
         process = self.workers[name].process
         process.send_signal(signal.SIGSTOP)
+        before = await self.stage.count(self.stage.results)
+        await self.send(ROUND // 5)
         if KILLS >= LONG:
             await asyncio.sleep(SESSION_TIMEOUT + 2)
         else:
             await self.stage.evict()
-        await self.stage.until_results(await self.stage.count(self.stage.results) + 20)
+        await self.stage.until_results(before + ROUND // 5)
         process.send_signal(signal.SIGCONT)
 
     async def replace(self, name: str) -> None:
@@ -118,19 +129,14 @@ async def test_each_result_is_committed_once_through_faults(kafka: Broker, upstr
     deeds = ["kill"] * KILLS + ["freeze"] * max(2, KILLS // 5) + ["replace"] * max(1, KILLS // 5)
     deeds += ["restart"] * max(1, KILLS // 10)
     draw.shuffle(deeds)
-    ids: set[str] = set()
-    failing: set[str] = set()
     with Apache() as broker:
         async with Stage(broker.servers) as stage:
             await exactly(stage).create_topics()
-            cast = Cast(stage)
+            cast = Cast(stage, upstream)
             await asyncio.gather(cast.begin("one"), cast.begin("two"))
             for deed in deeds:
-                values, more, fail = load(upstream, len(ids), ROUND)
                 before = await stage.count(stage.results)
-                await stage.send(values)
-                ids |= more
-                failing |= fail
+                await cast.send(ROUND)
                 await stage.until_results(before + draw.randrange(ROUND // 2))
                 await asyncio.sleep(draw.random() * 0.2)  # any place in a transaction
                 name = draw.choice(list(cast.workers))
@@ -140,10 +146,10 @@ async def test_each_result_is_committed_once_through_faults(kafka: Broker, upstr
                     await asyncio.to_thread(broker.start)
                 else:
                     await getattr(cast, deed)(name)
-            await each_once(stage, ids, failing, seconds=2 * PATIENCE)
+            await each_once(stage, cast.ids, cast.failing, seconds=2 * PATIENCE)
             assert all(worker.process.returncode is None for worker in cast.workers.values())
             refused = sum("the group has moved on" in line for each in stage.workers for line in each.log)
-            print(f"{len(ids)} requests, {len(deeds)} faults, {refused} transactions refused to a former member")
+            print(f"{len(cast.ids)} requests, {len(deeds)} faults, {refused} transactions refused to a former member")
 
 
 async def test_two_workers_of_one_name_both_get_on(exact: Stage, upstream: Upstream) -> None:

@@ -22,7 +22,7 @@ from streams.config.settings import Kafka
 from streams.kafka.topics import Admin
 from tests.integration.secured import DESCRIBE, READ, SESSION_MS, WRITE, Secured, TokenEndpoint, everything, issue
 from tests.integration.secured import secured as make_secured
-from tests.integration.stage import PATIENCE, Stage, Upstream, Worker
+from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked
 from tests.integration.test_commands import millrace
 from tests.turns import slowness
 
@@ -170,6 +170,23 @@ async def test_what_may_not_be_done_is_named(secured: Secured, stage: Stage) -> 
         (ResourceType.TRANSACTIONAL_ID, marks, DESCRIBE),
     )  # fmt: skip
     assert (await millrace(stage, *redrive, **part))[0] == 0
+
+
+async def test_exactly_once_names_the_acl_that_it_lacks(secured: Secured, stage: Stage, upstream: Upstream) -> None:
+    """Worker and doctor name the transactional id that may not be used; with it, the worker answers."""
+    settings = secured.way("SASL PLAIN") | {"MILLRACE_DELIVERY": "exactly-once", "MILLRACE_WORKER_ID": "w1"}
+    name = f"{stage.group}-w1"
+    said = await told(stage, "worker", **settings)
+    assert f"refuses access to transactional id {name!r}: grant User:worker Write and Describe on it" in said
+    code, out, _ = await millrace(stage, "doctor", **settings)
+    assert (code, f"Write on the transactional id {name} is not granted" in out) == (1, True)
+    acls = [(ResourceType.TRANSACTIONAL_ID, name, operation) for operation in (WRITE, DESCRIBE)]
+    await asyncio.to_thread(secured.grant, "worker", *acls)
+    await stage.start(**settings)
+    await stage.send([asked(f"{upstream.url}/doc/7", 1)])
+    await stage.results_of({"r1"})
+    code, out, _ = await millrace(stage, "doctor", **settings)
+    assert "offsets are fenced by generation" in out
 
 
 async def test_the_tables_name_what_they_may_not_do(secured: Secured, stage: Stage) -> None:
