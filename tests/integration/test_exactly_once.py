@@ -8,6 +8,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -18,6 +19,7 @@ from faust.types import TP
 from agents.testing.broker import Apache, Broker
 from streams.config.settings import SESSION_TIMEOUT, Kafka
 from streams.kafka.lease import CommitPoint, Member
+from streams.kafka.topics import Admin
 from streams.kafka.txn_offsets import GroupMovedOn, UnstableOffsets, stable_commits
 from streams.kafka.txn_producer import TransactionalProducer
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, repeats
@@ -159,6 +161,49 @@ async def test_two_workers_of_one_name_both_get_on(exact: Stage, upstream: Upstr
     values, ids, failing = load(upstream, 0, 300)
     await exact.send(values)
     await each_once(exact, ids, failing)
+
+
+ROUTE = """
+[sources.docs]
+url = "{url}/doc/{{n}}?status={{status}}"
+
+[routes.orders]
+topics = ["orders-{mark}"]
+results = "enriched-{mark}"
+failures = "failed-{mark}"
+
+[[routes.orders.lookups]]
+source = "docs"
+params = {{ n = "value.n", status = "value.status" }}
+into = "doc"
+"""
+
+
+async def test_a_route_commits_each_output_once(exact: Stage, upstream: Upstream, tmp_path: Path) -> None:
+    """A route commits outputs and dead letters in transactions of its own: through kill -9 each record has one."""
+    (tmp_path / "sources.toml").write_text(ROUTE.format(url=upstream.url, mark=exact.mark))
+    exact.settings["MILLRACE_SOURCES"] = str(tmp_path / "sources.toml")
+    orders, enriched, failed = (f"{name}-{exact.mark}" for name in ("orders", "enriched", "failed"))
+    async with Admin(Kafka(bootstrap_servers=exact.servers)) as admin:
+        for topic in (orders, enriched, failed):
+            await admin.create(topic, exact.partitions, 1)
+        await admin.settled(orders, enriched, failed)
+    worker = await exact.start(MILLRACE_WORKER_ID="one")
+    for n in range(600):
+        value = b'{"n":%d,"status":%d}' % (n, 404 if n % 20 == 7 else 200)
+        await exact.producer.send(orders, value, key=b"%d" % n)
+    await exact.producer.flush()
+    async with asyncio.timeout(PATIENCE):
+        while await exact.count(enriched) < 100:
+            await asyncio.sleep(0.02)
+    worker.kill()
+    await worker.ended()
+    await exact.start(MILLRACE_WORKER_ID="one")
+    async with asyncio.timeout(PATIENCE):
+        while len(done := [*await exact.read(enriched), *await exact.read(failed)]) < 600:
+            await asyncio.sleep(0.2)
+    assert sorted(int(each.key) for each in done) == list(range(600))
+    assert {int(each.key) % 20 for each in await exact.read(failed)} == {7}
 
 
 # -- what the broker refuses, step by step

@@ -177,7 +177,7 @@ async def test_exactly_once_names_the_acl_that_it_lacks(secured: Secured, stage:
     settings = secured.way("SASL PLAIN") | {"MILLRACE_DELIVERY": "exactly-once", "MILLRACE_WORKER_ID": "w1"}
     name = f"{stage.group}-w1"
     said = await told(stage, "worker", **settings)
-    assert f"refuses access to transactional id {name!r}: grant User:worker Write and Describe on it" in said
+    assert f"refuses access to transactional id {name}: grant User:worker Write and Describe on it" in said
     code, out, _ = await millrace(stage, "doctor", **settings)
     assert (code, f"Write on the transactional id {name} is not granted" in out) == (1, True)
     acls = [(ResourceType.TRANSACTIONAL_ID, name, operation) for operation in (WRITE, DESCRIBE)]
