@@ -26,7 +26,7 @@ from streams.http.limits import Bulkhead
 from streams.http.policy import UpstreamPolicy, policy_of
 from streams.kafka.outgoing import publishing_state
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import Topic, differences
+from streams.kafka.topics import Topic, delay_differences, differences
 from streams.lending import Lending
 from streams.pool import CheckPool, LargeWork
 from streams.telemetry.tracing import tracing
@@ -88,10 +88,10 @@ class AnswerApp:
         settings = self.settings
         tracer = await stack.enter_async_context(tracing(settings.traces, settings.worker_id))
         topics = await self._find_topics()
-        for line in differences(settings, topics):
+        later = delay_topics(settings.group, self.sources.delays)
+        for line in [*differences(settings, topics), *delay_differences(later, topics)]:
             logger.warning("%s", line)
         publisher = await self.app.publisher(stack, settings, settings.worker_id)
-        later = delay_topics(settings.group, self.sources.delays)
         for topic in (topics[name] for name in (settings.results_topic, settings.dead_letters_topic, *later)):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         client = await stack.enter_async_context(client_of(settings, self.sources))

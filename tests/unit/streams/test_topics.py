@@ -7,7 +7,7 @@ import pytest
 
 from models.route import Route
 from streams.config.settings import Kafka, Settings
-from streams.kafka.topics import Admin, Topic, differences, route_differences
+from streams.kafka.topics import SPARE, Admin, Topic, delay_differences, differences, route_differences
 
 SIZE = 1_048_588
 
@@ -180,3 +180,23 @@ def test_topics_of_a_route_that_do_not_fit_are_each_a_line():
         "'enriched' is compacted: a record without a key is refused by the broker",
     ]
     assert sum("'returns'" in line for line in lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"retention_ms": -1}, []),
+        ({"retention_ms": None}, []),
+        ({"retention_ms": (3_600 + SPARE) * 1000}, []),
+        ({"retention_ms": 7_200_000}, ["keeps records for 7200 s, and they wait there for 3600 s"]),
+        ({"cleanup": "compact,delete"}, ["is compacted"]),
+    ],
+)
+def test_a_delay_topic_keeps_what_waits_for_longer_than_it_waits(changes, expected):
+    """Workers may be away for a day beyond it; a topic that is not there is named elsewhere."""
+    topic = {"partitions": 8, "replication": 1, "cleanup": "delete", "retention_ms": 604_800_000} | changes
+    delays = {"g-later-3600s": 3600, "g-later-60s": 60}
+    lines = list(delay_differences(delays, {"g-later-3600s": Topic("g-later-3600s", **topic)}))
+    assert len(lines) == len(expected)
+    assert all(part in line for part, line in zip(expected, lines, strict=True))
