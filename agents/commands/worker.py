@@ -59,7 +59,9 @@ def run(options: argparse.Namespace) -> int:
     async def main() -> int:
         worker = create(settings)
         mask.add(secret for source in worker.sources.by_name.values() for secret in secrets_of(source))
-        return await run_worker(worker.apps, worker.open)
+        code = await run_worker(worker.apps, worker.open)
+        _exit_in_time(code)
+        return code
 
     try:
         code = uvloop.run(main())
@@ -68,18 +70,26 @@ def run(options: argparse.Namespace) -> int:
             raise  # the command line prints it for people
         logger.critical("%s", exc)
         code = MISUSED if isinstance(exc, SettingsError) else FAILED
-    # Python joins its threads at exit: a thread that waits for a hung disk must not keep the process alive.
+        _exit_in_time(code)
+    return code
+
+
+def _exit_in_time(code: int) -> None:
+    """Exit soon in any case. The event loop waits for tasks that it cancels, which those of Faust may outlive, and
+    Python joins its threads, one of which may wait for a hung disk.
+    """
     last_resort = threading.Timer(EXIT_GRACE, _exit, (code,))
     last_resort.daemon = True
     last_resort.start()
-    return code
 
 
 def _exit(code: int) -> None:
     """Exit the process, and log which threads kept it alive."""
     left = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
     logging.getLogger(__name__).warning(
-        "threads still running %g s after the stop: %s; exiting anyway", EXIT_GRACE, ", ".join(left)
+        "threads still running %g s after the stop: %s; exiting anyway",
+        EXIT_GRACE,
+        ", ".join(left) or "none, but tasks",
     )
     logging.shutdown()
     os._exit(code)

@@ -99,5 +99,5 @@ async def test_workers_that_come_and_go_share_a_rate_and_use_it(kafka: Broker, s
 
 
 def least_used() -> float:
-    """Return the share of the limit that has to be used: less where processes wait for seconds until they run at all."""
+    """Return the share of the limit that has to be used: less where processes wait for seconds until they run."""
     return 0.9 if os.getloadavg()[0] <= 3 * (os.cpu_count() or 1) else 0.6
