@@ -24,7 +24,8 @@ COPY . .
 RUN /build/bin/uv build --wheel --no-build-isolation --python /build/bin/python --out-dir /dist \
     && /build/bin/uv pip install --python /app/bin/python --no-deps --no-index /dist/*.whl \
     && mkdir -p /app/share/millrace \
-    && /build/bin/cyclonedx-py environment --output-reproducible -o /app/share/millrace/sbom.cdx.json /app/bin/python \
+    && /build/bin/cyclonedx-py environment --gather-license-texts --output-reproducible \
+        -o /app/share/millrace/sbom.cdx.json /app/bin/python \
     && /app/bin/python -m compileall -q -j 0 /app
 
 FROM ${BASE}

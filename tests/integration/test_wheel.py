@@ -74,6 +74,15 @@ def test_the_wheel_has_all_that_the_packages_have(installed: Installed) -> None:
     assert found == {str(path.relative_to(ROOT)) for path in files if path.parent.name != "__pycache__"}
 
 
+def test_a_project_is_written_from_the_wheel(installed: Installed, tmp_path: Path) -> None:
+    """`millrace init` has its templates, and the manifests that are links in the repository."""
+    named = run(installed.millrace, "init", tmp_path / "project", cwd=tmp_path).splitlines()
+    assert str(tmp_path / "project" / "sources.toml") in named
+    base = tmp_path / "project" / "kubernetes" / "base"
+    ours = ROOT / "deploy" / "kubernetes" / "base"
+    assert {path.name: path.read_text() for path in base.iterdir()} == {p.name: p.read_text() for p in ours.iterdir()}
+
+
 async def test_worker_send_and_tail_from_an_empty_folder(
     installed: Installed, broker: Broker, stage: Stage, upstream: Upstream
 ) -> None:
