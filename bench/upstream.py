@@ -1,4 +1,5 @@
-"""The upstream: answers `/doc/<n>` with a small document after a while, on several loopback addresses, and
+"""The upstream: answers `/doc/<n>` with a small document after a while, or one of `?size=` bytes more, on several
+loopback addresses, and
 `/doc/many?n=1,2` with several of them. `/doc/calls` says how many of the latter there were.
 """
 
@@ -27,7 +28,8 @@ async def main(port: int, delay: float) -> None:
 
     async def document(request: web.Request) -> web.Response:
         await asyncio.sleep(delay)
-        return web.json_response(made(int(request.match_info["n"])))
+        more = {"text": "x" * int(size)} if (size := request.query.get("size")) else {}
+        return web.json_response(made(int(request.match_info["n"])) | more)
 
     async def documents(request: web.Request) -> web.Response:
         next(counted)
