@@ -116,6 +116,7 @@ bench: setup ## CPU a request and requests a second, against stock Faust and han
 	$(BIN)/python -m bench.live
 	$(BIN)/python -m bench.routes
 	$(BIN)/python -m bench.latency
+	$(BIN)/python -m bench.growth
 
 bench-peers: setup ## The same work by hand, by Faust, FastStream, Quix Streams and a worker in Go, side by side
 	$(BIN)/python -m bench.peers
