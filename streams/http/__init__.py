@@ -33,9 +33,10 @@ Private parts of aiohttp 3.14 that the service overrides or relies on; `tests/un
 of them changes:
 
   ResponseHandler  `data_received`, `feed_data`, `set_response_params`, `set_exception`, `connection_lost`, `_payload`,
+                   `_parser` (which reads several responses, one after the other), `_skip_payload`, `read_timeout`,
                    `_upgraded`, `start_timeout`, `resume_reading`, `resume_writing`, `read` (in
                    protocol.py and exchange.py); made by hand in agents/testing/wire.py
-  Connector        `_get`, `_release`, `_factory`, `_loop` (in connector.py), `connect` (in once.py),
+  Connector        `_get`, `_release`, `_factory`, `_loop` (in connector.py), `connect`, `_get` (in once.py),
                    `_create_connection` (in agents/testing/wire.py); what `_create_direct_connection` reads of a
                    request, ConnectionKey, Connection, `_serialize_headers` (in exchange.py; fit.py looks for them at
                    the start)
