@@ -17,7 +17,7 @@ from streams.config.settings import Kafka
 from streams.kafka.topics import Admin
 from tests.integration.stage import PATIENCE, Stage, Upstream, asked, repeats
 
-COUNT = 3_000
+COUNT = 1_500
 KEYS = 60
 HOT = 10
 """One of so many requests has one and the same key."""
