@@ -47,6 +47,7 @@ class Producer:
         self._reopening = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._broken: asyncio.Future[None] = self._loop.create_future()
+        self._refused_since: float | None = None
         self.absent_since: dict[tuple[str, int], float] = {}
 
     async def __aenter__(self) -> Self:
@@ -118,17 +119,25 @@ class Producer:
             await self._close()  # its flush still delivers what other partitions have in flight
             self._broken.set_result(None)
             self._broken = self._loop.create_future()
-            deadline = self._loop.time() + REFUSED_FOR
             while True:
                 try:
                     self._producer = await self._open()
                 except MillraceError as exc:
-                    if isinstance(exc, AccessError) and self._loop.time() > deadline:
-                        self._on_crash(exc)
+                    self._see_refusal(exc)
                     logger.warning("cannot publish, trying again: %s; results wait, none is lost", exc)
                     await asyncio.sleep(RETRY_PAUSE)
                 else:
+                    self._refused_since = None
                     return self._producer
+
+    def _see_refusal(self, exc: MillraceError) -> None:
+        """End the worker if its login has been refused for long."""
+        if not isinstance(exc, AccessError):
+            self._refused_since = None
+            return
+        self._refused_since = self._refused_since or self._loop.time()
+        if self._loop.time() - self._refused_since >= REFUSED_FOR:
+            self._on_crash(exc)
 
     async def _open(self) -> AIOKafkaProducer:
         return await self._stack.enter_async_context(client.producer(

@@ -242,7 +242,7 @@ class Consumer(Quiet, driver.Consumer):
         """Take a lease on every partition just assigned, from the group's commit and what it remembers."""
         tps = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
         generation, member, held = self.app.consumer_generation_id, self._thread.member, self._thread.held
-        if not tps <= held:  # another assignment has come meanwhile, and another call for it
+        if self.app.exactly_once and not tps <= held:  # another assignment has come meanwhile, and another call for it
             return
         outlook = await self._while_assigned(generation, lambda: self._thread.outlook(tps))
         if outlook is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import ProducerClosed, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, ProducerClosed, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
@@ -44,7 +45,8 @@ class TransactionalProducer(Producer):
     async def begin(self) -> None:
         """Begin a transaction, with a new producer if there is none: that ends what another of this id has open."""
         producer = self._producer or await self._reopen(None)
-        await producer.begin_transaction()
+        with _failing():
+            await producer.begin_transaction()
 
     async def ship(self, topic: str, partition: int, batch: Any) -> None:
         """Send one batch and wait for its acknowledgement. Raises KafkaError."""
@@ -53,18 +55,21 @@ class TransactionalProducer(Producer):
             await producer.client.force_metadata_update()
             if partition not in await producer.partitions_for(topic):
                 raise UnknownTopicOrPartitionError(topic, partition)
-        acknowledged = await producer.send_batch(batch, topic, partition=partition)
-        await acknowledged
+        with _failing():
+            acknowledged = await producer.send_batch(batch, topic, partition=partition)
+            await acknowledged
 
     async def add_offsets(self, group: str, member: Member, points: Mapping[TP, CommitPoint]) -> None:
         """Commit offsets with the transaction. Raises GroupMovedOn if the group has another member in our place."""
         fence_offsets(self._opened, member)
         offsets = {TopicPartition(*tp): OffsetAndMetadata(*point) for tp, point in points.items()}
-        await self._opened.send_offsets_to_transaction(offsets, group)
+        with _failing():
+            await self._opened.send_offsets_to_transaction(offsets, group)
 
     async def commit(self) -> None:
         """Commit the transaction. After any failure it may be committed or not."""
-        await self._opened.commit_transaction()
+        with _failing():
+            await self._opened.commit_transaction()
 
     async def discard(self, *, fenced: bool) -> None:
         """Close a producer whose transaction failed, with all that it would still send."""
@@ -104,3 +109,13 @@ class TransactionalProducer(Producer):
         milliseconds = int(TRANSACTION_TIMEOUT * 1000)
         return {"transactional_id": self._id, "transaction_timeout_ms": milliseconds,
                 "request_timeout_ms": milliseconds, "stop_timeout": STOP_TIMEOUT}  # fmt: skip
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Raise KafkaError where aiokafka asserts: its producer has failed meanwhile, in the background."""
+    try:
+        yield
+    except AssertionError as exc:
+        msg = f"the producer has failed: {exc}"
+        raise KafkaError(msg) from exc

@@ -214,3 +214,11 @@ def test_lookups_in_a_row_may_not_take_longer_than_a_request():
     check_routes(Settings(timeout=150), sources)
     with pytest.raises(SettingsError, match="may take 302 s in all; at most 300"):
         check_routes(Settings(timeout=151), sources)
+
+
+def test_what_is_tried_again_later_does_not_go_with_exactly_once():
+    """A worker does not start with both: the offsets of what is tried again would not be in its transactions."""
+    sources, _ = parse((SOURCES + 'retry_later = ["1m"]\n').encode())
+    check_routes(Settings(), sources)
+    with pytest.raises(SettingsError, match=r"retry_later: .*exactly-once: leave out one of the two"):
+        check_routes(Settings(delivery="exactly-once"), sources)
