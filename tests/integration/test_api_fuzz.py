@@ -79,9 +79,13 @@ def filled(fleet):
     routes = [{"name": "orders", "topics": ["orders"], "lookups": [{"name": "risk", "source": "quotes"}],
                "results": "enriched", "failures": "failed", "group": "g-orders", "partitions": 4, "outcomes": {"ok": 9},
                "in_progress": 1, "waiting": {"source quotes": 1}, "lag": None}]  # fmt: skip
+    topic = {"topic": "g-later-60s", "delay_s": 60, "waiting": 1, "deferred": 2, "taken_up": 1, "partitions": 4,
+             "next_due": 1_800_000_000.0, "overdue_s": 0.0}  # fmt: skip
+    later = {"topics": [topic], "exhausted": 1}
     fleet.tell(w0={"partitions": partitions, "answers": answers, "hosts": hosts, "in_flight": 1,
                    "sources": [{"name": "quotes", "url": "https://a.example/{symbol}", "method": "GET"}],
-                   "routes": routes, "cache": {"tiers": [], "counts": {}}, "pool": {"processes": 2}})  # fmt: skip
+                   "routes": routes, "retry_later": later,
+                   "cache": {"tiers": [], "counts": {}}, "pool": {"processes": 2}})  # fmt: skip
 
 
 @pytest.fixture

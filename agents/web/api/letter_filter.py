@@ -20,7 +20,7 @@ _STATUS = re.compile(r"[1-5][0-9]{2}")
 
 def letter_filter(query: Mapping[str, str]) -> DeadLetterFilter | None:
     """Return the filter in the query of a URL, None if it has none; empty parameters are none. Raises Problem."""
-    given = {name: query[name].strip() for name in NAMES if query.get(name, "").strip()}
+    given = {name: query[name] for name in NAMES if query.get(name)}
     for name, text in given.items():
         if len(text) > MAX_TEXT:
             raise invalid_parameter(name, f"at most {MAX_TEXT} characters are allowed")

@@ -39,6 +39,11 @@ _READING = (400, 421, 503)
 _ROWS = (row_schemas.AnswerRowSchema, row_schemas.HostRowSchema, row_schemas.OutcomeRowSchema,
          row_schemas.CheckRowSchema)  # fmt: skip
 
+MOMENT_PATTERN = (
+    r"^([0-9]{1,9}[smhd]|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]Z)?$"
+)
+"""Matches ages, most times of ISO 8601, and nothing; other times may be valid, too."""
+
 
 class Document:
     """Generates the document of a worker with these sources."""
@@ -206,7 +211,7 @@ def _limit(most: int) -> dict[str, Any]:
 
 def _letter_filter() -> list[dict[str, Any]]:
     text = {"type": "string", "maxLength": 255}
-    when = {"type": "string", "maxLength": 255, "examples": ["2h", "2026-11-22T14:00Z"]}
+    when = {"type": "string", "pattern": MOMENT_PATTERN, "examples": ["2h", "2026-11-22T14:00Z"]}
     return [
         _in("query", "outcome", {"type": "string", "enum": list(OUTCOMES)}, "only this outcome"),
         _in("query", "host", text, "only this host, with its port or without"),

@@ -36,11 +36,16 @@ class Box:
     def __init__(self, *letters, fault=None):
         self.letters, self.fault, self.asked = list(letters), fault, []
 
-    async def latest(self, limit):
+    async def latest(self, limit, selected=None):
         self.asked.append(limit)
         if self.fault:
             raise self.fault
-        return self.letters[:limit]
+        return [each for each in self.letters if selected is None or selected.matches(each)][:limit]
+
+    async def whole(self, position):
+        if self.fault:
+            raise self.fault
+        return next((each for each in self.letters if each.position == position), None)
 
     async def redrive(self, choice, *, rate, on_result):
         assert rate == 0.0
@@ -162,14 +167,6 @@ async def test_redriving_needs_the_token(fleet):
     assert (status, box.asked) == (401, [])
 
 
-class Searched(Box):
-    """A box that filters as the topic's reader does."""
-
-    async def latest(self, limit, selected=None):
-        self.asked.append(selected)
-        return [each for each in self.letters if selected is None or selected.matches(each)][:limit]
-
-
 FOUND = [
     letter(9, source="s", status="503", outcome="upstream_error", retryable="true"),
     letter(8, source="t", status="404", outcome="upstream_error"),
@@ -194,7 +191,7 @@ FOUND = [
 )
 async def test_letters_are_filtered(fleet, query, offsets):
     """By outcome, host, source, status, time, and whether a retry may help."""
-    fleet.apis[0]._dead_letters._dead_letters = Searched(*FOUND)
+    letters(fleet, *FOUND)
     _, told, _ = await fleet.get(f"/api/errors?{query}")
     assert [each["offset"] for each in told["errors"]] == offsets
 
@@ -204,14 +201,14 @@ async def test_letters_are_filtered(fleet, query, offsets):
 )
 async def test_a_filter_that_is_none_is_refused(fleet, query):
     """With 400, naming the parameter: a misspelt one must not look as if nothing had failed."""
-    fleet.apis[0]._dead_letters._dead_letters = Searched()
+    letters(fleet)
     status, told, _ = await fleet.get(f"/api/errors?{query}")
     assert (status, told["errors"][0]["field"]) == (400, query.partition("=")[0])
 
 
 async def test_the_page_filters_as_the_api_does_and_shows_what_waits():
     """Its form has what was chosen; without a match it does not say that nothing failed; delay topics have a table."""
-    query, box = Query(), Searched(*FOUND)
+    query, box = Query(), Box(*FOUND)
     query.dead_letters = DeadLetterApi(box, "requests")
     pages = Pages(query, About("w", "1", "requests", token_set=False))
 
@@ -233,12 +230,7 @@ async def test_the_page_filters_as_the_api_does_and_shows_what_waits():
 async def test_who_has_the_token_sees_a_letter_whole(fleet):
     """Key, value and headers, what is no text in base64; without the token nothing of it, and 404 for none."""
     found = letter(9, source="s")._replace(headers=(("a", b"1"), ("b", None), ("c", b"\xff")))
-    box = letters(fleet)
-
-    async def whole(position):
-        return found if position == (1, 9) else None
-
-    box.whole = whole
+    letters(fleet, found)
     place = {"partition": 1, "offset": 9}
     status, told, _ = await fleet.post("/api/letter", place)
     assert (status, told["value"], told["key"], told["source"]) == (200, SECRET.decode(), "k", "s")
