@@ -252,7 +252,7 @@ async def granted_on_group(kafka: Kafka, connection: BrokerConnection, group: st
 
 
 async def may_use_transactions(connection: BrokerConnection, transactional_id: str) -> bool:
-    """Whether we may know of a transactional id, as whoever may write with it does."""
+    """Whether we may describe a transactional id, as all may that may write with it."""
     place = await connection.send(FindCoordinatorRequest(transactional_id, _OF_TRANSACTIONS))
     return bool(place.error_code != TransactionalIdAuthorizationFailed.errno)
 
