@@ -316,8 +316,8 @@ async def test_a_large_entry_of_a_lower_tier_is_looked_at_elsewhere(large, whole
     class Lower:
         NAME = "lower"
 
-        async def get(self, key):
-            return encode_entry(key, entry) if key == b"k" else None
+        async def multi_get(self, keys):
+            return [encode_entry(key, entry) if key == b"k" else None for key in keys]
 
         async def delete(self, _key):
             return True
