@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from models import documents, strictjson
 from models.documents import Body
 from models.errors import InvalidDocument, InvalidRequest
-from models.expression import Expression
+from models.expression import WHOLE, Expression
 from models.schema import kind
 from models.template import as_text
 
@@ -24,8 +24,6 @@ MAX_SIZE, MAX_WAIT = 1_000, 10.0
 """The most of both."""
 REFUSED = frozenset({400, 413, 414})
 """Statuses of a call that was refused as a whole: each half of its keys is requested by itself."""
-WHOLE = "@"
-"""The expression of the whole answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ RECORD_NAMES = ("value", "key", "headers", "topic", "partition", "offset", "time
 LOOKUPS = "lookups"
 """The name under which the documents of other lookups are."""
 T = TypeVar("T")
+WHOLE = "@"
+"""The expression of the whole."""
 MAX_EXPRESSION = 1_000
 """Characters of an expression."""
 

@@ -15,14 +15,12 @@ from urllib.parse import quote, unquote_plus
 from models import documents, strictjson
 from models.documents import Body
 from models.errors import InvalidDocument
-from models.expression import Expression
+from models.expression import WHOLE, Expression
 from models.schema import kind
 from models.template import as_text
 
 LIMIT, MAX_LIMIT = 20, 1_000
 """Pages of an answer by default, and at most."""
-WHOLE = "@"
-"""The expression of the whole page."""
 MAX_LINKS = 16 << 10
 """Characters of a Link header that are read."""
 

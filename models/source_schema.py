@@ -9,9 +9,9 @@ from typing import Any
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 
 from models import documents
-from models.batch import MAX_SIZE, MAX_WAIT, WHOLE, Batch
+from models.batch import MAX_SIZE, MAX_WAIT, Batch
 from models.errors import InvalidRequest
-from models.expression import Expression
+from models.expression import WHOLE, Expression
 from models.headers import HEADER_NAME, check_headers, check_method
 from models.pages import MAX_LIMIT, Pages
 from models.request import MAX_TIMEOUT
@@ -119,7 +119,7 @@ class _CacheSchema(StrictSchema):
 
 class _BatchSchema(StrictSchema):
     param = fields.String(required=True)
-    items = Built(expression_of, load_default=Expression(WHOLE, document=True))
+    items = Built(expression_of, load_default=lambda: Expression(WHOLE, document=True))
     key = Built(expression_of)
     size = number(2, MAX_SIZE, whole=True)
     wait = number(0, MAX_WAIT)
@@ -131,7 +131,7 @@ class _BatchSchema(StrictSchema):
 
 
 class _PagesSchema(StrictSchema):
-    items = Built(expression_of, load_default=Expression(WHOLE, document=True))
+    items = Built(expression_of, load_default=lambda: Expression(WHOLE, document=True))
     next = Built(expression_of)
     link = Flag()
     param = fields.String(validate=validate.Length(1, 64))
