@@ -46,12 +46,12 @@ test-unit: setup ## All unit tests: a few minutes, no broker
 
 # Of what Millrace imports, the oldest that pyproject.toml allows; the tools of the tests are the newest.
 LOWEST := $(VENV)-lowest
-test-lowest: setup ## The unit tests with the oldest dependencies that pyproject.toml allows
+test-lowest: setup ## The quick unit tests with the oldest dependencies that pyproject.toml allows
 	@mkdir -p reports
 	@$(UV) pip compile --quiet pyproject.toml --all-extras --resolution lowest-direct --no-header -o reports/lowest.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(LOWEST)
 	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --editable . --requirements reports/lowest.txt --group dev
-	$(LOWEST)/bin/python -m pytest $(SIDE_BY_SIDE) -p no:cacheprovider tests/unit
+	$(LOWEST)/bin/python -m pytest -q $(SIDE_BY_SIDE) -p no:cacheprovider -m "not slow" tests/unit
 
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
 	$(BIN)/python -m pytest -m containers tests/containers
