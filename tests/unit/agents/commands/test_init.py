@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 import yaml
 
 from agents.commands import DONE, FAILED, demo_project, init, run
+from models import documents
+from models.checks import registry
 from models.errors import MillraceError
 from streams.config.settings import Settings
 from streams.sources import load
@@ -131,20 +134,30 @@ def test_its_image_and_compose_file_run_a_worker(project):
     assert services["worker"]["read_only"]
 
 
+@pytest.fixture
+def plugin(project, monkeypatch):
+    """The project's plugin, registered for one test alone."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(documents, "_REGISTRY", dict(documents._REGISTRY))
+    monkeypatch.syspath_prepend(str(project))
+    monkeypatch.delitem(sys.modules, "conversion", raising=False)
+    importlib.import_module("conversion")
+
+
 def samples(folder, project):
     """Return the records of a demo's folder for the project's sources."""
     return list(demo_project._samples(folder, Settings(), load(str(project / "sources.toml"))))
 
 
-def test_the_demo_sends_each_line_to_the_topic_of_its_file(project, monkeypatch):
+@pytest.mark.usefixtures("plugin")
+def test_the_demo_sends_each_line_to_the_topic_of_its_file(project):
     """What becomes of it is expected on the results, or on the route's topics."""
-    monkeypatch.syspath_prepend(str(project))
-    __import__("conversion")
     found = samples(project / "demo", project)
     assert [sample.topic for sample in found] == ["orders"] * 4 + ["requests"]
     assert {sample.outputs for sample in found} == {("orders-priced", "orders-failed"), ("results",)}
 
 
+@pytest.mark.usefixtures("plugin")
 def test_a_demo_without_records_or_of_topics_that_nothing_reads_is_refused(project, tmp_path):
     """The message names the file that is missing, or the one that is in vain."""
     with pytest.raises(MillraceError, match=r"it needs a file TOPIC\.jsonl, such as requests\.jsonl"):

@@ -18,6 +18,7 @@ def quick(monkeypatch):
     """Limits in hundredths of a second."""
     for name, seconds in {"BEAT": 0.01, "TICK": 0.05, "STALLED": 0.1, "HOPELESS": 0.3}.items():
         monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr("streams.ticks.TICK_MS", 10)
 
 
 def hang(seconds):
