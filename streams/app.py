@@ -92,7 +92,7 @@ class App(faust.App):
     """A Faust app over the batch transport. `id` is the consumer group.
 
     `recover` is awaited after each assignment, before anything is read from it. `exactly_once`: its offsets are
-    committed by what it publishes with, see `publisher`.
+    committed by what it publishes with, see `publisher`. `resting`: what was polled may wait for days (`Lease.rests`).
     """
 
     BootStrategy = _Boot
@@ -105,11 +105,13 @@ class App(faust.App):
         id: str,  # noqa: A002  Faust's name for it
         recover: Callable[[], Awaitable[None]] | None = None,
         exactly_once: bool = False,
+        resting: bool = False,
         **options: Any,
     ) -> None:
         self._openers: list[Opener] = []
         self.recover = recover
         self.exactly_once = exactly_once
+        self.resting = resting
         self._running = _Running()
         super().__init__(
             id,

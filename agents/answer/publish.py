@@ -197,7 +197,7 @@ class ResultPublisher:
         """Publish a dead letter and a result, or have the request tried again later."""
         source = None if known is None or self._order is not None else known.source  # its result would come too late
         policy = NEVER if source is None else source.later
-        next_try = self.later.next_try(record, policy, error)
+        next_try = self.later.next_try(record, policy, error, known)
         name = None if known is None else known.request.source
         final = partial(self._publish_dead_letter, record, request_id, result.host, error, result, source=name)
         if next_try is None:

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from aiokafka import ConsumerRecord
 
-from models.errors import AnswerError
+from agents.answer.parsed_requests import ParsedRequest
+from models.errors import AnswerError, Overloaded
 from models.retry_later import RetryLater, delay_topic, later_headers, next_delay
+from streams.http.retry import repeatable
 from streams.kafka.outgoing import DeliveryListener, Headers, OutgoingRecord
 from streams.kafka.publisher import Publisher
 
@@ -35,12 +37,15 @@ class Deferral:
         self.deferred: Counter[str] = Counter()
         self.exhausted = 0
 
-    def next_try(self, record: ConsumerRecord[bytes, bytes], policy: RetryLater, error: AnswerError) -> NextTry | None:
-        """Return when a record that failed is tried again; None if it becomes a dead letter now.
+    def next_try(
+        self, record: ConsumerRecord[bytes, bytes], policy: RetryLater, error: AnswerError, known: ParsedRequest | None
+    ) -> NextTry | None:
+        """Return when a record that failed is tried again; None if it becomes a dead letter now. `known` is the request
+        that failed.
 
         A tombstone never waits: a delay topic could not tell it from a value that was left out.
         """
-        if not policy.delays or not error.retryable or record.value is None:
+        if not policy.delays or not error.retryable or record.value is None or not _may_repeat(known, error):
             return None
         delay = next_delay(policy, record.headers)
         if delay is None:
@@ -65,6 +70,16 @@ class Deferral:
             return
         self.deferred[next_try.topic] += 1
         self._publisher.publish(next_try.topic, record.partition, outgoing, fits=True)
+
+
+def _may_repeat(known: ParsedRequest | None, error: AnswerError) -> bool:
+    """Whether a request may be sent again, as within its deadline: one that may have changed something was not sent, or
+    may be repeated.
+    """
+    if known is None or repeatable(known.request.method, known.request.headers):
+        return True
+    unsafe = known.source is not None and known.source.retry.unsafe
+    return unsafe or error.unsent or (isinstance(error, Overloaded) and not error.attempts)
 
 
 def _keep(_: OutgoingRecord) -> None:

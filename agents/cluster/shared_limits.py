@@ -207,7 +207,7 @@ class SharedLimits:
         value = record.value
         if value is None or len(value) > MAX_RECORD or not value.startswith(PREFIX):
             return
-        with suppress(ValueError):  # anyone who may write to the topic may write anything
+        with suppress(ValueError, OverflowError):  # anyone who may write to the topic may write anything
             found = strictjson.loads(value)
             if not isinstance(found, dict) or found.get("group") != self._settings.group:
                 return

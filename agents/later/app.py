@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from agents.answer.agent import Answerer
+from agents.answer.agent import TURN, Answerer
 from agents.answer.app import AnswerApp
 from agents.answer.headers import dead_letter_headers, first_place, shrink_dead_letter
 from agents.later.release import Releases, later_group
@@ -61,7 +61,7 @@ class LaterApp:
         self._publisher: Publisher | None = None
         self._runners: dict[str, RouteRunner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.app = App(settings, id=later_group(settings))
+        self.app = App(settings, id=later_group(settings), resting=True)
         self.app.opens(self.open)
         topic = self.app.topic(*self.topics, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="later")(self.work)
@@ -138,13 +138,21 @@ class LaterApp:
 
     async def _take_up(self) -> float:
         """Take up what is due, as much as may be in progress; returns the seconds until there may be more."""
-        for record, lease in self.waiting.due(time.time()):
+        due, turn = self.waiting.due(time.time()), time.monotonic()
+        while self.waiting.in_progress() < MAX_IN_PROGRESS:
+            found = next(due, None)
+            if found is None:
+                break
+            record, lease = found
             self.taken_up[record.topic] += 1
             await self._begin(as_first_read(record), lease)
-            if self.waiting.in_progress() >= MAX_IN_PROGRESS:
-                return LOOK_EVERY  # the end of any wakes us earlier
-        due = self.waiting.next_due()
-        return LOOK_EVERY if due is None else min(LOOK_EVERY, max(0.0, due - time.time()))
+            if time.monotonic() - turn > TURN:
+                await asyncio.sleep(0)
+                turn = time.monotonic()
+        else:
+            return LOOK_EVERY  # the end of any wakes us earlier
+        next_due = self.waiting.next_due()
+        return LOOK_EVERY if next_due is None else min(LOOK_EVERY, max(0.0, next_due - time.time()))
 
     async def _begin(self, record: Record, lease: RetryLease) -> None:
         assert self._answerer is not None

@@ -7,6 +7,8 @@ polled of its partition. What waits is not begun, so no drain waits for it, and 
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +16,15 @@ from typing import NamedTuple, TypeAlias, cast
 
 from aiokafka import ConsumerRecord
 
-from models.dead_letter import read_dead_letter
+from models.dead_letter import MAX_AT, read_dead_letter
 from models.retry_later import due_of
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+"""What Kafka takes for the name of a topic."""
 
 
 class RetryLease:
@@ -76,17 +81,15 @@ class RetryLease:
 
 
 class Queue(NamedTuple):
-    """What waits of one partition, in order, and for how many seconds after it was written at most."""
+    """What waits of one partition, in order, each with when it is due, in seconds since the epoch."""
 
     lease: Lease
-    records: deque[Record]
-    delay: int
+    records: deque[tuple[float, Record]]
 
     @property
     def due(self) -> float:
-        """Return when its first record is due, in seconds since the epoch."""
-        record = self.records[0]
-        return due_of(record.headers, record.timestamp, self.delay)
+        """Return when its first record is due."""
+        return self.records[0][0]
 
 
 class Waiting:
@@ -101,16 +104,21 @@ class Waiting:
         self.changed = asyncio.Event()
 
     def add(self, batch: RecordBatch) -> None:
-        """Take what was polled of a partition, of which no more is polled until all of it is taken up."""
+        """Take what was polled of a partition, of which no more is polled until all of it is taken up.
+
+        It was written before now, so its delay is over by then, though the clock of whoever wrote it be ahead.
+        """
         lease = batch.lease
         queue = self._queues.get(lease)
         if queue is None:
             self._queues = {held: each for held, each in self._queues.items() if held.alive}
-            queue = self._queues[lease] = Queue(lease, deque(), self._delays[lease.topic])
+            queue = self._queues[lease] = Queue(lease, deque())
+        delay = self._delays[lease.topic]
+        latest = time.time() + delay
         for record in batch.records:
             lease.begun += 1
             lease.wait(record.offset)
-        queue.records.extend(batch.records)
+            queue.records.append((min(latest, due_of(record.headers, record.timestamp, delay)), record))
         lease.rests = True
         self.changed.set()
 
@@ -122,7 +130,7 @@ class Waiting:
             lease = queue.lease
             if not lease.taking or not self._is_due(queue, now):
                 continue
-            record = queue.records.popleft()
+            _, record = queue.records.popleft()
             lease.rests = bool(queue.records)
             if queue.records:
                 queues.append(queue)
@@ -150,18 +158,19 @@ class Waiting:
         return sum(queue.lease.unfinished - len(queue.records) for queue in self._queues.values() if queue.lease.alive)
 
     def _is_due(self, queue: Queue, now: float) -> bool:
-        record = queue.records[0]
-        return record.offset < self.released.get((record.topic, record.partition), 0) or queue.due <= now
+        due, record = queue.records[0]
+        return record.offset < self.released.get((record.topic, record.partition), 0) or due <= now
 
 
 def as_first_read(record: Record) -> Record:
     """Return a delayed record as it was first read, with its topic, partition, offset and time: they make its default
-    id, the partition of its result, and what its dead letter says. One that has not the headers stays as it is.
+    id, the partition of its result, and what its dead letter says. One that has not the headers, or whose topic cannot
+    be one, stays as it is.
     """
     letter = read_dead_letter((record.partition, record.offset), record.timestamp, None, None, record.headers)
-    if letter.topic is None:
+    if letter.topic is None or not _TOPIC.fullmatch(letter.topic):
         return record
-    at = record.timestamp if letter.requested_at is None else round(letter.requested_at * 1000)
+    at = record.timestamp if letter.requested_at is None else min(MAX_AT, round(letter.requested_at * 1000))
     return replace(
         record, topic=letter.topic, partition=letter.origin_partition, offset=letter.origin_offset, timestamp=at
     )

@@ -136,7 +136,7 @@ class Outputs:
         headers = self._letter_headers(record, error, found, lookup)
         result = self._failed(record, lease, error, began, found)
         policy = self._later_of(found)
-        next_try = self.later.next_try(record, policy, error)
+        next_try = self.later.next_try(record, policy, error, None if found is None else found.known)
         final = partial(self._publish_letter, record, headers, self._before(record, lease, result))
         if next_try is None:
             final()

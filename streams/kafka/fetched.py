@@ -229,9 +229,10 @@ class FetchResult(fetcher.FetchResult):
         return taken
 
 
-def begin_poll(consumer: Any, wanted: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+def begin_poll(consumer: Any, wanted: Collection[TopicPartition], kept: int | None = None) -> dict[TopicPartition, int]:
     """Bound what the next poll brings, and inflates, which holds up the heartbeats meanwhile. Returns where it begins
-    to read, by partition: filled in as it reads.
+    to read, by partition: filled in as it reads. `kept`: bytes that all partitions together may keep for long, of which
+    a poll brings the share of one at most.
 
     The partition that came first comes last, so that none holds up the others. Batches half inflated in partitions
     that are not read for now are let go, and fetched again.
@@ -239,7 +240,8 @@ def begin_poll(consumer: Any, wanted: Collection[TopicPartition]) -> dict[TopicP
     starts: dict[TopicPartition, int] = {}
     subscription = consumer._subscription.subscription
     if subscription is not None and subscription.assignment is not None:
-        subscription.assignment.room = MAX_POLL_BYTES
+        share = MAX_POLL_BYTES if kept is None else kept // max(1, len(subscription.assignment.tps))
+        subscription.assignment.room = max(1, min(MAX_POLL_BYTES, share))
         subscription.assignment.starts = starts
     pending = consumer._fetcher._records
     for tp in [tp for tp, found in pending.items() if tp not in wanted and _holds_much(found)]:

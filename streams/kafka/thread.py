@@ -165,7 +165,8 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
         Positions are read in the same step in which the records are taken, so they fit each other.
         """
         consumer = self._ensure_consumer()
-        starts = begin_poll(consumer, tps)
+        kept = self.app.transport.settings.max_pending_bytes if self.app.resting else None
+        starts = begin_poll(consumer, tps, kept)
         fetched = await self._fetch_records(consumer, tps, timeout=timeout, max_records=MAX_POLL_RECORDS)
         self._pace(consumer, brought=any(fetched.values()))
         subscription = consumer._subscription.subscription

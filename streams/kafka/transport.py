@@ -189,11 +189,14 @@ class Consumer(Quiet, driver.Consumer):
 
     def _open(self, leases: Mapping[TP, Lease]) -> dict[TP, Lease]:
         """Return those of which more may be taken: no partition rests, has more pending than is left for the others, or
-        results that Kafka does not take.
+        results that Kafka does not take. One that rests, perhaps for days, counts for its share at most: it must not
+        hold up the others.
         """
         most = cast("Transport", self.transport).settings.max_pending_bytes
-        records = defaults.MAX_PENDING - sum(lease.unfinished for lease in self.leases.values())
-        room = most - sum(lease.bytes for lease in self.leases.values())
+        records, room, count = defaults.MAX_PENDING, most, len(self.leases)
+        for lease in self.leases.values():
+            records -= min(lease.unfinished, defaults.MAX_PENDING // count) if lease.rests else lease.unfinished
+            room -= min(lease.bytes, most // count) if lease.rests else lease.bytes
         return {
             tp: lease
             for tp, lease in leases.items()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from aiokafka import ConsumerRecord
 
 from agents.answer.agent import Answerer
 from agents.cluster.later_status import later_status
+from agents.later import app as module
+from agents.later.app import LaterApp
 from agents.later.waiting import RetryLease, Waiting, as_first_read
 from agents.tables.result_parser import ResultParser
-from models.dead_letter import DLQ
-from models.errors import InvalidDocument, UpstreamError
+from models.dead_letter import DLQ, MAX_AT
+from models.errors import InvalidDocument, Overloaded, TimedOut, Unreachable, UpstreamError
 from models.retry_later import DUE, SINCE, TRIES, RetryLater
-from models.source import Source, Sources
-from models.template import UrlTemplate
+from models.source import Retries, Source, Sources
+from models.template import HeaderTemplate, UrlTemplate
 from streams.config.settings import Settings
 from streams.kafka.batch import RecordBatch
 from streams.kafka.lease import Lease
@@ -29,8 +33,9 @@ TRACE = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0
 BUSY = UpstreamError("h answered 503", 503)
 
 
-def answerer(publisher, *delays, settings=None, **policy):
-    source = Source("s", UrlTemplate("http://h/"), identity="1", later=RetryLater(delays, **policy))
+def answerer(publisher, *delays, settings=None, source=None, **policy):
+    later = RetryLater(delays, **policy)
+    source = Source("s", UrlTemplate("http://h/"), identity="1", later=later, **(source or {}))
     enricher = FakeEnricher()
     enricher.error = BUSY
     if isinstance(publisher.limits, defaultdict):
@@ -155,6 +160,62 @@ async def test_what_is_released_is_due_at_once():
     assert [(each.partition, each.offset) for each, _ in made.due(0.0)] == [(0, 0)]
 
 
+async def test_a_record_waits_no_longer_than_its_delay_whatever_its_time_says(monkeypatch):
+    """Its writer's clock was a year ahead, or it is no worker: the records behind it must not wait for a year."""
+    clock = Clock.of_day(monkeypatch)
+    made, _ = waiting([delayed(0, clock.now + 86_400 * 365), delayed(1, clock.now + 30)])
+    assert made.next_due() == clock.now + 60
+    assert [each.offset for each, _ in made.due(clock.now + 60)] == [0, 1]
+
+
+async def test_no_more_are_tried_again_at_once_than_may_be_and_others_get_their_turn(monkeypatch):
+    """However often somebody looks; and a thousand that are due do not hold up the event loop together."""
+    monkeypatch.setattr(module, "MAX_IN_PROGRESS", 3)
+    monkeypatch.setattr(module, "TURN", 0.0)
+    made, [lease] = waiting([delayed(number, 100.0) for number in range(10)])
+    begun, turns = [], []
+
+    async def begin(record, _):
+        begun.append(record)
+
+    async def other():
+        while len(begun) < 3:
+            turns.append(len(begun))
+            await asyncio.sleep(0)
+
+    later = SimpleNamespace(waiting=made, taken_up=Counter(), _begin=begin)
+    task = asyncio.create_task(other())
+    for _ in range(5):
+        assert await LaterApp._take_up(later) == module.LOOK_EVERY
+    await task
+    assert (len(begun), made.in_progress(), len(turns) > 1) == (3, 3, True)
+    lease.finish(0)
+    await LaterApp._take_up(later)
+    assert len(begun) == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "unsent", "topic"),
+    [
+        ({}, TimedOut("none"), False, "dead-letters"),
+        ({}, BUSY, False, "dead-letters"),
+        ({}, Unreachable("refused"), True, SHORT),
+        ({}, Overloaded("open"), False, SHORT),
+        ({"headers": {"Idempotency-Key": HeaderTemplate("1")}}, TimedOut("none"), False, SHORT),
+        ({"retry": Retries(unsafe=True)}, TimedOut("none"), False, SHORT),
+    ],
+)
+async def test_what_may_have_changed_something_is_not_sent_again(source, error, unsent, topic):
+    """A POST that may have been received is a dead letter, as within its deadline it is not repeated."""
+    publisher = FakePublisher()
+    made, enricher = answerer(publisher, 60, source={"method": "POST", **source})
+    error.unsent = unsent
+    enricher.error = error
+    await made.answer(batch_of(record(7, b'{"source":"s"}')))
+    await publisher.until(1)
+    assert publisher.topics() == [topic]
+
+
 async def test_nothing_is_taken_up_of_a_partition_that_was_given_up():
     """Its next owner reads it again."""
     made, [lease] = waiting([delayed(0, 100.0)])
@@ -179,6 +240,19 @@ async def test_a_delayed_record_is_answered_as_the_one_that_it_was(order):
     assert (lease.unfinished, lease.begun) == (1, 1)
     publisher.acknowledge(0)
     assert (lease.unfinished, lease.point, held.changed.is_set()) == (0, 5, True)
+
+
+@pytest.mark.parametrize("topic", [b'a"b', b"a\nb", b"", b"x" * 250, b"\xff"])
+async def test_a_record_from_no_topic_stays_as_it_is(topic):
+    """Somebody else wrote it: its name would end up in ids, which are JSON, and in headers of HTTP."""
+    wrong = replace(delayed(4, 100.0), headers=((DLQ + "topic", topic), *delayed(4, 100.0).headers))
+    assert as_first_read(wrong) is wrong
+
+
+async def test_a_time_that_no_record_can_have_is_cut():
+    """A route may write it to its output, in 64 bits."""
+    headers = ((DLQ + "timestamp", b"9" * 19), *delayed(4, 100.0).headers)
+    assert as_first_read(replace(delayed(4, 100.0), headers=headers)).timestamp == MAX_AT
 
 
 async def test_a_record_without_the_headers_stays_as_it_is():

@@ -56,6 +56,11 @@ def record_of(value: dict[str, Any]) -> Any:
     return raw(json.dumps(value, separators=(",", ":")).encode())
 
 
+def test_a_number_that_no_float_holds_is_passed_over() -> None:
+    """Whoever may write to the topic must not be able to end what reads it."""
+    Topic().shared.receive(raw(b'{"limits":{},"run":"x","group":"g","at":' + b"9" * 400 + b"}"))
+
+
 def raw(value: bytes | None) -> Any:
     return SimpleNamespace(key=b"w", value=value, timestamp=0)
 

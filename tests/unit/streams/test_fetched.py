@@ -156,6 +156,20 @@ def test_all_partitions_of_a_poll_share_what_it_brings(monkeypatch):
     assert polls == [["b"], ["c"], ["a"], ["b"], ["c"], ["a"]]
 
 
+def test_a_poll_of_what_is_kept_for_long_brings_the_share_of_one_partition():
+    """All partitions together then hold no more than may be kept, and one record more each."""
+    state = State(partitions=4)
+    batches = [batch((b"k", bytes(100), []), offset=offset) for offset in range(10)]
+    found = {"a": result(state, *batches)}
+    consumer = Consumer(state, **found)
+    begin_poll(consumer, set(consumer._records), 4 * 3 * len(batches[0]))
+    assert len(found["a"].getall(100)) == 3
+    begin_poll(consumer, set(consumer._records), 0)
+    assert len(found["a"].getall(100)) == 1
+    begin_poll(consumer, set(consumer._records))
+    assert len(found["a"].getall(100)) == 6
+
+
 def test_what_is_half_inflated_is_let_go_where_nothing_is_read():
     """A partition that takes no more keeps no inflated batch; one that is plain stays."""
     wide = (*SOME, (b"k", bytes(1000), []))

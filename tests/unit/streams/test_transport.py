@@ -58,6 +58,19 @@ def test_a_partition_with_much_pending_leaves_room_for_others(monkeypatch: pytes
     assert held.open() == [0, 1, 2]
 
 
+def test_partitions_that_rest_leave_room_for_those_that_hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a day in some delay topics, in records or in bytes, must not keep others from being polled."""
+    monkeypatch.setattr(defaults, "MAX_PENDING", 40)
+    for size in (0, 100):
+        held = Held(4, most=400)
+        for number in range(3):
+            held.take(number, 20, size)
+            held.leases[TP("t", number)].rests = True
+        assert held.open() == [3]
+        held.take(3, 20, size)
+        assert held.open() == []
+
+
 def test_of_a_partition_whose_results_kafka_does_not_take_no_more_is_taken() -> None:
     """Its requests wait on Kafka; those of the others go on."""
     held = Held(3)
