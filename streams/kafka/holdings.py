@@ -92,6 +92,7 @@ class Holdings(dict[TP, Lease]):
         self._kept.pop(tp, None)
         self[tp] = lease = Lease(self.group, tp.topic, tp.partition, former.identity, position=position, anew=True)
         lease.committed = None
+        lease.member = former.member  # else no transaction would take its offsets
         return lease
 
     def give_up(self, tp: TP) -> None:

@@ -15,6 +15,7 @@ import copy
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -151,6 +152,10 @@ class Lease:
     def unfinished(self) -> int:
         """Return how many delivered records are not finished."""
         return len(self._unfinished)
+
+    def unfinished_of(self, offsets: AbstractSet[int]) -> set[int]:
+        """Return those of these offsets that are not finished."""
+        return self._unfinished.intersection(offsets)
 
     @property
     def in_progress(self) -> int:

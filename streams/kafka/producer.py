@@ -102,15 +102,21 @@ class Producer:
     async def _look_for(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
         """Ends the worker if a partition stays away: its topic was made again with fewer, and others must take over."""
         while partition not in (there := await producer.partitions_for(topic)):
-            absent = self._loop.time() - self.absent_since.setdefault((topic, partition), self._loop.time())
-            if absent >= ABSENT_FOR:
-                self._on_crash(AccessError(f"topic {topic!r} has {len(there)} partitions now, fewer than when this "
-                                           "worker began: it must begin again"))  # fmt: skip
+            if self._see_absence(topic, partition, len(there)):
                 await asyncio.Event().wait()
             await producer.client.force_metadata_update()
             if partition not in await producer.partitions_for(topic):
                 await asyncio.sleep(LOOK_EVERY)
         self.absent_since.pop((topic, partition), None)
+
+    def _see_absence(self, topic: str, partition: int, there: int) -> bool:
+        """End the worker if a partition has been away for long; returns whether it has. Its topic has `there`."""
+        absent = self._loop.time() - self.absent_since.setdefault((topic, partition), self._loop.time())
+        if absent < ABSENT_FOR:
+            return False
+        self._on_crash(AccessError(f"topic {topic!r} has {there} partitions now, fewer than when this worker began: it "
+                                   "must begin again"))  # fmt: skip
+        return True
 
     async def _reopen(self, broken: AIOKafkaProducer | None) -> AIOKafkaProducer:
         async with self._reopening:

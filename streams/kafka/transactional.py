@@ -51,6 +51,8 @@ LOCK_TIMEOUT = 5.0
 """Seconds that a commit waits for the transaction before it."""
 RETRY_PAUSE = 0.5
 """Seconds between a transaction that failed and the next."""
+LEAST_SHARE = 1 / 1024
+"""Part of what waits that a transaction takes at least, after many that took too long."""
 COMMITTED, ABORTED, UNKNOWN = "committed", "aborted", "unknown"
 
 
@@ -137,7 +139,10 @@ class TransactionalPublisher(Publisher):
             return False
         try:
             transaction = self._gather()
-            return None if transaction is None else await self._commit(transaction)
+            if transaction is None:
+                self._failing_since = None  # the leases of what failed have ended
+                return None
+            return await self._commit(transaction)
         finally:
             self._lock.release()
 
@@ -225,11 +230,12 @@ class TransactionalPublisher(Publisher):
 
     async def _commit(self, transaction: Transaction) -> bool:
         """Run a transaction; returns whether it was committed."""
-        began, deciding = self._loop.time(), False
+        began, opened, deciding = self._loop.time(), False, False
         points = {tp: point for tp, (_, point) in transaction.points.items()}
         try:
             async with asyncio.timeout(TRANSACTION_TIMEOUT):
                 await self._producer.begin()
+                opened = True
                 await every(*(self._ship(queue, records) for queue, records in transaction.records))
                 if not all(lease.alive for lease in transaction.leases):
                     raise _LeaseEnded
@@ -239,6 +245,8 @@ class TransactionalPublisher(Publisher):
                 deciding = True
                 await self._producer.commit()
         except (KafkaError, TimeoutError, _Refused) as exc:
+            if opened and isinstance(exc, TimeoutError):  # it was too large, perhaps; else there is no broker
+                self._share = max(LEAST_SHARE, self._share / 2)
             await self._failed(transaction, exc, deciding=deciding)
             return False
         self._committed(transaction, self._loop.time() - began)
@@ -266,7 +274,9 @@ class TransactionalPublisher(Publisher):
         self.transactions[COMMITTED] += 1
         self.shipping.add(seconds)
         self._failing_since = None
-        self._share = min(1.0, self._share * 2)
+        if self._share < 1.0:
+            self._share = min(1.0, self._share * 2)
+            self._due.set()  # for the rest
         for lease, offsets in transaction.finished.items():
             lease.finish_all(list(offsets))
         for lease, point in transaction.points.values():
@@ -283,9 +293,7 @@ class TransactionalPublisher(Publisher):
         self.transactions[UNKNOWN if deciding else ABORTED] += 1
         self.failures += 1
         self._failing_since = self._failing_since or time.monotonic()
-        if isinstance(exc, TimeoutError):
-            self._share /= 2
-        elif isinstance(exc, OffsetMetadataTooLargeError):
+        if isinstance(exc, OffsetMetadataTooLargeError):
             self._metadata_limit //= 2
         elif isinstance(exc, KafkaError) and isinstance(refusal := explain(exc, self._kafka), AccessError):
             self._on_crash(refusal)
@@ -313,12 +321,15 @@ class TransactionalPublisher(Publisher):
             if refused is None or queue is not refused.queue:
                 queue.put_back(records)
                 continue
-            those = {id(record) for record in refused.records}
-            queue.put_back([record for record in records if id(record) not in those])
-        if refused is not None and isinstance(refused.__cause__, InvalidTimestampError):
-            await self._refuse_times(refused.queue, refused.records)
-        elif refused is not None:
-            await self._shrink(refused.queue, refused.records)
+            first = next(number for number, record in enumerate(records) if record is refused.records[0])
+            queue.put_back(records[first + len(refused.records) :])
+            if isinstance(refused.__cause__, InvalidTimestampError):
+                await self._refuse_times(queue, refused.records)
+            else:
+                await self._shrink(queue, refused.records)
+            queue.put_back(records[:first])  # each stays in its place, as the order of keys has it
+            if len(refused.records) > 1:
+                queue.alone += first
 
 
 def _reason(exc: Exception) -> str:

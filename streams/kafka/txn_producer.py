@@ -53,8 +53,10 @@ class TransactionalProducer(Producer):
         producer = self._opened
         if partition not in await producer.partitions_for(topic):
             await producer.client.force_metadata_update()
-            if partition not in await producer.partitions_for(topic):
+            if partition not in (there := await producer.partitions_for(topic)):
+                self._see_absence(topic, partition, len(there))
                 raise UnknownTopicOrPartitionError(topic, partition)
+        self.absent_since.pop((topic, partition), None)
         with _failing():
             acknowledged = await producer.send_batch(batch, topic, partition=partition)
             await acknowledged

@@ -6,7 +6,13 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from aiokafka.errors import KafkaConnectionError, ProducerFenced, RecordTooLargeError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    ProducerFenced,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.types import TP
@@ -16,6 +22,7 @@ from hypothesis import strategies as st
 from models.errors import AccessError
 from streams.config.settings import Kafka
 from streams.kafka import commit_metadata as memo
+from streams.kafka import producer as producing
 from streams.kafka import publisher as base
 from streams.kafka import transactional as module
 from streams.kafka.commit_metadata import Identity
@@ -24,6 +31,7 @@ from streams.kafka.outgoing import BATCH_BYTES, OutgoingRecord
 from streams.kafka.transaction import choose
 from streams.kafka.transactional import TransactionalPublisher
 from streams.kafka.txn_offsets import GroupMovedOn
+from streams.kafka.txn_producer import TransactionalProducer
 from tests.fakes import Record
 
 HERE = Identity("cluster", "topic-id")
@@ -270,6 +278,107 @@ async def test_a_slow_transaction_takes_less_the_next_time(opened, monkeypatch):
     assert await publisher.commit() is True
     assert [done.values[("results", 0)] for done in opened.producer.committed] == [
         [b"0", b"1", b"2", b"3"], [b"4", b"5", b"6", b"7"]]  # fmt: skip
+
+
+async def test_a_long_outage_leaves_no_small_transactions_behind(opened):
+    """Hours without a broker say nothing about how much it takes at once; and after a transaction that took less, the
+    rest follows at once, though nothing more is published.
+    """
+    publisher, lease = opened.publisher, held(0, 500)
+    opened.holder.leases[REQUESTS] = lease
+    for offset in range(500):
+        publisher.publish("results", 0, record(lease, offset))
+    for step, times in (("begin", 1_200), ("ship", 30)):
+        for _ in range(times):
+            opened.producer.faults[step] = TimeoutError()
+            assert await publisher.commit() is False
+    async with asyncio.timeout(PATIENCE):
+        assert await publisher.commit() is True
+        await publisher.arrived(PATIENCE)
+    assert len(opened.producer.committed) < 15
+    assert lease.point == 500
+
+
+async def test_what_was_lost_with_its_lease_fails_no_more(opened):
+    """A worker with nothing left to commit is ready, also when no request comes for hours."""
+    opened.publisher.publish("results", 0, record(opened.lease, 0))
+    opened.producer.faults["commit"] = KafkaConnectionError()
+    assert await opened.publisher.commit() is False
+    assert opened.publisher.failing_since is not None
+    assert await opened.publisher.commit() is None
+    assert opened.publisher.failing_since is None
+
+
+@pytest.mark.parametrize("large", [1, 6, 7, 8])
+async def test_what_kafka_refuses_keeps_its_place(opened, large):
+    """Results of a key come in the order of their requests, though a later batch of the transaction is refused."""
+    publisher, lease, producer = opened.publisher, opened.lease, opened.producer
+
+    async def replace(record):
+        return record._replace(value=b"small", take_back=None)
+
+    publisher.limits["results"], producer.limit = 500, 450  # some small records a batch
+    for offset in range(10):
+        value = b"x" * 80 if offset != large else b"x" * 420
+        publisher.publish("results", 0, record(lease, offset, value, take_back=replace), fits=True)
+    order = [each.offset for each in publisher._queues["results", 0].waiting]
+    async with asyncio.timeout(PATIENCE):
+        while await publisher.commit() is False:
+            assert [each.offset for each in publisher._queues["results", 0].waiting] == order
+    values = producer.committed[0].values[("results", 0)]
+    assert [number for number, value in enumerate(values) if value == b"small"] == [large]
+
+
+async def test_a_dead_letter_is_committed_with_the_offset_whose_result_fits_nowhere(opened, monkeypatch):
+    """Such an offset is finished at once, so that every commit says so from then on: its dead letter may not wait."""
+    publisher, lease = opened.publisher, opened.lease
+    monkeypatch.setattr(publisher, "_share", 0.25)
+    publisher.limits["results"] = 400
+    for offset in range(4):
+        publisher.publish("results", 0, record(lease, offset))
+    publisher.publish("letters", 0, record(lease, 5, b"letter"))
+    publisher.publish("results", 0, record(lease, 5, b"x" * 500)._replace(shrink=lambda _: None))
+    assert await publisher.commit() is True
+    [done] = opened.producer.committed
+    point = done.points[REQUESTS]
+    assert 5 in memo.decode(lease.owner, HERE, point.offset, point.metadata)
+    assert done.values[("letters", 0)] == [b"letter"]
+
+
+def test_what_a_commit_can_list_is_found_in_two_looks(monkeypatch):
+    """Each goes through all that is pending, on the loop, ten times a second."""
+    looks, lease = [], held(0, 20_000)
+    look = Lease.point_with
+    monkeypatch.setattr(Lease, "point_with", lambda *args: (looks.append(1), look(*args))[1])
+    chosen, point = choose(lease, set(range(1, 20_000, 2)), memo.METADATA_LIMIT)
+    assert len(looks) == 2
+    assert len(chosen) == memo.length(point.metadata) > 900
+
+
+async def test_a_partition_that_stays_away_ends_the_worker(monkeypatch):
+    """A topic made again with fewer partitions takes no result of some requests any more, whatever is tried."""
+    crashes = []
+
+    async def there(_):
+        return {0}
+
+    async def look():
+        pass
+
+    producer = TransactionalProducer(Kafka(), "test", crashes.append, "id")
+    client = SimpleNamespace(force_metadata_update=look)
+    producer._producer = SimpleNamespace(partitions_for=there, client=client)
+    for _ in range(2):
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await producer.ship("results", 1, None)
+        assert crashes == []
+    monkeypatch.setattr(producing, "ABSENT_FOR", 0.0)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        await producer.ship("results", 1, None)
+    assert (
+        str(crashes[0])
+        == "topic 'results' has 1 partitions now, fewer than when this worker began: it must begin again"
+    )
 
 
 async def test_what_the_metadata_cannot_remember_waits_for_what_comes_before(opened):

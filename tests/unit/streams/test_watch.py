@@ -21,6 +21,7 @@ from streams.kafka import commit_metadata as memo
 from streams.kafka import watch as module
 from streams.kafka.commit_metadata import Identity
 from streams.kafka.holdings import Holdings
+from streams.kafka.lease import Member
 from streams.kafka.watch import AWAY_AFTER, TopicWatch
 
 PLACE = TP("requests", 0)
@@ -172,6 +173,14 @@ async def test_a_log_that_lost_its_end_is_read_from_its_beginning(scene: Scene) 
     await scene.watch.resume({TopicPartition(*PLACE): 500})
     lease = scene.leases[PLACE]
     assert (lease.position, lease.committed, lease.anew, scene.watch.skipped) == (0, None, True, 0)
+
+
+async def test_a_lease_on_a_log_that_lost_its_end_is_still_of_its_member(scene: Scene) -> None:
+    """Else no transaction would take its offsets, and its results would wait for the next rebalance."""
+    scene.hold(500)
+    scene.leases[PLACE].member = Member(3, "me")
+    await scene.watch.resume({TopicPartition(*PLACE): 500})
+    assert scene.leases[PLACE].member == Member(3, "me")
 
 
 async def test_what_a_lost_member_finished_is_known_unless_somebody_has_committed(scene: Scene) -> None:
