@@ -21,7 +21,7 @@ from agents.answer.parsed_requests import ParsedRequest
 from models import strictjson
 from models.batch import Batch, Items, take_apart
 from models.documents import Item
-from models.errors import NOT_FOUND, AnswerError, InvalidDocument, UpstreamError
+from models.errors import NOT_FOUND, AnswerError, InvalidDocument, InvalidRequest, UpstreamError
 from models.large import LARGE
 from models.source import Filled, Source
 from models.template import as_text
@@ -251,8 +251,8 @@ class BulkFetcher:
         assert batch is not None
         several = len(keys) > 1
         try:
-            filled = source.filled({**call.params, batch.param: [call.values[key] for key in keys]})
-            if several and _is_too_long(filled):
+            filled = _filled(call, batch, keys)
+            if filled is None or (several and _is_too_long(filled)):
                 return await self._ask_halves(call, keys, before)
             self.calls[source.name] += 1
             self.keys[source.name] += len(keys)
@@ -321,6 +321,16 @@ class BulkFetcher:
                 own = response._replace(body=Item(items.found[key], _JSON))
                 for answer in call.unanswered(key):
                     answer.set_result(own)
+
+
+def _filled(call: _Call, batch: Batch, keys: Sequence[str]) -> Filled | None:
+    """Return what asks for keys, None if there is nothing that asks for so many. Raises InvalidRequest for one key."""
+    try:
+        return call.source.filled({**call.params, batch.param: [call.values[key] for key in keys]})
+    except InvalidRequest:  # each alone was looked at before: together they are too long for any URL
+        if len(keys) == 1:
+            raise
+        return None
 
 
 def _is_too_long(filled: Filled) -> bool:

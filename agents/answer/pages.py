@@ -20,9 +20,9 @@ from streams.cache.freshness import Head, all_of
 from streams.http.client import Client
 from streams.http.excerpt import excerpt
 from streams.http.policy import UpstreamPolicy
-from streams.http.request import OutgoingRequest, redirected
+from streams.http.request import OutgoingRequest, harmless, redirected
 from streams.http.response import Response, without_validators
-from streams.http.retry import repeatable
+from streams.http.retry import IDEMPOTENCY_KEY, repeatable
 from streams.http.url import parse, resolve
 from streams.pool import LargeWork
 
@@ -54,7 +54,9 @@ class PageFetcher:
         assert source is not None
         assert source.pages is not None
         assert request.url is not None
-        reading = _Reading(request, source.pages, self._policies[source.name], {**request.headers, **extra})
+        # Without an Idempotency-Key of ours: an upstream that heeds it would take the next page for a repeat.
+        headers = {**request.headers, **{name: value for name, value in extra.items() if name != IDEMPOTENCY_KEY}}
+        reading = _Reading(request, source.pages, self._policies[source.name], headers)
         place: _Place | None = reading.first()
         with self._client.bodies.one_room(known.origin.host or "?", reading.policy.max_bytes, deadline) as room:
             while place is not None:
@@ -196,6 +198,7 @@ class _Reading:
             msg = "the link to the next page is no URL"
             raise UpstreamError(msg, response.status) from None
         own = place.own and base.origin() == here.origin()
-        hop = OutgoingRequest(self.request.method, here, self._headers, None, own)
+        headers = self._headers if own else harmless(self._headers)
+        hop = OutgoingRequest(self.request.method, here, headers, None, own)
         hop = redirected(hop, _SAME_METHOD, target, self.policy.credentials, did="linked")
         return _Place(str(hop.url), hop.headers, hop.own)

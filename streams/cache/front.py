@@ -98,11 +98,20 @@ class Cache:
             left = [key for key in left if key not in found]
             if not left:
                 break
-        for name, count in (("lower_hits", len(found)), ("lower_misses", len(left))):
+        # While other keys were looked for in the next tier:
+        for key in [key for key, entry in found.items() if self._has_changed(key, entry)]:
+            del found[key]
+            self.counts["outdated"] += 1
+        for name, count in (("lower_hits", len(found)), ("lower_misses", len(keys) - len(found))):
             if count:
                 self.counts[name] += count
         newest = {key: self._newest(key, found.get(key)) for key in keys}
         return {key: entry for key, entry in newest.items() if entry is not None}
+
+    def _has_changed(self, key: bytes, entry: Entry) -> bool:
+        """Whether an entry was requested before a change that this process knows of."""
+        target = target_of(key) if self.changes.count else None
+        return target is not None and entry.asked_at <= self.changes.time_of(target) + CLOCK_SLACK
 
     def _newest(self, key: bytes, found: Entry | None) -> Entry | None:
         in_memory = self.peek(key)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from models.errors import Overloaded
+from streams.http import turn
 from streams.shares import Shares
 
 SMALL = 64 << 10
@@ -98,7 +99,8 @@ class Room:
         """Wait for memory, once a body has `size` bytes and more may follow. Raises Overloaded."""
         if size <= SMALL or self.taken:
             return
-        seconds = None if self._deadline is None else max(0.0, self._deadline - time.monotonic() - EARLY)
+        deadline = turn.deadline_of(self._deadline)  # what waited for its turn has another by now
+        seconds = None if deadline is None else max(0.0, deadline - time.monotonic() - EARLY)
         try:
             async with asyncio.timeout(seconds):
                 await self._shares.acquire(self._host, self._most)

@@ -59,6 +59,11 @@ def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str],
     return {**headers, "Content-Type": "text/plain; charset=utf-8" if text else "application/json"}, data
 
 
+def harmless(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that may go to another origin."""
+    return {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
+
+
 def redirected(
     hop: OutgoingRequest, status: int, location: str, credentials: Credentials | None = None, *, did: str = "redirected"
 ) -> OutgoingRequest:
@@ -90,5 +95,5 @@ def redirected(
         if credentials is not None and credentials.contained_in(str(target).encode()):
             msg = f"{hop.url.host} {did} to another origin with the source's credentials"
             raise Denied(msg)
-        headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
+        headers = harmless(headers)
     return OutgoingRequest(method, target, headers, data, own, sent=hop.sent, redirects=hop.redirects)

@@ -193,6 +193,13 @@ async def test_a_url_that_would_be_too_long_is_sent_in_halves(ask, upstream):
     assert sorted(upstream.calls) == [[key] for key in keys]
 
 
+async def test_a_url_that_no_request_may_have_is_sent_in_halves_too(ask, upstream):
+    """Each key alone makes a valid URL: together they are no fault of any request."""
+    keys = [letter * 7_000 for letter in "abc"]
+    assert [isinstance(each, str) for each in await ended(*map(ask, keys))] == [True] * 3
+    assert sorted(upstream.calls) == [[key] for key in keys]
+
+
 async def test_who_gives_up_leaves_the_others_alone(ask, upstream):
     """A request that is cancelled before the call leaves is not in it; one that is cancelled later does not end it."""
     upstream.open.clear()

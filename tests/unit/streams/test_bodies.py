@@ -9,6 +9,7 @@ import time
 import pytest
 
 from models.errors import Overloaded
+from streams.http import turn as turns
 from streams.http.bodies import SMALL, TOGETHER, Bodies, kept_until_answered
 
 MOST = 1 << 20
@@ -78,6 +79,20 @@ async def test_no_room_before_the_deadline_is_told_as_that() -> None:
     assert caught.value.deadline_bound
     for each in slow:
         await each.end()
+
+
+async def test_who_waited_for_its_turn_waits_for_room_too() -> None:
+    """Pages reserve their room before their turn: what counts is the deadline that it brings."""
+    bodies = Bodies(MOST)
+    await bodies._room.acquire("slow", 2 * MOST)
+    turns.current.set(turns.Turn(lambda: None))
+    with bodies.one_room("slow", MOST, time.monotonic() - 1) as room:
+        growing = asyncio.ensure_future(room.grow(SMALL + 1))
+        await settle()
+        assert not growing.done()
+        bodies._room.give("slow", 2 * MOST)
+        await growing
+    assert bodies.taken == 0
 
 
 async def test_room_is_kept_until_the_request_is_answered() -> None:

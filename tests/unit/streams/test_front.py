@@ -332,6 +332,23 @@ async def test_what_is_looked_for_together_is_one_call_a_tier(cache, upper, lowe
     assert [list(upper.kept), keys[2] in lower.kept] == [[keys[0]], False]
 
 
+async def test_what_changes_while_others_are_looked_for_is_outdated(cache, upper, lower):
+    """An entry of the first tier waits for the second, which is asked for other keys: meanwhile it may be of no use."""
+    keys = [b"00000000-%016d-" % number + b"1" * 40 for number in range(1, 3)]
+    upper.kept = {key: encode_entry(key, entry(1)) for key in keys[:1]}
+    finding = [asyncio.create_task(cache.find(key)) for key in keys]
+    while lower.calls != ["get"]:  # for the marker of the first
+        await asyncio.sleep(0)
+    lower.gates["get"] = asyncio.Event()
+    while len(lower.calls) == 1:  # for the second
+        await asyncio.sleep(0)
+    cache.change(target_of(keys[0]))
+    lower.gates["get"].set()
+    assert await asyncio.gather(*finding) == [None, None]
+    assert cache.peek(keys[0]) is None
+    assert cache.counts == {"outdated": 1, "lower_misses": 2}
+
+
 async def test_a_lookup_that_is_given_up_makes_room(cache, upper):
     """A request out of time leaves its place to the next."""
     upper.gates["get"] = asyncio.Event()
