@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -141,25 +140,27 @@ class FileCache(BaseCache):
         return self._counted(found)
 
     async def _multi_get(self, keys: Sequence[Any], encoding: str, _conn: Any = None) -> list[bytes | None]:  # noqa: ARG002
-        """Read several, a share of them in each thread: a slow disk answers several at once."""
-        ours = [key for key in keys if self._is_ours(key)]
-        size = max(SHARE, -(-len(ours) // READERS))
-        shares = [ours[start : start + size] for start in range(0, len(ours), size)]
-        if len(shares) == 1:
-            read = [await self._read_all(ours)]
-        else:
-            read = await asyncio.gather(*map(self._read_all, shares))
-        found = dict(zip(ours, itertools.chain.from_iterable(read), strict=True))
-        return [self._counted(found.get(key)) for key in keys]
+        """Read several in as many threads as they fill: a slow disk answers several at once, and where one hangs, the
+        others read on.
+        """
+        left = deque(key for key in keys if self._is_ours(key))
+        found: dict[bytes, tuple[str, bytes | None] | OSError] = {}
+        read = partial(self._folder.read_all, left, found)
+        threads = min(READERS, -(-len(left) // SHARE))
+        try:
+            if threads == 1:
+                await self._run(self._reads, read, READ_DEADLINE)
+            else:
+                await asyncio.gather(*(self._run(self._reads, read, READ_DEADLINE) for _ in range(threads)))
+        finally:
+            left.clear()  # a thread that hangs now reads nothing more
+        return [self._counted(self._taken(found.get(key))) for key in keys]
 
-    async def _read_all(self, keys: Sequence[bytes]) -> Sequence[tuple[str, bytes | None] | None]:
-        read = await self._run(self._reads, partial(self._folder.read_all, keys), READ_DEADLINE)
-        if read is None:
-            return [None] * len(keys)
-        for each in read:
-            if isinstance(each, OSError):
-                self._fail(each)
-        return [None if isinstance(each, OSError) else each for each in read]
+    def _taken(self, read: tuple[str, bytes | None] | OSError | None) -> tuple[str, bytes | None] | None:
+        if isinstance(read, OSError):
+            self._fail(read)
+            return None
+        return read
 
     def _counted(self, found: tuple[str, bytes | None] | None) -> bytes | None:
         reason, value = found or ("", None)

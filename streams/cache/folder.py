@@ -16,7 +16,8 @@ import re
 import secrets
 import stat
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -95,15 +96,17 @@ class Folder:
                 os.unlink(path)  # noqa: PTH108  a Path costs more than the call
         return reason, value
 
-    def read_all(self, keys: Sequence[bytes]) -> list[tuple[str, bytes | None] | OSError]:
-        """Read several; what fails is its error."""
-        found: list[tuple[str, bytes | None] | OSError] = []
-        for key in keys:
+    def read_all(self, left: deque[bytes], found: dict[bytes, tuple[str, bytes | None] | OSError]) -> None:
+        """Read what is left, as other threads may do at the same time; what fails is its error."""
+        while True:
             try:
-                found.append(self.read(key))
+                key = left.popleft()
+            except IndexError:
+                return
+            try:
+                found[key] = self.read(key)
             except OSError as exc:
-                found.append(exc)
-        return found
+                found[key] = exc
 
     def _examine(self, data: bytes, key: bytes) -> tuple[str, bytes | None]:
         if len(data) < _HEADER.size:

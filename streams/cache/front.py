@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from aiocache.base import BaseCache
 
@@ -32,6 +32,14 @@ MOMENT = 1.0
 """Seconds that an answer stays in memory without a memory tier: for requests that come at once."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that writes in progress may take to finish when the cache is closed."""
+
+
+class _Large(NamedTuple):
+    """A large entry as written in the lower tier at a `place`, at which nobody has looked."""
+
+    entry: Entry
+    written: bytes
+    place: int
 
 
 class Cache:
@@ -58,7 +66,7 @@ class Cache:
         self._clock = clock
         self._large = large
         self._stack = AsyncExitStack()
-        self.lookups = LookupQueue(self._look_up)
+        self.lookups: LookupQueue[Entry | _Large] = LookupQueue(self._look_up)
         self._writes: set[asyncio.Task[None]] = set()
         self._last: dict[tuple[bytes, int], asyncio.Task[None]] = {}
         self.counts: Counter[str] = Counter()
@@ -85,28 +93,49 @@ class Cache:
 
         The one in memory stays if it is as new.
         """
-        return await self.lookups.find(key)
+        found = await self.lookups.find(key)
+        return await self._looked_at(key, found) if isinstance(found, _Large) else found
 
-    async def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
-        """Do what `find` does, for several keys with one call to a tier."""
+    async def _look_up(self, keys: Sequence[bytes]) -> Mapping[bytes, Entry | _Large]:
+        """Do what `find` does, for several keys with one call to a tier; large ones are only read."""
         found: dict[bytes, Entry] = {}
+        large: dict[bytes, _Large] = {}
         left = keys
         for place, tier in enumerate(self.lower):
             for key, (written, entry) in (await self._read(tier, left)).items():
-                found[key] = entry
-                self._store(key, entry, written, self.lower[:place])
-            left = [key for key in left if key not in found]
+                if self._large is not None and len(written) > LARGE:
+                    large[key] = _Large(entry, written, place)
+                else:
+                    found[key] = entry
+                    self._store(key, entry, written, self.lower[:place])
+            left = [key for key in left if key not in found and key not in large]
             if not left:
                 break
         # While other keys were looked for in the next tier:
         for key in [key for key, entry in found.items() if self._has_changed(key, entry)]:
             del found[key]
             self.counts["outdated"] += 1
-        for name, count in (("lower_hits", len(found)), ("lower_misses", len(keys) - len(found))):
+        for name, count in (("lower_hits", len(found)), ("lower_misses", len(keys) - len(found) - len(large))):
             if count:
                 self.counts[name] += count
-        newest = {key: self._newest(key, found.get(key)) for key in keys}
-        return {key: entry for key, entry in newest.items() if entry is not None}
+        newest = {key: self._newest(key, found.get(key)) for key in keys if key not in large}
+        return large | {key: entry for key, entry in newest.items() if entry is not None}
+
+    async def _looked_at(self, key: bytes, found: _Large) -> Entry | None:
+        """Return what is found of a key, once another process has looked at its large entry: others do not wait."""
+        assert self._large is not None
+        entry, written, place = found
+        try:
+            whole = await self._large.run("look at an entry", entry.shared) == b"true"
+        except AnswerError:
+            whole = False
+        if whole and not self._has_changed(key, entry):
+            self.counts["lower_hits"] += 1
+            self._store(key, entry, written, self.lower[:place])
+            return self._newest(key, entry)
+        self.counts["lower_misses"] += 1
+        self._remove(key, self.lower[place], "outdated" if whole else "refused")
+        return self._newest(key, None)
 
     def _has_changed(self, key: bytes, entry: Entry) -> bool:
         """Whether an entry was requested before a change that this process knows of."""
@@ -127,7 +156,7 @@ class Cache:
         for key, written in zip(keys, await _get(tier, keys), strict=True):
             if written is None:
                 continue
-            entry = await self._decoded(key, written)
+            entry = self._decoded(key, written)
             if entry is None:
                 self._remove(key, tier, "refused")
             else:
@@ -161,16 +190,10 @@ class Cache:
         self.counts[why] += 1
         self._write(key, tier, tier.delete(key))
 
-    async def _decoded(self, key: bytes, written: bytes) -> Entry | None:
+    def _decoded(self, key: bytes, written: bytes) -> Entry | None:
         if self._large is None or len(written) <= LARGE:
             return decode_entry(key, written, self._clock())
-        entry = decode_entry(key, written, self._clock(), is_whole=lambda _: True)
-        if entry is None:
-            return None
-        try:
-            return entry if await self._large.run("look at an entry", entry.shared) == b"true" else None
-        except AnswerError:
-            return None
+        return decode_entry(key, written, self._clock(), is_whole=lambda _: True)
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Store an entry: at once in memory, and soon in the lower tiers unless it is a failure."""

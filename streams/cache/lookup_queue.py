@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
-from streams.cache.entry import Entry
 from streams.tasks import end_tasks, start
 
 MAX_LOOKUPS = 32
@@ -16,15 +15,16 @@ slow otherwise."""
 TURN = 0.005
 """Seconds of work after which other tasks get their turn."""
 
-Found: TypeAlias = Callable[[Entry | None], None]
+T = TypeVar("T")
+Found: TypeAlias = Callable[[T | None], None]
 
 
-class LookupQueue:
+class LookupQueue(Generic[T]):
     """Looks for keys with `look_up`, which returns what it found by key and does not raise."""
 
-    def __init__(self, look_up: Callable[[Sequence[bytes]], Awaitable[dict[bytes, Entry]]]) -> None:
+    def __init__(self, look_up: Callable[[Sequence[bytes]], Awaitable[Mapping[bytes, T]]]) -> None:
         self._look_up = look_up
-        self._waiting: dict[bytes, list[Found]] = {}
+        self._waiting: dict[bytes, list[Found[T]]] = {}
         self._in_flight = 0
         self._flushing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -32,14 +32,14 @@ class LookupQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, key: bytes, found: Found) -> None:
+    def add(self, key: bytes, found: Found[T]) -> None:
         """Look for a key, and call `found` with its entry. Those who look for the same at the same time share it."""
         self._waiting.setdefault(key, []).append(found)
         self._flush_soon()
 
-    async def find(self, key: bytes) -> Entry | None:
+    async def find(self, key: bytes) -> T | None:
         """Return the entry of a key."""
-        future: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
         self.add(key, lambda entry: None if future.done() else future.set_result(entry))
         return await future
 
@@ -67,7 +67,7 @@ class LookupQueue:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, batch: dict[bytes, list[Found]]) -> None:
+    async def _run(self, batch: dict[bytes, list[Found[T]]]) -> None:
         try:
             entries = await self._look_up(list(batch))
         finally:

@@ -721,6 +721,30 @@ async def test_a_hanging_read_is_a_miss_in_time_and_bounds_the_others(tier, monk
         assert await cache.get(KEY) == b"x"
 
 
+@pytest.mark.parametrize(("count", "found"), [(3, {0}), (2 * files.SHARE, {*range(2 * files.SHARE)} - {1})])
+async def test_a_hanging_read_costs_as_few_other_keys_as_may_be(cache, monkeypatch, count, found):
+    """One thread has found those before the one that hangs, and reads none behind it later; a second reads them all."""
+    keys = [key_of(number) for number in range(count)]
+    for key in keys:
+        await cache.set(key, b"v", ttl=60)
+    monkeypatch.setattr(files, "READ_DEADLINE", 0.1)
+    read, asked, let_go = cache._folder.read, [], threading.Event()
+
+    def hanging(key):
+        asked.append(key)
+        if key == keys[1]:
+            let_go.wait()
+        return read(key)
+
+    monkeypatch.setattr(cache._folder, "read", hanging)
+    try:
+        assert [each is not None for each in await cache.multi_get(keys)] == [at in found for at in range(count)]
+    finally:
+        let_go.set()
+    await cache.close()
+    assert len(asked) == len(found) + 1
+
+
 async def test_a_hanging_write_is_given_up_and_gets_go_on(tier, monkeypatch, hang):
     """A set ends False in time, no more is tried for a while, and what is stored is got meanwhile."""
     monkeypatch.setattr(files, "WRITE_DEADLINE", 0.05)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from models.errors import MillraceError, PurgeError, Unreachable
+from models.large import LARGE
 from streams.cache import front
 from streams.cache.changes import marker_key, target_of, write_marker
 from streams.cache.entry import REVALIDATE_WITHIN, decode_entry, encode_entry, failed_entry, fresh_entry
@@ -76,6 +77,17 @@ class Tier:
         for key in found:
             del self.kept[key]
         return len(found)
+
+
+class Large:
+    """Another process, which answers when it is told to."""
+
+    def __init__(self):
+        self.waiting = []
+
+    async def run(self, *_):
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return await self.waiting[-1]
 
 
 @pytest.fixture
@@ -347,6 +359,24 @@ async def test_what_changes_while_others_are_looked_for_is_outdated(cache, upper
     assert await asyncio.gather(*finding) == [None, None]
     assert cache.peek(keys[0]) is None
     assert cache.counts == {"outdated": 1, "lower_misses": 2}
+
+
+async def test_a_large_entry_holds_up_no_other(cache, clock, lower):
+    """Others of the same call are found while another process still looks at it; broken, it is a miss and removed."""
+    cache._large = Large()
+    keys = [b"00000000-%016d-" % number + b"1" * 40 for number in range(1, 4)]
+    large = fresh_entry(SHARED % 1 + b" " * LARGE, NOW, Freshness(60.0, 0.0, 600.0))
+    lower.kept = {key: encode_entry(key, each) for key, each in zip(keys, (large, entry(1), large), strict=True)}
+    finding = [asyncio.create_task(cache.find(key)) for key in keys]
+    assert await asyncio.wait_for(finding[1], PATIENCE) == entry(1)
+    assert [cache.peek(keys[0]), len(cache._large.waiting)] == [None, 2]
+    for future, whole in zip(cache._large.waiting, (b"true", b"false"), strict=True):
+        future.set_result(whole)
+    assert await asyncio.gather(*finding) == [large, entry(1), None]
+    assert [cache.peek(keys[0]), cache.peek(keys[2])] == [large, None]
+    assert cache.counts == {"lower_hits": 2, "lower_misses": 1, "refused": 1}
+    await settle(cache)
+    assert keys[2] not in lower.kept
 
 
 async def test_a_lookup_that_is_given_up_makes_room(cache, upper):
