@@ -13,7 +13,7 @@ import logging
 import pickle
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -47,6 +47,8 @@ BUSY = 0.1
 """Seconds more that keys are gathered as long as each turn of the event loop brings new ones: the worker is busy, and
 fewer calls are less work.
 """
+STEP = 16
+"""Keys that are answered in one turn of the event loop: each request then has some 0.2 ms of work to do."""
 LOG_EVERY = 60.0
 """Seconds between two log lines about a source's refused calls."""
 _JSON = "application/json"
@@ -263,14 +265,16 @@ class BulkFetcher:
             if several and isinstance(error, UpstreamError) and error.status in batch.split:
                 self._log(source.name, len(keys), error)
                 return await self._ask_halves(call, keys, error.attempts or 0)
-            return call.fail(keys, error)
+            return await _fail(call, keys, error)
         response = without_validators(response)._replace(attempts=response.attempts + before)
         try:
             items = await self._take_apart(response, batch, keys)
         except AnswerError as error:
             error.body, error.body_truncated = excerpt(response.body)
-            return call.fail(keys, _of(response, error))
-        self._deliver(call, keys, response, items)
+            return await _fail(call, keys, _of(response, error))
+        for step in _steps(keys):
+            self._deliver(call, step, response, items)
+            await asyncio.sleep(0)
         return None
 
     def _log(self, source: str, count: int, error: AnswerError) -> None:
@@ -321,6 +325,17 @@ class BulkFetcher:
                 own = response._replace(body=Item(items.found[key], _JSON))
                 for answer in call.unanswered(key):
                     answer.set_result(own)
+
+
+async def _fail(call: _Call, keys: Sequence[str], error: AnswerError) -> None:
+    """Give an error to all who wait for these keys."""
+    for step in _steps(keys):
+        call.fail(step, error)
+        await asyncio.sleep(0)
+
+
+def _steps(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (keys[at : at + STEP] for at in range(0, len(keys), STEP))
 
 
 def _filled(call: _Call, batch: Batch, keys: Sequence[str]) -> Filled | None:

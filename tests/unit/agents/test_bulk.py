@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from agents.answer.bulk import MAX_URL, BulkFetcher
+from agents.answer.bulk import MAX_URL, STEP, BulkFetcher
 from agents.answer.parsed_requests import parse_request
 from agents.testing import AsyncHarness, Reply
 from models import large
@@ -26,6 +27,10 @@ SOURCES = """
 url = "https://prices.example.com/{shop}?sku={sku}"
 params.shop.default = "main"
 batch = { param = "sku", items = "prices", key = "sku", size = 3, wait = 0.01 }
+
+[sources.many]
+url = "https://prices.example.com/?sku={sku}"
+batch = { param = "sku", items = "prices", key = "sku", size = 100, wait = 0.01 }
 
 [sources.posted]
 url = "https://prices.example.com/search"
@@ -105,7 +110,7 @@ async def upstream():
 
 @pytest.fixture
 async def bulk(upstream):
-    fetcher = BulkFetcher(upstream, None, {"prices": None}, None)
+    fetcher = BulkFetcher(upstream, None, {"prices": None, "many": None}, None)
     yield fetcher
     await fetcher.close()
 
@@ -114,8 +119,8 @@ async def bulk(upstream):
 def ask(bulk, sources):
     """Ask for a price in a task of its own."""
 
-    def start(sku, seconds=5.0, **params):
-        known = parse_request(Request(source="prices", params={"sku": sku, **params}, schema=""), sources)
+    def start(sku, seconds=5.0, source="prices", **params):
+        known = parse_request(Request(source=source, params={"sku": sku, **params}, schema=""), sources)
         return asyncio.ensure_future(bulk.fetch(known, {}, time.monotonic() + seconds))
 
     return start
@@ -316,6 +321,22 @@ async def test_a_large_answer_is_taken_apart_in_another_process(upstream, source
     known = [parse_request(Request(source="prices", params={"sku": sku}, schema=""), sources) for sku in "ab"]
     found = await ended(*(fetcher.fetch(each, {}, time.monotonic() + 5) for each in known))
     assert (found[0], found[1].kind, ran) == ('{"sku":"a"}', "not_found", ["take a batch apart"])
+
+
+@pytest.mark.parametrize("error", [None, Unreachable("gone")])
+async def test_the_requests_of_a_large_call_do_not_all_go_on_at_once(ask, upstream, error):
+    """What each does then would hold up the event loop, a thousand times over."""
+    upstream.failing = lambda _: error
+    turn, ended_in = [0], Counter()
+    tasks = [ask(f"k{number}", source="many") for number in range(100)]
+    for task in tasks:
+        task.add_done_callback(lambda _: ended_in.update(turn))
+    while not all(task.done() for task in tasks):
+        turn[0] += 1
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (len(upstream.calls), sum(ended_in.values())) == (1, 100)
+    assert max(ended_in.values()) <= 2 * STEP < 100
 
 
 async def test_a_fault_is_that_of_each_request(ask, upstream):
