@@ -7,7 +7,8 @@
 A worker that lowers its claim sends less first and writes then. One that raises it writes first, reads its own record
 back, and sends more only if all claims before that record leave room for it. All workers read the same order, so the
 rates held never add up to more than the limit, however late anyone reads or writes. What is free, and who has to give,
-follows from the wants: equal shares, but for what a worker does not need.
+follows from the wants: equal shares, but for what a worker does not need. While a new rate is rolled out, what others
+write counts in proportion: one that claims half of its rate leaves half of ours.
 
 A worker is gone if this one has read records of its own over GONE_AFTER seconds (of its own clock) and none of the
 other between them: while the topic stands still, nobody is gone. A worker that was silent so long takes back no more
@@ -118,7 +119,8 @@ class RateShares:
             limit.written = claim, limit.want
         self._number += 1
         pairs = {name: [round(each, 6) for each in limit.written] for name, limit in self.limits.items()}
-        return {"limits": pairs, "run": self.me, "number": self._number, "at": now}
+        rates = {name: limit.rate for name, limit in self.limits.items()}
+        return {"limits": pairs, "rates": rates, "run": self.me, "number": self._number, "at": now}
 
     def read(self, record: Record) -> None:
         """Take the next record of the partition, whoever wrote it. Raises ValueError for one that is not valid."""
@@ -131,7 +133,7 @@ class RateShares:
         elif record.get("left"):
             self.peers.pop(run, None)
         else:
-            self._read_other(run, float(at), _pairs(record.get("limits")))
+            self._read_other(run, float(at), self._in_proportion(_pairs(record.get("limits")), record.get("rates")))
 
     def _claim(self, name: str) -> float:
         """Return the rate to claim: less if others want it, more if it is free."""
@@ -175,6 +177,16 @@ class RateShares:
         elif at - peer.since_mine >= GONE_AFTER:  # for that one this worker is gone
             self._doubted = True
         self._take_back()
+
+    def _in_proportion(self, pairs: dict[str, Pair], rates: Any) -> dict[str, Pair]:
+        """Return another worker's pairs as the same parts of the rates of this one."""
+        for name, rate in rates.items() if isinstance(rates, dict) else ():
+            limit = self.limits.get(name)
+            if limit is None or name not in pairs or not isinstance(rate, int | float) or rate <= 0:
+                continue
+            claim, wanted = pairs[name]
+            pairs[name] = claim / rate * limit.rate, wanted / rate * limit.rate
+        return pairs
 
     def _take_back(self) -> None:
         """Hold no more than fits while others may not count on this worker."""

@@ -185,7 +185,7 @@ class SharedLimits:
         while True:
             try:
                 await self._follow()
-            except BrokerError as exc:
+            except (KafkaError, BrokerError, OSError) as exc:
                 self._reason = reason_of(exc)
             await asyncio.sleep(RETRY_PAUSE)
 

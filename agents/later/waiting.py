@@ -111,7 +111,6 @@ class Waiting:
         lease = batch.lease
         queue = self._queues.get(lease)
         if queue is None:
-            self._queues = {held: each for held, each in self._queues.items() if held.alive}
             queue = self._queues[lease] = Queue(lease, deque())
         delay = self._delays[lease.topic]
         latest = time.time() + delay
@@ -124,6 +123,7 @@ class Waiting:
 
     def due(self, now: float) -> Iterator[tuple[Record, RetryLease]]:
         """Yield what is due at `now` (seconds since the epoch), each in turn with those of other partitions."""
+        self._queues = {lease: queue for lease, queue in self._queues.items() if lease.alive}
         queues = deque(queue for queue in self._queues.values() if queue.records and queue.lease.taking)
         while queues:
             queue = queues.popleft()

@@ -55,8 +55,8 @@ class TokenBucket:
 
     @property
     def _is_withheld(self) -> bool:
-        """Whether its share is still with others: far less than what can be counted on."""
-        return self.rate < self.expected / 2
+        """Whether its share is still with others: nothing, or far less than what can be counted on, and wanted."""
+        return not self.rate or (self.rate < self.expected / 2 and bool(self._waiting))
 
     def granted_at(self) -> float:
         """Return the latest moment at which its share was with others: now, or when it came; -inf if never."""

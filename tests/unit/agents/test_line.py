@@ -136,6 +136,18 @@ def test_a_worker_that_waits_for_its_share_does_not_blame_the_host() -> None:
     assert not line.keeps_up(clock.now + 2)
 
 
+def test_a_host_that_hangs_is_found_out_though_the_share_is_small() -> None:
+    """Others use the rate, and nothing here waits for it: what is in flight has no answer, so no more may wait."""
+    clock = Clock(100.0)
+    bucket = TokenBucket(50, 1, clock)
+    bucket.share(4.0, expected=25.0)
+    line = Line("h", Limits(rate=50, shared=True), 1_000, 30, bucket)
+    line.crowded(clock.now)
+    assert line.keeps_up(100.9)
+    clock.now = 102.0
+    assert not line.keeps_up(102.0)
+
+
 def test_a_request_s_bucket_is_that_of_its_source_or_of_its_host() -> None:
     """By the name under which it is shared; a source without limits of its own has its host's."""
     shared = {name: Bulkhead(Limits(rate=5, shared=True)) for name in ("source own", "h")}

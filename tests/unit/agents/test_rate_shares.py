@@ -26,12 +26,13 @@ class Node:
     log: list[dict[str, Any]]
     demand: float = 1e9
     skew: float = 0.0
+    rate: float = RATE
     used: float = 0.0
     written_at: float = -1e9
     on_the_way: deque[dict[str, Any]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.shares = RateShares(self.run, {NAME: Limit(RATE)}, lambda _: None)
+        self.shares = RateShares(self.run, {NAME: Limit(self.rate)}, lambda _: None)
         self.position = len(self.log)
 
     @property
@@ -66,8 +67,8 @@ class Fleet:
         for demand in demands:
             self.start(demand)
 
-    def start(self, demand: float = 1e9) -> Node:
-        node = Node(f"w{len(self.nodes)}-{self.now}", self.log, demand, skew=1000.0 * len(self.nodes))
+    def start(self, demand: float = 1e9, rate: float = RATE) -> Node:
+        node = Node(f"w{len(self.nodes)}-{self.now}", self.log, demand, skew=1000.0 * len(self.nodes), rate=rate)
         self.nodes.append(node)
         return node
 
@@ -116,6 +117,25 @@ def test_shares_follow_joins_leaves_and_deaths_within_two_seconds():
     fleet.log.append({"limits": {}, "run": gone.run, "at": 1.0, "left": True})
     fleet.run(4 * TICK)
     assert fleet.held() == [50.0]
+
+
+def test_while_a_new_rate_is_rolled_out_each_has_its_part_of_its_own():
+    """Workers that have the old one must not leave those that have the new one, or an older build, without any."""
+    fleet = Fleet(1e9, 1e9)
+    fleet.run(3)
+    fleet.start(rate=10.0)
+    fleet.run(2)
+    assert fleet.held() == [16.7, 16.7, 3.3]
+    for _ in range(2):
+        fleet.nodes.pop(0)
+        fleet.start(rate=10.0)
+        fleet.run(3)
+    assert fleet.held() == [3.3, 3.3, 3.3]
+    assert "rates" in fleet.log[0]
+    for record in fleet.log:
+        del record["rates"]
+    fleet.run(1)
+    assert fleet.held() == [3.3, 3.3, 3.3]
 
 
 def test_what_one_does_not_use_others_have():

@@ -221,6 +221,7 @@ async def test_nothing_is_taken_up_of_a_partition_that_was_given_up():
     made, [lease] = waiting([delayed(0, 100.0)])
     lease.revoke()
     assert (list(made.due(200.0)), made.next_due()) == ([], None)
+    assert made._queues == {}, "nor kept in memory"
 
 
 @pytest.mark.parametrize("order", ["none", "key"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import TopicAuthorizationFailedError
 
 from agents.answer.app import shared_bulkheads
+from agents.cluster import shared_limits as module
 from agents.cluster.registry import WorkerRegistry
 from agents.cluster.shared_limits import ALONE, STALE, TICK, SharedLimits
 from models.source import Limits, Source, Sources
@@ -20,6 +23,7 @@ from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.limits import MAX_HOSTS, Bulkhead
 from streams.http.policy import policy_of
+from streams.tasks import end_tasks, keep
 from tests.fakes import Clock
 
 SETTINGS = Settings(worker_id="me", group="g")
@@ -59,6 +63,25 @@ def record_of(value: dict[str, Any]) -> Any:
 def test_a_number_that_no_float_holds_is_passed_over() -> None:
     """Whoever may write to the topic must not be able to end what reads it."""
     Topic().shared.receive(raw(b'{"limits":{},"run":"x","group":"g","at":' + b"9" * 400 + b"}"))
+
+
+async def test_a_topic_that_may_not_be_read_is_tried_again_and_named(monkeypatch, caplog) -> None:
+    """One line says so once, and why; no fault of ours is logged each time."""
+    monkeypatch.setattr(module, "RETRY_PAUSE", 0.0)
+    shared, tries = Topic().shared, []
+
+    async def follow() -> None:
+        tries.append(1)
+        if len(tries) == 3:
+            await asyncio.Event().wait()
+        raise TopicAuthorizationFailedError("millrace-workers")
+
+    shared._follow = follow  # type: ignore[method-assign]
+    task = keep(shared._read, "reading", means="-", again=0.0)
+    while len(tries) < 3:
+        await asyncio.sleep(0)
+    await end_tasks(task)
+    assert (caplog.messages, "millrace-workers" in shared._reason) == ([], True)
 
 
 def raw(value: bytes | None) -> Any:
