@@ -26,7 +26,7 @@ from streams.http.limits import Bulkhead
 from streams.http.policy import UpstreamPolicy, policy_of
 from streams.kafka.outgoing import publishing_state
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import Topic, delay_differences, differences
+from streams.kafka.topics import Topic, delay_differences, differences, keeps
 from streams.lending import Lending
 from streams.pool import CheckPool, LargeWork
 from streams.telemetry.tracing import tracing
@@ -92,7 +92,8 @@ class AnswerApp:
         for line in [*differences(settings, topics), *delay_differences(later, topics)]:
             logger.warning("%s", line)
         publisher = await self.app.publisher(stack, settings, settings.worker_id)
-        for topic in (topics[name] for name in (settings.results_topic, settings.dead_letters_topic, *later)):
+        kept = [name for name, delay in later.items() if keeps(topics[name], delay)]  # or else nothing is put there
+        for topic in (topics[name] for name in (settings.results_topic, settings.dead_letters_topic, *kept)):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         client = await stack.enter_async_context(client_of(settings, self.sources))
         spans = None if tracer is None else self._trace(client, tracer)

@@ -22,7 +22,7 @@ from streams.config.settings import Settings
 from streams.kafka.outgoing import publishing_state
 from streams.kafka.patterns import PatternTopics, existing
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import Topic
+from streams.kafka.topics import Topic, keeps
 from streams.lending import Lending
 from streams.tasks import end_tasks, keep
 
@@ -76,7 +76,8 @@ class RouteApp:
         enricher = await self._answering.lent.borrow(stack)
         self.publisher = publisher = await self.app.publisher(stack, settings, f"{settings.worker_id}-{route.name}")
         results = topics[route.results]
-        later = [topics[name] for name in delay_topics(settings.group, self._sources.delays)]
+        delays = delay_topics(settings.group, self._sources.delays)
+        later = [topics[name] for name, delay in delays.items() if keeps(topics[name], delay)]
         for topic in (results, topics[self.dead_letters], *later):
             publisher.learn(topic.name, topic.partitions, topic.max_bytes)
         partitions = self._patterns.partitions

@@ -27,6 +27,8 @@ REQUEST_TIMEOUT = 15.0
 SETTLE_TRIES, SETTLE_PAUSE = 50, 0.1
 """How often and at what interval, in seconds, a new topic is looked for."""
 SIZE_SETTING = "max.message.bytes"
+NOT_USED = ", so workers make dead letters at once"
+"""What is added about a delay topic that does not keep what waits there."""
 SPARE = 86_400
 """Seconds beyond its delay for which a delay topic should keep a record: workers may be away for so long."""
 
@@ -187,6 +189,12 @@ def differences(settings: Settings, found: Mapping[str, Topic]) -> list[str]:
     return lines
 
 
+def keeps(topic: Topic, delay: int) -> bool:
+    """Whether a delay topic still has, as far as known, what has waited there for so many seconds."""
+    expires = topic.retention_ms is not None and 0 <= topic.retention_ms <= delay * 1000
+    return not expires and "compact" not in (topic.cleanup or "")
+
+
 def delay_differences(delays: Mapping[str, int], found: Mapping[str, Topic]) -> Iterator[str]:
     """Say, a line each, what will not work with delay topics; `delays` has the seconds of each."""
     for name, delay in delays.items():
@@ -194,11 +202,14 @@ def delay_differences(delays: Mapping[str, int], found: Mapping[str, Topic]) -> 
         if topic is None:
             continue
         if "compact" in (topic.cleanup or ""):
-            yield f"topic {name!r} is compacted: Kafka deletes requests that wait there; set cleanup.policy=delete"
+            yield (
+                f"topic {name!r} is compacted: Kafka deletes requests that wait there, so workers make dead letters of "
+                "them at once; set cleanup.policy=delete"
+            )
         if topic.retention_ms is not None and 0 <= topic.retention_ms < (delay + SPARE) * 1000:
             yield (
                 f"topic {name!r} keeps records for {topic.retention_ms / 1000:g} s, and they wait there for {delay} s: "
-                "what is not taken up in time is lost; raise retention.ms"
+                f"what is not taken up in time is lost{'' if keeps(topic, delay) else NOT_USED}; raise retention.ms"
             )
 
 

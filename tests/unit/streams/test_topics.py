@@ -7,7 +7,7 @@ import pytest
 
 from models.route import Route
 from streams.config.settings import Kafka, Settings
-from streams.kafka.topics import SPARE, Admin, Topic, delay_differences, differences, route_differences
+from streams.kafka.topics import SPARE, Admin, Topic, delay_differences, differences, keeps, route_differences
 
 SIZE = 1_048_588
 
@@ -180,6 +180,19 @@ def test_topics_of_a_route_that_do_not_fit_are_each_a_line():
         "'enriched' is compacted: a record without a key is refused by the broker",
     ]
     assert sum("'returns'" in line for line in lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("retention_ms", "cleanup", "kept"),
+    [(None, None, True), (-1, "delete", True), (3_600_001, "delete", True), (3_600_000, "delete", False),
+     (0, "delete", False), (-1, "compact,delete", False)],
+)  # fmt: skip
+def test_a_delay_topic_that_loses_what_waits_is_not_used(retention_ms, cleanup, kept):
+    """Nor is one doubted of which the broker says nothing."""
+    topic = Topic("g-later-3600s", 8, 1, cleanup=cleanup, retention_ms=retention_ms)
+    assert keeps(topic, 3600) is kept
+    lines = "".join(delay_differences({"g-later-3600s": 3600}, {"g-later-3600s": topic}))
+    assert ("dead letters" in lines) is not kept
 
 
 @pytest.mark.parametrize(
