@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,8 @@ class LaterApp:
         self._answerer: Answerer | None = None
         self._publisher: Publisher | None = None
         self._runners: dict[str, RouteRunner] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._queues: defaultdict[RouteRunner, deque[RecordBatch]] = defaultdict(deque)
+        self._tasks: dict[RouteRunner, asyncio.Task[None]] = {}
         self.app = App(settings, id=later_group(settings), resting=True)
         self.app.opens(self.open)
         topic = self.app.topic(*self.topics, key_type=bytes, value_type=bytes)
@@ -165,10 +166,19 @@ class LaterApp:
         if runner is None:
             self._bury(record, lease, name)
             return
-        # A route holds up its own partitions while it has no place, but not what waits for others.
-        task = start(runner.take(batch), "a record that a route tries again", means="it is never answered")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        # A route holds up its own partitions while it has no place, but not what waits for others. One of its records
+        # at a time waits for a place: hundreds would leave next to none to new records, and all be woken for each.
+        self._queues[runner].append(batch)
+        if runner not in self._tasks:
+            self._tasks[runner] = start(
+                self._feed(runner), "records that a route tries again", means="they are never answered"
+            )
+
+    async def _feed(self, runner: RouteRunner) -> None:
+        queue = self._queues[runner]
+        while queue:
+            await runner.take(queue.popleft())
+        del self._tasks[runner]
 
     def _bury(self, record: Record, lease: RetryLease, route: bytes) -> None:
         """Publish the dead letter of a record whose route is gone."""
@@ -189,4 +199,4 @@ class LaterApp:
                 await asyncio.sleep(RELEASES_EVERY)
 
     async def _end(self, *tasks: asyncio.Task[None]) -> None:
-        await end_tasks(*tasks, *self._tasks)
+        await end_tasks(*tasks, *self._tasks.values())

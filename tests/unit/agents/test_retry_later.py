@@ -17,7 +17,7 @@ from agents.later import app as module
 from agents.later.app import LaterApp
 from agents.later.waiting import RetryLease, Waiting, as_first_read
 from agents.tables.result_parser import ResultParser
-from models.dead_letter import DLQ, MAX_AT
+from models.dead_letter import DLQ, MAX_AT, ROUTE
 from models.errors import InvalidDocument, Overloaded, TimedOut, Unreachable, UpstreamError
 from models.retry_later import DUE, SINCE, TRIES, RetryLater
 from models.source import Retries, Source, Sources
@@ -192,6 +192,37 @@ async def test_no_more_are_tried_again_at_once_than_may_be_and_others_get_their_
     lease.finish(0)
     await LaterApp._take_up(later)
     assert len(begun) == 4
+
+
+async def test_of_a_route_one_record_waits_for_a_place_and_other_routes_go_on():
+    """Hundreds that wait would leave next to no place to the route's new records. All are taken in the end."""
+
+    class Runner:
+        def __init__(self):
+            self.gate, self.taken, self.within, self.most = asyncio.Event(), [], 0, 0
+
+        async def take(self, batch):
+            self.within += 1
+            self.most = max(self.most, self.within)
+            await self.gate.wait()
+            self.within -= 1
+            self.taken.append(batch.records[0].offset)
+
+    slow, quick = Runner(), Runner()
+    quick.gate.set()
+    later = LaterApp(Settings(), frozenset({60}), SimpleNamespace(), [], lambda: None)
+    later._answerer, later._runners = SimpleNamespace(), {"slow": slow, "quick": quick}
+    for name in ("slow", "quick"):
+        for number in range(20):
+            record = replace(delayed(number, 100.0), headers=((ROUTE, name.encode()),))
+            await later._begin(record, RetryLease(Lease("g", SHORT, 0, position=0), number, lambda: None))
+    while len(quick.taken) < 20:
+        await asyncio.sleep(0)
+    assert (quick.taken, slow.taken, slow.most) == ([*range(20)], [], 1)
+    slow.gate.set()
+    while later._tasks:
+        await asyncio.sleep(0)
+    assert (slow.taken, slow.most) == ([*range(20)], 1)
 
 
 @pytest.mark.parametrize(
