@@ -63,6 +63,10 @@ class Holder(Protocol):
         """Return the leases whose offsets the group takes."""
         ...
 
+    def is_whole(self) -> bool:
+        """Return whether no lease has ended without another in its place."""
+        ...
+
     def retake(self, leases: Collection[Lease]) -> None:
         """Take leases anew from the group's commits: nobody knows what was committed last."""
         ...
@@ -140,7 +144,8 @@ class TransactionalPublisher(Publisher):
         try:
             transaction = self._gather()
             if transaction is None:
-                self._failing_since = None  # the leases of what failed have ended
+                if self._holder().is_whole():
+                    self._failing_since = None  # what failed went with its leases, and new ones are there
                 return None
             return await self._commit(transaction)
         finally:
@@ -151,7 +156,7 @@ class TransactionalPublisher(Publisher):
     def _schedule_flush(self, queue: PartitionQueue) -> None:  # noqa: ARG002  all queues go together
         if self._closed or self._due.is_set():
             return
-        if self.backlog_bytes >= EARLY_BYTES:
+        if self.backlog_bytes - self._kept_back_bytes >= EARLY_BYTES:
             self._due.set()
         elif self._flush_timer is None:
             self._flush_timer = self._loop.call_later(EVERY, self._due.set)
@@ -165,11 +170,15 @@ class TransactionalPublisher(Publisher):
 
     def _weigh(self) -> None:
         """Judge the backlog without what is kept back: that waits for requests that may wait for room."""
-        records = sum(records for records, _ in self._kept_back.values())
-        size = sum(size for _, size in self._kept_back.values())
-        self.congested = self.backlog - records >= BACKLOG_RECORDS or self.backlog_bytes - size >= BACKLOG_BYTES
+        records, size = self.backlog, self.backlog_bytes - self._kept_back_bytes
+        records -= sum(records for records, _ in self._kept_back.values())
+        self.congested = records >= BACKLOG_RECORDS or size >= BACKLOG_BYTES
         if not self.congested:
             self._room.set()
+
+    @property
+    def _kept_back_bytes(self) -> int:
+        return sum(size for _, size in self._kept_back.values())
 
     # -- what
 

@@ -50,6 +50,10 @@ class TransactionLeases:
             if lease.alive and lease.member == member and tp.topic not in self._watch.missing
         }  # fmt: skip
 
+    def is_whole(self) -> bool:
+        """Return whether no lease has ended without another in its place."""
+        return all(lease.alive for lease in self._leases.values())
+
     def lost(self, leases: Collection[Lease]) -> None:
         """Give up leases of a member that the group does not know any more; it joins again at its next heartbeat."""
         for tp, lease in self._leases.items():

@@ -96,6 +96,9 @@ class Holder:
     def committable(self):
         return {tp: lease for tp, lease in self.leases.items() if lease.alive}
 
+    def is_whole(self):
+        return all(lease.alive for lease in self.leases.values())
+
     def retake(self, leases):
         self.retaken += leases
         self._end(leases)
@@ -304,7 +307,10 @@ async def test_what_was_lost_with_its_lease_fails_no_more(opened):
     opened.publisher.publish("results", 0, record(opened.lease, 0))
     opened.producer.faults["commit"] = KafkaConnectionError()
     assert await opened.publisher.commit() is False
-    assert opened.publisher.failing_since is not None
+    assert await opened.publisher.commit() is None
+    assert opened.publisher.failing_since is not None  # its partition stands still
+    opened.holder.leases[REQUESTS] = held(0, 0)
+    opened.holder.leases[REQUESTS].committed = opened.holder.leases[REQUESTS].commit_point()
     assert await opened.publisher.commit() is None
     assert opened.publisher.failing_since is None
 
@@ -416,6 +422,19 @@ async def test_kept_back_results_fill_their_partition_only(opened, monkeypatch):
     assert await publisher.commit() is True
     assert not publisher.congested
     assert (publisher.is_full(0), publisher.is_full(1)) == (True, False)
+
+
+async def test_kept_back_results_hurry_no_transaction(opened, monkeypatch):
+    """Many bytes that wait begin a transaction at once, but not those that it would not take."""
+    monkeypatch.setattr(module, "EARLY_BYTES", 4_000)
+    publisher, lease = opened.publisher, held(0, 8_000)
+    opened.holder.leases[REQUESTS] = lease
+    for offset in range(1, 8_000, 2):
+        publisher.publish("results", 0, record(lease, offset, b"12"))
+    assert await publisher.commit() is True
+    assert publisher.backlog_bytes > 4_000
+    publisher.publish("results", 0, record(lease, 2))
+    assert not publisher._due.is_set()
 
 
 async def test_waiting_records_begin_a_transaction_by_themselves(opened, monkeypatch):
