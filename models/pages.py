@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_plus
 
 from models import documents, strictjson
 from models.documents import Body
-from models.errors import InvalidDocument
+from models.errors import InvalidDocument, InvalidRequest
 from models.expression import WHOLE, Expression
 from models.schema import kind
 from models.template import as_text
@@ -77,7 +77,11 @@ def read_page(body: Body, pages: Pages) -> Page:
     if isinstance(following, bool | list | dict):
         msg = f"pages.next ({pages.next.text}): finds {kind(following)}, not a link or cursor"
         raise InvalidDocument(msg)
-    return Page(text, as_text("next", following))
+    try:
+        return Page(text, as_text("next", following))
+    except InvalidRequest:  # it is not the request that is invalid
+        msg = f"pages.next ({pages.next.text}): finds a number with too many digits"
+        raise InvalidDocument(msg) from None
 
 
 def read_large_page(content: bytes, media_type: str, charset: str | None, items: str, following: str | None) -> bytes:

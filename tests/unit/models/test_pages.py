@@ -45,6 +45,7 @@ def test_a_page_has_items_and_perhaps_a_next_one(text, page):
         ('{"data": {}}', "pages.items (data): finds an object, not an array"),
         ('{"data": [], "next": {}}', "pages.next (next): finds an object, not a link or cursor"),
         ('{"data": [], "next": true}', "pages.next (next): finds a boolean, not a link or cursor"),
+        ('{"data": [], "next": 1e-99999}', "pages.next (next): finds a number with too many digits"),
         ("[1", "not JSON: Expecting ',' delimiter at line 1, column 3"),
     ],
 )
