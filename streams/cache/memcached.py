@@ -25,6 +25,9 @@ KEY_LIMIT = 250
 """Longest key in bytes that memcached accepts."""
 VALUE_LIMIT = MIB - 512
 """Largest value in bytes: an item of memcached, 1 MiB by default, also has its key and about 60 bytes."""
+SHARE = 8
+"""Keys of an exchange at most: the large values of many would take its time-out together, as one connection brings what
+one read of the event loop takes."""
 LONGEST_TTL = 30 * 24 * 3600
 """Seconds above which memcached reads a time to live as a date."""
 COUNTED = {
@@ -111,14 +114,22 @@ class MemcachedCache(BaseCache):
         of: dict[Server, list[bytes]] = {}
         for key in dict.fromkeys(keys):
             of.setdefault(self._server(key), []).append(key)
-        if len(of) == 1:
-            [(server, its)] = of.items()
-            found = await self._values(server, its)
+        parts = [(server, part) for server, its in of.items() for part in self._parts(server, its)]
+        if len(parts) == 1:
+            [(server, part)] = parts
+            found = await self._values(server, part)
         else:
             found = {}
-            for values in await asyncio.gather(*(self._values(server, its) for server, its in of.items())):
+            for values in await asyncio.gather(*(self._values(server, part) for server, part in parts)):
                 found |= values
         return [found.get(key) for key in keys]
+
+    def _parts(self, server: Server, keys: list[bytes]) -> Iterable[list[bytes]]:
+        """Return the keys of each exchange; a server that pauses is tried with one, whose value comes soon if any."""
+        if server.resting:
+            self.counts["resting"] += len(keys) - 1
+            return [keys[:1]]
+        return (keys[at : at + SHARE] for at in range(0, len(keys), SHARE))
 
     async def _values(self, server: Server, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         try:

@@ -31,6 +31,8 @@ LARGEST_BLOCK = MIB + len(LINE_END)
 """Largest value in bytes with its line end: memcached's own limit of an item."""
 LONGEST_LINE = 512
 """Bytes of a value's first line: its key of up to 250 bytes, flags and length."""
+READ_AHEAD = 2 * MIB
+"""Bytes that arrive before they are read: with asyncio's 64 KiB, every second turn of a busy loop brings nothing."""
 READ_BYTES = 256 << 10
 """Most bytes that are read at once."""
 REASON_LIMIT = 200
@@ -125,7 +127,7 @@ class Connections(MemcachePool):
 
     async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
-        reader = Reader(loop=loop)
+        reader = Reader(limit=READ_AHEAD, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.create_connection(lambda: protocol, self._host, self._port)
         return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))

@@ -12,6 +12,7 @@ from streams.cache.memcached import (
     COUNTED,
     KEY_LIMIT,
     LONGEST_TTL,
+    SHARE,
     VALUE_LIMIT,
     MemcachedCache,
     choose,
@@ -19,6 +20,7 @@ from streams.cache.memcached import (
     stored_key,
 )
 from streams.config.cache_url import MemcachedTier
+from tests.fakes import Clock
 
 KEY = b"0123abcd-0123456789abcdef-" + b"0" * 40
 NOWHERE = ("127.0.0.1", 1)
@@ -126,6 +128,27 @@ async def test_without_a_server_everything_is_a_miss():
             assert await cache.delete(KEY) == 0
         assert cache.counts == {"failures": 1, "resting": 7}
         assert set(cache.counts) <= set(COUNTED)
+
+
+async def test_many_keys_go_in_several_exchanges_and_a_trial_has_one():
+    """Large values of one exchange would take its time-out together, and those of a trial would keep a server away."""
+    asked, clock = [], Clock(0.0)
+
+    async def values(names):
+        asked.append(len(names))
+        if len(asked) == 1:
+            raise ConnectionResetError
+        return {each: each for each in names}
+
+    many = [b"%040d" % number for number in range(2 * SHARE + 1)]
+    async with MemcachedCache(MemcachedTier((NOWHERE,)), clock=clock) as cache:
+        cache._only.client.values = values
+        assert await cache.multi_get(many[:1]) == [None]
+        clock.now += 60
+        assert await cache.multi_get(many[:3]) == [b"mr:" + many[0], None, None]
+        assert await cache.multi_get(many) == [b"mr:" + each for each in many]
+    assert asked == [1, 1, SHARE, SHARE, 1]
+    assert cache.counts == {"failures": 1, "resting": 2, "hits": 2 * SHARE + 2}
 
 
 async def test_a_token_is_refused():
