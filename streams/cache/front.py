@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from aiocache.base import BaseCache
 
@@ -17,7 +17,7 @@ from models.errors import AnswerError, PurgeError
 from models.large import LARGE
 from streams.cache.changes import CLOCK_SLACK, Changes, marker_key, read_marker, target_of, write_marker
 from streams.cache.entry import LONGEST, Entry, decode_entry, encode_entry
-from streams.cache.lookup_queue import TURN, LookupQueue
+from streams.cache.lookup_queue import TURN, Later, LookupQueue
 from streams.cache.memory import MemoryCache
 from streams.config.cache_url import FileTier, MemcachedTier, MemoryTier, Tier
 from streams.pool import LargeWork
@@ -32,14 +32,6 @@ MOMENT = 1.0
 """Seconds that an answer stays in memory without a memory tier: for requests that come at once."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that writes in progress may take to finish when the cache is closed."""
-
-
-class _Large(NamedTuple):
-    """A large entry as written in the lower tier at a `place`, at which nobody has looked."""
-
-    entry: Entry
-    written: bytes
-    place: int
 
 
 class Cache:
@@ -66,7 +58,7 @@ class Cache:
         self._clock = clock
         self._large = large
         self._stack = AsyncExitStack()
-        self.lookups: LookupQueue[Entry | _Large] = LookupQueue(self._look_up)
+        self.lookups = LookupQueue(self._look_up)
         self._writes: set[asyncio.Task[None]] = set()
         self._last: dict[tuple[bytes, int], asyncio.Task[None]] = {}
         self.counts: Counter[str] = Counter()
@@ -93,18 +85,17 @@ class Cache:
 
         The one in memory stays if it is as new.
         """
-        found = await self.lookups.find(key)
-        return await self._looked_at(key, found) if isinstance(found, _Large) else found
+        return await self.lookups.find(key)
 
-    async def _look_up(self, keys: Sequence[bytes]) -> Mapping[bytes, Entry | _Large]:
+    async def _look_up(self, keys: Sequence[bytes]) -> Mapping[bytes, Entry | Later]:
         """Do what `find` does, for several keys with one call to a tier; large ones are only read."""
         found: dict[bytes, Entry] = {}
-        large: dict[bytes, _Large] = {}
+        large: dict[bytes, Later] = {}
         left = keys
         for place, tier in enumerate(self.lower):
             for key, (written, entry) in (await self._read(tier, left)).items():
                 if self._large is not None and len(written) > LARGE:
-                    large[key] = _Large(entry, written, place)
+                    large[key] = partial(self._looked_at, key, entry, written, place)
                 else:
                     found[key] = entry
                     self._store(key, entry, written, self.lower[:place])
@@ -121,10 +112,9 @@ class Cache:
         newest = {key: self._newest(key, found.get(key)) for key in keys if key not in large}
         return large | {key: entry for key, entry in newest.items() if entry is not None}
 
-    async def _looked_at(self, key: bytes, found: _Large) -> Entry | None:
-        """Return what is found of a key, once another process has looked at its large entry: others do not wait."""
+    async def _looked_at(self, key: bytes, entry: Entry, written: bytes, place: int) -> Entry | None:
+        """Return what is found of a key, once another process has looked at its large entry of the tier at `place`."""
         assert self._large is not None
-        entry, written, place = found
         try:
             whole = await self._large.run("look at an entry", entry.shared) == b"true"
         except AnswerError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
+from streams.cache.entry import Entry
 from streams.tasks import end_tasks, start
 
 MAX_LOOKUPS = 32
@@ -15,16 +17,17 @@ slow otherwise."""
 TURN = 0.005
 """Seconds of work after which other tasks get their turn."""
 
-T = TypeVar("T")
-Found: TypeAlias = Callable[[T | None], None]
+Found: TypeAlias = Callable[[Entry | None], None]
+Later: TypeAlias = partial[Coroutine[Any, Any, Entry | None]]
+"""Finds an entry that others do not have to wait for."""
 
 
-class LookupQueue(Generic[T]):
-    """Looks for keys with `look_up`, which returns what it found by key and does not raise."""
+class LookupQueue:
+    """Looks for keys with `look_up`, which returns what it found by key, or what finds it, and does not raise."""
 
-    def __init__(self, look_up: Callable[[Sequence[bytes]], Awaitable[Mapping[bytes, T]]]) -> None:
+    def __init__(self, look_up: Callable[[Sequence[bytes]], Awaitable[Mapping[bytes, Entry | Later]]]) -> None:
         self._look_up = look_up
-        self._waiting: dict[bytes, list[Found[T]]] = {}
+        self._waiting: dict[bytes, list[Found]] = {}
         self._in_flight = 0
         self._flushing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -32,14 +35,14 @@ class LookupQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, key: bytes, found: Found[T]) -> None:
+    def add(self, key: bytes, found: Found) -> None:
         """Look for a key, and call `found` with its entry. Those who look for the same at the same time share it."""
         self._waiting.setdefault(key, []).append(found)
         self._flush_soon()
 
-    async def find(self, key: bytes) -> T | None:
+    async def find(self, key: bytes) -> Entry | None:
         """Return the entry of a key."""
-        future: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
         self.add(key, lambda entry: None if future.done() else future.set_result(entry))
         return await future
 
@@ -67,17 +70,35 @@ class LookupQueue(Generic[T]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, batch: dict[bytes, list[Found[T]]]) -> None:
+    async def _run(self, batch: dict[bytes, list[Found]]) -> None:
+        later: list[tuple[list[Found], Later]] = []
+        entries: dict[bytes, Entry] = {}
         try:
-            entries = await self._look_up(list(batch))
+            for key, entry in (await self._look_up(list(batch))).items():
+                if isinstance(entry, partial):
+                    later.append((batch.pop(key), entry))
+                else:
+                    entries[key] = entry
         finally:
-            self._in_flight -= len(batch)
-            self._flush_soon()
+            self._free(len(batch))
         end = time.monotonic() + TURN
         for key, calls in batch.items():
-            entry = entries.get(key)
             for found in calls:
-                found(entry)
+                found(entries.get(key))
                 if time.monotonic() >= end:
                     await asyncio.sleep(0)
                     end = time.monotonic() + TURN
+        if later:
+            await asyncio.gather(*(self._find_later(calls, find) for calls, find in later))
+
+    async def _find_later(self, calls: list[Found], find: Later) -> None:
+        try:
+            entry = await find()
+        finally:
+            self._free(1)
+        for found in calls:
+            found(entry)
+
+    def _free(self, count: int) -> None:
+        self._in_flight -= count
+        self._flush_soon()

@@ -379,6 +379,28 @@ async def test_a_large_entry_holds_up_no_other(cache, clock, lower):
     assert keys[2] not in lower.kept
 
 
+async def test_large_entries_that_wait_are_bounded(cache, lower):
+    """No more are read than lookups may be in progress: each keeps its bytes until another process has looked at it."""
+    cache._large = Large()
+    large = fresh_entry(SHARED % 1 + b" " * LARGE, NOW, Freshness(60.0, 0.0, 600.0))
+    keys = [b"00000000-%016d-" % number + b"1" * 40 for number in range(MAX_LOOKUPS + 5)]
+    lower.kept = {key: encode_entry(key, large) for key in keys}
+    finding = [asyncio.create_task(cache.find(key)) for key in keys]
+    while len(cache._large.waiting) < MAX_LOOKUPS:
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(cache._large.waiting) == MAX_LOOKUPS
+    finding[0].cancel()
+    while not all(task.done() for task in finding):
+        for future in cache._large.waiting:
+            if not future.done():
+                future.set_result(b"true")
+        await asyncio.sleep(0)
+    assert [task.result() for task in finding[1:]] == [large] * (MAX_LOOKUPS + 4)
+    assert cache.lookups._in_flight == 0
+
+
 async def test_a_lookup_that_is_given_up_makes_room(cache, upper):
     """A request out of time leaves its place to the next."""
     upper.gates["get"] = asyncio.Event()
