@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -62,7 +63,11 @@ async def each_once(stage: Stage, ids: set[str], failing: set[str], *, seconds: 
     """
     seen = await stage.results_of(ids, seconds=seconds)
     assert repeats(seen) == 0, [name for name, n in Counter(each.result["id"] for each in seen).items() if n > 1][:5]
-    letters = [each.headers[ID].decode() for each in await stage.read(stage.dead_letters)]
+    # A transaction becomes visible partition by partition: its dead letters may do so after its results.
+    letters: list[str] = []
+    deadline = time.monotonic() + PATIENCE
+    while len(letters) < len(failing) and time.monotonic() < deadline:
+        letters = [each.headers[ID].decode() for each in await stage.read(stage.dead_letters)]
     assert sorted(letters) == sorted(failing)
     offsets = await stage.offsets()
     async with asyncio.timeout(PATIENCE):

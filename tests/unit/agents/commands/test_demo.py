@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
-from agents.commands import demo_routes
+from agents.commands import demo_routes, demo_stage
 from agents.commands.demo_stage import STRANGER
 from streams.sources import load
 
+EXAMPLE = Path(demo_stage.__file__).with_name(demo_stage.SOURCES)
 ORDERS = {b"%d" % number: json.dumps(demo_routes._order(number)).encode() for number in range(demo_routes.ORDERS)}
 
 
-def test_the_route_of_the_demo_is_valid(tmp_path):
-    """Its two lookups use what an order has, and a stranger's orders are some."""
+def test_the_route_of_the_demo_is_valid(tmp_path, monkeypatch):
+    """It stands behind the example's sources; its lookups use what an order has, and some orders are a stranger's."""
+    monkeypatch.setenv("DEMO_TOKEN", "t")
     text = demo_routes.ROUTE.format(address="127.0.0.1:9", orders="orders", enriched="enriched", failed="failed")
-    (tmp_path / "sources.toml").write_text(text)
+    (tmp_path / "sources.toml").write_text(EXAMPLE.read_text() + text)
     [route] = load(str(tmp_path / "sources.toml")).routes.values()
     assert (route.topics, route.results, route.failures) == (("orders",), "enriched", "failed")
     assert [each.source for each in route.lookups] == ["customers", "prices"]
