@@ -247,9 +247,8 @@ async def control(scene: Scene, *arguments: str) -> None:
 
 async def delete_records(scene: Scene) -> None:
     """Delete what is already answered from the requests: the log now begins behind its beginning."""
-    committed = await asyncio.to_thread(scene.observer.committed, scene.stage.group)
-    places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in committed.items()
-              if topic == scene.stage.requests]  # fmt: skip
+    committed = await asyncio.to_thread(scene.observer.committed)
+    places = [TopicPartition(scene.stage.requests, partition, offset) for partition, offset in committed.items()]
     for future in admin(scene).delete_records(places).values():
         await asyncio.to_thread(future.result)
 

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import aiohttp
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 SAMPLE = 0.25
 """Seconds between samples."""
@@ -46,8 +45,10 @@ class Observer:
 
     def __init__(self, servers: str, group: str, topic: str) -> None:
         self._servers = servers
-        self._group, self._topic = group, topic
-        self._admin = AdminClient({"bootstrap.servers": servers, "log_level": 0, "socket.timeout.ms": 5000})
+        self._topic = topic
+        # Not librdkafka's admin client: 2.16.1 ended the process when brokers were killed under its requests.
+        self._reader = Consumer({"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False,
+                                 "log_level": 0})  # fmt: skip
         self.samples = Samples()
         self.urls: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -62,18 +63,17 @@ class Observer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def committed(self, group: str) -> dict[tuple[str, int], int]:
-        """Return the commits of a group, by topic and partition. Raises KafkaException."""
-        asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=5)
-        [answer] = [future.result() for future in asked.values()]
-        return {(tp.topic, tp.partition): tp.offset for tp in answer.topic_partitions or () if tp.offset >= 0}
+    def committed(self) -> dict[int, int]:
+        """Return the group's commits by partition of its topic, without joining it. Raises KafkaException."""
+        partitions = self._reader.list_topics(self._topic, timeout=5).topics[self._topic].partitions
+        found = self._reader.committed([TopicPartition(self._topic, number) for number in partitions], timeout=5)
+        return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
 
     async def _commits(self) -> None:
         while True:
             with contextlib.suppress(KafkaException):
-                found = await asyncio.to_thread(self.committed, self._group)
-                mine = {partition: offset for (topic, partition), offset in found.items() if topic == self._topic}
-                self.samples.commits.append((time.time(), mine))
+                found = await asyncio.to_thread(self.committed)
+                self.samples.commits.append((time.time(), found))
             await asyncio.sleep(SAMPLE)
 
     async def _ready(self) -> None:
@@ -88,12 +88,12 @@ class Observer:
                     self.samples.ready.append((time.time(), url, status))
                 await asyncio.sleep(SAMPLE)
 
-    async def lag(self, group: str, topic: str) -> int:
-        """Return how many records of a topic the group has not committed."""
+    async def lag(self) -> int:
+        """Return how many records of the topic the group has not committed. Raises KafkaException."""
 
         def look() -> int:
-            committed = self.committed(group)
-            return sum(end - committed.get((topic, partition), 0) for partition, end in self._ends(topic).items())
+            committed = self.committed()
+            return sum(end - committed.get(partition, 0) for partition, end in self._ends(self._topic).items())
 
         return await asyncio.to_thread(look)
 

@@ -118,7 +118,7 @@ class Scene:
         """Wait until both groups have done all there is; return the seconds it took."""
         began = time.monotonic()
         async with asyncio.timeout(HEALED_WITHIN):
-            while await self.observer.lag(self.stage.group, self.stage.requests):
+            while await self.observer.lag():
                 await asyncio.sleep(0.25)
             await until_counted(self.stage)
         return time.monotonic() - began
