@@ -3,6 +3,7 @@
 worker    the process that `millrace worker` and `faust -A agents.worker worker` start
 answer/   requests topic → results topic and dead letters
 routes/   a team's own topics in and out, with sources' answers in their records
+later/    what failed, tried again later
 tables/   results topic → tables
 redrive/  dead letters, and their way back to the requests topic
 cluster/  what workers report about themselves

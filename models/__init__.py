@@ -7,11 +7,14 @@ schema         the schema base: refuses unknown keys on input, leaves out None o
 request        a request, and its validation
 url            what a URL of a request may be
 headers        what the method and the headers of a request may be
+cloudevent     a CloudEvent in structured mode, whose data is a request
 framing        formats that surround or replace a request, recognised by their first bytes
 source         a named upstream: how its requests are built, and how long its answers are fresh
-source_schema  the form of sources.toml; its fields are in source_fields
+source_schema  the form of sources.toml
+source_fields  its fields: what a value may be, and what is made of it
 batch          many keys in one call of a source, and its answer taken apart
 pages          the pages of an answer
+retry_later    later tries: their delays, topics and headers
 route          a route and its lookups, in the order in which they can begin
 route_schema   the form of a route in sources.toml
 route_check    whether routes fit their sources, one another and the settings
@@ -21,6 +24,8 @@ template       text with named parameters, each escaped for its context
 raised         what a source's function raises to say what happened
 kept           a bounded dictionary in two generations
 text           the charset of a text, and the title of an HTML page
+labels         labels of charsets on the web, and their codecs
+markup         the tags of an HTML page that a parser sees
 documents      loads an upstream's body by a schema: `json`, `text`, `page` or a registered one
 checks/        the CPU checks: registry, signatures, and running one
 large          work on large values, done in a process of the pool

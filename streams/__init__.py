@@ -2,6 +2,8 @@
 
 config/    settings, secrets, cache URLs, plugins
 app        the Faust app: opens and closes what the agents need, in order
+deadlines  time-outs that cost little: one timer for all of the same length
+ticks      timers that end together
 tasks      background tasks: one way to start them, which notices their end
 functions  sources that are a plugin's functions, called in threads or on the event loop
 coroutine_calls  runs async functions, and notices those that block

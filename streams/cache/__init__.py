@@ -1,6 +1,7 @@
 """Where answers are cached.
 
 front                 one face for all tiers: memory first, then those that workers share
+lookup_queue          keys looked for in one turn of the loop, asked of a tier in one call
 entry                 an answer as it is cached: its times, validators and encoding
 check_results         the check results of a document, cached with it
 freshness             how long an answer may be used: headers of response and request, within our limits (RFC 9111)

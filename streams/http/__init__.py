@@ -7,6 +7,7 @@ url          URLs sent byte for byte where legal, and the one spelling of a host
 exchange     one request and its response over the pool's connections, without aiohttp's session
 session      aiohttp's session without its automatic behaviour: for proxies, and for an aiohttp that has changed
 fit          which of the two, by the installed aiohttp
+protocol     a connection as aiohttp reads it, to the end of the response
 connector    aiohttp's pool of connections, bounded
 once         no closed connections, and each request sent once
 auth         a source's credentials, added at the last moment

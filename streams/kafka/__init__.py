@@ -10,6 +10,8 @@ lease              our hold on one assigned partition: what is finished, how far
 key_order          the order of keys: which record waits for an earlier one
 holdings           the leases of a member: where each continues, how they end, what is kept of them
 commit_metadata    the topic that a commit belongs to, and the offsets completed beyond it
+quiet              Faust's services, woken less
+patterns           topics that patterns match, read as they appear
 watch              changes of the topics being consumed: re-created, truncated, gone, unreachable
 outgoing           a record to publish, and the queue of those that wait for one partition
 publisher          confirmed delivery of records in batches

@@ -82,6 +82,22 @@ def test_every_test_says_what_it_proves(path):
     assert silent == []
 
 
+PACKAGES = [
+    path.parent for name in ("agents", "models", "streams") for path in sorted((ROOT / name).rglob("__init__.py"))
+    if path.parent.name != "commands"  # a command a module: `millrace --help` lists them
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_package_s_docstring_is_its_table_of_contents(package):
+    """Each module and each package in it has a line there, and each line is for one that exists."""
+    contents = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    there = {path.stem for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
+    there -= {"__init__", "__main__"}
+    assert there - set(re.findall(r"^(\w+)/? +\S", contents, re.MULTILINE)) == set(), "has no line"
+    assert set(re.findall(r"^(\w+)/?  +\S", contents, re.MULTILINE)) - there == set(), "is not there"
+
+
 def test_the_packages_say_it_in_the_trades_words():
     """`told`, `asked` and `said` stood 815 times for report, request, return and value."""
     words = re.compile("told|asked|said")

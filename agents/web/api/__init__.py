@@ -9,6 +9,7 @@ selection      which rows of a table a query wants: prefix, conditions, order, p
 overview       the numbers of the first page
 submission     takes a request: validates it, puts it on the topic, waits for its result
 dead_letters   the latest dead letters, and redrive of selected ones
+letter_filter  which dead letters a query wants
 schemas        the JSON of the API
 row_schemas    the JSON of the tables' rows
 specification  the contract's requests and results as JSON Schema
