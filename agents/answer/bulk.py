@@ -31,7 +31,7 @@ from streams.http.bodies import kept_until_answered
 from streams.http.client import Client
 from streams.http.excerpt import excerpt
 from streams.http.policy import UpstreamPolicy
-from streams.http.response import Response, without_validators
+from streams.http.response import Response, unusable, without_validators
 from streams.http.retry import IDEMPOTENCY_KEY, repeatable
 from streams.http.turn import Turn
 from streams.pool import LargeWork
@@ -271,7 +271,7 @@ class BulkFetcher:
             items = await self._take_apart(response, batch, keys)
         except AnswerError as error:
             error.body, error.body_truncated = excerpt(response.body)
-            return await _fail(call, keys, _of(response, error))
+            return await _fail(call, keys, unusable(response, error))
         for step in _steps(keys):
             self._deliver(call, step, response, items)
             await asyncio.sleep(0)
@@ -316,11 +316,11 @@ class BulkFetcher:
         for key in keys:
             if key in items.ambiguous:
                 error: AnswerError = InvalidDocument("the answer has several items with its key, which differ")
-                call.fail([key], _of(response, error))
+                call.fail([key], unusable(response, error))
             elif key not in items.found:
                 error = UpstreamError("the answer has no item with its key", response.status)
                 error.kind = NOT_FOUND
-                call.fail([key], _of(response, error))
+                call.fail([key], unusable(response, error))
             else:
                 own = response._replace(body=Item(items.found[key], _JSON))
                 for answer in call.unanswered(key):
@@ -355,9 +355,3 @@ def _is_too_long(filled: Filled) -> bool:
         return False
     text = filled.body if isinstance(filled.body, str) else strictjson.dumps(filled.body, exact=True)
     return len(text) > MAX_BODY
-
-
-def _of(response: Response, error: AnswerError) -> AnswerError:
-    """Return the error of a response that is of no use."""
-    error.status, error.attempts, error.trail = response.status, response.attempts, response.trail()
-    return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from agents.answer.bulk import BulkFetcher
@@ -24,12 +24,11 @@ from streams.http.client import NOT_MODIFIED, Client
 from streams.http.excerpt import chosen, excerpt
 from streams.http.limits import Host
 from streams.http.policy import UpstreamPolicy
-from streams.http.response import Response
+from streams.http.response import Response, unusable
 from streams.http.retry import repeatable
 from streams.pool import LargeWork
 
 Headers = Mapping[str, str]
-E = TypeVar("E", bound=AnswerError)
 
 _CONDITIONAL = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"})
 """Headers of a conditional request: it gets no validators of ours."""
@@ -153,11 +152,11 @@ class Fetcher:
             return Document(await self._large.run("load a document", *body, schema, self._limit()))
         except TooLarge as error:
             error.headers = headers
-            raise _of(response, error) from None
+            raise unusable(response, error) from None
         except InvalidDocument as error:
             error.headers = headers
             error.body, error.body_truncated = excerpt(response.body)
-            raise _of(response, error) from None
+            raise unusable(response, error) from None
         finally:
             self.load_times.add(time.monotonic() - began)
 
@@ -199,13 +198,7 @@ def refuse_partial(request: Request, response: Response) -> None:
         return
     host = urlsplit(request.url or "").hostname
     msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
-    raise _of(response, UpstreamError(msg, PARTIAL))
-
-
-def _of(response: Response, error: E) -> E:
-    """Return the error of a response that cannot be used."""
-    error.status, error.attempts, error.trail = response.status, response.attempts, response.trail()
-    return error
+    raise unusable(response, UpstreamError(msg, PARTIAL))
 
 
 def promises_document(request: Request, response: Response) -> bool:

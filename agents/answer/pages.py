@@ -21,7 +21,7 @@ from streams.http.client import Client
 from streams.http.excerpt import excerpt
 from streams.http.policy import UpstreamPolicy
 from streams.http.request import OutgoingRequest, harmless, redirected
-from streams.http.response import Response, without_validators
+from streams.http.response import Response, unusable, without_validators
 from streams.http.retry import IDEMPOTENCY_KEY, repeatable
 from streams.http.url import parse, resolve
 from streams.pool import LargeWork
@@ -155,7 +155,7 @@ class _Reading:
     def failed(self, error: AnswerError, response: Response | None = None) -> AnswerError:
         """Return the error of the whole answer: of a page that was not had, or whose `response` is of no use."""
         if response is not None:
-            error.status, error.attempts, error.trail = response.status, response.attempts, response.trail()
+            error = unusable(response, error)
         if self._attempts:
             error.attempts = (error.attempts or 0) + self._attempts
         if self.number > 1:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from multidict import CIMultiDict
 
 from models.documents import Body
+from models.errors import AnswerError
 from streams.cache.freshness import Head
 
 if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
     from multidict import CIMultiDictProxy
     from yarl import URL
+
+E = TypeVar("E", bound=AnswerError)
 
 MAX_CONTENT_TYPE = 1_024
 """Characters of a Content-Type that are parsed."""
@@ -73,6 +76,12 @@ class Response(NamedTuple):
     def trail(self) -> tuple[Head, ...]:
         """Return the heads of redirects and response, which decide on caching."""
         return (*self.redirects, Head(self.status, self.headers, self.delay))
+
+
+def unusable(response: Response, error: E) -> E:
+    """Return the error of a response that cannot be used, with its status, attempts and heads."""
+    error.status, error.attempts, error.trail = response.status, response.attempts, response.trail()
+    return error
 
 
 def without_validators(response: Response) -> Response:
