@@ -8,13 +8,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from models import documents, strictjson
 from models.documents import Body
 from models.errors import InvalidDocument, InvalidRequest
-from models.expression import WHOLE, Expression
+from models.expression import WHOLE, Expression, document_expression
 from models.schema import kind
 from models.template import as_text
 
@@ -74,13 +73,9 @@ def take_apart_large(
     content: bytes, media_type: str, charset: str | None, texts: tuple[str, str | None], wanted: Collection[str]
 ) -> bytes:
     """Do the same in a process of the pool, by the `texts` of `items` and `key`; returns the items pickled."""
-    batch = Batch("", *_expressions(*texts))
+    items, key = texts
+    batch = Batch("", document_expression(items), None if key is None else document_expression(key))
     return pickle.dumps(tuple(take_apart(Body(content, media_type, charset), batch, wanted)), pickle.HIGHEST_PROTOCOL)
-
-
-@lru_cache(maxsize=64)
-def _expressions(items: str, key: str | None) -> tuple[Expression, Expression | None]:
-    return Expression(items, document=True), None if key is None else Expression(key, document=True)
 
 
 def _pairs(items: Any, batch: Batch) -> Iterable[tuple[str, Any]]:

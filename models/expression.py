@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from models import strictjson
@@ -66,6 +67,12 @@ class Expression:
             return jmes.search(self._tree, scope)
         except (ValueError, RecursionError, TypeError, ArithmeticError) as exc:  # JMESPath's own are ValueErrors
             raise ValueError(str(exc) or type(exc).__name__) from None
+
+
+@lru_cache(maxsize=512)
+def document_expression(text: str) -> Expression:
+    """Return an expression over a document, made once: work on large ones gets its text. Raises ValueError."""
+    return Expression(text, document=True)
 
 
 def _compile(text: str) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from models import strictjson
 from models.errors import InvalidDocument, InvalidRequest
-from models.expression import LOOKUPS, Expression, Path, put_all
+from models.expression import LOOKUPS, Expression, Path, document_expression, put_all
 from models.framing import framing
 from models.result import read_document
 from models.route import MAX_VALUES, too_many
@@ -78,8 +78,8 @@ def evaluate(
 
 
 @lru_cache(maxsize=512)
-def _expression(text: str, *, document: bool = False) -> Expression:
-    return Expression(text, document=document)
+def _expression(text: str) -> Expression:
+    return Expression(text)
 
 
 def _listed(values: list[Any]) -> list[Any]:
@@ -105,7 +105,7 @@ def merge(value: bytes, answers: Sequence[tuple[str, bytes]]) -> bytes:
 def pick(document: bytes, text: str) -> bytes:
     """Return the part of a document that an expression finds, as JSON; nothing if it finds nothing."""
     try:
-        picked = _expression(text, document=True).evaluate(read_document(document))
+        picked = document_expression(text).evaluate(read_document(document))
     except ValueError as exc:
         raise InvalidDocument(str(exc)) from None
     return b"" if picked is None else strictjson.dumps(picked, exact=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import pickle
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_plus
 
 from models import documents, strictjson
 from models.documents import Body
 from models.errors import InvalidDocument, InvalidRequest
-from models.expression import WHOLE, Expression
+from models.expression import WHOLE, Expression, document_expression
 from models.schema import kind
 from models.template import as_text
 
@@ -86,7 +85,7 @@ def read_page(body: Body, pages: Pages) -> Page:
 
 def read_large_page(content: bytes, media_type: str, charset: str | None, items: str, following: str | None) -> bytes:
     """Do the same in a process of the pool; returns the page pickled."""
-    pages = Pages(*_expressions(items, following))
+    pages = Pages(document_expression(items), None if following is None else document_expression(following))
     return pickle.dumps(tuple(read_page(Body(content, media_type, charset), pages)), pickle.HIGHEST_PROTOCOL)
 
 
@@ -112,11 +111,6 @@ def with_field(url: str, name: str, value: str) -> str:
     kept = [each for each in query.split("&") if each and unquote_plus(each.partition("=")[0]) != name]
     field = f"{quote(name, safe='')}={quote(value, safe='')}"
     return f"{path}?{'&'.join([*kept, field])}"
-
-
-@lru_cache(maxsize=64)
-def _expressions(items: str, following: str | None) -> tuple[Expression, Expression | None]:
-    return Expression(items, document=True), None if following is None else Expression(following, document=True)
 
 
 def _found(setting: str, expression: Expression, value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, validate
 
-from models.expression import Expression, Path
+from models.expression import Expression, Path, document_expression
 from models.request import Checks
 from models.retry_later import RetryLater
 from models.route import (
@@ -93,7 +93,7 @@ class LookupSchema(StrictSchema):
     params = fields.Dict(keys=fields.String(), values=_Made(Expression))
     whole = fields.List(fields.String())
     into = _Made(Path)
-    pick = _Made(lambda text: Expression(text, document=True))
+    pick = _Made(document_expression)
     checks = Checks()
     checks_into = _Made(Path)
     required = Flag()

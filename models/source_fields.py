@@ -12,7 +12,6 @@ from marshmallow import ValidationError, fields, validate
 from models import strictjson
 from models.checks import Call
 from models.errors import Denied, InvalidRequest
-from models.expression import Expression
 from models.headers import check_headers
 from models.request import Checks
 from models.retry_later import MAX_DELAYS, RetryLater, parse_delay
@@ -87,11 +86,6 @@ class Built(fields.Field[Any]):
             return refuse(str(exc))
         except RecursionError:
             return refuse("nests too deep")
-
-
-def expression_of(text: str) -> Expression:
-    """Return an expression over an answer. Raises ValueError."""
-    return Expression(text, document=True)
 
 
 def statuses_of(value: Any) -> frozenset[int]:

@@ -11,7 +11,7 @@ from marshmallow import ValidationError, fields, post_load, validate, validates_
 from models import documents
 from models.batch import MAX_SIZE, MAX_WAIT, Batch
 from models.errors import InvalidRequest
-from models.expression import WHOLE, Expression
+from models.expression import WHOLE, document_expression
 from models.headers import HEADER_NAME, check_headers, check_method
 from models.pages import MAX_LIMIT, Pages
 from models.request import MAX_TIMEOUT
@@ -37,7 +37,6 @@ from models.source_fields import (
     Flag,
     JsonChecks,
     delays_field,
-    expression_of,
     headers_of,
     json_value,
     negative_ttl_of,
@@ -119,8 +118,8 @@ class _CacheSchema(StrictSchema):
 
 class _BatchSchema(StrictSchema):
     param = fields.String(required=True)
-    items = Built(expression_of, load_default=lambda: Expression(WHOLE, document=True))
-    key = Built(expression_of)
+    items = Built(document_expression, load_default=lambda: document_expression(WHOLE))
+    key = Built(document_expression)
     size = number(2, MAX_SIZE, whole=True)
     wait = number(0, MAX_WAIT)
     split = Built(statuses_of, None)
@@ -131,8 +130,8 @@ class _BatchSchema(StrictSchema):
 
 
 class _PagesSchema(StrictSchema):
-    items = Built(expression_of, load_default=lambda: Expression(WHOLE, document=True))
-    next = Built(expression_of)
+    items = Built(document_expression, load_default=lambda: document_expression(WHOLE))
+    next = Built(document_expression)
     link = Flag()
     param = fields.String(validate=validate.Length(1, 64))
     first = number(0, whole=True)
