@@ -266,11 +266,11 @@ class Source:
                 msg = f"{name}: only the source {self.name!r} sets it"
                 raise InvalidRequest(msg)
         params = self._given(request.params)
-        key = {} if self.batch is None else {self.batch.param: [params[self.batch.param]]}
-        written = self.filled({**params, **key} if key else params)
+        batch = self.batch
+        written = self.filled(params if batch is None else {**params, batch.param: [params[batch.param]]})
         return request._replace(
             url=written.url,
-            params=params if self.call or self.batch else {},
+            params=params if self.call or batch else {},
             method=self.method,
             headers=written.headers,
             body=written.body,
