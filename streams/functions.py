@@ -151,7 +151,7 @@ class FunctionCaller:
             raise
         if raised is not None:
             self._log(source, raised)
-            error = self._silent(raised if isinstance(raised, AnswerError) else translated(source.name, raised))
+            error = self._silent(translated(source.name, raised))
             if isinstance(error, UpstreamError) and error.retry_after:
                 host.pause(error.retry_after)
             raise error from (None if error is raised else raised)
@@ -248,16 +248,18 @@ def _leave(
         return
     raised = ended.result()[1]
     if raised is None:
-        host.release(ticket, ok=True, result=type(raised).__name__)
+        host.release(ticket, ok=True)
         return
     # Other errors are about the arguments, not about what is behind the function.
-    error = raised if isinstance(raised, AnswerError) else translated(name, raised)
+    error = translated(name, raised)
     known = isinstance(raised, AnswerError | FunctionError) or status_of(raised) is not None
     host.release(ticket, ok=not error.retryable, result=error.outcome if known else type(raised).__name__)
 
 
 def translated(source: str, exc: BaseException) -> AnswerError:
     """Translate what a function raised, by what it says or by the status of a library's HTTP error."""
+    if isinstance(exc, AnswerError):
+        return exc
     if isinstance(exc, FunctionError):
         return exc.answer_error(source)
     try:
