@@ -133,11 +133,8 @@ class FileCache(BaseCache):
 
     # -- aiocache's interface
 
-    async def _get(self, key: Any, encoding: str = "utf-8", _conn: Any = None) -> bytes | None:  # noqa: ARG002
-        found = None
-        if self._is_ours(key):
-            found = await self._run(self._reads, partial(self._folder.read, key), READ_DEADLINE)
-        return self._counted(found)
+    async def _get(self, key: Any, encoding: str = "utf-8", _conn: Any = None) -> bytes | None:
+        return (await self._multi_get([key], encoding))[0]
 
     async def _multi_get(self, keys: Sequence[Any], encoding: str, _conn: Any = None) -> list[bytes | None]:  # noqa: ARG002
         """Read several in as many threads as they fill: a slow disk answers several at once, and where one hangs, the
