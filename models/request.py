@@ -152,8 +152,8 @@ def _load_usual(members: dict[str, Any]) -> tuple[str | None, Request] | None:
     """
     if not members.keys() <= _USUAL_NAMES:
         return None
-    request_id, asked = members.get("id"), _asked_usually(members)
-    if asked is None:
+    request_id, request = members.get("id"), _usual_request(members)
+    if request is None:
         return None
     if "id" in members and not (type(request_id) is str and 1 <= len(request_id) <= MAX_ID):
         return None
@@ -165,11 +165,11 @@ def _load_usual(members: dict[str, Any]) -> tuple[str | None, Request] | None:
                 return None
             times[name] = float(seconds)
     if times:
-        asked = asked._replace(max_age=times.get("max_age"), timeout=times.get("timeout"))
-    return request_id, asked
+        request = request._replace(max_age=times.get("max_age"), timeout=times.get("timeout"))
+    return request_id, request
 
 
-def _asked_usually(members: dict[str, Any]) -> Request | None:
+def _usual_request(members: dict[str, Any]) -> Request | None:
     """Return the request of a usual URL, or of a source with parameters; None for any other."""
     if "source" not in members:
         url = members.get("url")

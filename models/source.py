@@ -199,7 +199,7 @@ class Filled(NamedTuple):
 class Source:
     """A named upstream: `url`, or a plugin's function to `call`. See the fields' types for what each says.
 
-    `batch`: many keys are asked for in one call; its templates then take a list of them. `pages`: an answer has
+    `batch`: many keys are requested in one call; its templates then take a list of them. `pages`: an answer has
     several, which make one document.
 
     `identity` is a digest of the definition, credentials included: what makes its answers its own.

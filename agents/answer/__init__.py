@@ -8,7 +8,7 @@ limiter          which requests begin, which wait for their host, and which are 
 line             the requests that wait for one host, and whether it keeps up
 enrich           one request → one answer: from the cache, from a fetch in progress, or from the upstream
 fetch            fetches from the upstream or calls a function, and loads the document
-bulk             asks for many keys of a source in one call
+bulk             requests many keys of a source in one call
 pages            fetches an answer that comes in pages
 run_checks       runs the checks that have no result yet for a document
 cache_writer     what is cached, and for how long

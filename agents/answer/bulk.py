@@ -1,4 +1,4 @@
-"""Bulk lookups: misses of one source that differ in their key alone are gathered and asked for in one call. Each gets
+"""Bulk lookups: misses of one source that differ in their key alone are gathered and requested in one call. Each gets
 a response of its own, with its item as the body, so whatever comes after it is as for any other request.
 
 A call leaves when it has `size` keys, or `wait` seconds after its first key; but as long as one that is not full waits
@@ -108,8 +108,8 @@ class _Call:
 
 
 class BulkFetcher:
-    """Asks sources that have a `batch`. `calls` and `keys` count by source: calls, those of halves too, and the keys in
-    them. `large` takes large answers apart in another process.
+    """Fetches from sources that have a `batch`. `calls` and `keys` count by source: calls, those of halves too, and the
+    keys in them. `large` takes large answers apart in another process.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class BulkFetcher:
     async def _run(self, call: _Call) -> None:
         try:
             with kept_until_answered():
-                await self._ask(call, list(call.values))
+                await self._request(call, list(call.values))
         except Exception as exc:  # noqa: BLE001  a fault of ours is that of each request
             call.fail(list(call.waiters), exc)
 
@@ -244,8 +244,8 @@ class BulkFetcher:
         for answer in (each for key in call.waiters for each in call.unanswered(key)):
             answer.cancel()  # the worker stops
 
-    async def _ask(self, call: _Call, keys: Sequence[str], before: int = 0) -> None:
-        """Ask for keys, after so many attempts `before` in calls that were refused; in halves if they are too many."""
+    async def _request(self, call: _Call, keys: Sequence[str], before: int = 0) -> None:
+        """Request keys, after so many attempts `before` in calls that were refused; in halves if they are too many."""
         keys = [key for key in keys if key in call.waiters]
         if not keys:
             return None
@@ -255,7 +255,7 @@ class BulkFetcher:
         try:
             filled = _filled(call, batch, keys)
             if filled is None or (several and _is_too_long(filled)):
-                return await self._ask_halves(call, keys, before)
+                return await self._request_halves(call, keys, before)
             self.calls[source.name] += 1
             self.keys[source.name] += len(keys)
             response = await self._fetch(call, keys, filled)
@@ -264,7 +264,7 @@ class BulkFetcher:
                 error.attempts = (error.attempts or 0) + before
             if several and isinstance(error, UpstreamError) and error.status in batch.split:
                 self._log(source.name, len(keys), error)
-                return await self._ask_halves(call, keys, error.attempts or 0)
+                return await self._request_halves(call, keys, error.attempts or 0)
             return await _fail(call, keys, error)
         response = without_validators(response)._replace(attempts=response.attempts + before)
         try:
@@ -285,9 +285,9 @@ class BulkFetcher:
             logger.warning("source %s: a call for %d keys was refused (%s) and is sent in halves; if it is too large, "
                            "lower its batch.size (logged once a minute)", source, count, error)  # fmt: skip
 
-    async def _ask_halves(self, call: _Call, keys: Sequence[str], before: int) -> None:
+    async def _request_halves(self, call: _Call, keys: Sequence[str], before: int) -> None:
         middle = len(keys) // 2
-        await every(self._ask(call, keys[:middle], before), self._ask(call, keys[middle:], before))
+        await every(self._request(call, keys[:middle], before), self._request(call, keys[middle:], before))
 
     async def _fetch(self, call: _Call, keys: Sequence[str], filled: Filled) -> Response:
         source, deadline = call.source, call.latest()
@@ -339,7 +339,7 @@ def _steps(keys: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 def _filled(call: _Call, batch: Batch, keys: Sequence[str]) -> Filled | None:
-    """Return what asks for keys, None if there is nothing that asks for so many. Raises InvalidRequest for one key."""
+    """Return the call for keys, None if no call can have so many. Raises InvalidRequest for one key."""
     try:
         return call.source.filled({**call.params, batch.param: [call.values[key] for key in keys]})
     except InvalidRequest:  # each alone was looked at before: together they are too long for any URL

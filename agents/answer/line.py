@@ -16,7 +16,7 @@ SILENT = 1.0
 WINDOW = 5.0
 """Seconds over which answers are counted."""
 SOME = 5
-"""Requests of a rate whose time is allowed for on top of these: a host that is asked now and then answers so, too."""
+"""Requests of a rate whose time is allowed for on top of these: a host with a request now and then answers so, too."""
 FEW = 2
 """Requests in progress for a host with the lowest of rates."""
 

@@ -61,7 +61,7 @@ class PageFetcher:
         with self._client.bodies.one_room(known.origin.host or "?", reading.policy.max_bytes, deadline) as room:
             while place is not None:
                 reading.number += 1
-                response = await self._ask(reading, place, deadline)
+                response = await self._fetch_page(reading, place, deadline)
                 try:
                     page = await self._read(response, reading.pages)
                     place = reading.take(place, response, page)
@@ -73,7 +73,7 @@ class PageFetcher:
                     raise reading.failed(error, response) from None
         return reading.response()
 
-    async def _ask(self, reading: _Reading, place: _Place, deadline: float) -> Response:
+    async def _fetch_page(self, reading: _Reading, place: _Place, deadline: float) -> Response:
         request, left = reading.request, reading.policy.max_bytes - reading.size
         policy = dataclasses.replace(reading.policy, max_bytes=left) if reading.size else reading.policy
         again = repeatable(request.method, request.headers)

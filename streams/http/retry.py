@@ -42,7 +42,7 @@ def pause_after(attempt: int, error: AnswerError, retries: Retries) -> float | N
 def pause_before_next(attempt: int, error: AnswerError, retries: Retries, deadline: float | None) -> float:
     """Return the seconds to wait before the next try; raises `error`, which notes its tries, if there is to be none.
 
-    An error that only the `deadline` (monotonic seconds) keeps from another try is `hurried`.
+    An error that only the `deadline` (monotonic seconds) keeps from another try is `deadline_bound`.
     """
     error.attempts = attempt
     pause = pause_after(attempt, error, retries)
