@@ -145,7 +145,7 @@ class Cluster:
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             for node in self.nodes:
                 node.write(self.nodes)
-                node.format(f"{cluster}")
+                node.format(cluster)
             for node in self.nodes:
                 node.start()
             for node in self.nodes:

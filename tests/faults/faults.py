@@ -116,14 +116,16 @@ async def freeze_a_broker(scene: Scene) -> None:
 
 async def kill_the_controller(scene: Scene) -> None:
     """Kill the broker that leads the cluster's metadata."""
-    found = admin(scene).describe_cluster(request_timeout=10).result()
+    client = admin(scene)
+    found = await asyncio.to_thread(client.describe_cluster(request_timeout=10).result)
     await asyncio.to_thread(scene.cluster.node(found.controller.id).restart, signal.SIGKILL)
 
 
 async def move_the_coordinator(scene: Scene) -> None:
     """Stop the broker that coordinates the group, start it, and do so again where the group went."""
+    client = admin(scene)
     for _ in range(2):
-        groups = admin(scene).describe_consumer_groups([scene.stage.group], request_timeout=10)
+        groups = client.describe_consumer_groups([scene.stage.group], request_timeout=10)
         coordinator = await asyncio.to_thread(groups[scene.stage.group].result)
         await asyncio.to_thread(scene.cluster.node(coordinator.coordinator.id).restart)
         await asyncio.sleep(2)
@@ -197,7 +199,7 @@ async def poison(scene: Scene) -> None:
     for number in range(200):
         scene.load.put([b"\xff\x00", None, b"{", b"[1]", b'{"url": 1}'][number % 5], b"p%d" % number)
         if number % 50 == 0:
-            big = {"id": f"big-{number}", "url": f"{scene.load._url}/doc/1", "context": {"pad": "x" * 900_000}}
+            big = {"id": f"big-{number}", "url": f"{scene.load.url}/doc/1", "context": {"pad": "x" * 900_000}}
             scene.load.put(json.dumps(big).encode(), b"big", f"big-{number}")
         await asyncio.sleep(0.02)
 
@@ -208,9 +210,8 @@ def more_partitions(name: str) -> Callable[[Scene], Awaitable[None]]:
     async def act(scene: Scene) -> None:
         topic = getattr(scene.stage, name)
         scene.stage.partitions += 2
-        await asyncio.to_thread(
-            admin(scene).create_partitions([NewPartitions(topic, scene.stage.partitions)])[topic].result
-        )
+        client = admin(scene)
+        await asyncio.to_thread(client.create_partitions([NewPartitions(topic, scene.stage.partitions)])[topic].result)
         await asyncio.sleep(15)
 
     return act
@@ -227,7 +228,7 @@ async def kill_pool(scene: Scene) -> None:
 
 
 def admin(scene: Scene) -> AdminClient:
-    """Return a client for what is no load."""
+    """Return a client for what is no load. It has to be kept until its futures are done: without it they fail."""
     return AdminClient({"bootstrap.servers": scene.cluster.servers, "log_level": 0})
 
 
@@ -235,7 +236,8 @@ async def configure(scene: Scene, topic: str, name: str, value: str) -> None:
     """Change a topic's configuration."""
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    await asyncio.to_thread(admin(scene).incremental_alter_configs([resource])[resource].result)
+    client = admin(scene)
+    await asyncio.to_thread(client.incremental_alter_configs([resource])[resource].result)
 
 
 async def control(scene: Scene, *arguments: str) -> None:
@@ -249,7 +251,8 @@ async def delete_records(scene: Scene) -> None:
     """Delete what is already answered from the requests: the log now begins behind its beginning."""
     committed = await asyncio.to_thread(scene.observer.committed)
     places = [TopicPartition(scene.stage.requests, partition, offset) for partition, offset in committed.items()]
-    for future in admin(scene).delete_records(places).values():
+    client = admin(scene)
+    for future in client.delete_records(places).values():
         await asyncio.to_thread(future.result)
 
 

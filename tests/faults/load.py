@@ -29,7 +29,7 @@ class Load:
         self._producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "acks": "all",
                                    "linger.ms": 5, "message.timeout.ms": 600_000, "log_level": 0})  # fmt: skip
         self._topic = topic
-        self._url = url
+        self.url = url
         self.acknowledged: dict[str, tuple[int, int]] = {}
         self.keys: dict[str, bytes] = {}
         self.refused: list[str] = []
@@ -70,7 +70,7 @@ class Load:
                 document = number % HOT if number % 2 else HOT + number
                 slow = f"?delay={SLOW}" if number % SLOW_EVERY == 0 else ""
                 request_id = f"r{number}"
-                value = {"id": request_id, "url": f"{self._url}/doc/{document}{slow}", "context": {"place": place}}
+                value = {"id": request_id, "url": f"{self.url}/doc/{document}{slow}", "context": {"place": place}}
                 self.put(json.dumps(value).encode(), b"k%d" % (number % KEYS), request_id)
                 number += 1
             self._producer.poll(0)
