@@ -1,7 +1,6 @@
 """Brokers of several releases of Apache Kafka, one after the other, under the same tests: `python -m tests.compat`.
 
-Prints a table in Markdown, which docs/compatibility.md holds: a row a release, and for each thing that a user relies on
-how many tests of it passed.
+Prints a table in Markdown: a row a release, and for each thing that a user relies on how many tests of it passed.
 """
 
 from __future__ import annotations

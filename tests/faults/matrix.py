@@ -1,4 +1,4 @@
-"""Run faults and report: `python -m tests.faults.matrix`. docs/faults.md holds a table of one run."""
+"""Run faults and report: `python -m tests.faults.matrix`."""
 
 from __future__ import annotations
 
