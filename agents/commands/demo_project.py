@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agents.commands import DONE, FAILED, printable, say
-from agents.commands.demo_stage import PATIENCE, create, start_worker
+from agents.commands.demo_stage import PATIENCE, create, listen, start_worker
 from models.errors import MillraceError
 
 if TYPE_CHECKING:
@@ -108,13 +108,8 @@ async def _serve(folder: Path) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", respond)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with listen(app) as address:
+        yield address
 
 
 def _recorded(folder: Path, path: str, query: str) -> bytes | None:
@@ -137,9 +132,6 @@ def _environment(found: Broker, settings: Settings, address: str) -> Iterator[Ma
         yield {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")} | {
             "KAFKA_BOOTSTRAP_SERVERS": found.servers,
             "MILLRACE_SOURCES": str(sources) if settings.sources else "",
-            "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
-            "MILLRACE_ALLOW_PORTS": "1-65535",
-            "MILLRACE_LOG_LEVEL": "WARNING",
         }
 
 

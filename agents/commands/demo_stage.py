@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from agents.commands import say
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from agents.testing.broker import Broker
 
 PRIMES_FROM = 112_272_535_095_193
@@ -90,12 +92,21 @@ async def serve() -> AsyncIterator[Upstream]:
     app.router.add_get("/shop/{kind}/{name}", shop)
     app.router.add_get(r"/numbers/{n:\d+}", document)
     app.router.add_get(r"/api/numbers/{n:\d+}", document)
+    async with listen(app) as address:
+        state = Upstream(address)
+        yield state
+
+
+@contextlib.asynccontextmanager
+async def listen(app: web.Application) -> AsyncIterator[str]:
+    """Serve an application on a free port of loopback; yields host and port."""
+    from aiohttp import web
+
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    state = Upstream(f"127.0.0.1:{runner.addresses[0][1]}")
     try:
-        yield state
+        yield f"127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -116,11 +127,8 @@ async def run_worker(
         "MILLRACE_RESULTS_TOPIC": topics[1],
         "MILLRACE_DEAD_LETTERS_TOPIC": topics[2],
         "MILLRACE_WORKERS_TOPIC": f"demo-{mark}-workers",
-        "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
-        "MILLRACE_ALLOW_PORTS": "1-65535",
         "MILLRACE_SOURCES": str(sources),
         "DEMO_TOKEN": upstream.token,
-        "MILLRACE_LOG_LEVEL": "WARNING",
     }
     with folder:
         async with start_worker(environment) as process:
@@ -129,12 +137,20 @@ async def run_worker(
 
 @contextlib.asynccontextmanager
 async def start_worker(environment: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a worker in a process of its own, on a free port, from when it is ready; waits for its end."""
+    """Run a worker in a process of its own, on a free port, from when it is ready; waits for its end. It may fetch from
+    loopback.
+    """
     from agents.testing.broker import free_port
 
     port = str(free_port())
     command = sys.executable, "-m", "millrace", "worker"
-    process = await asyncio.create_subprocess_exec(*command, env={**environment, "MILLRACE_WEB_PORT": port})
+    own = {
+        "MILLRACE_WEB_PORT": port,
+        "MILLRACE_ALLOW_NETWORKS": "127.0.0.0/8",
+        "MILLRACE_ALLOW_PORTS": "1-65535",
+        "MILLRACE_LOG_LEVEL": "WARNING",
+    }
+    process = await asyncio.create_subprocess_exec(*command, env={**environment, **own})
     say(f"worker: process {process.pid}")
     try:
         await _until_ready(process, f"http://127.0.0.1:{port}/readyz")
