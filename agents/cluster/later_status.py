@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from agents.tables.rows import Row
+from models.dead_letter import MAX_AT
 from models.moment import iso
 
-LATEST = 253_402_128_000
-"""Seconds since the epoch at the end of the year 9999, beyond which no calendar goes."""
+LATEST = MAX_AT // 1000
+"""Seconds since the epoch: the latest time that is read."""
 _COUNTS = ("waiting", "deferred", "taken_up", "partitions")
 
 

@@ -17,6 +17,7 @@ from models.errors import OUTCOMES
 from models.request import MAX_CHECKS
 from models.result import CACHE_STATES, RESULT_DEPTH, around_document, cut
 from models.strictjson import deeper_than
+from streams.http.limits import host_name
 
 MAX_ID = 512
 """Bytes of an id, as JSON, that are kept; a result of ours has no longer one."""
@@ -203,7 +204,7 @@ def _whole(value: Any) -> int | None:
 
 def row_of(source: str, host: str | None) -> str:
     """Return the key of a source's own row among the hosts; a function has no host."""
-    return f"source {source}" if host is None else f"{host} ({source})"
+    return f"source {source}" if host is None else host_name(host, source)
 
 
 @lru_cache(maxsize=4096)

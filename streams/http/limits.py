@@ -291,13 +291,13 @@ class Hosts:
 
     def get(self, authority: str, source: str | None = None) -> Host | None:
         """Return a host that was used before: the common one, or that of one source."""
-        return self._hosts.get(_named(authority, source))
+        return self._hosts.get(host_name(authority, source))
 
     def of(self, authority: str, source: str | None = None, bulkhead: Bulkhead | None = None) -> Host:
         """Return the host of an authority such as `example.com:8080`: the common one, or that of one source, which has
         a bulkhead of its own.
         """
-        name = _named(authority, source)
+        name = host_name(authority, source)
         host = self._hosts.get(name)
         if host is None:
             self._forget_idle()
@@ -321,5 +321,6 @@ class Hosts:
                 del self._hosts[longest]
 
 
-def _named(authority: str, source: str | None) -> str:
+def host_name(authority: str, source: str | None) -> str:
+    """Return the name of a host as workers report it, and tables count it: that of one source is `h:443 (prices)`."""
     return authority if source is None else f"{authority} ({source})"
