@@ -4,6 +4,7 @@ request that redriving makes of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ MAX_COUNT_DIGITS = 9
 MAX_AT = 253_402_128_000_000
 """Latest timestamp of a dead letter, in milliseconds since the epoch: a producer may write any, but no calendar goes
 beyond the year 9999."""
+STATUS = re.compile(r"[1-5][0-9]{2}")
+"""A status, as a filter names it."""
 
 _ALWAYS_RETRYABLE = frozenset({"unreachable", "timeout", "overloaded"})
 

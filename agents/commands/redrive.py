@@ -26,7 +26,7 @@ from agents.commands import (
     say,
 )
 from models import strictjson
-from models.dead_letter import DeadLetter, DeadLetterFilter, Position
+from models.dead_letter import STATUS, DeadLetter, DeadLetterFilter, Position
 from models.errors import OUTCOMES
 
 RATE = 100.0
@@ -35,7 +35,6 @@ WIDTH = 80
 """Characters of a message in the text output."""
 LINES = 20
 """Dead letters that have a line each in the text output; the rest are counted. `--json` prints all."""
-_STATUS = re.compile(r"[1-5][0-9]{2}")
 _PARTITION_OFFSET = re.compile(r"([0-9]{1,9}):([0-9]{1,18})")
 
 
@@ -72,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(text: str) -> int:
-    if not _STATUS.fullmatch(text):
+    if not STATUS.fullmatch(text):
         msg = f"invalid status {text!r}: use a number from 100 to 599"
         raise argparse.ArgumentTypeError(msg)
     return int(text)

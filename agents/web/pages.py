@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from agents.cluster.cluster_status import host_status
+from agents.redrive.dead_letters import SEARCHED
 from agents.tables.rows import Row, decode_key
 from agents.web import columns, formatting
 from agents.web.api import letter_filter
@@ -191,7 +192,7 @@ class Pages:
             later = await self._query.retry_later()
         except Problem:  # this worker does not know the others
             later = {"topics": []}
-        return {"found": found, "later": later, "view": view}
+        return {"found": found, "later": later, "view": view, "searched": SEARCHED}
 
     async def _send(self, _: web.Request) -> Row:
         try:

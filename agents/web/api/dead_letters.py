@@ -55,7 +55,7 @@ class DeadLetterApi:
             at, had, of, latest = self._read
             if time.monotonic() - at > KEPT or had < limit or of != selected:
                 try:
-                    latest = await self._dead_letters.latest(limit, *(() if selected is None else (selected,)))
+                    latest = await self._dead_letters.latest(limit, selected)
                 except BrokerError as exc:
                     raise _unavailable(exc) from exc
                 self._read = time.monotonic(), limit, selected, latest

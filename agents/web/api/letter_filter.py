@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import NoReturn
 
 from agents.web.api.selection import invalid_parameter
-from models.dead_letter import DeadLetterFilter
+from models.dead_letter import STATUS, DeadLetterFilter
 from models.errors import OUTCOMES
 from models.moment import parse_moment
 
@@ -15,7 +14,6 @@ NAMES = ("outcome", "host", "source", "status", "since", "until", "retryable")
 """Parameters of a filter."""
 MAX_TEXT = 255
 """Characters of one."""
-_STATUS = re.compile(r"[1-5][0-9]{2}")
 
 
 def letter_filter(query: Mapping[str, str]) -> DeadLetterFilter | None:
@@ -28,7 +26,7 @@ def letter_filter(query: Mapping[str, str]) -> DeadLetterFilter | None:
         return None
     if given.get("outcome", OUTCOMES[-1]) not in OUTCOMES:
         _refuse("outcome", f"must be one of {', '.join(OUTCOMES)}")
-    if not _STATUS.fullmatch(given.get("status", "200")):
+    if not STATUS.fullmatch(given.get("status", "200")):
         _refuse("status", "must be a status, 100 to 599")
     if given.get("retryable", "true") != "true":
         _refuse("retryable", "must be true, or absent")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from agents.web.api import row_schemas, schemas
+from agents.web.api import letter_filter, row_schemas, schemas
 from agents.web.api.dead_letters import MAX_ERRORS
 from agents.web.api.selection import DEFAULT_LIMIT, MAX_CONDITIONS, MAX_LIMIT, MAX_TEXT
 from agents.web.api.specification import check_schema, request_schema, schema_of, specification
@@ -210,7 +210,7 @@ def _limit(most: int) -> dict[str, Any]:
 
 
 def _letter_filter() -> list[dict[str, Any]]:
-    text = {"type": "string", "maxLength": 255}
+    text = {"type": "string", "maxLength": letter_filter.MAX_TEXT}
     when = {"type": "string", "pattern": MOMENT_PATTERN, "examples": ["2h", "2026-11-22T14:00Z"]}
     return [
         _in("query", "outcome", {"type": "string", "enum": list(OUTCOMES)}, "only this outcome"),
