@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.api import RequestStruct
 from aiokafka.protocol.metadata import MetadataRequest
 
 from models.errors import AccessError, BrokerError, SettingsError, reason_of
@@ -211,12 +212,11 @@ class BrokerConnection:
             raise
         self.place, self.latency = place, time.monotonic() - began
 
-    @property
-    def versions(self) -> dict[int, tuple[int, int]]:
-        """Return the versions of each request that the broker takes, by its number."""
+    def takes(self, struct: type[RequestStruct]) -> bool:
+        """Whether the broker takes a request in the version of `struct`."""
         assert self._connection is not None
-        found: dict[int, tuple[int, int]] = self._connection._versions
-        return found
+        first, last = self._connection._versions.get(struct.API_KEY, (0, -1))
+        return bool(first <= struct.API_VERSION <= last)
 
     async def send(self, request: Any) -> Any:
         """Send a request and return the response. Raises BrokerError."""

@@ -195,7 +195,7 @@ class _GroupsRequest(Request[_GroupsStruct]):
 
 async def survey(connection: BrokerConnection, topics: Collection[str]) -> Cluster | None:
     """Return brokers and these topics, none of which is made by asking; None if the broker is too old to say."""
-    if not (_takes(connection, _Metadata8) or _takes(connection, _Metadata10)):
+    if not (connection.takes(_Metadata8) or connection.takes(_Metadata10)):
         return None
     answer = await connection.send(_MetadataRequest(topics, operations=True))
     return Cluster(
@@ -239,7 +239,7 @@ async def all_topics(send: Callable[[Any], Awaitable[Any]]) -> Mapping[str, Topi
 
 async def granted_on_group(kafka: Kafka, connection: BrokerConnection, group: str) -> frozenset[int] | None:
     """Return what we may do with a group, None if nobody says."""
-    if not _takes(connection, _GroupsStruct) or len(group.encode()) > MAX_STRING:
+    if not connection.takes(_GroupsStruct) or len(group.encode()) > MAX_STRING:
         return None
     place = await connection.send(FindCoordinatorRequest(group, 0))
     if place.error_code == GroupAuthorizationFailedError.errno:
@@ -255,11 +255,6 @@ async def may_use_transactions(connection: BrokerConnection, transactional_id: s
     """Whether we may describe a transactional id, as all may that may write with it."""
     place = await connection.send(FindCoordinatorRequest(transactional_id, _OF_TRANSACTIONS))
     return bool(place.error_code != TransactionalIdAuthorizationFailed.errno)
-
-
-def _takes(connection: BrokerConnection, struct: type[RequestStruct]) -> bool:
-    first, last = connection.versions.get(struct.API_KEY, (0, -1))
-    return bool(first <= struct.API_VERSION <= last)
 
 
 def _operations(bits: int) -> frozenset[int] | None:

@@ -237,12 +237,10 @@ def _require(coordinator: Any, code: int) -> None:
 async def require_fencing(kafka: Kafka) -> None:
     """Raise BrokerError if the broker is too old to fence a transaction's offsets."""
     async with BrokerConnection(kafka) as connection:
-        versions = connection.versions
-    for struct in (_CommitStruct, _FetchStruct):
-        first, last = versions.get(struct.API_KEY, (0, -1))
-        if not first <= struct.API_VERSION <= last:
-            msg = (
-                f"Kafka at {kafka.bootstrap_servers} is too old for MILLRACE_DELIVERY=exactly-once, which needs Kafka "
-                "2.5 or newer: set at-least-once, or upgrade the brokers"
-            )
-            raise BrokerError(msg)
+        if connection.takes(_CommitStruct) and connection.takes(_FetchStruct):
+            return
+    msg = (
+        f"Kafka at {kafka.bootstrap_servers} is too old for MILLRACE_DELIVERY=exactly-once, which needs Kafka "
+        "2.5 or newer: set at-least-once, or upgrade the brokers"
+    )
+    raise BrokerError(msg)
