@@ -199,7 +199,8 @@ class ResultPublisher:
         policy = NEVER if source is None else source.later
         next_try = self.later.next_try(record, policy, error, known)
         name = None if known is None else known.request.source
-        final = partial(self._publish_dead_letter, record, request_id, result.host, error, result, source=name)
+        headers = dead_letter_headers(record, self._group, request_id, error, result.host, source=name)
+        final = partial(self._publish_dead_letter, record, headers, result)
         if next_try is None:
             final()
             return
@@ -207,20 +208,15 @@ class ResultPublisher:
         if policy.interim_results:
             interim = result._replace(value=with_retry_at(result.value or b"", next_try.due))
             listener = After(listener, partial(self._publisher.publish, self._results, record.partition, interim))
-        headers = dead_letter_headers(record, self._group, request_id, error, result.host, source=name)
         self.later.publish(record, next_try, headers, listener, instead=final)
 
-    def _publish_dead_letter(
-        self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError, result: OutgoingRecord,
-        *, source: str | None = None,
-    ) -> None:  # fmt: skip
+    def _publish_dead_letter(self, record: RequestRecord, headers: Headers, result: OutgoingRecord) -> None:
         """Publish a dead letter, and once it is acknowledged the result; in one transaction, both at once."""
         if self._together:
-            self._send_dead_letter(record, request_id, host, error, result.listener, source=source)
+            self._send_dead_letter(record, headers, result.listener)
             self._publish_last(record, result)
             return
-        listener = After(result.listener, partial(self._publish_last, record, result))
-        self._send_dead_letter(record, request_id, host, error, listener, source=source)
+        self._send_dead_letter(record, headers, After(result.listener, partial(self._publish_last, record, result)))
 
     def _publish_last(self, record: RequestRecord, result: OutgoingRecord) -> None:
         """Publish a result whose dead letter is acknowledged."""
@@ -228,31 +224,31 @@ class ResultPublisher:
         if self._order is not None:
             self._order.close(record, cast("Lease", result.listener))
 
-    def _send_dead_letter(
-        self, record: RequestRecord, request_id: bytes, host: str | None, error: AnswerError,
-        listener: DeliveryListener, *, source: str | None = None,
-    ) -> None:  # fmt: skip
-        """Publish a dead letter; its listener publishes the result once it is acknowledged."""
-        headers = dead_letter_headers(record, self._group, request_id, error, host, source=source)
+    def _send_dead_letter(self, record: RequestRecord, headers: Headers, listener: DeliveryListener) -> None:
+        """Publish a dead letter alone; `listener` learns of the acknowledgement."""
         dead_letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
         self._publisher.publish(self._dead_letters, record.partition, dead_letter)
 
     def _publish_too_large(self, refused: OutgoingRecord) -> None:
         """Publish what becomes of an `ok` result that Kafka refuses: its topic's limit was lowered meanwhile."""
-        result, request_id = shrink_result(refused) or refused, id_of(refused)
-        error = too_large_result(refused.size())
-        self._publish_dead_letter(refused.answered, request_id, refused.host, error, _untaken(result))
+        headers, result = self._too_large_instead(refused)
+        self._publish_dead_letter(refused.answered, headers, result)
 
     async def _replace_too_large(self, refused: OutgoingRecord) -> OutgoingRecord:
         """Do the same in the order of keys: the result that follows the dead letter takes the place of the other."""
-        result, request_id = shrink_result(refused) or refused, id_of(refused)
-        error = too_large_result(refused.size())
-        send = partial(self._send_dead_letter, refused.answered, request_id, refused.host, error)
+        headers, result = self._too_large_instead(refused)
+        send = partial(self._send_dead_letter, refused.answered, headers)
         if self._together:
             send(refused.listener)
         else:
             await acknowledged(send, refused.listener)
-        return _untaken(result)
+        return result
+
+    def _too_large_instead(self, refused: OutgoingRecord) -> tuple[Headers, OutgoingRecord]:
+        """Return the headers of the dead letter, and the result, that take the place of a refused result."""
+        error = too_large_result(refused.size())
+        headers = dead_letter_headers(refused.answered, self._group, id_of(refused), error, refused.host)
+        return headers, _untaken(shrink_result(refused) or refused)
 
     def _too_large(self, result: OutgoingRecord) -> TooLarge | None:
         if not self._publisher.may_exceed(self._results, result.key, result.value, result.headers):
@@ -267,25 +263,27 @@ def _untaken(result: OutgoingRecord) -> OutgoingRecord:
 
 
 class After:
-    """The listener of a dead letter: publishes the result once Kafka has acknowledged the letter."""
+    """The listener of a record that comes before another, as a dead letter before its result: calls `then` once Kafka
+    has acknowledged it.
+    """
 
-    __slots__ = ("_listener", "_publish")
+    __slots__ = ("_listener", "_then")
 
-    def __init__(self, listener: DeliveryListener, publish: Callable[[], None]) -> None:
+    def __init__(self, listener: DeliveryListener, then: Callable[[], None]) -> None:
         self._listener = listener
-        self._publish = publish
+        self._then = then
 
     @property
     def alive(self) -> bool:
-        """Whether the result still matters."""
+        """Whether what follows still matters."""
         return self._listener.alive
 
     def finish(self, offset: int) -> None:  # noqa: ARG002  the record knows its offset
-        """Publish the result."""
-        self._publish()
+        """Call what follows."""
+        self._then()
 
     def finish_all(self, offsets: Sequence[int]) -> None:
-        """Publish the result of the one dead letter."""
+        """Do the same: there is one record."""
         self.finish(offsets[0])
 
 
