@@ -116,7 +116,7 @@ class LaterApp:
         leases = [lease for lease in self.app.holder.leases.values() if lease.alive] if self.app.started else []
         found = []
         for topic, delay in self.topics.items():
-            due = self.waiting.next_due_of(topic)
+            due = self.waiting.next_due(topic)
             held = [lease for lease in leases if lease.topic == topic]
             found.append({
                 "topic": topic, "delay_s": delay, "partitions": len(held),

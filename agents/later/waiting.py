@@ -106,7 +106,7 @@ class Waiting:
     def add(self, batch: RecordBatch) -> None:
         """Take what was polled of a partition, of which no more is polled until all of it is taken up.
 
-        It was written before now, so its delay is over by then, though the clock of whoever wrote it be ahead.
+        It was written before now, so its delay is over by then, even if its writer's clock is ahead.
         """
         lease = batch.lease
         queue = self._queues.get(lease)
@@ -136,15 +136,10 @@ class Waiting:
                 queues.append(queue)
             yield record, RetryLease(lease, record.offset, self.changed.set)
 
-    def next_due(self) -> float | None:
-        """Return when the next record is due, in seconds since the epoch; None if none waits."""
-        heads = (queue.due for queue in self._queues.values() if queue.records and queue.lease.taking)
-        return min(heads, default=None)
-
-    def next_due_of(self, topic: str) -> float | None:
-        """Do the same for one topic."""
+    def next_due(self, topic: str | None = None) -> float | None:
+        """Return when the next record is due, of one topic or of all, in seconds since the epoch; None: none waits."""
         heads = (queue.due for queue in self._queues.values()
-                 if queue.records and queue.lease.taking and queue.lease.topic == topic)  # fmt: skip
+                 if queue.records and queue.lease.taking and topic in (None, queue.lease.topic))  # fmt: skip
         return min(heads, default=None)
 
     def count(self, lease: Lease) -> int:
