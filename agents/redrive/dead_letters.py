@@ -101,14 +101,12 @@ class DeadLetters:
 
     async def whole(self, position: Position) -> DeadLetter | None:
         """Return a dead letter with key, value and headers; None if there is none at this partition and offset."""
-        topic, (partition, offset) = self._settings.dead_letters_topic, position
-        partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
+        topic = self._settings.dead_letters_topic
+        letters = (await require(self._settings.kafka, read=[topic]))[topic]
         async with self._busy, Reader(self._settings.kafka) as reader:
             await self._learn_marks(reader, exist=await self._marks_exist())
-            tp = TopicPartition(topic, partition)
-            first, end = (await reader.spans(topic, partitions)).get(tp, (0, 0))
-            found = {tp: (offset, offset + 1)} if first <= offset < end else {}
-            async with aclosing(reader.read(found)) as records:
+            spans = await _spans(reader, letters, DeadLetterFilter(positions=frozenset({position})))
+            async with aclosing(reader.read(spans)) as records:
                 async for record in records:
                     return self._letter(record)
         return None
