@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 
-from agents.answer.app import SOURCE, AnswerApp
+from agents.answer.app import AnswerApp
+from agents.answer.line import SOURCE
 from agents.cluster.worker_status import partition
 from agents.later.app import LaterApp
 from agents.metrics import BREAKER, CATALOGUE, FRONT

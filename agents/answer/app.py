@@ -12,6 +12,7 @@ from agents.answer.agent import Answerer
 from agents.answer.bulk import BulkFetcher
 from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
+from agents.answer.line import SOURCE
 from models.result import RESULT_ROOM
 from models.retry_later import delay_topics
 from models.source import CachePolicy, Sources
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from agents.answer.tracing import RequestSpans
 
 logger = logging.getLogger(__name__)
-
-SOURCE = "source "
-"""Comes before the name of a source where hosts have names, too."""
 
 
 @dataclass(frozen=True, slots=True)

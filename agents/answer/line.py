@@ -20,12 +20,15 @@ SOME = 5
 FEW = 2
 """Requests in progress for a host with the lowest of rates."""
 
+SOURCE = "source "
+"""Comes before the name of a source where hosts have names, too."""
+
 _USUAL = Limits()
 
 
 def line_name(known: ParsedRequest) -> str:
     """Return the name of a request's line, as errors show it: its source or its host."""
-    return known.origin.authority if known.source is None else f"source {known.source.name}"
+    return known.origin.authority if known.source is None else f"{SOURCE}{known.source.name}"
 
 
 def limits_of(known: ParsedRequest, hosts: Mapping[str, Limits]) -> Limits:
