@@ -137,7 +137,7 @@ class Outputs:
         result = self._failed(record, lease, error, began, found)
         policy = self._later_of(found)
         next_try = self.later.next_try(record, policy, error, None if found is None else found.known)
-        final = partial(self._publish_letter, record, headers, self._before(record, lease, result))
+        final = partial(self._publish_failure, record, lease, headers, result)
         if next_try is None:
             final()
             return
@@ -154,6 +154,10 @@ class Outputs:
         if lookup is not None:
             headers.append((LOOKUP, lookup.encode()))
         return headers
+
+    def _publish_failure(self, record: Record, lease: Lease, headers: Headers, result: OutgoingRecord | None) -> None:
+        """Publish a dead letter and a result, if there is one."""
+        self._publish_letter(record, headers, self._before(record, lease, result))
 
     def _publish_letter(self, record: Record, headers: Headers, listener: DeliveryListener) -> None:
         letter = OutgoingRecord(listener, record.offset, record.key, record.value, headers, shrink_dead_letter)
