@@ -149,12 +149,13 @@ class Publisher:
         """Whether a request of this partition should wait: where its result, or dead letter, goes is stuck, and has its
         share of the backlog.
         """
-        for queue in self._stuck:
-            count = self._counts[queue.topic]
-            full = queue.records >= BACKLOG_RECORDS // count or queue.bytes >= BACKLOG_BYTES // count
-            if full and queue.partition == partition % count:
-                return True
-        return False
+        return any(self._fills(queue, queue.records, queue.bytes, partition) for queue in self._stuck)
+
+    def _fills(self, queue: PartitionQueue, records: int, size: int, partition: int) -> bool:
+        """Whether a queue takes what is published of this partition, and so much is its share of the backlog."""
+        count = self._counts[queue.topic]
+        full = records >= BACKLOG_RECORDS // count or size >= BACKLOG_BYTES // count
+        return full and queue.partition == partition % count
 
     @property
     def failing_since(self) -> float | None:
@@ -202,15 +203,20 @@ class Publisher:
             self._empty.set()
 
     def _weigh(self) -> None:
-        """See whether the backlog is too large, of which a stuck partition has its share at most."""
+        """See whether the backlog is too large."""
+        records, size = self._weight()
+        self.congested = records >= BACKLOG_RECORDS or size >= BACKLOG_BYTES
+        if not self.congested:
+            self._room.set()
+
+    def _weight(self) -> tuple[int, int]:
+        """Return the records and bytes of the backlog, of which a stuck partition has its share at most."""
         records, size = self.backlog, self.backlog_bytes
         for queue in self._stuck:
             count = self._counts[queue.topic]
             records -= max(0, queue.records - BACKLOG_RECORDS // count)
             size -= max(0, queue.bytes - BACKLOG_BYTES // count)
-        self.congested = records >= BACKLOG_RECORDS or size >= BACKLOG_BYTES
-        if not self.congested:
-            self._room.set()
+        return records, size
 
     def _mark_stuck(self, queue: PartitionQueue) -> None:
         self._stuck.add(queue)

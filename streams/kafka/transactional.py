@@ -35,7 +35,7 @@ from streams.kafka.commit_metadata import METADATA_LIMIT
 from streams.kafka.errors import explain
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.outgoing import DeliveryListener, OutgoingRecord, PartitionQueue
-from streams.kafka.publisher import BACKLOG_BYTES, BACKLOG_RECORDS, TOO_LARGE, Publisher
+from streams.kafka.publisher import TOO_LARGE, Publisher
 from streams.kafka.transaction import Transaction, choose
 from streams.kafka.txn_offsets import GroupMovedOn
 from streams.kafka.txn_producer import TRANSACTION_TIMEOUT, TransactionalProducer
@@ -127,12 +127,7 @@ class TransactionalPublisher(Publisher):
         """Whether a request of this partition should wait: its results have their share of the backlog, and cannot be
         committed before the requests that came before them are answered.
         """
-        for queue, (records, size) in self._kept_back.items():
-            count = self._counts[queue.topic]
-            full = records >= BACKLOG_RECORDS // count or size >= BACKLOG_BYTES // count
-            if full and queue.partition == partition % count:
-                return True
-        return False
+        return any(self._fills(queue, *kept, partition) for queue, kept in self._kept_back.items())
 
     async def commit(self) -> bool | None:
         """Commit all that waits in one transaction; returns whether it is committed, None if there was nothing."""
@@ -168,13 +163,10 @@ class TransactionalPublisher(Publisher):
                 await asyncio.sleep(RETRY_PAUSE)
                 self._due.set()
 
-    def _weigh(self) -> None:
-        """Judge the backlog without what is kept back: that waits for requests that may wait for room."""
-        records, size = self.backlog, self.backlog_bytes - self._kept_back_bytes
-        records -= sum(records for records, _ in self._kept_back.values())
-        self.congested = records >= BACKLOG_RECORDS or size >= BACKLOG_BYTES
-        if not self.congested:
-            self._room.set()
+    def _weight(self) -> tuple[int, int]:
+        """Return the backlog without what is kept back: that waits for requests that may wait for room."""
+        kept_back = sum(records for records, _ in self._kept_back.values())
+        return self.backlog - kept_back, self.backlog_bytes - self._kept_back_bytes
 
     @property
     def _kept_back_bytes(self) -> int:

@@ -412,8 +412,7 @@ async def test_what_the_metadata_cannot_remember_waits_for_what_comes_before(ope
 
 async def test_kept_back_results_fill_their_partition_only(opened, monkeypatch):
     """No more is taken of a partition with its share kept back; requests that may be refused still find room."""
-    for each in (module, base):
-        monkeypatch.setattr(each, "BACKLOG_RECORDS", 400)
+    monkeypatch.setattr(base, "BACKLOG_RECORDS", 400)
     publisher, lease = opened.publisher, held(0, 8_000)
     opened.holder.leases[REQUESTS] = lease
     for offset in range(1, 8_000, 2):
