@@ -10,6 +10,7 @@ coroutine_calls  runs async functions, and notices those that block
 sources    sources.toml, read with every problem reported by its line
 files      how many files may be open, and how they are shared out
 tls        connections secured by files that may be replaced
+log_pause  lines of the log that are written once a minute
 lending    what one app opens and others use
 shares     a capacity that many share and none can exhaust
 oauth      what OAuth logins to upstreams and to Kafka have in common

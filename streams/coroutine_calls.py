@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
+from streams.log_pause import LogPause
+
 logger = logging.getLogger(__name__)
 
 BLOCKED = 0.1
 """Seconds that one step of an async function may take; everything else of the worker stands still meanwhile."""
-LOG_EVERY = 60.0
-"""Seconds between two log lines about one function."""
 
 
 class Steps:
@@ -55,13 +55,11 @@ class BlockingLog:
     """Logs which source's function blocks the event loop, once a minute for each."""
 
     def __init__(self) -> None:
-        self._quiet_until: dict[str, float] = {}
+        self._pause = LogPause()
 
     def note(self, source: str, call: str | None, seconds: float) -> None:
         """Note that a step took so many seconds."""
-        now = time.monotonic()
-        if now >= self._quiet_until.get(source, 0.0):
-            self._quiet_until[source] = now + LOG_EVERY
+        if self._pause.is_over(source):
             logger.warning("source %s: %s blocked the event loop for %.1f s, and all else that the worker does: await "
                            "what takes long, or make it a plain function, which has a thread (logged once a minute)",
                            source, call, seconds)  # fmt: skip

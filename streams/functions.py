@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import inspect
 import logging
-import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -28,12 +27,11 @@ from streams.http.limits import Host
 from streams.http.response import Response
 from streams.http.retry import pause_before_next, retry_after
 from streams.http.secret_scan import contains_secret, large_contains_secret
+from streams.log_pause import LogPause
 from streams.tasks import end_tasks, start, start_thread
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY = 60.0
-"""Seconds between two log lines about a function's errors."""
 JOIN_TIMEOUT = 1.0
 """Seconds that threads may take to end when the worker stops."""
 DEFAULT_THREADS = 8
@@ -91,7 +89,7 @@ class FunctionCaller:
     def __init__(self, max_bytes: int, secrets: Collection[str] = ()) -> None:
         self._max_bytes = max_bytes
         self._secrets = secrets
-        self._quiet_until: dict[str, float] = {}
+        self._log_pause = LogPause()
         self._pools: dict[str, ThreadPool] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._running: set[asyncio.Task[_Ended]] = set()
@@ -204,14 +202,10 @@ class FunctionCaller:
 
     def _log(self, source: Source, raised: BaseException) -> None:
         """Log where a function failed, once a minute for each source."""
-        now = time.monotonic()
-        if (
-            isinstance(raised, AnswerError | FunctionError | OSError)
-            or status_of(raised) is not None
-            or now < self._quiet_until.get(source.name, 0.0)
-        ):
+        if isinstance(raised, AnswerError | FunctionError | OSError) or status_of(raised) is not None:
+            return  # the result says so
+        if not self._log_pause.is_over(source.name):
             return
-        self._quiet_until[source.name] = now + LOG_EVERY
         frame = traceback.extract_tb(raised.__traceback__)[-1]
         logger.warning("source %s: %s raised %s in %s:%s, so its request failed: correct it (logged once a minute)",
                        source.name, source.call, type(raised).__name__, frame.filename, frame.lineno)  # fmt: skip

@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import logging
 import pickle
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -34,6 +33,7 @@ from streams.http.policy import UpstreamPolicy
 from streams.http.response import Response, unusable, without_validators
 from streams.http.retry import IDEMPOTENCY_KEY, repeatable
 from streams.http.turn import Turn
+from streams.log_pause import LogPause
 from streams.pool import LargeWork
 from streams.tasks import end_tasks, every, start
 
@@ -49,8 +49,6 @@ fewer calls are less work.
 """
 STEP = 16
 """Keys that are answered in one turn of the event loop: each request then has some 0.2 ms of work to do."""
-LOG_EVERY = 60.0
-"""Seconds between two log lines about a source's refused calls."""
 _JSON = "application/json"
 
 GroupKey: TypeAlias = tuple[str, bytes]
@@ -121,7 +119,7 @@ class BulkFetcher:
         self._large = large
         self._gathering: dict[GroupKey, _Call] = {}
         self._unbegun: Counter[GroupKey] = Counter()
-        self._quiet_until: dict[str, float] = {}
+        self._log_pause = LogPause()
         self._tasks: set[asyncio.Task[None]] = set()
         self.calls: Counter[str] = Counter()
         self.keys: Counter[str] = Counter()
@@ -279,9 +277,7 @@ class BulkFetcher:
 
     def _log(self, source: str, count: int, error: AnswerError) -> None:
         """Log a call that was refused as a whole, once a minute for each source."""
-        now = time.monotonic()
-        if now >= self._quiet_until.get(source, 0.0):
-            self._quiet_until[source] = now + LOG_EVERY
+        if self._log_pause.is_over(source):
             logger.warning("source %s: a call for %d keys was refused (%s) and is sent in halves; if it is too large, "
                            "lower its batch.size (logged once a minute)", source, count, error)  # fmt: skip
 

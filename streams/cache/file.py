@@ -21,6 +21,7 @@ from models.errors import PurgeError, SettingsError
 from streams.cache.folder import KEY, MAX_ENTRY_BYTES, SWEEP_SHARE, Folder, Walked
 from streams.cache.threads import Refused, Threads
 from streams.config.cache_url import MIB, FileTier
+from streams.log_pause import LogPause
 from streams.tasks import start
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,6 @@ OPEN_DEADLINE = 5.0
 """Seconds that opening the folder may take."""
 REST = 5.0
 """Seconds that nothing is stored after the disk failed."""
-LOG_EVERY = 60.0
-"""Seconds until a failure of one kind is logged again."""
 
 
 COUNTED = {
@@ -85,7 +84,7 @@ class FileCache(BaseCache):
         self._sweeper: asyncio.Task[None] | None = None
         self._unswept = 0
         self._rests_until = 0.0
-        self._quiet_until: dict[int | None, float] = {}
+        self._log_pause = LogPause()
 
     async def __aenter__(self) -> Self:
         self._folder.closed = False
@@ -238,11 +237,9 @@ class FileCache(BaseCache):
 
     def _fail(self, exc: OSError) -> None:
         self.counts["failures"] += 1
-        now = time.monotonic()
         if exc.errno != errno.ENOENT:
-            self._rests_until = now + REST
-        if now >= self._quiet_until.get(exc.errno, 0.0):
-            self._quiet_until[exc.errno] = now + LOG_EVERY
+            self._rests_until = time.monotonic() + REST
+        if self._log_pause.is_over(exc.errno):
             logger.warning("the cache in %s fails: %s", self.tier.path, _reason(exc))
 
 

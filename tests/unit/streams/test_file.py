@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import MillraceError, SettingsError
+from streams import log_pause
 from streams.cache import file as files
 from streams.cache import folder as folders
 from streams.cache import threads
@@ -599,8 +600,8 @@ async def test_a_failure_is_logged_once_a_minute_for_each_kind(cache, monkeypatc
     lines = [f"the cache in {cache.tier.path} fails: {words}" for words in ("Input/output error", "Permission denied")]
     assert [record.getMessage() for record in caplog.records if record.name == files.__name__] == lines
     assert all(record.exc_info is None and record.levelno == logging.WARNING for record in caplog.records)
-    assert 50 < cache._quiet_until[errno.EIO] - time.monotonic() <= files.LOG_EVERY == 60
-    cache._quiet_until[errno.EIO] = time.monotonic()
+    assert 50 < cache._log_pause.until[errno.EIO] - time.monotonic() <= log_pause.LOG_EVERY == 60
+    cache._log_pause.until[errno.EIO] = time.monotonic()
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", failing(errno.EIO))
         await cache.get(KEY)
