@@ -219,7 +219,7 @@ class ResultPublisher:
         self._send_dead_letter(record, headers, After(result.listener, partial(self._publish_last, record, result)))
 
     def _publish_last(self, record: RequestRecord, result: OutgoingRecord) -> None:
-        """Publish a result whose dead letter is acknowledged."""
+        """Publish a result whose dead letter is acknowledged, or goes in the same transaction."""
         self._publisher.publish(self._results, record.partition, result)
         if self._order is not None:
             self._order.close(record, cast("Lease", result.listener))

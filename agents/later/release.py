@@ -1,7 +1,7 @@
 """Taking up early what waits in delay topics: everything that is there at a moment.
 
 The offsets up to which all is due now are commits of a group without members, `<group>-later-released`: they need no
-topic of their own, and a worker asks for them while anything waits. So nothing is copied, and nothing comes twice.
+topic of their own, and a worker reads them while anything waits. So nothing is copied, and nothing comes twice.
 """
 
 from __future__ import annotations

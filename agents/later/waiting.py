@@ -47,7 +47,7 @@ class RetryLease:
 
     @property
     def begun(self) -> int:
-        """Return whether the record is begun; until it is, it waits."""
+        """Return 1 once the record is begun, 0 while it waits."""
         return self._begun
 
     @begun.setter
