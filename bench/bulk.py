@@ -78,7 +78,7 @@ def main() -> None:
                 warm, load = requests(name, 0, 100), requests(name, 1_000, options.requests)
                 before = calls(upstream)
                 each.append(asyncio.run(stage_of(found.servers, file).measure(warm, load)))
-                made += calls(upstream) - before - 1
+                made += calls(upstream) - before
             for name, times in late.items():
                 times.append(asyncio.run(p99(found.servers, file, name, options.seconds, options.rate)))
     cpu = {name: median(run.cpu for run in each) for name, each in runs.items()}

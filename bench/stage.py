@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
 from agents.testing.broker import free_port
 from bench.upstream import HOSTS
@@ -41,7 +40,7 @@ LIMIT = 600.0
 WORKERS = {
     "millrace": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "millrace, traced": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
-    "exactly once": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
+    EXACTLY_ONCE: [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "millrace, ordered": [sys.executable, "-m", "millrace", "worker", "--role", "answer"],
     "by hand": [sys.executable, "-m", "bench.peers.by_hand"],
     "by hand, bare": [sys.executable, "-m", "bench.peers.by_hand"],
@@ -75,7 +74,7 @@ class Stage:
         self.environment = os.environ | {
             "BARE": "1" if worker.endswith("bare") else "",
             "MILLRACE_TRACES": "on" if worker.endswith("traced") else "off",
-            "MILLRACE_DELIVERY": worker.replace(" ", "-") if worker == EXACTLY_ONCE else "at-least-once",
+            "MILLRACE_DELIVERY": "exactly-once" if worker == EXACTLY_ONCE else "at-least-once",
             "MILLRACE_ORDER": "key" if worker.endswith("ordered") else "none",
             "OTEL_TRACES_EXPORTER": "none",  # what a worker pays for spans, without the thread that sends them
             "KAFKA_BOOTSTRAP_SERVERS": servers,
@@ -192,7 +191,8 @@ class Stage:
         await producer.stop()
 
     async def _await_results(self, count: int) -> None:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers)
+        group = self.environment["MILLRACE_GROUP"] if self.worker == EXACTLY_ONCE else None
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.servers, group_id=group, enable_auto_commit=False)
         await consumer.start()
         tps = [TopicPartition(self.results, number) for number in range(self.partitions)]
         deadline = time.monotonic() + LIMIT
@@ -212,13 +212,7 @@ class Stage:
         """Return how many results there are; of transactions, whose markers take offsets, how many are committed."""
         if self.worker != EXACTLY_ONCE:
             return sum((await consumer.end_offsets(tps)).values())
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
-        await admin.start()
-        try:
-            commits = await admin.list_consumer_group_offsets(self.environment["MILLRACE_GROUP"])
-        finally:
-            await admin.close()
-        return sum(each.offset for each in commits.values())
+        return sum([await consumer.committed(TopicPartition(self.requests, tp.partition)) or 0 for tp in tps])
 
     async def _verify(self, count: int, hits: int) -> None:
         """Verify the number of results, and the least number of hits among them."""

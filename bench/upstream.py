@@ -1,12 +1,10 @@
-"""The upstream: answers `/doc/<n>` with a small document after a while, or one of `?size=` bytes more, on several
-loopback addresses, and
-`/doc/many?n=1,2` with several of them. `/doc/calls` says how many of the latter there were.
+"""The upstream, on several loopback addresses: answers `/doc/<n>` with a small document after a while, or one of
+`?size=` bytes more, and `/doc/many?n=1,2` with several of them; `/doc/calls` with how many of the latter there were.
 """
 
 from __future__ import annotations
 
 import asyncio
-from itertools import count
 from typing import Any
 
 import uvloop
@@ -24,7 +22,7 @@ def made(number: int) -> dict[str, Any]:
 
 
 async def main(port: int, delay: float) -> None:
-    counted = count()
+    counted = 0
 
     async def document(request: web.Request) -> web.Response:
         await asyncio.sleep(delay)
@@ -32,12 +30,13 @@ async def main(port: int, delay: float) -> None:
         return web.json_response(made(int(request.match_info["n"])) | more)
 
     async def documents(request: web.Request) -> web.Response:
-        next(counted)
+        nonlocal counted
+        counted += 1
         await asyncio.sleep(delay)
         return web.json_response({"docs": [made(int(number)) for number in request.query["n"].split(",")]})
 
     async def calls(_: web.Request) -> web.Response:
-        return web.json_response(next(counted))
+        return web.json_response(counted)
 
     app = web.Application()
     app.router.add_get(r"/doc/{n:\d+}", document)
