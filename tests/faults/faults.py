@@ -123,9 +123,9 @@ async def kill_the_controller(scene: Scene) -> None:
 
 async def move_the_coordinator(scene: Scene) -> None:
     """Stop the broker that coordinates the group, start it, and do so again where the group went."""
-    client = admin(scene)
     for _ in range(2):
-        groups = client.describe_consumer_groups([scene.stage.group], request_timeout=10)
+        client = admin(scene)
+        groups = client.describe_consumer_groups([scene.stage.group], request_timeout=30)
         coordinator = await asyncio.to_thread(groups[scene.stage.group].result)
         await asyncio.to_thread(scene.cluster.node(coordinator.coordinator.id).restart)
         await asyncio.sleep(2)
@@ -208,10 +208,9 @@ def more_partitions(name: str) -> Callable[[Scene], Awaitable[None]]:
     """Give a topic two partitions more."""
 
     async def act(scene: Scene) -> None:
-        topic = getattr(scene.stage, name)
-        scene.stage.partitions += 2
+        topic, count = getattr(scene.stage, name), scene.stage.partitions + 2  # the stage's is that of the results, too
         client = admin(scene)
-        await asyncio.to_thread(client.create_partitions([NewPartitions(topic, scene.stage.partitions)])[topic].result)
+        await asyncio.to_thread(client.create_partitions([NewPartitions(topic, count)])[topic].result)
         await asyncio.sleep(15)
 
     return act
