@@ -37,10 +37,10 @@ MAX_PARTITIONS = 1_000
 """Partitions of routes in the record at most."""
 STATS_TIMEOUT = 0.5
 """Seconds that a cache on the network may take to return its statistics."""
-EARLIER = "an earlier record of the key"
-"""What a record of a route with `order = "key"` waits for."""
 STATS_EVERY = 5.0
 """Seconds for which they are reused."""
+EARLIER = "an earlier record of the key"
+"""What a record of a route with `order = "key"` waits for."""
 
 
 class WorkerStatus:
