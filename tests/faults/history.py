@@ -8,11 +8,11 @@ import itertools
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 SAMPLE = 0.25
 """Seconds between samples."""
@@ -108,26 +108,45 @@ class Observer:
 
     def results(self, topic: str) -> list[Result]:
         """Return every result that a reader of committed records gets, partition by partition, in order."""
+        found = []
+        for message in self._read(topic):
+            value = json.loads(message.value())
+            found.append(Result(value["id"], message.partition(), message.offset(), message.timestamp()[1] / 1000,
+                                message.key(), value["outcome"]))  # fmt: skip
+        return sorted(found, key=lambda each: (each.partition, each.offset))
+
+    def located(self, acknowledged: dict[str, tuple[int, int | None]]) -> dict[str, tuple[int, int]]:
+        """Return the place of each request. That of one whose first acknowledgement got lost comes without its offset:
+        Kafka only says that it has it already, so it is looked up in the topic.
+        """
+        places = {name: (partition, offset) for name, (partition, offset) in acknowledged.items() if offset is not None}
+        if without := acknowledged.keys() - places.keys():
+            for message in self._read(self._topic):
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # there is poison between
+                    name = json.loads(message.value())["id"]
+                    if name in without:
+                        places[name] = message.partition(), message.offset()
+            assert places.keys() == acknowledged.keys(), f"acknowledged, and not there: {without - places.keys()}"
+        return places
+
+    def _read(self, topic: str) -> Iterator[Message]:
+        """Yield all that a reader of committed records gets."""
         consumer = Consumer({"bootstrap.servers": self._servers, "group.id": "reader", "enable.auto.commit": False,
                              "auto.offset.reset": "earliest", "enable.partition.eof": True,
                              "log_level": 0})  # fmt: skip
-        found: list[Result] = []
         try:
             partitions = list(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
             consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
             open_ = set(partitions)
             while open_:
                 message = consumer.poll(30)
-                assert message is not None, "the results could not be read"
+                assert message is not None, f"{topic} could not be read"
                 if message.error() is not None:
                     open_.discard(message.partition())
                     continue
-                value = json.loads(message.value())
-                found.append(Result(value["id"], message.partition(), message.offset(), message.timestamp()[1] / 1000,
-                                    message.key(), value["outcome"]))  # fmt: skip
+                yield message
         finally:
             consumer.close()
-        return sorted(found, key=lambda each: (each.partition, each.offset))
 
 
 def lost(acknowledged: Iterable[str], results: list[Result]) -> str:

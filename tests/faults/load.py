@@ -22,7 +22,9 @@ FLUSH_LIMIT = 180.0
 
 
 class Load:
-    """`acknowledged` has the place of each request by its id; `start` and `stop` it once."""
+    """`acknowledged` has the partition and offset of each request by its id, the offset None where Kafka returned none;
+    `start` and `stop` it once.
+    """
 
     def __init__(self, servers: str, topic: str, url: str) -> None:
         # Kafka may be away for longer than the default of five minutes allows; nothing is to be given up.
@@ -30,7 +32,7 @@ class Load:
                                    "linger.ms": 5, "message.timeout.ms": 600_000, "log_level": 0})  # fmt: skip
         self._topic = topic
         self.url = url
-        self.acknowledged: dict[str, tuple[int, int]] = {}
+        self.acknowledged: dict[str, tuple[int, int | None]] = {}
         self.keys: dict[str, bytes] = {}
         self.refused: list[str] = []
         self._task: asyncio.Task[None] | None = None

@@ -159,7 +159,7 @@ async def run(
 
 async def _ask(scene: Scene, report: Report, before: dict[int, tuple[int, int, int]], *, unready: bool) -> None:
     results = await asyncio.to_thread(scene.observer.results, scene.stage.results)
-    acknowledged = scene.load.acknowledged
+    acknowledged = await asyncio.to_thread(scene.observer.located, scene.load.acknowledged)
     report.requests = len(acknowledged)
     report.answers["I1 lost"] = lost(acknowledged, results)
     report.repeats, report.answers["I2 repeats"] = repeated(results, scene.crashes)

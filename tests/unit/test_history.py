@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
+
 from tests.faults.faults import FAULTS, mix
-from tests.faults.history import Result, Samples, disordered, lost, repeated, skipped
+from tests.faults.history import Observer, Result, Samples, disordered, lost, repeated, skipped
 from tests.faults.matrix import QUESTIONS, table
 from tests.faults.scene import Report
 
@@ -61,3 +65,15 @@ def test_the_table_has_a_row_a_fault_and_a_column_a_question() -> None:
     [head, rule, row] = table([report]).splitlines()
     assert head.count("|") == rule.count("|") == row.count("|") == len(QUESTIONS) + 5
     assert "| 1,000 | 0 | 0.0 s | yes | 3 repeated | - |" in row
+
+
+def test_a_request_without_an_offset_is_looked_up_in_the_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else is there, poison too, is passed over; one that is not there ends the questions."""
+    observer = Observer("127.0.0.1:9", "group", "requests")
+    values = [b"{", None, b"[1]", b'{"id": ["a"]}', b'{"id": "a"}', b'{"id": "b"}']
+    there = [SimpleNamespace(value=lambda value=value: value, partition=lambda: 0, offset=lambda at=at: at)
+             for at, value in enumerate(values)]  # fmt: skip
+    monkeypatch.setattr(observer, "_read", lambda _: iter(there))
+    assert observer.located({"a": (0, None), "b": (0, 5)}) == {"a": (0, 4), "b": (0, 5)}
+    with pytest.raises(AssertionError, match="not there"):
+        observer.located({"c": (0, None)})
