@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv || echo .tools/bin/uv)
 
-.PHONY: help setup demo test test-exactly-once test-fast test-fast-streams test-fast-others test-unit test-lowest test-containers test-python faults compat image coverage lint format bench bench-peers clean licences sbom audit docs
+.PHONY: help setup demo test test-exactly-once test-fast test-fast-streams test-fast-others test-unit test-lowest test-containers test-python report-python faults soak compat image coverage lint format bench bench-peers clean licences sbom audit docs
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,15 +56,21 @@ test-lowest: setup ## The quick unit tests with the oldest dependencies that pyp
 test-containers: setup ## The image and the compose file, on a Docker engine of their own (Debian, root)
 	$(BIN)/python -m pytest -m containers tests/containers
 
-test-python: setup ## Unit tests and delivery on the image's Python: Debian's trixie in a folder (Debian, root)
-	$(BIN)/python -m tests.pythons trixie
+test-python: setup ## Unit tests and delivery on the image's Python, 3.13: Debian's trixie in a folder (Debian, root); ARGS
+	$(BIN)/python -m tests.pythons trixie $(ARGS)
 
-faults: setup ## The fault matrix on three brokers: half an hour; ARGS=--hard for the hardest, --order, --mix N
+report-python: setup ## The quick unit tests on the newest Python, of Debian's sid: prints what fails, and fails for nothing
+	$(BIN)/python -m tests.pythons sid --report
+
+faults: setup ## The fault matrix on three brokers: an hour; ARGS=--hard for the hardest, --order, --mix N
 	$(BIN)/python -m tests.faults.matrix $(ARGS)
 
-compat: setup ## The same tests on six releases of Apache Kafka, and requests of other clients: an hour
-	$(BIN)/python -m tests.compat
-	$(BIN)/python -m pytest -m compat tests/integration/test_producers.py
+HOURS := 1
+soak: setup ## Faults at random against one set of workers for HOURS=1; ARGS=--seed N for the same ones: reports/soak-N.svg
+	$(BIN)/python -m tests.faults.soak --hours $(HOURS) $(ARGS)
+
+compat: setup ## The same tests on six releases of Apache Kafka, and requests of other clients: an hour; RELEASES=3.9.1
+	$(BIN)/python -m tests.compat $(RELEASES)
 
 image: ## The image, with version and revision on it
 	docker build --tag millrace --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \

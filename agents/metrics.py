@@ -119,6 +119,7 @@ CATALOGUE = (
     *(Kind(f"millrace_pool_{name}", "counter", f"{what[0].upper()}{what[1:]}.") for name, what in POOL.items()),
     Kind("millrace_table_rows", "gauge", "Rows of a table on this worker; on disk possibly an estimate.", ("table",)),
     Kind("millrace_event_loop_lag_seconds", "histogram", "Delay of the event loop, measured ten times a second."),
+    Kind("millrace_event_loop_tasks", "gauge", "Tasks of the event loop; at the same load their number stays level."),
     Kind("millrace_event_loop_stalls", "counter", "Times that the event loop was blocked for 2 s."),
     Kind("millrace_function_seconds", "histogram", "Time in functions marked @timed.", ("function", "result")),
     Kind("millrace_web_requests", "counter", "Requests to this server.", ("route", "method", "status")),

@@ -42,19 +42,20 @@ class ProcessStats:
     """Reads what belongs to the process; `web` is what its server has counted."""
 
     def __init__(self, role: str, loop: LoopWatch, readiness: Readiness) -> None:
-        self._role = role
+        self._labels = (version("millrace-kafka"), role)  # read once: a scrape has to work without a file to open
         self._loop = loop
         self._readiness = readiness
         self.web: Requests = Counter()
 
     def __call__(self) -> Iterator[Sample]:
         """Read."""
-        yield Sample("millrace_info", 1, (version("millrace-kafka"), self._role))
+        yield Sample("millrace_info", 1, self._labels)
         for part, state in self._readiness().items():
             yield Sample("millrace_ready", float(state == "ok"), (part,))
         for file, at in in_use().items():
             yield Sample("millrace_certificate_expiry_timestamp_seconds", at, (file,))
         yield Sample("millrace_event_loop_lag_seconds", self._loop.lags)
+        yield Sample("millrace_event_loop_tasks", self._loop.tasks)
         yield Sample("millrace_event_loop_stalls", self._loop.stalls)
         for (name, ending), histogram in list(timings.items()):
             yield Sample("millrace_function_seconds", histogram, (name, ending))

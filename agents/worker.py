@@ -24,6 +24,7 @@ from agents.web.api.routes import open_api
 from agents.web.site import Site
 from models.errors import SettingsError
 from models.source import Sources
+from streams import memory
 from streams.app import App
 from streams.config import settings as configuration
 from streams.config.plugins import load_plugins
@@ -32,6 +33,7 @@ from streams.http.limits import Bulkhead
 from streams.kafka.topics import Topic, require
 from streams.sources import load as load_sources
 from streams.sources import route_misfits
+from streams.tasks import end_tasks, keep
 from streams.telemetry.loop import LoopWatch
 from streams.telemetry.readiness_log import Announcer
 from streams.web.probes import metrics_route
@@ -69,9 +71,11 @@ class Worker:
         return [part.app for part in (self.answering, self.tabulating, *self.routing, self.later) if part is not None]
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Watch the event loop, and open the web server. Raises SettingsError if its port cannot be had."""
+        """Watch the loop and the memory, and open the web server. Raises SettingsError if its port cannot be had."""
         settings = self.settings
         loop_watch = await stack.enter_async_context(LoopWatch())
+        means = "what a burst of records took is kept for ever"
+        stack.push_async_callback(end_tasks, keep(memory.keep_level, "giving memory back", means=means))
         await self._topics()
         process = ProcessStats(settings.role, loop_watch, self.readiness)
         exporter = exporter_of(process, self.answering, self.tabulating, self.routing, self.later)

@@ -145,6 +145,15 @@ class AnswerError(MillraceError):
         made.args = self.args
         return made
 
+    def reworded(self, message: str) -> Self:
+        """Return the same error with another message, without body, headers and fields, which may quote the former."""
+        made = self.copied()
+        AnswerError.__init__(made, message)
+        made.body, made.body_truncated, made.headers = None, False, None
+        if isinstance(made, InvalidRequest):
+            made.fields = ()
+        return made
+
     def describe(self) -> dict[str, str | bool]:
         """Return the `error` object of a result: `type`, `message`, `retryable`, `kind`, `body` and whether it is
         cut.

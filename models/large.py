@@ -4,6 +4,7 @@ loop of the worker for 20 to 200 ms, also from a thread.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import pickle
 import time
@@ -23,6 +24,15 @@ MANY = 2_000
 """Values in a request from which on another process reads it, however short they are."""
 MAX_REASON = 600
 """Bytes of an error message."""
+
+
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def trim() -> None:
+    """Give free pages back to the system, where the C library can (glibc)."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 def is_large(request: bytes) -> bool:

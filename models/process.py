@@ -104,6 +104,7 @@ def _answer(connection: socket.socket, received: Iterator[_Call | None], page: m
     ban = _ProcessBan()
     sys.stdout = DiscardOutput()
     written, flushed = bytearray(), time.monotonic()
+    heavy = False
     for each in received:
         now = time.monotonic()
         if written and (each is None or now - flushed > FLUSH_AFTER):
@@ -113,8 +114,13 @@ def _answer(connection: socket.socket, received: Iterator[_Call | None], page: m
             written.clear()
             flushed = now
         if each is None:
+            if heavy:  # this process may have nothing else to do for hours
+                call = content = value = done = answer = None
+                large.trim()
+                heavy = False
             continue
         number, call, content = each
+        heavy = heavy or len(content) > large.LARGE
         _show(page, number, now)
         name, value, arguments = pickle.loads(call)  # noqa: S301  from our parent
         ban.active = True

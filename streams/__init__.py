@@ -8,6 +8,7 @@ tasks      background tasks: one way to start them, which notices their end
 functions  sources that are a plugin's functions, called in threads or on the event loop
 coroutine_calls  runs async functions, and notices those that block
 sources    sources.toml, read with every problem reported by its line
+memory     what the garbage collector looks at, and what the system gets back
 files      how many files may be open, and how they are shared out
 tls        connections secured by files that may be replaced
 log_pause  lines of the log that are written once a minute

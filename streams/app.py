@@ -7,7 +7,6 @@ What the agents need is opened before they start and closed after they have stop
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -37,8 +36,6 @@ from streams.telemetry.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
-GC_THRESHOLDS = (50_000, 20, 100)
-"""Allocations, and collections of the younger generation, between two looks at each generation."""
 QUEUED_BATCHES = 4
 """Batches that may wait for an agent; beyond, no more are taken from Kafka."""
 
@@ -205,11 +202,15 @@ class App(faust.App):
                 lambda: self.holder.standings() if self.started and not self.should_stop else (),
                 heard=lambda: self.holder.last_contact,
                 broker_answers=lambda: coordinator_answers(kafka, group),
+                reconnect=self._reconnect,
                 held_up=self.held_up,
                 end=self._stands_still,
             )
         )
         self._running = _Running(publishers, watchdog.state)
+
+    async def _reconnect(self) -> None:
+        await self.holder.reconnect()
 
     async def deliver(self, stream: Any, take: Callable[[RecordBatch], Awaitable[None]]) -> None:
         """Hand an agent's batches to `take`, one after the other. A fault in it ends the worker: its records are read
@@ -225,7 +226,7 @@ class App(faust.App):
     async def stop(self) -> None:
         """Stop within the deadline: after it the process ends, whatever is still open."""
         last_resort = _exit_in_time()
-        last_resort.start()
+        _arm(last_resort)
         try:
             await super().stop()
         finally:
@@ -243,16 +244,6 @@ class App(faust.App):
 
     def _on_rebalance_when_stopped(self) -> None:
         """Do nothing: Faust would close the consumer from the wrong thread; the stop in progress does it."""
-
-
-def settle_memory() -> None:
-    """Keep the garbage collector from walking what lives as long as the process, and let it look seldom at the rest.
-
-    Requests and answers hardly make cycles; the default thresholds cost a hit 2.3 µs and a miss 37 µs of CPU (bench/).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def _exit_now() -> None:
@@ -276,7 +267,7 @@ async def run(apps: Sequence[App], open_: Opener) -> int:
     def end() -> None:
         if not stopping.is_set():
             stopping.set()
-            last_resort.start()
+            _arm(last_resort)
 
     def task_ended(reason: TaskEnded) -> None:
         if not stopping.is_set():  # what ends later does so because of the stop
@@ -349,6 +340,14 @@ def _exit_in_time() -> threading.Timer:
     last_resort = threading.Timer(defaults.SHUTDOWN_DEADLINE, _exit_now)
     last_resort.daemon = True
     return last_resort
+
+
+def _arm(last_resort: threading.Timer) -> None:
+    """Start it. Where no thread can be had, memory is gone, and nothing else would end a stop that hangs."""
+    try:
+        last_resort.start()
+    except (MemoryError, RuntimeError):
+        _exit_now()
 
 
 def _crashed(reason: BaseException | None) -> int:

@@ -196,9 +196,7 @@ class FunctionCaller:
         """Return an error, with another message if its own contains a secret."""
         if not contains_secret(self._secrets, error.whole_text().encode(errors="replace")):
             return error
-        silent = type(error)("the function failed; its message contains a secret of a source")
-        silent.retryable = error.retryable
-        return silent
+        return error.reworded("the function failed; its message contains a secret of a source")
 
     def _log(self, source: Source, raised: BaseException) -> None:
         """Log where a function failed, once a minute for each source."""

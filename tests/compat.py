@@ -1,6 +1,7 @@
-"""Brokers of several releases of Apache Kafka, one after the other, under the same tests: `python -m tests.compat`.
+"""Releases of Apache Kafka under the same tests, and requests of other clients: `python -m tests.compat`.
 
-Prints a table in Markdown: a row a release, and for each thing that a user relies on how many tests of it passed.
+Prints tables in Markdown. Releases: a row each, and for each thing that a user relies on how many tests of it passed.
+Clients: a row each, and for each codec how many of the records that the client sent came out as they must.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -43,44 +45,79 @@ COLUMNS = {
     "routes": [f"{_HERE}/test_routes.py::test_no_record_is_lost_when_a_worker_is_killed"],
 }
 """What a user relies on, and the tests that show it."""
+CLIENTS = f"{_HERE}/test_producers.py"
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+"""Two files at a time, each with a broker of its own, as `make test` has them."""
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the tests on each release, print the table, and return 1 if one failed."""
+    """Run the tests, print the tables, and return 1 if a test failed or was left out."""
     parser = EntryPoint("tests.compat", __doc__)
     parser.add_argument(
-        "releases", metavar="RELEASE", nargs="*", default=RELEASES, help=f"default: {' '.join(RELEASES)}"
+        "releases", metavar="RELEASE", nargs="*", help=f"no clients, and these releases alone, of {' '.join(RELEASES)}"
     )
-    releases = parser.begin(arguments).releases
-    rows = {}
-    for release in releases:
-        print(f"Apache Kafka {release}: {sum(map(len, COLUMNS.values()))} tests", file=sys.stderr, flush=True)
-        rows[release] = _run(release)
-    print("| Apache Kafka |" + "".join(f" {name} |" for name in COLUMNS))
-    print("|---|" + "---|" * len(COLUMNS))
-    for release, cells in rows.items():
-        print(f"| {release} |" + "".join(f" {passed} of {total} |" for passed, total in cells))
-    return int(any(passed < total for cells in rows.values() for passed, total in cells))
+    parser.add_argument("--clients", action="store_true", help="the clients, and no releases but those that are named")
+    options = parser.begin(arguments)
+    everything = not (options.releases or options.clients)
+    complete, tables = True, []
+    if releases := RELEASES if everything else options.releases:
+        done, table = _releases(releases)
+        complete, tables = complete and done, [*tables, table]
+    if everything or options.clients:
+        done, table = _clients()
+        complete, tables = complete and done, [*tables, table]
+    print("\n\n".join(tables))
+    return int(not complete)
 
 
-def _run(release: str) -> list[tuple[int, int]]:
-    """Run the tests on a broker of one release; return how many passed and how many there are, a pair a column."""
+def _releases(releases: Sequence[str]) -> tuple[bool, str]:
+    """Run the tests on a broker of each release; return whether all passed, and the table."""
     tests = [test for column in COLUMNS.values() for test in column]
-    environment = dict(os.environ) | {"MILLRACE_KAFKA_VERSION": release}
+    rows, complete = [], True
+    for release in releases:
+        print(f"Apache Kafka {release}: {len(tests)} tests", file=sys.stderr, flush=True)
+        cases = _run(tests, *SIDE_BY_SIDE, MILLRACE_KAFKA_VERSION=release)
+        passed = {case.get("name", "") for case in cases if _passed(case)}
+        found = [[test.partition("::")[2] in passed for test in column] for column in COLUMNS.values()]
+        complete = complete and all(map(all, found))
+        rows.append([release, *(f"{sum(each)} of {len(each)}" for each in found)])
+    return complete, _table(["Apache Kafka", *COLUMNS], rows)
+
+
+def _clients() -> tuple[bool, str]:
+    """Run the tests of the clients; return whether all passed, and the table."""
+    print("Requests of other clients", file=sys.stderr, flush=True)
+    cases = _run([CLIENTS], "-m", "compat")
+    rows = []
+    for case in cases:
+        properties = {each.get("name"): each.get("value", "") for each in case.iter("property")}
+        client = case.get("name", "").partition("[")[2].rstrip("]")
+        missing = "failed" if "version" in properties else "not run"
+        rows.append([client, properties.get("version", ""), *(properties.get(codec, missing) for codec in CODECS)])
+    return bool(cases) and all(map(_passed, cases)), _table(["client", "version", *CODECS], rows)
+
+
+def _run(tests: Sequence[str], *options: str, **variables: str) -> list[ET.Element]:
+    """Run tests on a broker of their own; return what pytest reports of each."""
+    environment = dict(os.environ) | variables
     environment.pop("KAFKA_BOOTSTRAP_SERVERS", None)
     with tempfile.TemporaryDirectory() as name:
         report = Path(name) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}", *tests]
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "--durations=5", "-o", "junit_family=xunit1",
+                   f"--junitxml={report}", *options, *tests]  # fmt: skip
         subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
-        passed = _passed(report) if report.exists() else set()
-    return [(len(passed & {test.partition("::")[2] for test in column}), len(column)) for column in COLUMNS.values()]
+        return list(ET.parse(report).iter("testcase")) if report.exists() else []
 
 
-def _passed(report: Path) -> set[str]:
-    """Return the names of the tests that a report of pytest says passed: neither failed nor left out."""
-    cases = ET.parse(report).iter("testcase")
-    return {case.get("name", "") for case in cases if not list(case.iterfind("failure")) + list(case.iterfind("error"))
-            + list(case.iterfind("skipped"))}  # fmt: skip
+def _passed(case: ET.Element) -> bool:
+    """Whether a test neither failed nor was left out."""
+    return all(case.find(name) is None for name in ("failure", "error", "skipped"))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 if __name__ == "__main__":

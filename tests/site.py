@@ -84,7 +84,7 @@ def prepare(source: Path) -> None:
         text = rewrite(path.read_text(encoding="utf-8"), page)
         (source / page).parent.mkdir(parents=True, exist_ok=True)
         (source / page).write_text(text + (contents(text) if page == "index.md" else ""), encoding="utf-8")
-    for image in DOCS.glob("*.png"):
+    for image in (*DOCS.glob("*.png"), *DOCS.glob("*.svg")):
         shutil.copy(image, source)
     (source / "conf.py").write_text(SETTINGS, encoding="utf-8")
 

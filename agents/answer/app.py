@@ -16,7 +16,8 @@ from agents.answer.line import SOURCE
 from models.result import RESULT_ROOM
 from models.retry_later import delay_topics
 from models.source import CachePolicy, Sources
-from streams.app import App, settle_memory
+from streams import memory
+from streams.app import App
 from streams.cache.front import Cache
 from streams.config.cache_url import freshness_of, parse_tiers
 from streams.config.secrets import secrets_of
@@ -99,7 +100,7 @@ class AnswerApp:
         if self.resources.shared and self._share is not None:
             await stack.enter_async_context(self._share(self.resources.shared))
         self.lent.lend(self.resources.enricher, stack)
-        settle_memory()
+        memory.settle()
         return publisher
 
     def _trace(self, client: Client, tracer: Any) -> RequestSpans:

@@ -17,6 +17,7 @@ than is free. One that has just begun claims nothing until each of the others mu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -118,7 +119,8 @@ class RateShares:
                 self._hold(name, claim)
             limit.written = claim, limit.want
         self._number += 1
-        pairs = {name: [round(each, 6) for each in limit.written] for name, limit in self.limits.items()}
+        # Rounded up: what others read is never less than what is held here.
+        pairs = {name: [math.ceil(each * 1e6) / 1e6 for each in limit.written] for name, limit in self.limits.items()}
         rates = {name: limit.rate for name, limit in self.limits.items()}
         return {"limits": pairs, "rates": rates, "run": self.me, "number": self._number, "at": now}
 

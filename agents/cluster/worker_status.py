@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.moment import age_of, iso_now
 from models.source import Source
+from streams import memory
 from streams.config.settings import ANYWHERE, Settings
+from streams.http.limits import host_name
+from streams.http.url import origin_of
 from streams.kafka.lease import Lease
 from streams.web.server import place
 
@@ -92,7 +92,7 @@ class WorkerStatus:
                 if part.app.started
                 for lease in part.app.holder.leases.values()
             ][:MAX_PARTITIONS],
-            "rss": _rss(),
+            "rss": memory.resident(),
             "loop_lag_s": round(self._loop.lag, 4),
         }
         if self._answering is not None:
@@ -194,7 +194,17 @@ def _waits(runner: RouteRunner, leases: Iterable[Lease]) -> dict[str, int]:
 def source(each: Source) -> dict[str, Any]:
     """Return a named source, without its secrets."""
     target = {"url": each.url.text} if each.url is not None else {"call": each.call}
-    return {"name": each.name, **target, "method": each.method, "schema": each.schema}
+    return {"name": each.name, **target, "method": each.method, "schema": each.schema, "host": host_of(each)}
+
+
+def host_of(each: Source) -> str | None:
+    """Return the key of the row among the hosts that has a source's limits and breaker: its own, or that of the host
+    that it shares with others.
+    """
+    if each.url is None:
+        return f"source {each.name}"
+    host = origin_of(each.url.text).host
+    return None if host is None else host_name(host, each.name if each.is_apart else None)
 
 
 def url_of(settings: Settings, port: int) -> str:
@@ -208,11 +218,3 @@ def url_of(settings: Settings, port: int) -> str:
 @cache
 def _version() -> str:
     return version("millrace-kafka")
-
-
-def _rss() -> int:
-    """Return the bytes of memory in use; where the system does not report them, the peak."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -101,6 +101,15 @@ def moment(text: str) -> float:
         raise argparse.ArgumentTypeError(str(exc)) from None
 
 
+def is_empty_range(name: str, since: float | None, until: float | None) -> bool:
+    """Whether a time range ends before it begins, which is reported as a misuse of the command `name`."""
+    if since is None or until is None or since <= until:
+        return False
+    say(f"millrace {name}: --since {local_time(since)} is later than --until {local_time(until)}: nothing is between; "
+        "of two ages the larger one is --since")  # fmt: skip
+    return True
+
+
 def positive(text: str) -> int:
     """Return the whole number, 1 or more, of an option. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text)):

@@ -11,13 +11,14 @@ import re
 from collections import Counter
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.commands import (
     DONE,
     FAILED,
     MISUSED,
     clipped,
+    is_empty_range,
     local_time,
     moment,
     non_negative,
@@ -28,6 +29,9 @@ from agents.commands import (
 from models import strictjson
 from models.dead_letter import STATUS, DeadLetter, DeadLetterFilter, Position
 from models.errors import OUTCOMES
+
+if TYPE_CHECKING:
+    from agents.redrive.dead_letters import Report
 
 RATE = 100.0
 """Dead letters per second unless --rate is given."""
@@ -96,7 +100,12 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     if options.later:
         return _run_later(choice, options)
-    if (choice == DeadLetterFilter()) is not options.all:
+    if is_empty_range("redrive", options.since, options.until):
+        return MISUSED
+    if options.all and choice != DeadLetterFilter():
+        say(f"millrace redrive: --all goes with no filter: leave it out to filter by {_chosen(options)}")
+        return MISUSED
+    if choice == DeadLetterFilter() and not options.all:
         say(
             "millrace redrive: filter by --outcome, --host, --source, --status, --retryable, --max-deliveries, --id, "
             "--letter, --since or --until, or else use --all; "
@@ -161,14 +170,15 @@ async def _redrive_route(settings: Any, choice: DeadLetterFilter, options: argpa
 async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:
     from agents.redrive.dead_letters import DeadLetters
 
-    would = "would be redriven" if options.dry_run else "redriven"
-
+    would = _would(options)
     summary: Counter[tuple[str, str, str]] = Counter()
+    missed = set(options.id)
     lines = count(1)
 
     def report_one(letter: DeadLetter, refusal: str | None) -> None:
         if refusal is None:
             summary[letter.outcome or "-", letter.source or "-", letter.host or "-"] += 1
+            missed.discard(letter.request_id)
         if options.json:
             print(_json(letter, refusal, options), flush=True)
         elif (line := next(lines)) <= LINES:
@@ -180,19 +190,34 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
         report = await letters.redrive(
             choice, rate=options.rate, limit=options.limit, dry_run=options.dry_run, on_result=report_one
         )
+    _sum_up(report, summary, settings.dead_letters_topic, options)
+    if report.redriven == options.limit:
+        missed.clear()  # the rest was not searched
+    elif report.redriven:
+        for each in sorted(missed):
+            say(printable(f"no dead letter of {each} {would}"))
+    refused = options.letter and (report.refused or not report.redriven)
+    return FAILED if report.missing or missed or refused else DONE
+
+
+def _sum_up(
+    report: Report, summary: Counter[tuple[str, str, str]], topic: str, options: argparse.Namespace
+) -> None:  # fmt: skip
+    """Print how many were redriven, and of many, which; and how many were not, and why."""
     if report.redriven or report.refused or report.missing:
-        say(f"{report.redriven} {would}")
+        say(f"{report.redriven} {_would(options)}")
     else:
-        topic = settings.dead_letters_topic
         say(f"no dead letter in {topic}" if options.all else f"no dead letter matches {_chosen(options)} in {topic}")
     for (outcome, source, host), number in summary.most_common() if report.redriven > LINES else ():
         say(printable(f"  {number} {outcome}, source {source}, host {host}"))
     for reason, number in report.refused.most_common():
         say(f"{number} not redriven: {reason}")
     for partition, offset in report.missing:
-        say(f"no dead letter {partition}:{offset} in {settings.dead_letters_topic}")
-    named = bool(options.letter or options.id)
-    return FAILED if report.missing or (named and (report.refused or not report.redriven)) else DONE
+        say(f"no dead letter {partition}:{offset} in {topic}")
+
+
+def _would(options: argparse.Namespace) -> str:
+    return "would be redriven" if options.dry_run else "redriven"
 
 
 def _chosen(options: argparse.Namespace) -> str:

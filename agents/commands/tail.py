@@ -9,7 +9,18 @@ import time
 from itertools import chain
 from typing import Any
 
-from agents.commands import DONE, clipped, local_time, moment, non_negative, positive, printable, say
+from agents.commands import (
+    DONE,
+    MISUSED,
+    clipped,
+    is_empty_range,
+    local_time,
+    moment,
+    non_negative,
+    positive,
+    printable,
+    say,
+)
 from models import strictjson
 from models.errors import OUTCOMES
 from models.moment import is_credible
@@ -51,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     """Print results until --count, --until or Ctrl-C."""
     from streams.config import settings as configuration
 
+    if is_empty_range("tail", options.since, options.until):
+        return MISUSED
     return asyncio.run(_tail(configuration.load(), options))
 
 

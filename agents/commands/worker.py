@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from streams.files import raise_limit, share
     from streams.kafka.client import caution
 
-    gc.freeze()  # what was imported stays; settle_memory need not walk it
+    gc.freeze()  # what was imported stays; memory.settle need not walk it
     settings = configuration.load()
     settings = replace(settings, role=options.role or settings.role)
     mask = setup_logging(settings)
@@ -59,7 +59,13 @@ def run(options: argparse.Namespace) -> int:
     async def main() -> int:
         worker = create(settings)
         mask.add(secret for source in worker.sources.by_name.values() for secret in secrets_of(source))
-        code = await run_worker(worker.apps, worker.open)
+        try:
+            code = await run_worker(worker.apps, worker.open)
+        except MillraceError:
+            raise
+        except BaseException:  # such as MemoryError: nothing may have been stopped
+            _exit_in_time(FAILED)
+            raise
         _exit_in_time(code)
         return code
 
@@ -80,7 +86,10 @@ def _exit_in_time(code: int) -> None:
     """
     last_resort = threading.Timer(EXIT_GRACE, _exit, (code,))
     last_resort.daemon = True
-    last_resort.start()
+    try:
+        last_resort.start()
+    except (MemoryError, RuntimeError):  # no thread can be had, so nothing would end what hangs
+        _exit(code)
 
 
 def _exit(code: int) -> None:

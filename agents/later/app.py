@@ -140,7 +140,7 @@ class LaterApp:
     async def _take_up(self) -> float:
         """Take up what is due, as much as may be in progress; returns the seconds until there may be more."""
         due, turn = self.waiting.due(time.time()), time.monotonic()
-        while self.waiting.in_progress() < MAX_IN_PROGRESS:
+        for _ in range(self.waiting.in_progress(), MAX_IN_PROGRESS):  # what ends meanwhile has us come back at once
             found = next(due, None)
             if found is None:
                 break

@@ -20,6 +20,7 @@ from typing import Self
 
 from aiokafka import TopicPartition
 
+from agents.redrive.published import Published, find_published
 from agents.redrive.redriver import COMPACTED, MARKS, Redriver, marks_of
 from models.dead_letter import DeadLetter, DeadLetterFilter, Position, read_dead_letter
 from models.errors import BrokerError
@@ -110,6 +111,10 @@ class DeadLetters:
                 async for record in records:
                     return self._letter(record)
         return None
+
+    async def published(self, letter: DeadLetter) -> Published | str:
+        """Return the result that was published with a dead letter, or the reason why there is none to show."""
+        return await find_published(self._settings, letter)
 
     async def redrive(
         self,

@@ -11,7 +11,8 @@ from typing import Any
 
 from agents.tables.agent import Tabulator, bounds_of
 from models.errors import BrokerError
-from streams.app import App, settle_memory
+from streams import memory
+from streams.app import App
 from streams.config.settings import Settings
 from streams.kafka.outgoing import publishing_state
 from streams.kafka.publisher import Publisher
@@ -90,7 +91,7 @@ class TablesApp:
         means = "tables grow beyond their bounds, and changelogs are not repaired"
         pruning = keep(tabulator.prune, "pruning the tables", means=means)
         stack.push_async_callback(end_tasks, pruning)
-        settle_memory()
+        memory.settle()
         return publisher
 
     async def _prepare(self) -> Changelogs:

@@ -177,7 +177,11 @@ class Pages:
     async def _hosts(self, request: web.Request) -> Row:
         view = columns.TableView.of("hosts", request.query, path="/hosts")
         hosts = self._query.hosts(prefix=view.prefix, sort=view.sort, limit=PAGE_ROWS, cursor=view.cursor)
-        return {"view": view, "found": await hosts}
+        try:
+            sources = (await self._query.source_rows())["sources"] if not view.cursor else []
+        except Problem:  # the hosts are shown all the same
+            sources = []
+        return {"view": view, "found": await hosts, "sources": sources}
 
     async def _partitions(self, _: web.Request) -> Row:
         return {"found": await self._query.partitions()}

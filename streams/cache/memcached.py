@@ -35,7 +35,7 @@ COUNTED = {
     "misses": "gets that a server answered with none",
     "stores": "sets that a server confirmed",
     "refused": "sets that a server refused: its memory or its item limit is too small",
-    "too_large": "sets of more than VALUE_LIMIT bytes, never sent",
+    "too_large": "sets of more than VALUE_LIMIT bytes, never sent; what the key had is deleted",
     "failures": "calls that ended with a broken connection or an invalid reply",
     "timeouts": "calls that exceeded the tier's timeout",
     "resting": "calls that were skipped while their server pauses after a failure",
@@ -149,6 +149,7 @@ class MemcachedCache(BaseCache):
             raise NotImplementedError
         if len(value) > VALUE_LIMIT:
             self.counts["too_large"] += 1
+            await self._delete(key)  # the older answer would outlive it; memcached does so with what it refuses itself
             return False
         server = self._server(key)
         try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache, partial
 from typing import Any, Self, TypeAlias
 
@@ -40,6 +41,11 @@ STOP_TIMEOUT = 5.0
 """Seconds that closing a client may take; a producer delivers meanwhile what it has in flight."""
 CONNECTION_TIMEOUT = 10.0
 """Seconds that connecting to one broker, and each request to it, may take."""
+SILENCE = 20.0
+"""Seconds that a broker's machine may be silent: that connecting to it may take, that bytes may stay unacknowledged,
+and probes of an idle connection unanswered."""
+PROBE_AFTER, PROBE_EVERY = 10, 5
+"""Seconds of idleness before a connection's first probe, and between two."""
 # A consumer that looks for a deleted topic would create it, with the default number of partitions, where brokers allow
 # that: a later proper creation then fails because the topic exists.
 aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
@@ -90,6 +96,34 @@ def places(kafka: Kafka) -> list[tuple[str, int]]:
     return [(host.strip("[]"), int(port)) for host, _, port in pairs]
 
 
+async def _connect(*arguments: Any, **options: Any) -> AIOKafkaConnection:
+    """Connect as aiokafka does, and have the kernel notice when a broker's machine is gone, or a firewall has forgotten
+    the connection. aiokafka would notice after 40 s, and then wait for the next broker; it may not be told to wait
+    less, since an answer takes long over a slow network.
+    """
+    async with asyncio.timeout(SILENCE):
+        opened = await create_conn(*arguments, **options)
+    # The broker may have closed it meanwhile; aiokafka sees that when it sends something.
+    if opened._writer is not None and (connected := opened._writer.get_extra_info("socket")) is not None:
+        # For a closed one uvloop may raise ValueError where asyncio raises OSError. Let out, it would end the task in
+        # which aiokafka looks up brokers.
+        with suppress(OSError, ValueError):
+            probe(connected)
+    return opened
+
+
+def probe(connected: Any) -> None:
+    """Set the options of a TCP socket that close it after SILENCE, as far as the system has them: Linux has all."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", PROBE_AFTER), ("TCP_KEEPINTVL", PROBE_EVERY),
+                        ("TCP_USER_TIMEOUT", int(SILENCE * 1000))):  # fmt: skip
+        if (option := getattr(socket, name, None)) is not None:
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+aiokafka.client.create_conn = _connect
+
+
 def consumer(kafka: Kafka, *topics: str, **options: Any) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
     """Open a consumer that belongs to no group and reads from the beginning, unless `options` says otherwise."""
     defaults: dict[str, Any] = {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
@@ -137,16 +171,24 @@ async def close(client: Any, seconds: float = STOP_TIMEOUT) -> None:
             await (client.stop() if hasattr(client, "stop") else client.close())
     except (TimeoutError, KafkaError) as exc:
         logger.info("closing the %s failed: %s", type(client).__name__, reason_of(exc))
-        await _beneath(client).close()
+        await _close_beneath(client)
     except asyncio.CancelledError:
-        await _beneath(client).close()
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        await _close_beneath(client)
+        if _is_cancelled():
             raise  # else aiokafka let out the cancellation of its own fetches, as it does while the broker is away
 
 
-def _beneath(client: Any) -> Any:
-    return client.client if hasattr(client, "client") else client._client
+async def _close_beneath(client: Any) -> None:
+    try:
+        await (client.client if hasattr(client, "client") else client._client).close()
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            raise  # else a connection that was already closing let out that nobody waited for it any longer
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def poll(consumer: Any, *tps: TopicPartition, seconds: float, limit: int | None = None) -> Records:
@@ -154,17 +196,20 @@ async def poll(consumer: Any, *tps: TopicPartition, seconds: float, limit: int |
 
     Unlike aiokafka's `getmany` it raises KafkaError if the fetching task has failed, after which nothing comes.
     """
-    require_fetching(consumer)
+    require_tasks(consumer)
     found: Records = await consumer.getmany(*tps, timeout_ms=int(seconds * 1000), max_records=limit)
     return found
 
 
-def require_fetching(consumer: AIOKafkaConsumer) -> None:
-    """Raise KafkaError if aiokafka's fetching task has failed: aiokafka does not report it, and polls stay empty."""
-    fetching = consumer._fetcher._fetch_task
-    if fetching.done() and not fetching.cancelled() and (fault := fetching.exception()) is not None:
-        msg = f"fetching has failed: {fault.__cause__ or fault!r}"
-        raise errors.KafkaError(msg) from fault
+def require_tasks(consumer: AIOKafkaConsumer) -> None:
+    """Raise KafkaError if a task of aiokafka has failed that it does not report: then polls stay empty, or nobody finds
+    out any more which broker coordinates the group.
+    """
+    tasks = {"fetching": consumer._fetcher._fetch_task, "looking up brokers": consumer._client._sync_task}
+    for what, task in tasks.items():
+        if task is not None and task.done() and not task.cancelled() and (fault := task.exception()) is not None:
+            msg = f"{what} has failed: {fault.__cause__ or fault!r}"
+            raise errors.KafkaError(msg) from fault
 
 
 class BrokerConnection:

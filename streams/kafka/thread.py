@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import aiokafka
 import uvloop
 from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.conn import CloseReason
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
@@ -32,7 +33,7 @@ from mode import Service
 
 from models.errors import reason_of
 from streams.config import settings as defaults
-from streams.kafka.client import FETCHER_TIMEOUT_IDLE, METADATA_AGE, connection, require_fetching
+from streams.kafka.client import FETCHER_TIMEOUT_IDLE, METADATA_AGE, connection, require_tasks
 from streams.kafka.cluster import identify
 from streams.kafka.commit_metadata import Identity, signature
 from streams.kafka.fetched import begin_poll
@@ -192,9 +193,14 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
 
     async def check_group(self) -> None:
         """Raise what has kept this member from taking part in its group, if anything has."""
-        if self._consumer is not None:
+        if self._consumer is not None and self._consumer._coordinator is not None:  # None until it has found brokers
             self._consumer._coordinator.check_errors()
-            require_fetching(self._consumer)
+            require_tasks(self._consumer)
+
+    async def reconnect(self) -> None:
+        """Close the connections: what waits for an answer over them fails, and is sent again over new ones."""
+        for each in list(self._ensure_consumer()._client._conns.values()):
+            each.close(reason=CloseReason.CONNECTION_TIMEOUT)
 
     async def committed(self, tps: Iterable[TP]) -> Mapping[TP, OffsetAndMetadata]:
         """Return the group's commits, with their metadata, of those partitions that have one."""
@@ -268,8 +274,14 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
         return True if len(held) == len(points) else None
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Let the agents' loop drain and commit, unless the worker stops: then it does both on its own."""
+        """Let the agents' loop drain and commit. If the worker stops it does both on its own, and Faust returns at
+        once: wait all the same, since a member that has joined the next generation may not commit for the last. Then
+        do not join any more: the answer comes when the last member has joined, and the others wait for who has gone.
+        """
         await self._unless_stopping(super().on_partitions_revoked(revoked))
+        if self.app.should_stop and self._stopping is not None:
+            await self._stopping.wait()
+            self._ensure_consumer()._coordinator._max_poll_interval = 0  # as one that has not polled for long
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Tell the agents' loop, unless the worker stops."""

@@ -10,9 +10,10 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Topic      `_compile_decode`, `_create_event` (in batch.py)
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`,
              `_start_thread`, `_stopped_set`, `_keepalive2`, `_thread_keepalive` (in thread.py, with aiokafka's
-             `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`, `_fetcher._fetch_max_wait_ms`,
-             `._fetcher_timeout`, `._fetch_task`, `_client`)
-  Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py); `get_random_node`, `send`
+             `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`, `._max_poll_interval`,
+             `_fetcher._fetch_max_wait_ms`, `._fetcher_timeout`, `._fetch_task`, `_client`, its `_conns`, `_sync_task`)
+  Client     `aiokafka.client.MetadataRequest`, which makes no topic any more, and `.create_conn`, which has probes sent
+             (in client.py, with `AIOKafkaConnection._writer`); `get_random_node`, `send`
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Producer   `BatchBuilder._builder`, whose `append` is in C, and `._relative_offset` (in outgoing.py)
   Sender     `_do_txn_offset_commit`, `_find_coordinator`, `_coordinator_dead`, `sender_task`; TxnOffsetCommitHandler,
@@ -141,6 +142,11 @@ class Consumer(Quiet, driver.Consumer):
                      lease.point_waits)
             for tp, lease in self.leases.items() if lease.alive
         ]  # fmt: skip
+
+    async def reconnect(self) -> None:
+        """Close the group's connections to the brokers, one of which may hang."""
+        with contextlib.suppress(ConsumerStoppedError):
+            await self._thread.call(self._thread.reconnect())
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Subscribe; to nothing, where patterns match no topic yet: streams/kafka/patterns.py does it later."""

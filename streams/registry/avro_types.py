@@ -36,7 +36,7 @@ _CLOCK = re.compile(r"(\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
 
 
 class BeyondFloat(str):
-    """A number that no float of 4 bytes can be, as text, which none is made of."""
+    """A number that no float of 4 bytes, or double, can be, as text, which none is made of."""
 
     __slots__ = ()
 
@@ -72,9 +72,12 @@ def _to_number(value: float, *_: Any) -> float | str:
 
 
 def _from_number(value: Any, schema: Any) -> Any:
+    """Return what fastavro writes; it would write an infinity for a number that is too large."""
     number = float(value) if value in ("NaN", "Infinity", "-Infinity") or isinstance(value, Decimal) else value
     if schema["type"] == "float" and isinstance(number, int | float) and _FLOAT_MAX <= abs(number) < math.inf:
-        return BeyondFloat(value)  # which fastavro would write as an infinity
+        return BeyondFloat(value)
+    if isinstance(value, Decimal) and value.is_finite() and math.isinf(number):
+        return BeyondFloat(value)
     return number
 
 
@@ -164,6 +167,8 @@ def _to_decimal(data: bytes, schema: Any, *_: Any) -> Decimal:
 
 def _from_decimal(value: Any, schema: Any) -> Any:
     if isinstance(value, bytes | bool) or not isinstance(value, int | float | str | Decimal):
+        return value
+    if isinstance(value, str) and ("_" in value or not value.isascii()):  # Python's own digits
         return value
     scale, precision = schema.get("scale", 0), schema["precision"]
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Error as UnwritableError
 from google.protobuf.message_factory import GetMessageClass
 
 from models import strictjson
@@ -20,6 +20,7 @@ from models.errors import InvalidDocument
 from models.strictjson import MAX_DEPTH
 from streams.registry.client import Registered
 from streams.registry.proto_text import compiled, protoc
+from streams.registry.proto_values import Fitting
 
 LARGE: Final = 4 << 10
 """Bytes that may be a thousand messages, each with all its fields."""
@@ -27,6 +28,7 @@ _FILE: Final = "default"
 _FIRST: Final = b"\x00"
 """The index of a file's first message, as it is written."""
 _ANY: Final = "google.protobuf.Any"
+_ENDS_OF_WRITING: Final = (json_format.Error, UnwritableError, TypeError, ValueError, AttributeError, KeyError)
 _MESSAGES: Final = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 
 
@@ -47,6 +49,7 @@ class ProtobufCodec:
         else:
             for name, text in texts.items():
                 self._add(name, text)
+        self._fitting = Fitting(self._pool)
         self._file = self._pool.FindFileByName(_FILE)
         self._types: dict[bytes, tuple[type[Message], bool]] = {}
         self._read = partial(
@@ -57,7 +60,11 @@ class ProtobufCodec:
     def _compile(self, program: str, texts: dict[str, str]) -> None:
         for file in compiled(program, {name: each for name, each in texts.items() if not self._has(name)}, self._pool):
             if not self._has(file.name):
-                self._pool.Add(file)
+                try:
+                    self._pool.Add(file)
+                except TypeError as exc:  # what protoc takes, and this pool does not
+                    msg = f"not a Protobuf schema: {exc}"
+                    raise ValueError(msg) from None
 
     def _has(self, name: str) -> bool:
         """Whether a file is there, as Google's and Confluent's own are."""
@@ -120,11 +127,10 @@ class ProtobufCodec:
             msg = f"a {type(value).__name__}, not a {made.DESCRIPTOR.full_name}"
             raise InvalidDocument(msg)
         try:
-            json_format.ParseDict(
-                _without_decimals(value), made, descriptor_pool=self._pool, max_recursion_depth=MAX_DEPTH
-            )
+            fit = self._fitting.message(value, made.DESCRIPTOR, made.DESCRIPTOR.name)
+            json_format.ParseDict(fit, made, descriptor_pool=self._pool, max_recursion_depth=MAX_DEPTH)
             data: bytes = made.SerializeToString()
-        except (json_format.Error, TypeError, ValueError, AttributeError, KeyError, RecursionError) as exc:
+        except (*_ENDS_OF_WRITING, RecursionError) as exc:
             msg = f"not a {made.DESCRIPTOR.full_name}: {_first_line(exc)}"
             raise InvalidDocument(msg) from None
         return _FIRST + data
@@ -198,12 +204,3 @@ def _nests(message: Any, done: set[str], path: frozenset[str]) -> bool:
 def _first_line(exc: Exception) -> str:
     """Return what is wrong, without the list of all fields that there are."""
     return str(exc).partition("\n")[0]
-
-
-def _without_decimals(value: Any) -> Any:
-    """Return a value with each Decimal as text, which JSON's mapping takes for any number."""
-    if isinstance(value, dict):
-        return {name: _without_decimals(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_without_decimals(each) for each in value]
-    return str(value) if isinstance(value, Decimal) else value

@@ -194,6 +194,8 @@ class RocksStore:
     def _reason(self, exc: Exception) -> str:
         if "lock hold" in str(exc) or "LOCK" in str(exc):
             return f"MILLRACE_STORE: {self._path} is in use by another worker; each needs its own folder"
+        if "Corruption" in str(exc):
+            return f"MILLRACE_STORE: {self._path} is damaged: delete it, the tables are read from Kafka again ({exc})"
         return f"MILLRACE_STORE: {self._path} cannot be opened: {exc}"
 
 

@@ -65,6 +65,11 @@ class LoopWatch:
         """Return the seconds by which the loop was late at worst, lately."""
         return max(self._recent)
 
+    @property
+    def tasks(self) -> int:
+        """Return how many tasks the loop has."""
+        return len(asyncio.all_tasks(self._loop))
+
     def _schedule(self) -> None:
         now = self._loop.time()
         pause = until_tick(now, BEAT)

@@ -3,8 +3,9 @@ else: it must see that for itself, and end with the reason, so that another take
 
 What is a fault of ours, and what the broker's? A broker that does not answer, or takes no results, is none of ours:
 a restart would only repeat work. So before the end the broker is queried over a connection of its own, and if it does
-not answer there either, we wait. What no broker is to blame for is a request that never ends, though it is past any
-deadline that a request may have and what was begun after it is finished, and a thread that has stopped turning.
+not answer there either, we wait; if it does, the old connections are closed, since one of them may hang. What no broker
+is to blame for is a request that never ends, though it is past any deadline that a request may have and what was begun
+after it is finished, and a thread that has stopped turning.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ LOOK_EVERY = 1.0
 """Seconds between two looks."""
 REPORT_AFTER = 15.0
 """Seconds of standing still after which a worker is not ready."""
-COMMIT_DEADLINE = 60.0
+CHECK_AFTER = 30.0
 """Seconds for which commits may fail, though there is something to commit, before the worker checks the broker."""
+COMMIT_DEADLINE = 60.0
+"""Seconds for which they may fail before the worker ends."""
 GRACE = 20.0
-"""Seconds that a commit has left once the broker has answered."""
+"""Seconds that a commit has left once the broker has answered and the old connections are closed."""
 ASK_AGAIN = 10.0
 """Seconds until a broker that did not answer is checked again."""
 UNFINISHED_DEADLINE = 360.0
@@ -82,8 +85,8 @@ class Watchdog:
     """Opened with `async with`; looks once a second, for as long as it is open.
 
     `standings` returns how far each partition is, `heard` the monotonic time of the consumer thread's last sign of
-    life; `broker_answers` tries a new connection, `held_up` is true while Kafka accepts no results. `end` gets the
-    reason, in a sentence.
+    life; `broker_answers` tries a new connection, `reconnect` closes those that the group has, `held_up` is true while
+    Kafka accepts no results. `end` gets the reason, in a sentence.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Watchdog:
         *,
         heard: Callable[[], float],
         broker_answers: Callable[[], Awaitable[bool]],
+        reconnect: Callable[[], Awaitable[None]],
         held_up: Callable[[], bool],
         end: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -99,6 +103,7 @@ class Watchdog:
         self._standings = standings
         self._last_contact = heard
         self._broker_answers = broker_answers
+        self._reconnect = reconnect
         self._held_up = held_up
         self._end = end
         self._clock = clock
@@ -155,28 +160,32 @@ class Watchdog:
         return watched if watched is not None and watched.last.hold is standing.hold else _Watched(standing)
 
     async def _look_at_commits(self, now: float) -> None:
-        waiting = [each for each in self._watched.values()
-                   if each.uncommitted is not None and now - each.uncommitted >= COMMIT_DEADLINE]  # fmt: skip
+        waiting = {each.last.name: now - each.uncommitted for each in self._watched.values()
+                   if each.uncommitted is not None and now - each.uncommitted >= CHECK_AFTER}  # fmt: skip
         if not waiting:
             self._answered_at = None
             return
+        name, seconds = max(waiting.items(), key=lambda each: each[1])
         if self._answered_at is None:
-            if now >= self._ask_at:
-                await self._check_broker(waiting[0], now)
-        elif now - self._answered_at >= GRACE:
-            first = waiting[0]
-            self._end_worker(
-                f"{first.last.name}: nothing could be committed for {now - (first.uncommitted or now):.0f} s "
-                "though the broker answers"
-            )
+            if now >= self._ask_at and await self._check_broker(name, seconds):
+                logger.warning("%s: no commit for %.0f s; the broker answers over a new connection: closing the others",
+                               name, seconds)  # fmt: skip
+                await self._reconnect()
+            return
+        in_time = seconds < COMMIT_DEADLINE or now - self._answered_at < GRACE
+        if not in_time and await self._check_broker(name, seconds):
+            self._end_worker(f"{name}: nothing could be committed for {seconds:.0f} s though the broker answers")
 
-    async def _check_broker(self, waiting: _Watched, now: float) -> None:
-        if await self._broker_answers():
+    async def _check_broker(self, name: str, seconds: float) -> bool:
+        answers = await self._broker_answers()
+        if answers:
             self._answered_at = self._clock()
         else:
+            self._answered_at = None
             self._ask_at = self._clock() + ASK_AGAIN
             logger.warning("%s: no commit for %.0f s; the broker does not answer over a new connection either: waiting",
-                           waiting.last.name, now - (waiting.uncommitted or now))  # fmt: skip
+                           name, seconds)  # fmt: skip
+        return answers
 
     def _end_worker(self, reason: str) -> None:
         if not self._ended:

@@ -15,6 +15,8 @@ from models import strictjson
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+CLIENT_GONE = 499
+"""A status that nobody gets: the client closed its connection before the answer (nginx's number for it)."""
 _CARRIED = ("Allow", "WWW-Authenticate", "Retry-After")
 _DETAILS = {
     HTTPStatus.NOT_FOUND: "there is nothing at this path",
@@ -82,7 +84,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         kept = {name: exc.headers[name] for name in _CARRIED if name in exc.headers}
         detail = _DETAILS.get(HTTPStatus(exc.status)) or exc.text or exc.reason
         return _as_page_or_json(request, Problem(exc.status, detail.strip(), headers=kept))
-    except Exception:
+    except Exception as exc:
+        if isinstance(exc, ConnectionResetError) and (request.transport is None or request.transport.is_closing()):
+            return web.Response(status=CLIENT_GONE)
         logger.exception("internal error while answering %s %r: the client got 500; report this fault",
                          request.method, request.path)  # fmt: skip
         return Problem(

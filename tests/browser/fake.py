@@ -191,6 +191,12 @@ class FakeQuery:
                  "partitions": 8, "next_due": "2026-11-22T14:00:05.000Z", "overdue_s": 0.0}  # fmt: skip
         return self._told({"topics": [topic], "exhausted": 12})
 
+    async def source_rows(self) -> Row:
+        rows = (await self.rows("hosts", limit=2))["rows"]
+        found = [{"name": f"source-{number}", "url": "https://api.example.com/v1/{symbol}", "host": row["host"],
+                  "row": row} for number, row in enumerate(rows) if "host" in row]  # fmt: skip
+        return self._told({"sources": [*found, {"name": "any", "url": "https://old.example/", "row": {"host": ""}}]})
+
     async def sources(self) -> Row:
         return self._told({"sources": [{"name": "quotes", "url": "https://api.example.com/v1/{symbol}"}]})
 

@@ -118,6 +118,37 @@ async def test_chosen_letters_are_put_back(tab, stand):
     await expect(button).to_have_text("Put 21 back on requests")
 
 
+async def test_a_letter_is_shown_with_its_last_result(tab, stand):
+    """With its place and its time, all digits of its numbers, and as text; or with the reason why there is none."""
+    whole = {"partition": 0, "offset": 400, "outcome": "timeout", "attempts": 1, "value": None, "headers": []}
+    last = {
+        "partition": 2,
+        "offset": 71,
+        "at": "2026-11-22T14:00:00.000Z",
+        "latest": True,
+        "value": '{"id": "r1", "outcome": "ok", "document": {"n": 1.10, "t": "<img src=x onerror=trap(1)>"}}',
+    }
+    shown = tab.page.locator("#letter-body")
+
+    async def show(**more):
+        stand.answers["letter"] = 200, {**whole, **more}
+        await tab.page.locator("[data-letter]").first.click()
+        await expect(shown).to_contain_text("Deliveries")
+
+    await tab.go("/errors")
+    await tab.page.fill("input[name=token]", TOKEN)
+    await show(last_result=last)
+    for text in ("Last result: partition 2, offset 71, 2026-11-22T14:00:00.000Z", '"n": 1.10', "<img src=x"):
+        await expect(shown).to_contain_text(text)
+    assert await tab.violations() == []
+    await tab.page.locator("#letter button").click()
+    await show(last_result={**last, "latest": False})
+    await expect(shown).to_contain_text("Result published with this letter: partition 2")
+    await tab.page.locator("#letter button").click()
+    await show(no_result="Kafka has deleted what was before")
+    await expect(shown).to_contain_text("Not there: Kafka has deleted what was before")
+
+
 async def test_a_letter_is_shown_whole(tab, stand):
     """With the token, as text: what its sender wrote runs nowhere. A refusal says why."""
     stand.answers["letter"] = 200, {

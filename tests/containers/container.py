@@ -21,11 +21,11 @@ HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privil
 class Container:
     """Started at once; it is removed when the engine ends."""
 
-    def __init__(self, engine: Engine, *command: str, **environment: str) -> None:
+    def __init__(self, engine: Engine, *command: str, image: str = IMAGE, **environment: str) -> None:
         self._engine = engine
         # The host's network, so that the tests' own broker and upstream on loopback can be reached.
         variables = [part for name, value in environment.items() for part in ("--env", f"{name}={value}")]
-        self.id = engine.docker("run", "--detach", "--network", "host", *HARDENED, *variables, IMAGE, *command)
+        self.id = engine.docker("run", "--detach", "--network", "host", *HARDENED, *variables, image, *command)
 
     @property
     def state(self) -> dict[str, Any]:

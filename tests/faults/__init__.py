@@ -1,6 +1,8 @@
 """The fault matrix: real workers on three real brokers under steady load, one fault after the other.
 
 `cluster.py` starts and hurts brokers, `proxy.py` is the network between, `load.py` sends and knows what Kafka
-acknowledged, `faults.py` lists the faults, `scene.py` does one of them, `history.py` asks the questions of what came
-out, `matrix.py` runs them and reports. Load and questions read with another client than the service's.
+acknowledged, `upstream.py` answers, `front.py` reads the tables through nginx, `worker.py` is a worker that can be hurt
+from outside. `fault.py` says what a fault is, `on_*.py` do them, `faults.py` lists them, `scene.py` runs one,
+`history.py` asks the questions of what came out, `matrix.py` reports. Load and questions read with another client than
+the service's.
 """

@@ -20,11 +20,17 @@ NODES = (1, 2, 3)
 HEAP = "-Xmx400m"
 STOP_LIMIT = 60.0
 """Seconds for a broker to stop: it first hands over what it leads."""
+USER, PASSWORD = "worker", "loopback"
+"""Who logs in where brokers want that; each login is for 8 s."""
+_MODULE = "org.apache.kafka.common.security.plain.PlainLoginModule"
 _COMMON = {
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "INSIDE",
-    "listener.security.protocol.map": "INSIDE:PLAINTEXT,OUTSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "listener.security.protocol.map": "INSIDE:PLAINTEXT,OUTSIDE:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "sasl.enabled.mechanisms": "PLAIN",
+    "listener.name.login.plain.sasl.jaas.config": f'{_MODULE} required user_{USER}="{PASSWORD}";',
+    "listener.name.login.plain.connections.max.reauth.ms": "8000",
     "default.replication.factor": "3",
     "min.insync.replicas": "2",
     "offsets.topic.replication.factor": "3",
@@ -36,17 +42,18 @@ _COMMON = {
     "auto.create.topics.enable": "false",
     "broker.session.timeout.ms": "6000",
     "replica.lag.time.max.ms": "5000",
+    "log.retention.check.interval.ms": "2000",
 }
 
 
 class Node:
-    """One broker. `inside` is where tests and other brokers reach it, `outside` where the proxies do."""
+    """One broker. Tests and other brokers reach it `inside`, proxies `outside`; `login` wants one."""
 
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
         self.folder = folder / f"node-{number}"
         self.data = self.folder / "data"
-        self.inside, self.outside, self.controller = free_port(), free_port(), free_port()
+        self.inside, self.outside, self.login, self.controller = (free_port() for _ in range(4))
         self.advertised = self.outside
         """The port that clients get to know: a proxy's."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -62,8 +69,9 @@ class Node:
             "node.id": str(self.number),
             "controller.quorum.voters": ",".join(f"{node.number}@127.0.0.1:{node.controller}" for node in nodes),
             "listeners": f"INSIDE://127.0.0.1:{self.inside},OUTSIDE://127.0.0.1:{self.outside},"
-            f"CONTROLLER://127.0.0.1:{self.controller}",
-            "advertised.listeners": f"INSIDE://127.0.0.1:{self.inside},OUTSIDE://127.0.0.1:{self.advertised}",
+            f"LOGIN://127.0.0.1:{self.login},CONTROLLER://127.0.0.1:{self.controller}",
+            "advertised.listeners": f"INSIDE://127.0.0.1:{self.inside},OUTSIDE://127.0.0.1:{self.advertised},"
+            f"LOGIN://127.0.0.1:{self.login}",
             "log.dirs": str(self.data),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +147,11 @@ class Cluster:
     def advertised(self) -> str:
         """Return the addresses that workers get."""
         return ",".join(f"127.0.0.1:{node.advertised}" for node in self.nodes)
+
+    @property
+    def login(self) -> str:
+        """Return the addresses that want a login, past the proxies."""
+        return ",".join(f"127.0.0.1:{node.login}" for node in self.nodes)
 
     def __enter__(self) -> Self:
         try:

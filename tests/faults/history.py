@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import itertools
 import json
+import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+STEADY = re.compile(r"r(\d+)")
+"""The ids of steady requests, with their numbers."""
 SAMPLE = 0.25
 """Seconds between samples."""
 SINCE_COMMIT = 3.5
 """Seconds before a crash in which a finished request may not be committed: an interval of 1 s, a time-out of 2 s."""
+SESSION = 10.0
+"""Seconds after a fault in which a member may still lose its partitions: the session that the fault has cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +99,13 @@ class Observer:
 
         def look() -> int:
             committed = self.committed()
-            return sum(end - committed.get(partition, 0) for partition, end in self._ends(self._topic).items())
+            return sum(abs(end - committed.get(partition, 0)) for partition, end in self._ends(self._topic).items())
 
         return await asyncio.to_thread(look)
+
+    def ends(self) -> dict[int, int]:
+        """Return the ends of the topic's partitions. Raises KafkaException."""
+        return self._ends(self._topic)
 
     def _ends(self, topic: str) -> dict[int, int]:
         consumer = Consumer({"bootstrap.servers": self._servers, "group.id": "reader", "log_level": 0})
@@ -130,21 +140,22 @@ class Observer:
         return places
 
     def _read(self, topic: str) -> Iterator[Message]:
-        """Yield all that a reader of committed records gets."""
+        """Yield all that a reader of committed records gets that is there now. Ends are looked up, too: a partition
+        that alone has its leader on a broker, and gets records all the time, never comes to one.
+        """
         consumer = Consumer({"bootstrap.servers": self._servers, "group.id": "reader", "enable.auto.commit": False,
                              "auto.offset.reset": "earliest", "enable.partition.eof": True,
                              "log_level": 0})  # fmt: skip
         try:
-            partitions = list(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
-            consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-            open_ = set(partitions)
+            open_ = self._ends(topic)
+            consumer.assign([TopicPartition(topic, number, 0) for number in open_])
             while open_:
                 message = consumer.poll(30)
                 assert message is not None, f"{topic} could not be read"
-                if message.error() is not None:
-                    open_.discard(message.partition())
-                    continue
-                yield message
+                if message.error() is None:
+                    yield message
+                if message.error() is not None or message.offset() + 1 >= open_.get(message.partition(), 0):
+                    open_.pop(message.partition(), None)
         finally:
             consumer.close()
 
@@ -156,8 +167,9 @@ def lost(acknowledged: Iterable[str], results: list[Result]) -> str:
 
 
 def repeated(results: list[Result], crashes: list[tuple[float, float]]) -> tuple[int, str]:
-    """I2: how many results repeat another, and which did though no crash explains it: no time from `crashes`, each the
-    beginning and end of one, lies behind the first result by less than a commit may be late.
+    """I2: how many results repeat another, and which did though no crash explains it. One from `crashes`, each a time
+    from and to, explains a repeat if it came after the crash began, and the first result not much before or after it:
+    by as much as a commit may be late, or a session lasts.
     """
     first: dict[str, Result] = {}
     count, wrong = 0, []
@@ -165,9 +177,19 @@ def repeated(results: list[Result], crashes: list[tuple[float, float]]) -> tuple
         earlier = first.setdefault(each.request_id, each)
         if earlier is not each:
             count += 1
-            if not any(began - SINCE_COMMIT <= earlier.at and each.at >= began for began, _ in crashes):
+            if not any(began - SINCE_COMMIT <= earlier.at <= ended + SESSION and each.at >= began
+                       for began, ended in crashes):  # fmt: skip
                 wrong.append(each.request_id)
     return count, f"{len(wrong)} repeated without need: {wrong[:5]}" if wrong else ""
+
+
+def failed(results: Iterable[Result], hurt: Sequence[tuple[float, float]] = ()) -> str:
+    """I7: no steady request failed but in times from `hurt`, each the beginning and end of one in which some may; those
+    of a fault's own have other names.
+    """
+    wrong = [each for each in results if STEADY.fullmatch(each.request_id) and each.outcome != "ok"
+             and not any(began <= each.at <= ended for began, ended in hurt)]  # fmt: skip
+    return f"{len(wrong)} failed: {[(each.request_id, each.outcome) for each in wrong[:3]]}" if wrong else ""
 
 
 def skipped(acknowledged: dict[str, tuple[int, int]], results: list[Result], samples: Samples) -> str:
@@ -175,18 +197,18 @@ def skipped(acknowledged: dict[str, tuple[int, int]], results: list[Result], sam
     answered: dict[str, float] = {}
     for each in results:
         answered[each.request_id] = min(each.at, answered.get(each.request_id, each.at))
-    by_partition: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
+    requests: defaultdict[int, list[tuple[int, float, str]]] = defaultdict(list)
     for name, (partition, offset) in acknowledged.items():
-        by_partition[partition].append((offset, name))
-    for requests in by_partition.values():
-        requests.sort()
+        requests[partition].append((offset, answered.get(name, float("inf")), name))
+    latest: dict[int, list[tuple[float, int, str]]] = {}
+    for partition, each in requests.items():  # of each request and those before it, the one that was answered last
+        each.sort()
+        latest[partition] = list(itertools.accumulate(((at, offset, name) for offset, at, name in each), max))
     for at, commits in samples.commits:
         for partition, committed in commits.items():
-            for offset, name in by_partition[partition]:
-                if offset >= committed:
-                    break
-                if answered.get(name, float("inf")) > at:
-                    return f"{name} at {partition}/{offset} was committed ({committed}) before it had a result"
+            before = bisect.bisect_left(requests[partition], (committed,))
+            if before and (last := latest[partition][before - 1])[0] > at:
+                return f"{last[2]} at {partition}/{last[1]} was committed ({committed}) before it had a result"
     return ""
 
 

@@ -23,7 +23,7 @@ FLUSH_LIMIT = 180.0
 
 class Load:
     """`acknowledged` has the partition and offset of each request by its id, the offset None where Kafka returned none;
-    `start` and `stop` it once.
+    `stop` comes after `start`.
     """
 
     def __init__(self, servers: str, topic: str, url: str) -> None:
@@ -33,9 +33,14 @@ class Load:
         self._topic = topic
         self.url = url
         self.acknowledged: dict[str, tuple[int, int | None]] = {}
+        self.former: set[str] = set()
+        """What was acknowledged by a topic that is gone."""
         self.keys: dict[str, bytes] = {}
+        self.sent: dict[str, float] = {}
+        """When each request was given to the producer, in seconds of the epoch."""
         self.refused: list[str] = []
         self._task: asyncio.Task[None] | None = None
+        self._sent = self._names = 0
 
     def start(self) -> None:
         """Begin to send."""
@@ -51,6 +56,16 @@ class Load:
         assert left == 0, f"{left} requests were never acknowledged"
         assert not self.refused, self.refused[:3]
 
+    def forget_places(self) -> None:
+        """Their topic is gone: what was acknowledged has no place any more."""
+        self.former |= self.acknowledged.keys()
+        self.acknowledged.clear()
+
+    def name(self, text: str) -> str:
+        """Return an id that no other request has."""
+        self._names += 1
+        return f"{text}-{self._names}"
+
     def put(self, value: bytes | None, key: bytes, request_id: str | None = None) -> None:
         """Send one value; with an id, its result is asked for afterwards."""
 
@@ -62,18 +77,20 @@ class Load:
 
         if request_id is not None:
             self.keys[request_id] = key
+            self.sent[request_id] = time.time()
         self._producer.produce(self._topic, value, key=key, on_delivery=delivered)
 
     async def _send(self) -> None:
-        began, number = time.monotonic(), 0
+        began, first = time.monotonic(), self._sent
         while True:
-            while number < (time.monotonic() - began) * RATE:
+            while self._sent < first + (time.monotonic() - began) * RATE:
+                number = self._sent
                 place = f"hot-{number % HOT}" if number % 2 else number
                 document = number % HOT if number % 2 else HOT + number
                 slow = f"?delay={SLOW}" if number % SLOW_EVERY == 0 else ""
                 request_id = f"r{number}"
                 value = {"id": request_id, "url": f"{self.url}/doc/{document}{slow}", "context": {"place": place}}
                 self.put(json.dumps(value).encode(), b"k%d" % (number % KEYS), request_id)
-                number += 1
+                self._sent += 1
             self._producer.poll(0)
             await asyncio.sleep(0.02)

@@ -14,7 +14,7 @@ from agents.entry import EntryPoint
 from tests.faults.cluster import Cluster
 from tests.faults.faults import FAULTS, mix
 from tests.faults.proxy import Proxy
-from tests.faults.scene import Report, Scene, run
+from tests.faults.scene import NotHereError, Report, Scene, run
 
 QUESTIONS = ("I1 lost", "I2 repeats", "I3 commits", "I4 tables", "I5 order", "I6 lag", "I6 sizes", "I7 truth")
 
@@ -37,8 +37,10 @@ async def do(cluster: Cluster, proxies: list[Proxy], name: str, **settings: str)
     fault = FAULTS[name]
     try:
         with redirect_stdout(sys.stderr):  # the logs of workers; stdout is for the table
-            async with Scene(cluster, proxies, **fault.settings, **settings) as scene:
-                return await run(scene, name, fault.act, crash=fault.crash, unready=fault.unready)
+            async with Scene(cluster, proxies, **settings) as scene:
+                return await run(scene, name, fault)
+    except NotHereError as exc:
+        return Report(name, skipped=str(exc))
     except Exception as exc:  # noqa: BLE001  the others are run all the same
         traceback.print_exc()
         return Report(name, {"I1 lost": f"not judged: {type(exc).__name__}: {str(exc)[:300]}"})
@@ -49,7 +51,12 @@ def table(reports: Iterable[Report]) -> str:
     lines = ["| fault | requests | repeats | healed in | " + " | ".join(QUESTIONS) + " |",
              "|---|---|---|---|" + "---|" * len(QUESTIONS)]  # fmt: skip
     for report in reports:
-        cells = [report.answers[name] or "yes" if name in report.answers else "-" for name in QUESTIONS]
+        if report.skipped:
+            lines.append(f"| {report.name} | not done: {report.skipped} | - | - |" + " - |" * len(QUESTIONS))
+            continue
+        cells = [
+            " ".join(report.answers[name].split()) or "yes" if name in report.answers else "-" for name in QUESTIONS
+        ]
         lines.append(f"| {report.name} | {report.requests:,} | {report.repeats} | {report.healed:.1f} s | "
                      + " | ".join(cells) + " |")  # fmt: skip
     return "\n".join(lines)
@@ -63,8 +70,8 @@ async def matrix(names: Iterable[str], **settings: str) -> list[Report]:
             began = time.monotonic()
             report = await do(cluster, proxies, name, **settings)
             reports.append(report)
-            print(f"{name}: {report.violations or 'all is well'} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
-            sys.stderr.flush()
+            row = table([report]).splitlines()[-1]  # so that a run that is ended early leaves what it found
+            print(f"{row} {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return reports
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,11 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx"
 PATIENCE = 10.0
 """Seconds that nginx may take to start or to end."""
 NOBODY = "nobody"
+
+
+def program() -> str | None:
+    """Return where nginx is, None if it is not here; Debian has it where only root's PATH leads."""
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 
 class Nginx:
@@ -34,7 +40,7 @@ class Nginx:
         self.tls_url = f"https://localhost:{self._tls_port}"
 
     async def __aenter__(self) -> Self:
-        found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+        found = program()
         if found is None:
             if os.environ.get("CI"):
                 pytest.fail("nginx is not on PATH", pytrace=False)
@@ -59,12 +65,21 @@ class Nginx:
         print((self._folder / "error.log").read_text())
         shutil.rmtree(self._folder)
 
-    def _write(self) -> None:
-        shutil.copytree(CONFIGURATION, self._folder, dirs_exist_ok=True)
+    def lead_to(self, *workers: str) -> None:
+        """Lead to these workers from now on; requests that are in progress end where they are."""
+        self._workers = workers
+        self._write_workers()
+        self._process.send_signal(signal.SIGHUP)
+
+    def _write_workers(self) -> None:
         servers = "".join(f"server {worker};\n" for worker in self._workers)
         (self._folder / "workers.conf").write_text(
             f'upstream given {{\n{servers}}}\nmap "" $workers {{ default given; }}\n'
         )
+
+    def _write(self) -> None:
+        shutil.copytree(CONFIGURATION, self._folder, dirs_exist_ok=True)
+        self._write_workers()
         if self._certificate:
             (self._folder / "tls.crt").write_bytes(self._certificate)
             (self._folder / "tls.key").write_bytes(self._key)

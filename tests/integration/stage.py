@@ -11,8 +11,10 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -162,10 +164,11 @@ class Stage:
                 await admin.create(name, self.partitions, self.replication, **(config or {}))
             await admin.settled(*(name for name, _ in names))
 
-    async def start(self, *command: str, ready: bool = True, **settings: str) -> Worker:
-        """Start a worker process and wait until /readyz says so."""
+    async def start(self, *command: str, ready: bool = True, release: Path | None = None, **settings: str) -> Worker:
+        """Start a worker process and wait until /readyz says so; `release` is the folder of another release."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *(command or ("-m", "millrace", "worker")), env=self.environment | settings,
+            python_of(release), *(command or ("-m", "millrace", "worker")), cwd=release,
+            env=self.environment | settings,
             stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         worker = Worker(process)
@@ -270,13 +273,25 @@ class Stage:
 
     async def evict(self) -> None:
         """Take all members out of the group, as a session that ends does."""
+        async with self._coordinator() as coordinator:
+            [group] = (await coordinator.send(DescribeGroupsRequest([self.group]))).groups
+            for member, *_ in group[5]:
+                await coordinator.send(LeaveGroupRequest(self.group, member))
+
+    async def until_state(self, state: str) -> None:
+        """Wait until the group is in a state, such as PreparingRebalance or Stable."""
+        async with asyncio.timeout(PATIENCE), self._coordinator() as coordinator:
+            while (await coordinator.send(DescribeGroupsRequest([self.group]))).groups[0][2] != state:
+                await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def _coordinator(self) -> AsyncIterator[BrokerConnection]:
+        """Open a connection to the group's coordinator."""
         kafka = Kafka(bootstrap_servers=self.servers)
         async with BrokerConnection(kafka) as door:
             place = await door.send(FindCoordinatorRequest(self.group, 0))
-            async with BrokerConnection(kafka, (place.host, place.port)) as coordinator:
-                [group] = (await coordinator.send(DescribeGroupsRequest([self.group]))).groups
-                for member, *_ in group[5]:
-                    await coordinator.send(LeaveGroupRequest(self.group, member))
+        async with BrokerConnection(kafka, (place.host, place.port)) as coordinator:
+            yield coordinator
 
     async def remembered(self) -> dict[int, tuple[int, CompletedOffsets | None]]:
         """Return the group's commits: offset, and what is remembered beyond it, by partition."""
@@ -312,6 +327,11 @@ class Stage:
             return found
         finally:
             await consumer.stop()
+
+
+def python_of(release: Path | None) -> str:
+    """Return the Python of another release's environment, or ours. Only in its folder does it import that release."""
+    return sys.executable if release is None else str(release / ".venv/bin/python")
 
 
 def repeats(seen: Iterable[Seen]) -> int:

@@ -14,15 +14,16 @@ import psutil
 import pytest
 
 from agents.testing.broker import Apache, Broker, free_port
-from tests.integration.stage import PATIENCE, Stage, Upstream
+from tests.integration.stage import PATIENCE, Stage, Upstream, python_of
 
 
-async def millrace(stage: Stage | None, *arguments: str, stdin: bytes = b"", **settings: str) -> tuple[int, str, str]:
-    """Run a command to its end; returns exit code, stdout, stderr."""
+async def millrace(stage: Stage | None, *arguments: str, stdin: bytes = b"", release: Path | None = None,
+                   **settings: str) -> tuple[int, str, str]:  # fmt: skip
+    """Run a command to its end, of another release if its folder is given; returns exit code, stdout, stderr."""
     environment = (stage.environment if stage else os.environ) | settings
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agents", *arguments, env=environment, stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        python_of(release), "-m", "agents", *arguments, env=environment, cwd=release,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
     assert process.returncode is not None

@@ -118,6 +118,28 @@ async def test_sigterm_while_a_rebalance_waits(kafka: Broker, stage: Stage, upst
     assert repeats(seen) == 0
 
 
+async def test_a_rebalance_while_a_worker_stops(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
+    """(d) A worker that was told to stop drains while its group takes another in, as when several are replaced at once:
+    the group waits for it, and nothing is answered twice.
+    """
+    values, ids = load(upstream, 400, slow=6.0)  # joining and the next heartbeat take less
+    first = await stage.start()
+    second = await stage.start(ready=False)
+    await second.logged("web on")  # it joins in a moment, which the first one learns with its next heartbeat
+    await stage.send(values)
+    await stage.until_results(200)
+    first.terminate()
+    await stage.until_state("PreparingRebalance")
+    assert "stopped" not in first.log[-1]
+    assert await first.ended() == 0
+    await stage.until_ready(second)
+    assert sum("assigned: requests" in line for line in second.log) == 1, "the first one joined again before it left"
+    await stage.results_of(ids)
+    second.terminate()  # it drains, so what it answers once more is there, too
+    assert await second.ended() == 0
+    assert repeats(await stage.read()) == 0
+
+
 async def test_the_broker_restarts_under_load(kafka: Broker, upstream: Upstream) -> None:
     """(e) A broker that goes and comes back in mid-run costs time, not requests, and no worker ends."""
     if kafka.apache is None:

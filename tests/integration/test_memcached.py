@@ -58,13 +58,16 @@ async def test_what_is_set_is_got(data):
 
 @on_both_loops
 async def test_the_largest_value_fits():
-    """What is sent at most is what memcached takes under the longest key, and no byte more is sent."""
+    """What is sent at most is what memcached takes under the longest key; of a byte more nothing is sent, and what the
+    key had is gone, too.
+    """
     async with Memcached() as memcached, opened(memcached, prefix="p" * 100, timeout=5.0) as cache:
         for name in (key(), b"k" * 149, b"k" * 500):
             assert await cache.set(name, b"x" * VALUE_LIMIT, ttl=60) is True
             assert await cache.get(name) == b"x" * VALUE_LIMIT
             assert await cache.set(name, b"x" * (VALUE_LIMIT + 1), ttl=60) is False
-        assert cache.counts == {"hits": 3, "stores": 3, "too_large": 3}
+            assert await cache.get(name) is None
+        assert cache.counts == {"hits": 3, "misses": 3, "stores": 3, "too_large": 3}
 
 
 @on_both_loops

@@ -67,6 +67,7 @@ def assert_at_rest(found: Scrape, partitions: int) -> None:
     assert found.of("millrace_pool_processes") == 1
     assert found.of("millrace_ready") == len(found.values("part"))
     assert found.of("millrace_event_loop_lag_seconds_count") > 5
+    assert 5 < found.of("millrace_event_loop_tasks") < 500
     assert found.of("process_resident_memory_bytes") > 10 << 20
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from agents.web.api.overview import Overview
 from models.errors import BrokerError, TaskEnded
 from streams.config.settings import Kafka, Settings
 from streams.kafka import tail
-from streams.kafka.client import require_fetching
+from streams.kafka.client import require_tasks
 from streams.kafka.tail import Tail
 from streams.tasks import end_worker
 from streams.telemetry import loop
@@ -110,7 +111,7 @@ async def test_without_its_watchdog_a_worker_ends(
     """One that stands still would not be noticed any more."""
     failing = Failing()
     monkeypatch.setattr("streams.telemetry.watchdog.LOOK_EVERY", 0.0)
-    watchdog = Watchdog(failing, heard=failing, broker_answers=failing, held_up=failing, end=failing)
+    watchdog = Watchdog(failing, heard=failing, broker_answers=failing, reconnect=failing, held_up=failing, end=failing)
     async with asyncio.timeout(PATIENCE), watchdog:
         assert "the watchdog has ended: LookupError: a bug" in str(await reasons.get())
 
@@ -140,11 +141,15 @@ async def test_who_waits_for_a_result_is_told_of_any_fault(
     assert set(caplog.messages) == {"following the results failed, trying again"}
 
 
-async def test_a_consumer_whose_fetching_has_failed_says_so() -> None:
-    """Aiokafka's fetching task keeps its fault to itself: polls would bring nothing for ever."""
+@pytest.mark.parametrize("what", ["fetching", "looking up brokers"])
+async def test_a_consumer_whose_task_has_failed_says_so(what: str) -> None:
+    """Aiokafka keeps the fault to itself: polls would bring nothing for ever, or commits would wait for ever."""
     failing = Failing()
-    task = asyncio.ensure_future(failing.later())
+    task, healthy = asyncio.ensure_future(failing.later()), asyncio.ensure_future(asyncio.Event().wait())
     await asyncio.wait({task})
-    consumer = type("Consumer", (), {"_fetcher": type("Fetcher", (), {"_fetch_task": task})})
-    with pytest.raises(Exception, match="fetching has failed: LookupError"):
-        require_fetching(consumer)  # type: ignore[arg-type]
+    fetching, looking = (task, healthy) if what == "fetching" else (healthy, task)
+    fetcher, client = SimpleNamespace(_fetch_task=fetching), SimpleNamespace(_sync_task=looking)
+    consumer: Any = SimpleNamespace(_fetcher=fetcher, _client=client)
+    with pytest.raises(Exception, match=f"{what} has failed: LookupError"):
+        require_tasks(consumer)
+    healthy.cancel()

@@ -2,7 +2,7 @@
 of aiohttp: the lists are at the top of streams/kafka/transport.py and streams/http/__init__.py.
 
 A new version that changes any of it must be read before it is run: the delivery guarantee hangs on it. After reading,
-`python tests/unit/test_faust_pins.py` prints the table anew.
+`python -m tests.unit.test_faust_pins` prints the table anew.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ PINNED = {
     "faust.transport.conductor:Conductor._subscriber": "2a7908583404",
     "faust.transport.conductor:Conductor._update_tp_index": "e8e3ac9025ef",
     "aiokafka.consumer.group_coordinator:GroupCoordinator._GroupCoordinator__coordination_routine": "f814463c6b44",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator.ensure_active_group": "33c84c1a9301",
+    "aiokafka.client:AIOKafkaClient._get_conn": "68ce5d839171",
     "aiokafka.consumer.group_coordinator:GroupCoordinator.request_rejoin": "f70a261c91c3",
     "aiokafka.consumer.subscription_state:Subscription": "5e570aaff58e",
     "aiokafka.client:AIOKafkaClient.set_topics": "9f9b55d6d899",

@@ -36,6 +36,9 @@ def test_a_repeat_needs_a_crash_that_explains_it() -> None:
     assert repeated(again, [(4.0, 5.0)]) == (1, "")
     assert repeated(again, [(8.0, 8.5)]) == (1, "1 repeated without need: ['a']")
     assert repeated(again, [(9.5, 9.6)]) == (1, "1 repeated without need: ['a']")
+    late = [result("a", 30.0), result("a", 31.0)]
+    assert repeated(late, [(4.0, 25.0)]) == (1, "")
+    assert repeated(late, [(4.0, 5.0)]) == (1, "1 repeated without need: ['a']")  # long after that crash
 
 
 def test_a_commit_past_an_unanswered_request_is_seen() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +16,9 @@ from aiohttp import web
 from marshmallow import Schema, ValidationError
 
 from agents.redrive.dead_letters import DeadLetters
-from agents.tables.rows import key_fields
+from agents.redrive.published import BEFORE
+from agents.tables.rows import Row, key_fields
+from agents.web.api.local_rows import LATEST
 from agents.web.api.schemas import PlaceSchema, RedriveSchema
 from models import strictjson
 from models.dead_letter import DeadLetter, DeadLetterFilter
@@ -37,12 +40,17 @@ MAX_REDRIVE_BYTES = 64 << 10
 _REDRIVE, _PLACE = RedriveSchema(), PlaceSchema()
 
 
-class DeadLetterApi:
-    """The dead letters, newest first."""
+FindRow = Callable[[str, bytes], Awaitable[Row | None]]
+"""Returns the row of a table that a key has."""
 
-    def __init__(self, dead_letters: DeadLetters, topic: str) -> None:
+
+class DeadLetterApi:
+    """The dead letters, newest first. `find_row` reads the tables."""
+
+    def __init__(self, dead_letters: DeadLetters, topic: str, find_row: FindRow | None = None) -> None:
         self._dead_letters = dead_letters
         self._topic = topic
+        self._find_row = find_row
         self._reading = asyncio.Lock()
         self._read: tuple[float, int, DeadLetterFilter | None, list[DeadLetter]] = (-KEPT, 0, None, [])
 
@@ -62,7 +70,7 @@ class DeadLetterApi:
         return {"errors": [_as_json(letter, self._topic) for letter in latest[:limit]]}
 
     async def whole(self, request: web.Request) -> web.Response:
-        """Return the dead letter that the body names, {"partition", "offset"}, with key, value and headers."""
+        """Return the dead letter that the body names, {"partition", "offset"}, with key, value, headers and result."""
         place = _read(await read_json(request), _PLACE)
         try:
             async with asyncio.timeout(REDRIVE_LIMIT):
@@ -73,7 +81,36 @@ class DeadLetterApi:
             raise _unavailable(exc) from exc
         if letter is None:
             raise Problem(HTTPStatus.NOT_FOUND, "there is no dead letter here, or Kafka has deleted it")
-        return await asyncio.to_thread(answer, request, _whole(letter, self._topic))
+        found = _whole(letter, self._topic) | await self._last_result(letter)
+        return await asyncio.to_thread(answer, request, found)
+
+    async def _last_result(self, letter: DeadLetter) -> dict[str, Any]:
+        """Return the latest result of the letter's request: by the tables, if they have none of a later request with
+        its key; else the one that was published with the letter.
+        """
+        row = await self._latest_row(letter)
+        if row is not None:
+            place = {name: row[name] for name in ("partition", "offset", "at")}
+            text = await asyncio.to_thread(strictjson.dumps, row["result"])
+            return {"last_result": {**place, "latest": True, **_bytes("value", text)}}
+        found = await self._dead_letters.published(letter)
+        if isinstance(found, str):
+            return {"no_result": found}
+        place = {"partition": found.partition, "offset": found.offset, "at": iso(found.at)}
+        return {"last_result": {**place, "latest": False, **_bytes("value", found.value)}}
+
+    async def _latest_row(self, letter: DeadLetter) -> Row | None:
+        """Return the row of the letter's key, with a result, if it is of its request and no older than the letter."""
+        if self._find_row is None or letter.request_id is None or letter.route is not None:
+            return None
+        try:
+            key = letter.request_id.encode(errors="replace") if letter.key is None else letter.key
+            row = await self._find_row(LATEST, key)
+        except Problem:  # the tables are not there, or not whole
+            return None
+        oldest = iso(int((letter.at - BEFORE) * 1000))
+        is_its = row is not None and "result" in row and row.get("id") == letter.request_id and row["at"] >= oldest
+        return row if is_its else None
 
     async def redrive(self, request: web.Request) -> web.Response:
         """Redrive the dead letters that the body names: {"letters": [{"partition", "offset"}, …]}."""

@@ -169,7 +169,8 @@ class Document:
             **self._refusals([404]),
         }
         self._path("/api/letter", post=self._write(
-            "letter", "A dead letter with key, value and headers", schema_of(self.spec, schemas.PlaceSchema), whole
+            "letter", "A dead letter with key, value, headers and its last result",
+            schema_of(self.spec, schemas.PlaceSchema), whole
         ))  # fmt: skip
         redriven = {"200": _answer("What happened to each", schema_of(self.spec, schemas.RedrivenSchema))}
         body = schema_of(self.spec, schemas.RedriveSchema)

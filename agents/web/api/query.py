@@ -18,7 +18,7 @@ from agents.web.api.local_rows import LocalRows
 from agents.web.api.overview import Overview
 from agents.web.api.peers import Peers
 from agents.web.api.selection import DEFAULT_LIMIT, KEY, select
-from agents.web.api.tables import TABLES, TableQuery, unknown
+from agents.web.api.tables import MAX_KEYS, TABLES, TableQuery, unknown
 from models.dead_letter import DeadLetterFilter
 from streams.cache.front import Cache
 from streams.http.url import without_default_port
@@ -126,6 +126,19 @@ class Query:
         page = await self.rows("hosts", **selection)
         workers = self._cluster.hosts() if self._cluster.registry is not None else {}
         return page | {"rows": [{**row, "workers": _of(str(row.get("host")), workers)} for row in page["rows"]]}
+
+    async def source_rows(self) -> dict[str, Any]:
+        """Return the named sources, each with the row of the host, or its own, that has its limits (`row`): at most
+        MAX_KEYS of them.
+        """
+        sources = (await self.sources())["sources"][:MAX_KEYS]
+        keys = {str(each["host"]).encode() for each in sources if each.get("host")}
+        rows = (await self.table_query.rows("hosts", sorted(keys)))["rows"] if keys else {}
+        workers = self._cluster.hosts()
+        for each in sources:
+            host = str(each.get("host") or "")
+            each["row"] = {"host": host, **rows.get(host.encode(), {}), "workers": _of(host, workers)}
+        return {"sources": sources}
 
     async def cache(self) -> dict[str, Any]:
         """Return this worker's own cache, and under `workers` those of all workers."""

@@ -156,7 +156,7 @@ async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncI
         RequestSubmission(settings, sources, tail) as submission,
     ):
         docs = Docs({"/openapi.json": openapi(sources), "/asyncapi.json": asyncapi(settings, sources)})
-        yield Api(query, submission, DeadLetterApi(dead_letters, settings.requests_topic), tail, docs)
+        yield Api(query, submission, DeadLetterApi(dead_letters, settings.requests_topic, query.row), tail, docs)
 
 
 def _page_query(request: web.Request) -> dict[str, Any]:

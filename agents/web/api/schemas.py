@@ -311,12 +311,29 @@ class HeaderSchema(Open):
     value_base64 = fields.String()
 
 
+class LastResultSchema(Open):
+    """A result of a dead letter's request, and where it is in the results topic: its latest one, by the tables, or the
+    one that was published with the letter.
+    """
+
+    partition = count()
+    offset = count()
+    at = fields.String(required=True)
+    latest = fields.Boolean(required=True)
+    value = fields.String()
+    value_base64 = fields.String()
+
+
 class WholeLetterSchema(LetterSchema):
-    """A dead letter with the bytes that its sender sent; what is no text is in base64."""
+    """A dead letter with the bytes that its sender sent; what is no text is in base64. Its `last_result`, or why there
+    is none to show (`no_result`).
+    """
 
     value = fields.String(allow_none=True)
     value_base64 = fields.String()
     headers = fields.List(fields.Nested(HeaderSchema), required=True)
+    last_result = fields.Nested(LastResultSchema)
+    no_result = fields.String()
 
 
 class ErrorsSchema(Open):

@@ -1,4 +1,5 @@
-// A dead letter as its sender sent it: key, value and headers, for who has the token. All of it is put in as text.
+// A dead letter as its sender sent it: key, value and headers, and its last result, for who has the token. All of it is
+// put in as text.
 import { read } from "./digits.js";
 import { tree } from "./json.js";
 import { post, trouble } from "./token.js";
@@ -39,6 +40,13 @@ function value(letter) {
   return text(bytes(letter, "value"));
 }
 
+function result(letter) {
+  const last = letter.last_result;
+  if (!last) return named("Last result", `Not there: ${letter.no_result ?? "unknown"}`);
+  const label = last.latest ? "Last result" : "Result published with this letter";
+  return named(`${label}: partition ${last.partition}, offset ${last.offset}, ${last.at}`, value(last));
+}
+
 function fill(letter) {
   const origin = letter.origin ? `${letter.origin.topic}-${letter.origin.partition} offset ${letter.origin.offset}` : "unknown";
   const headers = document.createElement("ul");
@@ -51,7 +59,7 @@ function fill(letter) {
   body.replaceChildren(
     named("Outcome", `${letter.outcome ?? "unknown"}: ${letter.message ?? "no message"}`),
     named("From", text(origin)), named("Deliveries", String(letter.attempts)), named("Key", text(key)),
-    named("Value", value(letter)), named("Headers", headers),
+    named("Value", value(letter)), named("Headers", headers), result(letter),
   );
 }
 

@@ -194,6 +194,19 @@ async def test_no_more_are_tried_again_at_once_than_may_be_and_others_get_their_
     assert len(begun) == 4
 
 
+async def test_what_is_in_progress_is_summed_once_a_look_and_not_for_each_record(monkeypatch):
+    """The sum is over all partitions that are held: after an outage it would cost more than the records themselves."""
+    made, _ = waiting(*([delayed(number, 100.0, partition=each) for number in range(4)] for each in range(20)))
+    sums = []
+    monkeypatch.setattr(made, "in_progress", lambda: sums.append(1) or 0)
+
+    async def begin(*_): ...
+
+    later = SimpleNamespace(waiting=made, taken_up=Counter(), _begin=begin)
+    await LaterApp._take_up(later)
+    assert (later.taken_up[SHORT], len(sums)) == (80, 1)
+
+
 async def test_of_a_route_one_record_waits_for_a_place_and_other_routes_go_on():
     """Hundreds that wait would leave next to no place to the route's new records. All are taken in the end."""
 

@@ -187,11 +187,10 @@ async def test_who_gives_up_takes_nothing_from_others(worker_of, pool):
 async def test_when_nobody_waits_any_more_nothing_runs(worker_of, pool):
     """The pool is told, what has said something is kept, and the next request begins the rest anew."""
     pool.stuck = True
+    pool.verdicts["sha256"] = CheckOutcome("digest")
     enricher = await worker_of(FakeClient(b'{"n":7}'))
-    asking = asyncio.create_task(enricher.answer(wanted(PRIME, DIGEST, ARRAY, timeout=0.05), {}))
-    await settle()
-    pool.futures[1].set_result(CheckOutcome("digest"))
-    assert isinstance((await asking).error, TimedOut)
+    result = await enricher.answer(wanted(PRIME, DIGEST, ARRAY, timeout=0.05), {})
+    assert isinstance(result.error, TimedOut)
     assert [future.cancelled() for future in pool.futures] == [True, False, True]
     assert enricher._checks._running == {}
     pool.stuck = False

@@ -5,6 +5,7 @@ position, in two pieces, with a byte changed. And aiohttp's session serves where
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import random
@@ -262,6 +263,7 @@ async def test_silence_counts_from_the_end_of_a_long_request(opened, answers):
     """An upstream that is slow to take a body has its read time-out from when all of it has left, not before."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    closed = asyncio.Event()
 
     async def talk(reader, writer):
         await asyncio.sleep(0.9)
@@ -269,17 +271,19 @@ async def test_silence_counts_from_the_end_of_a_long_request(opened, answers):
         await reader.readexactly(int(_LENGTH.search(head)[1]))
         if answers:
             writer.write(OK)
-        else:
+        with contextlib.suppress(ConnectionError):
             await reader.read()
         writer.close()
+        closed.set()
 
     server = await asyncio.start_server(talk, sock=listener)
     opened.callback(server.close)
-    client = await opened.enter_async_context(Client(LIMIT, LOOPBACK, retry=ONCE))
-    policy = replace(client.policy, timeout=ClientTimeout(total=None, sock_connect=1.0, sock_read=0.6))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    if answers:
-        assert (await client.fetch("POST", url, {}, "x" * 20_000_000, policy=policy)).body.content == b"ok"
-    else:
-        with pytest.raises(TimedOut):
-            await client.fetch("POST", url, {}, "x" * 20_000_000, policy=policy)
+    async with Client(LIMIT, LOOPBACK, retry=ONCE) as client:
+        policy = replace(client.policy, timeout=ClientTimeout(total=None, sock_connect=1.0, sock_read=0.6))
+        if answers:
+            assert (await client.fetch("POST", url, {}, "x" * 20_000_000, policy=policy)).body.content == b"ok"
+        else:
+            with pytest.raises(TimedOut):
+                await client.fetch("POST", url, {}, "x" * 20_000_000, policy=policy)
+    await closed.wait()

@@ -19,12 +19,14 @@ from models.errors import (
     MESSAGE_LIMIT,
     Denied,
     InvalidDocument,
+    InvalidRequest,
     Overloaded,
     TimedOut,
     TooLarge,
     Unreachable,
     UpstreamError,
 )
+from models.raised import Invalid, RetryLater, UpstreamStatus
 from models.source import Limits, Retries, Source
 from streams import functions as module
 from streams.functions import JOIN_TIMEOUT, FunctionCaller
@@ -350,6 +352,30 @@ async def test_no_secret_of_a_source_is_told_by_a_function(source, way):
         error = await failure(opened, source(function))
     assert "s3cret" not in str(error)
     assert "secret of a source" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kept", "pause"),
+    [
+        (UpstreamStatus(503, "login with s3cret-key failed", retry_after=0.2), (UpstreamError, 503, True, None), 0.2),
+        (UpstreamStatus(404, "nothing for s3cret-key"), (UpstreamError, 404, False, "not_found"), None),
+        (RetryLater(0.2, "s3cret-key is used up"), (UpstreamError, None, True, None), 0.2),
+        (Invalid("s3cret-key is no customer"), (InvalidRequest, None, False, None), None),
+    ],
+)
+async def test_an_error_whose_message_has_a_secret_keeps_all_but_its_message(source, raised, kept, pause):
+    """The upstream's status, the pause that it wants and what they mean decide on retries, dead letters and caching."""
+
+    def function():
+        raise raised
+
+    async with FunctionCaller(1 << 20, {"s3cret-key"}) as opened:
+        found = await failure(opened, source(function, retry=ONCE))
+        paused = opened.hosts["s"].paused_for
+    assert (type(found), found.status, found.retryable, found.kind) == kept
+    assert getattr(found, "retry_after", None) == pause
+    assert (paused > 0) is (pause is not None)
+    assert "s3cret" not in found.whole_text()
 
 
 async def test_a_secret_at_the_cut_of_a_message_is_not_told(source):

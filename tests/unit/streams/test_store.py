@@ -136,6 +136,15 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
         RocksStore(str(tmp_path / "file" / "store"), "me", TABLES).open()
 
 
+def test_a_damaged_folder_may_be_deleted(tmp_path):
+    """What RocksDB cannot make sense of is refused with what to do: the rows are in Kafka, too."""
+    with stores(tmp_path):
+        pass
+    (tmp_path / "CURRENT").write_text("MANIFEST")
+    with pytest.raises(SettingsError, match="is damaged: delete it, the tables are read from Kafka again"):
+        RocksStore(str(tmp_path), "me", TABLES).open()
+
+
 def test_without_rocksdict_the_extra_is_named(tmp_path, monkeypatch):
     """Where the package is missing, the message says what to install."""
     monkeypatch.setitem(sys.modules, "rocksdict", None)

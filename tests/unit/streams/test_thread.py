@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import ConsumerStoppedError
 
 from streams.kafka.thread import ConsumerThread, new_loop
@@ -91,3 +92,14 @@ async def test_a_call_that_is_given_up_as_the_thread_ends_meets_no_closed_loop(
     with pytest.raises((asyncio.CancelledError, ConsumerStoppedError)):
         await call
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_group_that_is_not_known_yet_has_no_fault(thread: Thread) -> None:
+    """While its consumer looks for brokers, which takes long where they are slow, the group is looked at in vain."""
+
+    async def look() -> None:
+        thread._consumer = AIOKafkaConsumer(group_id="g")  # not started: it has no coordinator
+        await thread.check_group()
+        await thread._consumer.stop()
+
+    await thread.call(look())

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from agents import commands
-from agents.commands import DONE, MISUSED, doctor, redrive, run
+from agents.commands import DONE, FAILED, MISUSED, doctor, redrive, run
 from agents.doctor import ok, problem
 from agents.redrive.dead_letters import DeadLetters, Report
 from models.dead_letter import DLQ, read_dead_letter
@@ -120,3 +120,47 @@ def test_what_is_no_status_is_refused(text):
     """A class is none: dead letters have the status that came."""
     with pytest.raises(argparse.ArgumentTypeError, match="invalid status"):
         redrive._status(text)
+
+
+def letters_of(*found):
+    """Return a redrive that reports a dead letter for each id and refusal."""
+
+    async def redriven(*_, on_result, limit, **__):
+        report = Report()
+        for offset, (name, refusal) in enumerate(found):
+            on_result(read_dead_letter((0, offset), 0, None, b"{}", [(DLQ + "id", name.encode())]), refusal)
+            report.redriven += refusal is None
+            report.refused.update([refusal] if refusal else [])
+        return report
+
+    return redriven
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "ended"),
+    [
+        ([("a", "redriven before"), ("a", None)], ["--id", "a"], (DONE, "1 not redriven: redriven before")),
+        ([("a", "redriven before")], ["--id", "a"], (FAILED, "0 redriven")),
+        ([("a", None)], ["--id", "a", "--id", "b"], (FAILED, "no dead letter of b redriven")),
+        ([("a", None)], ["--id", "a", "--id", "b", "--limit", "1"], (DONE, "1 redriven")),
+        ([], ["--id", "a"], (FAILED, "no dead letter matches --id a")),
+    ],
+)
+def test_an_id_counts_as_redriven_by_any_of_its_letters(found, options, ended, monkeypatch, capsys):
+    """One that failed again has a former letter, redriven before; an id of which nothing goes back fails by name."""
+    monkeypatch.setattr(DeadLetters, "redrive", letters_of(*found))
+    assert run(["redrive", *options]) == ended[0]
+    assert ended[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["redrive", "tail"])
+def test_a_range_that_ends_before_it_begins_is_refused(command, capsys):
+    """Of two ages the larger one is the earlier: mixed up, the command would report that nothing failed."""
+    assert run([command, "--since", "1h", "--until", "2h"]) == MISUSED
+    assert "of two ages the larger one is --since" in capsys.readouterr().err
+
+
+def test_all_with_a_filter_says_what_to_leave_out(capsys):
+    """Both are given: which of them was meant decides how much is redriven."""
+    assert run(["redrive", "--all", "--source", "prices"]) == MISUSED
+    assert "--all goes with no filter: leave it out to filter by --source prices" in capsys.readouterr().err

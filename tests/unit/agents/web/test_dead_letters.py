@@ -9,13 +9,14 @@ import pytest
 
 from agents.commands import redrive
 from agents.redrive.dead_letters import BEFORE, Report
+from agents.redrive.published import Published
 from agents.web.api.dead_letters import MAX_REDRIVE_BYTES, DeadLetterApi
 from agents.web.api.letter_filter import NAMES
 from agents.web.api.query import Query
 from agents.web.pages import About, Pages
 from models.dead_letter import read_dead_letter
 from models.errors import BrokerError
-from tests.unit.agents.web.fleet import TOKEN, Fleet
+from tests.unit.agents.web.fleet import TOKEN, Fleet, answer_row
 
 SECRET = b'{"url": "http://a.example/", "headers": {"Authorization": "Bearer s3cret"}}'
 
@@ -35,6 +36,7 @@ class Box:
 
     def __init__(self, *letters, fault=None):
         self.letters, self.fault, self.asked = list(letters), fault, []
+        self.results = {}
 
     async def latest(self, limit, selected=None):
         self.asked.append(limit)
@@ -46,6 +48,9 @@ class Box:
         if self.fault:
             raise self.fault
         return next((each for each in self.letters if each.position == position), None)
+
+    async def published(self, letter):
+        return self.results.get(letter.position, "Kafka has deleted it")
 
     async def redrive(self, choice, *, rate, on_result):
         assert rate == 0.0
@@ -240,3 +245,37 @@ async def test_who_has_the_token_sees_a_letter_whole(fleet):
     assert (status, "s3cret" in str(told)) == (401, False)
     assert (await fleet.post("/api/letter", {**place, "offset": 8}))[0] == 404
     assert (await fleet.post("/api/letter", {"partition": 1}))[0] == 422
+
+
+async def test_a_letter_comes_with_the_latest_result_of_its_request_by_the_tables(fleet):
+    """What became of it after a redrive, too; a row that is older, of another request, or cut is not taken for it."""
+    box = letters(fleet, letter(9), letter(8, key=None), letter(7))
+    box.results[1, 7] = Published(0, 40, 1_700_000_000_010, b'{"id":"r7","n":1.10}')
+    at = "2023-11-14T22:13:21.000Z"
+    result = {"id": "r9", "outcome": "ok", "elapsed_ms": 1.0}
+    fleet.put("answers", 0, b"k", answer_row(3, key="k", id="r9", at=at, offset=3, result=result))
+    fleet.put("answers", 0, b"r8", answer_row(4, key="r8", id="r8", at="2023-11-14T22:13:18.000Z"))
+
+    async def shown(offset):
+        told = (await fleet.post("/api/letter", {"partition": 1, "offset": offset}))[1]
+        return told.get("last_result"), told.get("no_result")
+
+    last, reason = await shown(9)
+    assert (last.pop("value"), reason) == ('{"id":"r9","outcome":"ok","elapsed_ms":1.0}', None)
+    assert last == {"partition": 0, "offset": 3, "at": at, "latest": True}
+    assert await shown(8) == (None, "Kafka has deleted it")
+    published = {"partition": 0, "offset": 40, "at": "2023-11-14T22:13:20.010Z", "latest": False}
+    assert await shown(7) == ({**published, "value": '{"id":"r7","n":1.10}'}, None)
+    row = answer_row(3, key="k", id="r7", at=at, truncated=True)
+    row.pop("result")
+    fleet.put("answers", 0, b"k", row)
+    assert (await shown(7))[0]["offset"] == 40
+
+
+async def test_tables_that_are_away_keep_nobody_from_a_letter(fleet):
+    """The result that was published with it is searched then."""
+    box = letters(fleet, letter(9))
+    box.results[1, 9] = Published(0, 40, 1_700_000_000_010, b"\xff")
+    fleet.members[0].query.table_query.local = None
+    told = (await fleet.post("/api/letter", {"partition": 1, "offset": 9}))[1]
+    assert (told["last_result"]["offset"], told["last_result"]["value_base64"]) == (40, "/w==")

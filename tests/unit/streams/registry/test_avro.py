@@ -162,6 +162,8 @@ def test_a_value_may_be_written_as_people_write_it():
         ({"price": Decimal(1000)}, "x.R.price: a number, not decimal(5,2)"),
         ({"price": Decimal("1E+100000000")}, "x.R.price: a number, not decimal(5,2)"),
         ({"price": "much"}, "x.R.price: a string, not decimal(5,2)"),
+        ({"price": "1_0"}, "x.R.price: a string, not decimal(5,2)"),
+        ({"price": "\N{ARABIC-INDIC DIGIT ONE}"}, "x.R.price: a string, not decimal(5,2)"),
         ({"price": True}, "x.R.price: a boolean, not decimal(5,2)"),
         ({"note": 5}, "x.R.note: an integer, not null; x.R.note: an integer, not string"),
         ({"photo": "not base64"}, "x.R.photo: a string, not bytes (base64)"),
@@ -286,6 +288,8 @@ def test_a_number_beyond_a_float_is_refused():
     for number in (1e300, -3.5e38, 10**40):
         with pytest.raises(InvalidDocument, match="a number beyond its range, not float"):
             codec_of("float").encode(number)
+    with pytest.raises(InvalidDocument, match="a number beyond its range, not double"):
+        codec_of("double").encode(Decimal("1e400"))
     assert codec_of("float").decode(codec_of("float").encode(3.4e38)) == pytest.approx(3.4e38)
     assert codec_of("double").decode(codec_of("double").encode(1e300)) == 1e300
     assert codec_of(["float", "double"]).decode(codec_of(["float", "double"]).encode(1e300)) == 1e300

@@ -8,6 +8,7 @@ import pytest
 
 from streams.telemetry.watchdog import (
     ASK_AGAIN,
+    CHECK_AFTER,
     COMMIT_DEADLINE,
     GRACE,
     REPORT_AFTER,
@@ -27,12 +28,13 @@ class Worker:
         self.hold = object()
         self.assigned = self.answers = True
         self.held_up = self.waits = False
-        self.asked = 0
+        self.asked = self.reconnected = 0
         self.reasons = []
         self.dog = Watchdog(
             self.standings,
             heard=lambda: self.heard,
             broker_answers=self.ask,
+            reconnect=self.reconnect,
             held_up=lambda: self.held_up,
             end=self.reasons.append,
             clock=lambda: self.now,
@@ -45,6 +47,9 @@ class Worker:
     async def ask(self):
         self.asked += 1
         return self.answers
+
+    async def reconnect(self):
+        self.reconnected += 1
 
     async def live(self, seconds, *, thread=True):
         for _ in range(int(seconds)):
@@ -77,19 +82,44 @@ async def test_a_busy_worker_is_left_alone(worker):
 
 
 async def test_commits_that_fail_though_the_broker_answers_end_the_worker(worker):
-    """After the deadline the broker is asked; it answers, and after the grace the worker ends with the reason."""
+    """The broker is asked; it answers, the old connections are closed, and after the deadline it is asked again, and
+    the worker ends with the reason.
+    """
     worker.point = worker.finished = 7
-    await worker.live(COMMIT_DEADLINE)
-    assert (worker.asked, worker.reasons) == (0, [])
+    await worker.live(CHECK_AFTER)
+    assert (worker.asked, worker.reconnected, worker.reasons) == (0, 0, [])
     await worker.live(2)
-    assert worker.asked == 1
-    await worker.live(GRACE - 2)
-    assert worker.reasons == []
+    assert (worker.asked, worker.reconnected) == (1, 1)
+    await worker.live(COMMIT_DEADLINE - CHECK_AFTER - 2)
+    assert (worker.asked, worker.reconnected, worker.reasons) == (1, 1, [])
     await worker.live(2)
     (reason,) = worker.reasons
-    assert reason.startswith("requests-3: nothing could be committed for 80 s")
-    await worker.live(100)
-    assert (len(worker.reasons), worker.asked) == (1, 1)
+    assert reason.startswith("requests-3: nothing could be committed for 60 s")
+    assert (worker.asked, worker.reconnected) == (2, 1)
+
+
+async def test_a_connection_that_hangs_is_closed_and_costs_no_worker(worker):
+    """A commit over a new one is all it takes; the next standstill closes the connections again."""
+    for times in (1, 2):
+        worker.point += 7
+        await worker.live(CHECK_AFTER + 2)
+        worker.committed = worker.point
+        await worker.live(100)
+        assert (worker.reconnected, worker.reasons, worker.dog.state()) == (times, [], "ok")
+
+
+async def test_a_broker_that_goes_away_within_the_grace_is_waited_for(worker):
+    """It is asked again before the end: what it answered a while ago says nothing."""
+    worker.point = worker.finished = 7
+    await worker.live(CHECK_AFTER + 2)
+    worker.answers = False
+    await worker.live(COMMIT_DEADLINE + 100)
+    assert worker.reasons == []
+    worker.answers = True
+    await worker.live(ASK_AGAIN + 2)
+    assert (worker.reconnected, worker.reasons) == (2, [])
+    await worker.live(GRACE + 2)
+    assert worker.reasons
 
 
 async def test_a_broker_that_does_not_answer_is_waited_for(worker, caplog):
@@ -97,7 +127,7 @@ async def test_a_broker_that_does_not_answer_is_waited_for(worker, caplog):
     worker.point, worker.answers = 7, False
     await worker.live(3600)
     assert worker.reasons == []
-    assert (3600 - COMMIT_DEADLINE) / ASK_AGAIN * 0.8 < worker.asked < (3600 - COMMIT_DEADLINE) / ASK_AGAIN + 2
+    assert (3600 - CHECK_AFTER) / ASK_AGAIN * 0.8 < worker.asked < (3600 - CHECK_AFTER) / ASK_AGAIN + 2
     assert "does not answer over a new connection either" in caplog.text
     worker.answers = True
     await worker.live(ASK_AGAIN)
@@ -109,12 +139,15 @@ async def test_a_broker_that_does_not_answer_is_waited_for(worker, caplog):
 async def test_each_standstill_has_its_own_grace(worker):
     """An answer that the broker gave long ago does not shorten the grace of the next standstill."""
     worker.point = 7
-    await worker.live(COMMIT_DEADLINE + 2)
+    await worker.live(CHECK_AFTER + 2)
     worker.committed = 7
     await worker.live(100)
+    worker.answers = False
     worker.point = 9
-    await worker.live(COMMIT_DEADLINE + GRACE - 1)
-    assert (worker.asked, worker.reasons) == (2, [])
+    await worker.live(COMMIT_DEADLINE)
+    worker.answers = True
+    await worker.live(GRACE)
+    assert (worker.reconnected, worker.reasons) == (2, [])
 
 
 async def test_commits_that_get_through_now_and_then_are_progress(worker):
@@ -123,7 +156,7 @@ async def test_commits_that_get_through_now_and_then_are_progress(worker):
         worker.point += 10
         worker.committed = worker.point - 5
         await worker.live(COMMIT_DEADLINE - 5)
-    assert (worker.asked, worker.reasons) == (0, [])
+    assert (worker.reconnected, worker.reasons) == (20, [])
 
 
 async def test_a_request_that_never_ends_ends_the_worker(worker):
@@ -193,9 +226,9 @@ async def test_a_topic_that_takes_nothing_is_no_fault_of_ours(worker):
 async def test_another_lease_begins_anew(worker):
     """A partition that was given up and came back owes nothing of before."""
     worker.point = 7
-    await worker.live(COMMIT_DEADLINE - 5)
+    await worker.live(CHECK_AFTER - 5)
     worker.hold = object()
-    await worker.live(COMMIT_DEADLINE - 5)
+    await worker.live(CHECK_AFTER - 5)
     assert worker.asked == 0
     worker.assigned = False
     await worker.live(5 * COMMIT_DEADLINE)

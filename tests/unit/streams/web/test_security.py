@@ -5,6 +5,7 @@ do with an answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from contextlib import suppress
@@ -256,21 +257,49 @@ async def test_the_address_that_was_dialled_is_ours():
         assert (await raw(server, top + b"0.0.0.0", host=own))[0] == 421
 
 
+async def test_a_client_that_has_gone_is_no_internal_error(caplog):
+    """What is streamed to a connection that its client has closed is dropped: the log asks nobody to report a fault."""
+    asked, dropped = asyncio.Event(), asyncio.Event()
+
+    async def late(request):
+        asked.set()
+        while not request.transport.is_closing():
+            await asyncio.sleep(0)
+        try:
+            return await _stream(request)
+        finally:
+            dropped.set()
+
+    async with Server("127.0.0.1", 0, dict, [web.get("/late", late)], token=TOKEN) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /late HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        await asyncio.wait_for(asked.wait(), 10)
+        writer.transport.abort()
+        await asyncio.wait_for(dropped.wait(), 10)
+    assert "internal error" not in caplog.text
+    assert not caplog.records
+
+
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
-@pytest.mark.parametrize("host", ["*", "::1", "::"])
-async def test_one_setting_listens_on_both_families(host):
-    """`*` is asked at IPv4 and IPv6 alike, on one port; an address of one family is that family's alone."""
+async def test_one_setting_listens_on_both_families():
+    """`*` is asked at IPv4 and IPv6 alike, on one port."""
     top = b"GET /thing HTTP/1.1\r\nConnection: close\r\nHost: "
-    async with Server(host, 0, dict, ROUTES, token=TOKEN) as server:
+    async with Server("*", 0, dict, ROUTES, token=TOKEN) as server:
         assert (await raw(server, top + f"[::1]:{server.port}".encode(), host="::1"))[0] == 200
-        assert (await raw(server, top + b"[0:0::0:1]", host="::1"))[0] == 200
-        assert (await raw(server, top + b"[2001:db8::1]", host="::1"))[0] == 421
-        if host == "*":
-            assert (await raw(server, top + b"127.0.0.1", host="127.0.0.1"))[0] == 200
-            assert (await raw(server, top + b"192.0.2.1", host="127.0.0.1"))[0] == 421
-        else:
-            with pytest.raises(OSError, match=r"refused|failed"):
-                await raw(server, top + b"127.0.0.1", host="127.0.0.1")
+        assert (await raw(server, top + b"127.0.0.1", host="127.0.0.1"))[0] == 200
+        assert (await raw(server, top + b"192.0.2.1", host="127.0.0.1"))[0] == 421
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize("host", ["::1", "::"])
+async def test_an_address_of_one_family_is_that_familys_alone(host):
+    """The same port of IPv4 stays somebody else's."""
+    top = b"GET /thing HTTP/1.1\r\nConnection: close\r\nHost: "
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with Server(host, taken.getsockname()[1], dict, ROUTES, token=TOKEN) as server:
+            assert (await raw(server, top + f"[::1]:{server.port}".encode(), host="::1"))[0] == 200
+            assert (await raw(server, top + b"[0:0::0:1]", host="::1"))[0] == 200
+            assert (await raw(server, top + b"[2001:db8::1]", host="::1"))[0] == 421
 
 
 async def test_everywhere_is_ipv4_where_there_is_no_ipv6(monkeypatch):
@@ -426,7 +455,8 @@ async def test_a_head_that_drips_is_given_up(monkeypatch):
 
         dripping = asyncio.ensure_future(drip())
         async with asyncio.timeout(5):
-            assert await reader.read() == b""
+            with contextlib.suppress(ConnectionResetError):  # a byte may cross the end of the connection
+                assert await reader.read() == b""
         dripping.cancel()
         writer.close()
 
