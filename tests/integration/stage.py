@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import NodeNotReadyError
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import LeaveGroupRequest
@@ -251,7 +253,17 @@ class Stage:
                 await asyncio.sleep(0.05)
 
     async def commits(self) -> dict[int, tuple[int, str]]:
-        """Return the group's commits: offset and metadata by partition."""
+        """Return the group's commits: offset and metadata by partition.
+
+        Waits for a broker that has stood still: until the controller hears of it again, it names no broker at all.
+        """
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with contextlib.suppress(NodeNotReadyError):
+                    return await self._commits()
+                await asyncio.sleep(0.1)
+
+    async def _commits(self) -> dict[int, tuple[int, str]]:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
         await admin.start()
         try:
