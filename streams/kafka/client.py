@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache, partial
 from typing import Any, Self, TypeAlias
 
 import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.api import RequestStruct
 from aiokafka.protocol.metadata import MetadataRequest
@@ -26,6 +25,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from models.errors import AccessError, BrokerError, SettingsError, reason_of
 from streams.config.settings import Kafka
 from streams.kafka import fetched  # noqa: F401  no consumer is opened without it
+from streams.kafka.connection import Connection
 from streams.kafka.errors import explain
 from streams.kafka.oauthbearer import Provider
 from streams.tls import Context
@@ -41,11 +41,6 @@ STOP_TIMEOUT = 5.0
 """Seconds that closing a client may take; a producer delivers meanwhile what it has in flight."""
 CONNECTION_TIMEOUT = 10.0
 """Seconds that connecting to one broker, and each request to it, may take."""
-SILENCE = 20.0
-"""Seconds that a broker's machine may be silent: that connecting to it may take, that bytes may stay unacknowledged,
-and probes of an idle connection unanswered."""
-PROBE_AFTER, PROBE_EVERY = 10, 5
-"""Seconds of idleness before a connection's first probe, and between two."""
 # A consumer that looks for a deleted topic would create it, with the default number of partitions, where brokers allow
 # that: a later proper creation then fails because the topic exists.
 aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
@@ -94,34 +89,6 @@ def places(kafka: Kafka) -> list[tuple[str, int]]:
     """Return host and port of each bootstrap server."""
     pairs = (server.strip().rpartition(":") for server in kafka.bootstrap_servers.split(","))
     return [(host.strip("[]"), int(port)) for host, _, port in pairs]
-
-
-async def _connect(*arguments: Any, **options: Any) -> AIOKafkaConnection:
-    """Connect as aiokafka does, and have the kernel notice when a broker's machine is gone, or a firewall has forgotten
-    the connection. aiokafka would notice after 40 s, and then wait for the next broker; it may not be told to wait
-    less, since an answer takes long over a slow network.
-    """
-    async with asyncio.timeout(SILENCE):
-        opened = await create_conn(*arguments, **options)
-    # The broker may have closed it meanwhile; aiokafka sees that when it sends something.
-    if opened._writer is not None and (connected := opened._writer.get_extra_info("socket")) is not None:
-        # For a closed one uvloop may raise ValueError where asyncio raises OSError. Let out, it would end the task in
-        # which aiokafka looks up brokers.
-        with suppress(OSError, ValueError):
-            probe(connected)
-    return opened
-
-
-def probe(connected: Any) -> None:
-    """Set the options of a TCP socket that close it after SILENCE, as far as the system has them: Linux has all."""
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", PROBE_AFTER), ("TCP_KEEPINTVL", PROBE_EVERY),
-                        ("TCP_USER_TIMEOUT", int(SILENCE * 1000))):  # fmt: skip
-        if (option := getattr(socket, name, None)) is not None:
-            connected.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-aiokafka.client.create_conn = _connect
 
 
 def consumer(kafka: Kafka, *topics: str, **options: Any) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
@@ -222,7 +189,7 @@ class BrokerConnection:
     def __init__(self, kafka: Kafka, place: tuple[str, int] | None = None) -> None:
         self._kafka = kafka
         self._places = places(kafka) if place is None else [place]
-        self._connection: AIOKafkaConnection | None = None
+        self._connection: Connection | None = None
         self.place = self._places[0]
         self.latency = 0.0
 

@@ -12,8 +12,8 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
              `_start_thread`, `_stopped_set`, `_keepalive2`, `_thread_keepalive` (in thread.py, with aiokafka's
              `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`, `._max_poll_interval`,
              `_fetcher._fetch_max_wait_ms`, `._fetcher_timeout`, `._fetch_task`, `_client`, its `_conns`, `_sync_task`)
-  Client     `aiokafka.client.MetadataRequest`, which makes no topic any more, and `.create_conn`, which has probes sent
-             (in client.py, with `AIOKafkaConnection._writer`); `get_random_node`, `send`
+  Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py); `get_random_node`, `send`
+  Connection `aiokafka.conn.AIOKafkaConnection`, which is ours (in connection.py, with its `_writer`)
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Producer   `BatchBuilder._builder`, whose `append` is in C, and `._relative_offset` (in outgoing.py)
   Sender     `_do_txn_offset_commit`, `_find_coordinator`, `_coordinator_dead`, `sender_task`; TxnOffsetCommitHandler,

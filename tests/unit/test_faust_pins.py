@@ -50,6 +50,9 @@ PINNED = {
     "aiokafka.consumer.group_coordinator:GroupCoordinator._GroupCoordinator__coordination_routine": "f814463c6b44",
     "aiokafka.consumer.group_coordinator:GroupCoordinator.ensure_active_group": "33c84c1a9301",
     "aiokafka.client:AIOKafkaClient._get_conn": "68ce5d839171",
+    "aiokafka.client:AIOKafkaClient._md_synchronizer": "e0421bffa9a7",
+    "aiokafka.conn:create_conn": "673276cbddb4",
+    "aiokafka.conn:AIOKafkaConnection": "ac26ab36fe7c",
     "aiokafka.consumer.group_coordinator:GroupCoordinator.request_rejoin": "f70a261c91c3",
     "aiokafka.consumer.subscription_state:Subscription": "5e570aaff58e",
     "aiokafka.client:AIOKafkaClient.set_topics": "9f9b55d6d899",
@@ -158,7 +161,7 @@ def digest(name: str) -> str:
     for part in path.split("."):
         piece = getattr(piece, part)
     if inspect.isclass(piece) and piece.__module__.startswith("streams."):
-        piece = piece.__base__  # streams/kafka/fetched.py puts classes of its own in their places
+        piece = piece.__base__  # fetched.py and connection.py put classes of their own in their places
     piece = getattr(piece, "fget", getattr(piece, "fun", piece))  # a property, a mode task
     return hashlib.sha256(inspect.getsource(getattr(piece, "__wrapped__", piece)).encode()).hexdigest()[:12]
 

@@ -3,16 +3,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from types import SimpleNamespace
 
-import aiokafka.client
 import pytest
-import uvloop
 from aiokafka import errors
 
 from models.errors import AccessError, BrokerError, SettingsError
 from streams.config.settings import Kafka
-from streams.kafka.client import SILENCE, caution, close, connection, places, probe
+from streams.kafka.client import caution, close, connection, places
 from streams.kafka.errors import explain
 from streams.kafka.oauthbearer import TokenError
 
@@ -134,45 +131,6 @@ def test_an_explained_error_stays_what_it_is():
 def test_places_are_hosts_and_ports():
     """The bootstrap servers, one by one, IPv6 without its brackets."""
     assert places(Kafka("a:1, [::1]:2")) == [("a", 1), ("::1", 2)]
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has the option")
-def test_the_kernel_closes_a_connection_that_nobody_answers_on():
-    """A broker whose machine is gone is noticed after 20 s, idle or not, not after aiokafka's 40 s."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as opened:
-        probe(opened)
-        assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == SILENCE * 1000
-        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < SILENCE
-
-
-async def test_a_broker_that_does_not_answer_is_given_up_in_time(monkeypatch):
-    """Aiokafka's clients connect through ours, and one that accepts and says nothing ends that."""
-    monkeypatch.setattr("streams.kafka.client.SILENCE", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        host, port = server.getsockname()
-        with pytest.raises(TimeoutError):
-            await aiokafka.client.create_conn(host, port, client_id="test", request_timeout_ms=10_000)
-
-
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_a_connection_that_is_closed_at_once_ends_no_task_of_aiokafka(monkeypatch, run):
-    """Options that cannot be set any more raise nothing, on either loop: aiokafka knows what to do with few errors."""
-
-    async def create(*arguments, **_options):
-        _, writer = await asyncio.open_connection(*arguments)
-        writer.transport.abort()
-        while writer.get_extra_info("socket").fileno() >= 0:
-            await asyncio.sleep(0)
-        return SimpleNamespace(_writer=writer)
-
-    async def connect():
-        server = await asyncio.start_server(lambda _, writer: writer.transport.abort(), "127.0.0.1", 0)
-        async with server:
-            return await aiokafka.client.create_conn(*server.sockets[0].getsockname())
-
-    monkeypatch.setattr("streams.kafka.client.create_conn", create)
-    assert run(connect())._writer.transport.is_closing()
 
 
 class _Stuck:
