@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from models import strictjson
 from models.strictjson import NegativeZero
 
 Fit = Callable[[Any, str], Any]
@@ -142,8 +143,14 @@ def _text(value: Any, path: str) -> str:
 
 def misfit(path: str, value: Any, kind: str) -> ValueError:
     """Return the error for a value of another type."""
-    shown = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)[:SHOWN]
-    return ValueError(f"{path}: {shown}, not {kind}")
+    return ValueError(f"{path}: {_shown(value)}, not {kind}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as its sender wrote it, in JSON, or of which type it is."""
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    return (str(value) if isinstance(value, Decimal) else strictjson.dumps(value, exact=True).decode())[:SHOWN]
 
 
 def _beyond(path: str, value: Any, kind: str) -> ValueError:

@@ -160,7 +160,7 @@ class Fitting:
 def _map(value: dict[str, Any], field: _Field, fit_key: Fit, path: str) -> dict[str, Any]:
     fitted: dict[str, Any] = {}
     for key, each in value.items():
-        place = f"{path}[{key[:SHOWN]!r}]"
+        place = f'{path}["{key[:SHOWN]}"]'
         fitted_key = fit_key(key, place) if fit_key is not boolean else key  # json_format takes these as text alone
         name = fitted_key if isinstance(fitted_key, str) else str(fitted_key)
         if name in fitted:
