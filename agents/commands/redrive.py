@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         return MISUSED
     settings = configuration.load()
     if options.route is None:
-        return asyncio.run(_redrive(settings, choice, options))
+        return asyncio.run(_redrive([(settings, choice)], options))
     return asyncio.run(_redrive_route(settings, choice, options))
 
 
@@ -158,17 +159,17 @@ async def _redrive_route(settings: Any, choice: DeadLetterFilter, options: argpa
     load_plugins(settings)  # sources may name their schemas, checks and functions
     [route] = await find_matched([load(settings.sources).route(options.route)], settings)
     letters, group = route.failures or settings.dead_letters_topic, route.group(settings.group)
-    codes = [DONE]
-    for topic in route.topics:
-        of_topic = replace(settings, requests_topic=topic, dead_letters_topic=letters, group=group)
-        codes.append(await _redrive(of_topic, choice._replace(topic=topic), options))
     if not route.topics:
         say(f"the patterns of the route {route.name} match no topic")
-    return max(codes)
+        return DONE
+    of_route = replace(settings, dead_letters_topic=letters, group=group)
+    scopes = [(replace(of_route, requests_topic=topic), choice._replace(topic=topic)) for topic in route.topics]
+    return await _redrive(scopes, options)
 
 
-async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Namespace) -> int:
-    from agents.redrive.dead_letters import DeadLetters
+async def _redrive(scopes: Sequence[tuple[Any, DeadLetterFilter]], options: argparse.Namespace) -> int:
+    """Redrive to one requests topic after the other, each by its settings and filter; all share the limit."""
+    from agents.redrive.dead_letters import DeadLetters, Report
 
     would = _would(options)
     summary: Counter[tuple[str, str, str]] = Counter()
@@ -186,16 +187,29 @@ async def _redrive(settings: Any, choice: DeadLetterFilter, options: argparse.Na
         elif line == LINES + 1:
             print("… and more: --json prints all", flush=True)
 
-    async with DeadLetters(settings) as letters:
-        report = await letters.redrive(
-            choice, rate=options.rate, limit=options.limit, dry_run=options.dry_run, on_result=report_one
-        )
-    _sum_up(report, summary, settings.dead_letters_topic, options)
+    report = Report(missing=list(options.letter))
+    for settings, choice in scopes:
+        left = None if options.limit is None else options.limit - report.redriven
+        if left == 0:
+            break
+        async with DeadLetters(settings) as letters:
+            found = await letters.redrive(
+                choice, rate=options.rate, limit=left, dry_run=options.dry_run, on_result=report_one
+            )
+        report.redriven += found.redriven
+        report.refused += found.refused
+        report.missing = [each for each in report.missing if each in found.missing]
+    _sum_up(report, summary, scopes[0][0].dead_letters_topic, options)
+    return _judge(report, missed, options)
+
+
+def _judge(report: Report, missed: set[str], options: argparse.Namespace) -> int:
+    """Return the exit code, and print which ids were not found, unless the limit came before them."""
     if report.redriven == options.limit:
-        missed.clear()  # the rest was not searched
+        missed = set()
     elif report.redriven:
         for each in sorted(missed):
-            say(printable(f"no dead letter of {each} {would}"))
+            say(printable(f"no dead letter of {each} {_would(options)}"))
     refused = options.letter and (report.refused or not report.redriven)
     return FAILED if report.missing or missed or refused else DONE
 

@@ -74,8 +74,8 @@ async def _find(settings: Settings, letter: DeadLetter, request_id: bytes) -> Pu
 
 def _not_found(tp: TopicPartition, span: Span) -> str:
     return (
-        f"it is not among offsets {span[0]} to {span[1] - 1} of {tp.topic}-{tp.partition}, which hold the results from "
-        "the letter's time on: it was compacted, or is not published yet"
+        f"it is not among offsets {span[0]} to {span[1] - 1} of {tp.topic}-{tp.partition}, the first from the letter's "
+        "time on: it was compacted, came later, or is not published yet"
     )
 
 

@@ -132,25 +132,33 @@ async def _open(
 
 
 async def close(client: Any, seconds: float = STOP_TIMEOUT) -> None:
-    """Close a client of aiokafka; what it holds open beneath is closed when that takes too long."""
+    """Close a client of aiokafka; what it holds open beneath is closed when that takes too long, or fails."""
     try:
         async with asyncio.timeout(seconds):
             await (client.stop() if hasattr(client, "stop") else client.close())
-    except (TimeoutError, KafkaError) as exc:
-        logger.info("closing the %s failed: %s", type(client).__name__, reason_of(exc))
-        await _close_beneath(client)
     except asyncio.CancelledError:
         await _close_beneath(client)
         if _is_cancelled():
             raise  # else aiokafka let out the cancellation of its own fetches, as it does while the broker is away
+    except Exception as exc:  # noqa: BLE001  aiokafka raises whatever has ended its tasks
+        logger.info("closing the %s failed: %s", type(client).__name__, reason_of(exc))
+        await _close_beneath(client)
 
 
 async def _close_beneath(client: Any) -> None:
+    beneath = _beneath(client)
+    if beneath._sync_task is not None and beneath._sync_task.done():
+        beneath._sync_task = None  # its error would be raised before any connection is closed
     try:
-        await (client.client if hasattr(client, "client") else client._client).close()
+        await beneath.close()
     except asyncio.CancelledError:
         if _is_cancelled():
             raise  # else a connection that was already closing let out that nobody waited for it any longer
+
+
+def _beneath(client: Any) -> Any:
+    """Return what has the connections of a consumer, a producer or an admin client."""
+    return client.client if hasattr(client, "client") else client._client
 
 
 def _is_cancelled() -> bool:
@@ -168,11 +176,13 @@ async def poll(consumer: Any, *tps: TopicPartition, seconds: float, limit: int |
     return found
 
 
-def require_tasks(consumer: AIOKafkaConsumer) -> None:
+def require_tasks(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
     """Raise KafkaError if a task of aiokafka has failed that it does not report: then polls stay empty, or nobody finds
-    out any more which broker coordinates the group.
+    out any more which broker coordinates the group or leads a partition.
     """
-    tasks = {"fetching": consumer._fetcher._fetch_task, "looking up brokers": consumer._client._sync_task}
+    tasks = {"looking up brokers": _beneath(client)._sync_task}
+    if hasattr(client, "_fetcher"):
+        tasks["fetching"] = client._fetcher._fetch_task
     for what, task in tasks.items():
         if task is not None and task.done() and not task.cancelled() and (fault := task.exception()) is not None:
             msg = f"{what} has failed: {fault.__cause__ or fault!r}"

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiokafka.conn
 from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.api import Request
 
 SILENCE = 20.0
@@ -25,14 +26,20 @@ PROBE_AFTER, PROBE_EVERY = 10, 5
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types
-    """Raises TimeoutError, OSError or KafkaError, and nothing else: another error would end the task in which aiokafka
-    looks up brokers, and its client would wait for a coordinator for ever.
+    """Raises OSError, TimeoutError among them, or KafkaError, and nothing else: another error would end the task in
+    which aiokafka looks up brokers, and its client would wait for a coordinator for ever.
     """
 
     async def connect(self) -> Any:
         """Connect within SILENCE, and have the kernel probe the connection."""
-        async with asyncio.timeout(SILENCE):
-            opened = await super().connect()
+        try:
+            async with asyncio.timeout(SILENCE):
+                opened = await super().connect()
+        except (OSError, KafkaError):
+            raise
+        except Exception as exc:
+            msg = f"Connection at {self.host}:{self.port} failed: {exc!r}"
+            raise KafkaError(msg) from exc
         # The broker may have closed it meanwhile; aiokafka sees that when it sends something.
         if self._writer is not None and (connected := self._writer.get_extra_info("socket")) is not None:
             with suppress(OSError, ValueError):  # uvloop raises ValueError for a closed one
@@ -47,6 +54,8 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no t
         """
         if self._writer is not None and self._writer.is_closing():
             self.close(reason=CloseReason.CONNECTION_BROKEN)
+            msg = f"Connection at {self.host}:{self.port} closed"
+            raise KafkaConnectionError(msg)
         return super().send(request, expect_response)
 
 

@@ -73,6 +73,7 @@ class Producer:
             acknowledged = await producer.send_batch(batch, topic, partition=partition)
             ends = {acknowledged, broken}
             while not (await asyncio.wait(ends, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED))[0]:
+                client.require_tasks(producer)
                 await self._appears(producer, topic, partition, *ends)
             if not acknowledged.done():
                 raise ProducerClosed

@@ -62,8 +62,16 @@ class Sender:
             msg = f"Kafka did not acknowledge within {SEND_LIMIT:g} s: it may have the record, or may still receive it"
             raise BrokerError(msg) from exc
         except KafkaError as exc:
+            await self._forget(producer)
             raise explain(exc, self._kafka) from exc
         return int(sent.offset)
+
+    async def _forget(self, producer: AIOKafkaProducer) -> None:
+        """Close a producer of which a record failed: a gap in its sequence numbers has all later ones refused."""
+        async with self._opening:
+            if self._producer is producer:
+                self._producer = None
+                await self._stack.aclose()
 
     async def _connected(self) -> AIOKafkaProducer:
         async with self._opening:

@@ -75,7 +75,10 @@ def integer(value: Any, path: str) -> Any:
         return value
     if value is True or value is False or not isinstance(value, (str, int, float, Decimal)):
         raise misfit(path, value, "an integer")
-    number = Decimal(_text(value, path))
+    try:
+        number = Decimal(_text(value, path))
+    except ArithmeticError:  # an exponent of twenty digits
+        raise _beyond(path, value, "an integer") from None
     if number and number.adjusted() >= _DIGITS:
         raise _beyond(path, value, "an integer")
     if number != number.to_integral_value():

@@ -290,6 +290,44 @@ async def test_dead_letters_of_a_route_are_redriven_to_its_topic_once(kafka: Bro
     assert (code, "no route 'none'; known: orders" in err) == (2, True)
 
 
+async def test_what_is_named_is_redriven_from_whichever_topic_of_the_route_it_came(
+    kafka: Broker, stage, shop, tmp_path
+):
+    """A letter of one topic is not missed for the others, and all topics of a route share the limit."""
+    stage.settings["MILLRACE_NEGATIVE_TTL"] = "0"
+    more = """
+[routes.stock]
+topics = ["articles-{mark}", "goods-{mark}"]
+results = "priced-{mark}"
+failures = "unpriced-{mark}"
+
+[[routes.stock.lookups]]
+source = "risk"
+params = {{ id = "key" }}
+into = "risk"
+"""
+    route = Route(stage, shop.url, tmp_path, risk="retry.attempts = 1", more=more)
+    articles, goods, priced, unpriced = (f"{name}-{stage.mark}" for name in ("articles", "goods", "priced", "unpriced"))
+    await route.create(articles, goods, priced, unpriced)
+    await stage.start()
+    shop.down = True
+    for topic, key in ((articles, b"a1"), (goods, b"g1"), (goods, b"g2")):
+        await stage.producer.send_and_wait(topic, b"{}", key=key)
+    await route.until(unpriced, 3)
+    shop.down = False
+    code, out, err = await millrace(
+        stage, "redrive", "--route", "stock", "--all", "--limit", "2", "--dry-run", "--json"
+    )
+    assert (code, "2 would be redriven" in err, len(out.splitlines())) == (0, True, 2)
+    code, out, _ = await millrace(stage, "redrive", "--route", "stock", "--all", "--dry-run", "--json")
+    letters = [json.loads(line) for line in out.splitlines()]
+    assert (code, len(letters)) == (0, 3)
+    for named in (["--id", letters[0]["id"]], ["--letter", f"{letters[-1]['partition']}:{letters[-1]['offset']}"]):
+        code, _, err = await millrace(stage, "redrive", "--route", "stock", *named)
+        assert (code, "1 redriven" in err, "no dead letter" in err) == (0, True, False)
+    await route.until(priced, 2)
+
+
 async def test_a_record_without_a_value_is_redriven_as_it_was(kafka: Broker, stage, shop, tmp_path):
     """One that is looked up by its key: it comes back without a value, and without headers that it did not have."""
     stage.settings["MILLRACE_NEGATIVE_TTL"] = "0"

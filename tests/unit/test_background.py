@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
 
 from agents.cluster import heartbeat as presence
 from agents.cluster import registry as workers
@@ -17,8 +20,8 @@ from agents.web.api import overview
 from agents.web.api.overview import Overview
 from models.errors import BrokerError, TaskEnded
 from streams.config.settings import Kafka, Settings
-from streams.kafka import tail
-from streams.kafka.client import require_tasks
+from streams.kafka import producer, tail
+from streams.kafka.client import close, require_tasks
 from streams.kafka.tail import Tail
 from streams.tasks import end_worker
 from streams.telemetry import loop
@@ -144,12 +147,55 @@ async def test_who_waits_for_a_result_is_told_of_any_fault(
 @pytest.mark.parametrize("what", ["fetching", "looking up brokers"])
 async def test_a_consumer_whose_task_has_failed_says_so(what: str) -> None:
     """Aiokafka keeps the fault to itself: polls would bring nothing for ever, or commits would wait for ever."""
-    failing = Failing()
-    task, healthy = asyncio.ensure_future(failing.later()), asyncio.ensure_future(asyncio.Event().wait())
-    await asyncio.wait({task})
-    fetching, looking = (task, healthy) if what == "fetching" else (healthy, task)
+    failed, healthy = await _failed(), asyncio.ensure_future(asyncio.Event().wait())
+    fetching, looking = (failed, healthy) if what == "fetching" else (healthy, failed)
     fetcher, client = SimpleNamespace(_fetch_task=fetching), SimpleNamespace(_sync_task=looking)
     consumer: Any = SimpleNamespace(_fetcher=fetcher, _client=client)
     with pytest.raises(Exception, match=f"{what} has failed: LookupError"):
         require_tasks(consumer)
     healthy.cancel()
+
+
+async def test_a_producer_whose_look_up_of_brokers_has_failed_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its batch would never be acknowledged: the next producer sends it again."""
+    monkeypatch.setattr(producer, "LOOK_EVERY", 0.01)
+    opened = []
+
+    class Deaf:
+        """A producer that knows the partition, and is never acknowledged to."""
+
+        def __init__(self, task: asyncio.Future[Any] | None) -> None:
+            cluster = SimpleNamespace(partitions_for_topic=lambda _: {0})
+            self.client = SimpleNamespace(cluster=cluster, _sync_task=task)
+
+        async def send_batch(self, *_: Any, **__: Any) -> asyncio.Future[Any]:
+            return asyncio.get_running_loop().create_future()
+
+    @asynccontextmanager
+    async def open_one(*_: Any, **__: Any) -> AsyncIterator[Deaf]:
+        opened.append(Deaf(None if opened else await _failed()))
+        yield opened[-1]
+
+    monkeypatch.setattr(producer.client, "producer", open_one)
+    async with producer.Producer(Kafka(), "test", pytest.fail) as publishing:
+        with pytest.raises(KafkaError, match="looking up brokers has failed: LookupError"):
+            await publishing.send("results", 0, "a batch")
+        assert publishing._producer is opened[1]
+
+
+async def test_a_client_whose_look_up_of_brokers_has_failed_is_closed_all_the_same() -> None:
+    """Aiokafka raises that fault in place of closing the connections."""
+    beneath = AIOKafkaClient()
+    beneath._sync_task = await _failed()
+    closed: list[Any] = []
+    connection = SimpleNamespace(close=lambda reason: closed.append(reason) or asyncio.sleep(0))
+    beneath._conns["node"] = connection
+    await close(SimpleNamespace(client=beneath, stop=beneath.close))
+    assert len(closed) == 1
+
+
+async def _failed() -> asyncio.Future[Any]:
+    """Return a task that has failed."""
+    task = asyncio.ensure_future(Failing().later())
+    await asyncio.wait({task})
+    return task

@@ -10,8 +10,7 @@ import struct
 import aiokafka.client
 import pytest
 import uvloop
-from aiokafka.conn import AIOKafkaConnection
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from streams.kafka.connection import SILENCE, Connection, probe
@@ -74,8 +73,20 @@ def test_a_connection_that_is_closed_at_once_ends_no_task_of_aiokafka(monkeypatc
         async with broker() as place:
             return await aiokafka.client.create_conn(*place)
 
-    monkeypatch.setattr(AIOKafkaConnection, "connect", connect)
+    monkeypatch.setattr(Connection.__base__, "connect", connect)
     assert run(opened())._writer.transport.is_closing()
+
+
+async def test_whatever_fails_while_connecting_is_an_error_that_aiokafka_understands(monkeypatch):
+    """As a login that gets no thread any more: aiokafka logs it, and goes on looking up brokers."""
+
+    async def connect(_):
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Connection.__base__, "connect", connect)
+    with pytest.raises(KafkaError, match=r"127\.0\.0\.1:9 failed: RuntimeError.*new thread"):
+        await aiokafka.client.create_conn("127.0.0.1", 9)
 
 
 @LOOPS
@@ -92,7 +103,7 @@ def test_what_is_sent_over_a_lost_connection_raises_what_aiokafka_understands(ru
             opened._writer.transport.abort()
             await asyncio.sleep(0)
             assert opened._writer is not None
-            with pytest.raises(KafkaConnectionError):
+            with pytest.raises(KafkaConnectionError, match="closed"):
                 await opened.send(MetadataRequest([]))
 
     run(send())

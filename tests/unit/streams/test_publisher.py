@@ -118,6 +118,7 @@ class Connection:
 
     there = frozenset(range(8))
     updates = 0
+    _sync_task = None
 
     @property
     def cluster(self):
