@@ -19,6 +19,7 @@ from models.errors import BrokerError, reason_of
 from models.retry_later import is_delay_topic
 from streams.config.settings import Settings
 from streams.kafka import client
+from streams.kafka.commits import all_commits
 from streams.kafka.patterns import existing
 from streams.kafka.reader import READ_TIMEOUT
 from streams.kafka.topics import REQUEST_TIMEOUT, Admin, Topic
@@ -61,7 +62,7 @@ class Releases:
                 opening = client.admin(self._settings.kafka, "millrace-later", REQUEST_TIMEOUT)
                 self._admin = await self._stack.enter_async_context(opening)
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                found = await self._admin.list_consumer_group_offsets(released_group(self._settings))
+                found = await all_commits(self._admin, released_group(self._settings))
         except (KafkaError, BrokerError, OSError, AssertionError) as exc:  # TimeoutError is an OSError
             logger.info("what is released cannot be read, trying again: %s", reason_of(exc))
             self._admin = None
@@ -98,7 +99,7 @@ async def release(settings: Settings, topics: Collection[Topic], *, dry_run: boo
     ):
         consumer.assign(tps)
         begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-        committed = await admin.list_consumer_group_offsets(later_group(settings))
+        committed = await all_commits(admin, later_group(settings))
         if not dry_run:
             await consumer.commit({tp: end for tp, end in ends.items() if end})
     waiting = dict.fromkeys((topic.name for topic in topics), 0)

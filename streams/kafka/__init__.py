@@ -9,6 +9,7 @@ codecs             inflates batches, a piece at a time
 lease              our hold on one assigned partition: what is finished, how far the commit may go
 key_order          the order of keys: which record waits for an earlier one
 holdings           the leases of a member: where each continues, how they end, what is kept of them
+commits            a group's commits, as its coordinator has them, or its error
 commit_metadata    the topic that a commit belongs to, and the offsets completed beyond it
 quiet              Faust's services, woken less
 patterns           topics that patterns match, read as they appear

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import aiokafka
 import uvloop
@@ -36,6 +36,7 @@ from streams.config import settings as defaults
 from streams.kafka.client import FETCHER_TIMEOUT_IDLE, METADATA_AGE, connection, require_tasks
 from streams.kafka.cluster import identify
 from streams.kafka.commit_metadata import Identity, signature
+from streams.kafka.commits import Commits, commits
 from streams.kafka.fetched import begin_poll
 from streams.kafka.lease import CommitPoint, Member
 from streams.kafka.quiet import Quiet
@@ -202,13 +203,13 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
         for each in list(self._ensure_consumer()._client._conns.values()):
             each.close(reason=CloseReason.CONNECTION_TIMEOUT)
 
-    async def committed(self, tps: Iterable[TP]) -> Mapping[TP, OffsetAndMetadata]:
+    async def committed(self, tps: Iterable[TP]) -> Commits:
         """Return the group's commits, with their metadata, of those partitions that have one."""
-        coordinator = self._ensure_consumer()._coordinator
         partitions = [TopicPartition(*tp) for tp in tps]
-        if self.app.exactly_once:
-            return await stable_commits(coordinator, partitions)
-        return cast("Mapping[TP, OffsetAndMetadata]", await coordinator.fetch_committed_offsets(partitions))
+        if not partitions:
+            return {}
+        read = stable_commits if self.app.exactly_once else commits
+        return await read(self._ensure_consumer()._coordinator, partitions)
 
     async def identities(self) -> Mapping[str, Identity | None]:
         """Return which topics those subscribed to are now, None for one that does not exist."""
@@ -216,7 +217,7 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
         client = consumer._client
         return await identify(lambda request: client.send(client.get_random_node(), request), consumer.subscription())
 
-    async def outlook(self, tps: Iterable[TP]) -> tuple[Mapping[str, Identity], Mapping[TP, OffsetAndMetadata]]:
+    async def outlook(self, tps: Iterable[TP]) -> tuple[Mapping[str, Identity], Commits]:
         """Return which topics these partitions are of, requested first, and the group's commits.
 
         Raises UnknownTopicOrPartitionError if there is no such topic.

@@ -10,9 +10,11 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Topic      `_compile_decode`, `_create_event` (in batch.py)
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`,
              `_start_thread`, `_stopped_set`, `_keepalive2`, `_thread_keepalive` (in thread.py, with aiokafka's
-             `_subscription`, `_coordinator.fetch_committed_offsets`, `.check_errors`, `._max_poll_interval`,
+             `_subscription`, `_coordinator.check_errors`, `._max_poll_interval`,
              `_fetcher._fetch_max_wait_ms`, `._fetcher_timeout`, `._fetch_task`, `_client`, its `_conns`, `_sync_task`)
   Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py); `get_random_node`, `send`
+  Commits    GroupCoordinator `_send_req`, `ensure_coordinator_known`, `coordinator_dead`; AIOKafkaAdminClient
+             `_send_request` (in commits.py)
   Connection `aiokafka.conn.AIOKafkaConnection`, which is ours (in connection.py, with its `_writer`)
   Fetcher    `PartitionRecords._unpack_records`, `FetchResult.getall`, `MemoryRecords`, `_records` (in fetched.py)
   Producer   `BatchBuilder._builder`, whose `append` is in C, and `._relative_offset` (in outgoing.py)

@@ -25,11 +25,11 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 from aiokafka.structs import OffsetAndMetadata
-from faust.types import TP
 
 from models.errors import BrokerError
 from streams.config.settings import Kafka
 from streams.kafka.client import BrokerConnection
+from streams.kafka.commits import Commits, fetched
 from streams.kafka.lease import Member
 
 MOVED_ON = {22: "ILLEGAL_GENERATION", 25: "UNKNOWN_MEMBER_ID", 27: "REBALANCE_IN_PROGRESS", 82: "FENCED_INSTANCE_ID",
@@ -37,20 +37,10 @@ MOVED_ON = {22: "ILLEGAL_GENERATION", 25: "UNKNOWN_MEMBER_ID", 27: "REBALANCE_IN
 """Errors by which the coordinator says that the group goes on without us."""
 PRODUCER_FENCED = 90
 """The newer of two codes; the older one is INVALID_PRODUCER_EPOCH."""
-UNSTABLE_OFFSET_COMMIT = 88
 
 
 class GroupMovedOn(errors.KafkaError):
     """The group has other members or another generation now: what this transaction did is another's to do."""
-
-
-class UnstableOffsets(errors.KafkaError):
-    """A transaction that commits these offsets is open."""
-
-    retriable = True
-
-    def __str__(self) -> str:
-        return "a former owner's transaction is open, until Kafka ends it"
 
 
 class _CommitResponse(Response):
@@ -205,33 +195,9 @@ def fence_offsets(producer: Any, member: Member) -> None:
     sender._do_txn_offset_commit = commit
 
 
-async def stable_commits(coordinator: Any, partitions: Sequence[TopicPartition]) -> Mapping[TP, OffsetAndMetadata]:
-    """Return a group's commits of those partitions that have one, by the group's coordinator of an aiokafka consumer.
-
-    Raises UnstableOffsets as long as a transaction may still change one of them.
-    """
-    if not partitions:
-        return {}
-    await coordinator.ensure_coordinator_known()
-    response = await coordinator._send_req(_FetchRequest(coordinator.group_id, partitions))
-    found: dict[TP, OffsetAndMetadata] = {}
-    _require(coordinator, response.error_code)
-    for topic, entries, _ in response.topics:
-        for partition, offset, _epoch, metadata, code, _tags in entries:
-            _require(coordinator, code)
-            if offset >= 0:
-                found[TP(topic, partition)] = OffsetAndMetadata(offset, metadata or "")
-    return found
-
-
-def _require(coordinator: Any, code: int) -> None:
-    if code == UNSTABLE_OFFSET_COMMIT:
-        raise UnstableOffsets
-    error = errors.for_code(code)
-    if error is errors.NotCoordinatorForGroupError:
-        coordinator.coordinator_dead()
-    if code and error is not errors.UnknownTopicOrPartitionError:
-        raise error(coordinator.group_id)
+async def stable_commits(coordinator: Any, partitions: Sequence[TopicPartition]) -> Commits:
+    """Do what `commits` does. Raises UnstableOffsets as long as a transaction may still change one of them."""
+    return await fetched(coordinator, _FetchRequest(coordinator.group_id, partitions))
 
 
 async def require_fencing(kafka: Kafka) -> None:

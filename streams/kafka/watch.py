@@ -19,6 +19,7 @@ from models.errors import BrokerError
 from streams.config import settings as defaults
 from streams.config.settings import Kafka
 from streams.kafka import client
+from streams.kafka.commits import all_commits
 from streams.kafka.errors import explain
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import Lease
@@ -139,7 +140,7 @@ async def coordinator_answers(kafka: Kafka, group: str) -> bool:
     try:
         async with asyncio.timeout(COORDINATOR_TIMEOUT):
             async with client.admin(kafka, "millrace-watchdog", COORDINATOR_TIMEOUT) as admin:
-                await admin.list_consumer_group_offsets(group)
+                await all_commits(admin, group)
     except (BrokerError, TimeoutError) as exc:
         logger.info("the coordinator of group %s does not answer: %s", group, exc)
         return False

@@ -19,9 +19,10 @@ from faust.types import TP
 
 from agents.testing.broker import Apache, Broker
 from streams.config.settings import SESSION_TIMEOUT, Kafka
+from streams.kafka.commits import UnstableOffsets
 from streams.kafka.lease import CommitPoint, Member
 from streams.kafka.topics import Admin
-from streams.kafka.txn_offsets import GroupMovedOn, UnstableOffsets, stable_commits
+from streams.kafka.txn_offsets import GroupMovedOn, stable_commits
 from streams.kafka.txn_producer import TransactionalProducer
 from tests.integration.stage import PATIENCE, Stage, Upstream, Worker, asked, repeats
 

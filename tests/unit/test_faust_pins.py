@@ -82,7 +82,7 @@ PINNED = {
     "aiokafka.consumer.fetcher:Fetcher._fetch_requests_routine": "2a8ec5932644",
     "aiokafka.consumer.fetcher:Fetcher._proc_fetch_request": "59bf948fff47",
     "aiokafka.consumer.fetcher:Fetcher.fetched_records": "be4348896b9b",
-    "aiokafka.consumer.group_coordinator:GroupCoordinator.fetch_committed_offsets": "6c049c737916",
+    "aiokafka.admin.client:AIOKafkaAdminClient._send_request": "1ed126f126dd",
     "aiokafka.consumer.group_coordinator:GroupCoordinator._do_fetch_commit_offsets": "b0f359813271",
     "aiokafka.consumer.group_coordinator:GroupCoordinator.check_errors": "ba6ca51ad348",
     "aiokafka.consumer.group_coordinator:GroupCoordinator.commit_offsets": "5cbe31af28d6",
