@@ -146,6 +146,8 @@ async def close(client: Any, seconds: float = STOP_TIMEOUT) -> None:
 
 
 async def _close_beneath(client: Any) -> None:
+    if hasattr(client, "_sender"):
+        abandon(client)
     beneath = _beneath(client)
     if beneath._sync_task is not None and beneath._sync_task.done():
         beneath._sync_task = None  # its error would be raised before any connection is closed
@@ -154,6 +156,31 @@ async def _close_beneath(client: Any) -> None:
     except asyncio.CancelledError:
         if _is_cancelled():
             raise  # else a connection that was already closing let out that nobody waited for it any longer
+    finally:
+        _end_look_up(beneath)
+
+
+def _end_look_up(beneath: Any) -> None:
+    """Have who waits for news of the brokers, now or later, go on without: nobody looks them up any more."""
+    looked_up = beneath._md_update_fut or asyncio.get_running_loop().create_future()
+    if not looked_up.done():
+        looked_up.set_result(False)
+    beneath._md_update_fut = looked_up
+
+
+def abandon(producer: AIOKafkaProducer) -> None:
+    """Have a producer send nothing any more. Else it goes on in the background, over connections that it opens anew:
+    batches for partitions that come back would be written again, behind newer ones.
+    """
+    task = producer._sender.sender_task
+    if task is None or task.done():
+        return
+    task.cancel()
+    pending = producer._message_accumulator
+    batches = [*pending._pending_batches, *(batch for queue in pending._batches.values() for batch in queue)]
+    pending.fail_all(errors.ProducerClosed())
+    for batch in batches:
+        batch.future.exception()  # else asyncio reports that nobody awaits it
 
 
 def _beneath(client: Any) -> Any:

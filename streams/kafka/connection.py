@@ -25,7 +25,7 @@ PROBE_AFTER, PROBE_EVERY = 10, 5
 """Seconds of idleness before a connection's first probe, and between two."""
 
 
-class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types
+class Connection(AIOKafkaConnection):
     """Raises OSError, TimeoutError among them, or KafkaError, and nothing else: another error would end the task in
     which aiokafka looks up brokers, and its client would wait for a coordinator for ever.
     """

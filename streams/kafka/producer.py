@@ -70,14 +70,7 @@ class Producer:
         broken = self._broken
         try:
             await self._appears(producer, topic, partition, broken)
-            acknowledged = await producer.send_batch(batch, topic, partition=partition)
-            ends = {acknowledged, broken}
-            while not (await asyncio.wait(ends, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED))[0]:
-                client.require_tasks(producer)
-                await self._appears(producer, topic, partition, *ends)
-            if not acknowledged.done():
-                raise ProducerClosed
-            metadata = acknowledged.result()
+            metadata = await self._acknowledged(producer, topic, partition, batch, broken)
         except KafkaError as exc:
             refusal = explain(exc, self._kafka)
             if isinstance(refusal, AccessError):  # no ACL comes back by sending again: the worker ends
@@ -89,6 +82,22 @@ class Producer:
             raise
         return int(metadata.offset)
 
+    async def _acknowledged(
+        self, producer: AIOKafkaProducer, topic: str, partition: int, batch: Any, broken: asyncio.Future[None]
+    ) -> Any:
+        """Send a batch and return what its acknowledgement says. Raises KafkaError if there will be none."""
+        acknowledged = await producer.send_batch(batch, topic, partition=partition)
+        ends = {acknowledged, broken}
+        try:
+            while not (await asyncio.wait(ends, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED))[0]:
+                client.require_tasks(producer)
+                await self._appears(producer, topic, partition, *ends)
+            if not acknowledged.done():
+                raise ProducerClosed
+            return acknowledged.result()
+        finally:
+            acknowledged.cancel()  # if it has not come, nobody awaits it any more
+
     async def _appears(
         self, producer: AIOKafkaProducer, topic: str, partition: int, *ends: asyncio.Future[Any]
     ) -> None:
@@ -96,7 +105,9 @@ class Producer:
         closed producer learns nothing more. Raises KafkaError if there is no such topic.
         """
         if partition not in (producer.client.cluster.partitions_for_topic(topic) or ()):
-            await first(self._look_for(producer, topic, partition), asyncio.wait(ends))
+            await first(
+                self._look_for(producer, topic, partition), asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            )
             if self._producer is not producer:
                 raise ProducerClosed
 

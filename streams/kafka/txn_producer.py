@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, ProducerClosed, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
 from models.errors import BrokerError
 from streams.config.settings import Kafka
+from streams.kafka import client
 from streams.kafka.lease import CommitPoint, Member
 from streams.kafka.producer import Producer
 from streams.kafka.txn_offsets import fence_offsets
@@ -79,16 +80,10 @@ class TransactionalProducer(Producer):
             self._id = f"{self._name}-{uuid.uuid4().hex[:8]}"
         if self._producer is None:
             return
-        sender, waiter = self._producer._sender, self._producer._txn_manager._transaction_waiter
+        waiter = self._producer._txn_manager._transaction_waiter
         if waiter is not None and waiter.done():
             waiter.exception()  # else asyncio reports that nobody awaits it
-        if not sender.sender_task.done():
-            sender.sender_task.cancel()
-            pending = self._producer._message_accumulator
-            batches = [*pending._pending_batches, *(batch for queue in pending._batches.values() for batch in queue)]
-            pending.fail_all(ProducerClosed())
-            for batch in batches:
-                batch.future.exception()
+        client.abandon(self._producer)
         await self._close()
 
     async def _open(self) -> Any:

@@ -11,11 +11,7 @@ import aiohttp
 import psutil
 import pytest
 
-from agents.testing.broker import Broker, free_port
-from models.errors import BrokerError
-from streams.config.settings import Kafka
-from streams.kafka.sender import Sender
-from streams.kafka.topics import Admin
+from agents.testing.broker import free_port
 from tests.integration.stage import PATIENCE, asked
 
 pytestmark = pytest.mark.kafka
@@ -225,16 +221,3 @@ async def test_ten_thousand_rows_are_searched(stage):
             assert (len(found["rows"]), found["total"]) == expected, query
             used = (sum(process.cpu_times()[:2]) - used) / 10
             print(f"{query}: {used * 1000:.0f} ms of CPU, {min(took) * 1000:.0f} ms at best")
-
-
-async def test_a_record_that_kafka_refuses_spoils_none_behind_it(kafka: Broker, stage):
-    """A record larger than its topic takes fails alone: what is sent to the same partition next is acknowledged."""
-    servers, topic = Kafka(bootstrap_servers=stage.servers), f"small-{stage.mark}"
-    async with Admin(servers) as admin:
-        await admin.create(topic, 1, 1, **{"max.message.bytes": "2000"})
-        await admin.settled(topic)
-    async with Sender(servers, "test") as sender:
-        assert await sender.send(topic, 0, None, b"small", []) == 0
-        with pytest.raises(BrokerError, match="MessageSizeTooLarge"):
-            await sender.send(topic, 0, None, b"large" * 1000, [])
-        assert await sender.send(topic, 0, None, b"small", []) == 1

@@ -139,7 +139,7 @@ class _Stuck:
     def __init__(self) -> None:
         self.ends = [asyncio.get_running_loop().create_future()]
         self._client = self
-        self._sync_task = None
+        self._sync_task = self._md_update_fut = None
         self.closed = 0
 
     async def stop(self) -> None:

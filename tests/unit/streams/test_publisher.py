@@ -118,7 +118,7 @@ class Connection:
 
     there = frozenset(range(8))
     updates = 0
-    _sync_task = None
+    _sync_task = _md_update_fut = None
 
     @property
     def cluster(self):
@@ -157,7 +157,7 @@ class Producer:
         if self.stopped:
             raise ProducerClosed
         assert partition in self.client.there, "Unrecognized partition"
-        return self._cluster.take(self._number, (topic, partition), batch)
+        return asyncio.shield(self._cluster.take(self._number, (topic, partition), batch))
 
     async def stop(self):
         self.stopped = True
