@@ -24,7 +24,7 @@ from agents.answer.headers import (
 )
 from agents.answer.limiter import Waiting
 from agents.answer.parsed_requests import ParsedRequest, salvage_context, salvage_id
-from agents.answer.retry_later import Deferral
+from agents.answer.retry_later import Deferral, may_repeat
 from agents.answer.stats import NO_CACHE, AnswerStats
 from models.errors import AnswerError, TooLarge
 from models.result import Answer, encode_answer, splice, with_context, with_retry_at
@@ -197,7 +197,7 @@ class ResultPublisher:
         """Publish a dead letter and a result, or have the request tried again later."""
         source = None if known is None or self._order is not None else known.source  # its result would come too late
         policy = NEVER if source is None else source.later
-        next_try = self.later.next_try(record, policy, error, known)
+        next_try = self.later.next_try(record, policy, error, again=may_repeat(known, error))
         name = None if known is None else known.request.source
         headers = dead_letter_headers(record, self._group, request_id, error, result.host, source=name)
         final = partial(self._publish_dead_letter, record, headers, result)

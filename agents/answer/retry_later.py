@@ -38,14 +38,14 @@ class Deferral:
         self.exhausted = 0
 
     def next_try(
-        self, record: ConsumerRecord[bytes, bytes], policy: RetryLater, error: AnswerError, known: ParsedRequest | None
+        self, record: ConsumerRecord[bytes, bytes], policy: RetryLater, error: AnswerError, *, again: bool
     ) -> NextTry | None:
-        """Return when a record that failed is tried again; None if it becomes a dead letter now. `known` is the request
-        that failed.
+        """Return when a record that failed is tried again; None if it becomes a dead letter now. `again` is whether all
+        that was sent for it may be sent again.
 
         A tombstone never waits: a delay topic could not tell it from a value that was left out.
         """
-        if not policy.delays or not error.retryable or record.value is None or not _may_repeat(known, error):
+        if not (policy.delays and error.retryable and again) or record.value is None:
             return None
         delay = next_delay(policy, record.headers)
         if delay is None:
@@ -72,14 +72,15 @@ class Deferral:
         self._publisher.publish(next_try.topic, record.partition, outgoing, fits=True)
 
 
-def _may_repeat(known: ParsedRequest | None, error: AnswerError) -> bool:
-    """Whether a request may be sent again, as within its deadline: one that may have changed something was not sent, or
-    may be repeated.
+def may_repeat(known: ParsedRequest | None, error: AnswerError | None) -> bool:
+    """Whether a request that failed, or not, may be sent again, as within its deadline: one that may have changed
+    something was not sent, or may be repeated.
     """
     if known is None or repeatable(known.request.method, known.request.headers):
         return True
-    unsafe = known.source is not None and known.source.retry.unsafe
-    return unsafe or error.unsent or (isinstance(error, Overloaded) and not error.attempts)
+    if known.source is not None and known.source.retry.unsafe:
+        return True
+    return error is not None and (error.unsent or (isinstance(error, Overloaded) and not error.attempts))
 
 
 def _keep(_: OutgoingRecord) -> None:

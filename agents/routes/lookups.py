@@ -17,6 +17,7 @@ from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.enrich import Enricher
 from agents.answer.headers import forwarded_headers
 from agents.answer.parsed_requests import ParsedRequest, parse_request
+from agents.answer.retry_later import may_repeat
 from agents.routes.formats import Formats
 from agents.routes.large import LargeValue
 from agents.routes.picker import Picker
@@ -39,13 +40,17 @@ _SCALARS = (str, int, float, bool)
 
 
 class Found(NamedTuple):
-    """What came of a lookup: its `value` and the results of its checks, or an `error`; `answer` is the source's."""
+    """What came of a lookup: its `value` and the results of its checks, or an `error`; `answer` is the source's.
+
+    `again` is whether the source may be asked the same again.
+    """
 
     value: Value = NULL
     checks: Value = NULL
     error: AnswerError | None = None
     answer: EncodedAnswer | None = None
     known: ParsedRequest | None = None
+    again: bool = True
 
     @property
     def host(self) -> str | None:
@@ -218,7 +223,7 @@ class Lookups:
                 with waits.turn(lookup.source), kept_until_answered():
                     answer = await self._enricher.answer(known, extra)
                 error = answer.error
-                if type(error) is not Overloaded:
+                if type(error) is not Overloaded or not _may_wait(known, error):
                     if self._picker.waits(lookup, answer):
                         await self._picker.pick(lookup, answer)
                     return self._found(lookup, known, answer)
@@ -229,13 +234,15 @@ class Lookups:
 
     def _found(self, lookup: Lookup, known: ParsedRequest, answer: EncodedAnswer | Entry) -> Found:
         encoded = EncodedAnswer.of(answer, b"hit") if isinstance(answer, Entry) else answer
+        again = encoded.cache == b"hit" or may_repeat(known, encoded.error)
+        found = Found(error=encoded.error, answer=encoded, known=known, again=again)
         if encoded.error is not None:
-            return Found(error=encoded.error, answer=encoded, known=known)
+            return found
         try:
             value, checks = self._picker.of(lookup, encoded)
         except AnswerError as error:
-            return Found(error=error, answer=encoded, known=known)
-        return Found(value, checks, answer=encoded, known=known)
+            return found._replace(error=error)
+        return found._replace(value=value, checks=checks)
 
     def _request(self, lookup: Lookup, params: dict[str, Any], at: int | None = None) -> ParsedRequest:
         """Return the request for a source, remembered by its parameters; `at` is the place of a list's value.
@@ -288,14 +295,25 @@ def _is_lost(stage: Sequence[Lookup], results: Results) -> bool:
 
 def _joined(found: Sequence[Found]) -> Found:
     """Return the results of a list as one: an array, or the first error."""
+    again = all(each.again for each in found)
     for at, each in enumerate(found):
         if each.error is not None:
-            return each if len(found) == 1 else each._replace(error=_located(each.error, f"value {at}"))
+            error = each.error if len(found) == 1 else _located(each.error, f"value {at}")
+            return each._replace(error=error, again=again)
     checked = any(each.checks is not NULL for each in found)
     return Found(
         Value.array([each.value for each in found]),
         Value.array([each.checks for each in found]) if checked else NULL,
+        again=again,
     )
+
+
+def _may_wait(known: ParsedRequest, error: AnswerError) -> bool:
+    """Whether a question that has no turn now may wait for another: not if it would be sent twice that must not be, or
+    if it would have to begin at its first page again, each time at the cost of the turns of others.
+    """
+    paged = known.source is not None and known.source.pages is not None
+    return not error.attempts or (may_repeat(known, error) and not paged)
 
 
 def _expressions(lookup: Lookup) -> str:

@@ -87,12 +87,12 @@ class Outputs:
         for lookup in self.route.lookups:
             found = results.get(lookup.name)
             if found is not None and found.error is not None and lookup.required:
-                self.fail(record, lease, found.error, began, lookup=lookup.name, found=found)
+                self.fail(record, lease, found.error, began, lookup=lookup.name, found=found, results=results)
                 return found.error.outcome
         try:
             done = self._write(record, lease, self._made(record, results, scope, began), began)
         except AnswerError as error:
-            self.fail(record, lease, error, began)
+            self.fail(record, lease, error, began, results=results)
             return error.outcome
         return "ok" if done else None
 
@@ -112,7 +112,7 @@ class Outputs:
             value = await self._formats.write_later(made.value, waits)
             self._publish(record, lease, value, headers_of(record, made.notes, self.route.results_format), began)
         except AnswerError as error:
-            self.fail(record, lease, error, began)
+            self.fail(record, lease, error, began, results=results)
             return error.outcome
         return PASSED if results is None else "ok"
 
@@ -125,9 +125,10 @@ class Outputs:
         *,
         lookup: str | None = None,
         found: Found | None = None,
+        results: Results | None = None,
     ) -> None:
         """Publish a dead letter, and then the result if the route publishes results; both finish the record. Or, if
-        route or source have it tried again later, publish it to a delay topic.
+        route or source have it tried again later, and none of its `results` forbids that, publish it to a delay topic.
         """
         if isinstance(record, Unreadable):
             record = record.sent()
@@ -136,7 +137,8 @@ class Outputs:
         headers = self._letter_headers(record, error, found, lookup)
         result = self._failed(record, lease, error, began, found)
         policy = self._later_of(found)
-        next_try = self.later.next_try(record, policy, error, None if found is None else found.known)
+        again = all(each.again for each in (results or {}).values())
+        next_try = self.later.next_try(record, policy, error, again=again)
         final = partial(self._publish_failure, record, lease, headers, result)
         if next_try is None:
             final()

@@ -20,7 +20,7 @@ from agents.answer.headers import unreadable_request
 from agents.answer.retry_later import Deferral
 from agents.routes.formats import UNKNOWN, Formats
 from agents.routes.large import LargeValue
-from agents.routes.lookups import Lookups
+from agents.routes.lookups import Lookups, Results
 from agents.routes.outputs import Outputs, Record
 from agents.routes.waits import Waits
 from agents.routes.walk import MAX_RECORD, Sample, walked
@@ -198,12 +198,12 @@ class RouteRunner:
             if outcome is None:
                 outcome = await self._outputs.finish_later(record, lease, results, scope, began, waits=waits)
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
-            outcome = self._fail(record, batch, exc)
+            outcome = self._fail(record, batch, exc, scope.get("results"))
         self._count(outcome, record, batch, scope)
 
-    def _fail(self, record: Record, batch: RecordBatch, exc: Exception) -> str:
+    def _fail(self, record: Record, batch: RecordBatch, exc: Exception, results: Results | None = None) -> str:
         error: AnswerError = error_for(exc, record)
-        self._outputs.fail(record, batch.lease, error, batch.received_at)
+        self._outputs.fail(record, batch.lease, error, batch.received_at, results=results)
         return error.outcome
 
     def _count(self, outcome: str, record: Record, batch: RecordBatch, scope: dict[str, Any] | None) -> None:

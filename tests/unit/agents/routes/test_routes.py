@@ -8,11 +8,14 @@ import time
 
 import pytest
 
+from agents.answer.encoded_answer import EncodedAnswer
+from agents.answer.retry_later import Deferral
 from agents.routes.lookups import Lookups
 from agents.routes.rehearsal import questions, sample, send_through
 from agents.testing import AsyncHarness, Harness, Reply
 from models import checks, strictjson
-from models.errors import SettingsError
+from models.errors import Overloaded, SettingsError
+from models.result import Answer, encode_answer
 from streams.config.settings import Settings
 from streams.kafka.fetched import Unreadable
 
@@ -299,6 +302,56 @@ def test_a_webhook_is_called_once_for_each_question_with_a_key_of_its_own():
         service.route("r", ORDER)
         keys = [asked.headers["idempotency-key"] for asked in service.requests]
     assert sorted(keys) == ["orders-0-0-one"] * 2 + ["orders-0-0-two"] * 2
+
+
+HOOK = 'source = "hook"\nparams = { number = "value.number" }'
+PAGED = 'risk.example/{id}"\npages = { items = "items", next = "next" }'
+
+
+@pytest.mark.parametrize(
+    ("lookup", "old", "new", "asked"),
+    [
+        (HOOK, "", "", 1),
+        (HOOK, 'method = "POST"', 'method = "POST"\nretry.unsafe = true', 2),
+        (RISK, "", "", 2),
+        (RISK, 'risk.example/{id}"', PAGED, 1),
+    ],
+)
+async def test_what_was_sent_is_not_sent_again_for_want_of_a_turn(monkeypatch, lookup, old, new, asked):
+    """As a POST that was redirected to a host that rests, or an answer whose next page has no turn: it would be sent
+    twice, or begin again for ever. What may be sent twice waits.
+    """
+    monkeypatch.setattr("agents.routes.lookups.FIRST_WAIT", 0.0)
+    known = []
+    async with AsyncHarness(REPLIES, sources=sources(lookup).replace(old, new, 1)) as service:
+        answer = service._enricher.answer
+
+        async def crowded(request, extra):
+            known.append(request)
+            if len(known) > 1:
+                return await answer(request, extra)
+            error = Overloaded("b rests")
+            error.attempts = 1
+            return EncodedAnswer(encode_answer(None, Answer.failed(error)), b"miss", None, error)
+
+        monkeypatch.setattr(service._enricher, "answer", crowded)
+        [published] = await service.route("r", ORDER)
+    assert (len(known), published.topic) == (asked, "failed" if asked == 1 else "enriched")
+
+
+@pytest.mark.parametrize(
+    ("first", "hook", "again"),
+    [(HOOK, "", False), (HOOK, "retry.unsafe = true", True), ('source = "prices"\nparams = { sku = "key" }', "", True)],
+)
+async def test_a_record_whose_webhook_was_called_is_not_tried_again_later(monkeypatch, first, hook, again):
+    """Another lookup failed: all of them would be asked again, the webhook too."""
+    asked = []
+    monkeypatch.setattr(Deferral, "next_try", lambda *_, again: asked.append(again))
+    second = f"\n[[routes.r.lookups]]\n{RISK}"
+    text = sources(first + second).replace('method = "POST"', f'method = "POST"\n{hook}')
+    async with AsyncHarness(REPLIES, sources=text) as service:
+        await service.route("r", {"number": 7, "customer": {"id": "c2"}}, key=b"s1")
+    assert asked == [again]
 
 
 def test_two_lookups_that_ask_the_same_share_the_answer():
