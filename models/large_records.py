@@ -25,8 +25,8 @@ MANY = 4_000
 
 
 def text_of(value: Any) -> Any:
-    """Return a nested value as text, any other as it is."""
-    return Raw(value, kind(value)) if isinstance(value, list | dict) else value
+    """Return a nested value as text, any other as it is; an empty list or object too, which `when` takes for false."""
+    return Raw(value, kind(value)) if value and isinstance(value, list | dict) else value
 
 
 def is_large_record(value: bytes) -> bool:

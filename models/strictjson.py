@@ -226,7 +226,7 @@ def _ordered(value: Any) -> Any:
     if kind is dict or isinstance(value, Mapping):
         return {key: _ordered(value[key]) for key in sorted(value)}
     if isinstance(value, Raw):
-        return {"": value.digest}
+        return f"{_MARK}+{int(value.digest or '0', 16)}"  # no number of JSON begins with a plus
     if isinstance(value, Number | NegativeZero):
         return _MARK + value.text
     return [_ordered(item) for item in value] if isinstance(value, list | tuple) else value

@@ -15,6 +15,10 @@ from typing import Any
 MIN_SECRET = 6
 """Minimum characters of a secret to search for: shorter ones are in many texts by chance."""
 
+TAIL = 32
+"""Characters at a secret's end that are searched for. For five tokens of 1,200 characters a pattern took 39 MiB, 0.3 s
+to make and 0.5 s for each MiB of text, as RE2 gives up its fast way; and tokens of one issuer begin alike."""
+
 _HTML = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 
 
@@ -25,8 +29,8 @@ OVERLAP = 64 << 10
 
 
 def contains_secret(secrets: Iterable[str], text: bytes) -> bool:
-    """Whether a text contains one of the secrets, which are visible ASCII."""
-    looked_for = tuple(secret for secret in secrets if len(secret) >= MIN_SECRET)
+    """Whether a text contains one of the secrets, which are visible ASCII, or the end of a long one."""
+    looked_for = tuple(secret[-TAIL:] for secret in secrets if len(secret) >= MIN_SECRET)
     return bool(looked_for) and _spellings(looked_for).search(text) is not None
 
 

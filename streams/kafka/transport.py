@@ -13,7 +13,7 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
              `_subscription`, `_coordinator.check_errors`, `._max_poll_interval`,
              `_fetcher._fetch_max_wait_ms`, `._fetcher_timeout`, `._fetch_task`, `_client`, its `_conns`, `_sync_task`)
   Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py, with `_md_update_fut`,
-             `_sync_task`, and of a producer `_sender.sender_task` and `_message_accumulator`); `get_random_node`, `send`
+             `_sync_task`, and a producer's `_sender.sender_task`, `_message_accumulator`); `get_random_node`, `send`
   Commits    GroupCoordinator `_send_req`, `ensure_coordinator_known`, `coordinator_dead`; AIOKafkaAdminClient
              `_send_request` (in commits.py)
   Connection `aiokafka.conn.AIOKafkaConnection`, which is ours (in connection.py, with its `_writer`)

@@ -245,6 +245,15 @@ def test_canonical_writes_tuples_as_arrays_and_keeps_their_order():
     assert strictjson.canonical(({"b": 1, "a": (2, 1)}, 3)) == b'[{"a":[2,1],"b":1},3]'
 
 
+def test_canonical_writes_what_was_parsed_elsewhere_as_no_json_can_be():
+    """A request whose large body is known by its digest alone must not share a cache entry with one that quotes it."""
+    large = strictjson.Raw({"a": [1.10]}, "an object")
+    assert strictjson.canonical([large]) == strictjson.canonical([strictjson.Raw({"a": [1.1]}, "an object")])
+    assert strictjson.canonical([large]) != strictjson.canonical([strictjson.Raw({"a": [1.2]}, "an object")])
+    with pytest.raises(ValueError, match="not JSON"):
+        strictjson.loads(strictjson.canonical([large]))
+
+
 @settings(deadline=None)
 @given(st.text())
 def test_quote_writes_one_json_string(text):
