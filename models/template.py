@@ -242,7 +242,8 @@ def as_text(name: str, value: Any) -> str:
     except ValueError:
         refuse(name, "has too many digits")
     if isinstance(value, float) and "e" in text.lower():
-        if abs(int(text.lower().partition("e")[2])) > MAX_EXPONENT:  # 1e-999999999 would be a gigabyte of zeros
+        exponent = text.lower().partition("e")[2].lstrip("+-0") or "0"
+        if len(exponent) > len(str(MAX_EXPONENT)) or int(exponent) > MAX_EXPONENT:  # else a gigabyte of zeros
             refuse(name, "has too many digits")
         text = f"{Decimal(text):f}"
     if not text.isascii() and not _encodable(text):

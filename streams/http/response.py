@@ -104,7 +104,7 @@ def media(content_type: str | None) -> tuple[str, str | None]:
 def _media(content_type: str) -> tuple[str, str | None]:
     """Parse a Content-Type, cached as upstreams repeat theirs."""
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type.count("/") != 1:
+    if media_type.count("/") != 1 or not media_type.isascii():
         media_type = "text/plain"
     for name, quoted, token in _PARAMETER.findall(content_type):
         if name.lower() == "charset":

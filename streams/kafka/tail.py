@@ -104,8 +104,8 @@ class Tail:
             self._last_needed = time.monotonic()
 
     def _start(self) -> asyncio.Future[int]:
+        self._last_needed = time.monotonic()
         if self._ready is None or not self.reading:
-            self._last_needed = time.monotonic()
             self._ready = _on_failure()
             self._reading = start(self._read(), "follow the results", means="nobody sees new results", fatal=False)
         return self._ready
@@ -155,6 +155,7 @@ class Tail:
             await self._skip(consumer, places)
             if not self._expected:
                 await asyncio.sleep(max(0.0, SHOW_EVERY - (time.monotonic() - began)))
+        self._ready = _on_failure()  # who comes while the consumer is closed waits for the next one
 
     def _take(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
         if self._expected:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
 
@@ -37,7 +39,7 @@ class JsonCodec:
         try:
             parsed = json.loads(schema.text)
             kind: Any = jsonschema.validators.validator_for(parsed, default=jsonschema.Draft7Validator)
-            kind.check_schema(parsed)
+            kind.check_schema(parsed, format_checker=None)  # its patterns need not be Python's: \p{L} is none
             resources = [(name, Resource.from_contents(json.loads(text), default_specification=DRAFT7))
                          for name, text in schema.references.items()]  # fmt: skip
         except jsonschema.SchemaError as exc:
@@ -80,6 +82,13 @@ class JsonCodec:
         except RecursionError:
             msg = "it, or its schema, nests too deep"
             raise InvalidDocument(msg) from None
+        except (
+            ValueError,
+            ArithmeticError,
+            re.error,
+        ) as exc:  # a number of 5,000 decimals, a pattern that nobody knows
+            msg = f"it cannot be judged by its schema: {exc}"
+            raise InvalidDocument(msg) from None
         if error is not None:
             wanted = json.dumps(error.validator_value, default=str)[:MAX_SHOWN]
             msg = f"{error.json_path}: does not fit {error.validator}: {wanted}"
@@ -90,7 +99,8 @@ class JsonCodec:
 def _exact(kind: Any) -> Any:
     """Return a class of validators with keywords of ours."""
     extend: Any = jsonschema.validators.extend
-    exact = extend(kind, {"pattern": _matches, "multipleOf": _multiple_of, "divisibleBy": _multiple_of})
+    exact = extend(kind, {"pattern": _matches, "multipleOf": _multiple_of, "divisibleBy": _multiple_of,
+                          "uniqueItems": _unique})  # fmt: skip
     exact.evolve = _evolve
     return exact
 
@@ -108,6 +118,26 @@ def _multiple_of(validator: Any, divisor: float, value: Any, _: Any) -> Iterator
     """Validate `multipleOf` by decimal digits."""
     if validator.is_type(value, "number") and not is_multiple(value, divisor):
         yield jsonschema.ValidationError("is not a multiple")
+
+
+def _unique(validator: Any, wanted: Any, value: Any, _: Any) -> Iterator[jsonschema.ValidationError]:
+    """Validate `uniqueItems` in linear time: jsonschema compares each item with all others."""
+    if wanted is True and validator.is_type(value, "array") and len({_identity(each) for each in value}) < len(value):
+        yield jsonschema.ValidationError("has an item twice")
+
+
+def _identity(value: Any) -> Any:
+    """Return what two values have in common if they are the same to JSON Schema: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, dict):
+        return frozenset((name, _identity(each)) for name, each in value.items())
+    if isinstance(value, list):
+        return tuple(map(_identity, value))
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        return type(value), value
+    sign, digits, exponent = Decimal(str(value)).as_tuple()
+    text = "".join(map(str, digits)).lstrip("0")
+    short = text.rstrip("0")
+    return (sign, short, int(exponent) + len(text) - len(short)) if short else 0
 
 
 def _dumped(dump: Any) -> bytes:

@@ -144,6 +144,36 @@ async def test_who_waits_for_a_result_is_told_of_any_fault(
     assert set(caplog.messages) == {"following the results failed, trying again"}
 
 
+async def test_who_comes_while_the_tail_closes_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that came before the next consumer has found the end would be missed."""
+    closing, may_close = asyncio.Event(), asyncio.Event()
+
+    async def ends(places: list[Any]) -> dict[Any, int]:
+        return dict.fromkeys(places, 0)
+
+    @asynccontextmanager
+    async def consumer(*_: Any, **__: Any) -> AsyncIterator[Any]:
+        yield SimpleNamespace(assign=print, seek=print, end_offsets=ends, highwater=lambda _: None)
+        closing.set()
+        await may_close.wait()
+
+    async def require(*_: Any) -> dict[str, Any]:
+        return {"results": SimpleNamespace(partitions=3)}
+
+    monkeypatch.setattr(tail, "IDLE_STOP", 0.2)
+    monkeypatch.setattr(tail, "require", require)
+    monkeypatch.setattr(tail.client, "consumer", consumer)
+    monkeypatch.setattr(tail.client, "poll", lambda *_, **__: asyncio.sleep(0.01, {}))
+    async with asyncio.timeout(PATIENCE), Tail(Kafka(), "results") as opened:
+        assert await opened._started() == 3
+        await closing.wait()
+        waiting = asyncio.ensure_future(opened._started())
+        await asyncio.wait({waiting}, timeout=0.02)
+        assert not waiting.done()
+        may_close.set()
+        assert await waiting == 3
+
+
 @pytest.mark.parametrize("what", ["fetching", "looking up brokers"])
 async def test_a_consumer_whose_task_has_failed_says_so(what: str) -> None:
     """Aiokafka keeps the fault to itself: polls would bring nothing for ever, or commits would wait for ever."""

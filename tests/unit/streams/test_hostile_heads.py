@@ -85,6 +85,7 @@ def test_no_content_type_holds_up_the_event_loop(content_type):
         ("text/html;;charset=koi8-r;charset=utf-8", ("text/html", "koi8-r")),
         ('text/html; charset="koi8-r', ("text/html", '"koi8-r')),
         ("a/b/c", ("text/plain", None)),
+        ("text/html\udca0; charset=utf-8", ("text/plain", "utf-8")),
         ("text/html; charset=", ("text/html", None)),
         ("text/html;" + " " * MAX_CONTENT_TYPE + "charset=koi8-r", ("text/html", None)),
     ],

@@ -119,3 +119,47 @@ def test_multiples_are_those_of_decimal_digits(dialect, value, fits):
         else:
             with pytest.raises(InvalidDocument, match="multipleOf"):
                 codec.encode(strictjson.loads(value, exact=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        (b'[1,true,0,false,null,"1",[1],{"a":1}]', True),
+        (b"[1,1.0]", False),
+        (b"[1.10,1.1]", False),
+        (b"[0,-0.0]", False),
+        (b"[100,1e2]", False),
+        (b'[{"a":1,"b":[2]},{"b":[2.0],"a":1}]', False),
+        (b"[[1],[true]]", True),
+        (b"[1e-999999999,1e-999999998]", True),
+    ],
+)
+def test_unique_items_are_those_of_json_schema(value, fits):
+    """By value: digits and the order of names make no difference, types do."""
+    codec = codec_of({"uniqueItems": True})
+    if fits:
+        assert codec.encode(strictjson.loads(value, exact=True)) == value
+    else:
+        with pytest.raises(InvalidDocument, match="uniqueItems"):
+            codec.encode(strictjson.loads(value, exact=True))
+
+
+def test_unique_items_take_linear_time():
+    """Each of 20,000 objects compared with all others would take minutes."""
+    codec_of({"uniqueItems": True}).encode([{"number": number} for number in range(20_000)])
+
+
+def test_a_pattern_may_be_one_of_another_language():
+    """What a registry takes is used: by RE2 if that knows it, and values are refused, not records, if nobody does."""
+    letters = codec_of({"pattern": r"^\p{L}+$"})
+    assert letters.encode("ä") == '"ä"'.encode()
+    with pytest.raises(InvalidDocument, match="pattern"):
+        letters.encode("1")
+    with pytest.raises(InvalidDocument, match="cannot be judged"):
+        codec_of({"pattern": r"^(?<name>[\p{L}--a])\k<name>$"}).encode("a")
+
+
+def test_a_number_that_cannot_be_judged_does_not_fit():
+    """One of thousands of decimals."""
+    with pytest.raises(InvalidDocument, match="cannot be judged"):
+        codec_of({"multipleOf": 0.01}).encode(strictjson.loads(b"0." + b"1" * 5_000, exact=True))
