@@ -169,7 +169,7 @@ async def _redrive_route(settings: Any, choice: DeadLetterFilter, options: argpa
 
 async def _redrive(scopes: Sequence[tuple[Any, DeadLetterFilter]], options: argparse.Namespace) -> int:
     """Redrive to one requests topic after the other, each by its settings and filter; all share the limit."""
-    from agents.redrive.dead_letters import DeadLetters, Report
+    from agents.redrive.dead_letters import OTHERWISE, DeadLetters, Report
 
     would = _would(options)
     summary: Counter[tuple[str, str, str]] = Counter()
@@ -197,7 +197,9 @@ async def _redrive(scopes: Sequence[tuple[Any, DeadLetterFilter]], options: argp
                 choice, rate=options.rate, limit=left, dry_run=options.dry_run, on_result=report_one
             )
         report.redriven += found.redriven
-        report.refused += found.refused
+        report.refused = (
+            found.refused + report.refused - Counter({OTHERWISE: report.refused[OTHERWISE]})
+        )  # the same ones
         report.missing = [each for each in report.missing if each in found.missing]
     _sum_up(report, summary, scopes[0][0].dead_letters_topic, options)
     return _judge(report, missed, options)

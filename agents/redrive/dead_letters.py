@@ -198,7 +198,7 @@ class DeadLetters:
             missing.discard(letter.position)
             if selected.matches(letter):
                 yield letter
-            elif letter.position in selected.positions:
+            elif letter.position in selected.positions and not selected._replace(topic=None).matches(letter):
                 report.refused[OTHERWISE] += 1
 
     def _letter(self, record: Record) -> DeadLetter:
