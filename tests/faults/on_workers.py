@@ -17,6 +17,8 @@ FAKETIME = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 """Debian's library that sets the clock of a process, if it is here."""
 PAST_A_SESSION = 14.0
 """Seconds: a session of a member ends after 10."""
+LARGE_KEYS = 8
+"""Keys of large documents: the tables keep the last answer of each, so that more would look as if workers grew."""
 
 
 async def kill_workers(scene: Scene) -> None:
@@ -105,7 +107,8 @@ async def no_memory(scene: Scene) -> None:
     for number in range(100):
         name = scene.load.name("large")
         value = {"id": name, "url": f"{scene.load.url}/doc/{number}?size=700000"}
-        scene.load.put(json.dumps(value).encode(), name.encode(), name)
+        key = b"large-%d" % (number % LARGE_KEYS)
+        scene.load.put(json.dumps(value).encode(), key, name)
         await asyncio.sleep(0.15)
     with contextlib.suppress(psutil.NoSuchProcess):
         process.rlimit(psutil.RLIMIT_AS, (soft, hard))
