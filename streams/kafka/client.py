@@ -177,10 +177,19 @@ def abandon(producer: AIOKafkaProducer) -> None:
         return
     task.cancel()
     pending = producer._message_accumulator
-    batches = [*pending._pending_batches, *(batch for queue in pending._batches.values() for batch in queue)]
+    batches = _Batches(pending._pending_batches).union(*pending._batches.values())
+    pending._pending_batches = _Batches(batches)
     pending.fail_all(errors.ProducerClosed())
     for batch in batches:
-        batch.future.exception()  # else asyncio reports that nobody awaits it
+        for future in (batch.future, batch._drain_waiter):
+            if future.done():
+                future.exception()  # else asyncio reports that nobody awaits it
+
+
+class _Batches(set[Any]):
+    """Batches under way: what aiokafka does at the end of one that waits to be sent again looks for it here in vain."""
+
+    remove = set.discard
 
 
 def _beneath(client: Any) -> Any:

@@ -21,7 +21,8 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Producer   `BatchBuilder._builder`, whose `append` is in C, and `._relative_offset` (in outgoing.py)
   Sender     `_do_txn_offset_commit`, `_find_coordinator`, `_coordinator_dead`, `sender_task`; TxnOffsetCommitHandler,
              TransactionManager `error_transaction`, `offset_committed`, `_transaction_waiter`; MessageAccumulator
-             `_batches`, `_pending_batches`, `fail_all`; GroupCoordinator `_send_req` (in txn_*.py)
+             `_batches`, `_pending_batches`, `fail_all`; MessageBatch `_drain_waiter` (in client.py);
+             GroupCoordinator `_send_req` (in txn_*.py)
   Batches    `_DefaultRecordBatchPy`, `_DefaultRecordPy`, `_LegacyRecordBatchPy`, `_MemoryRecordsPy` (in lenient.py)
   App        `_on_rebalance_when_stopped`, `BootStrategy` (in streams/app.py)
   Patterns   `Conductor.__iter__`, `Topic.topics`, `rebalancing`; aiokafka's `Subscription._topics`,

@@ -106,6 +106,7 @@ PINNED = {
     "aiokafka.producer.transaction_manager:TransactionManager": "d0932794d69a",
     "aiokafka.producer.producer:AIOKafkaProducer.commit_transaction": "c7f9677c8941",
     "aiokafka.producer.producer:AIOKafkaProducer.send_offsets_to_transaction": "4b58002b4496",
+    "aiokafka.producer.message_accumulator:MessageBatch": "36a7b1dac89d",
     "aiokafka.producer.message_accumulator:MessageAccumulator": "562530971ca9",
     "aiokafka.record.default_records:_DefaultRecordBatchPy": "f63fbb5a8a24",
     "aiokafka.record.default_records:_DefaultRecordPy": "89405104e45a",
