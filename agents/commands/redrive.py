@@ -197,9 +197,8 @@ async def _redrive(scopes: Sequence[tuple[Any, DeadLetterFilter]], options: argp
                 choice, rate=options.rate, limit=left, dry_run=options.dry_run, on_result=report_one
             )
         report.redriven += found.redriven
-        report.refused = (
-            found.refused + report.refused - Counter({OTHERWISE: report.refused[OTHERWISE]})
-        )  # the same ones
+        del report.refused[OTHERWISE]  # each search counts the same ones
+        report.refused += found.refused
         report.missing = [each for each in report.missing if each in found.missing]
     _sum_up(report, summary, scopes[0][0].dead_letters_topic, options)
     return _judge(report, missed, options)
