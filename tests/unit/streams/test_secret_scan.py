@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import json
-import time
 from urllib.parse import quote
 
 import pytest
@@ -22,6 +20,7 @@ from streams.http.secret_scan import (
     contains_secret,
     large_contains_secret,
 )
+from tests.turns import allowed, longest_turn
 
 pytestmark = pytest.mark.slow
 
@@ -81,20 +80,9 @@ async def test_a_secret_is_seen_wherever_it_stands(place, spelling, codec):
 async def test_no_answer_holds_up_the_event_loop(filling):
     """8 MiB of what looks most like a secret take no turn of 20 ms."""
     content = filling * ((8 << 20) // len(filling))
-    longest, last, done = 0.0, time.thread_time(), False
-
-    async def tick():
-        nonlocal longest, last
-        while not done:
-            await asyncio.sleep(0)
-            now = time.thread_time()
-            longest, last = max(longest, now - last), now
-
-    ticking = asyncio.ensure_future(tick())
-    assert not await large(Body(content))
-    done = True
-    await ticking
-    assert longest < 0.02
+    found, longest = await longest_turn(large(Body(content)))
+    assert not found
+    assert longest < allowed()
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le"])
