@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import InvalidPartitionsError, KafkaError, TopicAlreadyExistsError, for_code
 
 from models.errors import BrokerError, reason_of
 from models.route import Route
@@ -122,17 +122,20 @@ class Admin:
             await self.mention(name)
         return True
 
-    async def enlarge(self, name: str, partitions: int) -> None:
-        """Give a topic more partitions. Raises BrokerError."""
+    async def enlarge(self, name: str, partitions: int) -> bool:
+        """Give a topic more partitions; False if somebody else did so a moment ago. Raises BrokerError."""
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 response = await self._client.create_partitions({name: NewPartitions(partitions)})
             for _, code, *message in response.topic_errors:
                 if code:
                     raise for_code(code)(*message)
+        except InvalidPartitionsError:  # a topic with as many, or more, refuses them so
+            return False
         except (KafkaError, TimeoutError) as exc:
             msg = f"topic {name!r} could not be given {partitions} partitions: {reason_of(exc)}"
             raise BrokerError(msg) from exc
+        return True
 
     async def _settings(self, name: str) -> dict[str, str]:
         try:

@@ -89,18 +89,19 @@ async def prepare(settings: Settings) -> Changelogs:
 
 
 async def enlarge(admin: Admin, results: Topic, topics: Sequence[Topic]) -> list[str]:
-    """Give changelogs as many partitions as the results have, as far as the broker allows; returns those that grew.
-    Rows of the existing partitions stay where they are.
+    """Give changelogs as many partitions as the results have, as far as the broker allows; returns those that grew, by
+    this worker or, at the same moment, by another. Rows of the existing partitions stay where they are.
     """
     grown = []
     for topic in topics:
         if topic.partitions < results.partitions:
             try:
-                await admin.enlarge(topic.name, results.partitions)
+                ours = await admin.enlarge(topic.name, results.partitions)
             except BrokerError as exc:
                 logger.warning("%s", exc)
-            else:
-                grown.append(topic.name)
+                continue
+            grown.append(topic.name)
+            if ours:
                 logger.info("topic %s: %d partitions, as many as %s has, were %d",
                             topic.name, results.partitions, results.name, topic.partitions)  # fmt: skip
     return grown

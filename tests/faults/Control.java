@@ -15,12 +15,16 @@ import org.apache.kafka.common.TopicPartitionInfo;
 import org.apache.kafka.common.quota.ClientQuotaAlteration;
 import org.apache.kafka.common.quota.ClientQuotaEntity;
 
-/** What only Java's client asks of brokers: SERVERS move TOPICS SECONDS TIMES, or SERVERS quota NAME VALUE|none. */
+/** What only Java's client asks of brokers: SERVERS move TOPICS SECONDS TIMES, quota NAME VALUE|none, or controller. */
 public final class Control {
     public static void main(String[] args) throws Exception {
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", args[0]))) {
             if (args[1].equals("quota")) {
                 quota(admin, args[2], args[3]);
+                return;
+            }
+            if (args[1].equals("controller")) {
+                System.out.println(admin.describeMetadataQuorum().quorumInfo().get().leaderId());
                 return;
             }
             for (int round = 0; round < Integer.parseInt(args[4]); round++) {

@@ -13,6 +13,8 @@ from tests.faults.on_records import poison
 from tests.faults.on_upstream import answers
 from tests.faults.proxy import Weather
 
+UNLUCKY = {"upstream_error", "timeout", "unreachable", "overloaded"}
+"""What a request may come to whose upstream does not do its part: what it met, or that its host is spared."""
 FAULTS = {
     "nothing": Fault(lambda _: asyncio.sleep(5)),
     "worker killed three times": Fault(on_workers.kill_workers, crash=True, hard=True),
@@ -39,9 +41,21 @@ FAULTS = {
         # aiokafka's idempotent producer adds the AttributeError, once its sender has met a MemoryError.
         logs="MemoryError|RuntimeError: can't start new thread|AttributeError: 'NoneType' object .* 'done'",
     ),
-    "pool's processes killed": Fault(on_pool.kill_pool, alone=True, prepare=on_pool.bad_checks),
-    "checks that spin": Fault(on_pool.check("spins"), alone=True, prepare=on_pool.bad_checks),
-    "checks that eat memory": Fault(on_pool.check("eats"), alone=True, prepare=on_pool.bad_checks),
+    "pool's processes killed": Fault(
+        on_pool.kill_pool, alone=True, expected={"burns": {"ok", "check_error"}}, prepare=on_pool.bad_checks
+    ),
+    "checks that spin": Fault(
+        on_pool.check("spins"),
+        alone=True,
+        expected={"spins": {"check_error"}, "burns": {"ok"}},
+        prepare=on_pool.bad_checks,
+    ),
+    "checks that eat memory": Fault(
+        on_pool.check("eats"),
+        alone=True,
+        expected={"eats": {"check_error"}, "burns": {"ok"}},
+        prepare=on_pool.bad_checks,
+    ),
     "brokers killed, five times": Fault(on_brokers.brokers(signal.SIGKILL, 5), crash=True, hard=True),
     "brokers stopped, five times": Fault(on_brokers.brokers(signal.SIGTERM, 5), crash=True),
     "broker frozen for 30 s": Fault(on_brokers.freeze_a_broker, crash=True),
@@ -71,19 +85,19 @@ FAULTS = {
     "upstream: connections cut": Fault(on_network.cut_upstream, fails=True),
     "upstream: 2,000 bytes/s": Fault(upstream(Weather(rate=2_000), 10), fails=True),
     "upstream: 3 bytes at once": Fault(upstream(Weather(piece=3), 10)),
-    "upstream: 500": Fault(answers("/doc/{}?status=500"), fails=True),
-    "upstream: 429": Fault(answers("/busy?{}"), fails=True),
-    "upstream: hangs": Fault(answers("/hang?{}"), fails=True),
-    "upstream: drips": Fault(answers("/drip?{}"), fails=True),
-    "upstream: bombs": Fault(answers("/bomb?{}")),
-    "upstream: hangs up": Fault(answers("/close?{}"), fails=True),
-    "upstream: no such name": Fault(on_upstream.no_such_name),
+    "upstream: 500": Fault(answers("/doc/{}?status=500", "500"), fails=True, expected={"500": UNLUCKY}),
+    "upstream: 429": Fault(answers("/busy?{}"), fails=True, expected={"busy": UNLUCKY}),
+    "upstream: hangs": Fault(answers("/hang?{}"), fails=True, expected={"hang": UNLUCKY}),
+    "upstream: drips": Fault(answers("/drip?{}"), fails=True, expected={"drip": UNLUCKY}),
+    "upstream: bombs": Fault(answers("/bomb?{}"), expected={"bomb": {"too_large"}}),
+    "upstream: hangs up": Fault(answers("/close?{}"), fails=True, expected={"close": UNLUCKY}),
+    "upstream: no such name": Fault(on_upstream.no_such_name, expected={"nowhere": UNLUCKY}),
     "upstream: its name leads elsewhere": Fault(
         on_upstream.name_moves, fails=True, alone=True, prepare=on_upstream.named
     ),
-    "poison, tombstones, large records": Fault(poison),
+    "poison, tombstones, large records": Fault(poison, expected={"big": {"ok"}, "larger": {"too_large"}}),
     "partitions added to requests": Fault(on_brokers.more_requests, alone=True),
-    "partitions added to results": Fault(on_brokers.more_results, alone=True, says="are not counted"),
+    "partitions added to results": Fault(on_brokers.more_results, alone=True),
     # What is read of the new topic before the watch sees that it is one is read again.
     "requests deleted and made again": Fault(
         on_brokers.requests_anew, crash=True, alone=True, unasked=("I3 commits", "I4 tables")
@@ -92,6 +106,7 @@ FAULTS = {
         on_brokers.results_anew, alone=True, unasked=("I3 commits", "I4 tables"), ends=True, crash=True
     ),
     "records deleted up to the commit": Fault(on_brokers.delete_records),
+    "records deleted before they were read": Fault(on_brokers.delete_unread, alone=True),
     "records gone by retention": Fault(on_brokers.retention, alone=True),
     "memcached killed": Fault(on_storage.kill_memcached),
     "memcached frozen": Fault(on_storage.freeze_memcached),

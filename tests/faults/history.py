@@ -9,12 +9,16 @@ import itertools
 import json
 import re
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import aiohttp
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from tests.faults.load import document
 
 STEADY = re.compile(r"r(\d+)")
 """The ids of steady requests, with their numbers."""
@@ -28,7 +32,7 @@ SESSION = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A result as it was read; `at` is when its producer made it, in seconds."""
+    """A result as it was read; `at` is when its producer made it, in seconds, `number` that in its document."""
 
     request_id: str
     partition: int
@@ -36,6 +40,7 @@ class Result:
     at: float
     key: bytes | None
     outcome: str
+    number: int | None = None
 
 
 @dataclass(slots=True)
@@ -99,15 +104,16 @@ class Observer:
 
         def look() -> int:
             committed = self.committed()
-            return sum(abs(end - committed.get(partition, 0)) for partition, end in self._ends(self._topic).items())
+            return sum(abs(end - committed.get(partition, 0)) for partition, end in self.ends_of(self._topic).items())
 
         return await asyncio.to_thread(look)
 
     def ends(self) -> dict[int, int]:
         """Return the ends of the topic's partitions. Raises KafkaException."""
-        return self._ends(self._topic)
+        return self.ends_of(self._topic)
 
-    def _ends(self, topic: str) -> dict[int, int]:
+    def ends_of(self, topic: str) -> dict[int, int]:
+        """Return the ends of a topic's partitions. Raises KafkaException."""
         consumer = Consumer({"bootstrap.servers": self._servers, "group.id": "reader", "log_level": 0})
         try:
             partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
@@ -122,7 +128,7 @@ class Observer:
         for message in self._read(topic):
             value = json.loads(message.value())
             found.append(Result(value["id"], message.partition(), message.offset(), message.timestamp()[1] / 1000,
-                                message.key(), value["outcome"]))  # fmt: skip
+                                message.key(), value["outcome"], _number(value.get("document"))))  # fmt: skip
         return sorted(found, key=lambda each: (each.partition, each.offset))
 
     def located(self, acknowledged: dict[str, tuple[int, int | None]]) -> dict[str, tuple[int, int]]:
@@ -147,7 +153,7 @@ class Observer:
                              "auto.offset.reset": "earliest", "enable.partition.eof": True,
                              "log_level": 0})  # fmt: skip
         try:
-            open_ = self._ends(topic)
+            open_ = self.ends_of(topic)
             consumer.assign([TopicPartition(topic, number, 0) for number in open_])
             while open_:
                 message = consumer.poll(30)
@@ -160,36 +166,84 @@ class Observer:
             consumer.close()
 
 
-def lost(acknowledged: Iterable[str], results: list[Result]) -> str:
-    """I1: each acknowledged request has its result."""
-    missing = sorted(set(acknowledged) - {each.request_id for each in results})
-    return f"{len(missing)} without a result: {missing[:5]}" if missing else ""
+def _number(document: Any) -> int | None:
+    return document.get("n") if isinstance(document, dict) else None
 
 
-def repeated(results: list[Result], crashes: list[tuple[float, float]]) -> tuple[int, str]:
+def lost(acknowledged: Iterable[str], results: list[Result], nameless: int = 0) -> str:
+    """I1: each acknowledged request has its result; so have those that are `nameless`, as nobody can read their id."""
+    named, answered = set(acknowledged), {each.request_id for each in results}
+    found = []
+    if missing := sorted(named - answered):
+        found.append(f"{len(missing)} without a result: {missing[:5]}")
+    if (others := len(answered - named)) < nameless:
+        found.append(f"{nameless} that are no requests have {others} results")
+    return "; ".join(found)
+
+
+def repeated(
+    results: list[Result],
+    crashes: list[tuple[float, float]],
+    places: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    samples: Samples | None = None,
+) -> tuple[int, str]:
     """I2: how many results repeat another, and which did though no crash explains it. One from `crashes`, each a time
     from and to, explains a repeat if it came after the crash began, and the first result not much before or after it:
-    by as much as a commit may be late, or a session lasts.
+    by as much as a commit may be late, or a session lasts. Nothing explains the repeat of a request from `places` of
+    which a sample had seen that it was committed before the repeat was made.
     """
     first: dict[str, Result] = {}
     count, wrong = 0, []
+    committed: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)  # how far, and when that was first seen
+    for at, commits in [] if samples is None else samples.commits:
+        for partition, offset in commits.items():
+            if not committed[partition] or offset > committed[partition][-1][0]:
+                committed[partition].append((offset, at))
     for each in sorted(results, key=lambda result: result.at):
         earlier = first.setdefault(each.request_id, each)
         if earlier is not each:
             count += 1
-            if not any(began - SINCE_COMMIT <= earlier.at <= ended + SESSION and each.at >= began
-                       for began, ended in crashes):  # fmt: skip
+            partition, offset = places.get(each.request_id, (-1, 0))
+            seen = committed[partition]
+            past = bisect.bisect_right(seen, (offset, float("inf")))
+            if (past < len(seen) and seen[past][1] < each.at) or not any(
+                began - SINCE_COMMIT <= earlier.at <= ended + SESSION and each.at >= began for began, ended in crashes
+            ):
                 wrong.append(each.request_id)
     return count, f"{len(wrong)} repeated without need: {wrong[:5]}" if wrong else ""
 
 
 def failed(results: Iterable[Result], hurt: Sequence[tuple[float, float]] = ()) -> str:
-    """I7: no steady request failed but in times from `hurt`, each the beginning and end of one in which some may; those
-    of a fault's own have other names.
+    """I7: no steady request failed but in times from `hurt`, each the beginning and end of one in which some may, and
+    none has another's document; those of a fault's own have other names.
     """
-    wrong = [each for each in results if STEADY.fullmatch(each.request_id) and each.outcome != "ok"
-             and not any(began <= each.at <= ended for began, ended in hurt)]  # fmt: skip
-    return f"{len(wrong)} failed: {[(each.request_id, each.outcome) for each in wrong[:3]]}" if wrong else ""
+    wrong, foreign = [], []
+    for each in results:
+        if (steady := STEADY.fullmatch(each.request_id)) is None:
+            continue
+        if each.outcome == "ok":
+            if each.number != document(int(steady[1])):
+                foreign.append((each.request_id, each.number))
+        elif not any(began <= each.at <= ended for began, ended in hurt):
+            wrong.append((each.request_id, each.outcome))
+    found = [f"{len(wrong)} failed: {wrong[:3]}"] if wrong else []
+    return "; ".join([*found, *([f"{len(foreign)} with another's document: {foreign[:3]}"] if foreign else [])])
+
+
+def unlike(results: Iterable[Result], expected: Mapping[str, Collection[str]]) -> str:
+    """I7: a fault's own requests, by the beginning of their names, came to the outcomes that they are to have, and
+    each kind of them was there.
+    """
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for each in results:
+        found[each.request_id.rpartition("-")[0]][each.outcome] += 1
+    wrong = []
+    for name, outcomes in expected.items():
+        if not found[name]:
+            wrong.append(f"no result of {name!r}")
+        elif other := found[name].keys() - set(outcomes):
+            wrong.append(f"{name!r}: {', '.join(f'{found[name][outcome]} {outcome}' for outcome in sorted(other))}")
+    return "; ".join(wrong)
 
 
 def skipped(acknowledged: dict[str, tuple[int, int]], results: list[Result], samples: Samples) -> str:
@@ -204,6 +258,8 @@ def skipped(acknowledged: dict[str, tuple[int, int]], results: list[Result], sam
     for partition, each in requests.items():  # of each request and those before it, the one that was answered last
         each.sort()
         latest[partition] = list(itertools.accumulate(((at, offset, name) for offset, at, name in each), max))
+    if not any(commits for _, commits in samples.commits):
+        return "no commit was seen"
     for at, commits in samples.commits:
         for partition, committed in commits.items():
             before = bisect.bisect_left(requests[partition], (committed,))
@@ -213,14 +269,17 @@ def skipped(acknowledged: dict[str, tuple[int, int]], results: list[Result], sam
 
 
 def disordered(acknowledged: dict[str, tuple[int, int]], keys: dict[str, bytes], results: list[Result]) -> str:
-    """I5: the first results of a key come in the order of its requests."""
+    """I5: the first results of a key come in the order of its requests; with partitions that are added, a key moves to
+    another, and has an order in each.
+    """
     seen: set[str] = set()
-    order: defaultdict[bytes, list[int]] = defaultdict(list)
+    order: defaultdict[tuple[bytes, int], list[int]] = defaultdict(list)
     for each in results:
         if each.request_id in acknowledged and each.request_id not in seen:
             seen.add(each.request_id)
-            order[keys[each.request_id]].append(acknowledged[each.request_id][1])
-    for key, offsets in order.items():
+            partition, offset = acknowledged[each.request_id]
+            order[keys[each.request_id], partition].append(offset)
+    for (key, _), offsets in order.items():
         for one, other in itertools.pairwise(offsets):
             if other < one:
                 return f"key {key!r}: the result of offset {other} came after that of {one}"

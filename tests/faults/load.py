@@ -17,8 +17,15 @@ HOT = 20
 """Documents that half of the requests ask for; the others each ask for one of their own."""
 SLOW_EVERY, SLOW = 100, 2.0
 """One request in so many takes so many seconds at the upstream: 1 %."""
+METADATA_AGE = 1_000
+"""Milliseconds after which partitions that were added are written to."""
 FLUSH_LIMIT = 180.0
 """Seconds for what was sent to be acknowledged, brokers that come back included."""
+
+
+def document(number: int) -> int:
+    """Return which document a steady request asks for; the upstream's answer has this number."""
+    return number % HOT if number % 2 else HOT + number
 
 
 class Load:
@@ -29,7 +36,8 @@ class Load:
     def __init__(self, servers: str, topic: str, url: str) -> None:
         # Kafka may be away for longer than the default of five minutes allows; nothing is to be given up.
         self._producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "acks": "all",
-                                   "linger.ms": 5, "message.timeout.ms": 600_000, "log_level": 0})  # fmt: skip
+                                   "linger.ms": 5, "message.timeout.ms": 600_000, "log_level": 0,
+                                   "topic.metadata.refresh.interval.ms": METADATA_AGE})  # fmt: skip
         self._topic = topic
         self.url = url
         self.acknowledged: dict[str, tuple[int, int | None]] = {}
@@ -38,6 +46,8 @@ class Load:
         self.keys: dict[str, bytes] = {}
         self.sent: dict[str, float] = {}
         """When each request was given to the producer, in seconds of the epoch."""
+        self.nameless = 0
+        """How many were sent without an id of their own."""
         self.refused: list[str] = []
         self._task: asyncio.Task[None] | None = None
         self._sent = self._names = 0
@@ -75,7 +85,9 @@ class Load:
             elif request_id is not None:
                 self.acknowledged[request_id] = message.partition(), message.offset()
 
-        if request_id is not None:
+        if request_id is None:
+            self.nameless += 1
+        else:
             self.keys[request_id] = key
             self.sent[request_id] = time.time()
         self._producer.produce(self._topic, value, key=key, on_delivery=delivered)
@@ -86,10 +98,10 @@ class Load:
             while self._sent < first + (time.monotonic() - began) * RATE:
                 number = self._sent
                 place = f"hot-{number % HOT}" if number % 2 else number
-                document = number % HOT if number % 2 else HOT + number
                 slow = f"?delay={SLOW}" if number % SLOW_EVERY == 0 else ""
                 request_id = f"r{number}"
-                value = {"id": request_id, "url": f"{self.url}/doc/{document}{slow}", "context": {"place": place}}
+                url = f"{self.url}/doc/{document(number)}{slow}"
+                value = {"id": request_id, "url": url, "context": {"place": place}}
                 self.put(json.dumps(value).encode(), b"k%d" % (number % KEYS), request_id)
                 self._sent += 1
             self._producer.poll(0)

@@ -14,7 +14,8 @@ from agents.entry import EntryPoint
 from tests.faults.cluster import Cluster
 from tests.faults.faults import FAULTS, mix
 from tests.faults.proxy import Proxy
-from tests.faults.scene import NotHereError, Report, Scene, run
+from tests.faults.scene import NotHereError, Scene
+from tests.faults.trial import Report, run
 
 QUESTIONS = ("I1 lost", "I2 repeats", "I3 commits", "I4 tables", "I5 order", "I6 lag", "I6 sizes", "I7 truth")
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from confluent_kafka import TopicPartition
@@ -51,9 +52,14 @@ async def freeze_a_broker(scene: Scene) -> None:
 
 async def kill_the_controller(scene: Scene) -> None:
     """Kill the broker that leads the cluster's metadata."""
-    client = admin(scene)
-    found = await asyncio.to_thread(client.describe_cluster(request_timeout=10).result)
-    await asyncio.to_thread(scene.cluster.node(found.controller.id).restart, signal.SIGKILL)
+    leader = await _controller(scene)
+    await asyncio.to_thread(scene.cluster.node(leader).restart, signal.SIGKILL)
+    assert await _controller(scene) != leader, "the controller is where it was"
+
+
+async def _controller(scene: Scene) -> int:
+    """Return which node leads the metadata. What DescribeCluster calls so is any broker that lives (KIP-590)."""
+    return int(await control(scene, "controller"))
 
 
 async def move_the_coordinator(scene: Scene) -> None:
@@ -80,8 +86,17 @@ def all_down(seconds: float) -> Act:
 
 async def move_leaders(scene: Scene) -> None:
     """Every partition of the three topics gets another leader every 5 s, four times."""
-    topics = f"{scene.stage.requests},{scene.stage.results},{scene.stage.dead_letters}"
-    await control(scene, "move", topics, "5", "4")
+    names = scene.stage.requests, scene.stage.results, scene.stage.dead_letters
+    before = await _leaders(scene, names)
+    await control(scene, "move", ",".join(names), "5", "4")
+    after = await _leaders(scene, names)
+    stayed = [place for place, leader in before.items() if after[place] == leader]
+    assert len(stayed) < len(before) / 2, f"leaders are where they were: {stayed}"
+
+
+async def _leaders(scene: Scene, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    found = (await asyncio.to_thread(admin(scene).list_topics, timeout=10)).topics
+    return {(topic, number): each.leader for topic in topics for number, each in found[topic].partitions.items()}
 
 
 async def too_few_replicas(scene: Scene) -> None:
@@ -147,19 +162,31 @@ async def fill_disk(scene: Scene) -> None:
 async def more_requests(scene: Scene) -> None:
     """Give the requests two partitions more. Those of the results stay as they are, and so does the stage's count."""
     await _enlarge(scene, scene.stage.requests)
+    await asyncio.sleep(15)
+    await _written(scene, scene.stage.requests)
 
 
 async def more_results(scene: Scene) -> None:
-    """Give the results two partitions more."""
+    """Give results and requests two partitions more. A worker writes to those of the results once it starts anew."""
     await _enlarge(scene, scene.stage.results)
+    await asyncio.sleep(15)
+    await _enlarge(scene, scene.stage.requests)
     scene.stage.partitions += MORE
+    await scene.roll()
+    await _written(scene, scene.stage.results)
 
 
 async def _enlarge(scene: Scene, topic: str) -> None:
     client = admin(scene)
     more = NewPartitions(topic, scene.stage.partitions + MORE)
     await asyncio.to_thread(client.create_partitions([more])[topic].result)
-    await asyncio.sleep(15)
+
+
+async def _written(scene: Scene, topic: str) -> None:
+    """Wait until each partition of a topic has a record. Raises TimeoutError."""
+    async with asyncio.timeout(60):
+        while not all((await asyncio.to_thread(scene.observer.ends_of, topic)).values()):
+            await asyncio.sleep(0.5)
 
 
 async def requests_anew(scene: Scene) -> None:
@@ -209,6 +236,22 @@ async def delete_records(scene: Scene) -> None:
         await asyncio.to_thread(future.result)
 
 
+async def delete_unread(scene: Scene) -> None:
+    """Delete what came while no worker was there, past the commit."""
+    for worker in scene.workers:
+        await scene.end(worker)
+    committed = await asyncio.to_thread(scene.observer.committed)
+    await asyncio.sleep(3)
+    client = admin(scene)
+    places = [TopicPartition(scene.stage.requests, partition, offset)
+              for partition, offset in (await asyncio.to_thread(scene.observer.ends)).items()]  # fmt: skip
+    for place, future in client.delete_records(places).items():
+        await asyncio.to_thread(future.result)
+        scene.deleted[place.partition] = committed[place.partition], place.offset
+    for _ in places[:2]:
+        await scene.start()
+
+
 def admin(scene: Scene) -> AdminClient:
     """Return a client for what is no load. It has to be kept until its futures are done: without it they fail."""
     return AdminClient({"bootstrap.servers": scene.cluster.servers, "log_level": 0})
@@ -222,12 +265,13 @@ async def configure(scene: Scene, topic: str, name: str, value: str) -> None:
     await asyncio.to_thread(client.incremental_alter_configs([resource])[resource].result)
 
 
-async def run(*command: str) -> None:
-    """Run a command to its end."""
+async def run(*command: str) -> str:
+    """Run a command to its end; return what it printed."""
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
 
 
-async def control(scene: Scene, *arguments: str) -> None:
-    """Run Control.java to its end."""
-    await run("java", "-cp", f"{jars()}/*", str(CONTROL), scene.cluster.servers, *arguments)
+async def control(scene: Scene, *arguments: str) -> str:
+    """Run Control.java to its end; return what it printed."""
+    return await run("java", "-cp", f"{jars()}/*", str(CONTROL), scene.cluster.servers, *arguments)

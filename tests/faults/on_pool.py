@@ -39,8 +39,8 @@ def check(name: str) -> Act:
 
     async def act(scene: Scene) -> None:
         for number in range(200):
-            request_id = scene.load.name(name)
             chosen = name if number % 33 == 1 else "burns"
+            request_id = scene.load.name(chosen)
             value = {"id": request_id, "url": f"{scene.load.url}/doc/{number}?of={name}",
                      "checks": [{"name": chosen, "field": "n"}]}  # fmt: skip
             scene.load.put(json.dumps(value).encode(), request_id.encode(), request_id)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import random
 import shutil
 from pathlib import Path
+from random import Random
 
 from tests.faults.on_brokers import run
 from tests.faults.scene import Scene, need_root
@@ -74,21 +74,21 @@ async def tear_files(scene: Scene) -> None:
     for _ in range(20):
         for path in scene.kept.rglob("*"):
             with contextlib.suppress(OSError):
-                _damage(path)
+                _damage(path, scene.draw)
         await asyncio.sleep(0.5)
 
 
-def _damage(path: Path) -> None:
+def _damage(path: Path, draw: Random) -> None:
     if not path.is_file():
         return
     size = path.stat().st_size
-    if random.random() < 0.5:
+    if draw.random() < 0.5:
         with path.open("r+b") as file:
-            file.truncate(random.randrange(size + 1))
+            file.truncate(draw.randrange(size + 1))
     else:
         with path.open("r+b") as file:
-            file.seek(random.randrange(size + 1))
-            file.write(random.randbytes(16))
+            file.seek(draw.randrange(size + 1))
+            file.write(draw.randbytes(16))
 
 
 async def rows_on_disk(scene: Scene) -> None:
@@ -115,7 +115,7 @@ async def damage_store(scene: Scene) -> None:
         store = scene.store_of(worker)
         await scene.end(worker, kill=kill)
         for path in store.rglob("*"):
-            _damage(path)
+            _damage(path, scene.draw)
         try:
             await scene.start(store=store)
         except AssertionError:

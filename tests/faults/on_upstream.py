@@ -24,11 +24,11 @@ async def ask(scene: Scene, url: str, mark: str, **more: object) -> None:
         await asyncio.sleep(0.1)
 
 
-def answers(path: str) -> Act:
-    """Ask for what the upstream answers badly."""
+def answers(path: str, mark: str = "") -> Act:
+    """Ask for what the upstream answers badly; the names of these requests begin with the path, or with a mark."""
 
     async def act(scene: Scene) -> None:
-        await ask(scene, scene.load.url + path, path.strip("/").partition("?")[0])
+        await ask(scene, scene.load.url + path, mark or path.strip("/").partition("?")[0])
 
     return act
 

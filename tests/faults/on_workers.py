@@ -55,9 +55,7 @@ async def scale(scene: Scene) -> None:
 
 async def rolling_restart(scene: Scene) -> None:
     """Each worker in turn: a new one first, then the old one ends."""
-    for worker in scene.workers:
-        await scene.start()
-        await scene.end(worker)
+    await scene.roll()
 
 
 async def no_files(scene: Scene) -> None:

@@ -6,17 +6,18 @@ import asyncio
 import bisect
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.faults.faults import FAULTS
-from tests.faults.history import STEADY, Result, disordered, failed, lost, repeated, skipped
+from tests.faults.history import STEADY, Result, disordered, failed, lost, repeated, skipped, unlike
 from tests.faults.levels import WARM, Sizes, by_worker, grown, quarters
 from tests.faults.load import SLOW_EVERY
 from tests.faults.plot import Band, Panel, draw
-from tests.faults.scene import HEALED_WITHIN, blamed, differ
+from tests.faults.scene import HEALED_WITHIN
+from tests.faults.trial import UPSTREAM_AFTER, blamed, differ
 
 if TYPE_CHECKING:
     from tests.faults.soak import Soak
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 WINDOW = 10
 """Seconds of results of which each 99th percentile is."""
 PERCENTILE = 0.99
-UPSTREAM_AFTER = 30.0
-"""Seconds after a fault of the upstream in which requests may still fail: its breaker is to see that it is over."""
 
 
 @dataclass
@@ -99,14 +98,14 @@ async def ask(run: Soak, left: str, orphans: list[str]) -> Outcome:
     scene, since = run.scene, run.began
     results = await asyncio.to_thread(scene.observer.results, scene.stage.results)
     acknowledged = await asyncio.to_thread(scene.observer.located, scene.load.acknowledged)
-    repeats, wrong = repeated(results, scene.crashes)
+    repeats, wrong = repeated(results, scene.crashes, acknowledged, scene.observer.samples)
     late = [f"{done.name}: not caught up {HEALED_WITHIN:.0f} s after healing"
             for done in run.done if done.caught_up is None]  # fmt: skip
     sizes = [Sizes(each.at - since, each.worker, each.calm, each.memory, each.threads, each.files, each.tasks)
              for each in run.sampler.sizes]  # fmt: skip
     natural = "|".join({logs for done in run.done if (logs := FAULTS[done.name].logs)})
     answers = {
-        "I1 lost": lost(acknowledged, results),
+        "I1 lost": lost(acknowledged, results, scene.load.nameless),
         "I2 repeats": wrong,
         "I3 commits": skipped(acknowledged, results, scene.observer.samples),
         "I4 tables": await differ(scene),
@@ -114,6 +113,7 @@ async def ask(run: Soak, left: str, orphans: list[str]) -> Outcome:
         "I6 sizes": _joined([grown(sizes), *orphans]),
         "I7 truth": _joined([*(f"{done.name}: {each}" for done in run.done for each in done.problems),
                              failed(results, _hurt(run.done)),
+                             unlike(results, _expected(run.done)),
                              "" if scene.front is None else await scene.front.wrong(
                                  since + WARM, HEALED_WITHIN, fails=bool(natural)
                              ),
@@ -162,6 +162,12 @@ def percentiles(results: Iterable[Result], sent: Mapping[str, float]) -> list[tu
 def _hurt(done: Iterable[Done]) -> list[tuple[float, float]]:
     """Return when steady requests may fail: while a fault that makes them fail is done, and a while after."""
     return [(each.began, each.healed + UPSTREAM_AFTER) for each in done if FAULTS[each.name].fails]
+
+
+def _expected(done: Iterable[Done]) -> dict[str, Collection[str]]:
+    """Return the outcomes that requests of faults that were done are to have, by the beginning of their names."""
+    return {name: outcomes for each in done if not each.problems
+            for name, outcomes in FAULTS[each.name].expected.items()}  # fmt: skip
 
 
 def _levels(sizes: list[Sizes]) -> dict[str, str]:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from aiokafka.errors import InvalidPartitionsError
 
 from models.route import Route
 from streams.config.settings import Kafka, Settings
 from streams.kafka.topics import SPARE, Admin, Topic, delay_differences, differences, keeps, route_differences
+from streams.tables.changelogs import enlarge
 
 SIZE = 1_048_588
 
@@ -147,6 +150,23 @@ async def test_a_topic_that_grew_is_settled_once_it_is_listed_so(monkeypatch):
     monkeypatch.setattr("streams.kafka.topics.SETTLE_PAUSE", 0)
     assert (await admin.settled("t", grown={"t": 6}))["t"].partitions == 6
     assert listed == []
+
+
+class Growing:
+    """An admin client whose topic has been enlarged by another worker just now."""
+
+    async def create_partitions(self, _):
+        return SimpleNamespace(topic_errors=[("t", InvalidPartitionsError.errno, "Topic already has 6 partition(s).")])
+
+
+async def test_changelogs_that_another_worker_enlarged_have_grown(monkeypatch):
+    """Two workers that see results grow both enlarge; the broker refuses the later one, whose changelogs have grown
+    all the same.
+    """
+    admin = Admin(Kafka())
+    admin._client = Growing()
+    assert await admin.enlarge("t", 6) is False
+    assert await enlarge(admin, Topic("results", 6, 1), [Topic("t", 4, 1), Topic("u", 6, 1)]) == ["t"]
 
 
 def route(**changes):
