@@ -76,6 +76,7 @@ class CacheWriter:
         policy = self.policy_of(known)
         now = time.time()
         lifetime = failure_lifetime(error.trail, now, self._negative_ttl)
+        error.trail = ()  # the heads of whole answers, which no bound of the cache counts
         shared = encode_answer(known.request, Answer.failed(error))
         if known.key is not None and not self._is_outdated(known.key, began):
             self._keep_failure(known, shared, error, now, negative_ttl(error, policy, self._negative_ttl, lifetime))

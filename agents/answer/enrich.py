@@ -28,6 +28,7 @@ from streams.cache.front import Cache
 from streams.cache.single_flight import SingleFlight
 from streams.deadlines import Deadlines
 from streams.http import turn as turns
+from streams.http.bodies import kept_until_answered
 from streams.pool import CheckPool
 from streams.shares import Shares
 from streams.tasks import end_tasks, start
@@ -305,6 +306,10 @@ class Enricher:
         self._refreshing.give(of)
 
     async def _refreshed(self, key: bytes, known: ParsedRequest) -> None:
+        with kept_until_answered():  # of its own: the request that began it is answered meanwhile
+            await self._fetch_again(key, known)
+
+    async def _fetch_again(self, key: bytes, known: ParsedRequest) -> None:
         changes = self._cache.changes
         flight = self._flights.begin(key, changes.count, changes.last(key))
         if flight is None:

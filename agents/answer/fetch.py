@@ -6,25 +6,24 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from agents.answer.bulk import BulkFetcher
 from agents.answer.pages import PageFetcher
 from agents.answer.parsed_requests import ParsedRequest
 from models import documents
 from models.documents import Document
-from models.errors import AnswerError, InvalidDocument, TooLarge, UpstreamError
+from models.errors import AnswerError, InvalidDocument, TooLarge
 from models.histogram import Histogram
 from models.large import LARGE
 from models.request import Request
 from models.result import Answer
-from streams.cache.freshness import PARTIAL, Head
+from streams.cache.freshness import Head
 from streams.functions import FunctionCaller
 from streams.http.client import NOT_MODIFIED, Client
 from streams.http.excerpt import chosen, excerpt
 from streams.http.limits import Host
 from streams.http.policy import UpstreamPolicy
-from streams.http.response import Response, unusable
+from streams.http.response import Response, refuse_partial, unusable
 from streams.http.retry import repeatable
 from streams.pool import LargeWork
 
@@ -186,19 +185,6 @@ class Fetcher:
             request.method, request.url, headers, request.body,
             deadline=deadline, policy=policy, validators=validators, again=again,
         )  # fmt: skip
-
-
-def refuse_partial(request: Request, response: Response) -> None:
-    """Raise UpstreamError for a partial response to a request without Range (RFC 9110, section 15.3.7)."""
-    if (
-        response.status != PARTIAL
-        or request.method != "GET"
-        or any(name.lower() == "range" for name in request.headers)
-    ):
-        return
-    host = urlsplit(request.url or "").hostname
-    msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
-    raise unusable(response, UpstreamError(msg, PARTIAL))
 
 
 def promises_document(request: Request, response: Response) -> bool:

@@ -21,7 +21,7 @@ from streams.http.client import Client
 from streams.http.excerpt import excerpt
 from streams.http.policy import UpstreamPolicy
 from streams.http.request import OutgoingRequest, harmless, redirected
-from streams.http.response import Response, unusable, without_validators
+from streams.http.response import Response, refuse_partial, unusable, without_validators
 from streams.http.retry import IDEMPOTENCY_KEY, repeatable
 from streams.http.url import parse, resolve
 from streams.pool import LargeWork
@@ -63,6 +63,7 @@ class PageFetcher:
                 reading.number += 1
                 response = await self._fetch_page(reading, place, deadline)
                 try:
+                    refuse_partial(request, response)
                     page = await self._read(response, reading.pages)
                     place = reading.take(place, response, page)
                     await room.grow(reading.size)
@@ -158,6 +159,7 @@ class _Reading:
             error = unusable(response, error)
         if self._attempts:
             error.attempts = (error.attempts or 0) + self._attempts
+            error.unsent = False  # the pages before were
         if self.number > 1:
             error.args = (f"page {self.number}: {error}",)
         return error

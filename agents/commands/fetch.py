@@ -25,10 +25,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _fetch(options: argparse.Namespace) -> int:
-    from agents.answer.fetch import refuse_partial
     from models.request import Request
     from streams.config import settings as configuration
     from streams.http.client import client_of
+    from streams.http.response import refuse_partial
     from streams.tasks import start
 
     settings = configuration.load()

@@ -108,8 +108,10 @@ def _freshness(head: Head, policy: CachePolicy, now: float) -> Freshness | None:
         return None
     fresh = policy.ttl if lifetime is None else max(0.0, min(lifetime - age, policy.ttl))
     strict = not directives.keys().isdisjoint(_NEVER_STALE)
-    while_revalidate = seconds(directives.get("stale-while-revalidate"))
-    if_error = seconds(directives.get("stale-if-error"))
+    # Both count from when the response became stale, which may be before it arrived (RFC 5861, sections 3 and 4).
+    stale = 0.0 if lifetime is None else max(0.0, age - lifetime)
+    while_revalidate = _left(seconds(directives.get("stale-while-revalidate")), stale)
+    if_error = _left(seconds(directives.get("stale-if-error")), stale)
     windows = (
         0.0 if strict else _within(while_revalidate, policy.stale_while_revalidate, silent=0.0),
         0.0 if strict else _within(if_error, policy.stale_if_error, silent=MAX_STALE),
@@ -211,6 +213,10 @@ def initial_age(headers: Headers, now: float, delay: float) -> float:
     age = 0.0 if written is None else seconds(written.partition(",")[0].strip()) or 0.0
     date = http_date(headers["Date"]) if "Date" in headers else None
     return max(age + delay, 0.0 if date is None else now - date - 1.0)
+
+
+def _left(given: float | None, passed: float) -> float | None:
+    return None if given is None else max(0.0, given - passed)
 
 
 def _within(given: float | None, allowed: float | None, *, silent: float) -> float:

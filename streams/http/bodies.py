@@ -24,7 +24,7 @@ EARLY = 0.05
 """Seconds before its deadline that a request stops waiting for memory, to report that."""
 
 _sharing: ContextVar[Room | None] = ContextVar("sharing", default=None)
-_answering: ContextVar[list[Callable[[], None]] | None] = ContextVar("answering", default=None)
+_answering: ContextVar[kept_until_answered | None] = ContextVar("answering", default=None)
 
 
 class kept_until_answered:  # noqa: N801  a context manager
@@ -36,14 +36,22 @@ class kept_until_answered:  # noqa: N801  a context manager
     __slots__ = ("_gives",)
 
     def __enter__(self) -> None:
-        self._gives: list[Callable[[], None]] = []
-        _answering.set(self._gives)
+        self._gives: list[Callable[[], None]] | None = []
+        _answering.set(self)
 
     def __exit__(self, *_: object) -> None:
-        if _answering.get() is self._gives:  # it is not in a task that is collected unfinished: that is another's
+        if _answering.get() is self:  # it is not in a task that is collected unfinished: that is another's
             _answering.set(None)
-        for give in self._gives:
+        gives, self._gives = self._gives, None
+        for give in gives or ():
             give()
+
+    def keep(self, give: Callable[[], None]) -> None:
+        """Give a reservation back at the end; at once if that has come: a task begun in the block outlives it."""
+        if self._gives is None:
+            give()
+        else:
+            self._gives.append(give)
 
 
 class Bodies:
@@ -73,7 +81,7 @@ class Bodies:
         if answering is None:
             room.give()
         elif room.taken:
-            answering.append(room.give)
+            answering.keep(room.give)
 
     @contextmanager
     def one_room(self, host: str, most: int, deadline: float | None) -> Iterator[Room]:

@@ -16,6 +16,8 @@ MAX_COOKIES = 50
 MAX_COOKIE_BYTES = 4_096
 """Bytes of a cookie, attributes included; larger ones are ignored (RFC 6265, section 6.1)."""
 
+MAX_SEGMENTS = 64
+"""Segments of a path for which cookies are looked up, as aiohttp does for each; those of deeper paths are not sent."""
 
 _EPOCH = re.compile(r"(?i);\s*expires\s*=[^;]*\b0?1[ -]jan[ -](?:19)?70\b")
 _MAX_AGE = re.compile(r"(?i);\s*max-age\s*=")
@@ -43,7 +45,9 @@ class Cookies:
 
     def added_to(self, headers: Mapping[str, str], url: URL, *, own: bool) -> Mapping[str, str]:
         """Return the headers with the cookies for this address, in place of those of the same name."""
-        set_here = {name: morsel.coded_value for name, morsel in self._jar.filter_cookies(url).items()}
+        segments = url.raw_path.split("/", MAX_SEGMENTS + 1)[: MAX_SEGMENTS + 1]
+        place = url.with_path("/".join(segments), encoded=True)
+        set_here = {name: morsel.coded_value for name, morsel in self._jar.filter_cookies(place).items()}
         cookies = "; ".join(f"{name}={value}" for name, value in set_here.items())
         if not cookies or (
             not own and self._credentials is not None and self._credentials.contained_in(cookies.encode())

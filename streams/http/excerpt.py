@@ -88,10 +88,15 @@ async def _read(response: IncomingResponse, content: bytearray) -> None:
                 return
 
 
+MAX_CHOSEN = 65_536
+"""Characters of a header that goes into results: each is searched for credentials in one turn."""
+
+
 def chosen(
     headers: Mapping[str, str], names: tuple[str, ...], credentials: Credentials | None
 ) -> dict[str, str] | None:
-    """Return the named headers of a response, in lower case, without those that contain the credentials.
+    """Return the named headers of a response, in lower case, without those that contain the credentials, or have more
+    than MAX_CHOSEN characters.
 
     None without names. Repeated headers are joined with commas (RFC 9110, section 5.3).
     """
@@ -99,6 +104,7 @@ def chosen(
         return None
     assert isinstance(headers, MultiMapping)
     found = {name: ", ".join(headers.getall(name)) for name in names if name in headers}
+    found = {name: value for name, value in found.items() if len(value) <= MAX_CHOSEN}
     return {
         name: value.encode(errors="replace").decode()
         for name, value in found.items()

@@ -26,6 +26,8 @@ MAX_FIELDS = 256
 SWITCHING = 101
 NO_CONTENT = 204
 
+MAX_INTERIM = 32
+"""Interim responses (RFC 9110, section 15.2) before the final one; a server that sends more is not waited for."""
 CARRIED = 2
 """Bytes in which the end of a head may begin."""
 
@@ -45,6 +47,8 @@ class AnswerProtocol(ResponseHandler):
 
     _answered = False
     """Whether the head of the response has arrived."""
+    _interim = 0
+    """How many heads arrived before it."""
     _last = b""
     """The last bytes read, in which an end may begin."""
     _left: int | None = None
@@ -57,14 +61,14 @@ class AnswerProtocol(ResponseHandler):
 
     def set_response_params(self, **options: Any) -> None:
         """Begin to read the response to another request."""
-        self._answered, self._last, self._left, self._kept = False, b"", None, None
+        self._answered, self._last, self._left, self._kept, self._interim = False, b"", None, None, 0
         super().set_response_params(**options)
         self.used = True
 
     def begin(self, *, skip_payload: bool, read_timeout: float | None) -> None:
         """Begin to read a response, within our limits. `read_timeout`: seconds of silence that end it."""
         if self._kept is not None and self._kept is self._parser and not skip_payload:
-            self._answered, self._last, self._left, self._kept = False, b"", None, None
+            self._answered, self._last, self._left, self._kept, self._interim = False, b"", None, None, 0
             self.read_timeout = read_timeout
             return
         self.set_response_params(
@@ -109,6 +113,7 @@ class AnswerProtocol(ResponseHandler):
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Take a message whose head has been read."""
         message, payload = data
+        self._interim += 1
         self._answered = message.code >= 200 or message.code == SWITCHING  # noqa: PLR2004  not an interim one
         length = message.headers.get("Content-Length", "")
         if payload is not EMPTY_PAYLOAD and not message.chunked and length.isdecimal():
@@ -137,6 +142,9 @@ class AnswerProtocol(ResponseHandler):
             head, data = data[:end], data[end:]
             self._last = b""
             super().data_received(head)
+            if self._interim > MAX_INTERIM:
+                self._give_up()
+                return
             if not data:
                 return
         if self._answered and data and not self._upgraded:
@@ -160,6 +168,13 @@ class AnswerProtocol(ResponseHandler):
             self._last = (self._last + data)[-CARRIED - 1 :]
             if self._payload is not None and self._payload.is_eof() and _END.search(self._last[-3:]) is None:
                 self._end()  # chunks end with an empty line (RFC 9112, section 7.1)
+
+    def _give_up(self) -> None:
+        """Fail the response: of 1xx, however many there are, none is one."""
+        self.set_exception(HttpProcessingError(code=0, message=f"more than {MAX_INTERIM} interim responses"))
+        self.force_close()
+        if self.transport is not None:
+            self.transport.abort()
 
     def _end(self) -> None:
         """Close the connection after this response: at once if it was read to its end."""

@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
 from models.documents import Body
-from models.errors import AnswerError
-from streams.cache.freshness import Head
+from models.errors import AnswerError, UpstreamError
+from models.request import Request
+from streams.cache.freshness import PARTIAL, Head
 
 if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
@@ -82,6 +84,19 @@ def unusable(response: Response, error: E) -> E:
     """Return the error of a response that cannot be used, with its status, attempts and heads."""
     error.status, error.attempts, error.trail = response.status, response.attempts, response.trail()
     return error
+
+
+def refuse_partial(request: Request, response: Response) -> None:
+    """Raise UpstreamError for a partial response to a request without Range (RFC 9110, section 15.3.7)."""
+    if (
+        response.status != PARTIAL
+        or request.method != "GET"
+        or any(name.lower() == "range" for name in request.headers)
+    ):
+        return
+    host = urlsplit(request.url or "").hostname
+    msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
+    raise unusable(response, UpstreamError(msg, PARTIAL))
 
 
 def without_validators(response: Response) -> Response:

@@ -93,7 +93,9 @@ def windows(says: Says, policy: CachePolicy, now: float) -> Windows | None:
         fresh = 0.0
     if {"no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"} & set(said):
         return Windows(fresh, 0.0, 0.0)
-    while_asked, instead = said.get("stale-while-revalidate"), said.get("stale-if-error")
+    stale = 0 if lifetime is None else max(0, (says.age or 0) - lifetime)
+    while_asked, instead = (None if given is None else max(0, given - stale)
+                            for given in map(said.get, ("stale-while-revalidate", "stale-if-error")))  # fmt: skip
     own = policy.stale_while_revalidate, policy.stale_if_error
     most = [MOST_STALE if limit is None else limit for limit in own]
     revalidate = min(while_asked, most[0]) if while_asked is not None else own[0] or 0.0

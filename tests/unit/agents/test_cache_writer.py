@@ -26,6 +26,7 @@ from streams.cache.front import Cache
 from streams.config.cache_url import parse_tiers
 from streams.config.validators import parse_networks, parse_ports
 from streams.functions import FunctionCaller
+from streams.http.bodies import kept_until_answered
 from streams.http.client import Client
 from streams.http.guard import Guard
 from streams.http.policy import policy_of
@@ -418,6 +419,35 @@ async def test_a_failure_outlasts_the_five_seconds_if_it_says_so(
     for wait, state in ((50.0, "hit"), (61.0, "miss")):
         monkeypatch.setattr(time, "time", lambda wait=wait: now() + wait)
         assert await worker.ask("/a") == state
+
+
+async def test_a_failure_is_kept_without_the_heads_that_it_came_with(upstream: Upstream, worker: Worker) -> None:
+    """They may have megabytes, which no bound of the cache counts."""
+    upstream.says("GET /a", head("max-age=60", 404, Long="x" * 7_000))
+    known = worker.known()
+    assert await worker.ask_known(known) == "miss"
+    entry = worker.cache.peek(known.key or b"")
+    assert entry is not None
+    assert entry.error is not None
+    assert entry.error.trail == ()
+
+
+async def test_a_refresh_gives_back_its_room(
+    upstream: Upstream, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large answer that is fetched behind a request's back takes no room once it is there."""
+    monkeypatch.setattr("streams.http.client.arrived", lambda *_: None)  # as if it came in pieces
+    large = {"text": "x" * 90_000, "headers": {"Cache-Control": "max-age=0, stale-while-revalidate=60"}}
+    upstream.says("GET /a", large)
+    for state in ("miss", "stale"):
+        with kept_until_answered():
+            assert await worker.ask() == state
+    await upstream.until(2)
+    async with asyncio.timeout(PATIENCE):
+        while worker.enricher._refreshes:
+            await asyncio.wait(worker.enricher._refreshes.values())
+            await asyncio.sleep(0)
+    assert worker.enricher._fetcher._client.bodies.taken == 0
 
 
 async def test_an_invalid_document_that_must_not_be_kept_is_not(upstream: Upstream, worker: Worker) -> None:

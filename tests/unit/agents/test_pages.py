@@ -6,8 +6,14 @@ import json
 
 import pytest
 
+from agents.answer.pages import _Reading
 from agents.testing import AsyncHarness, Reply
+from models.errors import Unreachable
+from models.expression import Expression
+from models.pages import Pages
+from models.request import Request
 from streams.config.settings import Settings
+from streams.http.policy import UpstreamPolicy
 
 BASE = "https://api.example.com/items"
 LINKED = 'next = "links.next", items = "data", limit = 3'
@@ -124,6 +130,30 @@ async def test_a_page_that_fails_fails_the_whole():
     assert (result["outcome"], result["status"], result["attempts"]) == ("upstream_error", 404, 3)
     assert result["error"]["message"] == "page 2: api.example.com answered 404 Not Found"
     assert len(asked) == 3
+
+
+async def test_a_page_that_is_partial_fails_the_whole():
+    """A 206 to a GET without Range is an error on whichever page it is: items are missing."""
+    for statuses in ((206, 200), (200, 206)):
+        first, last = (Reply([number], status=status) for number, status in enumerate(statuses))
+        found = await outcome(
+            {f"{BASE}?page=1": first, f"{BASE}?page=2": last, f"{BASE}?page=3": Reply([])}, 'param = "page"'
+        )
+        number = "page 2: " if statuses[1] == 206 else ""
+        assert found[:2] == (
+            "upstream_error", f"{number}api.example.com answered 206 Partial Content to a request without Range"
+        )  # fmt: skip
+
+
+def test_after_a_page_something_was_sent():
+    """A POST whose second page could not be had is not repeated as one of which nothing was sent."""
+    reading = _Reading(Request(url=BASE, method="POST"), Pages(Expression("items"), param="page"), UpstreamPolicy(1), {})
+    error = Unreachable("refused")
+    error.unsent, error.attempts = True, 1
+    assert reading.failed(error.copied()).unsent
+    reading._attempts = 1
+    failed = reading.failed(error)
+    assert (failed.attempts, failed.unsent) == (2, False)
 
 
 async def test_a_page_is_retried_by_itself():

@@ -113,6 +113,24 @@ async def test_room_is_kept_until_the_request_is_answered() -> None:
     assert bodies.taken == 0
 
 
+async def test_a_task_that_outlives_its_request_keeps_no_room() -> None:
+    """What a request began in the background may read a body after it: the room for that is given back, too."""
+    bodies = Bodies(MOST)
+
+    async def read_later(answered: asyncio.Event) -> None:
+        await answered.wait()
+        with bodies.room("h", MOST, None) as room:
+            await room.grow(SMALL + 1)
+
+    answered = asyncio.Event()
+    with kept_until_answered():
+        reading = asyncio.create_task(read_later(answered))
+        await settle()
+    answered.set()
+    await reading
+    assert bodies.taken == 0
+
+
 async def test_a_task_that_is_collected_unfinished_changes_no_other_s_room():
     """Its block ends in the context of whoever collects it, whose bodies are kept all the same."""
     bodies = Bodies(1_000_000)

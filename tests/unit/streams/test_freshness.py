@@ -118,6 +118,16 @@ def test_a_source_says_how_stale_an_answer_may_get(
 
 
 @pytest.mark.parametrize(
+    ("age", "left", "shared"), [(30, 60, True), (60, 60, True), (100, 20, True), (3_600, 0, False)]
+)
+def test_what_comes_stale_has_the_rest_of_its_time(age: int, left: int, shared: bool) -> None:
+    """The seconds of RFC 5861 count from when an answer became stale, wherever it was kept by then."""
+    found = read("max-age=60, stale-while-revalidate=60, stale-if-error=60", age=str(age))
+    assert found is not None
+    assert (found.while_revalidate, found.if_error, found.shared) == (left, left, shared)
+
+
+@pytest.mark.parametrize(
     ("said", "expires", "others", "fresh"),
     [
         (None, 20, {}, 20),

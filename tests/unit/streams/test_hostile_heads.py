@@ -18,9 +18,11 @@ from models.source import CachePolicy
 from models.text import MAX_LABEL, text_codec
 from models.url import check_url
 from streams.cache.freshness import MAX_LIST, Head, failure_lifetime, freshness, parse_directives
+from streams.http.auth import Fixed
 from streams.http.content import MAX_CODINGS_TEXT, MAX_MEMBERS, Decoder, codings_of, read_body
+from streams.http.cookies import Cookies
 from streams.http.errors import unsuccessful
-from streams.http.excerpt import _read
+from streams.http.excerpt import _read, chosen
 from streams.http.policy import UpstreamPolicy
 from streams.http.response import MAX_CONTENT_TYPE, media
 from streams.http.url import MAX_URL, normal, parse, resolve
@@ -240,3 +242,21 @@ def test_no_url_holds_up_the_event_loop(text):
     url = ("http://h/a?" + text * MAX_URL)[:MAX_URL]
     assert cpu_time(lambda: normal(url)) < allowed() / 2  # it is parsed here, and where it is requested
     assert normal(url).isascii()
+
+
+async def test_no_path_holds_up_the_event_loop_that_looks_for_its_cookies():
+    """A redirect may lead to a path of as many segments as a URL has characters; those of the first ones are sent."""
+    cookies = Cookies(None)
+    cookies.take(URL("http://h/"), ["a=1"])
+    cookies.take(URL("http://h/"), ["b=2; Path=/x/y"])
+    assert cpu_time(lambda: cookies.added_to({}, parse("http://h/" + "/" * (MAX_URL - 9)), own=True)) < allowed()
+    assert cookies.added_to({}, parse("http://h/x/y/" + "z/" * 99), own=True) == {"Cookie": "a=1; b=2"}
+
+
+def test_no_header_of_a_result_holds_up_the_event_loop():
+    """What is longer than a result would take is left out before it is searched for secrets."""
+    headers = CIMultiDict([("Link", "a" * LINE)] * LINES)
+    secret = Fixed({}, {}, ["a-long-secret"])
+    assert cpu_time(lambda: chosen(headers, ("link", "etag"), secret)) < allowed()
+    assert chosen(headers, ("link",), secret) == {}
+    assert chosen(CIMultiDict(Link="a" * LINE), ("link",), secret) == {"link": "a" * LINE}

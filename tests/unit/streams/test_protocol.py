@@ -10,6 +10,7 @@ from models.errors import UpstreamError
 from models.source import Retries
 from streams.http.client import Client
 from streams.http.protocol import _is_whole
+from tests.turns import allowed, longest_turn
 from tests.unit.streams.test_client import LIMIT, LOOPBACK
 from tests.unit.streams.test_sent_once import Raw, ask
 
@@ -165,3 +166,16 @@ async def test_a_connection_serves_responses_of_every_kind_in_turn(client, raw):
         assert response.body.content == b'{"good":1}'
         assert "X-End" not in response.headers
     assert server.connections == 1
+
+
+async def test_interim_responses_are_read_up_to_a_number(client, raw):
+    """Some are passed over, as RFC 9110 wants it; who sends nothing but these is not listened to for ever."""
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    server = await raw(interim * 20 + GOOD, interim * 20_000 + GOOD, GOOD)
+    assert (await ask(client, server.url)).body.content == b'{"good":1}'
+    asking = asyncio.ensure_future(ask(client, server.url))
+    found, longest = await longest_turn(asking)
+    assert isinstance(found, UpstreamError)
+    assert longest < allowed()
+    assert (await ask(client, server.url)).body.content == b'{"good":1}'
+    assert server.connections == 2
