@@ -64,6 +64,8 @@ class Recovery(Quiet, recovery.Recovery):
     async def _resume_streams(self, generation_id: int = 0) -> None:
         if self.app.recover is not None:
             await self._wait(self.app.recover())
+        if not self.app.holder.assignment():  # Faust seeks only if there is something to seek
+            self.app.holder.let_go()
         await super()._resume_streams(generation_id)
 
 
@@ -182,7 +184,7 @@ class App(faust.App):
 
     async def arrived(self, seconds: float) -> bool:
         """Wait so many seconds until all that was published is acknowledged; returns whether it is."""
-        return all([await publisher.arrived(seconds) for publisher in self._running.publishers])
+        return all(await asyncio.gather(*(publisher.arrived(seconds) for publisher in self._running.publishers)))
 
     def _stands_still(self, reason: str) -> None:
         logger.critical("no progress: %s; exiting, so that another worker answers what is not committed", reason)

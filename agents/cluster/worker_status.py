@@ -85,12 +85,15 @@ class WorkerStatus:
             "started_at": self._started_at,
             "at": iso_now(),
             "state": "stopping" if any(app.should_stop for app in running) else "running",
-            "partitions": [partition(lease) for app in apps if app.started for lease in app.holder.leases.values()],
+            "partitions": [
+                partition(lease) for app in apps if app.started for lease in app.holder.leases.values() if lease.alive
+            ],
             "route_partitions": [
                 {"route": part.route.name, **partition(lease)}
                 for part in self._routing
                 if part.app.started
                 for lease in part.app.holder.leases.values()
+                if lease.alive
             ][:MAX_PARTITIONS],
             "rss": memory.resident(),
             "loop_lag_s": round(self._loop.lag, 4),

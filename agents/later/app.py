@@ -12,6 +12,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agents.answer.agent import TURN, Answerer
@@ -55,7 +56,6 @@ class LaterApp:
         self.waiting = Waiting(self.topics)
         self._settings = settings
         self._answering = answering
-        self._routing = {part.route.name: part for part in routing}
         self._find_topics = find_topics
         self._answerer: Answerer | None = None
         self._publisher: Publisher | None = None
@@ -63,6 +63,8 @@ class LaterApp:
         self._queues: defaultdict[RouteRunner, deque[RecordBatch]] = defaultdict(deque)
         self._tasks: dict[RouteRunner, asyncio.Task[None]] = {}
         self.app = App(settings, id=later_group(settings), resting=True)
+        for part in routing:
+            self.app.opens(partial(self._open_route, part))
         self.app.opens(self.open)
         topic = self.app.topic(*self.topics, key_type=bytes, value_type=bytes)
         self.app.agent(topic, name="later")(self.work)
@@ -71,12 +73,16 @@ class LaterApp:
         """The agent: has each batch wait."""
         await self.app.deliver(stream, self._take)
 
+    async def _open_route(self, part: RouteApp, stack: AsyncExitStack) -> Publisher:
+        """Wait for a route; return what its outputs go by: what Kafka does not take of these holds up this app, too."""
+        self._runners[part.route.name] = await part.lent.borrow(stack)
+        assert part.publisher is not None  # what was lent
+        return part.publisher
+
     async def open(self, stack: AsyncExitStack) -> Publisher:
-        """Wait for the answering part and the routes, and begin. Raises MillraceError."""
+        """Wait for the answering part, and begin. Raises MillraceError."""
         await self._find_topics()
         await self._answering.lent.borrow(stack)
-        for name, part in self._routing.items():
-            self._runners[name] = await part.lent.borrow(stack)
         resources = self._answering.resources
         assert resources is not None  # what was lent
         self._answerer, self._publisher = resources.answerer, resources.publisher

@@ -39,6 +39,11 @@ def explain(exc: Exception, kafka: Kafka, place: str | None = None) -> BrokerErr
     return kind(f"Kafka at {place or kafka.bootstrap_servers} {problem}")
 
 
+def may_pass(exc: Exception) -> bool:
+    """Whether the same call may succeed later. A time-out at the end of its retries is final for aiokafka."""
+    return isinstance(exc, errors.KafkaTimeoutError) or bool(getattr(exc, "retriable", True))
+
+
 def _of_network(exc: Exception, kafka: Kafka) -> str:
     match exc:
         case socket.gaierror():

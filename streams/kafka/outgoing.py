@@ -141,6 +141,10 @@ class PartitionQueue:
             self.alone = len(records)
         self.waiting.extendleft(reversed(records))
 
+    def stands_still(self, seconds: float) -> None:
+        """Note that it has taken nothing for so many seconds: aiokafka tries most failures again itself, for ever."""
+        self.failing_since = self.failing_since or time.monotonic() - seconds
+
     def failed(self) -> float:
         """Note a failure; return for how many seconds to pause."""
         self.failing_since = self.failing_since or time.monotonic()

@@ -210,15 +210,19 @@ class Publisher:
             self._room.set()
 
     def _weight(self) -> tuple[int, int]:
-        """Return the records and bytes of the backlog, of which a stuck partition has its share at most."""
-        records, size = self.backlog, self.backlog_bytes
+        """Return the records and bytes of the backlog, of which a stuck partition has its share. What it has beyond
+        counts as soon as it would make the backlog twice as large: outputs go by their keys, from partitions that
+        `is_full` does not close.
+        """
+        records = size = 0
         for queue in self._stuck:
             count = self._counts[queue.topic]
-            records -= max(0, queue.records - BACKLOG_RECORDS // count)
-            size -= max(0, queue.bytes - BACKLOG_BYTES // count)
-        return records, size
+            records += max(0, queue.records - BACKLOG_RECORDS // count)
+            size += max(0, queue.bytes - BACKLOG_BYTES // count)
+        return self.backlog - min(records, BACKLOG_RECORDS), self.backlog_bytes - min(size, BACKLOG_BYTES)
 
     def _mark_stuck(self, queue: PartitionQueue) -> None:
+        queue.stands_still(STUCK_AFTER)
         self._stuck.add(queue)
         self._weigh()
 

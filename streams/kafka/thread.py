@@ -255,6 +255,8 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
         """Commit; False if the broker did not take it, which the next commit mends, None if the group has moved on."""
         consumer = self._ensure_consumer()
         held = {tp: point for tp, point in points.items() if tp in consumer.assignment()}
+        if not held:  # aiokafka refuses to commit nothing
+            return None
         try:
             try:
                 await consumer.commit({TopicPartition(*tp): OffsetAndMetadata(*point) for tp, point in held.items()})

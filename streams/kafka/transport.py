@@ -48,7 +48,7 @@ from models.errors import reason_of
 from streams.config import settings as defaults
 from streams.config.settings import Kafka, Settings
 from streams.kafka.batch import RecordBatch, size_of
-from streams.kafka.errors import explain
+from streams.kafka.errors import explain, may_pass
 from streams.kafka.holdings import Holdings, hand_over
 from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.quiet import Quiet
@@ -85,7 +85,7 @@ class Consumer(Quiet, driver.Consumer):
         super().__init__(*args, **kwargs)
         self.leases = Holdings(self.app.conf.id, keeping=not self.app.exactly_once)
         self._committing = asyncio.Lock()
-        self.rebalances = 0
+        self.rebalances = self._revokes = 0
         self.commits = 0
         self.commit_failures = 0
         self.last_contact = time.monotonic()
@@ -180,22 +180,27 @@ class Consumer(Quiet, driver.Consumer):
             return
         timeout = POLL_TIMEOUT if len(open_) == len(held) else FULL_POLL_TIMEOUT
         try:
-            polled = await self._thread.call(self._thread.poll(set(open_), timeout))
+            polled = await self._poll(set(open_), timeout)
         except ConsumerStoppedError:
             raise
-        except NoOffsetForPartitionError:  # aiokafka looked for a commit before we had sought the beginning
-            return
-        except OffsetOutOfRangeError as exc:
-            await self.watch.resume(exc.args[0])
-            return
         except KafkaError as exc:
-            if not exc.retriable:
+            if not may_pass(exc):
                 raise explain(exc, self._kafka) from exc
             logger.warning("fetching failed, trying again: %s; requests wait", reason_of(exc))
             await asyncio.sleep(RETRY_PAUSE)
             return
         for tp, poll in polled.items():
             await self._deliver(tp, open_[tp], poll)
+
+    async def _poll(self, tps: set[TP], timeout: float) -> Mapping[TP, Polled]:
+        """Return what the thread polls; nothing where that has to be found out first. Raises KafkaError."""
+        try:
+            return await self._thread.call(self._thread.poll(tps, timeout))
+        except NoOffsetForPartitionError:  # aiokafka looked for a commit before we had sought the beginning
+            pass
+        except OffsetOutOfRangeError as exc:
+            await self.watch.resume(exc.args[0])
+        return {}
 
     def _open(self, leases: Mapping[TP, Lease]) -> dict[TP, Lease]:
         """Return those of which more may be taken: no partition rests, has more pending than is left for the others, or
@@ -251,13 +256,23 @@ class Consumer(Quiet, driver.Consumer):
 
     # -- leases
 
+    def let_go(self) -> None:
+        """Hold nothing: the group, which may have more members than partitions, has given this one no partition."""
+        for tp in self.leases:
+            self.leases.give_up(tp)
+        self.leases.clear()
+        self.rebalances += 1
+        logger.info("assigned: no partition")
+        self.transactions.settled()
+
     async def perform_seek(self) -> None:
         """Take a lease on every partition just assigned, from the group's commit and what it remembers."""
+        deadline, revokes = time.monotonic() + COMMITS_DEADLINE, self._revokes
         tps = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
         generation, member, held = self.app.consumer_generation_id, self._thread.member, self._thread.held
         if self.app.exactly_once and not tps <= held:  # another assignment has come meanwhile, and another call for it
             return
-        outlook = await self._while_assigned(generation, lambda: self._thread.outlook(tps))
+        outlook = await self._while_assigned(generation, deadline, lambda: self._thread.outlook(tps))
         if outlook is None:
             return
         identities, commits = outlook
@@ -268,24 +283,28 @@ class Consumer(Quiet, driver.Consumer):
             lease.member = member
         uncommitted = [tp for tp, lease in leases.items() if lease.position is None]
         if uncommitted:
-            begins = await self._while_assigned(generation, lambda: self._thread.begins(uncommitted))
+            begins = await self._while_assigned(generation, deadline, lambda: self._thread.begins(uncommitted))
             if begins is None:
                 return
             for tp, begin in begins.items():
                 leases[tp].start = begin
         await self._thread.call(self._thread.seek_all({tp: lease.next_offset for tp, lease in leases.items()}))
+        if revokes != self._revokes:  # the group is at its next generation already, and may give them to another
+            return
         self.rebalances += 1
-        logger.info("assigned: %s", ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(tps)) or "no partition")
+        logger.info("assigned: %s", ", ".join(f"{tp.topic}-{tp.partition}" for tp in sorted(tps)))
         self.leases.clear()
         self.leases.update(leases)
         self.transactions.settled()
 
-    async def _while_assigned(self, generation: int, call: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+    async def _while_assigned(
+        self, generation: int, deadline: float, call: Callable[[], Coroutine[Any, Any, T]]
+    ) -> T | None:
         """Call until the broker answers; None once another generation or the stop has made that pointless.
 
-        Ends the worker if it takes too long: Faust's recovery would give up silently, and hold the partitions.
+        Ends the worker after the deadline (monotonic seconds): Faust's recovery would give up silently, and hold the
+        partitions.
         """
-        deadline = time.monotonic() + COMMITS_DEADLINE
         while not self.should_stop and generation == self.app.consumer_generation_id:
             try:
                 return await asyncio.wait_for(self._thread.call(call()), COMMIT_TIMEOUT)
@@ -302,6 +321,7 @@ class Consumer(Quiet, driver.Consumer):
 
         Called on every rebalance (assignment is eager) and when the worker stops, perhaps both at once.
         """
+        self._revokes += 1
         leases = list(self.leases.values())
         await hand_over(leases, self.app.arrived, self._try_commit, self.app.crash_reason)
         for tp in self.leases:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from faust.types import TP
 
 from models.errors import BrokerError
@@ -20,7 +20,7 @@ from streams.config import settings as defaults
 from streams.config.settings import Kafka
 from streams.kafka import client
 from streams.kafka.commits import all_commits
-from streams.kafka.errors import explain
+from streams.kafka.errors import explain, may_pass
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import Lease
 from streams.kafka.thread import ConsumerThread
@@ -78,7 +78,7 @@ class TopicWatch:
             if former:
                 await self._begin_anew(former)
         except (KafkaError, TimeoutError) as exc:
-            if not getattr(exc, "retriable", True):
+            if not may_pass(exc):
                 raise
             self._trouble = str(await self._reason(exc))
 
@@ -122,7 +122,14 @@ class TopicWatch:
             lease = self._leases.get(tp)
             if lease is None or not lease.taking:
                 continue
-            first, end = await self._thread.call(self._thread.span(tp))
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT):  # aiokafka's own is 40 s, and nothing is delivered meanwhile
+                    first, end = await self._thread.call(self._thread.span(tp))
+            except TimeoutError:
+                msg = f"where {tp.topic}-{tp.partition} begins and ends is not known: its leader does not answer"
+                raise KafkaTimeoutError(msg) from None
+            if self._leases.get(tp) is not lease:
+                continue
             if offset < first:
                 self.skipped += first - offset
                 logger.warning("%s-%d: %d offsets, from %d on, went from the log unread: retention, or a deletion of "

@@ -147,7 +147,9 @@ async def test_a_page_that_is_partial_fails_the_whole():
 
 def test_after_a_page_something_was_sent():
     """A POST whose second page could not be had is not repeated as one of which nothing was sent."""
-    reading = _Reading(Request(url=BASE, method="POST"), Pages(Expression("items"), param="page"), UpstreamPolicy(1), {})
+    reading = _Reading(
+        Request(url=BASE, method="POST"), Pages(Expression("items", document=True), param="page"), UpstreamPolicy(1), {}
+    )
     error = Unreachable("refused")
     error.unsent, error.attempts = True, 1
     assert reading.failed(error.copied()).unsent

@@ -344,3 +344,19 @@ def test_workers_reports_are_added_up():
     assert json.loads(json.dumps(status)) == status
     records[0]["retry_later"]["topics"][0]["partitions"] = records[1]["retry_later"]["topics"][0]["partitions"] = 0
     assert later_status(records)["topics"][0]["waiting"] is None
+
+
+async def test_a_route_whose_outputs_kafka_does_not_take_holds_up_what_waits_for_it():
+    """The records of a route that are tried again go to its own publisher: while that fails, no worker ends for it."""
+    failing = SimpleNamespace(failing_since=1.0)
+
+    class Lent:
+        async def borrow(self, _):
+            return SimpleNamespace()
+
+    part = SimpleNamespace(route=SimpleNamespace(name="r"), lent=Lent(), publisher=failing)
+    later = LaterApp(Settings(), frozenset({60}), SimpleNamespace(), [part], lambda: None)
+    publishers = [await opener(None) for opener in later.app._openers[:-1]]
+    assert (publishers, list(later._runners)) == ([failing], ["r"])
+    later.app._running = later.app._running.__class__(publishers)
+    assert later.app.held_up()

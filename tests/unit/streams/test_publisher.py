@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -732,7 +733,7 @@ async def test_a_partition_without_a_leader_does_not_hold_up_the_others(publishe
 
 async def test_a_partition_that_takes_records_again_counts_in_full(publisher, cluster, desk, monkeypatch):
     """Its first acknowledgement ends that."""
-    monkeypatch.setattr(module, "BACKLOG_BYTES", 100)
+    monkeypatch.setattr(module, "BACKLOG_BYTES", 150)
     monkeypatch.setattr(module, "STUCK_AFTER", 0.01)
     cluster.holding = True
     publisher.publish("t", 0, parcel(desk, 0, bytes(90)))
@@ -744,6 +745,36 @@ async def test_a_partition_that_takes_records_again_counts_in_full(publisher, cl
     cluster.release()
     await desk.until(1)
     assert (publisher.is_full(0), publisher.congested) == (False, True)
+
+
+async def test_a_stuck_partition_that_all_write_to_is_bounded(publisher, cluster, desk, monkeypatch):
+    """A route's outputs go by their keys: requests of other partitions than its own feed it, too, as far as twice the
+    bound.
+    """
+    monkeypatch.setattr(module, "BACKLOG_RECORDS", 8)
+    monkeypatch.setattr(module, "STUCK_AFTER", 0.01)
+    cluster.holding = True
+    publish(publisher, desk, range(11))
+    await cluster.until(1)
+    await asyncio.wait_for(publisher.pace(), PATIENCE)
+    publish(publisher, desk, range(11, 16))
+    assert publisher.congested is True
+
+
+async def test_a_batch_that_waits_for_its_acknowledgement_is_a_failure_in_time(publisher, cluster, desk, monkeypatch):
+    """Where too few replicas are in sync aiokafka sends it again for ever, without a word: readiness has to see it."""
+    monkeypatch.setattr(module, "STUCK_AFTER", 0.01)
+    cluster.holding = True
+    publish(publisher, desk, [0])
+    await cluster.until(1)
+    async with asyncio.timeout(PATIENCE):
+        while publisher.failing_since is None:
+            await asyncio.sleep(0.005)
+    assert publisher.failing_since <= time.monotonic() - 0.01
+    cluster.release()
+    await desk.until(1)
+    await a_few_turns()
+    assert publisher.failing_since is None
 
 
 async def test_without_any_acknowledgement_the_backlog_is_bounded(publisher, cluster, desk, monkeypatch):

@@ -7,11 +7,16 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import ConsumerStoppedError
+from aiokafka.util import commit_structure_validate
+from faust.types import TP
 
+from streams.kafka.lease import CommitPoint
 from streams.kafka.thread import ConsumerThread, new_loop
 
 
@@ -103,3 +108,29 @@ async def test_a_group_that_is_not_known_yet_has_no_fault(thread: Thread) -> Non
         await thread._consumer.stop()
 
     await thread.call(look())
+
+
+class Committing:
+    """A consumer that holds one partition, and refuses to commit nothing, as aiokafka's does."""
+
+    def __init__(self) -> None:
+        self.committed: list[Any] = []
+
+    def assignment(self) -> set[TP]:
+        return {TP("t", 1)}
+
+    async def commit(self, offsets: Any) -> None:
+        commit_structure_validate(offsets)
+        self.committed.append(offsets)
+
+
+async def test_nothing_that_is_still_held_is_no_commit() -> None:
+    """Points of partitions that went to others are theirs; aiokafka would raise ValueError for none at all."""
+    consumer = Committing()
+    thread = SimpleNamespace(_ensure_consumer=lambda: consumer)
+    points = {TP("t", number): CommitPoint(5, "") for number in (0, 1)}
+    assert await ConsumerThread.commit_points(cast("Any", thread), {TP("t", 0): points[TP("t", 0)]}) is None
+    assert consumer.committed == []
+    assert await ConsumerThread.commit_points(cast("Any", thread), points) is None
+    assert [list(each) for each in consumer.committed] == [[TP("t", 1)]]
+    assert await ConsumerThread.commit_points(cast("Any", thread), {TP("t", 1): points[TP("t", 1)]}) is True

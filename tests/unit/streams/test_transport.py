@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiokafka import ConsumerRecord
+from aiokafka.errors import NodeNotReadyError
 from faust.types import TP
 
+from streams.app import Recovery
 from streams.config import settings as defaults
-from streams.config.settings import Settings
+from streams.config.settings import Kafka, Settings
+from streams.kafka import transport as module
 from streams.kafka.batch import size_of
 from streams.kafka.commit_metadata import Identity
+from streams.kafka.holdings import Holdings
 from streams.kafka.lease import Lease
 from streams.kafka.thread import Polled
 from streams.kafka.transport import Consumer
@@ -187,3 +193,116 @@ async def test_what_a_poll_took_from_nobodys_lease_is_read_again() -> None:
 def test_a_record_is_as_large_as_all_of_it(made: Any, size: int) -> None:
     """Key, value and headers count; what is absent is nothing worth counting."""
     assert size_of(made) == size
+
+
+class Seeking:
+    """A consumer that takes leases: what its thread answers is a test's."""
+
+    def __init__(self, *tps: TP) -> None:
+        self.leases = Holdings("g")
+        self.rebalances = self._revokes = 0
+        self.crashed: list[Any] = []
+        self.should_stop = False
+        self.app = SimpleNamespace(consumer_generation_id=1, exactly_once=False, crash=self._crash)
+        self.transactions = SimpleNamespace(settled=lambda: None)
+        self._kafka = Kafka()
+        self._thread = self
+        self.member, self.held, self._tps = None, frozenset(tps), set(tps)
+        self.begun = asyncio.Event()
+
+    def assignment(self) -> set[TP]:
+        return self._tps
+
+    def _is_changelog_tp(self, _: TP) -> bool:
+        return False
+
+    async def _crash(self, reason: Any) -> None:
+        self.crashed.append(reason)
+
+    async def call(self, coroutine: Any) -> Any:
+        return await coroutine
+
+    async def outlook(self, tps: Any) -> Any:
+        return dict.fromkeys((tp.topic for tp in tps), Identity("c", "t")), {}
+
+    async def begins(self, tps: Any) -> Any:
+        return dict.fromkeys(tps, 0)
+
+    async def seek_all(self, _: Any) -> None:
+        """Nothing to seek."""
+
+    def _while_assigned(self, *arguments: Any) -> Any:
+        return Consumer._while_assigned(cast("Any", self), *arguments)
+
+    async def perform_seek(self) -> None:
+        await Consumer.perform_seek(cast("Any", self))
+
+
+async def test_a_member_without_partitions_holds_nothing() -> None:
+    """Faust seeks only where there is something to seek: leases of before would keep the worker from being ready, and
+    have it claim their partitions.
+    """
+    seeking = Seeking(TP("t", 0))
+    await seeking.perform_seek()
+    assert list(seeking.leases) == [TP("t", 0)]
+    lease = seeking.leases[TP("t", 0)]
+    seeking.leases.give_up(TP("t", 0))
+    Consumer.let_go(cast("Any", seeking))
+    assert (list(seeking.leases), lease.alive, seeking.rebalances) == ([], False, 2)
+
+
+async def test_faust_s_recovery_lets_go_where_it_has_nothing_to_seek(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an assignment, it is Faust that seeks."""
+    let_go: list[bool] = []
+    for assignment in ({TP("t", 0)}, set()):
+        holder = SimpleNamespace(assignment=lambda found=assignment: found, let_go=lambda: let_go.append(True))
+        recovery = SimpleNamespace(app=SimpleNamespace(recover=None, holder=holder))
+        resumed: list[int] = []
+
+        async def resume(_: Any, generation: int, resumed: list[int] = resumed) -> None:
+            resumed.append(generation)
+
+        monkeypatch.setattr("faust.tables.recovery.Recovery._resume_streams", resume)
+        made = Recovery.__new__(Recovery)
+        made.__dict__.update(vars(recovery))
+        await made._resume_streams(7)
+        assert resumed == [7]
+    assert let_go == [True]
+
+
+async def test_what_a_revoke_has_overtaken_is_not_held() -> None:
+    """Leases that are taken while the group is at its next generation are another's by then."""
+    seeking = Seeking(TP("t", 0))
+
+    async def begins(tps: Any) -> Any:
+        seeking._revokes += 1
+        return dict.fromkeys(tps, 0)
+
+    seeking.begins = begins  # type: ignore[method-assign]
+    await seeking.perform_seek()
+    assert list(seeking.leases) == []
+
+
+async def test_all_of_taking_leases_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust gives up after 90 s, for good: what took long to read leaves less time for the rest."""
+    monkeypatch.setattr(module, "COMMITS_DEADLINE", 0.2)
+    monkeypatch.setattr(module, "RETRY_PAUSE", 0.01)
+    seeking = Seeking(TP("t", 0))
+    began = time.monotonic()
+    tried: list[str] = []
+
+    async def outlook(_: Any) -> Any:
+        tried.append("outlook")
+        if time.monotonic() < began + 0.15:
+            raise NodeNotReadyError
+        return {"t": Identity("c", "t")}, {}
+
+    async def begins(_: Any) -> Any:
+        tried.append("begins")
+        raise NodeNotReadyError
+
+    seeking.outlook, seeking.begins = outlook, begins  # type: ignore[method-assign]
+    await seeking.perform_seek()
+    assert len(seeking.crashed) == 1
+    assert time.monotonic() - began < 0.34  # a deadline for each would end after 0.35 s
+    assert set(tried) == {"outlook", "begins"}

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import trustme
 from aiokafka import TopicPartition
-from aiokafka.errors import NodeNotReadyError
+from aiokafka.errors import KafkaTimeoutError, NodeNotReadyError
 from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
@@ -20,6 +20,7 @@ from streams.config.settings import Kafka
 from streams.kafka import commit_metadata as memo
 from streams.kafka import watch as module
 from streams.kafka.commit_metadata import Identity
+from streams.kafka.errors import may_pass
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import Member
 from streams.kafka.watch import AWAY_AFTER, TopicWatch
@@ -197,3 +198,45 @@ async def test_what_a_lost_member_finished_is_known_unless_somebody_has_committe
         scene.leases[PLACE].deliver((), 60)
         scene.leases.give_up(PLACE)
         assert scene.leases.lease(PLACE, FORMER, commit).position == position
+
+
+async def test_bounds_that_nobody_tells_in_time_are_looked_up_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that is away when a log has lost its beginning is waited for, and not for as long as aiokafka would."""
+    monkeypatch.setattr(module, "LOOK_TIMEOUT", 0.05)
+    scene.hold(10)
+
+    async def silent(_: TP) -> tuple[int, int]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    scene.thread.span = silent  # type: ignore[method-assign]
+    with pytest.raises(KafkaTimeoutError, match="requests-0 begins and ends is not known") as caught:
+        await scene.watch.resume({PLACE: 10})
+    assert may_pass(caught.value)
+
+
+async def test_bounds_of_what_is_not_ours_any_more_move_nothing(scene: Scene) -> None:
+    """A rebalance may come while they are looked up."""
+    scene.hold(10)
+
+    async def taken(_: TP) -> tuple[int, int]:
+        del scene.leases[PLACE]
+        return 0, 5
+
+    scene.thread.span = taken  # type: ignore[method-assign]
+    await scene.watch.resume({PLACE: 10})
+    assert scene.thread.sought == []
+
+
+async def test_a_topic_made_again_with_fewer_partitions_ends_no_worker(scene: Scene) -> None:
+    """Where the former ones began aiokafka cannot find out, and says that at last it timed out."""
+    scene.hold(10)
+    scene.thread.found = {"requests": CURRENT}
+
+    async def begins(_: Any) -> Any:
+        raise KafkaTimeoutError
+
+    scene.thread.begins = begins  # type: ignore[method-assign]
+    await scene.watch.look()
