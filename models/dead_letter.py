@@ -163,8 +163,9 @@ def _number(text: str | None) -> int | None:
 class DeadLetterFilter(NamedTuple):
     """Selects dead letters that match every given criterion. Times are seconds since the epoch, `until` excluded.
 
-    A host matches with or without its port; `topic` is the one that the record came from. `retryable`: only those that
-    a retry may help; `max_deliveries`: only those that were delivered so often at most.
+    A host matches with or without its port; `topic` is the one that the record came from, `route` the one that read it,
+    as far as the letter says. `retryable`: only those that a retry may help; `max_deliveries`: only those that were
+    delivered so often at most.
     """
 
     outcomes: frozenset[str] = frozenset()
@@ -178,6 +179,7 @@ class DeadLetterFilter(NamedTuple):
     statuses: frozenset[int] = frozenset()
     retryable: bool = False
     max_deliveries: int | None = None
+    route: str | None = None
 
     def matches(self, letter: DeadLetter) -> bool:
         """Whether a dead letter matches."""
@@ -194,4 +196,5 @@ class DeadLetterFilter(NamedTuple):
             and (not self.statuses or letter.status in self.statuses)
             and (not self.retryable or letter.may_help)
             and (self.max_deliveries is None or letter.attempts <= self.max_deliveries)
+            and (self.route is None or letter.route in {None, self.route})
         )

@@ -74,6 +74,12 @@ def run(arguments: Sequence[str]) -> int:
     except MillraceError as exc:
         say(f"millrace: {exc}")
         return FAILED
+    except UnicodeEncodeError:
+        wrong = [each for each in arguments if not _is_utf8(each)]
+        if not wrong:
+            raise
+        say(f"millrace: an argument is not UTF-8: {wrong[0]!r}")
+        return MISUSED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has closed it
@@ -108,6 +114,10 @@ def is_empty_range(name: str, since: float | None, until: float | None) -> bool:
     say(f"millrace {name}: --since {local_time(since)} is later than --until {local_time(until)}: nothing is between; "
         "of two ages the larger one is --since")  # fmt: skip
     return True
+
+
+def _is_utf8(argument: str) -> bool:
+    return argument.encode(errors="replace") == argument.encode(errors="surrogateescape")
 
 
 def positive(text: str) -> int:

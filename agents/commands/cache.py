@@ -70,7 +70,7 @@ async def _stats(_: Settings, cache: Cache, options: argparse.Namespace) -> int:
     code = DONE
     for worker in options.worker:
         try:
-            found.append((worker, await _worker("GET", worker, {}, None)))
+            found.append((worker, await _stats_of(worker)))
         except MillraceError as exc:
             say(f"millrace cache: {exc}")
             code = FAILED
@@ -155,6 +155,16 @@ async def _purge(settings: Settings, cache: Cache, options: argparse.Namespace) 
     if not options.worker:
         say("workers still hold entries in memory; purge those too with --worker URL")
     return code
+
+
+async def _stats_of(url: str) -> Any:
+    """Return the figures of a worker's tiers. Raises MillraceError."""
+    stats = await _worker("GET", url, {}, None)
+    tiers = stats.get("tiers") if isinstance(stats, dict) else None
+    if not isinstance(tiers, list) or not all(isinstance(each, dict) for each in tiers):
+        msg = f"{url}: what responds is no worker"
+        raise MillraceError(msg)
+    return stats
 
 
 async def _worker(method: str, url: str, query: dict[str, str], token: str | None) -> Any:

@@ -163,7 +163,8 @@ async def _redrive_route(settings: Any, choice: DeadLetterFilter, options: argpa
         say(f"the patterns of the route {route.name} match no topic")
         return DONE
     of_route = replace(settings, dead_letters_topic=letters, group=group)
-    scopes = [(replace(of_route, requests_topic=topic), choice._replace(topic=topic)) for topic in route.topics]
+    scopes = [(replace(of_route, requests_topic=topic), choice._replace(topic=topic, route=route.name))
+              for topic in route.topics]  # fmt: skip
     return await _redrive(scopes, options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,7 @@ def _try(settings: Any, sources: Any, options: argparse.Namespace) -> int:
         formats = {name: getattr(route, name) for name in ("format", "key_format", "results_format")}
         route = replace(route, **{name: "json" if each in REGISTERED else each for name, each in formats.items()})
     headers = dict(_header(each) for each in options.header)
-    key = None if options.key is None else options.key.encode()
+    key = None if options.key is None else os.fsencode(options.key)
     if options.topic is not None and not route.reads(options.topic):
         msg = f"--topic {options.topic}: the route {route.name} reads {', '.join(route.topics)}"
         raise SettingsError(msg)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable
@@ -148,7 +149,7 @@ async def _send(settings: Any, options: argparse.Namespace) -> int:
         return FAILED
     await require(settings.kafka, write=[settings.requests_topic])
     sent = invalid = 0
-    key = options.key.encode() if options.key else None
+    key = os.fsencode(options.key) if options.key else None
     pending: list[Any] = []
     async with client.producer(settings.kafka, linger_ms=5) as producer:
         number = 0

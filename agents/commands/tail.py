@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from itertools import chain
@@ -149,7 +150,7 @@ def _may_match(record: Any, options: argparse.Namespace) -> bool:
     at = record.timestamp / 1000
     if (options.since is not None and at < options.since) or (options.until is not None and at >= options.until):
         return False
-    if options.key and record.key != options.key.encode():
+    if options.key and record.key != os.fsencode(options.key):
         return False
     named = [content for name, content in record.headers if name == "ce_id"] if options.id else ()
     return not named or any(name.encode() in named for name in options.id)

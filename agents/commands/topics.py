@@ -8,6 +8,9 @@ from typing import Any
 
 from agents.commands import DONE, FAILED, positive, say
 
+MAX_REPLICAS = 32_767
+"""The largest number of replicas that Kafka's protocol has room for."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -18,8 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="partitions of each created topic (default: as many as the existing ones have, or 8)",
     )
-    parser.add_argument("--replication", type=int, default=-1, metavar="N",
+    parser.add_argument("--replication", type=_replicas, default=-1, metavar="N",
                         help="replicas of each created topic (default: the broker's default)")  # fmt: skip
+
+
+def _replicas(text: str) -> int:
+    """Return the option's number; -1 is the broker's default. Raises ArgumentTypeError."""
+    number = -1 if text == "-1" else positive(text)
+    if number > MAX_REPLICAS:
+        msg = f"invalid number {text!r}: at most {MAX_REPLICAS}"
+        raise argparse.ArgumentTypeError(msg)
+    return number
 
 
 def run(options: argparse.Namespace) -> int:

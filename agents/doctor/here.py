@@ -269,7 +269,11 @@ async def upstream(settings: Settings, url: str) -> AsyncIterator[Finding]:
     yield ok(subject, f"answered with {len(response.body.content)} bytes")
     date = response.headers.get("Date")
     if date is not None:
-        skew = time.time() - parsedate_to_datetime(date).timestamp()
+        try:
+            skew = time.time() - parsedate_to_datetime(date).timestamp()
+        except (ValueError, OverflowError):
+            yield warning("clock", "that upstream's Date is no date", "freshness takes it for none; see its server")
+            return
         if abs(skew) > SKEW:
             yield warning("clock", f"{skew:+.0f} s from that upstream's", "check NTP: freshness depends on the clock")
         else:

@@ -80,7 +80,7 @@ class DeadLetters:
 
     async def latest(self, limit: int, selected: DeadLetterFilter | None = None) -> list[DeadLetter]:
         """Return the newest dead letters, newest first, without headers; a value is b"" if there is one. With a filter,
-        those that match among the SEARCHED newest ones.
+        those that match among the SEARCHED newest ones, as many of each partition.
         """
         topic = self._settings.dead_letters_topic
         partitions = (await require(self._settings.kafka, read=[topic]))[topic].partitions
@@ -91,13 +91,21 @@ class DeadLetters:
             spans = await reader.spans(topic, partitions, since)
             depth = limit if selected is None else max(limit, SEARCHED // partitions)
             tails = {tp: (max(first, end - depth), end) for tp, (first, end) in spans.items()}
-            async for record in reader.read(tails):
-                letter = self._letter(record)
-                if selected is not None and not selected.matches(letter):
-                    continue
-                newest.append(letter._replace(value=None if letter.value is None else b"", headers=()))
-                if len(newest) >= 2 * limit:
-                    newest = heapq.nlargest(limit, newest, key=attrgetter("at"))
+            read: Counter[int] = Counter()
+            step = depth
+            while tails:
+                async for record in reader.read(tails):
+                    read[record.partition] += 1
+                    letter = self._letter(record)
+                    if selected is not None and not selected.matches(letter):
+                        continue
+                    newest.append(letter._replace(value=None if letter.value is None else b"", headers=()))
+                    if len(newest) >= 2 * limit:
+                        newest = heapq.nlargest(limit, newest, key=attrgetter("at"))
+                # The markers of transactions take offsets, too: what has given too few may have older ones.
+                step *= 2
+                tails = {tp: (max(spans[tp][0], start - step), start) for tp, (start, _) in tails.items()
+                         if start > spans[tp][0] and read[tp.partition] < depth}  # fmt: skip
         return heapq.nlargest(limit, newest, key=attrgetter("at"))
 
     async def whole(self, position: Position) -> DeadLetter | None:

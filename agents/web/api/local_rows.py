@@ -75,8 +75,8 @@ class Page:
         if not self.selection.follows(place):
             return
         self._kept.append((place, row))
-        if len(self._kept) > self._most * 8:
-            self._last = self.rows()[-1][0]
+        if len(self._kept) > self._most * 8 and len(kept := self.rows()) == self._most:
+            self._last = kept[-1][0]
 
     def rows(self) -> list[tuple[Place, Row]]:
         """Return the rows in order."""

@@ -85,6 +85,15 @@ class Peers:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
+    def known(self, partitions: int) -> int:
+        """Return how many partitions the results have at least, by what workers hold: who was assigned none of those
+        that were added may not know of them.
+        """
+        held = (
+            each for record in self._registry.all() if record["silent_s"] <= SILENT_AFTER for each in _held_by(record)
+        )
+        return max((partitions, *(each + 1 for each in held)))
+
     async def fetch(self, table: str, query: Mapping[str, Any], held: Collection[int], waiting: str) -> PeerRows:
         """Fetch the rows of all partitions but the `held` ones; `waiting` is the reason for one without owner."""
         result = PeerRows()
@@ -127,7 +136,7 @@ class Peers:
 
     def _peers_to_query(self, held: frozenset[int], waiting: str) -> tuple[list[tuple[Row, frozenset[int]]], list[Row]]:
         """Return each peer with the partitions to fetch from it, and the partitions that no peer can return."""
-        left = frozenset(range(self._partitions())) - held
+        left = frozenset(range(self.known(self._partitions()))) - held
         peers: list[tuple[Row, frozenset[int]]] = []
         missing: list[Row] = []
         for record in sorted(self._registry.all(), key=lambda record: record["silent_s"]):

@@ -183,5 +183,5 @@ def _comparable(value: Any) -> tuple[int, Any]:
     if value is None:
         return _NUMBER, 0
     if isinstance(value, int | float):
-        return _NUMBER, value
+        return _NUMBER, int(value) if isinstance(value, bool) else value
     return (_TEXT, value) if isinstance(value, str) else (_OTHER, strictjson.canonical(value).decode())

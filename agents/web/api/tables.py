@@ -165,7 +165,7 @@ class TableQuery:
         peers = PeerRows()
         if not self.partitions or (self.peers is None and len(mine) < self.partitions):
             raise not_ready("the tables are not there yet")
-        if self.peers is not None and len(mine) < self.partitions:
+        if self.peers is not None and len(mine) < self.peers.known(self.partitions):
             peers = await self.peers.fetch(table, query, mine, waiting)
         if not peers.missing:
             self._was_complete = True

@@ -7,7 +7,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from agents.redrive import dead_letters as module
 from agents.redrive.dead_letters import BEFORE, OTHERWISE, DeadLetters
-from models.dead_letter import DLQ, DeadLetterFilter
+from models.dead_letter import DLQ, ROUTE, DeadLetterFilter
 from models.errors import BrokerError
 from streams.config.settings import Settings
 from streams.kafka.topics import Topic
@@ -61,7 +61,9 @@ class Cluster:
     async def read(self, spans):
         for tp, (first, end) in spans.items():
             for offset in range(first, end):
-                key, value, headers = self.logs[tp.topic][offset]
+                if (entry := self.logs[tp.topic][offset]) is None:  # the marker of a transaction
+                    continue
+                key, value, headers = entry
                 yield ConsumerRecord(tp.topic, 0, offset, 1000, 0, key, value, None, 0, 0, headers)
 
 
@@ -194,6 +196,24 @@ async def test_the_latest_are_kept_without_their_bytes(cluster):
     latest = await DeadLetters(SETTINGS).latest(10)
     assert [(each.request_id, each.value, each.headers) for each in latest[:1]] == [("r0", b"", ())]
     assert latest[0].not_redrivable_reason(SETTINGS.requests_topic) is None, "what is not listed is not missing"
+
+
+async def test_markers_of_transactions_are_no_letters(cluster):
+    """Each takes an offset: the newest letters are found behind as many as there are."""
+    letters = cluster.logs[LETTERS]
+    cluster.logs[LETTERS] = [None, *letters[:3], *[None] * 40, *letters[3:], None, None]
+    found = DeadLetters(SETTINGS)
+    assert [each.request_id for each in await found.latest(1)] == ["r5"]
+    assert {each.request_id for each in await found.latest(5)} >= {"r3", "r4", "r5"}
+    assert len(await found.latest(6)) == 6
+
+
+async def test_of_letters_of_one_topic_a_route_s_own_are_redriven(cluster):
+    """Two routes may read one topic and have one topic of dead letters; letters that name no route are anybody's."""
+    for offset, route in ((1, b"a"), (2, b"b"), (3, b"b")):
+        cluster.logs[LETTERS][offset][2].append((ROUTE, route))
+    assert (await DeadLetters(SETTINGS).redrive(DeadLetterFilter(route="a"), dry_run=True)).redriven == 4
+    assert (await DeadLetters(SETTINGS).redrive(DeadLetterFilter(route="b"), dry_run=True)).redriven == 5
 
 
 def marked(cluster):

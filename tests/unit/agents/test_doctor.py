@@ -156,3 +156,23 @@ def test_topics_and_groups_of_routes_are_looked_at_as_the_others_are(tmp_path):
 async def opened_registry():
     async with AsyncExitStack() as stack:
         yield await RegistryServer().open(stack)
+
+
+async def test_a_date_that_is_none_is_said(upstream_dated):
+    """Nothing that an upstream sends ends the doctor."""
+    settings = Settings(allow_networks="127.0.0.0/8", allow_ports="1-65535")
+    found = [each async for each in here.upstream(settings, upstream_dated)]
+    assert [(each.subject, each.state) for each in found[1:]] == [("clock", "warning")]
+    assert "Date" in found[1].seen
+
+
+@pytest.fixture
+async def upstream_dated():
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nDate: soon\r\nContent-Length: 2\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"

@@ -37,6 +37,18 @@ async def test_a_worker_that_refuses_is_told_in_a_sentence(monkeypatch, capsys):
     assert capsys.readouterr() == ("", f"millrace cache: {url}: no worker responds: Connection refused\n")
 
 
+async def test_what_is_no_worker_has_no_figures(capsys):
+    """A server that answers with some other JSON is named."""
+
+    async def other(_):
+        return web.json_response({})
+
+    async with Server("127.0.0.1", 0, dict, [web.get("/api/cache", other)]) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        assert await cache("stats", "--worker", url) == FAILED
+    assert capsys.readouterr() == ("", f"millrace cache: {url}: what responds is no worker\n")
+
+
 async def test_where_nothing_is_shared_stats_and_get_say_so(monkeypatch, capsys):
     """What `get` did not find in no tier at all is no news of the URL."""
     monkeypatch.setenv("MILLRACE_CACHE", "memory://")

@@ -77,3 +77,19 @@ def test_how_many_is_a_number_from_one_on(command, text, capsys):
         run([command[0], f"{command[1]}={text}"])
     assert ended.value.code == 2
     assert f"invalid number {text!r}: must be a whole number, 1 or more" in capsys.readouterr().err
+
+
+def test_an_argument_that_is_no_utf_8_is_refused(monkeypatch, capsys):
+    """It cannot be in a request; which one it is is said."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9")
+    assert run(["send", "--url", "http://h/\udcff"]) == 2
+    assert capsys.readouterr().err == "millrace: an argument is not UTF-8: 'http://h/\\udcff'\n"
+
+
+@pytest.mark.parametrize("number", ["40000", "0", "-2", "x"])
+def test_replicas_are_a_number_that_kafka_has_room_for(number, capsys):
+    """Another is refused before Kafka is asked."""
+    with pytest.raises(SystemExit) as ended:
+        run(["topics", "--create", f"--replication={number}"])
+    assert ended.value.code == 2
+    assert "--replication: invalid number" in capsys.readouterr().err

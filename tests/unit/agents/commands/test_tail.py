@@ -75,3 +75,9 @@ def test_a_result_of_another_id_is_not_even_parsed(monkeypatch):
     assert shown("--id", "a", headers=[("ce_id", b"a")]) is not None
     assert shown("--id", "a", headers=[("other", b"b")]) is not None
     assert len(parsed) == 2
+
+
+def test_a_key_may_be_any_bytes():
+    """Bytes that are no UTF-8 come as Python has them in arguments, and mean themselves."""
+    assert shown("--key", "\udcff", key=b"\xff") is not None
+    assert shown("--key", "\udcff", key=b"\xfe") is None

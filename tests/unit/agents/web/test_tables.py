@@ -50,7 +50,7 @@ async def test_any_worker_answers_for_all(two, number):
     assert all("result" not in row for row in told["rows"])
 
 
-@pytest.mark.parametrize("sort", ["key", "-key", "elapsed_ms", "-at", "outcome", "-error", "source"])
+@pytest.mark.parametrize("sort", ["key", "-key", "elapsed_ms", "-at", "outcome", "-error", "source", "keyed"])
 async def test_pages_have_every_row_once_in_order(two, sort):
     """Following the cursor gives each row exactly once, whichever field orders them, also one that none has."""
     rows = await pages(two, f"/api/tables/answers?sort={sort}&limit=7")
@@ -58,6 +58,17 @@ async def test_pages_have_every_row_once_in_order(two, sort):
     field = sort.removeprefix("-")
     values = [row[field] for row in rows if field in row]
     assert values == sorted(values, reverse=sort.startswith("-"))
+
+
+async def test_partitions_that_another_worker_was_given_count_too():
+    """Of partitions that were added, who was assigned none does not know; whoever holds them is asked all the same."""
+    async with Fleet({0, 1}, {2}) as fleet:
+        fleet.members[0].query.table_query.partitions = 2
+        fleet.put("answers", 2, b"k", answer_row(7, 2))
+        fleet.put("hosts", 2, b"a.example:80", counted("host", "a.example:80"))
+        status, row, _ = await fleet.get("/api/tables/answers/k")
+        assert (status, row["id"]) == (200, "r7")
+        assert (await fleet.get("/api/tables/hosts"))[1]["total"] == 1
 
 
 @pytest.mark.parametrize("sort", ["error", "-error"])
@@ -191,6 +202,9 @@ class Moving:
     def __init__(self, member, then):
         self._peers, self._then = member.query.table_query.peers, then
         member.query.table_query.peers = self
+
+    def known(self, partitions):
+        return self._peers.known(partitions)
 
     async def fetch(self, table, query, held, waiting):
         found = await self._peers.fetch(table, query, held, waiting)
