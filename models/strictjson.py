@@ -164,6 +164,12 @@ def dumps_spaced(value: Any) -> bytes:
     return (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
 
 
+def indented(value: Any) -> str:
+    """Return what `dumps` writes with `exact`, as text with indentation, for people."""
+    text = _encode_indented(_marked(value, []))
+    return _MARKED.sub(r"\1", text) if _MARK in text else text
+
+
 def dumps(value: Any, *, exact: bool = False) -> bytes:
     """Encode compactly as UTF-8. Raises ValueError for values that JSON cannot represent (NaN, lone surrogates).
 
@@ -306,12 +312,14 @@ def _float(digits: str) -> float:
     return number
 
 
-def _exact(digits: str) -> float:
+def as_written(digits: str) -> float:
+    """Return a number, as a `Number` if a double would change its digits. Raises ValueError for one out of range."""
     number = _float(digits)
     return number if repr(number) == digits else Number(digits)
 
 
-def _exact_int(digits: str) -> int:
+def int_as_written(digits: str) -> int:
+    """Return a whole number; -0 has a sign that Python's does not have."""
     return NegativeZero() if digits == "-0" else int(digits)
 
 
@@ -332,15 +340,16 @@ def _decoder(**options: Any) -> Callable[[str], Any]:
 
 _decode = _decoder(parse_float=_float)
 _decode_quick = _decoder()
-_decode_exact = _decoder(parse_float=_exact, parse_int=_exact_int)
+_decode_exact = _decoder(parse_float=as_written, parse_int=int_as_written)
 _stepping: Any = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_constant, parse_float=_exact, parse_int=_exact_int
+    object_pairs_hook=_object, parse_constant=_constant, parse_float=as_written, parse_int=int_as_written
 )
 _stepping.scan_once = json.scanner.py_make_scanner(_stepping)  # type: ignore[attr-defined]  # in Python
 _decode_in_steps = _stepping.decode
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default)
 _encode = _encoder.encode
 _encode_spaced = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_encode_indented = json.JSONEncoder(ensure_ascii=False, indent=2).encode
 _quote = json.encoder.encode_basestring
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from functools import reduce
 from typing import Any, TypeAlias
 
+from models import strictjson
 from models.histogram import BOUNDS
 from models.moment import iso
 
@@ -100,7 +101,7 @@ def decode(table: str, partition: int, key: bytes, stored: bytes, heads: bool) -
     try:
         if heads and table == "answers" and (cut := stored.find(RESULT)) >= 0:
             stored = stored[:cut] + b"}"
-        row = _decode(stored.decode())
+        row = (_decode if heads else _decode_whole)(stored.decode())
         return _DECODERS[table](partition, key, row)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {"unreadable": True, "partition": partition, **key_fields(key)}
@@ -179,11 +180,21 @@ def _finite(digits: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _as_written(digits: str) -> float | None:
+    try:
+        return strictjson.as_written(digits)
+    except ValueError:
+        return None
+
+
 _ANSWER_FIELDS = (
     "keyed", "id", "outcome", "cache", "status", "url", "source", "host", "fetched_at", "elapsed_ms", "attempts",
     "error", "offset", "bytes", "result", "truncated",
 )  # fmt: skip
 _decode = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None).decode
+_decode_whole = json.JSONDecoder(
+    parse_float=_as_written, parse_int=strictjson.int_as_written, parse_constant=lambda _: None
+).decode
 _DECODERS: dict[str, Callable[[int, bytes, Row], Row]] = {
     "answers": _answer_row,
     "hosts": _host_row,

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from models import strictjson
+
 UNKNOWN = "unknown"
 _MINUTE = 60
 _HOUR = 3600
@@ -117,8 +119,8 @@ def _moment(iso: Any) -> datetime | None:
 
 
 def pretty(value: Any) -> str:
-    """Write JSON with indentation."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """Write JSON with indentation, its numbers as they came."""
+    return strictjson.indented(value)
 
 
 def inline(value: Any) -> str:

@@ -40,9 +40,9 @@ async def read_json(request: web.Request) -> bytes:
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
 
 
-def answer(request: web.Request, value: Mapping[str, Any]) -> web.Response:
-    """Return a value as JSON."""
-    return tagged(request, strictjson.dumps(value) + b"\n", JSON)
+def answer(request: web.Request, value: Mapping[str, Any], *, exact: bool = False) -> web.Response:
+    """Return a value as JSON; `exact`: with the digits of its numbers, see `strictjson.dumps`."""
+    return tagged(request, strictjson.dumps(value, exact=exact) + b"\n", JSON)
 
 
 async def answer_rows(request: web.Request, value: Mapping[str, Any], columns: Sequence[str]) -> web.Response:

@@ -6,9 +6,11 @@ import asyncio
 import base64
 import contextlib
 import io
+import re
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -18,7 +20,7 @@ from yarl import URL
 
 from agents.testing.broker import free_port
 from streams.web.server import Server
-from tests.integration.nginx import PATIENCE, Nginx
+from tests.integration.nginx import PATIENCE, Nginx, program
 
 PAGE = "<p>what every page says</p>" * 1_000
 
@@ -208,3 +210,26 @@ async def test_a_login_before_it_and_the_token_behind_it() -> None:
                 assert (response.status, headers) == (status, headers)
         async with client.get(nginx.url + "/livez") as response:
             assert response.status == 401
+
+
+async def test_the_pages_of_docs_show_what_nginx_takes(tmp_path: Path) -> None:
+    """The blocks of the page about logins are a configuration that nginx accepts, each file where it says."""
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "login-proxy.md").read_text()
+    server, shared = re.findall(r"^```nginx\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    certificate = trustme.CA().issue_cert("localhost")
+    (tmp_path / "tls.crt").write_bytes(b"".join(each.bytes() for each in certificate.cert_chain_pems))
+    (tmp_path / "tls.key").write_bytes(certificate.private_key_pem.bytes())
+    (tmp_path / "proxy.conf").write_text(shared.replace("millrace.millrace.svc.cluster.local", "127.0.0.1"))
+    for place in ("/etc/nginx/tls/", "/etc/nginx/millrace/"):
+        server = server.replace(place, f"{tmp_path}/")
+    folders = "".join(f"{name}_temp_path {tmp_path};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    whole = tmp_path / "nginx.conf"
+    whole.write_text(
+        f"pid {tmp_path}/pid; error_log stderr; events {{}}\nhttp {{ access_log off; {folders}\n{server}}}\n"
+    )
+    found = program()
+    if found is None:
+        pytest.skip("needs nginx on PATH")
+    nginx = await asyncio.create_subprocess_exec(found, "-t", "-c", str(whole), stderr=asyncio.subprocess.PIPE)
+    _, told = await nginx.communicate()
+    assert nginx.returncode == 0, told.decode()

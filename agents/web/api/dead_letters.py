@@ -91,7 +91,7 @@ class DeadLetterApi:
         row = await self._latest_row(letter)
         if row is not None:
             place = {name: row[name] for name in ("partition", "offset", "at")}
-            text = await asyncio.to_thread(strictjson.dumps, row["result"])
+            text = await asyncio.to_thread(strictjson.dumps, row["result"], exact=True)
             return {"last_result": {**place, "latest": True, **_bytes("value", text)}}
         found = await self._dead_letters.published(letter)
         if isinstance(found, str):

@@ -211,7 +211,7 @@ async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset
         if taken > MAX_ANSWER:
             raise PeerUnavailable("its response is too large")
         try:
-            read = partial(strictjson.loads, line, max_depth=strictjson.MAX_DEPTH * 2)
+            read = partial(strictjson.loads, line, max_depth=strictjson.MAX_DEPTH * 2, exact=True)
             value = read() if len(line) <= LARGE else await asyncio.to_thread(read)
             if head is None:
                 head = value
@@ -247,5 +247,5 @@ def lines(worker: str, partitions: Iterable[int], total: int, rows: Iterable[tup
     count = 0
     for key, row in rows:
         count += 1
-        yield strictjson.dumps([base64.b64encode(key).decode(), row]) + b"\n"
+        yield strictjson.dumps([base64.b64encode(key).decode(), row], exact="result" in row) + b"\n"
     yield strictjson.dumps({"end": count}) + b"\n"

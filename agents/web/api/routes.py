@@ -106,7 +106,7 @@ class Api:
         row = await self.query.row(name, _key(key, request.query.get("encoding")))
         if row is None:
             raise Problem(HTTPStatus.NOT_FOUND, f"no row of {name} has this key")
-        return await asyncio.to_thread(answer, request, row)  # it has a whole document
+        return await asyncio.to_thread(answer, request, row, exact=True)  # it has a whole document
 
     async def _errors(self, request: web.Request) -> web.Response:
         given = parse_query(request.query, [])

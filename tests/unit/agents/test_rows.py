@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.tables.rows import merge
+from agents.tables.rows import decode, merge
+from agents.web.formatting import pretty
+from models import strictjson
 from models.histogram import BOUNDS
 from streams.tables.changelogs import TABLES
 
@@ -62,3 +64,13 @@ def test_nothing_to_merge_is_a_fault_of_the_caller(table):
     """No rows make no row."""
     with pytest.raises(ValueError, match="no rows"):
         merge(table, [])
+
+
+def test_a_stored_result_is_read_with_its_digits():
+    """What a double cannot have, such as a number that is too large, is null as before."""
+    numbers = b"[1.10,0.29999999999999998,1e999,2.5,-0]"
+    stored = b'{"id":"r","outcome":"ok","at":1,"offset":7,"bytes":9,"result":{"d":%b}}' % numbers
+    row = decode("answers", 0, b"k", stored, heads=False)
+    assert strictjson.dumps(row["result"], exact=True) == b'{"d":[1.10,0.29999999999999998,null,2.5,-0]}'
+    assert pretty(row["result"]["d"]).split() == ["[", "1.10,", "0.29999999999999998,", "null,", "2.5,", "-0", "]"]
+    assert "result" not in decode("answers", 0, b"k", stored, heads=True)

@@ -15,6 +15,7 @@ from agents.tables.rows import _named
 from agents.web.api.local_rows import LocalRows
 from agents.web.api.query import Query
 from agents.web.api.routes import open_api
+from models import strictjson
 from models.histogram import Histogram
 from models.source import Sources
 from streams.config.settings import Kafka, Settings
@@ -51,7 +52,7 @@ class Shelves:
 
 def decode(table, partition, key, value, heads):
     """Make a row of a stored one."""
-    row = json.loads(value)
+    row = json.loads(value) if heads else strictjson.loads(value, exact=True)
     if heads:
         row.pop("result", None)
     return row

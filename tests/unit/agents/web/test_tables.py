@@ -60,6 +60,17 @@ async def test_pages_have_every_row_once_in_order(two, sort):
     assert values == sorted(values, reverse=sort.startswith("-"))
 
 
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_result_has_the_digits_that_came(two, number):
+    """Whichever worker has the row: a document's numbers are not made doubles on their way."""
+    text = '{"id":"r","document":{"price":1.10,"n":9007199254740993,"x":0.29999999999999998,"e":1e2,"z":-0}}'
+    row = json.dumps(answer_row(1, 1) | {"result": "HERE"}).replace('"HERE"', text)
+    [holder] = [member for member in two.members if 1 in member.shelves.partitions]
+    holder.shelves.rows["answers", 1][b"digits"] = row.encode()
+    async with two.session.get(two.members[number].url + "/api/tables/answers/digits") as response:
+        assert text in await response.text()
+
+
 async def test_partitions_that_another_worker_was_given_count_too():
     """Of partitions that were added, who was assigned none does not know; whoever holds them is asked all the same."""
     async with Fleet({0, 1}, {2}) as fleet:
