@@ -95,7 +95,7 @@ FAULTS = {
     "upstream: its name leads elsewhere": Fault(
         on_upstream.name_moves, fails=True, alone=True, prepare=on_upstream.named
     ),
-    "poison, tombstones, large records": Fault(poison, expected={"big": {"ok"}, "larger": {"too_large"}}),
+    "poison, tombstones, large records": Fault(poison, expected={"big": {"invalid_request"}, "larger": {"too_large"}}),
     "partitions added to requests": Fault(on_brokers.more_requests, alone=True),
     "partitions added to results": Fault(on_brokers.more_results, alone=True),
     # What is read of the new topic before the watch sees that it is one is read again.
