@@ -44,11 +44,9 @@ class Plugin(NamedTuple):
     @classmethod
     def of(cls, spec: str) -> Self:
         """Parse such a text."""
-        kind, colon, rest = spec.partition(":")
-        if not colon:
-            return cls("module", spec, spec)
-        name, _, target = rest.rpartition("=")
-        return cls(kind, name, target)
+        kind, _, rest = spec.partition(":")
+        name, equals, target = rest.rpartition("=")
+        return cls(kind, name, target) if equals else cls("module", spec, spec)
 
 
 def load_all(specs: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from streams import memory
 from streams.app import App
 from streams.cache.front import Cache
 from streams.config.cache_url import freshness_of, parse_tiers
+from streams.config.plugins import plugin_specs
 from streams.config.secrets import secrets_of
 from streams.config.settings import Settings
 from streams.functions import FunctionCaller
@@ -138,11 +139,11 @@ async def open_resources(
 
     secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
     caller = await stack.enter_async_context(FunctionCaller(settings.max_bytes, secrets))
-    pool = await stack.enter_async_context(CheckPool(settings.processes(), settings.plugins))
+    pool = await stack.enter_async_context(CheckPool(settings.processes(), plugin_specs(settings)))
     tiers = parse_tiers(settings.cache)
     policy = CachePolicy(ttl=freshness_of(tiers))
     longest = max(each.longest for each in (policy, *(source.cache for source in sources.by_name.values())))
-    large = await stack.enter_async_context(LargeWork(settings.plugins))
+    large = await stack.enter_async_context(LargeWork(plugin_specs(settings)))
     cache = await stack.enter_async_context(Cache(tiers, longest=longest, large=large))
     named = {name: policy_of(source, client.policy, client.post)
              for name, source in sources.by_name.items() if source.call is None}  # fmt: skip

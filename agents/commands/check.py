@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def _check(options: argparse.Namespace) -> int:
     from streams.config import settings as configuration
-    from streams.config.plugins import load_plugins
+    from streams.config.plugins import load_plugins, plugin_specs
     from streams.pool import CheckPool
 
     settings = configuration.load()
@@ -43,7 +43,7 @@ async def _check(options: argparse.Namespace) -> int:
         say(f"millrace check: --args: {exc}")
         return MISUSED
     code = DONE
-    async with CheckPool(min(settings.processes(), len(options.value)), settings.plugins) as pool:
+    async with CheckPool(min(settings.processes(), len(options.value)), plugin_specs(settings)) as pool:
         pending = [pool.submit(options.name, _value(text), arguments) for text in options.value]
         for text, future in zip(options.value, pending, strict=True):
             outcome = await future

@@ -24,7 +24,7 @@ from models.errors import AnswerError, MillraceError, SettingsError
 from models.source import Sources
 from streams.config.cache_url import MIB, FileTier, MemcachedTier, parse_tiers
 from streams.config.docs import unknown_names
-from streams.config.plugins import try_plugins
+from streams.config.plugins import plugin_specs, try_plugins
 from streams.config.secrets import secrets_of
 from streams.config.settings import ANYWHERE, Settings
 from streams.http.client import client_of
@@ -68,7 +68,7 @@ def plugins(settings: Settings) -> Iterator[Finding]:
     for refused in loaded.refused:
         yield problem("plugins", str(refused), "run: millrace plugins")
     if not loaded.refused:
-        yield ok("plugins", f"{len(loaded.specs)} loaded" if loaded.specs else "none configured")
+        yield ok("plugins", f"{len(loaded.named)} loaded" if loaded.named else "none configured")
 
 
 async def sources(settings: Settings) -> AsyncIterator[Finding]:
@@ -178,7 +178,7 @@ async def pool(settings: Settings) -> Finding:
     """Start one process with the plugins of a worker, and check a prime."""
     started = time.monotonic()
     try:
-        async with asyncio.timeout(POOL_TIMEOUT), CheckPool(1, settings.plugins) as opened:
+        async with asyncio.timeout(POOL_TIMEOUT), CheckPool(1, plugin_specs(settings)) as opened:
             outcome = await opened.submit("is_prime", PRIME, {})
     except (MillraceError, TimeoutError, OSError) as exc:
         return problem("pool", f"does not start: {exc or type(exc).__name__}", "check the plugins and the free memory")

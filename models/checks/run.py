@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import time
@@ -136,7 +135,10 @@ def _reason(exc: BaseException) -> str:
     return line.encode(errors="backslashreplace").decode()[:MAX_REASON]
 
 
-def prepare_child(modules: Sequence[str]) -> None:
-    """Import the plugins in a fresh pool child, so that their checks are registered there too."""
-    for module in modules:
-        importlib.import_module(module)
+def prepare_child(plugins: Sequence[str]) -> None:
+    """Load the plugins, each as `Plugin.spec`, in a fresh pool child, so that their checks are registered there too.
+    Raises PluginError.
+    """
+    from models.plugins import load_all  # noqa: PLC0415  plugins register checks, so their loader imports this package
+
+    load_all(plugins)

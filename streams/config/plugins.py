@@ -61,19 +61,17 @@ class Loaded(NamedTuple):
     refused: list[Refused]
     brought: dict[tuple[str, str], Named]
 
-    @property
-    def specs(self) -> tuple[str, ...]:
-        """Return what `models.plugins.load_all` loads in another process: the same, in the same order."""
-        return tuple(each.plugin.spec for each in self.named)
-
 
 @timed(name="load_plugins")
-def load_plugins(settings: Settings) -> tuple[str, ...]:
-    """Load every plugin and return those that the pool's processes load. Raises SettingsError naming all failures."""
-    loaded = try_plugins(settings)
-    if loaded.refused:
-        raise SettingsError("\n".join(map(str, loaded.refused)))
-    return loaded.specs
+def load_plugins(settings: Settings) -> None:
+    """Load every plugin. Raises SettingsError naming all failures."""
+    if refused := try_plugins(settings).refused:
+        raise SettingsError("\n".join(map(str, refused)))
+
+
+def plugin_specs(settings: Settings) -> tuple[str, ...]:
+    """Return what `models.plugins.load_all` loads in another process: all plugins, in the same order."""
+    return tuple(each.plugin.spec for each in find_plugins(settings))
 
 
 def try_plugins(settings: Settings) -> Loaded:

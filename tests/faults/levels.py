@@ -25,8 +25,8 @@ TASKS_EVERY = 5
 WARM = 30.0
 """Seconds of a worker's life before its sizes count: it fills its caches and opens its connections."""
 ENOUGH = 240
-"""Samples in calm that a worker must have lived through to be judged: a quarter of them is twice the time after which it
-gives back what a burst took, such as a rebalance.
+"""Samples in calm that a worker must have lived through to be judged: a quarter of them is twice the time after which
+it gives back what a burst took, such as a rebalance.
 """
 MEMORY, THREADS, FILES, TASKS = 48 << 20, 12, 40, 40
 """By how much the last quarter of a worker's calm may exceed the first, in the median: bytes, and numbers."""

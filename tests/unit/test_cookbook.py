@@ -75,3 +75,6 @@ def test_the_example_installed_is_loaded(tmp_path):
     assert "quotes (millrace-quotes 1.0)" in lines["check", "price_between"]
     assert "low: number = 0.0, high: number = 1000000.0" in lines["check", "price_between"]
     assert "quotes (millrace-quotes 1.0)" in lines["schema", "quote"]
+    done = run("agents", "check", "price_between", '"12.50"', path=(tmp_path, COOKBOOK))
+    assert done.returncode == 0, "the processes that run checks have not what is installed: " + done.stderr
+    assert "price_between: True" in done.stdout

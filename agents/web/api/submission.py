@@ -29,6 +29,7 @@ from models.errors import AnswerError, BrokerError, InvalidRequest
 from models.large import LARGE, is_large
 from models.result import read_result
 from models.source import Sources
+from streams.config.plugins import plugin_specs
 from streams.config.settings import Settings
 from streams.kafka.sender import Sender
 from streams.kafka.tail import Tail
@@ -61,7 +62,7 @@ class RequestSubmission:
         self._sources = sources
         self._tail = tail
         self._sender = Sender(settings.kafka, f"{settings.worker_id}-web")
-        self._large = LargeWork(settings.plugins)
+        self._large = LargeWork(plugin_specs(settings))
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:

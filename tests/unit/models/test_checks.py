@@ -12,6 +12,7 @@ from marshmallow import ValidationError
 
 from models import checks, strictjson
 from models.checks import MAX_VALUE_BYTES, Call, CheckOutcome
+from models.plugins import PluginError
 
 DOCUMENT = {"a": {"b": [10, {"c": None}]}, "": {"": 1}, "0": "key", "list": [[1], 2]}
 
@@ -351,7 +352,7 @@ def test_a_child_knows_the_plugins_checks(tmp_path, monkeypatch):
 
 def test_a_plugin_that_is_not_there_is_told():
     """A child with a missing plugin does not start silently without it."""
-    with pytest.raises(ModuleNotFoundError, match="no_such_plugin_for_millrace"):
+    with pytest.raises(PluginError, match=r"ModuleNotFoundError: .*no_such_plugin_for_millrace"):
         checks.prepare_child(["no_such_plugin_for_millrace"])
 
 
