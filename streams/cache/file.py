@@ -43,6 +43,7 @@ WALK_DEADLINE = 30.0
 """Seconds after which a purge, clear or keys is abandoned; it may still happen."""
 OPEN_DEADLINE = 5.0
 """Seconds that opening the folder may take."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 REST = 5.0
 """Seconds that nothing is stored after the disk failed."""
 
@@ -239,6 +240,9 @@ class FileCache(BaseCache):
         self.counts["failures"] += 1
         if exc.errno != errno.ENOENT:
             self._rests_until = time.monotonic() + REST
+        if exc.errno in _FULL and (self._sweeper is None or self._sweeper.done()):
+            self._folder.is_full = True
+            self._start_sweeping()
         if self._log_pause.is_over(exc.errno):
             logger.warning("the cache in %s fails: %s", self.tier.path, _reason(exc))
 

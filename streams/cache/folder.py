@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import math
 import os
 import re
 import secrets
@@ -67,6 +68,7 @@ class Folder:
         self._mark = f"{os.getpid()}-{secrets.token_hex(4)}"  # workers in containers may all have one pid
         self._numbers = itertools.count(1)
         self.closed = False
+        self.is_full = False
         """Whether a walk in progress has to end early."""
 
     def open(self) -> None:
@@ -174,7 +176,9 @@ class Folder:
         return Walked([key for _, key in self._files(errors) if key], errors)
 
     def sweep(self) -> Walked[int]:
-        """Remove what is expired, what dead writers left, and the oldest of too many; returns how many."""
+        """Remove what is expired, what dead writers left, and the oldest of too many, or, where that makes no room on a
+        disk that `is_full`, a share of the oldest; returns how many.
+        """
         errors: list[OSError] = []
         doomed: list[str] = []
         living: list[tuple[float, str]] = []
@@ -193,6 +197,9 @@ class Folder:
         excess = len(living) - self._tier.threshold
         if excess > 0:
             doomed += [path for _, path in sorted(living)[: excess + int(self._tier.threshold * SWEEP_SHARE)]]
+        elif self.is_full and not doomed:
+            doomed += [path for _, path in sorted(living)[: math.ceil(len(living) * SWEEP_SHARE)]]
+        self.is_full = False
         return Walked(sum(_remove(path, errors) for path in doomed), errors)
 
     def _look(self, path: str, key: bytes) -> tuple[float, bool]:

@@ -21,13 +21,15 @@ from streams.cache.lookup_queue import TURN, Later, LookupQueue
 from streams.cache.memory import MemoryCache
 from streams.config.cache_url import FileTier, MemcachedTier, MemoryTier, Tier
 from streams.pool import LargeWork
-from streams.tasks import start
+from streams.tasks import end_tasks, start
 from streams.telemetry.timed import timed
 
 logger = logging.getLogger(__name__)
 
 MAX_WRITES = 1_024
 """Writes to lower tiers at once; beyond them an answer is only cached in memory."""
+MARK_AGAIN = 5.0
+"""Seconds until the marker of a change is written again that its tier has not taken."""
 MOMENT = 1.0
 """Seconds that an answer stays in memory without a memory tier: for requests that come at once."""
 CLOSE_TIMEOUT = 2.0
@@ -61,6 +63,8 @@ class Cache:
         self.lookups = LookupQueue(self._look_up)
         self._writes: set[asyncio.Task[None]] = set()
         self._last: dict[tuple[bytes, int], asyncio.Task[None]] = {}
+        self._unmarked: dict[tuple[bytes, int], BaseCache] = {}
+        self._marking: asyncio.Task[None] | None = None
         self.counts: Counter[str] = Counter()
         self.changes = Changes(longest)
         self.peek: Callable[[bytes], Entry | None] = self.memory.peek  # the hit path: one call less
@@ -73,6 +77,8 @@ class Cache:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._marking is not None:
+            await end_tasks(self._marking)
         if self._writes:
             _done, late = await asyncio.wait(self._writes, timeout=CLOSE_TIMEOUT)
             for task in late:
@@ -217,7 +223,23 @@ class Cache:
 
     async def _mark(self, target: bytes, tier: BaseCache) -> None:
         self.changes.start(target, id(tier))
-        await tier.set(marker_key(target), write_marker(self.changes.time_of(target)), ttl=self.changes.longest)
+        if await self._set_marker(target, tier) is False:
+            self._unmarked[target, id(tier)] = tier
+            if self._marking is None or self._marking.done():
+                means = "workers that share the tier may use answers from before a change"
+                self._marking = start(self._mark_again(), "marking changes", means=means, fatal=False)
+
+    async def _mark_again(self) -> None:
+        """Write the markers that their tiers have not taken: one that rests comes back with all its entries."""
+        while self._unmarked:
+            await asyncio.sleep(MARK_AGAIN)
+            for (target, place), tier in list(self._unmarked.items()):
+                if not self.changes.time_of(target) or await self._set_marker(target, tier) is not False:
+                    self._unmarked.pop((target, place), None)
+
+    async def _set_marker(self, target: bytes, tier: BaseCache) -> Any:
+        marker = write_marker(self.changes.time_of(target))
+        return await tier.set(marker_key(target), marker, ttl=self.changes.longest)
 
     async def stats(self) -> dict[str, Any]:
         """Return the figures of each tier, and the counts."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from marshmallow.validate import Length, OneOf, Range
 
 from models.errors import SettingsError
+from models.request import MAX_TIMEOUT
 from models.retry_later import is_delay_topic
 from models.source import MAX_REDIRECTS, NEGATIVE_TTL
 from streams.config import validators as values
@@ -141,8 +142,8 @@ class Settings:
                      "beyond them they end `overloaded`. Those of a host that keeps up stay in Kafka. A source's "
                      "`limits.waiting` takes precedence.", Range(min=1))] = DEFAULT_MAX_WAITING_PER_HOST
     timeout: Annotated[
-        float, Setting("Seconds from receipt to result for a request without a `timeout` of its own.",
-                       _positive)] = DEFAULT_TIMEOUT
+        float, Setting("Seconds from receipt to result for a request without a `timeout` of its own; at most 300.",
+                       Range(min=0, max=MAX_TIMEOUT, min_inclusive=False))] = DEFAULT_TIMEOUT
     max_bytes: Annotated[
         int, Setting("Largest decoded body, such as `8388608` or `8MiB`; a larger one ends the request `too_large`.",
                      parse=parse_bytes)] = DEFAULT_MAX_BYTES

@@ -405,6 +405,22 @@ async def test_a_sweep_removes_what_is_over_and_nothing_foreign(cache, clock):
     assert counted(cache) == {"stores": 3, "pruned": 3}
 
 
+@pytest.mark.parametrize(("over", "left"), [(True, 0), (False, 18)])
+async def test_a_full_disk_makes_room(cache, clock, monkeypatch, over, left):
+    """What is over goes at once, however few files there are; where nothing is, a tenth of the oldest."""
+    for number in range(20):
+        await cache.set(key_of(number), b"x", ttl=50)
+        os.utime(entry_path(cache, key_of(number)), (1000 + number, 1000 + number))
+    if over:
+        clock.now += 60
+    monkeypatch.setattr(cache._folder, "write", failing(errno.ENOSPC))
+    assert await cache.set(key_of(99), b"x", ttl=50) is False
+    await swept(cache)
+    assert sorted(await cache.keys()) == sorted(key_of(number) for number in range(20 - left, 20))
+    await cache._sweep()
+    assert len(await cache.keys()) == left, "with the next sweep nothing more goes"
+
+
 async def test_opening_sweeps(tier, clock):
     """What is over when a worker starts is removed, without waiting for a get."""
     async with FileCache(tier, clock=clock) as first:

@@ -39,6 +39,7 @@ class Tier:
         self.kept, self.ttls, self.calls = {}, {}, []
         self.gates: dict[str, asyncio.Event] = {}
         self.broken = None
+        self.resting = False
         self.opened = 0
 
     async def __aenter__(self):
@@ -65,7 +66,10 @@ class Tier:
 
     async def set(self, key, value, ttl):
         await self._pass("set")
+        if self.resting:
+            return False
         self.kept[key], self.ttls[key] = value, ttl
+        return True
 
     async def delete(self, key):
         await self._pass("delete")
@@ -377,6 +381,23 @@ async def test_a_large_entry_holds_up_no_other(cache, clock, lower):
     assert cache.counts == {"lower_hits": 2, "lower_misses": 1, "refused": 1}
     await settle(cache)
     assert keys[2] not in lower.kept
+
+
+async def test_a_change_is_marked_once_its_tier_takes_it(cache, clock, lower, monkeypatch):
+    """A memcached that rested for a moment comes back with what was asked for before the change: nobody may use it."""
+    monkeypatch.setattr(front, "MARK_AGAIN", 0.01)
+    cache.put(OTHER, entry(1))
+    await settle(cache)
+    lower.resting = True
+    clock.now += 5
+    cache.change(target_of(OTHER))
+    async with asyncio.timeout(PATIENCE):
+        while cache._marking is None:
+            await asyncio.sleep(0)
+    lower.resting = False
+    async with asyncio.timeout(PATIENCE):
+        await cache._marking
+    assert lower.kept[marker_key(target_of(OTHER))] == write_marker(clock.now)
 
 
 async def test_large_entries_that_wait_are_bounded(cache, lower):
