@@ -205,6 +205,6 @@ def plain(value: Any) -> Any:
             return {name: plain(each) for name, each in value.items()}
         case list() | tuple():
             return [plain(each) for each in value]
-        case Decimal():
-            return strictjson.Number(str(value))
+        case Decimal():  # a whole number may be an identifier of more digits than a double has
+            return int(value) if value.as_tuple().exponent == 0 else strictjson.Number(str(value))
     return value

@@ -145,9 +145,9 @@ def _show(page: mmap.mmap, number: int, now: float) -> None:
 
 def _prepare(path: list[str], plugins: list[str], memory: int) -> None:
     sys.path[:] = path
-    from models import checks  # noqa: PLC0415  the path is known only now
+    from models.plugins import load_all  # noqa: PLC0415  the path is known only now
 
-    checks.prepare_child(plugins)
+    load_all(plugins)
     gc.collect()
     gc.freeze()
     _cap_memory(memory)

@@ -168,13 +168,18 @@ class App(faust.App):
         Raises BrokerError.
         """
         if not self.exactly_once:
-            return await stack.enter_async_context(Publisher(settings.kafka, client_id, self.crash_soon))
+            publisher = Publisher(settings.kafka, client_id, self.crash_soon, is_fenced=self._is_fenced)
+            return await stack.enter_async_context(publisher)
         await require_fencing(settings.kafka)
         group = self.conf.id
         return await stack.enter_async_context(TransactionalPublisher(
             settings.kafka, client_id, self.crash_soon, group=group,
             name=transactional_id(group, settings.worker_id), holder=lambda: self.holder.transactions,
         ))  # fmt: skip
+
+    def _is_fenced(self) -> bool:
+        """Whether others may have this member's partitions by now, though nothing has told it."""
+        return self.started and not self.holder.is_member
 
     async def commit_transactions(self) -> bool | None:
         """Commit what was published, and the group's offsets; None if there is nothing to commit."""

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +70,7 @@ def _brief(value: Any) -> str:
 
 
 def _try(settings: Any, sources: Any, options: argparse.Namespace) -> int:
-    from agents.routes.rehearsal import questions, rehearse, sample
-    from models.route import REGISTERED
+    from agents.routes.rehearsal import questions, rehearse, sample, without_registry
 
     route = sources.route(options.name)
     if route.needs_registry:
@@ -80,8 +78,7 @@ def _try(settings: Any, sources: Any, options: argparse.Namespace) -> int:
             f"the route's formats are {route.format}, {route.key_format} (keys) and {route.results_format}: "
             "what a registry reads is read as JSON, and shown so"
         )
-        formats = {name: getattr(route, name) for name in ("format", "key_format", "results_format")}
-        route = replace(route, **{name: "json" if each in REGISTERED else each for name, each in formats.items()})
+        route = without_registry(route)
     headers = dict(_header(each) for each in options.header)
     key = None if options.key is None else os.fsencode(options.key)
     if options.topic is not None and not route.reads(options.topic):

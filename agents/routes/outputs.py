@@ -72,7 +72,7 @@ class Outputs:
 
     def pass_on(self, record: Record, lease: Lease, scope: Mapping[str, Any] | None, began: float) -> str | None:
         """Publish a record without answers, as `finish` does; `scope` is None for a tombstone."""
-        if scope is None or not self.route.writes_anew:
+        if scope is None or record.value is None or not self.route.writes_anew:
             self._publish(record, lease, record.value, headers_of(record, [], None), began)
             return PASSED
         return PASSED if self._write(record, lease, _Made(scope["value"], []), began) else None
@@ -244,7 +244,7 @@ class Outputs:
         if route.output == "document":
             [found] = results.values()
             return _Made(None, notes, found.value.text) if text else _Made(found.value.loaded, notes)
-        if not places and not route.writes_anew:
+        if not places and (record.value is None or not route.writes_anew):  # a tombstone stays one
             return _Made(None, notes, kept=True)
         value = scope["value"]
         json = value.text if isinstance(value, LargeValue) else record.value if route.format == "json" else None

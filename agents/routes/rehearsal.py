@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aiokafka import ConsumerRecord
@@ -18,7 +19,7 @@ from agents.routes.outputs import PASSED, Outputs
 from agents.routes.runner import DROPPED, RouteRunner
 from agents.routes.walk import questions_of
 from models.errors import AnswerError
-from models.route import Lookup, Route
+from models.route import REGISTERED, Lookup, Route
 from models.source import Sources
 from streams.config.settings import Settings
 from streams.http.client import client_of
@@ -89,6 +90,13 @@ def questions(
     if not RouteRunner(route, lookups, formats, outputs, cast("Any", None)).is_wanted(scope):
         return _OUTCOMES[route.otherwise], []
     return None, [each for lookup in route.stages[0] for each in _questions(lookups, lookup, scope)]
+
+
+def without_registry(route: Route) -> Route:
+    """Return a route that reads and writes as JSON what it would by a registry."""
+    formats = {name: getattr(route, name) for name in ("format", "key_format", "results_format")}
+    changes: dict[str, Any] = {name: "json" for name, each in formats.items() if each in REGISTERED}
+    return replace(route, **changes)
 
 
 def _questions(lookups: Lookups, lookup: Lookup, scope: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from aiokafka import ConsumerRecord
 from agents.answer.agent import Answerer
 from agents.answer.enrich import Enricher
 from agents.answer.fetch import Fetcher
-from agents.routes.rehearsal import Published, sample, send_through
+from agents.routes.rehearsal import Published, sample, send_through, without_registry
 from agents.testing.doubles import Pool, Publisher, remove_pauses
 from agents.testing.letters import Letter, letter_of
 from agents.testing.upstream import Upstream, UpstreamRequest
@@ -155,7 +155,7 @@ class AsyncHarness:
 
     def _route(self, name: str) -> Route:
         try:
-            return self._sources.routes[name]
+            return without_registry(self._sources.routes[name])
         except KeyError:
             msg = f"there is no route {name!r} in the sources; there are: {', '.join(self._sources.routes) or 'none'}"
             raise KeyError(msg) from None

@@ -17,7 +17,7 @@ builtin    the other built-in checks; docs/checks.md describes them all
 from models.checks.builtin import is_in_range, is_one_of, json_schema, length_is_within, matches, sha256
 from models.checks.prime import is_prime
 from models.checks.registry import Call, Check, check, check_call, check_known, find, names
-from models.checks.run import MAX_VALUE_BYTES, CheckOutcome, Unread, prepare_child, run, select
+from models.checks.run import MAX_VALUE_BYTES, CheckOutcome, Unread, run, select
 
 __all__ = [
     "MAX_VALUE_BYTES",
@@ -36,7 +36,6 @@ __all__ = [
     "length_is_within",
     "matches",
     "names",
-    "prepare_child",
     "run",
     "select",
     "sha256",

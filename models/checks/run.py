@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,12 +133,3 @@ def _reason(exc: BaseException) -> str:
     reason = f"{type(exc).__name__}: {message}" if message else type(exc).__name__
     line = " ".join(_CONTROL.sub(" ", reason[:MAX_REASON]).split())
     return line.encode(errors="backslashreplace").decode()[:MAX_REASON]
-
-
-def prepare_child(plugins: Sequence[str]) -> None:
-    """Load the plugins, each as `Plugin.spec`, in a fresh pool child, so that their checks are registered there too.
-    Raises PluginError.
-    """
-    from models.plugins import load_all  # noqa: PLC0415  plugins register checks, so their loader imports this package
-
-    load_all(plugins)

@@ -26,6 +26,7 @@ sender             single records, confirmed, for what a person sends
 tail               the end of the results, for those who wait for one or watch
 reader             what a topic holds now, read once, without a group
 topics             the contract's topics: create, verify, report differences
+membership         until when the group surely counts this member
 connection         aiokafka's connection to a broker, with probes, and errors that aiokafka understands
 client             opens consumers, producers and admin clients, and a connection to one broker
 errors             Kafka's errors, as one sentence that says what to do

@@ -107,18 +107,22 @@ class Holdings(dict[TP, Lease]):
         lease.revoke()
 
 
-async def hand_over(leases: Sequence[Lease], arrived: Arrived, commit: Commit, crash: BaseException | None) -> None:
+async def hand_over(
+    leases: Sequence[Lease], arrived: Arrived, commit: Commit, crash: BaseException | None, *, lost: bool = False
+) -> None:
     """End leases so that the next owner repeats as little as can be: begin nothing more, wait for what is in progress,
     cancel what is not finished in time, wait for the acknowledgements of what was published by then, and commit, again
-    if Kafka does not take it at once. After a `crash` because Kafka refuses access nothing is waited for.
+    if Kafka does not take it at once. After a `crash` because Kafka refuses access nothing is waited for. Once the
+    group has `lost` this member, nothing that is in progress will be published: what is on its way is waited for.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    seconds = 0.0 if isinstance(crash, AccessError) else defaults.DRAIN_DEADLINE
+    refused = isinstance(crash, AccessError)
+    seconds = 0.0 if refused or lost else defaults.DRAIN_DEADLINE
     if not all(await asyncio.gather(*(lease.drain(seconds) for lease in leases))):
         for lease in leases:
             lease.cancel()
-        if seconds:
+        if not refused:
             await arrived(ARRIVAL_DEADLINE)
         if seconds:
             _report_late(leases, seconds)

@@ -49,6 +49,8 @@ BACKLOG_RECORDS = 20_000
 """Records waiting for acknowledgement beyond which `pace` waits."""
 BACKLOG_BYTES = 64 << 20
 """Bytes of values waiting for acknowledgement beyond which `pace` waits."""
+FENCE_PAUSE = 0.05
+"""Seconds between looks at whether this member may publish again."""
 STUCK_AFTER = 1.0
 """Seconds without acknowledgement after which a partition counts as stuck, as one without a leader is."""
 
@@ -62,6 +64,7 @@ class Publisher:
     """Opened with `async with`; see the module. `on_crash` is called with a fault that no retry mends,
     `on_acknowledged` with each batch that was acknowledged, before the listeners of its records.
 
+    Nothing is sent while `is_fenced`: the records may be another's by now, and wait until that is known.
     `backlog` and `backlog_bytes` count what waits for acknowledgement. Of a stuck partition, no more counts towards
     `congested` than its share, so that it does not hold up the others; `is_full` says that it has its share.
     `transactions` counts those that ended, by how, where there are any.
@@ -73,7 +76,9 @@ class Publisher:
         client_id: str,
         on_crash: Callable[[BaseException], None],
         on_acknowledged: Acknowledged | None = None,
+        is_fenced: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_fenced = is_fenced
         self._producer = Producer(kafka, client_id, on_crash)
         self._on_crash = on_crash
         self._on_acknowledged = on_acknowledged
@@ -274,6 +279,7 @@ class Publisher:
 
     async def _send(self, queue: PartitionQueue) -> None:
         batch = await self._producer.new_batch()
+        await self._until_ours(queue)
         records, dropped = queue.fill(batch, self.limits[queue.topic])
         if dropped:
             self._release(queue, dropped)
@@ -302,6 +308,14 @@ class Publisher:
             self._acknowledged(queue, base, records)
         finally:
             stuck.cancel()
+
+    async def _until_ours(self, queue: PartitionQueue) -> None:
+        """Wait while others may have what the records are of: until their listeners have ended, or it is ours again."""
+        began = self._loop.time()
+        while self._is_fenced() and any(record.listener.alive for record in queue.waiting):
+            if self._loop.time() > began + STUCK_AFTER:
+                self._mark_stuck(queue)
+            await asyncio.sleep(FENCE_PAUSE)
 
     def _acknowledged(self, queue: PartitionQueue, base: int, records: Sequence[OutgoingRecord]) -> None:
         if self._on_acknowledged is not None:

@@ -39,6 +39,7 @@ from streams.kafka.commit_metadata import Identity, signature
 from streams.kafka.commits import Commits, commits
 from streams.kafka.fetched import begin_poll
 from streams.kafka.lease import CommitPoint, Member
+from streams.kafka.membership import Coordinator
 from streams.kafka.quiet import Quiet
 from streams.kafka.txn_offsets import stable_commits
 from streams.tasks import end_all, first
@@ -198,6 +199,12 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
             self._consumer._coordinator.check_errors()
             require_tasks(self._consumer)
 
+    @property
+    def is_member(self) -> bool:
+        """Whether the group still counts this member; callable from any thread."""
+        coordinator = None if self._consumer is None else self._consumer._coordinator
+        return not isinstance(coordinator, Coordinator) or coordinator.is_member
+
     async def reconnect(self) -> None:
         """Close the connections: what waits for an answer over them fails, and is sent again over new ones."""
         for each in list(self._ensure_consumer()._client._conns.values()):
@@ -288,7 +295,9 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Tell the agents' loop, unless the worker stops."""
-        self.member = Member(generation_id, self._ensure_consumer()._coordinator.member_id)
+        coordinator = self._ensure_consumer()._coordinator
+        coordinator.confirmed = time.monotonic()
+        self.member = Member(generation_id, coordinator.member_id)
         self.held = frozenset(assigned)
         await self._unless_stopping(super().on_partitions_assigned(assigned, generation_id))
 

@@ -10,7 +10,7 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Topic      `_compile_decode`, `_create_event` (in batch.py)
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`,
              `_start_thread`, `_stopped_set`, `_keepalive2`, `_thread_keepalive` (in thread.py, with aiokafka's
-             `_subscription`, `_coordinator.check_errors`, `._max_poll_interval`,
+             `_subscription`, `_coordinator.check_errors`, `._max_poll_interval`, `._do_heartbeat` (membership.py),
              `_fetcher._fetch_max_wait_ms`, `._fetcher_timeout`, `._fetch_task`, `_client`, its `_conns`, `_sync_task`)
   Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py, with `_md_update_fut`,
              `_sync_task`, and a producer's `_sender.sender_task`, `_message_accumulator`); `get_random_node`, `send`
@@ -256,6 +256,11 @@ class Consumer(Quiet, driver.Consumer):
 
     # -- leases
 
+    @property
+    def is_member(self) -> bool:
+        """Whether the leases are surely ours: not if the session may have ended while this process stood still."""
+        return self._thread.is_member
+
     def let_go(self) -> None:
         """Hold nothing: the group, which may have more members than partitions, has given this one no partition."""
         for tp in self.leases:
@@ -323,7 +328,7 @@ class Consumer(Quiet, driver.Consumer):
         """
         self._revokes += 1
         leases = list(self.leases.values())
-        await hand_over(leases, self.app.arrived, self._try_commit, self.app.crash_reason)
+        await hand_over(leases, self.app.arrived, self._try_commit, self.app.crash_reason, lost=not self.is_member)
         for tp in self.leases:
             self.leases.give_up(tp)
         self.transactions.settled()

@@ -16,6 +16,8 @@ _FLOATS: Final = frozenset({"float", "double"})
 _BINARY: Final = frozenset({"bytes", "fixed"})
 # Microseconds of fastavro's compiled reader, for a value; what is converted in Python costs more.
 _SCALAR_TIME, _RECORD_TIME, _ARRAY_TIME, _PYTHON_TIME = 0.3, 0.6, 0.6, 2.0
+_MARKS: Final = ("__fastavro_parsed", "__named_schemas")
+"""What fastavro adds to a schema that is parsed: that it is, and the named types that it knows."""
 _INVALID: Final = (fastavro.schema.SchemaParseException, fastavro.schema.UnknownType)
 
 
@@ -28,10 +30,37 @@ def parse(text: str, references: Mapping[str, str], *, numbers: bool) -> tuple[A
     try:
         for each in references.values():
             fastavro.parse_schema(_ready(_read(each), numbers=numbers), named)
-        return fastavro.parse_schema(_ready(_read(text), numbers=numbers), named), named
+        schema = fastavro.parse_schema(_ready(_read(text), numbers=numbers), named)
+        return _with_names(schema, named), named
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, *_INVALID) as exc:
         msg = f"not an Avro schema: {type(exc).__name__}: {exc}"
         raise ValueError(msg) from None
+
+
+def _with_names(schema: Any, named: Mapping[str, Any]) -> Any:
+    """Return a schema that knows what it refers to, as fastavro has it of a record alone: a union at the top, an array
+    or a map may be of types that others define. fastavro parses a union with each value, so that has them in it.
+    """
+    if isinstance(schema, list):
+        return _whole(schema, named, set())
+    whole = named.get(schema) if isinstance(schema, str) else schema
+    return schema if whole is None else {**whole, **dict(zip(_MARKS, (True, named), strict=True))}
+
+
+def _whole(schema: Any, named: Mapping[str, Any], seen: set[str]) -> Any:
+    """Return a parsed schema with each named type in place of the first mention of its name."""
+    if isinstance(schema, list):
+        return [_whole(each, named, seen) for each in schema]
+    if isinstance(schema, str):
+        return schema if schema in seen or schema not in named else _whole(named[schema], named, seen)
+    seen.add(schema.get("name", ""))
+    whole = {name: value for name, value in schema.items() if name not in _MARKS}
+    if "fields" in schema:
+        whole["fields"] = [{**each, "type": _whole(each["type"], named, seen)} for each in schema["fields"]]
+    for inner in ("items", "values"):
+        if inner in schema:
+            whole[inner] = _whole(schema[inner], named, seen)
+    return whole
 
 
 def _read(text: str) -> Any:
@@ -73,6 +102,8 @@ def _field(field: Mapping[str, Any], *, numbers: bool) -> dict[str, Any]:
     first = kind[0] if isinstance(kind, list) and kind else kind
     if isinstance(first, dict) and first["type"] in _BINARY and isinstance(field.get("default"), str):
         ready["default"] = BinaryDefault(field["default"])
+    elif isinstance(first, dict) and first["type"] in _FLOATS and type(field.get("default")) is int:
+        ready["default"] = float(field["default"])  # fastavro takes 0 for a plain double, not for a logical type
     return ready
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import urljoin
 
 import jsonschema
 import re2
@@ -28,6 +29,11 @@ MAX_SHOWN: Final = 100
 """Characters of a keyword's value that are shown."""
 
 
+def _places(name: str, base: Any) -> set[str]:
+    """Return by what a $ref may mean a reference: its name, and that relative to the `$id` of who refers to it."""
+    return {name, urljoin(base, name)} if isinstance(base, str) else {name}
+
+
 class JsonCodec:
     """Reads and writes values by one schema. Raises ValueError for a schema that cannot be used."""
 
@@ -40,8 +46,9 @@ class JsonCodec:
             parsed = json.loads(schema.text)
             kind: Any = jsonschema.validators.validator_for(parsed, default=jsonschema.Draft7Validator)
             kind.check_schema(parsed, format_checker=None)  # its patterns need not be Python's: \p{L} is none
-            resources = [(name, Resource.from_contents(json.loads(text), default_specification=DRAFT7))
-                         for name, text in schema.references.items()]  # fmt: skip
+            base = parsed.get("$id") if isinstance(parsed, dict) else None
+            resources = [(place, Resource.from_contents(json.loads(text), default_specification=DRAFT7))
+                         for name, text in schema.references.items() for place in _places(name, base)]  # fmt: skip
         except jsonschema.SchemaError as exc:
             msg = f"not a JSON Schema: {exc.message} at {exc.json_path}"
             raise ValueError(msg) from None

@@ -53,6 +53,8 @@ PINNED = {
     "aiokafka.client:AIOKafkaClient._md_synchronizer": "e0421bffa9a7",
     "aiokafka.conn:create_conn": "673276cbddb4",
     "aiokafka.conn:AIOKafkaConnection": "ac26ab36fe7c",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator._do_heartbeat": "dc1d6632aaa6",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator._heartbeat_routine": "61d010289522",
     "aiokafka.consumer.group_coordinator:GroupCoordinator.request_rejoin": "f70a261c91c3",
     "aiokafka.consumer.subscription_state:Subscription": "5e570aaff58e",
     "aiokafka.client:AIOKafkaClient.set_topics": "9f9b55d6d899",

@@ -12,7 +12,7 @@ from marshmallow import ValidationError
 
 from models import checks, strictjson
 from models.checks import MAX_VALUE_BYTES, Call, CheckOutcome
-from models.plugins import PluginError
+from models.plugins import PluginError, load_all
 
 DOCUMENT = {"a": {"b": [10, {"c": None}]}, "": {"": 1}, "0": "key", "list": [[1], 2]}
 
@@ -346,14 +346,14 @@ def test_a_child_knows_the_plugins_checks(tmp_path, monkeypatch):
         "from models.checks import check\n\n\n@check\ndef double(value):\n    return 2 * value\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    checks.prepare_child(["millrace_plugin_for_test"])
+    load_all(["millrace_plugin_for_test"])
     assert checks.run("double", 21, {}).value == 42
 
 
 def test_a_plugin_that_is_not_there_is_told():
     """A child with a missing plugin does not start silently without it."""
     with pytest.raises(PluginError, match=r"ModuleNotFoundError: .*no_such_plugin_for_millrace"):
-        checks.prepare_child(["no_such_plugin_for_millrace"])
+        load_all(["no_such_plugin_for_millrace"])
 
 
 @pytest.mark.usefixtures("_own_registry")

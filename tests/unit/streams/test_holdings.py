@@ -107,3 +107,22 @@ async def test_what_kafka_refuses_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     async with asyncio.timeout(5):
         await holdings.hand_over([lease], arrived, commits, AccessError("no"))
     assert commits.points == [0]
+
+
+async def test_a_lost_member_waits_for_what_is_on_its_way_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it still has in progress would never be published: that is cancelled, and what was sent may be finished."""
+    monkeypatch.setattr(defaults, "DRAIN_DEADLINE", 60.0)
+    lease = at_work(2)
+    commits = Commits(lease, None)
+    work = asyncio.ensure_future(asyncio.Event().wait())
+    lease.work.add(work)
+
+    async def arrived(_: float) -> bool:
+        await asyncio.sleep(0)
+        assert work.cancelled()
+        lease.finish(0)
+        return True
+
+    async with asyncio.timeout(5):
+        await holdings.hand_over([lease], arrived, commits, None, lost=True)
+    assert commits.points == [1]

@@ -777,6 +777,31 @@ async def test_a_batch_that_waits_for_its_acknowledgement_is_a_failure_in_time(p
     assert publisher.failing_since is None
 
 
+async def test_nothing_is_sent_while_others_may_have_it(cluster, crashes, desk, monkeypatch):
+    """A process that stood still publishes nothing before the group has said what is still its own."""
+    monkeypatch.setattr(module, "FENCE_PAUSE", 0.001)
+    monkeypatch.setattr(module, "STUCK_AFTER", 0.01)
+    fenced = True
+    async with Publisher(Kafka(), "test", crashes.append, is_fenced=lambda: fenced) as publisher:
+        publisher.learn("t", 2)
+        publish(publisher, desk, [0])
+        lost = Desk()
+        publisher.publish("t", 1, parcel(lost, 7))
+        async with asyncio.timeout(PATIENCE):
+            while publisher.failing_since is None:
+                await asyncio.sleep(0.001)
+        assert cluster.sent == []
+        lost.alive = False
+        async with asyncio.timeout(PATIENCE):
+            while publisher.backlog > 1:
+                await asyncio.sleep(0.001)
+        fenced = False
+        await desk.until(1)
+        assert ([sent.values for sent in cluster.sent], lost.finished) == ([[b"0"]], [])
+        await a_few_turns()
+        assert publisher.failing_since is None
+
+
 async def test_without_any_acknowledgement_the_backlog_is_bounded(publisher, cluster, desk, monkeypatch):
     """With every partition stuck, `pace` waits once each has its share."""
     monkeypatch.setattr(module, "BACKLOG_RECORDS", 8)

@@ -146,3 +146,24 @@ async def test_a_large_record_by_a_registry_is_one_too(count, is_large):
     assert text.startswith(b'{"customer":{"id":"c1"},"l":[{"p":1.10,"n":0},')
     assert json.loads(text)["l"][-1] == {"p": 1.1, "n": count - 1}
     assert json.loads(text)["risk"]["sku"] == "s1"
+
+
+class Writing(Registered):
+    """A registry that encodes, too, and would make something of nothing."""
+
+    def encode_cached(self, *_):
+        return b"written"
+
+
+@pytest.mark.parametrize("more", ["when = \"value.status == 'open'\"", ""])
+@pytest.mark.parametrize("formats", ['format = "avro"', 'results_format = "avro"'])
+async def test_a_tombstone_stays_one_where_a_registry_writes(formats, more):
+    """Without an answer to put in, nothing is written: a compacted topic forgets the key."""
+    given = sources('source = "hook"', f'{formats}\ntombstones = "look-up"\n{more}')
+    async with AsyncHarness(REPLIES, sources=given) as service:
+        route = service._sources.routes["r"]
+        outcome, [published] = await send_through(
+            Settings(), route, service._sources, service._enricher, sample(route, None, b"c1"),
+            registry=Writing(None),
+        )  # fmt: skip
+    assert (outcome, published.topic, published.value) == ("passed" if more else "ok", route.results, None)

@@ -107,6 +107,35 @@ def test_references_are_resolved():
     assert codec.decode(codec.encode(value)) == value
 
 
+@pytest.mark.parametrize(
+    ("schema", "values"),
+    [
+        (["x.Zone", "x.Address"], [{"code": "A"}, {"zone": {"code": "B"}}]),
+        (["null", "x.Address"], [None, {"zone": {"code": "B"}}]),
+        ({"type": "array", "items": "x.Address"}, [[{"zone": {"code": "B"}}, {"zone": {"code": "C"}}]]),
+        ({"type": "map", "values": ["null", "x.Zone"]}, [{"a": None, "b": {"code": "A"}}]),
+        ("x.Address", [{"zone": {"code": "B"}}]),
+    ],
+)
+def test_a_schema_may_be_of_references_alone(schema, values):
+    """Several events in one topic are a union of types that others define."""
+    zone = {"type": "record", "name": "x.Zone", "fields": [{"name": "code", "type": "string"}]}
+    address = {"type": "record", "name": "x.Address", "fields": [{"name": "zone", "type": "x.Zone"}]}
+    codec = codec_of(schema, {"x.Zone": json.dumps(zone), "x.Address": json.dumps(address)})
+    for value in values:
+        for data in (codec.encode(value), codec.encode_in_steps(value)):
+            assert codec.decode(data) == codec.decode_in_steps(data) == value
+
+
+def test_a_whole_number_is_a_default_of_a_float():
+    """As people write it; also where a value may hold what is no number."""
+    number = {"name": "d", "type": "double", "default": 0}
+    other = {"name": "f", "type": ["float", "null"], "default": 1}
+    codec = codec_of({"type": "record", "name": "R", "fields": [number, other]})
+    assert codec.decode(codec.encode({})) == {"d": 0.0, "f": 1.0}
+    assert codec.decode(b"\x00\x00\x00\x00\x00\x00\xf8\x7f\x02") == {"d": "NaN", "f": None}
+
+
 def test_defaults_fill_in_what_is_missing():
     """Also those of bytes, which a schema writes as characters."""
     schema = {"type": "record", "name": "R", "fields": [

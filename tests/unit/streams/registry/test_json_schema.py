@@ -163,3 +163,13 @@ def test_a_number_that_cannot_be_judged_does_not_fit():
     """One of thousands of decimals."""
     with pytest.raises(InvalidDocument, match="cannot be judged"):
         codec_of({"multipleOf": 0.01}).encode(strictjson.loads(b"0." + b"1" * 5_000, exact=True))
+
+
+def test_a_reference_is_found_beside_the_schema_s_own_id():
+    """A name is relative to the `$id` of who refers to it, as Confluent's serializers have it, and itself."""
+    bare = {name: each for name, each in ADDRESS.items() if name != "$id"}
+    for address in (bare, ADDRESS):
+        codec = codec_of(ORDER | {"$id": "http://shop.example/order.json"}, **{"address.json": address})
+        assert codec.encode({"to": {"zip": "1"}}) == b'{"to":{"zip":"1"}}'
+        with pytest.raises(InvalidDocument, match="zip"):
+            codec.encode({"to": {"zip": "x"}})
