@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import itertools
-import math
 import os
 import re
 import secrets
@@ -198,7 +197,7 @@ class Folder:
         if excess > 0:
             doomed += [path for _, path in sorted(living)[: excess + int(self._tier.threshold * SWEEP_SHARE)]]
         elif self.is_full and not doomed:
-            doomed += [path for _, path in sorted(living)[: math.ceil(len(living) * SWEEP_SHARE)]]
+            doomed += [path for _, path in sorted(living)[: int(len(living) * SWEEP_SHARE)]]
         self.is_full = False
         return Walked(sum(_remove(path, errors) for path in doomed), errors)
 

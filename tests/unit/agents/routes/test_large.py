@@ -156,10 +156,11 @@ class Writing(Registered):
 
 
 @pytest.mark.parametrize("more", ["when = \"value.status == 'open'\"", ""])
-@pytest.mark.parametrize("formats", ['format = "avro"', 'results_format = "avro"'])
+@pytest.mark.parametrize("formats", ['format = "avro"', 'results_format = "avro"\nresults_subject = "s"'])
 async def test_a_tombstone_stays_one_where_a_registry_writes(formats, more):
     """Without an answer to put in, nothing is written: a compacted topic forgets the key."""
-    given = sources('source = "hook"', f'{formats}\ntombstones = "look-up"\n{more}')
+    lookup = 'source = "risk"\nparams = { id = "key" }'
+    given = sources(lookup, f'{formats}\ntombstones = "look-up"\n{more}')
     async with AsyncHarness(REPLIES, sources=given) as service:
         route = service._sources.routes["r"]
         outcome, [published] = await send_through(

@@ -460,7 +460,9 @@ def test_what_would_be_asked_is_nothing_for_a_record_that_passes(value, route, e
     assert (outcome, [each["url"] for each in asked]) == expected
 
 
-@pytest.mark.parametrize("formats", ['format = "avro"', 'results_format = "protobuf"', 'key_format = "avro"'])
+@pytest.mark.parametrize(
+    "formats", ['format = "avro"', 'results_format = "protobuf"\nresults_subject = "s"', 'key_format = "avro"']
+)
 def test_a_route_of_a_registry_is_tested_as_json(formats):
     """A test has no registry: what it would read and write is JSON, as `millrace routes try` has it."""
     topic, value, _ = send(ORDER, INTO, formats, key=b'"k"')
