@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from models import strictjson
-from models.expression import MAX_EXPRESSION, Expression, Path, is_true
+from models.expression import MAX_EXPRESSION, Expression, Path, is_true, plain
 
 SCOPE = {
     "value": {"customer": {"id": 7, "x-id": "a"}, "lines": [{"sku": "a", "n": 1}, {"sku": "b", "n": 2}], "empty": None},
@@ -153,3 +155,12 @@ def test_functions_take_numbers_with_their_digits(text, value):
     """A price of 1.10 is a number for each of them; 1.10 and 0.20 are 1.30; what cannot be compared is null."""
     found = Expression(text, document=True).evaluate(DOCUMENT)
     assert strictjson.dumps(found, exact=True).decode() == value
+
+
+def test_whole_decimals_are_compared_with_all_their_digits():
+    """An identifier of decimal(38,0) has more digits than a double; a fraction is a number with its digits."""
+    scope = {"value": plain({"a": Decimal(9007199254740993), "b": Decimal("1.10"), "c": Decimal("1E+3")})}
+    assert Expression("value.a == `9007199254740993`").evaluate(scope) is True
+    assert Expression("value.a == `9007199254740992`").evaluate(scope) is False
+    assert Expression("value.b == `1.1`").evaluate(scope) is True
+    assert strictjson.dumps(scope["value"], exact=True) == b'{"a":9007199254740993,"b":1.10,"c":1E+3}'
