@@ -102,7 +102,7 @@ def read(declarations: Iterable[Declaration]) -> tuple[dict[type[Any], dict[str,
 
 
 def _file_problems() -> list[str]:
-    """Report each `<NAME>_FILE` that cannot be read, or is given beside the variable itself."""
+    """Report each `<NAME>_FILE` that cannot be read as it is, or is given beside the variable itself."""
     problems: list[str] = []
     for name, path in os.environ.items():
         variable = name.removesuffix("_FILE")
@@ -111,7 +111,8 @@ def _file_problems() -> list[str]:
         if variable in os.environ:
             problems.append(f"{name}: {variable} is given too; give one of them")
         try:
-            Path(path).read_text(encoding="utf-8")
+            if Path(path).read_text(encoding="utf-8").startswith("\ufeff"):  # it would be a part of the secret
+                problems.append(f"{name}: {path!r} begins with a byte order mark; save it without")
         except (OSError, UnicodeDecodeError) as exc:
             problems.append(f"{name}: {path!r} cannot be read: {getattr(exc, 'strerror', None) or 'not UTF-8'}")
     return problems

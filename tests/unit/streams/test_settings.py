@@ -315,6 +315,15 @@ def test_all_wrong_values_are_told_together(load):
     assert sorted(line.partition(":")[0] for line in lines) == sorted(wrong)
 
 
+def test_a_file_with_a_byte_order_mark_is_refused(load, tmp_path):
+    """Some editors and shells write one: it would be the first character of the secret."""
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbfhunter2\r\n")
+    with pytest.raises(SettingsError) as caught:
+        load(MILLRACE_WEB_TOKEN_FILE=tmp_path / "token")
+    path = str(tmp_path / "token")
+    assert str(caught.value) == f"MILLRACE_WEB_TOKEN_FILE: {path!r} begins with a byte order mark; save it without"
+
+
 def test_every_secret_has_a_test():
     """The list of secrets is the one that the tests below go through."""
     assert sorted(SECRET_VALUES) == sorted(SECRETS)
