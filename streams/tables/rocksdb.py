@@ -101,12 +101,12 @@ class RocksStore:
         for key, row in self._from(place + prefix):
             yield key[len(place) :], row
 
-    def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
-        """Return the rows written the longest ago."""
+    def oldest(self, table: str, partition: int, most: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows written the longest ago, one after the other: thousands of answers may be a gigabyte."""
         start = len(self._place(b"o", table, partition)) + _ORDER.size
-        keys = (key[start:] for key, _ in self._from(self._place(b"o", table, partition)))
-        found = ((key, self.get(table, partition, key)) for key in islice(keys, most))
-        return [(key, row) for key, row in found if row is not None]
+        for place, _ in islice(self._from(self._place(b"o", table, partition)), most):
+            if (row := self.get(table, partition, place[start:])) is not None:
+                yield place[start:], row
 
     def newest(self, table: str, partition: int) -> bytes | None:
         """Return the row that was written last."""

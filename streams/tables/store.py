@@ -64,8 +64,8 @@ class Store(Protocol):
         """Yield the rows whose key begins with `prefix`; they may change while it goes on."""
         ...
 
-    def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
-        """Return the rows written the longest ago, `most` at most."""
+    def oldest(self, table: str, partition: int, most: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows written the longest ago, `most` at most; nothing is to be written meanwhile."""
         ...
 
     def newest(self, table: str, partition: int) -> bytes | None:
@@ -131,9 +131,9 @@ class MemoryStore:
             if row is not None:
                 yield key, row
 
-    def oldest(self, table: str, partition: int, most: int) -> list[tuple[bytes, bytes]]:
-        """Return the first rows of the dictionary."""
-        return list(islice(self._rows.get((table, partition), {}).items(), most))
+    def oldest(self, table: str, partition: int, most: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the first rows of the dictionary."""
+        return islice(self._rows.get((table, partition), {}).items(), most)
 
     def newest(self, table: str, partition: int) -> bytes | None:
         """Return the last row of the dictionary."""

@@ -181,3 +181,15 @@ def test_a_row_tells_its_offset():
     """The offset is read from the row's beginning."""
     assert mark(row(7)) == Mark(7, 70)
     assert offset_of(row(7)) == 7
+
+
+def test_the_oldest_rows_are_read_one_after_the_other(tmp_path, monkeypatch):
+    """Pruning looks at thousands, of up to a megabyte each: it has one of them at a time."""
+    with stores(tmp_path / "rocks") as (_, rocks):
+        rocks.apply("answers", 0, [(b"k%d" % offset, row(offset)) for offset in range(5)], 5)
+        read, get = [], rocks.get
+        monkeypatch.setattr(rocks, "get", lambda *place: read.append(place[-1]) or get(*place))
+        oldest = rocks.oldest("answers", 0, 5)
+        assert next(oldest) == (b"k0", row(0))
+        assert read == [b"k0"]
+        assert [key for key, _ in oldest] == [b"k1", b"k2", b"k3", b"k4"]
