@@ -128,8 +128,10 @@ class Formats:
             return LargeValue(self._route, self._large, data)
         assert registry is not None
         found = await _patiently(lambda: registry.decode(self._route.format, record.topic, data, record.headers), waits)
-        if self._large is None or not is_large_value(found):
+        if not is_large_value(found):
             return plain(found)
+        if self._large is None:
+            return await asyncio.to_thread(plain, found)
         text = await asyncio.to_thread(lambda: strictjson.dumps_in_steps(plain(found), MAX_TEXT))
         return LargeValue(self._route, self._large, text)
 

@@ -21,7 +21,7 @@ from agents.answer.retry_later import may_repeat
 from agents.routes.formats import Formats
 from agents.routes.large import LargeValue
 from agents.routes.picker import Picker
-from agents.routes.value import NULL, Value
+from agents.routes.value import NULL, Answered, Value
 from agents.routes.waits import FIRST_WAIT, LONGEST_WAIT, Waits
 from models.errors import AnswerError, InvalidRequest, Overloaded
 from models.expression import may_lack_digits
@@ -224,22 +224,24 @@ class Lookups:
                     answer = await self._enricher.answer(known, extra)
                 error = answer.error
                 if type(error) is not Overloaded or not _may_wait(known, error):
-                    if self._picker.waits(lookup, answer):
-                        await self._picker.pick(lookup, answer)
-                    return self._found(lookup, known, answer)
+                    waits_for = self._picker.waits(lookup, answer)
+                    taken = await self._picker.pick(lookup, answer) if waits_for else None
+                    return self._found(lookup, known, answer, taken)
             pause = min(max(self._enricher.pause(known), wait), LONGEST_WAIT)
             with waits.because(str(error)):
                 await asyncio.sleep(pause * (1 + random.random() / 4))  # noqa: S311  not all at the same moment
             wait = min(2 * wait, LONGEST_WAIT)
 
-    def _found(self, lookup: Lookup, known: ParsedRequest, answer: EncodedAnswer | Entry) -> Found:
+    def _found(
+        self, lookup: Lookup, known: ParsedRequest, answer: EncodedAnswer | Entry, taken: Answered | None = None
+    ) -> Found:
         encoded = EncodedAnswer.of(answer, b"hit") if isinstance(answer, Entry) else answer
         again = encoded.cache == b"hit" or may_repeat(known, encoded.error)
         found = Found(error=encoded.error, answer=encoded, known=known, again=again)
         if encoded.error is not None:
             return found
         try:
-            value, checks = self._picker.of(lookup, encoded)
+            value, checks = self._picker.of(lookup, encoded, taken)
         except AnswerError as error:
             return found._replace(error=error)
         return found._replace(value=value, checks=checks)

@@ -19,9 +19,11 @@ class Picker:
         self._large = large
         self._answers = AnsweredCache()
 
-    def of(self, lookup: Lookup, answer: EncodedAnswer) -> tuple[Value, Value]:
-        """Return what a lookup takes, and the results of checks. Raises InvalidDocument if there is no such part."""
-        taken = self._answers.of(answer.shared)
+    def of(self, lookup: Lookup, answer: EncodedAnswer, taken: Answered | None = None) -> tuple[Value, Value]:
+        """Return what a lookup takes, and the results of checks; `taken` is what `pick` returned, if that was needed.
+        Raises InvalidDocument if there is no such part.
+        """
+        taken = self._answers.of(answer.shared) if taken is None else taken
         return self._picked(lookup, taken), taken.checks
 
     def waits(self, lookup: Lookup, answer: EncodedAnswer | Entry) -> bool:
@@ -30,8 +32,8 @@ class Picker:
             return False
         return lookup.pick.text not in self._answers.of(answer.shared).picked
 
-    async def pick(self, lookup: Lookup, answer: EncodedAnswer) -> None:
-        """Let another process do it."""
+    async def pick(self, lookup: Lookup, answer: EncodedAnswer) -> Answered:
+        """Let another process do it; returns the answer with what was found, which may be forgotten here by then."""
         assert self._large is not None
         assert lookup.pick is not None
         taken = self._answers.of(answer.shared)
@@ -40,6 +42,7 @@ class Picker:
             taken.picked[lookup.pick.text] = Value(text) if text else None
         except InvalidDocument as error:
             taken.picked[lookup.pick.text] = error
+        return taken
 
     def _picked(self, lookup: Lookup, taken: Answered) -> Value:
         if lookup.pick is None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import time
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 
 from agents.routes import formats
+from agents.routes.picker import Picker
 from agents.routes.rehearsal import sample, send_through
+from agents.routes.value import AnsweredCache
 from agents.testing import AsyncHarness
 from models import large_records
+from models.expression import Expression
 from models.large import run
 from streams.config.settings import Settings
 from streams.pool import LargeWork, large
@@ -168,3 +172,24 @@ async def test_a_tombstone_stays_one_where_a_registry_writes(formats, more):
             registry=Writing(None),
         )  # fmt: skip
     assert (outcome, published.topic, published.value) == ("passed" if more else "ok", route.results, None)
+
+
+async def test_what_another_process_found_is_used_though_it_is_forgotten(monkeypatch):
+    """While one document is looked into, those of other records take its place among what is kept."""
+    monkeypatch.setattr("agents.routes.picker.LARGE", 0)
+    route = SimpleNamespace(name="r")
+    lookup = SimpleNamespace(name="risk", pick=Expression("score", document=True))
+
+    class Busy(Here):
+        async def run(self, task, content, *arguments):
+            picker._answers = AnsweredCache()
+            return await super().run(task, content, *arguments)
+
+    work = Busy()
+    picker = Picker(route, work)
+    shared = b'"outcome":"ok","document":{"score":0.10},"attempts":1,"fetched_at":"2027-01-15T08:00:00.000Z"'
+    answer = SimpleNamespace(shared=shared, error=None)
+    assert picker.waits(lookup, answer)
+    taken = await picker.pick(lookup, answer)
+    monkeypatch.setattr(Expression, "evaluate", None)  # it would be found here, on the event loop, once more
+    assert picker.of(lookup, answer, taken)[0].text == b"0.10"
