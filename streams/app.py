@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, cast
 
 import faust
@@ -178,8 +179,8 @@ class App(faust.App):
         ))  # fmt: skip
 
     def _is_fenced(self) -> bool:
-        """Whether others may have this member's partitions by now, though nothing has told it."""
-        return self.started and not self.holder.is_member
+        """Whether others may have the partitions that this member holds, though nothing has told it."""
+        return self.started and not self.holder.is_member and any(map(attrgetter("alive"), self.holder.leases.values()))
 
     async def commit_transactions(self) -> bool | None:
         """Commit what was published, and the group's offsets; None if there is nothing to commit."""

@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from models.errors import SettingsError
 from streams import app as module
-from streams.app import run
+from streams.app import App, run
 from streams.config import settings as defaults
 
 PATIENCE = 5.0
@@ -168,3 +169,18 @@ async def test_a_stop_that_fails_keeps_no_other_app_from_stopping(caplog: pytest
     assert await life(FakeApp(starts, at_stop=OSError("no")), other) == 0
     assert other.stopped == 1
     assert any(line.startswith("stopping failed: OSError('no'); ") for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("started", "member", "alive", "fenced"),
+    [(True, False, True, True), (True, True, True, False), (True, False, False, False), (False, False, True, False)],
+)
+def test_who_may_have_lost_what_it_holds_is_fenced(
+    monkeypatch: pytest.MonkeyPatch, started: bool, member: bool, alive: bool, fenced: bool
+) -> None:
+    """Who holds nothing is not: other parts publish through it, and its group may have no topic to be a member for."""
+    made = App.__new__(App)
+    holder = SimpleNamespace(is_member=member, leases={"t": SimpleNamespace(alive=alive)})
+    monkeypatch.setattr(App, "started", started)
+    monkeypatch.setattr(App, "holder", holder)
+    assert made._is_fenced() is fenced
