@@ -81,3 +81,20 @@ async def test_nonsense_on_the_topic_hurts_nobody(kafka: Broker, stage: Stage) -
         first = await until(lambda: [each["at"] for each in workers.all()])
         await until(lambda: [each["at"] for each in workers.all()] > first)
         assert [each["id"] for each in workers.all()] == ["one"]
+
+
+async def test_a_member_without_partitions_is_ready_and_claims_none(kafka: Broker, upstream: Upstream) -> None:
+    """More workers than partitions: those that have to give theirs up stay ready, and say that they hold nothing."""
+    async with Stage(kafka.servers, partitions=1) as stage:
+        await stage.create_topics()
+        # In the order of their names: the partition goes to each new one in turn.
+        workers = [await stage.start(MILLRACE_WORKER_ID=name) for name in ("c", "b", "a")]
+        await stage.send([asked(f"{upstream.url}/doc/{number}", number) for number in range(20)])
+        await stage.until_results(20)
+        async with listening(stage) as heard:
+            await until(lambda: len(heard.all()) == 3)
+            for worker in workers:  # whichever got the partition of another, none of before is claimed any more
+                await stage.until_ready(worker)
+            await until(lambda: sum(len(record["partitions"]) for record in heard.all()) == 1)
+        for worker in workers[:2]:
+            assert any("assigned: no partition" in line for line in worker.log)
