@@ -160,14 +160,12 @@ def _loads(data: bytes, decode: Callable[[str], Any]) -> Any:
 
 def dumps_spaced(value: Any) -> bytes:
     """Do what `dumps` does with `exact`, with a blank behind each comma and colon between tokens."""
-    text = _encode_spaced(_marked(value, []))
-    return (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
+    return _unmarked(_encode_spaced(_marked(value, []))).encode()
 
 
 def indented(value: Any) -> str:
     """Return what `dumps` writes with `exact`, as text with indentation, for people."""
-    text = _encode_indented(_marked(value, []))
-    return _MARKED.sub(r"\1", text) if _MARK in text else text
+    return _unmarked(_encode_indented(_marked(value, [])))
 
 
 def dumps(value: Any, *, exact: bool = False) -> bytes:
@@ -177,7 +175,7 @@ def dumps(value: Any, *, exact: bool = False) -> bytes:
     """
     raw: list[bytes] = []
     text = _encode(_marked(value, raw) if exact else value)
-    data = (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
+    data = _unmarked(text).encode()
     return _MARKED_RAW.sub(lambda found: raw[int(found[1])], data) if raw else data
 
 
@@ -187,7 +185,7 @@ def dumps_in_steps(value: Any, limit: int) -> bytes:
     """
     data = bytearray()
     for token in _tokens(value):
-        data += (_MARKED.sub(r"\1", token) if _MARK in token else token).encode()
+        data += _unmarked(token).encode()
         if len(data) > limit:
             raise OverflowError
     return bytes(data)
@@ -195,8 +193,7 @@ def dumps_in_steps(value: Any, limit: int) -> bytes:
 
 def canonical(value: Any) -> bytes:
     """Encode with the keys of every object sorted, digits as they are: the same bytes for the same value."""
-    text = _encode(_ordered(value))
-    return (_MARKED.sub(r"\1", text) if _MARK in text else text).encode()
+    return _unmarked(_encode(_ordered(value))).encode()
 
 
 def compact(data: bytes) -> bytes:
@@ -253,6 +250,11 @@ def _marked(value: Any, raw: list[bytes]) -> Any:
             raw.append(value.text)
             return f"{_RAW_MARK}{len(raw) - 1}"
     return value
+
+
+def _unmarked(text: str) -> str:
+    """Return JSON text with the numbers that marked strings stand for."""
+    return _MARKED.sub(r"\1", text) if _MARK in text else text
 
 
 def _default(value: Any) -> str:

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, cast
 
 import faust
@@ -180,7 +179,7 @@ class App(faust.App):
 
     def _is_fenced(self) -> bool:
         """Whether others may have the partitions that this member holds, though nothing has told it."""
-        return self.started and not self.holder.is_member and any(map(attrgetter("alive"), self.holder.leases.values()))
+        return self.started and not self.holder.is_member and any(lease.alive for lease in self.holder.leases.values())
 
     async def commit_transactions(self) -> bool | None:
         """Commit what was published, and the group's offsets; None if there is nothing to commit."""

@@ -139,11 +139,12 @@ async def open_resources(
 
     secrets = {secret for source in sources.by_name.values() for secret in secrets_of(source)}
     caller = await stack.enter_async_context(FunctionCaller(settings.max_bytes, secrets))
-    pool = await stack.enter_async_context(CheckPool(settings.processes(), plugin_specs(settings)))
+    plugins = plugin_specs(settings)
+    pool = await stack.enter_async_context(CheckPool(settings.processes(), plugins))
     tiers = parse_tiers(settings.cache)
     policy = CachePolicy(ttl=freshness_of(tiers))
     longest = max(each.longest for each in (policy, *(source.cache for source in sources.by_name.values())))
-    large = await stack.enter_async_context(LargeWork(plugin_specs(settings)))
+    large = await stack.enter_async_context(LargeWork(plugins))
     cache = await stack.enter_async_context(Cache(tiers, longest=longest, large=large))
     named = {name: policy_of(source, client.policy, client.post)
              for name, source in sources.by_name.items() if source.call is None}  # fmt: skip

@@ -67,8 +67,9 @@ class Folder:
         self._mark = f"{os.getpid()}-{secrets.token_hex(4)}"  # workers in containers may all have one pid
         self._numbers = itertools.count(1)
         self.closed = False
-        self.is_full = False
         """Whether a walk in progress has to end early."""
+        self.is_full = False
+        """Whether the next sweep has to make room."""
 
     def open(self) -> None:
         """Make the folder if there is none, and see that it can be written to."""

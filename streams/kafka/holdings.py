@@ -106,6 +106,11 @@ class Holdings(dict[TP, Lease]):
         lease.skipped_completed = lease.invalid_metadata = 0
         lease.revoke()
 
+    def give_up_all(self) -> None:
+        """End every lease."""
+        for tp in self:
+            self.give_up(tp)
+
 
 async def hand_over(
     leases: Sequence[Lease], arrived: Arrived, commit: Commit, crash: BaseException | None, *, lost: bool = False

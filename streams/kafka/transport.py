@@ -263,8 +263,7 @@ class Consumer(Quiet, driver.Consumer):
 
     def let_go(self) -> None:
         """Hold nothing: the group, which may have more members than partitions, has given this one no partition."""
-        for tp in self.leases:
-            self.leases.give_up(tp)
+        self.leases.give_up_all()
         self.leases.clear()
         self.rebalances += 1
         logger.info("assigned: no partition")
@@ -281,8 +280,7 @@ class Consumer(Quiet, driver.Consumer):
         if outlook is None:
             return
         identities, commits = outlook
-        for tp in self.leases:
-            self.leases.give_up(tp)
+        self.leases.give_up_all()
         leases = {tp: self.leases.lease(tp, identities[tp.topic], commits.get(tp)) for tp in tps}
         for lease in leases.values():
             lease.member = member
@@ -314,7 +312,7 @@ class Consumer(Quiet, driver.Consumer):
             try:
                 return await asyncio.wait_for(self._thread.call(call()), COMMIT_TIMEOUT)
             except (TimeoutError, KafkaError) as exc:
-                if time.monotonic() > deadline or not getattr(exc, "retriable", True):
+                if time.monotonic() > deadline or not may_pass(exc):
                     await self.app.crash(explain(exc, self._kafka))
                     return None
                 logger.warning("reading the group's commits failed, trying again: %s; requests wait", reason_of(exc))
@@ -329,8 +327,7 @@ class Consumer(Quiet, driver.Consumer):
         self._revokes += 1
         leases = list(self.leases.values())
         await hand_over(leases, self.app.arrived, self._try_commit, self.app.crash_reason, lost=not self.is_member)
-        for tp in self.leases:
-            self.leases.give_up(tp)
+        self.leases.give_up_all()
         self.transactions.settled()
         if self.app.should_stop:
             self._thread.leave()

@@ -12,6 +12,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.types import TP
 
 from models.errors import reason_of
+from streams.kafka.errors import may_pass
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import Lease
 from streams.kafka.thread import ConsumerThread
@@ -80,7 +81,7 @@ class TransactionLeases:
             except ConsumerStoppedError:
                 return
             except (TimeoutError, KafkaError) as exc:
-                if not getattr(exc, "retriable", True):
+                if not may_pass(exc):
                     await self._end(exc)
                     return
                 logger.info("reading the group's commits failed, trying again: %s; requests wait", reason_of(exc))

@@ -215,18 +215,6 @@ class Scene:
                 found += sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[{{ ]", line))
         return found
 
-    async def miscounted(self, results: list[Result]) -> str:
-        """I7: metrics have counted as many results, and as many offsets that were deleted unread, as there are, as long
-        as no worker has taken its count with it.
-        """
-        if self.former or len(self.all_workers) < len(self.stage.workers):
-            return ""
-        answers = await self.metric("millrace_answers_total")
-        skipped = await self.metric("millrace_skipped_offsets_total")
-        gone = sum(end - first for first, end in self.deleted.values())
-        found = [] if answers == len(results) else [f"metrics have {answers:.0f} answers, {len(results)} were read"]
-        return "; ".join([*found, *([] if skipped == gone else [f"{gone} were deleted, {skipped:.0f} counted"])])
-
     async def fetches(self, since: float) -> bool:
         """Wait until a request that was sent since then, and that no cache can answer, comes to something; return
         whether it did in time.

@@ -11,7 +11,7 @@ import aiohttp
 import psutil
 
 from tests.faults.fault import Fault
-from tests.faults.history import disordered, failed, lost, repeated, skipped, unlike
+from tests.faults.history import Result, disordered, failed, lost, repeated, skipped, unlike
 from tests.faults.scene import HEALED_WITHIN, WORKERS, Scene
 from tests.integration.stage import Worker
 from tests.integration.test_tables import assert_equal_to_replay
@@ -97,20 +97,18 @@ async def _ask(
     report: Report,
     before: dict[int, tuple[int, int, int]],
     fault: Fault,
-    while_: tuple[float, float],
+    during: tuple[float, float],
 ) -> None:
-    began, healed = while_
+    began, healed = during
     results = await asyncio.to_thread(scene.observer.results, scene.stage.results)
     acknowledged = scene.undeleted(await asyncio.to_thread(scene.observer.located, scene.load.acknowledged))
     known = [*acknowledged, *scene.load.former]
     report.requests = len(known)
     report.answers["I1 lost"] = lost(known, [*scene.former, *results], scene.load.nameless)
-    report.repeats, report.answers["I2 repeats"] = repeated(results, scene.crashes)
-    if "I3 commits" not in fault.unasked:
-        report.repeats, report.answers["I2 repeats"] = repeated(
-            results, scene.crashes, acknowledged, scene.observer.samples
-        )
-        report.answers["I3 commits"] = skipped(acknowledged, results, scene.observer.samples)
+    samples = None if "I3 commits" in fault.unasked else scene.observer.samples
+    report.repeats, report.answers["I2 repeats"] = repeated(results, scene.crashes, acknowledged, samples)
+    if samples is not None:
+        report.answers["I3 commits"] = skipped(acknowledged, results, samples)
     if "I4 tables" not in fault.unasked:
         report.answers["I4 tables"] = await differ(scene)
     if scene.settings.get("MILLRACE_ORDER") == "key":
@@ -118,9 +116,9 @@ async def _ask(
     if any(worker.process.pid in before for worker in scene.workers):
         report.answers["I6 sizes"] = _grown(scene, before)
     hurt = [(began, healed + UPSTREAM_AFTER)] if fault.fails else []
-    wrong = [await _truth(scene, fault, while_), failed(results, hurt), unlike(results, fault.expected)]
+    wrong = [await _truth(scene, fault, during), failed(results, hurt), unlike(results, fault.expected)]
     if not fault.crash:  # an answer that a crash kept from its topic has been counted
-        wrong.append(await scene.miscounted(results))
+        wrong.append(await _miscounted(scene, results))
     if report.ended and not fault.ends:
         wrong.append(f"{report.ended} workers ended by themselves")
     report.answers["I7 truth"] = "; ".join(each for each in wrong if each)
@@ -151,9 +149,9 @@ async def differ(scene: Scene) -> str:
     return ""
 
 
-async def _truth(scene: Scene, fault: Fault, while_: tuple[float, float]) -> str:
+async def _truth(scene: Scene, fault: Fault, during: tuple[float, float]) -> str:
     """I7: workers are ready soon after healing, were not when they could not be, and log no fault of their own."""
-    began, healed = while_
+    began, healed = during
     async with aiohttp.ClientSession() as session:
         texts = [await _unready(session, worker, healed + HEALED_WITHIN) for worker in scene.workers]
     found = [f"not ready in the end: {text[:400]}" for text in texts if text]
@@ -163,6 +161,19 @@ async def _truth(scene: Scene, fault: Fault, while_: tuple[float, float]) -> str
         found.append("no worker said that it was not ready")
     lines = (blamed(worker, fault.logs) for worker in scene.stage.workers)
     return "; ".join([*found, *(f"log: {line}" for line in lines if line)])
+
+
+async def _miscounted(scene: Scene, results: list[Result]) -> str:
+    """I7: metrics have counted as many results, and as many offsets that were deleted unread, as there are, as long as
+    no worker has taken its count with it.
+    """
+    if scene.former or len(scene.all_workers) < len(scene.stage.workers):
+        return ""
+    answers = await scene.metric("millrace_answers_total")
+    passed_over = await scene.metric("millrace_skipped_offsets_total")
+    gone = sum(end - first for first, end in scene.deleted.values())
+    found = [] if answers == len(results) else [f"metrics have {answers:.0f} answers, {len(results)} were read"]
+    return "; ".join([*found, *([] if passed_over == gone else [f"{gone} were deleted, {passed_over:.0f} counted"])])
 
 
 async def _unready(session: aiohttp.ClientSession, worker: Worker, until: float) -> str:

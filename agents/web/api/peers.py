@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from agents.cluster.registry import SILENT_AFTER, WorkerRegistry
-from agents.tables.rows import Row
+from agents.tables.rows import RESULT, Row
 from agents.web.api.schemas import SampleSchema
 from models import strictjson
 from models.large import LARGE
@@ -211,7 +211,7 @@ async def _read(response: aiohttp.ClientResponse, worker: str, wanted: frozenset
         if taken > MAX_ANSWER:
             raise PeerUnavailable("its response is too large")
         try:
-            read = partial(strictjson.loads, line, max_depth=strictjson.MAX_DEPTH * 2, exact=True)
+            read = partial(strictjson.loads, line, max_depth=strictjson.MAX_DEPTH * 2, exact=RESULT in line)
             value = read() if len(line) <= LARGE else await asyncio.to_thread(read)
             if head is None:
                 head = value

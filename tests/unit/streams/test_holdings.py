@@ -49,10 +49,10 @@ async def nothing_left(_: float) -> bool:
     return True
 
 
-async def test_what_is_on_its_way_when_the_time_is_up_is_committed() -> None:
-    """The work is cancelled first, so that nothing more is published; then acknowledgements are waited for."""
+async def hands_over(*, lost: bool, end: bool | None) -> list[int | None]:
+    """Hand over a lease with a request in progress, and one whose result is on its way; return what is committed."""
     lease = at_work(2)
-    commits = Commits(lease, True)
+    commits = Commits(lease, end)
     work = asyncio.ensure_future(asyncio.Event().wait())
     lease.work.add(work)
 
@@ -62,8 +62,14 @@ async def test_what_is_on_its_way_when_the_time_is_up_is_committed() -> None:
         lease.finish(0)
         return True
 
-    await holdings.hand_over([lease], arrived, commits, None)
-    assert commits.points == [1]
+    async with asyncio.timeout(5):
+        await holdings.hand_over([lease], arrived, commits, None, lost=lost)
+    return commits.points
+
+
+async def test_what_is_on_its_way_when_the_time_is_up_is_committed() -> None:
+    """The work is cancelled first, so that nothing more is published; then acknowledgements are waited for."""
+    assert await hands_over(lost=False, end=True) == [1]
 
 
 async def test_a_last_commit_that_fails_is_tried_again() -> None:
@@ -112,17 +118,4 @@ async def test_what_kafka_refuses_is_not_waited_for(monkeypatch: pytest.MonkeyPa
 async def test_a_lost_member_waits_for_what_is_on_its_way_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it still has in progress would never be published: that is cancelled, and what was sent may be finished."""
     monkeypatch.setattr(defaults, "DRAIN_DEADLINE", 60.0)
-    lease = at_work(2)
-    commits = Commits(lease, None)
-    work = asyncio.ensure_future(asyncio.Event().wait())
-    lease.work.add(work)
-
-    async def arrived(_: float) -> bool:
-        await asyncio.sleep(0)
-        assert work.cancelled()
-        lease.finish(0)
-        return True
-
-    async with asyncio.timeout(5):
-        await holdings.hand_over([lease], arrived, commits, None, lost=True)
-    assert commits.points == [1]
+    assert await hands_over(lost=True, end=None) == [1]
