@@ -4,6 +4,7 @@ MillraceError
 ├── SettingsError          the configuration is invalid; the command ends with exit code 2
 ├── BrokerError            Kafka is unreachable or unsuitable; exit code 1
 │   └── AccessError        Kafka refuses the login, the certificate or an access: a retry does not help
+├── StoreError             the disk of the tables is full or damaged; exit code 1
 ├── Stalled                the worker is stuck by a fault of its own; it exits with code 1
 ├── PurgeError             not all of the cache could be purged; exit code 1
 ├── RegistryUnavailable    the schema registry does not answer: wait, and try again
@@ -48,6 +49,10 @@ class SettingsError(MillraceError):
 
 class BrokerError(MillraceError):
     """Kafka cannot be reached or is not set up as the service needs it; the message has advice."""
+
+
+class StoreError(MillraceError):
+    """The store of the tables cannot be read or written; the message has the path and what to do."""
 
 
 class Stalled(MillraceError):

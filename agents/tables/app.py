@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.tables.agent import Tabulator, bounds_of
-from models.errors import BrokerError
+from models.errors import BrokerError, StoreError
 from streams import memory
 from streams.app import App
 from streams.config.settings import Settings
@@ -58,8 +58,9 @@ class TablesApp:
         self.resources: Resources | None = None
         self.recovery: Recovery | None = None
         self._changelogs: Changelogs | None = None
+        self._recovering = True
         self.topics = changelogs(settings)
-        self.state = TableState(make_store(settings), self.topics, bounds_of(settings), self._leases)
+        self.state = TableState(make_store(settings, self._store_failed), self.topics, bounds_of(settings), self._leases)
         self.repair = ChangelogRepair(settings, self.state)
         self.app.opens(self.open)
         topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
@@ -74,14 +75,14 @@ class TablesApp:
         """Open store and publisher. Raises MillraceError if a topic or setting is not as it must be."""
         settings = self.settings
         stack.callback(self.state.store.close)
-        self.state.store.open()
         name = f"{settings.worker_id}-tables"
         publisher = Publisher(settings.kafka, name, self.app.crash_soon, self.state.acknowledged)
         tabulator = Tabulator(settings, publisher, self.state, self.repair, self._apart)
         self.resources = Resources(publisher, tabulator)
         try:
-            await self._prepare()  # first, since it names every topic that is missing or not allowed
-        except BrokerError as exc:
+            self.state.store.open()
+            await self._prepare()  # before the publisher, since it names every topic that is missing or not allowed
+        except (BrokerError, StoreError) as exc:
             if settings.role != "all":
                 raise
             logger.warning(
@@ -103,6 +104,13 @@ class TablesApp:
         self._set_partitions(found.partitions)
         return found
 
+    def _store_failed(self, exc: StoreError) -> None:
+        """End the worker, whoever met the error, perhaps a reader of a page: its next start mends the store, or goes on
+        without tables.
+        """
+        if not self._recovering:
+            self.app.crash_soon(exc)
+
     async def recover(self) -> None:
         """Read back the changelogs of the partitions just assigned; drop the rows of other partitions.
 
@@ -110,17 +118,19 @@ class TablesApp:
         goes on answering, and retries: answering never waits for tables.
         """
         state = self.state
+        self._recovering = True
         partitions = {tp.partition for tp in self.app.holder.assignment()}
         state.recovered &= partitions
-        for partition in state.store.partitions() - partitions:
-            state.store.drop(partition)
-        self.repair.begin_anew(partitions)
         state.waiting_for = "recovering from the changelogs"
         while True:
             try:
+                state.store.open()
+                for partition in state.store.partitions() - partitions:
+                    state.store.drop(partition)
+                self.repair.begin_anew(partitions)
                 missing = await self._decline(partitions)
                 await self._read_back(partitions)
-            except BrokerError as exc:
+            except (BrokerError, StoreError) as exc:
                 if self.settings.role != "all":
                     await self.app.crash(exc)
                     raise
@@ -128,9 +138,13 @@ class TablesApp:
                     "the tables cannot recover; requests are answered, /api reports what is missing, the worker retries"
                 )
                 state.waiting_for = f"not recovered: {exc}"
+                if isinstance(exc, StoreError):
+                    state.recovered = set()
+                    state.store.close()
                 await asyncio.sleep(RETRY_PAUSE)
             else:
                 break
+        self._recovering = False
         state.recovered = partitions
         state.waiting_for = missing
         if missing:
@@ -171,9 +185,9 @@ class TablesApp:
         return list(consumer.leases.values()) if consumer is not None else []
 
 
-def make_store(settings: Settings) -> Store:
-    """Return the store that `MILLRACE_STORE` names, not opened yet."""
+def make_store(settings: Settings, failed: Callable[[StoreError], None] = lambda _: None) -> Store:
+    """Return the store that `MILLRACE_STORE` names, not opened yet; `failed` is told of its errors."""
     _, _, path = settings.store.partition("rocksdb://")
     if not path:
         return MemoryStore()
-    return RocksStore(path, f"group {settings.group!r}, results {settings.results_topic!r}", TABLES)
+    return RocksStore(path, f"group {settings.group!r}, results {settings.results_topic!r}", TABLES, failed)

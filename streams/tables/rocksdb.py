@@ -2,28 +2,35 @@
 
 Faust's own RocksDB store opens a database a partition, with 2 GiB of cache and 192 MiB of write buffers each, and keeps
 one value a key whatever its partition. Here rows are written together with the changelog offset that they reach up to:
-after any end, a kill included, recovery continues there.
+after any end, a kill included, recovery continues there. What is damaged is deleted at the next opening, as Kafka
+Streams does: all of it is in Kafka.
 
     r table partition key           → row
     o table partition offset key    → nothing: the rows in the order of their last writing
     m table partition               → how far the changelog is read, how many rows there are
     d 0     partition               → nothing: the partition is dirty
     i                               → the group and results topic that the folder belongs to
+    z                               → nothing: rocksdict ends an iteration at a damaged block without a word, so each has
+                                      to come past its own keys
 """
 
 from __future__ import annotations
 
+import logging
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.errors import SettingsError
+from models.errors import MillraceError, SettingsError, StoreError
 from streams.tables.store import Change, offset_of
 
 if TYPE_CHECKING:
     from rocksdict import Rdict
+
+logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 << 20
 """Memory for blocks that were read."""
@@ -38,14 +45,21 @@ LOG_FILES = 3
 _PLACE = struct.Struct(">cBI")
 _ORDER = struct.Struct(">Q")
 _META = struct.Struct(">qQ")
-_OWNER = b"i"
+_OWNER, _END = b"i", b"z"
 
 
 class RocksStore:
-    """See the module. `owner` names the rows' group and topic; a folder of another owner is refused."""
+    """See the module. `owner` names the rows' group and topic; a folder of another owner is refused.
 
-    def __init__(self, path: str, owner: str, tables: Iterable[str]) -> None:
+    `failed` is called with the StoreError that a read or a write raises.
+    """
+
+    def __init__(
+        self, path: str, owner: str, tables: Iterable[str], failed: Callable[[StoreError], None] = lambda _: None
+    ) -> None:
         self._path = Path(path)
+        self._damaged = self._path / "DAMAGED"
+        self._failed = failed
         self._owner = owner.encode()
         self._numbers = {table: number for number, table in enumerate(tables)}
         self._db: Rdict | None = None
@@ -53,7 +67,11 @@ class RocksStore:
         self.dirty: set[int] = set()
 
     def open(self) -> None:
-        """Open the database. Raises SettingsError with the reason."""
+        """Open the database, unless it is open. Raises SettingsError if the folder is not for this worker, StoreError
+        if it may be later: of a full disk.
+        """
+        if self._db is not None:
+            return
         try:
             import rocksdict  # noqa: PLC0415  an extra
         except ImportError:
@@ -61,25 +79,48 @@ class RocksStore:
             raise SettingsError(msg) from None
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            self._db = rocksdict.Rdict(str(self._path), _options(rocksdict))
-        except Exception as exc:
-            raise SettingsError(self._reason(exc)) from exc
-        found = self._db.get(_OWNER)
-        if found not in (None, self._owner):
+            self._db = self._open(rocksdict)
+            owner = self._db.get(_OWNER)
+            if owner not in (None, self._owner):
+                msg = f"holds the tables of {owner.decode(errors='replace')}; use another folder"
+                raise SettingsError(f"MILLRACE_STORE: {self._path} {msg}")
+            self._db.put(_OWNER, self._owner)
+            self._db.put(_END, b"")
+            self._meta = dict(self._read_meta())
+            self.dirty = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
+        except OSError as exc:
+            raise SettingsError(f"MILLRACE_STORE: {self._path} cannot be opened: {exc}") from exc
+        except MillraceError:
             self.close()
-            msg = (
-                f"MILLRACE_STORE: {self._path} holds the tables of {found.decode(errors='replace')}; use another folder"
-            )
-            raise SettingsError(msg)
-        self._db.put(_OWNER, self._owner)
-        self._meta = dict(self._read_meta())
-        self.dirty = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
+            raise
+        except Exception as exc:
+            self.close()
+            if "lock hold" in str(exc) or "LOCK" in str(exc):
+                msg = f"MILLRACE_STORE: {self._path} is in use by another worker; each needs its own folder"
+                raise SettingsError(msg) from exc
+            raise self._error(exc) from exc
+
+    def _open(self, rocksdict: Any) -> Rdict:
+        options = _options(rocksdict)
+        try:
+            if not self._damaged.exists():
+                return rocksdict.Rdict(str(self._path), options)
+            reason = "an earlier worker met this"
+        except Exception as exc:
+            if not _is_damage(reason := str(exc)):
+                raise
+        logger.warning("the tables' store %s is damaged: it is deleted, and the tables are read from Kafka again; "
+                       "no action is needed: %s", self._path, reason)  # fmt: skip
+        rocksdict.Rdict.destroy(str(self._path), options)  # deletes what is RocksDB's, and raises if it is in use
+        self._damaged.unlink(missing_ok=True)
+        return rocksdict.Rdict(str(self._path), options)
 
     def close(self) -> None:
-        """Write what is in memory, and close the database."""
+        """Write what is in memory, and close the database. What cannot be written is read from Kafka again."""
         db, self._db = self._db, None
         if db is not None:
-            db.close()
+            with suppress(Exception):  # rocksdict knows no other class
+                db.close()
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -92,7 +133,8 @@ class RocksStore:
 
     def get(self, table: str, partition: int, key: bytes) -> bytes | None:
         """Return one row."""
-        row: bytes | None = self._open_db().get(self._place(b"r", table, partition) + key)
+        with self._watched() as db:
+            row: bytes | None = db.get(self._place(b"r", table, partition) + key)
         return row
 
     def scan(self, table: str, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -112,9 +154,11 @@ class RocksStore:
         """Return the row that was written last."""
         place = self._place(b"o", table, partition)
         after = self._place(b"o", table, partition + 1)  # no row has this very key: an offset would follow
-        for key in self._open_db().keys(backwards=True, from_key=after):
-            return self.get(table, partition, key[len(place) + _ORDER.size :]) if key.startswith(place) else None
-        return None
+        with self._watched() as db:
+            key = next(iter(db.keys(backwards=True, from_key=after)), None)
+            if key is None:  # the folder's owner stands before all rows
+                raise _early_end()
+        return self.get(table, partition, key[len(place) + _ORDER.size :]) if key.startswith(place) else None
 
     def count(self, table: str, partition: int) -> int:
         """Return how many rows there are."""
@@ -124,12 +168,12 @@ class RocksStore:
         """Make changes and note how far they reach, in one write."""
         from rocksdict import WriteBatch  # noqa: PLC0415  an extra, imported by open()
 
-        db, batch = self._open_db(), WriteBatch(raw_mode=True)
+        batch = WriteBatch(raw_mode=True)
         before, count = self._meta.get((table, partition), (-1, 0))
         rows, order = self._place(b"r", table, partition), self._place(b"o", table, partition)
         written: dict[bytes, bytes | None] = {}  # a batch cannot be read before it is written
         for key, row in changes:
-            there = written[key] if key in written else db.get(rows + key)
+            there = written[key] if key in written else self.get(table, partition, key)
             if there is not None:
                 batch.delete(order + _ORDER.pack(offset_of(there)) + key)
                 count -= 1
@@ -142,19 +186,22 @@ class RocksStore:
             written[key] = row
         meta = before if reaches is None else reaches, count
         batch.put(self._place(b"m", table, partition), _META.pack(*meta))
-        db.write(batch)
+        with self._watched() as db:
+            db.write(batch)
         self._meta[table, partition] = meta
 
     def mark_dirty(self, partition: int) -> None:
         """Mark a partition as dirty, also for the next process."""
         if partition not in self.dirty:
-            self._open_db().put(_PLACE.pack(b"d", 0, partition), b"")
+            with self._watched() as db:
+                db.put(_PLACE.pack(b"d", 0, partition), b"")
             self.dirty.add(partition)
 
     def mark_clean(self, partition: int) -> None:
         """Mark a partition as clean."""
         if partition in self.dirty:
-            self._open_db().delete(_PLACE.pack(b"d", 0, partition))
+            with self._watched() as db:
+                db.delete(_PLACE.pack(b"d", 0, partition))
             self.dirty.discard(partition)
 
     def drop(self, partition: int) -> None:
@@ -169,14 +216,17 @@ class RocksStore:
             batch.delete(self._place(b"m", table, partition))
             self._meta.pop((table, partition), None)
         batch.delete(_PLACE.pack(b"d", 0, partition))
-        self._open_db().write(batch)
+        with self._watched() as db:
+            db.write(batch)
         self.dirty.discard(partition)
 
     def _from(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key, value in self._open_db().items(from_key=prefix):
-            if not key.startswith(prefix):
-                return
-            yield key, value
+        with self._watched() as db:
+            for key, value in db.items(from_key=prefix):
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+            raise _early_end()
 
     def _read_meta(self) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
         tables = {number: table for table, number in self._numbers.items()}
@@ -187,16 +237,32 @@ class RocksStore:
     def _place(self, kind: bytes, table: str, partition: int) -> bytes:
         return _PLACE.pack(kind, self._numbers[table], partition)
 
-    def _open_db(self) -> Any:
+    @contextmanager
+    def _watched(self) -> Iterator[Any]:
+        """Give the database; what it raises becomes a StoreError, which `failed` learns of."""
         assert self._db is not None, "opened before it is used"
-        return self._db
+        try:
+            yield self._db
+        except Exception as exc:
+            error = self._error(exc)
+            self._failed(error)
+            raise error from exc
 
-    def _reason(self, exc: Exception) -> str:
-        if "lock hold" in str(exc) or "LOCK" in str(exc):
-            return f"MILLRACE_STORE: {self._path} is in use by another worker; each needs its own folder"
-        if "Corruption" in str(exc):
-            return f"MILLRACE_STORE: {self._path} is damaged: delete it, the tables are read from Kafka again ({exc})"
-        return f"MILLRACE_STORE: {self._path} cannot be opened: {exc}"
+    def _error(self, exc: Exception) -> StoreError:
+        if not _is_damage(str(exc)):
+            return StoreError(f"the tables' store {self._path} fails; see that its disk works and has room: {exc}")
+        with suppress(OSError):  # the next one who reads there finds the same
+            self._damaged.touch()
+        todo = "the next start deletes it and reads the tables from Kafka again"
+        return StoreError(f"the tables' store {self._path} is damaged; {todo}: {exc}")
+
+
+def _is_damage(text: str) -> bool:
+    return "Corruption" in text or ("MANIFEST" in text and "No such file" in text)
+
+
+def _early_end() -> Exception:
+    return Exception("Corruption: rows are missing, the iteration ended early")
 
 
 def _options(rocksdict: Any) -> Any:

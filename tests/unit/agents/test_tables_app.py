@@ -11,7 +11,7 @@ from faust.types import TP
 
 from agents.tables import app as module
 from agents.tables.app import TablesApp
-from models.errors import BrokerError
+from models.errors import BrokerError, StoreError
 from streams.config.settings import Settings
 from streams.kafka.commit_metadata import Identity
 from streams.kafka.holdings import Holdings
@@ -87,6 +87,34 @@ async def test_a_worker_of_the_tables_alone_ends_with_the_reason(part, monkeypat
     assert [str(reason) for reason in part.crashes] == ["hosts-1 cannot be read"]
     assert part.state.recovered == set()
     assert reads.runs == [0.0]
+
+
+@pytest.mark.parametrize("part", ["all"], indirect=True)
+async def test_a_store_without_room_ends_nobody_who_answers(part, monkeypatch):
+    """A disk that is full at the start or in a recovery: the store is opened anew until it works, rows are missing
+    meanwhile, and the reason is said. Once it has worked, its failure ends the worker, whoever meets it.
+    """
+    reads = reading(monkeypatch, StoreError("no room for rows"))
+    full, opened = [StoreError("no room for the log"), StoreError("no room for the log")], []
+
+    def open_():
+        opened.append(part.state.waiting_for)
+        if full:
+            part._store_failed(full[-1])
+            raise full.pop()
+
+    monkeypatch.setattr(part.state.store, "open", open_)
+    monkeypatch.setattr(part.app, "crash_soon", part.crashes.append)
+    part.state.recovered = {1}
+    recovering = asyncio.create_task(part.recover())
+    while not reads.runs:
+        await asyncio.sleep(0)
+    assert part.state.recovered == set()
+    await recovering
+    assert opened[1:] == [f"not recovered: no room for {what}" for what in ("the log", "the log", "rows")]
+    assert (part.state.recovered, part.state.waiting_for, part.crashes) == ({1, 3}, "", [])
+    part._store_failed(broken := StoreError("no room again"))
+    assert part.crashes == [broken]
 
 
 @pytest.mark.parametrize("part", ["all"], indirect=True)

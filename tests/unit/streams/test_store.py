@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.tables.app import make_store
-from models.errors import SettingsError
+from models.errors import SettingsError, StoreError
 from streams.config.settings import Settings
 from streams.tables.changelogs import TABLES
 from streams.tables.rocksdb import RocksStore
@@ -136,13 +137,88 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
         RocksStore(str(tmp_path / "file" / "store"), "me", TABLES).open()
 
 
-def test_a_damaged_folder_may_be_deleted(tmp_path):
-    """What RocksDB cannot make sense of is refused with what to do: the rows are in Kafka, too."""
-    with stores(tmp_path):
-        pass
-    (tmp_path / "CURRENT").write_text("MANIFEST")
-    with pytest.raises(SettingsError, match="is damaged: delete it, the tables are read from Kafka again"):
-        RocksStore(str(tmp_path), "me", TABLES).open()
+def filled(path, failed=lambda _: None):
+    """Return an open store of 3,000 rows, in a file of RocksDB's with many blocks."""
+    store = RocksStore(str(path), "me", TABLES, failed)
+    store.open()
+    store.apply("answers", 0, [(b"%05d" % n, row(n) + random.randbytes(100)) for n in range(3000)], 3000)
+    store.close()
+    store.open()  # what was in memory is a file now
+    return store
+
+
+def overwrite(path, pattern, part=slice(None)):
+    """Overwrite a part of what these files hold with zeros."""
+    for file in path.glob(pattern):
+        held = bytearray(file.read_bytes())
+        held[part] = bytes(len(held[part]))
+        file.write_bytes(held)
+
+
+@pytest.mark.parametrize("files", ["*.sst", "CURRENT", "MANIFEST-*"])
+def test_a_damaged_folder_is_begun_anew(tmp_path, files, caplog):
+    """What RocksDB cannot make sense of is deleted, and said: the rows are in Kafka, too."""
+    filled(tmp_path).close()
+    overwrite(tmp_path, files)
+    store = RocksStore(str(tmp_path), "me", TABLES)
+    store.open()
+    assert (store.partitions(), store.reaches("answers", 0), list(store.scan("answers", 0))) == (set(), None, [])
+    store.apply("answers", 0, [(b"k", row(1))], 1)
+    store.close()
+    assert "is damaged: it is deleted, and the tables are read from Kafka again" in caplog.text
+
+
+def test_rows_behind_a_damaged_block_are_missed(tmp_path):
+    """A block that turns out as damaged while rows are read is an error, where rocksdict ends the iteration without a
+    word; whoever reads learns of it, and the next opening begins anew.
+    """
+    told = []
+    filled(tmp_path).close()
+    overwrite(tmp_path, "*.sst", slice(150_000, 150_064))
+    store = RocksStore(str(tmp_path), "me", TABLES, told.append)
+    store.open()
+    with pytest.raises(StoreError, match="is damaged; the next start deletes it"):
+        list(store.scan("answers", 0))
+    with pytest.raises(StoreError, match="is damaged"):
+        [store.get("answers", 0, b"%05d" % n) for n in range(3000)]
+    assert [type(exc) for exc in told] == [StoreError, StoreError]
+    store.close()
+    store.open()
+    assert store.partitions() == set()
+    store.close()
+
+
+def test_a_disk_that_is_full_is_said(tmp_path):
+    """A write that the system refuses is a StoreError, at a start and later; nothing is deleted for it."""
+    code = f"""
+import resource
+from models.errors import StoreError
+from streams.tables.rocksdb import RocksStore
+store = RocksStore({str(tmp_path)!r}, "me", ["answers"], lambda exc: print("told", exc))
+store.open()
+store.apply("answers", 0, [(b"k", b'{{"offset":1,"at":1}}')], 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+try:
+    for n in range(1000):
+        store.apply("answers", 0, [(b"%d" % n, b'{{"offset":1,"at":1}}' + bytes(1000))], n)
+except StoreError as exc:
+    print(exc)
+store.close()
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 40_000))
+try:
+    store.open()
+except StoreError as exc:
+    print("again", exc)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+store.open()
+print(store.get("answers", 0, b"k"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    told, said, again, kept = done.stdout.splitlines()
+    assert told == f"told {said}"
+    assert said.startswith(f"the tables' store {tmp_path} fails; see that its disk works and has room: IO error: ")
+    assert again.startswith("again the tables' store")
+    assert kept == repr(b'{"offset":1,"at":1}')
 
 
 def test_without_rocksdict_the_extra_is_named(tmp_path, monkeypatch):
