@@ -24,6 +24,8 @@ MAX_DEPTH = 64
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
+"""Any escape; the group is a surrogate without its other half."""
 
 
 # Marks a string that stands for a number which the encoder cannot write; random, so that no input contains it.
@@ -363,6 +365,13 @@ def deeper_than(data: bytes, limit: int) -> bool:
     outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     steps = memoryview(outside.translate(_STEPS, _NO_BRACKETS)).cast("b")
     return max(accumulate(steps), default=0) > limit
+
+
+def well_formed(data: bytes) -> bytes:
+    """Return a JSON text with U+FFFD for each surrogate that stands alone, as JavaScript's `toWellFormed` does."""
+    if b"\\u" not in data or _SURROGATE_ESCAPE.search(data) is None:
+        return data
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)
 
 
 def _refuse_lone_surrogates(value: Any) -> None:

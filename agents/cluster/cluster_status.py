@@ -13,6 +13,9 @@ from streams.web.problems import not_ready
 PARTITION = ("committed", "end", "lag", "in_flight", "unfinished", "waiting_for_key", "oldest_unfinished_s")
 """Fields of a partition beside its topic, number and owner."""
 
+MOST = 1 << 63
+"""Nothing that is counted comes so far."""
+
 _WORST = ("open", "half-open", "closed")
 _LISTS = ("partitions", "route_partitions", "hosts", "sources", "routes")
 _OBJECTS = ("tables", "answers", "cache", "pool", "retry_later")
@@ -43,9 +46,7 @@ class ClusterStatus:
             rank = (record["answering"], -record["silent_s"])
             for each in (*(record.get("partitions") or ()), *(record.get("route_partitions") or ())):
                 route = str(each.get("route") or "")
-                number = route, str(each.get("topic")), each.get("partition")
-                if type(number[2]) is not int:
-                    continue
+                number = route, each["topic"], each["partition"]
                 partition = {"topic": number[1], "partition": number[2], "owner": record["id"],
                              "owner_answers": record["answering"], **({"route": route} if route else {})}  # fmt: skip
                 partition |= {name: each.get(name) for name in PARTITION}
@@ -80,10 +81,21 @@ class ClusterStatus:
 
 def _plain(record: Row) -> Row:
     """Return a record with the types that are expected: anyone who may write to the topic may write anything."""
-    lists = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
+    lists: Row = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
             for name in _LISTS if name in record}  # fmt: skip
+    for name in ("partitions", "route_partitions"):
+        if name in lists:
+            lists[name] = [each | {figure: _figure(each.get(figure)) for figure in PARTITION} for each in lists[name]
+                           if isinstance(each.get("topic"), str) and type(each.get("partition")) is int]  # fmt: skip
+    if isinstance(tables := record.get("tables"), dict) and not isinstance(tables.get("partitions", []), list):
+        lists["tables"] = {**tables, "partitions": []}
     odd = {name for name in _OBJECTS if not isinstance(record.get(name), dict)}
     return {name: value for name, value in (record | lists).items() if name not in odd}
+
+
+def _figure(value: Any) -> Any:
+    """Return a number, None for whatever else somebody wrote in its place."""
+    return value if type(value) in (int, float) and abs(value) < MOST else None
 
 
 def _answers(record: Mapping[str, Any]) -> bool:
@@ -120,16 +132,16 @@ def host_status(row: Mapping[str, Any]) -> HostStatus:
         waiting=None if in_flight is None or users is None else max(0, users - in_flight),
         limit=_sum(reports, "limit"),
         rate=_rate(reports),
-        held_seconds=max((each.get("held_seconds") or 0.0 for each in reports), default=0.0),
+        held_seconds=max((_figure(each.get("held_seconds")) or 0.0 for each in reports), default=0.0),
     )
 
 
 def _rate(reports: list[Mapping[str, Any]]) -> Any:
     """Return the requests a second of all workers: of a rate that is shared, the rate."""
-    shared = [each.get("rate") for each in reports if each.get("share") is not None]
+    shared = [_figure(each.get("rate")) for each in reports if each.get("share") is not None]
     return shared[0] if shared else _sum(reports, "rate")
 
 
 def _sum(reports: list[Mapping[str, Any]], name: str) -> Any:
-    values = [each[name] for each in reports if each.get(name) is not None]
-    return sum(values) if values and len(values) == len(reports) else None
+    values = [_figure(each.get(name)) for each in reports]
+    return sum(values) if values and None not in values else None

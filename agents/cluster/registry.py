@@ -1,4 +1,7 @@
-"""Reads the latest record of every worker from the compacted topic that each publishes one to once a second."""
+"""Reads the latest record of every worker of the group from the compacted topic that each publishes one to once a second.
+
+Groups may share that topic: rows and figures of another group's workers are another installation's.
+"""
 
 from __future__ import annotations
 
@@ -123,6 +126,8 @@ class WorkerRegistry:
             self._drop(name)
         elif not isinstance(status, dict) or not 0 < len(name) <= MAX_ID:
             self.unreadable += 1
+        elif status.get("group", group := self._settings.group) != group:  # workers before 0.1 told none
+            self._drop(name)
         else:
             now = self._clock()
             self._workers[name] = (now if live else min(now, record.timestamp / 1000), status | {"id": name})

@@ -79,6 +79,7 @@ class WorkerStatus:
         running = [*apps, *(part.app for part in (*self._routing, self._later) if part is not None)]
         record: dict[str, Any] = {
             "id": self._settings.worker_id,
+            "group": self._settings.group,
             "role": self._settings.role,
             "url": self._url,
             "version": _version(),

@@ -101,7 +101,7 @@ def decode(table: str, partition: int, key: bytes, stored: bytes, heads: bool) -
     try:
         if heads and table == "answers" and (cut := stored.find(RESULT)) >= 0:
             stored = stored[:cut] + b"}"
-        row = (_decode if heads else _decode_whole)(stored.decode())
+        row = (_decode if heads else _decode_whole)(strictjson.well_formed(stored).decode())
         return _DECODERS[table](partition, key, row)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {"unreadable": True, "partition": partition, **key_fields(key)}

@@ -22,6 +22,8 @@ _WHOLE = 100
 """From here on a number is written without decimals."""
 _FINE = 10
 _EPSILON = 1e-9
+_MOST = 1 << 63
+"""Nothing that is counted comes so far."""
 
 _SEVERITIES = {
     "ok": "ok",
@@ -41,9 +43,14 @@ def severity(outcome: str) -> str:
     return _SEVERITIES.get(outcome, "warn")
 
 
+def _is_figure(value: Any) -> bool:
+    """Whether a value, perhaps of somebody else's record, is a number that can be written."""
+    return isinstance(value, int | float) and abs(value) < _MOST
+
+
 def number(value: Any) -> str:
     """Write a count: 12,345; a rate under 100 with one decimal."""
-    if not isinstance(value, int | float):
+    if not _is_figure(value):
         return UNKNOWN
     if isinstance(value, float) and value < _WHOLE and value != int(value):
         return f"{value:.1f}"
@@ -52,7 +59,7 @@ def number(value: Any) -> str:
 
 def duration(seconds: Any) -> str:
     """Write seconds: 0.4 ms, 12 ms, 1.24 s, 3 min 5 s, 2 h 4 min, 3 d 2 h."""
-    if not isinstance(seconds, int | float):
+    if not _is_figure(seconds):
         return UNKNOWN
     if seconds < 1:
         return f"{_three(seconds * 1000)} ms"
@@ -74,19 +81,19 @@ def _three(value: float) -> str:
 
 def milliseconds(value: Any) -> str:
     """Write a result's `elapsed_ms`."""
-    return duration(value / 1000) if isinstance(value, int | float) else UNKNOWN
+    return duration(value / 1000) if _is_figure(value) else UNKNOWN
 
 
 def age(seconds: Any) -> str:
     """Write a duration in whole seconds: `12 s`, `3 min 5 s`."""
-    if not isinstance(seconds, int | float):
+    if not _is_figure(seconds):
         return UNKNOWN
     return f"{int(seconds)} s" if seconds < _MINUTE else duration(seconds)
 
 
 def size(value: Any) -> str:
     """Write bytes: 512 B, 1.5 KiB, 3 MiB."""
-    if not isinstance(value, int | float):
+    if not _is_figure(value):
         return UNKNOWN
     amount, unit = float(value), 0
     while amount >= _STEP and unit < len(_UNITS) - 1:
@@ -96,7 +103,7 @@ def size(value: Any) -> str:
 
 def percent(share: Any) -> str:
     """Write a share of 1, rounded down, so that 100 % means all and 0 % means none: 93.4 %."""
-    if not isinstance(share, int | float):
+    if not _is_figure(share):
         return UNKNOWN
     tenths = math.floor(share * 1000 + _EPSILON)
     return "<0.1 %" if share > 0 and not tenths else f"{tenths / 10:g} %"
@@ -114,7 +121,7 @@ def clock(iso: Any) -> str:
 def _moment(iso: Any) -> datetime | None:
     try:
         return datetime.fromisoformat(str(iso)).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # the year 1, east of Greenwich
         return None
 
 
@@ -124,8 +131,8 @@ def pretty(value: Any) -> str:
 
 
 def inline(value: Any) -> str:
-    """Write a plain JSON value in one line."""
-    return json.dumps(value, ensure_ascii=False)
+    """Write a plain JSON value in one line, a number as it came."""
+    return strictjson.dumps(value, exact=True).decode()
 
 
 def visible(text: str) -> str:

@@ -164,8 +164,8 @@ class Pages:
     async def _live(self, request: web.Request) -> Row:
         """Begin with the latest answers of the tables; with JavaScript, new ones appear as they come."""
         view = {name: request.query.get(name, "") for name in ("outcome", "key", "host")}
-        where = [(field, view[field]) for field in columns.FILTER_FIELDS if view[field]]
-        rows = self._query.rows("answers", prefix=view["key"], where=where, sort="-at", limit=LIVE_ROWS, cursor="")
+        where, begins = ([(name, view[name])] if view[name] else [] for name in ("outcome", "host"))
+        rows = self._query.rows("answers", prefix=view["key"], where=where, begins=begins, sort="-at", limit=LIVE_ROWS)
         return {"view": view, "found": await rows}
 
     async def _routes(self, _: web.Request) -> Row:

@@ -58,15 +58,19 @@ class LiveFilter:
         """Whether a record may match, by its bytes."""
         value = record.value or b""
         return (
-            (record.key or b"").startswith(self.key.encode(errors="surrogateescape"))
+            (record.key is None or record.key.startswith(self.key.encode(errors="surrogateescape")))
             and (not self.outcome or self.outcome.encode() in value[:_HEAD])
             and self.host.rpartition(":")[0].encode(errors="replace") in value
         )
 
     def matches(self, row: Row) -> bool:
-        """Whether a row matches; its key has been checked already."""
-        return (not self.outcome or row.get("outcome") == self.outcome) and str(row.get("host", "")).startswith(
-            self.host
+        """Whether a row matches, as the table `answers` would select it; a record's key has been checked already, the
+        id is the key of one without.
+        """
+        return (
+            (not self.outcome or row.get("outcome") == self.outcome)
+            and str(row.get("host", "")).startswith(self.host)
+            and str(row.get("key", self.key)).startswith(self.key)
         )
 
 

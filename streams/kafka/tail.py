@@ -127,7 +127,10 @@ class Tail:
         while self._needed():
             try:
                 partitions = (await require(self._kafka, self._topic))[self._topic].partitions
-                latest = client.consumer(self._kafka, auto_offset_reset="latest", max_partition_fetch_bytes=FETCH_BYTES)
+                latest = client.consumer(
+                    self._kafka, auto_offset_reset="latest", max_partition_fetch_bytes=FETCH_BYTES,
+                    isolation_level="read_committed",
+                )  # fmt: skip
                 async with latest as consumer:
                     await self._follow(consumer, [TopicPartition(self._topic, number) for number in range(partitions)])
             except MillraceError as exc:

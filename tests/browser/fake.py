@@ -125,11 +125,13 @@ class FakeQuery:
                      "last_seen": iso(now)} for check in ("is_prime", "json_schema")]  # fmt: skip
         raise Problem(404, f"no table {name!r}")
 
-    async def rows(self, name: str, *, prefix: str = "", where: Iterable[tuple[str, str]] = (), sort: str = "key",
-                   limit: int = 50, cursor: str = "") -> Row:  # fmt: skip
+    async def rows(self, name: str, *, prefix: str = "", where: Iterable[tuple[str, str]] = (),
+                   begins: Iterable[tuple[str, str]] = (), sort: str = "key", limit: int = 50,
+                   cursor: str = "") -> Row:  # fmt: skip
         key = KEYS.get(name, "key")
         found = [row for row in self._of(name) if str(row.get(key, "")).startswith(prefix)
-                 and all(str(row.get(field)) == value for field, value in where)]  # fmt: skip
+                 and all(str(row.get(field)) == value for field, value in where)
+                 and all(str(row.get(field)).startswith(value) for field, value in begins)]  # fmt: skip
         by = key if sort.removeprefix("-") == "key" else sort.removeprefix("-")
         found.sort(key=lambda row: (by in row, row.get(by, "")), reverse=sort.startswith("-"))
         start = int(cursor or 0)

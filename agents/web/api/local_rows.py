@@ -66,7 +66,7 @@ class Page:
 
     def add(self, key: bytes, row: Row) -> None:
         """Consider a row."""
-        if self.selection.where and not self.selection.matches(row):
+        if self.selection.chooses and not self.selection.matches(row):
             return
         self.total += 1
         place = self._place(key, row)

@@ -234,6 +234,7 @@ def _selection() -> list[dict[str, Any]]:
     return [
         _in("query", "prefix", text, "the beginning of the key"),
         _in("query", "where", where, "field:value, with dots into nested fields; all must hold"),
+        _in("query", "begins", where, "field:beginning of its value; all must hold"),
         _in(
             "query", "sort", {"type": "string", "maxLength": MAX_TEXT}, "a field, `-` before it for the greatest first"
         ),

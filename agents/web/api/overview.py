@@ -128,7 +128,7 @@ class Overview:
             lasted = _seconds(record["at"]) - _seconds(before["at"] if before else record["started_at"])
             if record["silent_s"] <= RATE_OVER and lasted > 0:
                 rates.append(max(0, counted) / lasted)
-        return round(sum(rates), 1)
+        return round(sum(rates), 1) if rates else None
 
     async def _minutes(self) -> dict[str, Any]:
         """Return the last hour minute by minute; an empty list, and the reason, if the tables are not there."""

@@ -49,6 +49,8 @@ MAX_SAMPLE = 1 << 20
 MAX_PEERS = 3
 """Workers that are requested for one, one after the other."""
 MAX_URL = 2_048
+MOST_PARTITIONS = 100_000
+"""Results partitions that a worker's record may speak of: each of those below is looked for."""
 GIVEN_UP = "it no longer holds them"
 """Why partitions are missing that a worker held a moment ago."""
 
@@ -181,7 +183,9 @@ def _has(record: Mapping[str, Any], route: str) -> bool:
 def _held_by(record: Mapping[str, Any]) -> frozenset[int]:
     tables = record.get("tables")
     partitions = tables.get("partitions") if isinstance(tables, dict) else None
-    return frozenset(each for each in partitions if type(each) is int) if isinstance(partitions, list) else frozenset()
+    if not isinstance(partitions, list):
+        return frozenset()
+    return frozenset(each for each in partitions if type(each) is int and 0 <= each < MOST_PARTITIONS)
 
 
 def held_url(base: object, table: str) -> URL:

@@ -70,14 +70,14 @@ class Query:
         return await self.table_query.all()
 
     async def rows(
-        self, name: str, *, prefix: str | bytes = "", where: Iterable[tuple[str, str]] = (), sort: str = KEY,
-        limit: int = DEFAULT_LIMIT, cursor: str = "",
+        self, name: str, *, prefix: str | bytes = "", where: Iterable[tuple[str, str]] = (),
+        begins: Iterable[tuple[str, str]] = (), sort: str = KEY, limit: int = DEFAULT_LIMIT, cursor: str = "",
     ) -> dict[str, Any]:  # fmt: skip
         """Return a page of a table's rows, in order."""
         if name not in TABLES:
             unknown(name)
         fields = TABLES[name][1]
-        selection = select(fields, prefix=prefix, where=where, sort=sort, limit=limit, cursor=cursor)
+        selection = select(fields, prefix=prefix, where=where, begins=begins, sort=sort, limit=limit, cursor=cursor)
         return await self.table_query.page(name, selection)
 
     async def row(self, name: str, key: bytes) -> Row | None:

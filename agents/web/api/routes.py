@@ -109,7 +109,7 @@ class Api:
         return await asyncio.to_thread(answer, request, row, exact=True)  # it has a whole document
 
     async def _errors(self, request: web.Request) -> web.Response:
-        given = parse_query(request.query, [])
+        given = parse_query(request.query)
         limit = {"limit": given["limit"]} if "limit" in given else {}
         return answer(request, await self.query.errors(**limit, selected=letter_filter(request.query)))
 
@@ -160,7 +160,7 @@ async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncI
 
 
 def _page_query(request: web.Request) -> dict[str, Any]:
-    return parse_query(request.query, request.query.getall("where", []))
+    return parse_query(request.query, **{name: request.query.getall(name, []) for name in ("where", "begins")})
 
 
 def _key(text: str, encoding: str | None) -> bytes:

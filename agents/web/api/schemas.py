@@ -192,6 +192,7 @@ class WorkerSchema(Open):
     """What a worker reports about itself, once a second."""
 
     id = fields.String(required=True)
+    group = fields.String()
     role = fields.String()
     url = fields.String(allow_none=True)
     version = fields.String()

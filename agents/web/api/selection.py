@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
@@ -33,7 +33,7 @@ _NUMBER, _TEXT, _OTHER = range(3)
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`where` are pairs of a dotted field and the text of its value; `sort` is a dotted field, `-` before it reverses;
+    """`where` are pairs of a dotted field and the text of its value, `begins` of one and how it begins; `sort` is a dotted field, `-` before it reverses;
     `after` is the position of the last row of the page before.
     """
 
@@ -42,6 +42,7 @@ class Selection:
     sort: str = KEY
     limit: int = DEFAULT_LIMIT
     after: Place | None = None
+    begins: tuple[tuple[str, str], ...] = ()
 
     @property
     def descending(self) -> bool:
@@ -57,16 +58,23 @@ class Selection:
     def fields(self) -> list[str]:
         """Return the fields that determine which rows are on the page."""
         ordered = [] if self.field == KEY else [self.field]
-        return [*ordered, *(field for field, _ in self.where)]
+        return [*ordered, *(field for field, _ in (*self.where, *self.begins))]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether not every row matches."""
+        return bool(self.where or self.begins)
 
     @property
     def by_key(self) -> bool:
         """Whether keys alone determine which rows are on the page."""
-        return self.field == KEY and not self.where
+        return self.field == KEY and not self.chooses
 
     def matches(self, row: Row) -> bool:
         """Whether a row meets every condition."""
-        return all(_sort_value(value_at(row, field)) == text for field, text in self.where)
+        return all(_sort_value(value_at(row, field)) == text for field, text in self.where) and all(
+            (_sort_value(value_at(row, field)) or "").startswith(text) for field, text in self.begins
+        )
 
     def sort_key(self) -> Callable[[bytes, Row], Place]:
         """Return the function that gives a row's position; a row without the field comes last in either direction."""
@@ -96,7 +104,8 @@ class Selection:
 
     def _mark(self) -> str:
         """Return a hash that ties a cursor to its query."""
-        query = strictjson.dumps([self.prefix.hex(), [list(each) for each in self.where], self.sort])
+        begins = [[list(each) for each in self.begins]] if self.begins else []
+        query = strictjson.dumps([self.prefix.hex(), [list(each) for each in self.where], self.sort, *begins])
         return hashlib.blake2b(query, digest_size=6).hexdigest()
 
     def read_cursor(self, text: str) -> Place:
@@ -117,29 +126,31 @@ def select(
     *,
     prefix: str | bytes = "",
     where: Iterable[tuple[str, str]] = (),
+    begins: Iterable[tuple[str, str]] = (),
     sort: str = KEY,
     limit: int = DEFAULT_LIMIT,
     cursor: str = "",
 ) -> Selection:
     """Return a selection of a table with these fields. Raises Problem (400) with the invalid parameter."""
-    conditions = tuple(where)
+    conditions, beginnings = tuple(where), tuple(begins)
     allowed = {KEY, *fields}
     if not 1 <= limit <= MAX_LIMIT:
         raise invalid_parameter("limit", f"must be 1 to {MAX_LIMIT}")
-    if len(conditions) > MAX_CONDITIONS:
-        raise invalid_parameter("where", f"at most {MAX_CONDITIONS} conditions are allowed")
-    for name, field in [("sort", sort.removeprefix("-")), *(("where", field) for field, _ in conditions)]:
+    named = {"where": conditions, "begins": beginnings}
+    for name, pairs in named.items():
+        if len(pairs) > MAX_CONDITIONS:
+            raise invalid_parameter(name, f"at most {MAX_CONDITIONS} conditions are allowed")
+    fields_named = ((name, field) for name, pairs in named.items() for field, _ in pairs)
+    for name, field in [("sort", sort.removeprefix("-")), *fields_named]:
         if field.partition(".")[0] not in allowed:
             raise invalid_parameter(name, f"no field {field[:60]!r}; there are: {', '.join(sorted(allowed))}")
     start = prefix.encode(errors="surrogateescape") if isinstance(prefix, str) else prefix
-    chosen = Selection(start, conditions, sort, limit)
-    if not cursor:
-        return chosen
-    return Selection(start, conditions, sort, limit, chosen.read_cursor(cursor))
+    chosen = Selection(start, conditions, sort, limit, begins=beginnings)
+    return replace(chosen, after=chosen.read_cursor(cursor)) if cursor else chosen
 
 
-def parse_query(query: Mapping[str, str], where: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of `select` in the query of a URL. Raises Problem (400) with the invalid parameter."""
+def parse_query(query: Mapping[str, str], **conditions: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of `select` in the query of a URL, with its `where` and `begins`. Raises Problem (400) with the invalid parameter."""
     for name, most in (("prefix", MAX_TEXT), ("sort", MAX_TEXT), ("cursor", MAX_CURSOR)):
         if len(query.get(name, "")) > most:
             raise invalid_parameter(name, f"at most {most} characters are allowed")
@@ -147,10 +158,12 @@ def parse_query(query: Mapping[str, str], where: Sequence[str]) -> dict[str, Any
     if "limit" in query:
         text = query["limit"]
         found["limit"] = int(text) if text.isascii() and text.isdigit() and len(text) < MAX_LIMIT else 0
-    pairs = [each.partition(":") for each in where]
-    if not all(field and colon and len(each) <= MAX_TEXT for (field, colon, _), each in zip(pairs, where, strict=True)):
-        raise invalid_parameter("where", "must be field:value")
-    return found | {"where": [(field, value) for field, _, value in pairs]}
+    for name, given in conditions.items():
+        pairs = [each.partition(":") for each in given]
+        if not all(field and colon for field, colon, _ in pairs) or any(len(each) > MAX_TEXT for each in given):
+            raise invalid_parameter(name, "must be field:value")
+        found[name] = [(field, value) for field, _, value in pairs]
+    return found
 
 
 def invalid_parameter(field: str, message: str) -> Problem:

@@ -212,6 +212,7 @@ def _as_query(selection: Selection) -> dict[str, Any]:
     query: dict[str, Any] = {
         "prefix": encode_key(selection.prefix),
         "where": [f"{field}:{text}" for field, text in selection.where],
+        "begins": [f"{field}:{text}" for field, text in selection.begins],
         "sort": selection.sort,
         "limit": str(selection.limit),
     }

@@ -7,6 +7,7 @@ const PAUSE = 250; // ms without a key before the filters are taken
 const form = document.getElementById("filter");
 const body = document.querySelector("#tail tbody");
 const state = document.getElementById("tail-state");
+let filling = null; // what the rows of a filter are asked for with
 let shown = 0, dropped = 0, missed = 0, passed = 0, waiting = 0;
 
 function cell(kind, ...content) {
@@ -70,17 +71,34 @@ function connect() {
   stream.connect(`?${query}`);
 }
 
-async function filter() {
+function filter() {
   history.replaceState(null, "", `/live?${terms()}`);
   shown = dropped = missed = passed = 0;
   connect();
-  const response = await fetch(location.href);
-  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-  const rows = fresh.querySelector("#tail tbody");
-  if (rows) body.replaceChildren(...document.importNode(rows, true).childNodes);
+  return fill();
+}
+
+/** Show the latest answers of the tables, and above them what has come since they were asked for. */
+async function fill() {
+  filling?.abort();
+  const mine = filling = new AbortController();
+  const former = [...body.children];
+  try {
+    const response = await fetch(location.href, { signal: mine.signal });
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    const rows = fresh.querySelector("#tail tbody");
+    if (!rows) return;
+    for (const row of former) row.remove();
+    const come = new Set([...body.querySelectorAll("a.key")].map((link) => link.href));
+    const found = [...document.importNode(rows, true).children];
+    body.append(...found.filter((row) => (row.className === "none" ? !come.size : !come.has(row.querySelector("a.key")?.href))));
+  } catch {
+    // Aborted by the next filter, or the connection is lost, which the stream shows.
+  }
   tell();
 }
 
 form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
 form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, PAUSE); });
+stream.addEventListener("woken", fill);
 connect();

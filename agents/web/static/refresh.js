@@ -27,7 +27,9 @@ export async function refresh() {
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const [, took] = /dur=([\d.]+)/.exec(response.headers.get("Server-Timing") ?? "dur=0");
     rested = performance.now() + Math.min(LATEST, SHARE * Number(took));
-    if (under === mine) take(fresh);
+    if (under !== mine) return;
+    if (fresh.querySelector("[data-live], [data-problem]")) take(fresh);
+    else stale(`the server answered ${response.status}`); // a proxy's own page, or too many requests
   } catch {
     // Connection lost, or aborted: the stream shows which.
   } finally {

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agents.tables.aggregate import OUTCOMES_AGE, Aggregator
 from agents.tables.result_parser import ResultParser
 from agents.tables.rows import decode, merge
+from models import strictjson
 from streams.tables.changelogs import TABLES
 from tests.turns import allowed, least
 
@@ -219,6 +220,8 @@ HOSTILE = [
     b'{"id":"x","outcome":"ok","checks":[{"name":"\\ud800","elapsed_ms":-1},{"name":[]},7],"cache":"miss","elapsed_ms":1.0}',
     b'{"id":"\\ud800","outcome":"timeout","error":"no","elapsed_ms":null}',
     b'{ "id" : "spaced" , "outcome" : "ok" , "cache" : "nonsense" , "elapsed_ms" : true }',
+    b'{"id":"x","outcome":"timeout","request":{"url":"http://a/"},"error":{"message":"cut \\ud83d"},"elapsed_ms":1.0}',
+    b'{"id":"x","outcome":"ok","document":"cut \\ud83d","cache":"hit","elapsed_ms":1.0}',
     b'{"id":"x","outcome":"ok","error":{"message":{}},"request":[],"checks":{},"elapsed_ms":99999999999999999999}',
 ]
 
@@ -238,7 +241,9 @@ def test_hostile_results_are_counted_and_hurt_nobody(value, key):
     shelf.take([record(0, value, key)])
     assert shelf.tally.unreadable == 0
     for (table, row_key), row in shelf.rows.items():
-        assert "unreadable" not in decode(table, 0, row_key, row, False)
+        read = decode(table, 0, row_key, row, False)
+        assert "unreadable" not in read
+        strictjson.dumps(read, exact=True)  # as the pages and other workers will have it
 
 
 @pytest.mark.parametrize("value", [

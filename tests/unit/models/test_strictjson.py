@@ -204,6 +204,20 @@ def test_numbers_that_json_cannot_say_are_not_written(write, value):
         write(value)
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (rb'"\ud83d\ude00 \n \u0041"', "\U0001f600 \n A"),
+        (rb'"\ud83d x \ude00 \uD83D"', "\ufffd x \ufffd \ufffd"),
+        (rb'"\ud83d\ud83d\ude00\ude00"', "\ufffd\U0001f600\ufffd"),
+        (rb'"\\ud83d \\\ud83d"', "\\ud83d \\\ufffd"),
+    ],
+)
+def test_a_surrogate_that_stands_alone_is_replaced(given, wanted):
+    """Pairs, other escapes and escaped backslashes stay; half a pair becomes U+FFFD."""
+    assert strictjson.loads(strictjson.well_formed(given)) == wanted
+
+
 @pytest.mark.parametrize("write", [strictjson.dumps, strictjson.canonical, strictjson.quote])
 def test_lone_surrogates_are_not_written(write):
     """What is no Unicode text raises ValueError instead of reaching the wire."""

@@ -44,6 +44,17 @@ def test_the_key_says_whose_record_it_is(workers):
     assert [each["id"] for each in workers.all()] == ["one"]
 
 
+def test_workers_of_another_group_are_not_listed(workers):
+    """Groups may share the topic, and each lists its own: one that tells no group is of a version before it was told."""
+    workers.receive(record(b"own", {"group": "millrace"}))
+    workers.receive(record(b"older", {}))
+    workers.receive(record(b"moved", {"group": "millrace"}))
+    workers.receive(record(b"moved", {"group": "another"}))
+    workers.receive(record(b"foreign", {"group": "another"}))
+    assert [each["id"] for each in workers.all()] == ["older", "own"]
+    assert workers.unreadable == 0
+
+
 def test_a_tombstone_and_long_silence_end_a_worker(workers, clock):
     """One that stopped in order is gone at once, one that was killed after ten minutes."""
     workers.receive(record(b"stopped", {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +11,7 @@ from agents.cluster.cluster_status import host_status
 from agents.tables.rows import decode_key
 from agents.web import columns, formatting
 from agents.web.columns import TableView, quantile
+from models import strictjson
 from models.histogram import Histogram
 
 DURATIONS = {
@@ -41,6 +43,20 @@ def test_other_figures():
     ]
     assert len(formatting.clock(datetime.now(UTC).isoformat())) == len("03:04:05")
     assert [formatting.severity(each) for each in ("ok", "timeout", "denied", "<x>")] == ["ok", "bad", "warn", "warn"]
+
+
+def test_what_is_no_figure_is_unknown():
+    """Whatever somebody else wrote in a number's or a time's place: nothing of it breaks a page, or becomes 0."""
+    for write in (formatting.number, formatting.duration, formatting.milliseconds, formatting.age, formatting.size,
+                  formatting.percent):  # fmt: skip
+        assert [write(value) for value in (None, "7", [], 10**400, math.inf, math.nan)] == ["unknown"] * 6
+    assert formatting.clock("0001-01-01T00:00:00+01:00") == "unknown"
+
+
+def test_a_value_in_one_line_has_its_digits():
+    """As the API and the button Copy have them."""
+    value = strictjson.loads(b'[10.10,0.29999999999999998,-0,"\xc3\xab"]', exact=True)
+    assert [formatting.inline(each) for each in value] == ["10.10", "0.29999999999999998", "-0", '"\u00eb"']
 
 
 def test_keys_can_be_seen():

@@ -99,6 +99,8 @@ async def test_what_is_not_known_is_null(clock):
     overview = await told(clock)
     names = ("p50", "p99", "cache_hit_rate", "lag", "in_flight")
     assert [overview[name] for name in names] == [None] * len(names)
+    clock.note(20, w0={"answers": answers(9), "silent_s": 12.0})
+    assert (await told(clock))["throughput"] is None
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from agents.cluster.route_status import RouteRates
 from agents.web.api.query import Query
+from agents.web.pages import About, Pages
 from streams.web.problems import Problem
 from tests.unit.agents.web.fleet import Fleet, counted
 
@@ -189,6 +191,10 @@ NONSENSE = [
         "answers": {"total": 1, "outcomes": {}, "cache": {}, "latency": {"counts": [1]}},
         "partitions": [{"partition": 1}],
     },
+    {"partitions": [{"topic": "requests", "partition": 0, "lag": "9"}], "in_flight": 10**400, "rss": 10**400},
+    {"tables": {"partitions": 7, "recovered": True}, "started_at": "0001-01-01T00:00:00+01:00", "loop_lag_s": "x"},
+    {"tables": {"partitions": [2_000_000_000, -1], "recovered": True}, "answers": {"total": 10**400}},
+    {"hosts": [{"host": "a:80", "breaker": "open", "in_flight": "1", "users": [], "limit": {}, "held_seconds": "x"}]},
     {"routes": {"name": "r"}},
     {"routes": [7, {}, {"name": 3}, {"name": "r"}], "at": 7},
     {
@@ -218,5 +224,10 @@ async def test_a_record_of_nobodys_breaks_nothing(record):
             fleet.members[0].query._overview.note()
             status, told, _ = await fleet.get("/api/" + path)
             assert status == 200, (path, told)
+        fleet.put("hosts", 0, b"a:80", counted("host", "a:80"))
+        pages = Pages(fleet.members[0].query, About("w0", "1", "requests", token_set=False))
+        for name in ("workers", "partitions", "hosts", "overview", "routes"):
+            page = await pages._page(name, getattr(pages, f"_{name}"))(make_mocked_request("GET", f"/{name}"))
+            assert page.status == 200, (name, page.text)
         told = (await fleet.get("/api/workers"))[1]["workers"][1]
         assert all(isinstance(told.get(name, {}), dict) for name in ("tables", "answers", "cache", "pool"))

@@ -53,6 +53,13 @@ def test_filters_let_through_what_they_name():
     assert told(events) == (["item-2"], 0)
 
 
+def test_a_result_without_a_key_is_found_by_its_id():
+    """Its id stands where others have a key, as in the table."""
+    _, sampler, events = watch(key="order-")
+    sampler.look([SimpleNamespace(key=None, value=record(name).value) for name in ("order-7", "other")], 0)
+    assert told(events) == (["order-7"], 0)
+
+
 def test_only_the_newest_are_shown_and_the_others_counted():
     """Of many the last are shown; how many were not is told, with those that the tail left out."""
     _, sampler, events = watch()

@@ -126,6 +126,7 @@ async def test_a_cursor_belongs_to_its_question(two):
         *((f"limit={text}", "limit") for text in ("0", "1001", "x", "-1", "9" * 999)),
         *((f"sort={text}", "sort") for text in ("nope", "result")),
         *((f"where={text}", "where") for text in ("ok", ":ok", "nope:1", "&where=".join(["outcome:ok"] * 9))),
+        *((f"begins={text}", "begins") for text in ("ok", "nope:1", "&begins=".join(["outcome:o"] * 9))),
         ("format=xml", "format"),
         ("prefix=" + "x" * 4097, "prefix"),
     ],
@@ -140,6 +141,10 @@ async def test_conditions_and_prefix_choose_rows(two):
     """`where` compares a field's text, several all at once, and `prefix` the key's beginning; the total follows."""
     _, told, _ = await two.get("/api/tables/answers?where=outcome:timeout&where=status:200&prefix=k00000&limit=1")
     assert ([row["key"] for row in told["rows"]], told["total"]) == (["k000000"], 2)
+    for begins, most in (("url:http://a.example/1", None), ("host:a.&begins=outcome:time", 2), ("host:example", 0)):
+        counts = {(await two.get(f"/api/tables/answers?prefix=k00000&limit=1&begins={begins}", number))[1]["total"]
+                  for number in (0, 1)}  # fmt: skip
+        assert counts == {most} if most is not None else len(counts) == 1
     _, told, _ = await two.get("/api/tables/answers?prefix=nothing")
     assert (told["rows"], told["total"]) == ([], 0)
 
