@@ -119,16 +119,16 @@ class TablesApp:
         """
         state = self.state
         self._recovering = True
-        partitions = {tp.partition for tp in self.app.holder.assignment()}
-        state.recovered &= partitions
+        assigned = {tp.partition for tp in self.app.holder.assignment()}
+        state.recovered &= assigned
         state.waiting_for = "recovering from the changelogs"
         while True:
             try:
                 state.store.open()
-                for partition in state.store.partitions() - partitions:
+                for partition in state.store.partitions() - assigned:
                     state.store.drop(partition)
-                self.repair.begin_anew(partitions)
-                missing = await self._decline(partitions)
+                self.repair.begin_anew(assigned)
+                partitions, missing = await self._decline(assigned)
                 await self._read_back(partitions)
             except (BrokerError, StoreError) as exc:
                 if self.settings.role != "all":
@@ -150,15 +150,15 @@ class TablesApp:
         if missing:
             logger.error("%s", missing)
 
-    async def _decline(self, partitions: set[int]) -> str:
-        """Take out partitions that a changelog lacks; returns the reason and what to do, or nothing."""
+    async def _decline(self, partitions: set[int]) -> tuple[set[int], str]:
+        """Take out partitions that a changelog lacks; returns the others, and the reason and what to do, or nothing."""
         found = self._changelogs
         if found is None or not partitions <= set(range(found.covered)):
             found = await self._prepare()
         lacking = {partition for partition in partitions if partition >= found.covered}
         self.app.holder.leases.decline(lacking)
-        partitions -= lacking
-        return found.missing_partitions(self.settings.results_topic, lacking) if lacking else ""
+        missing = found.missing_partitions(self.settings.results_topic, lacking) if lacking else ""
+        return partitions - lacking, missing
 
     async def _read_back(self, partitions: set[int]) -> None:
         settings = self.settings

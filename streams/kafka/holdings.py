@@ -36,13 +36,13 @@ Commit = Callable[[], Awaitable[bool | None]]
 
 
 class Kept(NamedTuple):
-    """What a lease knew at its end: of which topic, how far it was, and where the group's commit may be if nobody else
+    """What a lease knew at its end: of which topic, how far it was, and what the group's commit may be if nobody else
     has committed since.
     """
 
     identity: Identity
     point: CommitPoint
-    commits: frozenset[int]
+    commits: frozenset[CommitPoint]
 
 
 class Holdings(dict[TP, Lease]):
@@ -74,8 +74,8 @@ class Holdings(dict[TP, Lease]):
             commit, anew = None, True
         committed = None if commit is None else CommitPoint(commit.offset, commit.metadata)
         start = committed
-        kept = self._kept.pop(tp, None)
-        if kept is not None and kept.identity == identity and (commit is None or commit.offset in kept.commits):
+        kept = self._kept.get(tp)  # for the next lease, too, if this one never begins
+        if kept is not None and kept.identity == identity and (committed is None or committed in kept.commits):
             start = kept.point
         lease = Lease(
             self.group, tp.topic, tp.partition, identity, anew=anew,
@@ -99,7 +99,7 @@ class Holdings(dict[TP, Lease]):
         """End a lease, and keep what it knows."""
         lease = self[tp]
         if self._keeping and lease.alive and (point := lease.knowledge()) is not None:
-            committed = () if lease.committed is None else (lease.committed.offset,)
+            committed = () if lease.committed is None else (lease.committed,)
             self._kept[tp] = Kept(lease.identity, point, frozenset((*lease.tried, *committed)))
         self.recalled += lease.skipped_completed
         self.untrusted += lease.invalid_metadata

@@ -61,13 +61,12 @@ class Lease:
     """See the module. Not thread-safe: it lives on the event loop of the agents.
 
     `position` is the next offset that will be delivered; None until it is known, and then `start` is where reading is
-    to begin. `begun` counts up when work
-    on a delivered record starts: a drain waits for what was begun, not for what was only delivered. `work`
-    holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
+    to begin. `begun` counts up when work on a delivered record starts: a drain waits for what was begun, not for what
+    was only delivered. `work` holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
     the broker last took, `resumed` where that was when the lease began, `finished` how many were finished, `end`
     where the log ended when last heard of, `identity` which topic it is of. `anew` says that what was committed, or
     read by a lease before, is of a former topic of this name: nothing is committed then before something is finished.
-    `tried` are the last offsets of which a commit was sent, whatever became of it. `bytes` is the size of the large
+    `tried` are the last commits that were sent, whatever became of them. `bytes` is the size of the large
     records that are unfinished, `rests` that no more is to be polled for now, `unremembered` how many finished ones the
     metadata had no room for when it was last written. `keys` has the records that wait for an earlier one of their key
     (streams/kafka/key_order.py), `held` is how many they are. `member` is who offsets in transactions are committed by,
@@ -99,7 +98,7 @@ class Lease:
         self.begun = 0
         self.resumed = position
         self.committed = None if position is None else CommitPoint(position, metadata)
-        self.tried: deque[int] = deque(maxlen=TRIED)
+        self.tried: deque[CommitPoint] = deque(maxlen=TRIED)
         self.work: set[asyncio.Task[Any]] = set()
         self.skipped_completed = 0
         self.invalid_metadata = 0
@@ -257,6 +256,20 @@ class Lease:
             return None
         return self._up_to(commit_metadata.METADATA_LIMIT)
 
+    @property
+    def committable(self) -> int | None:
+        """Return the offset of what may be committed now."""
+        if self.point is None or (self.anew and not self.finished):
+            return None
+        anchor = self._anchor()
+        return self.point if self._metadata or anchor is None else anchor[0]
+
+    def _anchor(self) -> tuple[int, int] | None:
+        """Return offset and timestamp of the record that a commit stands at, if it has to stand at one."""
+        if self._delivered:
+            return self._delivered[0][:2]
+        return self._last if self._completed is not None else None
+
     def point_with(self, offsets: Iterable[int], limit: int) -> tuple[CommitPoint | None, bool]:
         """Return what a commit would say if these offsets were finished as well, and whether it lists all of them: its
         metadata takes `limit` bytes. Nothing changes here.
@@ -286,7 +299,7 @@ class Lease:
             return CommitPoint(
                 self.point, self._metadata if limit == UNLIMITED else commit_metadata.cut(self._metadata)
             )
-        anchor = self._delivered[0][:2] if self._delivered else self._last if self._completed is not None else None
+        anchor = self._anchor()
         self.unremembered = 0
         if anchor is None or (self._completed is None and self.uncommitted == len(self._unfinished)):
             return CommitPoint(self.point, commit_metadata.sign(self.owner, self.identity))

@@ -296,7 +296,7 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Tell the agents' loop, unless the worker stops."""
         coordinator = self._ensure_consumer()._coordinator
-        coordinator.confirmed = time.monotonic()
+        coordinator.confirmed = coordinator.asked
         self.member = Member(generation_id, coordinator.member_id)
         self.held = frozenset(assigned)
         await self._unless_stopping(super().on_partitions_assigned(assigned, generation_id))

@@ -10,7 +10,8 @@ here, and `tests/unit/test_faust_pins.py` fails when any of it changes under us:
   Topic      `_compile_decode`, `_create_event` (in batch.py)
   Thread     `_create_worker_consumer`, `_fetch_records`, `_ensure_consumer`, `on_partitions_*`, `on_thread_stop`,
              `_start_thread`, `_stopped_set`, `_keepalive2`, `_thread_keepalive` (in thread.py, with aiokafka's
-             `_subscription`, `_coordinator.check_errors`, `._max_poll_interval`, `._do_heartbeat` (membership.py),
+             `_subscription`, `_coordinator.check_errors`, `._max_poll_interval`, `._do_heartbeat`, `._send_req`,
+             `.reset_generation` (membership.py),
              `_fetcher._fetch_max_wait_ms`, `._fetcher_timeout`, `._fetch_task`, `_client`, its `_conns`, `_sync_task`)
   Client     `aiokafka.client.MetadataRequest`, which makes no topic any more (in client.py, with `_md_update_fut`,
              `_sync_task`, and a producer's `_sender.sender_task`, `_message_accumulator`); `get_random_node`, `send`
@@ -141,7 +142,7 @@ class Consumer(Quiet, driver.Consumer):
     def standings(self) -> list[Standing]:
         """Return how far each partition is, for the watchdog."""
         return [
-            Standing(f"{tp.topic}-{tp.partition}", lease, lease.point,
+            Standing(f"{tp.topic}-{tp.partition}", lease, lease.committable,
                      None if lease.committed is None else lease.committed.offset, lease.finished, lease.ahead,
                      lease.point_waits)
             for tp, lease in self.leases.items() if lease.alive
@@ -361,7 +362,7 @@ class Consumer(Quiet, driver.Consumer):
             if not points:
                 return None
             for lease, point in points.values():
-                lease.tried.append(point.offset)
+                lease.tried.append(point)
             try:
                 done = await self._commit({tp: point for tp, (_, point) in points.items()})
             except ConsumerStoppedError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple, Self
@@ -37,6 +38,8 @@ UNFINISHED_DEADLINE = 360.0
 """Seconds that the oldest request may take once later ones are finished: more than any request may ask for (300)."""
 THREAD_DEADLINE = 60.0
 """Seconds for which the consumer's thread may be silent."""
+STOOD_STILL = 10.0
+"""Seconds between two looks, one second apart, after which the process was frozen: nothing is judged by them."""
 
 
 class Standing(NamedTuple):
@@ -108,6 +111,8 @@ class Watchdog:
         self._end = end
         self._clock = clock
         self._watched: dict[str, _Watched] = {}
+        self._looked = clock()
+        self._awake = -math.inf
         self._ask_at = 0.0
         self._answered_at: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -137,14 +142,19 @@ class Watchdog:
 
     async def look(self) -> None:
         """Check once; ends the worker if it is stuck by its own fault."""
-        now = self._clock()
+        now, before = self._clock(), self._looked
+        self._looked = now
+        if now - before > STOOD_STILL:  # so did all that is judged here
+            self._watched.clear()
+            self._awake = now
         found = list(self._standings())
         self._watched = {each.name: self._same(each) for each in found}
         held_up = self._held_up()
         for each in found:
             self._watched[each.name].look(each, now, held_up=held_up or each.waits)
-        if found and now - self._last_contact() >= THREAD_DEADLINE:
-            self._end_worker(f"the consumer's thread has not answered for {now - self._last_contact():.0f} s")
+        silent = now - max(self._last_contact(), self._awake)
+        if found and silent >= THREAD_DEADLINE:
+            self._end_worker(f"the consumer's thread has not answered for {silent:.0f} s")
             return
         for watched in self._watched.values():
             if _is_stuck(watched, now):

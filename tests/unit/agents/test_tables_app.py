@@ -178,6 +178,25 @@ async def test_partitions_that_no_changelog_has_one_for_are_left_out(part, monke
 
 
 @pytest.mark.parametrize("part", ["all"], indirect=True)
+async def test_what_was_left_out_stays_so_when_a_recovery_fails(part, monkeypatch):
+    """The next attempt knows what no changelog has: taken up, its rows would go to another partition's changelog."""
+    reading(monkeypatch, BrokerError("hosts-1 cannot be read"))
+
+    async def prepare(_):
+        return changelogs_of(2)
+
+    monkeypatch.setattr(module, "prepare", prepare)
+    part.resources, part._changelogs = opened(learn=lambda *_: None), None
+    leases = part.app.holder.leases
+    for tp in part.app.holder.assignment():
+        leases[tp] = leases.lease(tp, Identity("c", "t"), None)
+    await part.recover()
+    assert {tp.partition: lease.taking for tp, lease in leases.items()} == {1: True, 3: False}
+    assert part.state.recovered == {1}
+    assert "partitions 3 of 'results' are not counted" in part.state.waiting_for
+
+
+@pytest.mark.parametrize("part", ["all"], indirect=True)
 async def test_changelogs_that_cannot_be_had_end_nobody_who_answers(part, monkeypatch):
     """There may be no changelogs at the start, nor the right to make them: the tables wait for them, nobody else."""
     reading(monkeypatch)

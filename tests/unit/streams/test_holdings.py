@@ -8,12 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.structs import OffsetAndMetadata
+from faust.types import TP
 
 from models.errors import AccessError
 from streams.config import settings as defaults
 from streams.kafka import holdings
 from streams.kafka.commit_metadata import Identity
-from streams.kafka.lease import Lease
+from streams.kafka.holdings import Holdings
+from streams.kafka.lease import CommitPoint, Lease
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,36 @@ async def test_a_commit_that_nothing_mends_is_not_tried_again(end: bool | None) 
     commits = Commits(lease, end, True)
     await holdings.hand_over([lease], nothing_left, commits, None)
     assert len(commits.points) == 1
+
+
+def test_what_others_committed_at_the_same_offset_is_better() -> None:
+    """A slow request keeps the commit where it was: of two that stand there, that of the worker in between lists what it
+    has finished since; who has heard of neither knows less.
+    """
+    held, tp, identity = Holdings("g"), TP("t", 0), Identity("c", "t")
+    records: Any = [SimpleNamespace(offset=offset, timestamp=5) for offset in range(9)]
+
+    def works(held: Holdings, commit: CommitPoint | None, done: range) -> CommitPoint:
+        given = None if commit is None else OffsetAndMetadata(commit.offset, commit.metadata)
+        lease = held[tp] = held.lease(tp, identity, given)
+        lease.deliver(records, 9)
+        lease.begun = 9
+        for offset in done:
+            lease.finish(offset)
+        point = lease.commit_point()
+        assert point is not None
+        lease.tried.append(point)
+        held.give_up(tp)
+        return point
+
+    first = works(held, None, range(1, 3))
+    other = works(Holdings("g"), first, range(3, 8))
+    assert first.offset == other.offset == 0
+    assert held.lease(tp, identity, OffsetAndMetadata(other.offset, other.metadata)).committed == other
+    again = works(held, other, range(0))
+    assert again == other
+    lease = held.lease(tp, identity, OffsetAndMetadata(first.offset, first.metadata))
+    assert (lease.commit_point(), lease.committed) == (first, first)
 
 
 async def test_commits_are_not_tried_beyond_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

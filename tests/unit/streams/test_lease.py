@@ -273,6 +273,27 @@ def test_nothing_is_committed_before_a_position_is_known() -> None:
     assert lease.commit_point() == signed(5)
 
 
+def test_the_watchdog_is_told_what_can_be_committed() -> None:
+    """Nothing, while a topic that was made again has nothing finished; the last record, while the list of what is
+    finished beyond it is not read to its end: waiting for a commit further on would be waiting for ever.
+    """
+    anew = Lease("g", "t", 0, Identity("c", "t"), position=0, anew=True)
+    anew.deliver([], 7)
+    assert (anew.point, anew.committable, anew.commit_point()) == (7, None, None)
+    first = held()
+    first.deliver(records(*range(9)), 9)
+    for offset in range(1, 9):
+        first.finish(offset)
+    second = held(0, first.commit_point().metadata)
+    assert second.committable == 0
+    second.deliver(records(*range(4)), 4)
+    second.finish(0)
+    point = second.commit_point()
+    assert point is not None
+    assert second.point is not None
+    assert second.committable == point.offset < second.point
+
+
 def test_finishing_twice_or_what_was_never_delivered_changes_nothing() -> None:
     """Repeated and foreign acknowledgements are ignored."""
     lease = held()
