@@ -135,8 +135,8 @@ class FunctionCaller:
         host = self.host(source)
         limit = min(source.max_bytes or self._max_bytes, self._max_bytes)
         ticket = await host.acquire(turn.deadline_of(deadline))
-        turn.begin()
         try:
+            turn.begin()
             # The place is free when the thread, or task, is, not when the request gives up.
             ended = self._start(source, params, limit, partial(_leave, source.name, host, ticket))
         except BaseException:

@@ -196,7 +196,10 @@ class BulkFetcher:
         for waiters in call.waiters.values():
             for waiter in waiters:
                 if waiter.turn is not None:
-                    waiter.turn.begin()
+                    try:
+                        waiter.turn.begin()
+                    except asyncio.CancelledError:  # its partition is given up
+                        waiter.answer.cancel()
         call.turn.deadline = call.deadline()
         self._follow(group)
 

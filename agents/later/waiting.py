@@ -71,6 +71,10 @@ class RetryLease:
         self._lease.finish(self._offset)
         self._finished()
 
+    def drop(self, _: int) -> None:
+        """Finish the delayed record, of which nothing was published."""
+        self.finish(_)
+
     def finish_all(self, offsets: Sequence[int]) -> None:
         """Do the same: there is one record."""
         self.finish(offsets[0])

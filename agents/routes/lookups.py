@@ -138,6 +138,7 @@ class Lookups:
         """Return all results from the cache at `now` (epoch seconds), None if one has to be fetched. Never waits."""
         results: Results = {}
         for stage in self._route.stages:
+            before = dict(results)
             for lookup in stage:
                 try:
                     requests = self.requests(lookup, scope)
@@ -152,24 +153,34 @@ class Lookups:
                     results[lookup.name] = Found(error=error)
                 self._show(lookup, results[lookup.name], scope)
             if _is_lost(stage, results):
-                return self._refused(stage, scope) or results  # as `run` would have it
+                refused = self._refused(stage, scope)
+                return results if refused is None else before | refused  # as `run` would have it
         return results
 
     async def run(self, scope: dict[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits) -> Results:
-        """Return all results, each fetched if the cache does not have it. A required one that fails is the last.
+        """Return all results, each fetched if the cache does not have it; in the scope from the first on, since what was
+        sent counts also if what follows fails. A required one that fails is the last.
 
         Nothing of a stage is sent if one of its required lookups has no parameters.
         """
         results: Results = {}
+        scope["results"] = results
         for stage in self._route.stages:
             if isinstance(scope["value"], LargeValue):
                 scope["found"] = await self._evaluate(stage, scope["value"], scope)
             if (refused := self._refused(stage, scope)) is not None:
-                return refused
-            found = await asyncio.gather(*(self._look_up(lookup, scope, record, waits) for lookup in stage))
-            for lookup, each in zip(stage, found, strict=True):
-                results[lookup.name] = each
-                self._show(lookup, each, scope)
+                results.update(refused)
+                break
+            asked = (self._look_up(lookup, scope, record, waits) for lookup in stage)
+            faults: list[BaseException] = []
+            for lookup, each in zip(stage, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+                if isinstance(each, BaseException):
+                    faults.append(each)
+                else:
+                    results[lookup.name] = each
+                    self._show(lookup, each, scope)
+            if faults:
+                raise faults[0]
             if _is_lost(stage, results):
                 break
         return results

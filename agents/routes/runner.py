@@ -156,7 +156,7 @@ class RouteRunner:
         """Pass a record on as it is, or drop it; None if the registry has to answer first."""
         if how == "pass":
             return self._outputs.pass_on(record, batch.lease, scope, batch.received_at)
-        batch.lease.finish(record.offset)
+        batch.lease.drop(record.offset)
         if self._order is not None:
             self._order.close(record, batch.lease)
         return DROPPED
@@ -191,7 +191,7 @@ class RouteRunner:
             scope["lookups"], scope["failed"] = {}, {}
             results, outcome = None, None
             if await self._is_wanted_later(scope):
-                results = scope["results"] = await self._lookups.run(scope, record, waits)
+                results = await self._lookups.run(scope, record, waits)
                 outcome = self._outputs.finish(record, lease, results, scope, began)
             else:
                 outcome = self._let_by(record, batch, self.route.otherwise, scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class Waits:
     def turn(self, source: str) -> Iterator[None]:
         """Wait for the turn of a question to a source, and then no longer."""
         reason = f"source {source}"
-        turn = Turn(partial(self._end, reason))
+        turn = Turn(partial(self._leave, reason))
         self._begin(reason)
         token = current.set(turn)
         try:
@@ -48,6 +49,12 @@ class Waits:
             turn.over = True
             if not turn.begun:
                 self._end(reason)
+
+    def _leave(self, reason: str) -> None:
+        """Let a question leave; while the partition is given up, nothing more does: the next owner asks it."""
+        if not self._lease.taking:
+            raise asyncio.CancelledError
+        self._end(reason)
 
     def _begin(self, reason: str) -> None:
         self._reasons[reason] += 1

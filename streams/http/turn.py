@@ -14,7 +14,9 @@ from streams.deadlines import Deadline
 
 
 class Turn:
-    """One question that waits for its turn; `on_begin` is called when it comes."""
+    """One question that waits for its turn; `on_begin` is called when it comes, and raises CancelledError if nothing may
+    begin any more.
+    """
 
     __slots__ = ("_on_begin", "_scope", "_seconds", "begun", "deadline", "over")
 
@@ -33,11 +35,11 @@ class Turn:
         """Note that the turn has come."""
         if self.begun or self.over:
             return
+        self._on_begin()
         self.begun = True
         if self._scope is not None:
             self.deadline = time.monotonic() + self._seconds
             self._scope.start(self._seconds)
-        self._on_begin()
 
 
 current: ContextVar[Turn | None] = ContextVar("current", default=None)
@@ -45,7 +47,7 @@ current: ContextVar[Turn | None] = ContextVar("current", default=None)
 
 
 def begin() -> None:
-    """Note that a request has its place and leaves."""
+    """Note that a request has its place and leaves. Raises CancelledError if it may not any more."""
     turn = current.get()
     if turn is not None:
         turn.begin()

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import copy
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -74,7 +75,7 @@ class Lease:
     """
 
     __slots__ = (
-        "_completed", "_count", "_delivered", "_drained", "_large", "_last", "_metadata", "_unfinished",
+        "_completed", "_count", "_delivered", "_drained", "_dropped", "_large", "_last", "_metadata", "_unfinished",
         "_waiting", "alive", "anew", "begun", "bytes", "committed", "draining", "end", "finished", "group", "held",
         "identity", "invalid_metadata", "keys", "member", "partition", "point", "position", "rests", "resumed",
         "skipped_completed",
@@ -115,6 +116,7 @@ class Lease:
         self._large: dict[int, int] = {}
         self._waiting: set[int] = set()
         self._unfinished: set[int] = set()
+        self._dropped: set[int] = set()
         self._drained: asyncio.Event | None = None
         self.point = position
         self._metadata = metadata
@@ -209,6 +211,14 @@ class Lease:
         self.position = position
         self._advance()
         return fresh
+
+    def drop(self, offset: int) -> None:
+        """Finish a record of which nothing was published. A later owner may drop it again: the list of what is finished
+        beyond the point, which takes only so many ranges, has none of dropped records alone.
+        """
+        if self.alive and offset in self._unfinished:
+            self._dropped.add(offset)
+            self.finish(offset)
 
     def finish(self, offset: int) -> None:
         """Note that the answer to the record at `offset` was delivered. Repeats and foreign offsets change nothing."""
@@ -331,6 +341,7 @@ class Lease:
         self.alive = False
         self.cancel()
         self._unfinished.clear()
+        self._dropped.clear()
         self._delivered.clear()
         self._large.clear()
         self._waiting.clear()
@@ -357,15 +368,24 @@ class Lease:
         itself: a reader trusts commit metadata only if it finds the anchor's record in the log.
         """
         before, number = anchor - 1, self._delivered[0][2] - 1 if self._delivered else self._count - 2
+        dropped = self._dropped_from(anchor)
         for offset, _, this in self._delivered:
             if offset in self._unfinished:
-                if this > number + 1:
-                    yield before + 1, offset
+                if this > number + 1 and (found := _without(dropped, before + 1, offset, this - number - 1)):
+                    yield found
                 before, number = offset, this
         if number + 1 < self._count and self._last is not None:
-            yield before + 1, self._last[0] + 1
+            finished = self._count - number - 1
+            if found := _without(dropped, before + 1, self._last[0] + 1, finished):
+                yield found
         if self._completed is not None and self.position is not None:
             yield from self._completed.beyond(self.position)
+
+    def _dropped_from(self, anchor: int) -> list[int]:
+        """Return the offsets that were dropped beyond the anchor, in order, if there is one unfinished."""
+        if self._dropped:
+            self._dropped = {offset for offset in self._dropped if offset > anchor}
+        return sorted(self._dropped) if self._delivered else []
 
     def _completed_offsets(self, first: Record | None, end: int | None) -> CompletedOffsets | None:
         metadata, self._metadata = self._metadata, ""
@@ -377,3 +397,15 @@ class Lease:
             logger.warning("%s-%d: the commit's list of completed offsets is ignored: %s; requests finished beyond the "
                            "commit point are answered again", self.topic, self.partition, exc)  # fmt: skip
             return None
+
+
+def _without(dropped: Sequence[int], start: int, stop: int, finished: int) -> tuple[int, int] | None:
+    """Return a range with so many finished records without those at its ends that were dropped; None if all were."""
+    first, last = bisect_left(dropped, start), bisect_left(dropped, stop)
+    if last - first >= finished:
+        return None
+    while first < last and dropped[first] == start:
+        first, start = first + 1, start + 1
+    while first < last and dropped[last - 1] == stop - 1:
+        last, stop = last - 1, stop - 1
+    return start, stop

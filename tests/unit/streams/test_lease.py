@@ -294,6 +294,36 @@ def test_the_watchdog_is_told_what_can_be_committed() -> None:
     assert second.committable == point.offset < second.point
 
 
+@given(st.lists(st.sampled_from("udf"), min_size=2, max_size=60), st.sampled_from([1, 2]))
+def test_what_was_dropped_is_in_no_list_by_itself(fates: list[str], step: int) -> None:
+    """Whoever takes the partition gets every unfinished record again and none that was finished; of dropped ones those
+    that stand alone, for which the list would lack room. Holes between the offsets change nothing.
+    """
+    log = records(*range(0, len(fates) * step, step))
+    lease = held()
+    lease.deliver(log, len(fates) * step)
+    for record, fate in zip(log, fates, strict=True):
+        if fate == "f":
+            lease.finish(record.offset)
+    runs = len(listed(lease))
+    for record, fate in zip(log, fates, strict=True):
+        if fate == "d":
+            lease.drop(record.offset)
+    point = lease.commit_point()
+    assert point is not None
+    assert len(listed(lease)) <= runs, "dropped records never take room"
+    rest, end = [record for record in log if record.offset >= point.offset], len(fates) * step
+    fresh = {record.offset for record in held(*point).deliver(rest, end, end)}
+    wanted = {record.offset: fate for record, fate in zip(log, fates, strict=True) if record.offset >= point.offset}
+    assert {offset for offset, fate in wanted.items() if fate == "u"} <= fresh
+    assert not {offset for offset, fate in wanted.items() if fate == "f"} & fresh
+
+
+def listed(lease: Lease) -> list[tuple[int, int]]:
+    """Return the ranges that a commit lists while something is unfinished."""
+    return list(lease._finished_ranges(lease._delivered[0][0])) if lease._delivered else []
+
+
 def test_finishing_twice_or_what_was_never_delivered_changes_nothing() -> None:
     """Repeated and foreign acknowledgements are ignored."""
     lease = held()

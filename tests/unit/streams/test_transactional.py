@@ -361,6 +361,20 @@ def test_what_a_commit_can_list_is_found_in_two_looks(monkeypatch):
     assert len(chosen) == memo.length(point.metadata) > 900
 
 
+def test_the_record_at_the_point_is_committed_however_many_were_dropped_behind_it():
+    """A key with thousands of records that wait for each other, and between them others that a route drops: the commit
+    has no room to list these, and need not.
+    """
+    lease = Lease("g", "t", 0, position=0)
+    lease.deliver([Record(offset, 5) for offset in range(20_000)], 20_000)
+    for offset in range(1, 20_000, 2):
+        lease.drop(offset)
+    chosen, point = choose(lease, {0}, memo.METADATA_LIMIT)
+    assert chosen == {0}
+    assert point is not None
+    assert point.offset == 2
+
+
 async def test_a_partition_that_stays_away_ends_the_worker(monkeypatch):
     """A topic made again with fewer partitions takes no result of some requests any more, whatever is tried."""
     crashes = []

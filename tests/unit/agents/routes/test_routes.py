@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 
 import pytest
 
@@ -12,12 +13,16 @@ from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.retry_later import Deferral
 from agents.routes.lookups import Lookups
 from agents.routes.rehearsal import questions, sample, send_through
+from agents.routes.waits import Waits
 from agents.testing import AsyncHarness, Harness, Reply
 from models import checks, strictjson
 from models.errors import Overloaded, SettingsError
 from models.result import Answer, encode_answer
 from streams.config.settings import Settings
+from streams.http import turn
 from streams.kafka.fetched import Unreadable
+from streams.kafka.lease import Lease
+from tests.fakes import Record
 
 SOURCES = """
 [sources.risk]
@@ -352,6 +357,50 @@ async def test_a_record_whose_webhook_was_called_is_not_tried_again_later(monkey
     async with AsyncHarness(REPLIES, sources=text) as service:
         await service.route("r", {"number": 7, "customer": {"id": "c2"}}, key=b"s1")
     assert asked == [again]
+
+
+@pytest.mark.parametrize("where", ["a later stage", "its own stage"])
+async def test_a_webhook_counts_however_the_others_ended(monkeypatch, where):
+    """It was called in an earlier stage whose optional lookup failed, or beside one that broke: either way not again."""
+    asked = []
+    monkeypatch.setattr(Deferral, "next_try", lambda *_, again: asked.append(again))
+    optional = f'\n[[routes.r.lookups]]\n{RISK}\nrequired = false'
+    later = '\n[[routes.r.lookups]]\nname = "{}"\nsource = "prices"\nparams = {{ sku = "lookups.risk.sku" }}'
+    text = sources(HOOK + optional + later.format("a") + later.format("b"))
+    if where == "its own stage":
+        text = sources(f"{HOOK}\n[[routes.r.lookups]]\n{RISK}\npick = 'sku'\ninto = 'x'")
+        monkeypatch.setattr(Lookups, "_found", broken_for("risk", Lookups._found))
+    async with AsyncHarness(REPLIES, sources=text) as service:
+        customer = "c2" if where == "a later stage" else "c1"
+        await service.route("r", {"number": 7, "customer": {"id": customer}}, key=b"s1")
+        assert "https://hook.example/" in [str(each.url) for each in service.requests]
+    assert asked == [False]
+
+
+def broken_for(name, found):
+    """Return `found`, broken for one lookup."""
+
+    def broken(self, lookup, *rest):
+        if lookup.name == name:
+            raise RuntimeError("a fault of ours")
+        return found(self, lookup, *rest)
+
+    return broken
+
+
+async def test_nothing_begins_while_its_partition_is_given_up():
+    """What waits for its turn at a source leaves it to the next owner when the turn comes, and holds up no drain."""
+    lease = Lease("g", "orders", 0, position=0)
+    record = Record(0, 5)
+    lease.deliver([record], 1)
+    lease.begun += 1
+    waits = Waits(record, lease, Counter())
+    with waits.turn("slow"):
+        assert await lease.drain(0.01) is True
+        with pytest.raises(asyncio.CancelledError):
+            turn.begin()
+    assert lease.in_progress == 1, "as before it waited: what becomes of it is the next owner's"
+    assert not waits._reasons
 
 
 def test_two_lookups_that_ask_the_same_share_the_answer():
