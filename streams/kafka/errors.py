@@ -10,7 +10,7 @@ from aiokafka import errors
 
 from models.errors import AccessError, BrokerError, reason_of
 from streams.config.settings import Kafka
-from streams.kafka.oauthbearer import TokenError
+from streams.kafka.oauthbearer import TokenError, TokenRefused
 
 CONNECT_HINT = "is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
 
@@ -24,6 +24,7 @@ def explain(exc: Exception, kafka: Kafka, place: str | None = None) -> BrokerErr
         case ssl.SSLError():
             problem = _of_tls(exc)
         case TokenError():
+            kind = AccessError if isinstance(exc, TokenRefused) else BrokerError
             problem = f"requires authentication: {exc}; check KAFKA_SASL_OAUTHBEARER_*"
         case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
             problem = f"refuses the login{_login(kafka)}: check KAFKA_SASL_* ({_message(exc)})"

@@ -4,8 +4,10 @@ before it expires. aiokafka requests it whenever it connects.
 
 from __future__ import annotations
 
+import ssl
 import time
 from functools import lru_cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
@@ -26,15 +28,25 @@ TOKEN_TIMEOUT = 10.0
 """Seconds that the token endpoint may take."""
 MAX_ANSWER = 1 << 20
 """Bytes of its answer that are read."""
+_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+"""Statuses below 500 that say nothing about the next attempt."""
 MAX_CODE = 200
 """Characters of a refusal's reason that are reported."""
 
 
 class TokenError(KafkaError):
-    """No token could be obtained; the message says why, without secrets."""
+    """No token could be obtained; the message says why, without secrets. Later there may be one."""
+
+    retriable = True
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class TokenRefused(TokenError):
+    """The token endpoint does not give us any, or we do not trust it: a retry does not help."""
+
+    retriable = False
 
 
 class Tokens:
@@ -44,28 +56,35 @@ class Tokens:
         self._kafka = kafka
         self._context: Context | None = None
         self._token = ""
-        self._renew_at = 0.0
-        self._failure: tuple[float, str] = (0.0, "")
+        self._renew_at = self._ends_at = 0.0
+        self._failure = 0.0, TokenError("")
 
     async def get(self) -> str:
-        """Return a token that lives for a while yet. Raises TokenError."""
+        """Return a token that lives for a while yet, while there is no other one that lives at all. Raises TokenError."""
         import aiohttp  # noqa: PLC0415  a third of what a command imports, and only this login needs it
 
         now = time.monotonic()
         if self._token and now < self._renew_at:
             return self._token
-        until, reason = self._failure
-        if now < until:  # frequent reconnects must not flood the token endpoint
-            raise TokenError(reason)
-        try:
-            token, life = read_token(await self._fetch())
-        except (aiohttp.ClientError, AnswerError, OSError, TimeoutError, TokenError, ValueError) as exc:
-            url = self._kafka.sasl_oauthbearer_token_endpoint_url
-            reason = f"no token from {url}: {exc or type(exc).__name__}"
-            self._failure = now + FAILED_FOR, reason
-            raise TokenError(reason) from None
-        self._token, self._renew_at = token, now + max(life - RENEW_BEFORE, life * 0.8)
-        return token
+        if now >= self._failure[0]:  # frequent reconnects must not flood the token endpoint
+            try:
+                token, life = read_token(await self._fetch())
+            except (aiohttp.ClientError, AnswerError, OSError, TimeoutError, TokenError, ValueError) as exc:
+                self._failure = now + FAILED_FOR, self._failed(exc)
+            else:
+                self._token, self._renew_at = token, now + max(life - RENEW_BEFORE, life * 0.8)
+                self._ends_at = now + life
+                return token
+        if now < self._ends_at:
+            return self._token
+        raise self._failure[1] from None
+
+    def _failed(self, exc: Exception) -> TokenError:
+        final = isinstance(exc, TokenRefused | ValueError | ssl.SSLCertVerificationError) or isinstance(
+            getattr(exc, "certificate_error", None), ssl.SSLCertVerificationError
+        )
+        reason = f"no token from {self._kafka.sasl_oauthbearer_token_endpoint_url}: {exc or type(exc).__name__}"
+        return (TokenRefused if final else TokenError)(reason)
 
     async def _fetch(self) -> bytes:
         import aiohttp  # noqa: PLC0415  see `get`
@@ -89,7 +108,8 @@ class Tokens:
         ):  # fmt: skip
             body = await _read(response.content)
             if not response.ok:
-                raise TokenError(_refusal(response.status, body))
+                passing = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status in _PASSING
+                raise (TokenError if passing else TokenRefused)(_refusal(response.status, body))
             return body
 
 

@@ -11,7 +11,7 @@ from models.errors import AccessError, BrokerError, SettingsError
 from streams.config.settings import Kafka
 from streams.kafka.client import caution, close, connection, places
 from streams.kafka.errors import explain
-from streams.kafka.oauthbearer import TokenError
+from streams.kafka.oauthbearer import TokenError, TokenRefused
 
 LOGIN = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "user", "sasl_password": "hunter2"}
 
@@ -104,7 +104,7 @@ OAUTH = Kafka("a:1", "SASL_SSL", "OAUTHBEARER", sasl_oauthbearer_client_id="app"
         (errors.AuthenticationFailedError("bad"), OAUTH, "refuses the login of 'app' by OAUTHBEARER: check "),
         (errors.UnsupportedSaslMechanismError(), SASL, "does not take KAFKA_SASL_MECHANISM=PLAIN"),
         (errors.IllegalSaslStateError(), SASL, "expects no login there: check KAFKA_SECURITY_PROTOCOL and the port"),
-        (TokenError("no token from u: it answered 401: invalid_client"), OAUTH,
+        (TokenRefused("no token from u: it answered 401: invalid_client"), OAUTH,
          "requires authentication: no token from u: it answered 401: invalid_client; check KAFKA_SASL_OAUTH"),
         (errors.TopicAuthorizationFailedError("t"), SASL, "refuses access to topic t: grant User:bob Read on it"),
         (errors.TopicAuthorizationFailedError({"t"}), OAUTH, "refuses access to topic 't': grant Read on it, or Write"),

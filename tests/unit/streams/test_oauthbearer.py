@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 
 import pytest
 import trustme
@@ -9,8 +10,10 @@ from aiohttp import web
 from aiokafka import conn
 from aiokafka.errors import SaslAuthenticationFailed
 
+from models.errors import BrokerError
 from streams.config.settings import Kafka
-from streams.kafka.oauthbearer import Provider, TokenError, Tokens
+from streams.kafka.errors import explain, may_pass
+from streams.kafka.oauthbearer import Provider, TokenError, TokenRefused, Tokens
 
 
 class Endpoint:
@@ -80,7 +83,8 @@ async def test_authorities_of_the_token_endpoint_may_be_replaced(tmp_path):
         endpoint_of.issue_cert("127.0.0.1").configure_cert(context)
         async with Endpoint(context, str(path)) as endpoint:
             tokens._kafka = endpoint.kafka
-            tokens._token, tokens._failure = "", (0.0, "")
+            tokens._renew_at = tokens._ends_at = 0.0
+            tokens._failure = 0.0, TokenError("")
             path.write_bytes(trusted)
             return await tokens.get()
 
@@ -124,6 +128,37 @@ async def test_why_there_is_no_token_is_told_and_remembered(endpoint, status, an
             await tokens.get()
         assert str(caught.value) == f"no token from {endpoint.kafka.sasl_oauthbearer_token_endpoint_url}: {reason}"
     assert len(endpoint.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, TokenRefused), (401, TokenRefused), (429, TokenError), (500, TokenError), (503, TokenError)]
+)
+async def test_an_endpoint_that_is_busy_or_away_is_waited_for(endpoint, status, kind):
+    """A refusal is final, as that of a login is; a server that restarts is not, nor is one that does not answer."""
+    endpoint.status, endpoint.answer = status, {}
+    with pytest.raises(TokenError) as caught:
+        await Tokens(endpoint.kafka).get()
+    assert type(caught.value) is kind
+    assert may_pass(caught.value) is (kind is TokenError)
+    away = replace(endpoint.kafka, sasl_oauthbearer_token_endpoint_url="http://127.0.0.1:1/token")
+    with pytest.raises(TokenError) as caught:
+        await Tokens(away).get()
+    assert type(explain(caught.value, away)) is BrokerError
+
+
+async def test_a_token_is_good_to_its_end_while_there_is_no_other(endpoint, monkeypatch):
+    """A renewal that fails costs no connection before the old token has ended."""
+    now = 1000.0
+    monkeypatch.setattr("streams.kafka.oauthbearer.time.monotonic", lambda: now)
+    tokens = Tokens(endpoint.kafka)
+    assert await tokens.get() == "t1"
+    endpoint.status = 503
+    for now in (1085.0, 1086.0, 1099.0):
+        assert await tokens.get() == "t1"
+    assert len(endpoint.asked) == 3, "not within seconds of the failure"
+    now = 1100.0
+    with pytest.raises(TokenError, match="it answered 503"):
+        await tokens.get()
 
 
 async def test_a_refused_token_is_heeded(endpoint):
