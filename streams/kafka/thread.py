@@ -10,7 +10,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import aiokafka
@@ -64,6 +65,8 @@ partition waits to be polled."""
 NEVER_MS = 2**31 - 1
 HEARTBEATS = 3
 """Heartbeats in a session timeout."""
+BEGIN_TIMEOUT = 2.0
+"""Seconds that the leaders of partitions may take to say where these begin."""
 STOP_TIMEOUT = 5.0
 """Seconds that leaving the group may take."""
 
@@ -245,6 +248,21 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
         """Return the first offsets that the logs have."""
         found = await self._ensure_consumer().beginning_offsets([TopicPartition(*tp) for tp in tps])
         return {TP(*tp): begin for tp, begin in found.items()}
+
+    async def known_begins(self, tps: Collection[TP]) -> Mapping[TP, int]:
+        """Do the same, without partitions whose leader does not say so in time: they must not hold up the others."""
+
+        found: dict[TP, int] = {}
+
+        async def learn(*asked: TP) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEGIN_TIMEOUT):
+                    found.update(await self.begins(asked))
+
+        await learn(*tps)
+        if not found:
+            await asyncio.gather(*map(learn, tps))
+        return found
 
     async def ends(self, tps: Iterable[TP]) -> Mapping[TP, int]:
         """Return where the logs end."""

@@ -287,11 +287,11 @@ class Consumer(Quiet, driver.Consumer):
             lease.member = member
         uncommitted = [tp for tp, lease in leases.items() if lease.position is None]
         if uncommitted:
-            begins = await self._while_assigned(generation, deadline, lambda: self._thread.begins(uncommitted))
+            begins = await self._while_assigned(generation, deadline, lambda: self._thread.known_begins(uncommitted))
             if begins is None:
                 return
-            for tp, begin in begins.items():
-                leases[tp].start = begin
+            for tp in uncommitted:
+                leases[tp].start = begins.get(tp, 0)  # if its log begins later, TopicWatch.resume finds out
         await self._thread.call(self._thread.seek_all({tp: lease.next_offset for tp, lease in leases.items()}))
         if revokes != self._revokes:  # the group is at its next generation already, and may give them to another
             return

@@ -130,7 +130,9 @@ class TopicWatch:
                 raise KafkaTimeoutError(msg) from None
             if self._leases.get(tp) is not lease:
                 continue
-            if offset < first:
+            if lease.position is None:  # nobody has read anything of it
+                lease.start = first
+            elif offset < first:
                 self.skipped += first - offset
                 logger.warning("%s-%d: %d offsets, from %d on, went from the log unread: retention, or a deletion of "
                                "records; going on at %d", *tp, first - offset, offset, first)  # fmt: skip

@@ -15,12 +15,13 @@ from faust.types import TP
 from streams.app import Recovery
 from streams.config import settings as defaults
 from streams.config.settings import Kafka, Settings
+from streams.kafka import thread as thread_module
 from streams.kafka import transport as module
 from streams.kafka.batch import size_of
 from streams.kafka.commit_metadata import Identity
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import Lease
-from streams.kafka.thread import Polled
+from streams.kafka.thread import ConsumerThread, Polled
 from streams.kafka.transport import Consumer
 
 
@@ -225,11 +226,11 @@ class Seeking:
     async def outlook(self, tps: Any) -> Any:
         return dict.fromkeys((tp.topic for tp in tps), Identity("c", "t")), {}
 
-    async def begins(self, tps: Any) -> Any:
-        return dict.fromkeys(tps, 0)
+    async def known_begins(self, tps: Any) -> Any:
+        return dict.fromkeys(tps, 7)
 
-    async def seek_all(self, _: Any) -> None:
-        """Nothing to seek."""
+    async def seek_all(self, positions: Any) -> None:
+        self.sought = positions
 
     def _while_assigned(self, *arguments: Any) -> Any:
         return Consumer._while_assigned(cast("Any", self), *arguments)
@@ -270,6 +271,27 @@ async def test_faust_s_recovery_lets_go_where_it_has_nothing_to_seek(monkeypatch
     assert let_go == [True]
 
 
+async def test_a_partition_without_a_leader_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a group that has committed nothing: where the others begin is known, and it is read from 0 on once it has a
+    leader, or from where its log begins.
+    """
+    away, there = TP("t", 1), {TP("t", 0), TP("t", 2)}
+    monkeypatch.setattr(thread_module, "BEGIN_TIMEOUT", 0.02)
+
+    async def beginning_offsets(places: Any) -> Any:
+        if away in places:
+            await asyncio.Event().wait()
+        return dict.fromkeys(places, 7)
+
+    thread = ConsumerThread.__new__(ConsumerThread)
+    thread._consumer = cast("Any", SimpleNamespace(beginning_offsets=beginning_offsets))
+    seeking = Seeking(away, *there)
+    seeking.known_begins = thread.known_begins  # type: ignore[method-assign]
+    await seeking.perform_seek()
+    assert seeking.sought == {tp: 7 for tp in there} | {away: 0}
+    assert set(seeking.leases) == {away, *there}
+
+
 async def test_what_a_revoke_has_overtaken_is_not_held() -> None:
     """Leases that are taken while the group is at its next generation are another's by then."""
     seeking = Seeking(TP("t", 0))
@@ -278,7 +300,7 @@ async def test_what_a_revoke_has_overtaken_is_not_held() -> None:
         seeking._revokes += 1
         return dict.fromkeys(tps, 0)
 
-    seeking.begins = begins  # type: ignore[method-assign]
+    seeking.known_begins = begins  # type: ignore[method-assign]
     await seeking.perform_seek()
     assert list(seeking.leases) == []
 
@@ -301,7 +323,7 @@ async def test_all_of_taking_leases_has_one_deadline(monkeypatch: pytest.MonkeyP
         tried.append("begins")
         raise NodeNotReadyError
 
-    seeking.outlook, seeking.begins = outlook, begins  # type: ignore[method-assign]
+    seeking.outlook, seeking.known_begins = outlook, begins  # type: ignore[method-assign]
     await seeking.perform_seek()
     assert len(seeking.crashed) == 1
     assert time.monotonic() - began < 0.34  # a deadline for each would end after 0.35 s

@@ -168,6 +168,16 @@ async def test_what_retention_took_is_counted(scene: Scene, caplog: pytest.LogCa
     assert "requests-0: 30 offsets, from 50 on, went from the log unread" in caplog.text
 
 
+async def test_a_log_of_which_nothing_was_read_has_lost_nothing(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """Its lease was taken before its leader said where it begins: what it had before was nobody's."""
+    scene.leases[PLACE] = scene.leases.lease(PLACE, FORMER, None)
+    scene.leases[PLACE].start = 0
+    scene.thread.log = (80, 100)
+    await scene.watch.resume({TopicPartition(*PLACE): 0})
+    assert (scene.watch.skipped, scene.leases[PLACE].position, scene.thread.sought) == (0, None, [{PLACE: 80}])
+    assert not caplog.text
+
+
 async def test_a_log_that_lost_its_end_is_read_from_its_beginning(scene: Scene) -> None:
     """Nobody knows where it was cut: nothing is skipped, and the commit goes back with the first answer."""
     scene.hold(500)
