@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,10 +57,14 @@ class Body(NamedTuple):
         return codec_of(self.media_type, self.content, self.charset)
 
     def text(self) -> str:
-        """Decode by byte order mark, given charset, or the declaration in HTML or XML; else as UTF-8.
+        """Decode by byte order mark, given charset, or the declaration in HTML or XML; else as UTF-8. JSON is UTF-8 if it
+        can be, whatever charset is given (RFC 8259, sections 8.1 and 11).
 
         Raises InvalidDocument.
         """
+        if self.charset and self.media_type.endswith(("/json", "+json")) and b"\0" not in self.content[:4]:
+            with suppress(InvalidDocument):
+                return self._replace(charset=None).text()
         codec = codec_of(self.media_type, self.content, self.charset)
         if codec is None:
             msg = f"the body's charset {(self.charset or '')[:40]!r} is not supported"

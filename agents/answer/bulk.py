@@ -30,7 +30,7 @@ from streams.http.bodies import kept_until_answered
 from streams.http.client import Client
 from streams.http.excerpt import excerpt
 from streams.http.policy import UpstreamPolicy
-from streams.http.response import Response, unusable, without_validators
+from streams.http.response import Response, unusable
 from streams.http.retry import IDEMPOTENCY_KEY, repeatable
 from streams.http.turn import Turn
 from streams.log_pause import LogPause
@@ -267,7 +267,7 @@ class BulkFetcher:
                 self._log(source.name, len(keys), error)
                 return await self._request_halves(call, keys, error.attempts or 0)
             return await _fail(call, keys, error)
-        response = without_validators(response)._replace(attempts=response.attempts + before)
+        response = response._replace(own=False, attempts=response.attempts + before)
         try:
             items = await self._take_apart(response, batch, keys)
         except AnswerError as error:

@@ -34,6 +34,9 @@ _CONDITIONAL = frozenset({"if-none-match", "if-modified-since", "if-match", "if-
 
 _REPRESENTATIONS = (200, 203)
 """Statuses of a GET whose body is the representation (RFC 9110, sections 15.3.1 and 15.3.4)."""
+_REVALIDATED = ("GET", "HEAD")
+"""Methods of conditional requests; to others If-None-Match has a server answer 412 (RFC 9110, section 13.1.2)."""
+_BLANKS = b" \t\r\n"
 
 
 def any_size() -> int:
@@ -92,7 +95,10 @@ class Fetcher:
         `validators` revalidate a cached answer; without them `FetchResult.answer` is never None.
         """
         request = known.request
-        if validators and not _CONDITIONAL.isdisjoint(name.lower() for name in request.headers):
+        if validators and (
+            request.method not in _REVALIDATED
+            or not _CONDITIONAL.isdisjoint(name.lower() for name in request.headers)
+        ):
             validators = {}
         response = await self._request(known, extra, deadline, validators)
         fetched_at = time.time()
@@ -190,9 +196,10 @@ class Fetcher:
 def promises_document(request: Request, response: Response) -> bool:
     """Whether a response has, or should have, a document.
 
-    An empty body is a success without a document (RFC 9110, sections 9.3.2 and 15.3), unless the schema accepts nothing
-    as a document, or it answers GET with 200 or 203. A function has no status.
+    An empty body, or one of blanks alone as some frameworks send, is a success without a document (RFC 9110, sections
+    9.3.2 and 15.3), unless the schema accepts nothing as a document, or it answers GET with 200 or 203. A function has
+    no status.
     """
-    if response.body.content or response.status is None or request.schema in documents.TAKE_NOTHING:
+    if response.body.content.strip(_BLANKS) or response.status is None or request.schema in documents.TAKE_NOTHING:
         return True
     return request.method == "GET" and response.status in _REPRESENTATIONS

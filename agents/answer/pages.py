@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import NamedTuple
 
 from yarl import URL
@@ -21,7 +22,7 @@ from streams.http.client import Client
 from streams.http.excerpt import excerpt
 from streams.http.policy import UpstreamPolicy
 from streams.http.request import OutgoingRequest, harmless, redirected
-from streams.http.response import Response, refuse_partial, unusable, without_validators
+from streams.http.response import Response, refuse_partial, unusable
 from streams.http.retry import IDEMPOTENCY_KEY, repeatable
 from streams.http.url import parse, resolve
 from streams.pool import LargeWork
@@ -90,6 +91,8 @@ class PageFetcher:
             raise reading.failed(error) from None
 
     async def _read(self, response: Response, pages: Pages) -> Page:
+        if response.status == HTTPStatus.NO_CONTENT and pages.counts:
+            return Page(b"")
         if not response.body.content:
             msg = "the body is empty"
             raise InvalidDocument(msg)
@@ -169,8 +172,7 @@ class _Reading:
         last = self._last
         assert last is not None
         body = Body(b"[%b]" % b",".join(self._items), "application/json")
-        last = without_validators(last)
-        return last._replace(body=body, attempts=self._attempts, redirects=tuple(self._heads[:-1]))
+        return last._replace(own=False, body=body, attempts=self._attempts, redirects=tuple(self._heads[:-1]))
 
     def _following(self, place: _Place, response: Response, page: Page) -> _Place | None:
         pages, url = self.pages, self.request.url or ""

@@ -5,6 +5,7 @@ known here so that no document and no message tells them again.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -19,8 +20,10 @@ from streams.config.secrets import read_secret
 from streams.http.secret_scan import contains_secret
 from streams.oauth import FAILED_FOR, RENEW_BEFORE, basic, read_token
 
-FORMER_TOKENS = 4
-"""Earlier tokens that are secrets as well: slow requests were sent with them."""
+FORMER_FOR = 400.0
+"""Seconds for which an earlier token is a secret as well: slow requests were sent with it."""
+RENEWED_FOR = 60.0
+"""Seconds after a 401 had a token renewed in which no other has: some upstreams answer it for what is forbidden."""
 
 Headers = Mapping[str, str]
 Post = Callable[[str, Headers, str, float | None], Awaitable[bytes]]
@@ -89,8 +92,9 @@ class Token:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._token = ""
-        self._former: deque[str] = deque(maxlen=FORMER_TOKENS)
+        self._former: deque[tuple[float, str]] = deque()
         self._renew_at = 0.0
+        self._refused_until = -math.inf
         self._failure: tuple[float, AnswerError] | None = None
 
     async def sign(self, url: URL, headers: Headers, deadline: float | None) -> Signed:
@@ -105,13 +109,24 @@ class Token:
     def renews(self, refused: Signed) -> bool:
         """Drop a refused token; returns whether there is, or may be, another."""
         if refused.headers.get("Authorization") == f"Bearer {self._token}":
-            self._former.append(self._token)
-            self._token = ""
+            if (now := self._clock()) < self._refused_until:
+                return False
+            self._refused_until = now + RENEWED_FOR
+            self._replace("")
         return True
+
+    def _replace(self, token: str) -> None:
+        now = self._clock()
+        while self._former and self._former[0][0] <= now - FORMER_FOR:
+            self._former.popleft()
+        if self._token:
+            self._former.append((now, self._token))
+        self._token = token
 
     def contained_in(self, text: bytes) -> bool:
         """Whether a text contains a token or the client's secret."""
-        return contains_secret((self._token, *self._former, self._secret), text) or self._fixed.contained_in(text)
+        former = (token for _, token in self._former)
+        return contains_secret((self._token, *former, self._secret), text) or self._fixed.contained_in(text)
 
     def _fresh(self) -> bool:
         return bool(self._token) and self._clock() < self._renew_at
@@ -127,8 +142,7 @@ class Token:
             if not failure.deadline_bound:
                 self._failure = self._clock() + FAILED_FOR, failure
             raise failure from None
-        self._former.append(self._token)
-        self._token = token
+        self._replace(token)
         self._failure = None
         self._renew_at = sent_at + max(life - RENEW_BEFORE, life * 0.8)
 

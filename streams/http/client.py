@@ -39,7 +39,7 @@ from streams.http.limits import LATE, Bulkhead, Hosts
 from streams.http.once import Pool
 from streams.http.policy import CONNECT_TIMEOUT, PROTOCOLS, UpstreamPolicy
 from streams.http.request import OutgoingRequest, redirected, with_body
-from streams.http.response import IncomingResponse, Response, media, without_validators
+from streams.http.response import IncomingResponse, Response, media
 from streams.http.retry import ONCE, pause_before_next, repeatable
 from streams.http.session import CONNECTING, Session, session_of
 from streams.http.stats import UpstreamStats, result_of, status_class
@@ -186,11 +186,13 @@ class Client:
         while True:
             signed = None
             credentials = policy.credentials if hop.own else None
-            headers = hop.headers if cookies is None else cookies.added_to(hop.headers, hop.url, own=hop.own)
             try:
                 self._guard.check(hop.url)
-                signed = await credentials.sign(hop.url, headers, deadline) if credentials is not None else None
-                answer = await self._send(hop, signed or Signed(hop.url, headers), deadline, policy)
+                signed = await credentials.sign(hop.url, hop.headers, deadline) if credentials is not None else None
+                ready = signed or Signed(hop.url, hop.headers)
+                if cookies is not None:  # behind the credentials, which may be a cookie
+                    ready = ready._replace(headers=cookies.added_to(ready.headers, hop.url, own=hop.own))
+                answer = await self._send(hop, ready, deadline, policy)
             except AnswerError as error:
                 tried = max(attempts, error.attempts or 0) if error.attempts or redirects else attempts - 1
                 error.attempts, error.unsent = tried or None, error.unsent and not answered
@@ -199,17 +201,21 @@ class Client:
                 attempts, answered = attempts + 1, True
                 continue
             if isinstance(answer, Response):
-                answer = without_validators(answer) if redirects else answer
+                answer = answer._replace(own=not redirects)
                 return answer if attempts == 1 else answer._replace(attempts=attempts)
             redirects, answered = redirects + 1, True
             hop = hop._replace(redirects=(*hop.redirects, answer.head))
-            if redirects > policy.redirects:
-                msg = f"{hop.url.host}: more than {policy.redirects} redirects (see MILLRACE_MAX_REDIRECTS)"
-                raise _with_trail(UpstreamError(msg, answer.status), hop.redirects)
-            if answer.cookies:
-                cookies = cookies or Cookies(policy.credentials)
-                cookies.take(hop.url, answer.cookies)
-            hop = redirected(hop, answer.status, answer.location, credentials)
+            try:
+                if redirects > policy.redirects:
+                    msg = f"{hop.url.host}: more than {policy.redirects} redirects (see MILLRACE_MAX_REDIRECTS)"
+                    raise UpstreamError(msg, answer.status)  # noqa: TRY301  as those that `redirected` raises
+                if answer.cookies:
+                    cookies = cookies or Cookies(policy.credentials)
+                    cookies.take(hop.url, answer.cookies)
+                hop = redirected(hop, answer.status, answer.location, credentials)
+            except AnswerError as error:  # of a request that was sent, and answered
+                error.attempts, error.unsent = attempts, False
+                raise _with_trail(error, hop.redirects) from None
 
     async def _send(
         self, hop: OutgoingRequest, signed: Signed, deadline: float | None, policy: UpstreamPolicy
@@ -249,7 +255,7 @@ class Client:
             # Without its cause, which may quote a secret, the URL, or an invalid line of the response.
             raise _with_trail(translated, hop.redirects) from None
         except asyncio.CancelledError:
-            result, ok = _cancelled(started, deadline)
+            result, ok = _cancelled(started, turn.deadline_of(deadline))
             raise
         else:
             return answer

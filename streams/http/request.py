@@ -50,6 +50,8 @@ def with_body(headers: Mapping[str, str], body: Any) -> tuple[Mapping[str, str],
             headers = {**headers, **USER_AGENT}
         if (name := given.get("accept-encoding")) is not None:
             headers = {**headers, name: accepted(headers[name])}
+        elif "range" in given:  # of what is sent (RFC 9110, section 14.2): a piece of a compressed body is of no use
+            headers = {**headers, "Accept-Encoding": "identity"}
     if body is None:
         return headers, None
     text = isinstance(body, str)

@@ -64,7 +64,8 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 class Response(NamedTuple):
     """A response: `status` (None for a function; 304 only for a revalidation), body and headers. `attempts`: which
     attempt it came from (1 is the first); `delay`: seconds until its head; `redirects`: heads of redirects before it;
-    `url`: where it came from, after redirects.
+    `url`: where it came from, after redirects; `own`: it is that of the URL that was requested, and so are its
+    validators.
     """
 
     status: int | None
@@ -74,10 +75,16 @@ class Response(NamedTuple):
     delay: float = 0.0
     redirects: tuple[Head, ...] = ()
     url: URL | None = None
+    own: bool = True
 
     def trail(self) -> tuple[Head, ...]:
         """Return the heads of redirects and response, which decide on caching."""
-        return (*self.redirects, Head(self.status, self.headers, self.delay))
+        headers = self.headers
+        if not self.own:
+            headers = CIMultiDict(headers)
+            for name in ("ETag", "Last-Modified"):
+                headers.popall(name, None)
+        return (*self.redirects, Head(self.status, headers, self.delay))
 
 
 def unusable(response: Response, error: E) -> E:
@@ -97,14 +104,6 @@ def refuse_partial(request: Request, response: Response) -> None:
     host = urlsplit(request.url or "").hostname
     msg = f"{host} answered {PARTIAL} Partial Content to a request without Range"
     raise unusable(response, UpstreamError(msg, PARTIAL))
-
-
-def without_validators(response: Response) -> Response:
-    """Return a redirected response without validators: they are not about the requested URL."""
-    kept = CIMultiDict(response.headers)
-    for name in ("ETag", "Last-Modified"):
-        kept.popall(name, None)
-    return response._replace(headers=kept)
 
 
 def media(content_type: str | None) -> tuple[str, str | None]:

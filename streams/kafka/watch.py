@@ -52,6 +52,7 @@ class TopicWatch:
         self._answered = clock()
         self._trouble = ""
         self.missing: frozenset[str] = frozenset()
+        self._gone: frozenset[str] = frozenset()
         self.may_go: frozenset[str] = frozenset()
         self.skipped = 0
 
@@ -70,7 +71,8 @@ class TopicWatch:
             async with asyncio.timeout(LOOK_TIMEOUT):
                 found = await self._thread.call(self._thread.identities())
             self._answered, self._trouble = self._clock(), ""
-            self.missing = frozenset(name for name, identity in found.items() if identity is None)
+            gone = frozenset(name for name, identity in found.items() if identity is None)
+            self.missing, self._gone = gone & self._gone, gone  # one broker, just started, may not know it yet
             former = {
                 tp: lease for tp, lease in self._leases.items()
                 if lease.alive and found.get(tp.topic) not in (None, lease.identity)

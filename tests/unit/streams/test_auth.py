@@ -181,6 +181,23 @@ def test_a_header_may_be_called_env_or_file(name):
 # -- redirects
 
 
+async def test_a_cookie_that_is_a_secret_goes_with_those_that_a_redirect_sets(client, upstream):
+    """A load balancer redirects until its own cookie comes back: one header has both (RFC 6265, section 5.4)."""
+    seen = []
+
+    async def balanced(request):
+        seen.append(request.headers["Cookie"])
+        if "lb=1" in seen[-1]:
+            return web.Response(text="in")
+        return web.Response(status=302, headers={"Location": "/lb", "Set-Cookie": "lb=1"})
+
+    upstream.answers["/lb"] = balanced
+    source = Source("s", None, secret_headers={"Cookie": SECRET})
+    held = policy_of(source, client.policy, client.post)
+    assert (await client.fetch("GET", at(upstream, "/lb"), {}, policy=held)).body.content == b"in"
+    assert seen == [KEY, f"{KEY}; lb=1"]
+
+
 @pytest.mark.parametrize("kind", SECRETIVE)
 async def test_a_redirect_within_the_origin_keeps_the_credentials(client, upstream, kind):
     """Another path of the same scheme, host and port is still the source's upstream."""
@@ -507,6 +524,24 @@ async def test_a_request_is_sent_again_once_for_a_401(client, issuer):
     assert [shown(seen) for seen in issuer.upstream.seen] == [{"Authorization": f"Bearer token/{n}"} for n in (1, 2)]
 
 
+async def test_an_api_that_answers_401_for_what_is_forbidden_costs_no_token_each_time(client, issuer):
+    """Each would take the good token from all others, and flood the issuer: within a minute one 401 has it renewed."""
+    clock = Clock()
+    held = clocked(client, issuer.source, clock)
+    closed = issuer.api.replace("/api", "/closed")
+    issuer.upstream.answers["/closed"] = {"status": 401}
+    for _ in range(9):
+        with pytest.raises(UpstreamError):
+            await client.fetch("GET", closed, {}, policy=held)
+        clock.now += 5
+    assert (await ask(client, issuer, held)).body.content == b'"in"'
+    assert len(issuer.asked) == 2
+    clock.now += 20
+    with pytest.raises(UpstreamError):
+        await client.fetch("GET", closed, {}, policy=held)
+    assert len(issuer.asked) == 3
+
+
 async def test_two_that_are_refused_at_once_fetch_one_token(client, issuer):
     """Of many that meet a 401 with the same token the first gives it up, and all go on with the next."""
     held = policy_of(issuer.source, client.policy, client.post)
@@ -690,7 +725,7 @@ async def test_a_document_that_repeats_token_or_secret_is_refused(client, issuer
     await refused(client, issuer, policy_of(issuer.source, client.policy, client.post), InvalidDocument)
 
 
-@pytest.mark.parametrize("ended", ["by its time", "by a 401"])
+@pytest.mark.parametrize("ended", ["by its time", "many times", "by a 401"])
 async def test_a_document_that_repeats_the_token_before_is_refused(client, issuer, ended):
     """A token that was renewed while the request was under way is still one that others must not see."""
     clock, go_on, arrived = Clock(), asyncio.Event(), asyncio.Event()
@@ -701,14 +736,20 @@ async def test_a_document_that_repeats_the_token_before_is_refused(client, issue
         return web.Response(text=request.headers["Authorization"])
 
     issuer.upstream.answers["/slow"] = slow
+    issuer.answer = {"expires_in": 10} if ended == "many times" else {}
     held = clocked(client, issuer.source, clock)
     asking = asyncio.ensure_future(client.fetch("GET", issuer.api.replace("/api", "/slow"), {}, policy=held))
     await asyncio.wait_for(arrived.wait(), PATIENCE)
     if ended == "by its time":
         clock.now += LIFE
+        await ask(client, issuer, held)
+    elif ended == "many times":
+        for _ in range(9):
+            clock.now += 10
+            await ask(client, issuer, held)
     else:
         issuer.valid.clear()
-    await ask(client, issuer, held)
+        await ask(client, issuer, held)
     go_on.set()
     with pytest.raises(InvalidDocument):
         await asking

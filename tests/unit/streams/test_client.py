@@ -13,6 +13,7 @@ import ssl
 import time
 import tracemalloc
 import zlib
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -348,8 +349,27 @@ async def test_a_redirect_to_itself_ends(client, upstream):
     """A loop is cut by the number of hops."""
     upstream.redirect("/secret-path", 302, SECRET)
     error = await failure(client, at(upstream, SECRET), UpstreamError)
-    assert (str(error), error.retryable) == (TOO_MANY, False)
+    assert (str(error), error.retryable, error.attempts) == (TOO_MANY, False, 1)
     assert client.calls == 1 + DEFAULT_MAX_REDIRECTS
+
+
+@pytest.mark.parametrize(("location", "kind"), [("ftp://h/", Denied), ("http://[::1/", UpstreamError), ("/", UpstreamError)])
+async def test_a_redirect_that_is_refused_is_the_end_of_a_request_that_was_sent(client, upstream, location, kind):
+    """Also after attempts that failed, of which some were never sent: its own error, and no word of theirs."""
+    answers = [{"status": 503}, {"status": 503}]
+
+    async def answer(request):
+        if answers:
+            return web.Response(**answers.pop())
+        return web.Response(status=302, headers={"Location": location})
+
+    upstream.answers["/"] = answer
+    policy = replace(client.policy, retry=Retries(attempts=4, first_pause=0.0), repeatable=True)
+    with pytest.raises(kind) as caught:
+        await client.fetch("POST", at(upstream), {}, "x", policy=policy)
+    assert type(caught.value) is kind
+    assert (caught.value.attempts, caught.value.unsent, caught.value.retryable) == (3, False, False)
+    assert [head.status for head in caught.value.trail][:1] == [302]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
