@@ -57,8 +57,9 @@ class Body(NamedTuple):
         return codec_of(self.media_type, self.content, self.charset)
 
     def text(self) -> str:
-        """Decode by byte order mark, given charset, or the declaration in HTML or XML; else as UTF-8. JSON is UTF-8 if it
-        can be, whatever charset is given (RFC 8259, sections 8.1 and 11).
+        """Decode by byte order mark, given charset, or the declaration in HTML or XML; else as UTF-8.
+
+        JSON is UTF-8 if it can be, whatever charset is given (RFC 8259, sections 8.1 and 11).
 
         Raises InvalidDocument.
         """

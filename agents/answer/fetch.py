@@ -96,8 +96,7 @@ class Fetcher:
         """
         request = known.request
         if validators and (
-            request.method not in _REVALIDATED
-            or not _CONDITIONAL.isdisjoint(name.lower() for name in request.headers)
+            request.method not in _REVALIDATED or not _CONDITIONAL.isdisjoint(name.lower() for name in request.headers)
         ):
             validators = {}
         response = await self._request(known, extra, deadline, validators)

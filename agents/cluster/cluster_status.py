@@ -81,8 +81,10 @@ class ClusterStatus:
 
 def _plain(record: Row) -> Row:
     """Return a record with the types that are expected: anyone who may write to the topic may write anything."""
-    lists: Row = {name: [each for each in record[name] if isinstance(each, dict)] if isinstance(record[name], list) else []
-            for name in _LISTS if name in record}  # fmt: skip
+    lists: Row = {}
+    for name in record.keys() & _LISTS:
+        given = record[name]
+        lists[name] = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
     for name in ("partitions", "route_partitions"):
         if name in lists:
             lists[name] = [each | {figure: _figure(each.get(figure)) for figure in PARTITION} for each in lists[name]

@@ -1,6 +1,6 @@
-"""Reads the latest record of every worker of the group from the compacted topic that each publishes one to once a second.
+"""Reads the latest record of every worker from the compacted topic that each publishes one to once a second.
 
-Groups may share that topic: rows and figures of another group's workers are another installation's.
+Groups may share that topic: of the workers of another one, which are another installation's, nothing is kept.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class WorkerRegistry:
             self._drop(name)
         elif not isinstance(status, dict) or not 0 < len(name) <= MAX_ID:
             self.unreadable += 1
-        elif status.get("group", group := self._settings.group) != group:  # workers before 0.1 told none
+        elif status.get("group", group := self._settings.group) != group:  # older workers report none
             self._drop(name)
         else:
             now = self._clock()

@@ -158,8 +158,8 @@ class Lookups:
         return results
 
     async def run(self, scope: dict[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits) -> Results:
-        """Return all results, each fetched if the cache does not have it; in the scope from the first on, since what was
-        sent counts also if what follows fails. A required one that fails is the last.
+        """Return all results, each fetched if the cache does not have it. A required one that fails is the last. They
+        are in the scope from the first on: what was sent counts, too, if what follows breaks.
 
         Nothing of a stage is sent if one of its required lookups has no parameters.
         """
@@ -171,9 +171,9 @@ class Lookups:
             if (refused := self._refused(stage, scope)) is not None:
                 results.update(refused)
                 break
-            asked = (self._look_up(lookup, scope, record, waits) for lookup in stage)
+            lookups = (self._look_up(lookup, scope, record, waits) for lookup in stage)
             faults: list[BaseException] = []
-            for lookup, each in zip(stage, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            for lookup, each in zip(stage, await asyncio.gather(*lookups, return_exceptions=True), strict=True):
                 if isinstance(each, BaseException):
                     faults.append(each)
                 else:

@@ -60,7 +60,9 @@ class TablesApp:
         self._changelogs: Changelogs | None = None
         self._recovering = True
         self.topics = changelogs(settings)
-        self.state = TableState(make_store(settings, self._store_failed), self.topics, bounds_of(settings), self._leases)
+        self.state = TableState(
+            make_store(settings, self._store_failed), self.topics, bounds_of(settings), self._leases
+        )
         self.repair = ChangelogRepair(settings, self.state)
         self.app.opens(self.open)
         topic = self.app.topic(settings.results_topic, key_type=bytes, value_type=bytes)
@@ -186,7 +188,7 @@ class TablesApp:
 
 
 def make_store(settings: Settings, failed: Callable[[StoreError], None] = lambda _: None) -> Store:
-    """Return the store that `MILLRACE_STORE` names, not opened yet; `failed` is told of its errors."""
+    """Return the store that `MILLRACE_STORE` names, not opened yet; `failed` is called with its errors."""
     _, _, path = settings.store.partition("rocksdb://")
     if not path:
         return MemoryStore()

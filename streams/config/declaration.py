@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
@@ -64,6 +64,8 @@ class Declaration(NamedTuple):
 
     def read(self, env: Env) -> Any:
         """Return the value in the environment, or the default; `env` collects what is invalid."""
+        if self.variable in os.environ:  # as FileAwareEnv does with a file: `--env-file` keeps blanks and CRs
+            os.environ[self.variable] = os.environ[self.variable].strip()
         validate, parse = self.setting.validate, self.setting.parse
         if parse is not None:
             text = env.str(self.variable, None, validate=validate or validator(parse))
@@ -88,7 +90,8 @@ def declared(section: type[Any], prefix: str) -> Iterator[Declaration]:
 
 def read(declarations: Iterable[Declaration]) -> tuple[dict[type[Any], dict[str, Any]], list[str]]:
     """Return the fields of each section from the environment, and what is invalid there, one problem a line."""
-    problems = _file_problems()
+    declarations = list(declarations)
+    problems = _file_problems({each.variable for each in declarations})
     env = Env(eager=False) if problems else FileAwareEnv(eager=False, strip_whitespace=True)
     values: dict[type[Any], dict[str, Any]] = {}
     for each in declarations:
@@ -101,12 +104,12 @@ def read(declarations: Iterable[Declaration]) -> tuple[dict[type[Any], dict[str,
     return values, problems
 
 
-def _file_problems() -> list[str]:
-    """Report each `<NAME>_FILE` that cannot be read as it is, or is given beside the variable itself."""
+def _file_problems(variables: Collection[str]) -> list[str]:
+    """Report each `<NAME>_FILE` of a setting that cannot be read as it is, or is given beside the variable itself."""
     problems: list[str] = []
     for name, path in os.environ.items():
         variable = name.removesuffix("_FILE")
-        if variable == name or not variable.startswith(("KAFKA_", "MILLRACE_")):
+        if variable == name or variable not in variables:  # other programs have such variables, too
             continue
         if variable in os.environ:
             problems.append(f"{name}: {variable} is given too; give one of them")

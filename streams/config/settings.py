@@ -103,7 +103,7 @@ class Settings:
     # fmt: off
     group: Annotated[
         str, Setting("Consumer group of the workers that answer; the tables' group is this with `-tables`. A new group "
-                     "begins at the earliest record.", Length(1))] = "millrace"
+                     "begins at the earliest record.", values.group)] = "millrace"
     requests_topic: Annotated[str, Setting("Topic of requests.", values.topic)] = "requests"
     results_topic: Annotated[str, Setting("Topic of results.", values.topic)] = "results"
     dead_letters_topic: Annotated[

@@ -25,6 +25,7 @@ _PROXY = re.compile(r"https?://(?:[^/?#\s]*@)?(?P<place>[^/?#@\s]+)/?")
 _WEB_URL = re.compile(r"(?P<scheme>https?://)(?P<place>[^/?#@\s]+)/?")
 _OWN_HEADERS = frozenset({"content-type", "traceparent", "tracestate"})
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_GROUP = re.compile(r"[A-Za-z0-9._-]{1,220}")
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -175,6 +176,13 @@ def topic(name: str) -> None:
     """Refuse an invalid topic name."""
     if not _TOPIC.fullmatch(name) or name in (".", ".."):
         msg = f"{name!r} is not a topic name: 1 to 249 of letters, digits, '.', '_' and '-'"
+        raise ValidationError(msg)
+
+
+def group(name: str) -> None:
+    """Refuse a group whose topics Kafka would not take: they have its name and up to 29 characters more."""
+    if not _GROUP.fullmatch(name):
+        msg = f"{name!r} is not a group whose topics can have its name: 1 to 220 of letters, digits, '.', '_' and '-'"
         raise ValidationError(msg)
 
 

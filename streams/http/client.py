@@ -208,7 +208,7 @@ class Client:
             try:
                 if redirects > policy.redirects:
                     msg = f"{hop.url.host}: more than {policy.redirects} redirects (see MILLRACE_MAX_REDIRECTS)"
-                    raise UpstreamError(msg, answer.status)  # noqa: TRY301  as those that `redirected` raises
+                    raise UpstreamError(msg, answer.status)
                 if answer.cookies:
                     cookies = cookies or Cookies(policy.credentials)
                     cookies.take(hop.url, answer.cookies)

@@ -14,7 +14,7 @@ from streams.deadlines import Deadline
 
 
 class Turn:
-    """One question that waits for its turn; `on_begin` is called when it comes, and raises CancelledError if nothing may
+    """One question that waits for its turn; `on_begin` is called when it comes. It raises CancelledError if nothing may
     begin any more.
     """
 

@@ -63,15 +63,15 @@ class Lease:
 
     `position` is the next offset that will be delivered; None until it is known, and then `start` is where reading is
     to begin. `begun` counts up when work on a delivered record starts: a drain waits for what was begun, not for what
-    was only delivered. `work` holds the tasks started for it, which end with the lease. `point` is how far the commit may go, `committed` what
-    the broker last took, `resumed` where that was when the lease began, `finished` how many were finished, `end`
-    where the log ended when last heard of, `identity` which topic it is of. `anew` says that what was committed, or
-    read by a lease before, is of a former topic of this name: nothing is committed then before something is finished.
-    `tried` are the last commits that were sent, whatever became of them. `bytes` is the size of the large
-    records that are unfinished, `rests` that no more is to be polled for now, `unremembered` how many finished ones the
-    metadata had no room for when it was last written. `keys` has the records that wait for an earlier one of their key
-    (streams/kafka/key_order.py), `held` is how many they are. `member` is who offsets in transactions are committed by,
-    None without transactions.
+    was only delivered. `work` holds the tasks started for it, which end with the lease. `point` is how far the commit
+    may go, `committed` what the broker last took, `resumed` where that was when the lease began, `finished` how many
+    were finished, `end` where the log ended when last heard of, `identity` which topic it is of. `anew` says that
+    what was committed, or read by a lease before, is of a former topic of this name: nothing is committed then before
+    something is finished. `tried` are the last commits that were sent, whatever became of them. `bytes` is the size
+    of the large records that are unfinished, `rests` that no more is to be polled for now, `unremembered` how many
+    finished ones the metadata had no room for when it was last written. `keys` has the records that wait for an
+    earlier one of their key (streams/kafka/key_order.py), `held` is how many they are. `member` is who offsets in
+    transactions are committed by, None without transactions.
     """
 
     __slots__ = (

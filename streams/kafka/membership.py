@@ -24,15 +24,15 @@ clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK
 
 
 class Coordinator(GroupCoordinator):
-    """`confirmed` is the time by `clock` at which the group knew this member at the latest; `asked` when it was last
-    asked for an assignment.
+    """`confirmed` is the time by `clock` at which the group knew this member at the latest; `requested` when an
+    assignment was last requested.
     """
 
-    confirmed = asked = -math.inf
+    confirmed = requested = -math.inf
 
     async def _send_req(self, request: Any) -> Any:
         if isinstance(request, SyncGroupRequest):
-            self.asked = clock()
+            self.requested = clock()
         return await super()._send_req(request)
 
     def reset_generation(self) -> None:

@@ -60,7 +60,7 @@ class Tokens:
         self._failure = 0.0, TokenError("")
 
     async def get(self) -> str:
-        """Return a token that lives for a while yet, while there is no other one that lives at all. Raises TokenError."""
+        """Return a token that lives for a while yet, or at all if there is no other. Raises TokenError."""
         import aiohttp  # noqa: PLC0415  a third of what a command imports, and only this login needs it
 
         now = time.monotonic()

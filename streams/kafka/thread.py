@@ -251,13 +251,12 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
 
     async def known_begins(self, tps: Collection[TP]) -> Mapping[TP, int]:
         """Do the same, without partitions whose leader does not say so in time: they must not hold up the others."""
-
         found: dict[TP, int] = {}
 
-        async def learn(*asked: TP) -> None:
+        async def learn(*some: TP) -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BEGIN_TIMEOUT):
-                    found.update(await self.begins(asked))
+                    found.update(await self.begins(some))
 
         await learn(*tps)
         if not found:
@@ -314,7 +313,7 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Tell the agents' loop, unless the worker stops."""
         coordinator = self._ensure_consumer()._coordinator
-        coordinator.confirmed = coordinator.asked
+        coordinator.confirmed = coordinator.requested
         self.member = Member(generation_id, coordinator.member_id)
         self.held = frozenset(assigned)
         await self._unless_stopping(super().on_partitions_assigned(assigned, generation_id))

@@ -10,8 +10,8 @@ Streams does: all of it is in Kafka.
     m table partition               → how far the changelog is read, how many rows there are
     d 0     partition               → nothing: the partition is dirty
     i                               → the group and results topic that the folder belongs to
-    z                               → nothing: rocksdict ends an iteration at a damaged block without a word, so each has
-                                      to come past its own keys
+    z                               → nothing: rocksdict ends an iteration at a damaged block without a word, so each
+                                      has to come past its own keys
 """
 
 from __future__ import annotations
@@ -80,16 +80,14 @@ class RocksStore:
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             self._db = self._open(rocksdict)
-            owner = self._db.get(_OWNER)
-            if owner not in (None, self._owner):
-                msg = f"holds the tables of {owner.decode(errors='replace')}; use another folder"
-                raise SettingsError(f"MILLRACE_STORE: {self._path} {msg}")
+            self._require_ours(self._db.get(_OWNER))
             self._db.put(_OWNER, self._owner)
             self._db.put(_END, b"")
             self._meta = dict(self._read_meta())
             self.dirty = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
         except OSError as exc:
-            raise SettingsError(f"MILLRACE_STORE: {self._path} cannot be opened: {exc}") from exc
+            msg = f"MILLRACE_STORE: {self._path} cannot be opened: {exc}"
+            raise SettingsError(msg) from exc
         except MillraceError:
             self.close()
             raise
@@ -99,6 +97,12 @@ class RocksStore:
                 msg = f"MILLRACE_STORE: {self._path} is in use by another worker; each needs its own folder"
                 raise SettingsError(msg) from exc
             raise self._error(exc) from exc
+
+    def _require_ours(self, owner: bytes | None) -> None:
+        if owner not in (None, self._owner):
+            whose = (owner or b"").decode(errors="replace")
+            msg = f"MILLRACE_STORE: {self._path} holds the tables of {whose}; use another folder"
+            raise SettingsError(msg)
 
     def _open(self, rocksdict: Any) -> Rdict:
         options = _options(rocksdict)

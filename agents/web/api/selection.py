@@ -33,8 +33,8 @@ _NUMBER, _TEXT, _OTHER = range(3)
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`where` are pairs of a dotted field and the text of its value, `begins` of one and how it begins; `sort` is a dotted field, `-` before it reverses;
-    `after` is the position of the last row of the page before.
+    """`where` are pairs of a dotted field and the text of its value, `begins` of one and how its text begins; `sort` is
+    a dotted field, `-` before it reverses; `after` is the position of the last row of the page before.
     """
 
     prefix: bytes = b""
@@ -150,7 +150,10 @@ def select(
 
 
 def parse_query(query: Mapping[str, str], **conditions: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of `select` in the query of a URL, with its `where` and `begins`. Raises Problem (400) with the invalid parameter."""
+    """Return the arguments of `select` in the query of a URL, with its `where` and `begins`.
+
+    Raises Problem (400) with the invalid parameter.
+    """
     for name, most in (("prefix", MAX_TEXT), ("sort", MAX_TEXT), ("cursor", MAX_CURSOR)):
         if len(query.get(name, "")) > most:
             raise invalid_parameter(name, f"at most {most} characters are allowed")

@@ -31,9 +31,7 @@ def test_a_cached_post_is_asked_again_without_conditions():
 
 @pytest.mark.parametrize("charset", ["ISO-8859-1", "binary", "utf8mb4"])
 def test_json_read_as_text_is_utf_8(charset):
-    """Whatever its charset parameter says (RFC 8259, section 11), as with the schema `json`; true Latin-1 bytes may fall
-    back.
-    """
+    """Whatever its charset parameter says (RFC 8259, section 11), as with `json`; true Latin-1 bytes may fall back."""
     kind = {"Content-Type": f"application/json; charset={charset}"}
     with Harness({URL: Reply('{"n":"Zoë"}', headers=kind)}) as service:
         assert service.answer({"url": URL, "schema": "text"})["document"] == '{"n":"Zoë"}'
@@ -73,7 +71,9 @@ def test_a_header_that_a_source_names_is_told_after_a_redirect_too():
     assert conditions == [[], []]
 
 
-@pytest.mark.parametrize(("method", "status", "body"), [("POST", 201, b" "), ("DELETE", 200, b"\r\n"), ("PUT", 200, b"\t")])
+@pytest.mark.parametrize(
+    ("method", "status", "body"), [("POST", 201, b" "), ("DELETE", 200, b"\r\n"), ("PUT", 200, b"\t")]
+)
 def test_a_body_of_blanks_is_none(method, status, body):
     """Some frameworks render nothing so: a dead letter would invite to make the change again."""
     with Harness({URL: Reply(body, status)}) as service:

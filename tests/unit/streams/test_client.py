@@ -353,7 +353,9 @@ async def test_a_redirect_to_itself_ends(client, upstream):
     assert client.calls == 1 + DEFAULT_MAX_REDIRECTS
 
 
-@pytest.mark.parametrize(("location", "kind"), [("ftp://h/", Denied), ("http://[::1/", UpstreamError), ("/", UpstreamError)])
+@pytest.mark.parametrize(
+    ("location", "kind"), [("ftp://h/", Denied), ("http://[::1/", UpstreamError), ("/", UpstreamError)]
+)
 async def test_a_redirect_that_is_refused_is_the_end_of_a_request_that_was_sent(client, upstream, location, kind):
     """Also after attempts that failed, of which some were never sent: its own error, and no word of theirs."""
     answers = [{"status": 503}, {"status": 503}]

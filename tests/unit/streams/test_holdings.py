@@ -93,8 +93,8 @@ async def test_a_commit_that_nothing_mends_is_not_tried_again(end: bool | None) 
 
 
 def test_what_others_committed_at_the_same_offset_is_better() -> None:
-    """A slow request keeps the commit where it was: of two that stand there, that of the worker in between lists what it
-    has finished since; who has heard of neither knows less.
+    """A slow request keeps the commit where it was: of two that stand there, that of the worker in between lists what
+    it has finished since; who has heard of neither knows less.
     """
     held, tp, identity = Holdings("g"), TP("t", 0), Identity("c", "t")
     records: Any = [SimpleNamespace(offset=offset, timestamp=5) for offset in range(9)]

@@ -11,7 +11,7 @@ from models.errors import AccessError, BrokerError, SettingsError
 from streams.config.settings import Kafka
 from streams.kafka.client import caution, close, connection, places
 from streams.kafka.errors import explain
-from streams.kafka.oauthbearer import TokenError, TokenRefused
+from streams.kafka.oauthbearer import TokenRefused
 
 LOGIN = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "user", "sasl_password": "hunter2"}
 

@@ -50,8 +50,8 @@ async def test_a_heartbeat_counts_from_when_it_was_sent(
 
 
 async def test_an_assignment_is_a_membership(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has just been given partitions is a member, before its first heartbeat, from when they were asked for; without
-    a coordinator nobody asks.
+    """Who has just been given partitions is a member, before its first heartbeat, from when they were asked for;
+    without a coordinator nobody asks.
     """
     now = 100.0
     monkeypatch.setattr(membership, "clock", lambda: now)

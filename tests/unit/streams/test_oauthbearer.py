@@ -131,7 +131,8 @@ async def test_why_there_is_no_token_is_told_and_remembered(endpoint, status, an
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(400, TokenRefused), (401, TokenRefused), (429, TokenError), (500, TokenError), (503, TokenError)]
+    ("status", "kind"),
+    [(400, TokenRefused), (401, TokenRefused), (429, TokenError), (500, TokenError), (503, TokenError)],
 )
 async def test_an_endpoint_that_is_busy_or_away_is_waited_for(endpoint, status, kind):
     """A refusal is final, as that of a login is; a server that restarts is not, nor is one that does not answer."""
@@ -153,7 +154,8 @@ async def test_a_token_is_good_to_its_end_while_there_is_no_other(endpoint, monk
     tokens = Tokens(endpoint.kafka)
     assert await tokens.get() == "t1"
     endpoint.status = 503
-    for now in (1085.0, 1086.0, 1099.0):
+    for then in (1085.0, 1086.0, 1099.0):
+        now = then
         assert await tokens.get() == "t1"
     assert len(endpoint.asked) == 3, "not within seconds of the failure"
     now = 1100.0

@@ -160,11 +160,11 @@ WRONG = [
     ("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:99999", "'b:99999' is not host:port"),
     ("KAFKA_SECURITY_PROTOCOL", "TLS", "Must be one of: PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
     ("KAFKA_SASL_MECHANISM", "GSSAPI", "Must be one of: PLAIN, SCRAM-SHA-256"),
-    ("MILLRACE_GROUP", "", "Shorter than minimum length 1"),
+    ("MILLRACE_GROUP", "", "is not a group"),
     ("MILLRACE_REQUESTS_TOPIC", "", "'' is not a topic name"),
     ("MILLRACE_RESULTS_TOPIC", "a b", "'a b' is not a topic name"),
     ("MILLRACE_DEAD_LETTERS_TOPIC", "x" * 250, "is not a topic name"),
-    ("MILLRACE_REQUESTS_TOPIC", "a\n", "is not a topic name"),
+    ("MILLRACE_REQUESTS_TOPIC", "a\nb", "is not a topic name"),
     ("MILLRACE_REQUESTS_TOPIC", ".", "'.' is not a topic name"),
     ("MILLRACE_RESULTS_TOPIC", "..", "'..' is not a topic name"),
     ("MILLRACE_REQUESTS_TOPIC", "ä", "'ä' is not a topic name"),
@@ -490,3 +490,24 @@ def test_access_to_the_registry_that_cannot_work_is_refused(load, given, named):
     """Half a login, two of them, or a key without its certificate."""
     with pytest.raises(SettingsError, match=named):
         load(**{f"MILLRACE_REGISTRY_{name}": value for name, value in given.items()})
+
+
+@pytest.mark.parametrize("name", ["millrace ", "millrace\r", " millrace\n"])
+def test_blanks_around_a_value_are_no_part_of_it(load, name):
+    """`--env-file` and files with Windows line ends keep them: a group of that name would answer everything again."""
+    assert load(MILLRACE_GROUP=name).group == "millrace"
+    assert load(MILLRACE_WEB_TOKEN=f"{name}").web_token == "millrace"
+
+
+@pytest.mark.parametrize("name", ["team/orders", "my group", "équipe", "g" * 221, ""])
+def test_a_group_whose_topics_kafka_would_not_take_is_refused(load, name):
+    """Changelogs, marks of redriven letters and delay topics have its name: the setting is named, not a topic."""
+    with pytest.raises(SettingsError, match="MILLRACE_GROUP: .* is not a group whose topics can have its name"):
+        load(MILLRACE_GROUP=name)
+
+
+def test_files_of_other_programs_are_not_looked_at(load, tmp_path):
+    """Images set such variables: what is no setting of ours is neither read nor an error."""
+    (tmp_path / "keytab").write_bytes(b"\xff\x00")
+    given = {"KAFKA_KEYTAB_FILE": tmp_path / "keytab", "KAFKA_CONF_FILE": "/nope", "MILLRACE_ENV_FILE": tmp_path}
+    assert load(**given).group == "millrace"

@@ -288,7 +288,7 @@ async def test_a_partition_without_a_leader_holds_up_no_other(monkeypatch: pytes
     seeking = Seeking(away, *there)
     seeking.known_begins = thread.known_begins  # type: ignore[method-assign]
     await seeking.perform_seek()
-    assert seeking.sought == {tp: 7 for tp in there} | {away: 0}
+    assert seeking.sought == dict.fromkeys(there, 7) | {away: 0}
     assert set(seeking.leases) == {away, *there}
 
 

@@ -45,7 +45,7 @@ def test_the_key_says_whose_record_it_is(workers):
 
 
 def test_workers_of_another_group_are_not_listed(workers):
-    """Groups may share the topic, and each lists its own: one that tells no group is of a version before it was told."""
+    """Groups may share the topic, and each lists its own: one that tells no group is of an older version."""
     workers.receive(record(b"own", {"group": "millrace"}))
     workers.receive(record(b"older", {}))
     workers.receive(record(b"moved", {"group": "millrace"}))

@@ -361,10 +361,10 @@ async def test_a_record_whose_webhook_was_called_is_not_tried_again_later(monkey
 
 @pytest.mark.parametrize("where", ["a later stage", "its own stage"])
 async def test_a_webhook_counts_however_the_others_ended(monkeypatch, where):
-    """It was called in an earlier stage whose optional lookup failed, or beside one that broke: either way not again."""
+    """It was called in an earlier stage whose optional lookup failed, or beside one that broke: not again."""
     asked = []
     monkeypatch.setattr(Deferral, "next_try", lambda *_, again: asked.append(again))
-    optional = f'\n[[routes.r.lookups]]\n{RISK}\nrequired = false'
+    optional = f"\n[[routes.r.lookups]]\n{RISK}\nrequired = false"
     later = '\n[[routes.r.lookups]]\nname = "{}"\nsource = "prices"\nparams = {{ sku = "lookups.risk.sku" }}'
     text = sources(HOOK + optional + later.format("a") + later.format("b"))
     if where == "its own stage":
