@@ -502,7 +502,7 @@ def test_blanks_around_a_value_are_no_part_of_it(load, name):
 @pytest.mark.parametrize("name", ["team/orders", "my group", "équipe", "g" * 221, ""])
 def test_a_group_whose_topics_kafka_would_not_take_is_refused(load, name):
     """Changelogs, marks of redriven letters and delay topics have its name: the setting is named, not a topic."""
-    with pytest.raises(SettingsError, match="MILLRACE_GROUP: .* is not a group whose topics can have its name"):
+    with pytest.raises(SettingsError, match=r"MILLRACE_GROUP: .* is not a group whose topics can have its name"):
         load(MILLRACE_GROUP=name)
 
 
