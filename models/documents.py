@@ -83,10 +83,21 @@ _REGISTRY: dict[str, type[Schema]] = {}
 _INSTANCES: dict[str, Schema] = {}
 
 
+def _is_a(kind: type, thing: object) -> bool:
+    """Whether a plugin gives what the types of its decorators say."""
+    return isinstance(thing, kind)
+
+
 def schema(name: str) -> Callable[[type[Schema]], type[Schema]]:
-    """Register a marshmallow schema class under `name`. Raises ValueError if the name is taken."""
+    """Register a marshmallow schema class under `name`. Raises ValueError if the name is taken, or no name or class."""
+    if not _is_a(str, name):
+        msg = 'a schema needs its name: write @schema("name")'
+        raise ValueError(msg)
 
     def register(cls: type[Schema]) -> type[Schema]:
+        if not (_is_a(type, cls) and issubclass(cls, Schema)):
+            msg = f"the schema {name!r} is no subclass of marshmallow.Schema"
+            raise ValueError(msg)
         if name in BUILT_IN or _REGISTRY.get(name, cls) is not cls:
             msg = f"the schema name {name!r} is taken"
             raise ValueError(msg)

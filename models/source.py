@@ -36,6 +36,8 @@ the same again."""
 NEGATIVE_KINDS = ("unreachable", "upstream_error", "not_found", "too_large", "invalid_document")
 """Kinds of failure that are remembered: outcomes, and `not_found` for the statuses 404 and 410, and for a key that the
 answer to a batch lacks."""
+DEFAULT_THREADS = 8
+"""Concurrent calls of a function's source without `concurrency`."""
 DEFAULT_CONCURRENCY = 32
 """Requests in flight to one host."""
 MAX_REDIRECTS = 20

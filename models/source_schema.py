@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, validate, validates_schema
@@ -17,6 +18,7 @@ from models.pages import MAX_LIMIT, Pages
 from models.request import MAX_TIMEOUT
 from models.schema import Seconds, StrictSchema, Text, kind, refuse
 from models.source import (
+    DEFAULT_THREADS,
     MAX_REDIRECTS,
     ApiKey,
     Auth,
@@ -306,9 +308,12 @@ class SourceSchema(StrictSchema):
         if source.batch is not None and (reason := _no_place(source, source.batch.param)):
             raise ValidationError({"batch": {"param": [reason]}})
 
-    @post_load
-    def _source(self, data: dict[str, Any], **_: Any) -> Source:
-        return _source_of(data)
+    @post_load(pass_original=True)
+    def _source(self, data: dict[str, Any], original: dict[str, Any], **_: Any) -> Source:
+        source = _source_of(data)
+        if source.call is not None and source.limits is not None and "concurrency" not in original["limits"]:
+            return replace(source, limits=replace(source.limits, concurrency=DEFAULT_THREADS))
+        return source
 
 
 def _source_of(data: dict[str, Any]) -> Source:

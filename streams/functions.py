@@ -19,7 +19,7 @@ from models import strictjson
 from models.documents import Body
 from models.errors import AnswerError, InvalidDocument, TooLarge, UpstreamError
 from models.raised import FunctionError, kind_of, retry_after_of, status_of
-from models.source import REQUIRED, Limits, Param, Source
+from models.source import DEFAULT_THREADS, REQUIRED, Limits, Param, Source
 from models.strictjson import Raw
 from streams.coroutine_calls import BlockingLog, Steps
 from streams.http import turn
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT = 1.0
 """Seconds that threads may take to end when the worker stops."""
-DEFAULT_THREADS = 8
-"""Concurrent calls of a source without `concurrency`."""
 
 
 _Ended: TypeAlias = tuple[Body | None, BaseException | None]

@@ -21,7 +21,7 @@ from models.errors import SettingsError
 from models.route import Route
 from models.route_check import route_problems, settings_problems
 from models.schema import problems
-from models.source import Param, Source, Sources
+from models.source import REQUIRED, Param, Source, Sources
 from models.source_schema import CALL, LimitsSchema, SourceSchema
 from streams.config.secrets import Steps, hardened, read_secret, secrets_in
 from streams.config.settings import Settings
@@ -177,6 +177,11 @@ class _Reader:
             return declared
         for name in declared.keys() - params.keys() if params else ():
             self._report((*where, "params", name), f"is not a parameter of {call}")
+        for name in params.keys() - declared.keys():
+            if not _is_json(params[name].default):
+                kind = type(params[name].default).__name__
+                self._report((*where, "call"), f"{call}: the default of {name} is a {kind}, which JSON does not have: "
+                                               f"give params.{name}.default here, or None there")  # fmt: skip
         return {**params, **declared}
 
     def _load(self, schema: Schema, where: Steps, table: Any) -> Any:
@@ -191,6 +196,14 @@ class _Reader:
         """Note a problem at the line of the key, or of the nearest table around it."""
         line = next((self._lines[steps[:end]] for end in range(len(steps), 0, -1) if steps[:end] in self._lines), 1)
         self.wrong.append(Problem(line, ".".join(steps), reason))
+
+
+def _is_json(default: Any) -> bool:
+    """Whether a default can be the value of a request's parameter."""
+    try:
+        return default is REQUIRED or bool(strictjson.dumps(default))
+    except (TypeError, ValueError):
+        return False
 
 
 def _as_written(path: Steps) -> Steps:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from agents.answer.parsed_requests import ParsedRequest
 from models.errors import Overloaded
-from models.source import Limits
-from streams.functions import DEFAULT_THREADS
+from models.source import DEFAULT_THREADS, Limits
 from streams.http.bucket import TokenBucket
 from streams.http.limits import Bulkhead
 

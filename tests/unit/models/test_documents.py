@@ -233,6 +233,16 @@ def test_a_taken_schema_name_is_refused(name):
 
 
 @pytest.mark.usefixtures("_own_registry")
+def test_what_is_no_schema_is_refused_where_it_is_written():
+    """Without its name the class would be gone, and as no marshmallow class every answer would be a dead letter."""
+    with pytest.raises(ValueError, match=r'write @schema\("name"\)'):
+        documents.schema(QuoteSchema)
+    for thing in (int, QuoteSchema(), lambda: None):
+        with pytest.raises(ValueError, match=r"'thing' is no subclass of marshmallow\.Schema"):
+            documents.schema("thing")(thing)
+
+
+@pytest.mark.usefixtures("_own_registry")
 def test_the_same_class_may_be_registered_again():
     """A plugin that is imported twice does no harm."""
     documents.schema("quote")(QuoteSchema)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,10 @@ def identity(text, name="a"):
 
 def plain(members="", name="a"):
     return f"[sources.{name}]\nurl = 'http://h/{{n}}'\n{members}\n"
+
+
+def dated(day=date(2020, 1, 1)):
+    return str(day)
 
 
 def answer(n, unit="m", *rest, scale=1, **more):
@@ -222,6 +227,25 @@ def test_a_function_that_cannot_be_called_is_told(call):
     """A module or name that is not there, and a value, are no functions."""
     [told] = wrong(f"[sources.a]\n\ncall = '{call}'\n")
     assert told.startswith(f"line 3: sources.a.call: {call!r} ")
+
+
+def test_a_function_s_default_that_json_does_not_have_is_told():
+    """Every request without the parameter would fail as by a fault of the worker; a default in the file is enough."""
+    dated = f"[sources.a]\n\ncall = '{__name__}:dated'\n"
+    [told] = wrong(dated)
+    assert told == (
+        f"line 3: sources.a.call: {__name__}:dated: the default of day is a date, which JSON does not have: "
+        "give params.day.default here, or None there"
+    )
+    assert read(dated + "params.day.default = '2020-01-01'").by_name["a"].params["day"].default == "2020-01-01"
+
+
+@pytest.mark.parametrize(("limits", "threads"), [("", None), ("limits.rate = 5", 8), ("limits.concurrency = 3", 3)])
+def test_a_function_is_called_eight_times_at_once_unless_its_source_says_otherwise(limits, threads):
+    """A rate, which is to spare it, does not give it four times the threads."""
+    source = read(CALL + limits).by_name["a"]
+    assert threads == (None if source.limits is None else source.limits.concurrency)
+    assert read(plain("limits.rate = 5")).by_name["a"].limits.concurrency == 32
 
 
 TOKEN = "auth = {{ type = 'bearer', token = {{ env = '{}' }} }}"
