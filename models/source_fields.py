@@ -175,6 +175,8 @@ def headers_of(value: Any) -> dict[str, Any]:
     wrong: dict[str, Any] = {}
     for name, each in value.items():
         try:
+            if isinstance(each, int | float):  # a boolean is one, too
+                refuse(f"must be a string, not {kind(each)}: write it in quotes")
             loaded[name] = (text if isinstance(each, str) else secret).deserialize(each)
             check_headers({name: each if isinstance(each, str) else "x"})
             if isinstance(each, str) and name.lower() in _CREDENTIALS:

@@ -189,6 +189,9 @@ async def _worker(method: str, url: str, query: dict[str, str], token: str | Non
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror  # DNS has its own numbers
         msg = f"{url}: no worker responds: {reason}"
         raise MillraceError(msg) from exc
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+        msg = f"{url} is not the URL of a worker: give http://host:port"
+        raise MillraceError(msg) from None
     except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
         msg = f"{url}: no worker responds: {exc or type(exc).__name__}"
         raise MillraceError(msg) from exc

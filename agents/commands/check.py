@@ -42,6 +42,10 @@ async def _check(options: argparse.Namespace) -> int:
     except ValueError as exc:
         say(f"millrace check: --args: {exc}")
         return MISUSED
+    if wrong := checks.find(options.name).problems(arguments):
+        for name, reason in wrong.items():
+            say(f"millrace check: --args: {name}: {reason}" if name else f"millrace check: --args: {reason}")
+        return MISUSED
     code = DONE
     async with CheckPool(min(settings.processes(), len(options.value)), plugin_specs(settings)) as pool:
         pending = [pool.submit(options.name, _value(text), arguments) for text in options.value]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from agents.commands import DONE, FAILED, printable, say
 from agents.commands.demo_stage import PATIENCE, create, listen, start_worker
 from models.errors import MillraceError
+from models.retry_later import delay_topics
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -58,7 +59,8 @@ async def show(found: Broker, project: Path) -> int:
     sources = load(settings.sources)
     samples = list(_samples(project / FOLDER, settings, sources))
     read = {topic for route in sources.routes.values() for topic in route.all_topics}
-    await create(found, sorted({*settings.topics(), *read, *(sample.topic for sample in samples)}))
+    delays = delay_topics(settings.group, sources.delays)
+    await create(found, sorted({*settings.topics(), *read, *delays, *(sample.topic for sample in samples)}))
     kafka = Kafka(bootstrap_servers=found.servers)
     outputs = sorted({topic for sample in samples for topic in sample.outputs})
     async with AsyncExitStack() as stack:

@@ -56,7 +56,14 @@ async def _findings(settings: Any, options: argparse.Namespace) -> AsyncIterator
     from agents.doctor.routes import delays_of, routes, routes_of
 
     plugins = list(here.plugins(settings))
-    for finding in [*here.settings_known(), *plugins, here.limits(), *here.certificates(settings)]:
+    for finding in [
+        *here.settings_known(),
+        *plugins,
+        here.limits(),
+        here.store(settings),
+        *here.traces(settings),
+        *here.certificates(settings),
+    ]:
         yield finding
     try:
         async for finding in kafka(settings, routes_of(settings), delays_of(settings)):

@@ -20,6 +20,7 @@ SUFFIX = ".template"
 HIDDEN = ("gitignore", "dockerignore")
 NAME = "my-project"
 """Name of the project in the templates."""
+OWN_NAMES = frozenset({"millrace", "millrace-kafka"})
 MAX_NAME = 60
 """Longest name: it becomes a consumer group, an image and a distribution."""
 
@@ -50,9 +51,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def project_name(folder: Path) -> str:
-    """Return the project's name: the folder's, in small letters, digits and single hyphens."""
+    """Return the project's name: the folder's, in small letters, digits and single hyphens. Millrace's own names are
+    those of its image and its distribution.
+    """
     name = re.sub("[^a-z0-9]+", "-", folder.resolve().name.lower())[:MAX_NAME].strip("-")
-    return name or NAME
+    return f"{name}-project" if name in OWN_NAMES else name or NAME
 
 
 def _write(folder: Path, name: str) -> Iterator[Path]:

@@ -95,7 +95,8 @@ def _try(settings: Any, sources: Any, options: argparse.Namespace) -> int:
     if options.dry_run:
         if ends is not None:
             _show("ends", {"outcome": ends}, options)
-        return DONE
+        required = {each.name for each in route.lookups if each.required}
+        return FAILED if any("outcome" in each and each["lookup"] in required for each in requests) else DONE
     outcome, published = asyncio.run(rehearse(settings, route, sources, record))
     for each in published:
         _show("publishes", _shown(each), options)

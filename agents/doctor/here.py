@@ -1,5 +1,5 @@
-"""Checks of this machine and what it reaches: settings, plugins, sources, cache tiers, schema registry, pool, web port,
-limits.
+"""Checks of this machine and what it reaches: settings, plugins, sources, store, traces, cache tiers, schema registry,
+pool, web port, limits.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from agents.doctor import Finding, counted, ok, problem, warning
-from models.errors import AnswerError, MillraceError, SettingsError
+from models.errors import AnswerError, Denied, MillraceError, SettingsError, Unreachable
 from models.source import Sources
 from streams.config.cache_url import MIB, FileTier, MemcachedTier, parse_tiers
 from streams.config.docs import unknown_names
@@ -34,6 +36,7 @@ from streams.kafka.client import ssl_context
 from streams.pool import CheckPool
 from streams.registry.registry import Registry
 from streams.sources import load
+from streams.telemetry.tracing import wanted
 from streams.tls import Context
 from streams.web.server import Server, place
 
@@ -140,15 +143,15 @@ async def cache(settings: Settings) -> AsyncIterator[Finding]:
     """Check that folders are writable and have space, and that memcached responds."""
     for tier in parse_tiers(settings.cache):
         if isinstance(tier, FileTier):
-            yield _folder(tier)
+            yield _folder("cache", tier.path)
         elif isinstance(tier, MemcachedTier):
             for host, port in tier.servers:
                 yield await _memcached(host, port)
 
 
-def _folder(tier: FileTier) -> Finding:
-    subject = f"cache {tier.path}"
-    there = next(folder for folder in (tier.path, *tier.path.parents) if folder.exists())
+def _folder(what: str, path: Path) -> Finding:
+    subject = f"{what} {path}"
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return problem(subject, "not writable", f"let user {os.getuid()} write to {there}")
     free = shutil.disk_usage(there).free
@@ -172,6 +175,22 @@ async def _memcached(host: str, port: int) -> Finding:
     if not answer.startswith(b"VERSION "):
         return problem(subject, "the server there is not memcached", "check MILLRACE_CACHE")
     return ok(subject, f"responds, version {answer[8:].decode(errors='replace').strip()}")
+
+
+def store(settings: Settings) -> Finding:
+    """Check that the folder of the tables is writable and has space."""
+    _, _, path = settings.store.partition("rocksdb://")
+    if not path:
+        return ok("store", "in memory")
+    if find_spec("rocksdict") is None:
+        return problem("store", "rocksdb:// needs the package rocksdict", "install millrace-kafka[rocksdb]")
+    return _folder("store", Path(path))
+
+
+def traces(settings: Settings) -> Iterator[Finding]:
+    """Check that traces can be made, if they are wanted."""
+    if wanted(settings.traces) and find_spec("opentelemetry.sdk.trace") is None:
+        yield problem("traces", "MILLRACE_TRACES needs OpenTelemetry", "install millrace-kafka[traces]")
 
 
 async def pool(settings: Settings) -> Finding:
@@ -260,11 +279,10 @@ async def upstream(settings: Settings, url: str) -> AsyncIterator[Finding]:
         async with asyncio.timeout(settings.timeout), client_of(settings) as client:
             response = await client.fetch("GET", url, {}, deadline=time.monotonic() + settings.timeout)
     except (AnswerError, TimeoutError) as exc:
-        yield problem(
-            subject,
-            f"{type(exc).__name__}: {exc}",
-            "check MILLRACE_ALLOW_NETWORKS, MILLRACE_ALLOW_PORTS and MILLRACE_PROXY",
-        )
+        reached = not isinstance(exc, Denied | Unreachable | TimeoutError)
+        advice = "check MILLRACE_ALLOW_NETWORKS, MILLRACE_ALLOW_PORTS and MILLRACE_PROXY"
+        yield problem(subject, f"{type(exc).__name__}: {exc}",
+                      "it was reached: see what it answers there" if reached else advice)  # fmt: skip
         return
     yield ok(subject, f"answered with {len(response.body.content)} bytes")
     date = response.headers.get("Date")

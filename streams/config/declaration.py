@@ -72,7 +72,8 @@ class Declaration(NamedTuple):
             return self.default if text is None else parse(text)
         read = env.int if self.type is int else env.float if self.type is float else env.str
         value = read(self.variable, None, validate=validate)
-        return self.default if value is None else value
+        # `${NAME:-}` of compose makes an empty one of what is not set
+        return self.default if value is None or (value == "" and self.default is None) else value
 
     def value(self, settings: Any) -> Any:
         """Return the effective value in `settings`."""

@@ -39,7 +39,7 @@ UNFINISHED_DEADLINE = 360.0
 THREAD_DEADLINE = 60.0
 """Seconds for which the consumer's thread may be silent."""
 STOOD_STILL = 10.0
-"""Seconds between two looks, one second apart, after which the process was frozen: nothing is judged by them."""
+"""Seconds between two looks, one second apart, after which the process was frozen: no worker is ended for them."""
 
 
 class Standing(NamedTuple):
@@ -145,7 +145,6 @@ class Watchdog:
         now, before = self._clock(), self._looked
         self._looked = now
         if now - before > STOOD_STILL:  # so did all that is judged here
-            self._watched.clear()
             self._awake = now
         found = list(self._standings())
         self._watched = {each.name: self._same(each) for each in found}
@@ -157,7 +156,7 @@ class Watchdog:
             self._end_worker(f"the consumer's thread has not answered for {silent:.0f} s")
             return
         for watched in self._watched.values():
-            if _is_stuck(watched, now):
+            if _is_stuck(watched, now, self._awake):
                 self._end_worker(
                     f"{watched.last.name}: offset {watched.last.point} unfinished {UNFINISHED_DEADLINE:.0f} s "
                     "after later ones were finished: longer than any request may take"
@@ -170,8 +169,9 @@ class Watchdog:
         return watched if watched is not None and watched.last.hold is standing.hold else _Watched(standing)
 
     async def _look_at_commits(self, now: float) -> None:
-        waiting = {each.last.name: now - each.uncommitted for each in self._watched.values()
-                   if each.uncommitted is not None and now - each.uncommitted >= CHECK_AFTER}  # fmt: skip
+        since = {each.last.name: now - max(each.uncommitted, self._awake) for each in self._watched.values()
+                 if each.uncommitted is not None}  # fmt: skip
+        waiting = {name: seconds for name, seconds in since.items() if seconds >= CHECK_AFTER}
         if not waiting:
             self._answered_at = None
             return
@@ -203,5 +203,6 @@ class Watchdog:
             self._end(reason)
 
 
-def _is_stuck(watched: _Watched, now: float) -> bool:
-    return watched.unfinished is not None and now - watched.unfinished >= UNFINISHED_DEADLINE
+def _is_stuck(watched: _Watched, now: float, awake: float = -math.inf) -> bool:
+    """Whether a partition is stuck, of the time since the process was `awake`."""
+    return watched.unfinished is not None and now - max(watched.unfinished, awake) >= UNFINISHED_DEADLINE
