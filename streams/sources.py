@@ -189,13 +189,24 @@ class _Reader:
             return schema.load(table)
         except ValidationError as exc:
             for path, reason in problems(exc.messages):
-                self._report((*where, *_as_written(path)), reason)
+                written = (*where, *_as_written(path))
+                if where[0] == "hosts" and reason == "unknown field" and isinstance(table[path[0]], dict):
+                    self._report(written, f'a name with dots needs quotes: [hosts."{".".join(written[1:])}"]')
+                else:
+                    self._report(written, _IN_TOML.get(reason, reason))
             return None
 
     def _report(self, steps: Steps, reason: str) -> None:
         """Note a problem at the line of the key, or of the nearest table around it."""
         line = next((self._lines[steps[:end]] for end in range(len(steps), 0, -1) if steps[:end] in self._lines), 1)
         self.wrong.append(Problem(line, ".".join(steps), reason))
+
+
+_IN_TOML = {
+    "must be a JSON object": "must be a table",
+    "Not a valid list": "must be an array: write it in brackets",
+}
+"""What values are called here that elsewhere come as JSON."""
 
 
 def _is_json(default: Any) -> bool:

@@ -11,6 +11,7 @@ import trustme
 from agents.commands import FAILED, run
 from agents.doctor import counted, here, kafka
 from agents.doctor.routes import routes, routes_of
+from models.errors import Denied, UpstreamError
 from streams.config.settings import Kafka, Settings
 from streams.kafka.cluster import READ, WRITE, Broker, Cluster, Partition, Topic
 from streams.web.server import Server
@@ -35,6 +36,32 @@ async def test_the_web_port_of_a_running_worker_is_well():
     assert (found.state, "cannot listen" in found.seen) == ("problem", True)
     found = await here.web(Settings(web_host="0.0.0.0", web_port=0, web_token=None))
     assert (found.state, "MILLRACE_WEB_TOKEN is needed" in found.seen) == ("problem", True)
+
+
+def test_a_store_that_cannot_be_had_is_a_problem(tmp_path, monkeypatch):
+    """A worker would end with it: a folder that cannot be written, and an extra that is not installed."""
+    (tmp_path / "file").touch()
+    assert here.store(Settings()).seen == "in memory"
+    assert here.store(Settings(store=f"rocksdb://{tmp_path}/new")).state in ("ok", "warning")
+    found = here.store(Settings(store=f"rocksdb://{tmp_path}/file/below"))
+    assert (found.state, found.subject) == ("problem", f"store {tmp_path}/file/below")
+    assert list(here.traces(Settings())) == []
+    monkeypatch.setattr(here, "find_spec", lambda _: None)
+    assert "install millrace-kafka[rocksdb]" in here.store(Settings(store=f"rocksdb://{tmp_path}")).advice
+    [found] = here.traces(Settings(traces="on"))
+    assert (found.state, found.advice) == ("problem", "install millrace-kafka[traces]")
+
+
+async def test_an_upstream_that_answers_is_no_matter_of_the_guard(monkeypatch):
+    """Advice on networks and ports is for what was not reached."""
+    for error, advice in ((UpstreamError("answered 404", 404), "it was reached"), (Denied("no"), "ALLOW_NETWORKS")):
+
+        async def fetch(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr("streams.http.client.Client.fetch", fetch)
+        [found] = [each async for each in here.upstream(Settings(), "http://h.example/")]
+        assert advice in found.advice
 
 
 async def test_a_port_that_the_guard_would_deny_is_named(tmp_path):

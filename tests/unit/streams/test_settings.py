@@ -511,3 +511,11 @@ def test_files_of_other_programs_are_not_looked_at(load, tmp_path):
     (tmp_path / "keytab").write_bytes(b"\xff\x00")
     given = {"KAFKA_KEYTAB_FILE": tmp_path / "keytab", "KAFKA_CONF_FILE": "/nope", "MILLRACE_ENV_FILE": tmp_path}
     assert load(**given).group == "millrace"
+
+
+@pytest.mark.parametrize(
+    "name", ["KAFKA_SSL_CAFILE", "KAFKA_SSL_CERTFILE", "KAFKA_SASL_PASSWORD", "KAFKA_SASL_USERNAME"]
+)
+def test_an_empty_text_is_none_where_none_is_needed(load, name):
+    """Compose makes `${NAME:-}` of what is not set."""
+    assert getattr(load(**{name: ""}).kafka, name.removeprefix("KAFKA_").lower()) is None

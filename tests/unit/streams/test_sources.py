@@ -222,6 +222,19 @@ def test_a_function_s_parameters_are_its_source_s():
     assert read(CALL + "params.n.default = 5").by_name["a"].params["n"].default == 5
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[hosts.e.com]\nrate = 5", 'line 1: hosts.e.com: a name with dots needs quotes: [hosts."e.com"]'),
+        (plain("cache = 60"), "line 3: sources.a.cache: must be a table"),
+        (plain("retry_later = '1m'"), "line 3: sources.a.retry_later: must be an array: write it in brackets"),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_words_of_the_file(text, told):
+    """It is TOML: no JSON object is meant, and a host's name is no path of tables."""
+    assert wrong(text) == [told]
+
+
 @pytest.mark.parametrize("call", ["nowhere:f", "json:nothing", "math:pi", "os..path:join"])
 def test_a_function_that_cannot_be_called_is_told(call):
     """A module or name that is not there, and a value, are no functions."""

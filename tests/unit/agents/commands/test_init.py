@@ -78,6 +78,10 @@ def test_the_project_has_the_folder_s_name(project):
     assert init.NAME not in "".join((project / path).read_text() for path in files(project))
     assert init.project_name(Path("/x/--")) == init.NAME
     assert len(init.project_name(Path("/x") / ("a" * 200))) == init.MAX_NAME
+    # The image millrace would be built from itself, and the distribution millrace-kafka depend on itself.
+    assert [init.project_name(Path("/x") / name) for name in ("Millrace", "millrace_kafka", "millrace-2")] == [
+        "millrace-project", "millrace-kafka-project", "millrace-2",
+    ]  # fmt: skip
 
 
 def test_its_tests_pass_without_sockets(project):
