@@ -3,10 +3,12 @@
 A former owner that has not noticed the loss of a partition may still write to it: a process that was frozen, or a batch
 in flight. Its rows cover fewer results than the owner's, but come after them, and compaction would keep them. The owner
 notices a gap in the offsets of its own records; a recovery notices a row that covers fewer results than an earlier one.
+Of a changelog that lost its end, or was made again, the holder writes all rows.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
@@ -40,6 +42,7 @@ class ChangelogRepair:
         self._overwritten.clear()
         self._lost.clear()
         self._state.gaps_to_repair.clear()
+        self._state.cut.clear()
 
     def note(self, overwritten: Mapping[Place, Collection[bytes]]) -> None:
         """Note keys whose latest record is another worker's."""
@@ -54,6 +57,8 @@ class ChangelogRepair:
         for gap in list(state.gaps_to_repair):
             if state.in_possession(gap.partition) is not None:
                 await self._look(gap)
+        for place in list(state.cut):
+            await self._note_all(place)
         for (table, partition), keys in list(self._overwritten.items()):
             rows = state.in_possession(partition)
             if rows is not None and not publisher.congested:
@@ -63,6 +68,17 @@ class ChangelogRepair:
             noted = {place[1] for place in self._overwritten} | {gap.partition for gap in state.gaps_to_repair}
             for partition in state.store.dirty - noted - self._lost:
                 state.store.mark_clean(partition)
+
+    async def _note_all(self, place: Place) -> None:
+        """Note all rows that the changelog may lack: whoever recovers has them from nowhere else."""
+        table, partition = place
+        if self._state.in_possession(partition) is None:
+            return
+        self._state.cut.discard(place)
+        rows = self._state.store.scan(table, partition)
+        while keys := [key for key, _ in islice(rows, AT_ONCE)]:
+            self.note({place: keys})
+            await asyncio.sleep(0)
 
     async def _look(self, gap: Gap) -> None:
         settings = self._settings
@@ -79,12 +95,12 @@ class ChangelogRepair:
         self._state.gaps_to_repair.remove(gap)
         if rows is None:
             logger.warning(
-                "%s-%d ends before offset %d: the changelog was truncated or created again; its rows are read "
-                "again at the next recovery, no action is needed",
+                "%s-%d ends before offset %d: the changelog was truncated or created again; all rows are written "
+                "again, no action is needed",
                 *topic,
                 gap.end,
             )
-            self._lost.add(gap.partition)
+            self._state.cut.add((gap.table, gap.partition))
             return
         marks = [found for row in rows.values() if row is not None and (found := mark(row)) is not None]
         if any(found.offset >= (held.lease.position or 0) for found in marks):

@@ -86,13 +86,26 @@ async def test_a_holder_that_others_are_ahead_of_writes_nothing(scene):
     assert scene.shelves.store.count("a", 0) == 0, "their rows are not among ours: all is read again"
 
 
-async def test_a_gap_of_a_log_that_ends_before_it_is_let_go(scene):
-    """A log that was made anew has nothing to look at: the partition is read again by the next recovery."""
+async def test_a_log_that_ends_before_a_gap_has_all_rows_written_again(scene):
+    """It was cut or made anew: what it lacks is here alone, and would be gone with the next owner."""
     scene.shelves.gaps_to_repair.append(Gap(*PLACE, 3, 5))
     scene.shelves.store.mark_dirty(0)
     scene.theirs = None
-    assert await scene.mend() == []
+    assert await scene.mend() == [(b"%d" % number, row(number)) for number in range(3)]
     assert (scene.shelves.gaps_to_repair, scene.shelves.store.dirty) == ([], {0})
+    scene.publisher.acknowledge(scene.shelves)
+    scene.publisher.sent.clear()
+    assert await scene.mend() == []
+    assert scene.shelves.store.dirty == set()
+
+
+async def test_a_changelog_that_was_made_again_under_its_holder_gets_all_rows(scene):
+    """The offset at which Kafka took a row says so: rows that are touched no more would be lost without a word."""
+    scene.scene.ship([("a", b"1", row(7))], 4)
+    scene.publisher.acknowledge(scene.shelves, base=0)
+    scene.publisher.sent.clear()
+    rows = {b"0": row(0), b"1": row(7), b"2": row(2)}
+    assert dict(await scene.mend()) == rows
 
 
 async def test_a_gap_that_cannot_be_read_is_tried_again(scene):

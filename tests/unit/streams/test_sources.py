@@ -137,7 +137,7 @@ def test_every_problem_is_told_with_its_line(end):
         (b"#" * (MAX_FILE_BYTES + 1), "line 1: the file has 1048577 bytes; at most 1048576 are read"),
         ("sources = 5", "line 1: sources: must be a table of tables"),
         ("\n[[sources]]\nurl = 'x'", "line 2: sources: must be a table of tables"),
-        ("\nsources.a = 5", "line 2: sources.a: must be a JSON object"),
+        ("\nsources.a = 5", "line 2: sources.a: must be a table"),
         ("\n\nhosts = []", "line 3: hosts: must be a table of tables"),
     ],
 )
