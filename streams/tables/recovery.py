@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from models.errors import AccessError, BrokerError, reason_of
 from streams.config.settings import Kafka
 from streams.kafka import client
+from streams.kafka.cluster import identify
 from streams.kafka.errors import explain
 from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
 
@@ -82,6 +83,7 @@ class Recovery:
             consumer = await self._retrying(lambda: stack.enter_async_context(self._consumer(len(partitions))))
             tps = [TopicPartition(topic, partition) for topic in self._tables for partition in sorted(partitions)]
             consumer.assign(tps)
+            await self._retrying(lambda: self._own(consumer))
             await self._retrying(lambda: self._begin(consumer, tps))
             while self._wanted:
                 await self._retrying(lambda: self._step(consumer))
@@ -90,6 +92,24 @@ class Recovery:
 
     def _consumer(self, partitions: int) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
         return consumer_of(self._kafka, self._client_id, len(self._tables) * partitions)
+
+    async def _own(self, consumer: AIOKafkaConsumer) -> None:
+        """Drop rows of other changelogs: the topics were made again, or are another cluster's. By their offsets alone they
+        would count as further than the rows of the log.
+        """
+        beneath = consumer._client
+        found = await identify(lambda request: beneath.send(beneath.get_random_node(), request), self._tables)
+        ids = [found.get(topic) for topic in sorted(self._tables)]
+        if not all(each is not None and each.topic for each in ids):
+            return  # a broker that has no ids
+        logs = " ".join(f"{each.cluster}/{each.topic}" for each in ids if each is not None)
+        if self._store.logs not in ("", logs):
+            logger.warning("the tables' rows are of changelogs that were created again, or of another cluster: they "
+                           "are dropped and read again, no action is needed")  # fmt: skip
+            for partition in self._store.partitions():
+                self._store.drop(partition)
+        if self._store.logs != logs:
+            self._store.belong_to(logs)
 
     async def _begin(self, consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> None:
         """Find the end of each changelog, and seek to where the store continues."""

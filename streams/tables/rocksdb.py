@@ -10,6 +10,7 @@ Streams does: all of it is in Kafka.
     m table partition               → how far the changelog is read, how many rows there are
     d 0     partition               → nothing: the partition is dirty
     i                               → the group and results topic that the folder belongs to
+    l                               → the ids of the changelogs that the rows are of
     z                               → nothing: rocksdict ends an iteration at a damaged block without a word, so each
                                       has to come past its own keys
 """
@@ -45,7 +46,7 @@ LOG_FILES = 3
 _PLACE = struct.Struct(">cBI")
 _ORDER = struct.Struct(">Q")
 _META = struct.Struct(">qQ")
-_OWNER, _END = b"i", b"z"
+_OWNER, _LOGS, _END = b"i", b"l", b"z"
 
 
 class RocksStore:
@@ -65,6 +66,7 @@ class RocksStore:
         self._db: Rdict | None = None
         self._meta: dict[tuple[str, int], tuple[int, int]] = {}
         self.dirty: set[int] = set()
+        self.logs = ""
 
     def open(self) -> None:
         """Open the database, unless it is open. Raises SettingsError if the folder is not for this worker, StoreError
@@ -83,6 +85,7 @@ class RocksStore:
             self._require_ours(self._db.get(_OWNER))
             self._db.put(_OWNER, self._owner)
             self._db.put(_END, b"")
+            self.logs = (self._db.get(_LOGS) or b"").decode()
             self._meta = dict(self._read_meta())
             self.dirty = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
         except OSError as exc:
@@ -193,6 +196,12 @@ class RocksStore:
         with self._watched() as db:
             db.write(batch)
         self._meta[table, partition] = meta
+
+    def belong_to(self, logs: str) -> None:
+        """Note which changelogs the rows are of, also for the next process."""
+        with self._watched() as db:
+            db.put(_LOGS, logs.encode())
+        self.logs = logs
 
     def mark_dirty(self, partition: int) -> None:
         """Mark a partition as dirty, also for the next process."""

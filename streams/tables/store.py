@@ -43,10 +43,12 @@ class Store(Protocol):
     """Rows by table and partition. Not thread-safe: it lives on the event loop.
 
     A partition is `dirty` while its changelog has records after ours that another worker wrote, or that were not
-    checked yet. A recovery drops a dirty partition and reads all of it.
+    checked yet. A recovery drops a dirty partition and reads all of it. `logs` names the changelogs of the rows by ids of
+    cluster and topics; it is empty where these are not known.
     """
 
     dirty: set[int]
+    logs: str
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -84,6 +86,10 @@ class Store(Protocol):
         """Forget a partition, and that it was dirty."""
         ...
 
+    def belong_to(self, logs: str) -> None:
+        """Note which changelogs the rows are of, also for the next process."""
+        ...
+
     def mark_dirty(self, partition: int) -> None:
         """Mark a partition as dirty, also for the next process."""
         ...
@@ -108,6 +114,7 @@ class MemoryStore:
         self._rows: dict[tuple[str, int], dict[bytes, bytes]] = {}
         self._reaches: dict[tuple[str, int], int] = {}
         self.dirty: set[int] = set()
+        self.logs = ""
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -160,6 +167,10 @@ class MemoryStore:
         for place in [place for place in self._rows if place[1] == partition]:
             del self._rows[place]
             self._reaches.pop(place, None)
+
+    def belong_to(self, logs: str) -> None:
+        """Note which changelogs the rows are of."""
+        self.logs = logs
 
     def mark_dirty(self, partition: int) -> None:
         """Mark a partition as dirty."""

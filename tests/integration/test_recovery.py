@@ -181,6 +181,29 @@ async def test_a_store_that_reaches_beyond_the_log_begins_anew(changelogs: Chang
     assert list(store.scan("hosts", 0)) == []
 
 
+async def test_rows_of_another_log_are_not_taken_for_this_one_s(changelogs: Changelogs, tmp_path) -> None:
+    """The changelogs were made again while this store was away, and others filled them further than it reaches: its
+    rows count further than the new ones, and would stay, and be written over them.
+    """
+    await changelogs.put("answers", 0, [(b"old", row(5000)), (b"k", row(5001))])
+    store = RocksStore(str(tmp_path), "me", changelogs.topics)
+    store.open()
+    await changelogs.recover(store, 0)
+    assert store.count("answers", 0) == 2
+    store.close()
+    async with Changelogs(changelogs.kafka.bootstrap_servers) as again:
+        await again.put("answers", 0, [(b"k", row(n)) for n in range(10)])
+        store.open()
+        recovery = await again.recover(store, 0)
+        assert dict(store.scan("answers", 0)) == {b"k": row(9)}
+        assert (recovery.echoes, recovery.overwritten) == (0, {})
+        store.close()
+        store.open()
+        assert (await again.recover(store, 0)).rows == 0, "the same log is read on"
+        assert store.count("answers", 0) == 1
+        store.close()
+
+
 async def test_a_topic_that_is_not_there_ends_with_a_reason(kafka: Broker, monkeypatch) -> None:
     """A changelog that cannot be read is an error that names it, not an endless wait."""
     monkeypatch.setattr(module, "STALLED", 2.0)
