@@ -43,7 +43,7 @@ class Store(Protocol):
     """Rows by table and partition. Not thread-safe: it lives on the event loop.
 
     A partition is `dirty` while its changelog has records after ours that another worker wrote, or that were not
-    checked yet. A recovery drops a dirty partition and reads all of it. `logs` names the changelogs of the rows by ids of
+    checked yet. A recovery drops a dirty partition and reads all of it. `logs` names the rows' changelogs by the ids of
     cluster and topics; it is empty where these are not known.
     """
 
