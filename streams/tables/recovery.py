@@ -94,8 +94,8 @@ class Recovery:
         return consumer_of(self._kafka, self._client_id, len(self._tables) * partitions)
 
     async def _own(self, consumer: AIOKafkaConsumer) -> None:
-        """Drop rows of other changelogs: the topics were made again, or are another cluster's. By offsets alone they would
-        count as further than the rows of the log.
+        """Drop rows of other changelogs: the topics were made again, or are another cluster's. By their offsets they
+        would count as further than those of the log.
         """
         beneath = consumer._client
         found = await identify(lambda request: beneath.send(beneath.get_random_node(), request), self._tables)

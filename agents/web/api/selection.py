@@ -26,8 +26,9 @@ DEFAULT_LIMIT, MAX_LIMIT = 50, 1_000
 MAX_CONDITIONS = 8
 MAX_TEXT = 1_024
 """Characters of a prefix or condition."""
-MAX_CURSOR = 32_768
-"""Characters of a cursor: it contains a key, and a value that the rows are sorted by."""
+MAX_CURSOR = 56 << 10
+"""Characters of a cursor: it contains a key, of up to 31 KB, and a value that the rows are sorted by. With the rest of
+the query it has to fit into the first line of a request."""
 _NUMBER, _TEXT, _OTHER = range(3)
 
 

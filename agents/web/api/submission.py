@@ -184,6 +184,6 @@ def _location(submitted: SubmittedRequest) -> str:
         text = key.decode()
     except UnicodeDecodeError:
         text = ""
-    if text:
+    if text not in ("", ".", ".."):  # a client would take dots for a folder (RFC 3986, section 5.2.4)
         return "/api/tables/answers/" + quote(text, safe="")
     return f"/api/tables/answers/{encode_key(key)}?encoding=base64"

@@ -80,7 +80,7 @@ async def test_digits_go_on_the_topic_as_they_came(fleet):
     [
         ("key=a%2Fb", b"a/b", "a%2Fb"), ("key=", b"", "?encoding=base64"),
         ("key=_wD_&encoding=base64", b"\xff\x00\xff", "_wD_?encoding=base64"),
-        ("key=%D1%8F", "я".encode(), "%D1%8F"),
+        ("key=%D1%8F", "я".encode(), "%D1%8F"), ("key=..", b"..", "Li4?encoding=base64"),
     ],
 )  # fmt: skip
 async def test_a_key_may_be_any_bytes(fleet, query, key, location):
