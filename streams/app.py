@@ -105,7 +105,6 @@ class App(faust.App):
         recover: Callable[[], Awaitable[None]] | None = None,
         exactly_once: bool = False,
         resting: bool = False,
-        **options: Any,
     ) -> None:
         self._openers: list[Opener] = []
         self.recover = recover
@@ -128,7 +127,6 @@ class App(faust.App):
             broker_commit_interval=defaults.COMMIT_EVERY,
             broker_session_timeout=defaults.SESSION_TIMEOUT,
             broker_rebalance_timeout=defaults.REBALANCE_TIMEOUT,
-            **options,
         )
         self.transport = Transport(self.conf.broker, self, settings=settings)
 

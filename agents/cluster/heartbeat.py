@@ -1,6 +1,6 @@
 """Publishes the status of this worker: a record a second on a compacted topic, and a tombstone at an orderly stop.
 
-Nothing else depends on it: a topic that is not available is logged once, and counted.
+Nothing else depends on it: a topic that is not available is logged once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class Heartbeat:
         self._producer: Any = None
         self._publishing: asyncio.Task[None] | None = None
         self._failing = False
-        self.failures = 0
         self.sent = 0
 
     async def __aenter__(self) -> Self:
@@ -90,7 +89,6 @@ class Heartbeat:
             await ticks.sleep(due - loop.time())
 
     async def _failed(self, exc: Exception) -> None:
-        self.failures += 1
         if not self._failing:
             self._failing = True
             logger.warning(

@@ -53,7 +53,6 @@ class WorkerRegistry:
         self._workers: dict[str, tuple[float, dict[str, Any]]] = {}
         self._sizes: dict[str, int] = {}
         self._reading: asyncio.Task[None] | None = None
-        self.failures = 0
         self.unreadable = 0
 
     async def __aenter__(self) -> Self:
@@ -80,7 +79,6 @@ class WorkerRegistry:
             try:
                 await self._read()
             except BrokerError as exc:
-                self.failures += 1
                 left -= 1
                 if not left:
                     logger.warning(

@@ -193,10 +193,9 @@ async def _redrive(scopes: Sequence[tuple[Any, DeadLetterFilter]], options: argp
         left = None if options.limit is None else options.limit - report.redriven
         if left == 0:
             break
-        async with DeadLetters(settings) as letters:
-            found = await letters.redrive(
-                choice, rate=options.rate, limit=left, dry_run=options.dry_run, on_result=report_one
-            )
+        found = await DeadLetters(settings).redrive(
+            choice, rate=options.rate, limit=left, dry_run=options.dry_run, on_result=report_one
+        )
         report.redriven += found.redriven
         del report.refused[OTHERWISE]  # each search counts the same ones
         report.refused += found.refused

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Self
 
 from aiokafka import TopicPartition
 
@@ -61,7 +60,7 @@ def _ignore(letter: DeadLetter, refusal: str | None) -> None: ...
 
 
 class DeadLetters:
-    """The dead letters of one group, opened with `async with`. Raises BrokerError for what Kafka refuses."""
+    """The dead letters of one group. Raises BrokerError for what Kafka refuses."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -71,12 +70,6 @@ class DeadLetters:
         self._marks_topic: Identity | None = None
         self._lost: set[bytes] = set()
         self._busy = asyncio.Lock()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
 
     async def latest(self, limit: int, selected: DeadLetterFilter | None = None) -> list[DeadLetter]:
         """Return the newest dead letters, newest first, without headers; a value is b"" if there is one. With a filter,

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from agents.cluster.cluster_status import host_status
+from agents.cluster.registry import SILENT_AFTER
 from agents.redrive.dead_letters import SEARCHED
 from agents.tables.rows import Row, decode_key
 from agents.web import columns, formatting
@@ -36,8 +37,6 @@ PAGE_ROWS = 50
 """Rows of a table on one page."""
 LIVE_ROWS = 50
 ERROR_ROWS = 50
-SILENT = 5.0
-"""Seconds without a heartbeat after which a page reports a worker as not answering."""
 TREE_NODES = 400
 """Values of a JSON document that are shown as a tree; a larger one is shown as text."""
 TEXT_CHARACTERS = 48 * 1024
@@ -86,8 +85,8 @@ class Pages:
         self._templates.filters.update({name: getattr(formatting, name) for name in FILTERS})
         self._templates.globals.update(
             about=about, asset=self._assets.address, key_text=columns.key_text, address=columns.address,
-            outcomes=OUTCOMES, silent=SILENT, upstream=host_status, quantile=columns.quantile, nodes=formatting.nodes,
-            tree_nodes=TREE_NODES, text_characters=TEXT_CHARACTERS,
+            outcomes=OUTCOMES, silent=SILENT_AFTER, upstream=host_status, quantile=columns.quantile,
+            nodes=formatting.nodes, tree_nodes=TREE_NODES, text_characters=TEXT_CHARACTERS,
         )  # fmt: skip
 
     def compile(self) -> None:

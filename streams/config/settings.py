@@ -240,8 +240,6 @@ class Settings:
 
 DECLARED: tuple[Declaration, ...] = (*declared(Kafka, "KAFKA"), *declared(Settings, "MILLRACE"))
 """Every setting, in the order of the reference."""
-SECRETS = frozenset(each.variable for each in DECLARED if each.secret)
-"""Settings that are never printed; of a proxy, the login."""
 
 _LOGINS = (
     ("sasl_username", "sasl_password"),

@@ -3,7 +3,7 @@
 It judges the host as written, every address that DNS gives for it, and every address about to be dialled, which is
 what a name whose answer flips between check and dial runs into. One denied answer denies the name. Nothing is sent
 to a denied address, and a denied request is not tried again. The networks are those of the IANA special-purpose
-registries (RFC 6890 and its updates); `ipaddress.is_global` lets 18 of these 41 pass.
+registries (RFC 6890 and its updates); `ipaddress.is_global` lets many of them pass.
 """
 
 from __future__ import annotations

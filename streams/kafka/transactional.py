@@ -16,10 +16,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
-from typing import Protocol, Self
+from typing import Self
 
 from aiokafka.errors import (
     InvalidTimestampError,
@@ -37,6 +37,7 @@ from streams.kafka.lease import CommitPoint, Lease
 from streams.kafka.outgoing import DeliveryListener, OutgoingRecord, PartitionQueue
 from streams.kafka.publisher import TOO_LARGE, Publisher
 from streams.kafka.transaction import Transaction, choose
+from streams.kafka.txn_leases import TransactionLeases
 from streams.kafka.txn_offsets import GroupMovedOn
 from streams.kafka.txn_producer import TRANSACTION_TIMEOUT, TransactionalProducer
 from streams.tasks import end_tasks, every, keep
@@ -54,26 +55,6 @@ RETRY_PAUSE = 0.5
 LEAST_SHARE = 1 / 1024
 """Part of what waits that a transaction takes at least, after many that took too long."""
 COMMITTED, ABORTED, UNKNOWN = "committed", "aborted", "unknown"
-
-
-class Holder(Protocol):
-    """The group's member here."""
-
-    def committable(self) -> Mapping[TP, Lease]:
-        """Return the leases whose offsets the group takes."""
-        ...
-
-    def is_whole(self) -> bool:
-        """Return whether no lease has ended without another in its place."""
-        ...
-
-    def retake(self, leases: Collection[Lease]) -> None:
-        """Take leases anew from the group's commits: nobody knows what was committed last."""
-        ...
-
-    def lost(self, leases: Collection[Lease]) -> None:
-        """Give up leases of a member that the group does not know any more."""
-        ...
 
 
 class _Refused(Exception):
@@ -94,7 +75,7 @@ class TransactionalPublisher(Publisher):
 
     def __init__(
         self, kafka: Kafka, client_id: str, on_crash: Callable[[BaseException], None], *, group: str, name: str,
-        holder: Callable[[], Holder],
+        holder: Callable[[], TransactionLeases],
     ) -> None:  # fmt: skip
         super().__init__(kafka, client_id, on_crash)
         self._kafka = kafka

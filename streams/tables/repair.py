@@ -17,9 +17,10 @@ from aiokafka import TopicPartition
 
 from models.errors import BrokerError
 from streams.config.settings import Settings
+from streams.kafka.publisher import Publisher
 from streams.tables.pruning import AT_ONCE
 from streams.tables.recovery import Place, rows_between
-from streams.tables.state import Gap, PartitionRows, Publishes, TableState
+from streams.tables.state import Gap, PartitionRows, TableState
 from streams.tables.store import mark
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class ChangelogRepair:
                 self._overwritten.setdefault(place, set()).update(keys)
                 self._state.store.mark_dirty(place[1])
 
-    async def repair(self, publisher: Publishes) -> None:
+    async def repair(self, publisher: Publisher) -> None:
         """Read what is in the gaps, and write our rows again."""
         state = self._state
         for gap in list(state.gaps_to_repair):
@@ -113,7 +114,7 @@ class ChangelogRepair:
             return
         self.note({(gap.table, gap.partition): rows})
 
-    def _rewrite(self, publisher: Publishes, rows: PartitionRows, table: str, keys: Sequence[bytes]) -> None:
+    def _rewrite(self, publisher: Publisher, rows: PartitionRows, table: str, keys: Sequence[bytes]) -> None:
         if not keys:
             return
         place = table, rows.partition

@@ -12,12 +12,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord
 
 from streams.kafka.lease import Lease
 from streams.kafka.outgoing import RECORD_OVERHEAD, Headers, OutgoingRecord
+from streams.kafka.publisher import Publisher
 from streams.tables.pruning import Bounds, Look, excess
 from streams.tables.store import OFFSET_HEADER, Store, offset_of
 
@@ -38,15 +39,6 @@ class Gap(NamedTuple):
     partition: int
     start: int
     end: int
-
-
-class Publishes(Protocol):
-    """The part of the publisher that is needed here."""
-
-    limits: dict[str, int]
-    congested: bool
-
-    def publish(self, topic: str, partition: int, record: OutgoingRecord, /) -> None: ...  # noqa: D102
 
 
 class RowBatchDelivery:
@@ -149,7 +141,7 @@ class TableState:
 
     def publish(
         self,
-        publisher: Publishes,
+        publisher: Publisher,
         rows: PartitionRows,
         changes: Sequence[tuple[str, bytes, bytes | None]],
         records: Sequence[ConsumerRecord[bytes, bytes]] = (),
@@ -207,7 +199,7 @@ class TableState:
         else:
             self.gaps_to_repair.append(gap)
 
-    def fits(self, publisher: Publishes, table: str, key: bytes, size: int) -> bool:
+    def fits(self, publisher: Publisher, table: str, key: bytes, size: int) -> bool:
         """Whether a row of so many bytes can be sent under this key."""
         return len(key) + size + RECORD_OVERHEAD <= publisher.limits[self.topics[table]]
 
@@ -221,7 +213,7 @@ class TableState:
     def _possesses(self, lease: Lease) -> bool:
         return lease.taking and lease.partition in self.recovered
 
-    def forget_if_foreign(self, publisher: Publishes, lease: Lease, first: int) -> Iterator[None]:
+    def forget_if_foreign(self, publisher: Publisher, lease: Lease, first: int) -> Iterator[None]:
         """Delete a partition's rows if they belong to a topic that was deleted: its lease says so, or they count
         further than its log goes, and reading, at offset `first`, began before the group's commit, or there was none.
         Yields between slices.
@@ -252,7 +244,7 @@ class TableState:
 
     # -- pruning
 
-    def prune(self, publisher: Publishes) -> Iterator[int]:
+    def prune(self, publisher: Publisher) -> Iterator[int]:
         """Publish tombstones for rows beyond the bounds, oldest first. Yields how many, table by table.
 
         Only rows wholly behind the commit are deleted: no replay counts their results again. So a table is checked

@@ -220,17 +220,17 @@ async def test_the_newest_that_match_are_found_behind_others(
     await dead(stage, 40)
     settings = Settings(kafka=KafkaSettings(bootstrap_servers=stage.servers), group=stage.group,
                         requests_topic=stage.requests, dead_letters_topic=stage.dead_letters)  # fmt: skip
-    async with DeadLetters(settings) as letters:
-        for selected in (DeadLetterFilter(sources=frozenset({"s"})), DeadLetterFilter(statuses=frozenset({403}))):
-            assert [each.request_id for each in await letters.latest(2, selected)] == ["other0"]
-        assert len(await letters.latest(2, DeadLetterFilter(retryable=True))) == 2
-        assert await letters.latest(2, DeadLetterFilter(since=time.time() + 60)) == []
-        whole = await letters.whole((0, 0))
-        assert whole is not None
-        assert (whole.request_id, whole.key, dict(whole.headers)["mine"]) == ("other0", b"k0", b"kept")
-        assert [await letters.whole(gone) for gone in ((0, 999), (99, 0))] == [None, None]
-        monkeypatch.setattr(module, "SEARCHED", 4)
-        assert await letters.latest(2, DeadLetterFilter(sources=frozenset({"s"}))) == []
+    letters = DeadLetters(settings)
+    for selected in (DeadLetterFilter(sources=frozenset({"s"})), DeadLetterFilter(statuses=frozenset({403}))):
+        assert [each.request_id for each in await letters.latest(2, selected)] == ["other0"]
+    assert len(await letters.latest(2, DeadLetterFilter(retryable=True))) == 2
+    assert await letters.latest(2, DeadLetterFilter(since=time.time() + 60)) == []
+    whole = await letters.whole((0, 0))
+    assert whole is not None
+    assert (whole.request_id, whole.key, dict(whole.headers)["mine"]) == ("other0", b"k0", b"kept")
+    assert [await letters.whole(gone) for gone in ((0, 999), (99, 0))] == [None, None]
+    monkeypatch.setattr(module, "SEARCHED", 4)
+    assert await letters.latest(2, DeadLetterFilter(sources=frozenset({"s"}))) == []
 
 
 async def test_the_newest_letters_come_first(kafka: Broker, stage: Stage) -> None:
@@ -239,15 +239,15 @@ async def test_the_newest_letters_come_first(kafka: Broker, stage: Stage) -> Non
     kafka_settings = KafkaSettings(bootstrap_servers=stage.servers)
     settings = Settings(kafka=kafka_settings, group=stage.group, requests_topic=stage.requests,
                         dead_letters_topic=stage.dead_letters)  # fmt: skip
-    async with DeadLetters(settings) as letters:
-        report = await letters.redrive(DeadLetterFilter(positions=frozenset({(1, 7)})))
-        assert (report.redriven, report.missing) == (1, [])
-        everything, latest = await letters.latest(100), await letters.latest(10)
-        assert {letter.request_id for letter in everything if letter.redriven} == {"d29"}
-        assert [letter.at for letter in everything] == sorted((letter.at for letter in everything), reverse=True)
-        assert (len(everything), [letter.at for letter in latest]) == (30, [letter.at for letter in everything[:10]])
-        again = await letters.redrive(DeadLetterFilter(positions=frozenset({(1, 7)})))
-        assert again.refused == {BEFORE: 1}
+    letters = DeadLetters(settings)
+    report = await letters.redrive(DeadLetterFilter(positions=frozenset({(1, 7)})))
+    assert (report.redriven, report.missing) == (1, [])
+    everything, latest = await letters.latest(100), await letters.latest(10)
+    assert {letter.request_id for letter in everything if letter.redriven} == {"d29"}
+    assert [letter.at for letter in everything] == sorted((letter.at for letter in everything), reverse=True)
+    assert (len(everything), [letter.at for letter in latest]) == (30, [letter.at for letter in everything[:10]])
+    again = await letters.redrive(DeadLetterFilter(positions=frozenset({(1, 7)})))
+    assert again.refused == {BEFORE: 1}
 
 
 async def test_marks_of_letters_that_kafka_deleted_are_taken_back(
@@ -259,15 +259,15 @@ async def test_marks_of_letters_that_kafka_deleted_are_taken_back(
     await dead(stage, 12)
     settings = Settings(kafka=KafkaSettings(bootstrap_servers=stage.servers), group=stage.group,
                         requests_topic=stage.requests, dead_letters_topic=stage.dead_letters)  # fmt: skip
-    async with DeadLetters(settings) as letters:
-        assert (await letters.redrive(DeadLetterFilter(), rate=0)).redriven == 12
-        admin = AIOKafkaAdminClient(bootstrap_servers=stage.servers)
-        await admin.start()
-        gone = {TopicPartition(stage.dead_letters, n): RecordsToDelete(before_offset=3 if n else 2) for n in range(4)}
-        await admin.delete_records(gone)
-        await admin.close()
-        assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 1}
-    async with DeadLetters(settings) as fresh:
-        assert (await fresh.redrive(DeadLetterFilter())).refused == {BEFORE: 1}
-        assert len(fresh._marked) == 1
+    letters = DeadLetters(settings)
+    assert (await letters.redrive(DeadLetterFilter(), rate=0)).redriven == 12
+    admin = AIOKafkaAdminClient(bootstrap_servers=stage.servers)
+    await admin.start()
+    gone = {TopicPartition(stage.dead_letters, n): RecordsToDelete(before_offset=3 if n else 2) for n in range(4)}
+    await admin.delete_records(gone)
+    await admin.close()
+    assert (await letters.redrive(DeadLetterFilter())).refused == {BEFORE: 1}
+    fresh = DeadLetters(settings)
+    assert (await fresh.redrive(DeadLetterFilter())).refused == {BEFORE: 1}
+    assert len(fresh._marked) == 1
     assert len(await put_back(stage)) == 12

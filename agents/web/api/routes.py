@@ -151,12 +151,12 @@ class Api:
 async def open_api(settings: Settings, sources: Sources, query: Query) -> AsyncIterator[Api]:
     """Open the API of one worker. It connects to Kafka with the first request that needs it."""
     async with (
-        DeadLetters(settings) as dead_letters,
         Tail(settings.kafka, settings.results_topic) as tail,
         RequestSubmission(settings, sources, tail) as submission,
     ):
         docs = Docs({"/openapi.json": openapi(sources), "/asyncapi.json": asyncapi(settings, sources)})
-        yield Api(query, submission, DeadLetterApi(dead_letters, settings.requests_topic, query.row), tail, docs)
+        letters = DeadLetterApi(DeadLetters(settings), settings.requests_topic, query.row)
+        yield Api(query, submission, letters, tail, docs)
 
 
 def _page_query(request: web.Request) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from streams.config.settings import SECRETS, SHUTDOWN_DEADLINE
+from streams.config.settings import DECLARED, SHUTDOWN_DEADLINE
 
 WORKERS = ("worker-1", "worker-2")
 
@@ -48,7 +48,7 @@ def test_no_secret_is_in_the_file(services):
         key: value
         for service in services.values()
         for key, value in service.get("environment", {}).items()
-        if key in SECRETS or re.search("PASSWORD|SECRET_|TOKEN", key)
+        if key in {each.variable for each in DECLARED if each.secret} or re.search("PASSWORD|SECRET_|TOKEN", key)
     }
     assert re.fullmatch(r"\$\{MILLRACE_WEB_TOKEN:\?.+\}", given.pop("MILLRACE_WEB_TOKEN"))
     assert given == {}
