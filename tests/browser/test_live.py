@@ -208,6 +208,37 @@ async def test_the_tail_is_filtered_by_outcome_key_and_host(tab, stand):
     assert await tab.texts("#tail tbody a.key") == ["item-09003"]
 
 
+_SEE = """state => {
+  Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+async def test_a_hidden_page_gives_its_connection_back(tab, stand):
+    """Six of them would keep a browser from any other page of the host over HTTP/1.1; seen again, it goes on."""
+    await tab.page.clock.install()
+    await tab.go("/live")
+    async with tab.page.expect_event("requestfailed", lambda each: "/events" in each.url):
+        await tab.page.evaluate(_SEE, "hidden")
+        await tab.page.clock.run_for(11_000)
+    async with tab.page.expect_request(lambda each: "/events" in each.url):
+        await tab.page.evaluate(_SEE, "visible")
+    await shows(tab, "#connection-text", "Live")
+    stand.tail.push(answer(9_006, datetime.now(UTC)))
+    await shows(tab, "#tail tbody tr", "item-09006")
+
+
+async def test_a_page_of_somebody_else_s_is_not_taken_for_a_fresh_one(tab, stand):
+    """A proxy's error, or one of too many requests: what is shown is as old as it says, and stays."""
+    await tab.go("/workers")
+    tab.expect("429")
+    await tab.page.route("**/workers", lambda route: route.fulfill(status=429, body="<h1>Too Many Requests</h1>"))
+    await shows(tab, "#stale", "the server answered 429")
+    assert await tab.page.locator("table.data").count() == 1
+    await tab.page.unroute("**/workers")
+    await expect(tab.page.locator("#stale")).to_have_count(0)
+
+
 async def test_a_stream_of_events_is_as_the_standard_says(tab, stand):
     """An unknown Last-Event-ID does no harm; `overview` comes at once with all its minutes, then with the last ones."""
     import aiohttp
