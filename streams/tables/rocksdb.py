@@ -96,7 +96,8 @@ class RocksStore:
             raise
         except Exception as exc:
             self.close()
-            if "lock hold" in str(exc) or "LOCK" in str(exc):
+            # a reader in the middle of its rows keeps a store that was closed under it, and soon no more
+            if "current process" not in str(exc) and ("lock hold" in str(exc) or "LOCK" in str(exc)):
                 msg = f"MILLRACE_STORE: {self._path} is in use by another worker; each needs its own folder"
                 raise SettingsError(msg) from exc
             raise self._error(exc) from exc

@@ -113,10 +113,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_folder_belongs_to_one_worker(tmp_path):
     """A second worker on the same folder is refused, and told so."""
+    code = f"from streams.tables.rocksdb import RocksStore\nRocksStore({str(tmp_path)!r}, 'me', ['answers']).open()"
     with stores(tmp_path):
-        other = RocksStore(str(tmp_path), "me", TABLES)
-        with pytest.raises(SettingsError, match="in use by another worker"):
-            other.open()
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "SettingsError: MILLRACE_STORE" in done.stderr
+    assert "is in use by another worker; each needs its own folder" in done.stderr
 
 
 def test_a_folder_of_another_installation_is_refused(tmp_path):
@@ -185,6 +186,20 @@ def test_rows_behind_a_damaged_block_are_missed(tmp_path):
     store.close()
     store.open()
     assert store.partitions() == set()
+    store.close()
+
+
+def test_a_store_that_a_reader_still_holds_is_opened_when_it_has_ended(tmp_path):
+    """Closed after a failure while a page is being read: the next opening waits for that, and blames no other worker."""
+    store = filled(tmp_path)
+    reader = store.scan("answers", 0)
+    next(reader)
+    store.close()
+    with pytest.raises(StoreError):
+        store.open()
+    reader.close()
+    store.open()
+    assert store.count("answers", 0) == 3000
     store.close()
 
 
