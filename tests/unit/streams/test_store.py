@@ -190,7 +190,7 @@ def test_rows_behind_a_damaged_block_are_missed(tmp_path):
 
 
 def test_a_store_that_a_reader_still_holds_is_opened_when_it_has_ended(tmp_path):
-    """Closed after a failure while a page is being read: the next opening waits for that, and blames no other worker."""
+    """Closed after a failure while a page is being read: the next opening waits for it, and blames no other worker."""
     store = filled(tmp_path)
     reader = store.scan("answers", 0)
     next(reader)
