@@ -25,6 +25,7 @@ class Waits:
         self._lease = lease
         self._reasons = reasons
         self._count = 0
+        self._given_up = False
 
     @contextmanager
     def because(self, reason: str) -> Iterator[None]:
@@ -51,8 +52,11 @@ class Waits:
                 self._end(reason)
 
     def _leave(self, reason: str) -> None:
-        """Let a question leave; while the partition is given up, nothing more does: the next owner asks it."""
+        """Let a question leave; while the partition is given up, nothing more does: the next owner asks it. The record
+        counts as waiting from then on, so that no drain waits for it.
+        """
         if not self._lease.taking:
+            self._given_up = True
             raise asyncio.CancelledError
         self._end(reason)
 
@@ -67,5 +71,5 @@ class Waits:
         if not self._reasons[reason]:
             del self._reasons[reason]
         self._count -= 1
-        if not self._count and self._lease.alive:
+        if not self._count and self._lease.alive and not self._given_up:
             self._lease.resume(self._record.offset)
