@@ -87,7 +87,7 @@ class _Call:
     def deadline(self) -> float | None:
         """Return when the last of those who wait gives up, None if one has not had its turn yet."""
         deadlines = [each.deadline if each.turn is None else each.turn.deadline
-                     for key in self.waiters.values() for each in key]  # fmt: skip
+                     for key in self.waiters.values() for each in key if not each.answer.done()]  # fmt: skip
         known = [each for each in deadlines if each is not None]
         return max(known, default=0.0) if len(known) == len(deadlines) else None
 
@@ -200,6 +200,9 @@ class BulkFetcher:
                         waiter.turn.begin()
                     except asyncio.CancelledError:  # its partition is given up
                         waiter.answer.cancel()
+        if call.task is not None and not any(map(call.unanswered, call.waiters)):
+            call.task.cancel()
+            raise asyncio.CancelledError
         call.turn.deadline = call.deadline()
         self._follow(group)
 

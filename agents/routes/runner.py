@@ -197,6 +197,10 @@ class RouteRunner:
                 outcome = self._let_by(record, batch, self.route.otherwise, scope)
             if outcome is None:
                 outcome = await self._outputs.finish_later(record, lease, results, scope, began, waits=waits)
+        except asyncio.CancelledError:
+            if not waits.given_up:
+                raise
+            return
         except Exception as exc:  # noqa: BLE001  an offset that never finishes would hold up the partition for good
             outcome = self._fail(record, batch, exc, scope.get("results"))
         self._count(outcome, record, batch, scope)

@@ -18,14 +18,16 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 
 
 class Waits:
-    """Notes that lookups of a record wait, and for what, in `reasons`: a drain must not wait for it."""
+    """Notes that lookups of a record wait, and for what, in `reasons`: a drain must not wait for it. `given_up`: it was
+    left to the next owner of its partition.
+    """
 
     def __init__(self, record: ConsumerRecord[bytes, bytes], lease: Lease, reasons: Counter[str]) -> None:
         self._record = record
         self._lease = lease
         self._reasons = reasons
         self._count = 0
-        self._given_up = False
+        self.given_up = False
 
     @contextmanager
     def because(self, reason: str) -> Iterator[None]:
@@ -56,14 +58,14 @@ class Waits:
         counts as waiting from then on, so that no drain waits for it.
         """
         if not self._lease.taking:
-            self._given_up = True
+            self.given_up = True
             raise asyncio.CancelledError
         self._end(reason)
 
     def _begin(self, reason: str) -> None:
         self._reasons[reason] += 1
         self._count += 1
-        if self._count == 1:
+        if self._count == 1 and not self.given_up:
             self._lease.wait(self._record.offset)
 
     def _end(self, reason: str) -> None:
@@ -71,5 +73,5 @@ class Waits:
         if not self._reasons[reason]:
             del self._reasons[reason]
         self._count -= 1
-        if not self._count and self._lease.alive and not self._given_up:
+        if not self._count and self._lease.alive and not self.given_up:
             self._lease.resume(self._record.offset)

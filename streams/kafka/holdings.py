@@ -17,7 +17,7 @@ from faust.types import TP
 
 from models.errors import AccessError
 from streams.config import settings as defaults
-from streams.kafka.commit_metadata import Identity, is_void, owner
+from streams.kafka.commit_metadata import Identity, is_void, owner, signature
 from streams.kafka.lease import CommitPoint, Lease
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,9 @@ class Holdings(dict[TP, Lease]):
         """End a lease, and keep what it knows."""
         lease = self[tp]
         if self._keeping and lease.alive and (point := lease.knowledge()) is not None:
-            committed = () if lease.committed is None else (lease.committed,)
-            self._kept[tp] = Kept(lease.identity, point, frozenset((*lease.tried, *committed)))
+            commits = {*lease.tried, *(() if lease.committed is None else (lease.committed,))}
+            bare = {each._replace(metadata=signature(each.metadata)) for each in commits}  # all that some brokers take
+            self._kept[tp] = Kept(lease.identity, point, frozenset(commits | bare))
         self.recalled += lease.skipped_completed
         self.untrusted += lease.invalid_metadata
         lease.skipped_completed = lease.invalid_metadata = 0

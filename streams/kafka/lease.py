@@ -360,6 +360,8 @@ class Lease:
         while delivered and delivered[0][0] not in unfinished:
             delivered.popleft()
         self.point = delivered[0][0] if delivered else self.position
+        if len(self._dropped) > SPARE + self.uncommitted or not delivered:  # never in place: `point_with` shares them
+            self._dropped = {offset for offset in self._dropped if delivered and offset > delivered[0][0]}
 
     def _finished_ranges(self, anchor: int) -> Iterator[tuple[int, int]]:
         """Yield half-open ranges of what is finished from the anchor on: all that is not unfinished, holes included.

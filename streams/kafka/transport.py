@@ -230,6 +230,10 @@ class Consumer(Quiet, driver.Consumer):
             if held is not None and held.taking:
                 await self._thread.call(self._thread.seek_all({tp: held.next_offset}))
             return
+        if tp in self.watch.guessed:
+            if not poll.records:  # of a log that has no leader, or begins elsewhere
+                return
+            self.watch.guessed.discard(tp)
         large = {
             record.offset: size
             for record in poll.records
@@ -290,8 +294,9 @@ class Consumer(Quiet, driver.Consumer):
             begins = await self._while_assigned(generation, deadline, lambda: self._thread.known_begins(uncommitted))
             if begins is None:
                 return
+            self.watch.guessed = set(uncommitted) - begins.keys()
             for tp in uncommitted:
-                leases[tp].start = begins.get(tp, 0)  # if its log begins later, TopicWatch.resume finds out
+                leases[tp].start = begins.get(tp, 0)
         await self._thread.call(self._thread.seek_all({tp: lease.next_offset for tp, lease in leases.items()}))
         if revokes != self._revokes:  # the group is at its next generation already, and may give them to another
             return

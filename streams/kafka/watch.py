@@ -54,6 +54,7 @@ class TopicWatch:
         self.missing: frozenset[str] = frozenset()
         self._gone: frozenset[str] = frozenset()
         self.may_go: frozenset[str] = frozenset()
+        self.guessed: set[TP] = set()
         self.skipped = 0
 
     def state(self) -> str:
@@ -132,7 +133,8 @@ class TopicWatch:
                 raise KafkaTimeoutError(msg) from None
             if self._leases.get(tp) is not lease:
                 continue
-            if lease.position is None:  # nobody has read anything of it
+            if tp in self.guessed:  # nobody has read anything of it
+                self.guessed.discard(tp)
                 lease.start = first
             elif offset < first:
                 self.skipped += first - offset

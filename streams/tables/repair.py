@@ -78,7 +78,7 @@ class ChangelogRepair:
         self._state.cut.discard(place)
         rows = self._state.store.scan(table, partition)
         while keys := [key for key, _ in islice(rows, AT_ONCE)]:
-            self.note({place: keys})
+            self._overwritten.setdefault(place, set()).update(keys)  # not dirty: the rows here are right
             await asyncio.sleep(0)
 
     async def _look(self, gap: Gap) -> None:

@@ -17,6 +17,7 @@ Streams does: all of it is in Kafka.
 
 from __future__ import annotations
 
+import errno
 import logging
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,7 @@ WRITE_BUFFER_BYTES = 16 << 20
 WRITE_BUFFERS = 3
 """Write buffers at most."""
 OPEN_FILES = 256
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 LOG_FILES = 3
 """Of RocksDB's own logs, the latest that are kept."""
 
@@ -60,6 +62,7 @@ class RocksStore:
     ) -> None:
         self._path = Path(path)
         self._damaged = self._path / "DAMAGED"
+        self._owned_by = self._path / "OWNER"  # for a database that cannot be read any more
         self._failed = failed
         self._owner = owner.encode()
         self._numbers = {table: number for number, table in enumerate(tables)}
@@ -84,11 +87,15 @@ class RocksStore:
             self._db = self._open(rocksdict)
             self._require_ours(self._db.get(_OWNER))
             self._db.put(_OWNER, self._owner)
+            self._owned_by.write_bytes(self._owner)
             self._db.put(_END, b"")
             self.logs = (self._db.get(_LOGS) or b"").decode()
             self._meta = dict(self._read_meta())
             self.dirty = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
         except OSError as exc:
+            self.close()
+            if exc.errno in _PASSING:
+                raise self._error(exc) from exc
             msg = f"MILLRACE_STORE: {self._path} cannot be opened: {exc}"
             raise SettingsError(msg) from exc
         except MillraceError:
@@ -117,6 +124,9 @@ class RocksStore:
         except Exception as exc:
             if not _is_damage(reason := str(exc)):
                 raise
+        if not self._owned_by.exists() or self._owned_by.read_bytes() != self._owner:
+            msg = f"MILLRACE_STORE: {self._path} is damaged: delete it, the tables are read from Kafka again ({reason})"
+            raise SettingsError(msg)
         logger.warning("the tables' store %s is damaged: it is deleted, and the tables are read from Kafka again; "
                        "no action is needed: %s", self._path, reason)  # fmt: skip
         rocksdict.Rdict.destroy(str(self._path), options)  # deletes what is RocksDB's, and raises if it is in use

@@ -142,10 +142,15 @@ class Watchdog:
 
     async def look(self) -> None:
         """Check once; ends the worker if it is stuck by its own fault."""
-        now, before = self._clock(), self._looked
-        self._looked = now
-        if now - before > STOOD_STILL:  # so did all that is judged here
+        now = self._clock()
+        if now - self._looked > STOOD_STILL:  # so did all that is judged here
             self._awake = now
+        try:
+            await self._judge(now)
+        finally:
+            self._looked = self._clock()  # a look may wait for a broker that does not answer
+
+    async def _judge(self, now: float) -> None:
         found = list(self._standings())
         self._watched = {each.name: self._same(each) for each in found}
         held_up = self._held_up()

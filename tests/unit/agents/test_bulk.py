@@ -283,6 +283,30 @@ async def test_the_time_of_a_route_begins_with_the_turn_of_its_call(bulk, source
     assert begun == ["now"]
 
 
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_call_leaves_without_those_whose_partition_is_given_up(bulk, sources, upstream, others):
+    """Nothing is sent for them alone; where others wait for the same call, it has their deadline."""
+
+    def given_up():
+        raise asyncio.CancelledError
+
+    upstream.open.clear()
+    tasks = []
+    for number, on_begin in enumerate([given_up, *[lambda: None] * others]):
+        known = parse_request(Request(source="prices", params={"sku": "ab"[number]}, schema=""), sources)
+        turn = Turn(on_begin)
+        turn.deadline = time.monotonic() + 5 if number else None  # as what it is bound to sets it
+        token = turns.current.set(turn)
+        tasks.append(asyncio.ensure_future(bulk.fetch(known, {}, time.monotonic() + 5)))
+        turns.current.reset(token)
+    await asyncio.sleep(0.05)
+    upstream.open.set()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, asyncio.CancelledError) for each in done] == [True, *[False] * others]
+    assert len(upstream.calls) == others
+    assert all(deadline is not None for deadline in upstream.deadlines) or not others
+
+
 async def test_validators_of_the_answer_are_not_those_of_an_item(ask, upstream):
     """A revalidation would ask for one key with the tag of many."""
     upstream.headers = {"ETag": '"1"', "Cache-Control": "max-age=9"}

@@ -14,7 +14,7 @@ from faust.types import TP
 from models.errors import AccessError
 from streams.config import settings as defaults
 from streams.kafka import holdings
-from streams.kafka.commit_metadata import Identity
+from streams.kafka.commit_metadata import Identity, signature
 from streams.kafka.holdings import Holdings
 from streams.kafka.lease import CommitPoint, Lease
 
@@ -120,6 +120,21 @@ def test_what_others_committed_at_the_same_offset_is_better() -> None:
     assert again == other
     lease = held.lease(tp, identity, OffsetAndMetadata(first.offset, first.metadata))
     assert (lease.commit_point(), lease.committed) == (first, first)
+
+
+def test_a_broker_that_takes_no_lists_is_recognised() -> None:
+    """Its commits are their signatures alone: what the lease knew is taken up again all the same."""
+    held, tp, identity = Holdings("g"), TP("t", 0), Identity("c", "t")
+    lease = held[tp] = held.lease(tp, identity, None)
+    records: Any = [SimpleNamespace(offset=offset, timestamp=5) for offset in range(9)]
+    lease.deliver(records, 9)
+    lease.finish(4)
+    point = lease.commit_point()
+    assert point is not None
+    lease.tried.append(point)
+    held.give_up(tp)
+    again = held.lease(tp, identity, OffsetAndMetadata(point.offset, signature(point.metadata)))
+    assert again.commit_point() == point
 
 
 async def test_commits_are_not_tried_beyond_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

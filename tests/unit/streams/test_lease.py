@@ -319,6 +319,22 @@ def test_what_was_dropped_is_in_no_list_by_itself(fates: list[str], step: int) -
     assert not {offset for offset, fate in wanted.items() if fate == "f"} & fresh
 
 
+def test_what_was_dropped_is_not_remembered_for_ever() -> None:
+    """A route that drops nearly all: once the point has passed them, nobody needs to know."""
+    lease = held()
+    for start in range(0, 100_000, 1_000):
+        lease.deliver(records(*range(start, start + 1_000)), start + 1_000)
+        for offset in range(start, start + 1_000):
+            lease.finish(offset) if offset % 100 == 7 else lease.drop(offset)
+    assert len(lease._dropped) == 0
+    lease.deliver(records(*range(100_000, 110_000)), 110_000)
+    for offset in range(100_001, 110_000):
+        lease.drop(offset)
+    assert len(lease._dropped) == 9_999
+    lease.finish(100_000)
+    assert len(lease._dropped) == 0
+
+
 def listed(lease: Lease) -> list[tuple[int, int]]:
     """Return the ranges that a commit lists while something is unfinished."""
     return list(lease._finished_ranges(lease._delivered[0][0])) if lease._delivered else []

@@ -106,6 +106,9 @@ async def test_a_changelog_that_was_made_again_under_its_holder_gets_all_rows(sc
     scene.publisher.sent.clear()
     rows = {b"0": row(0), b"1": row(7), b"2": row(2)}
     assert dict(await scene.mend()) == rows
+    assert scene.shelves.store.dirty == set(), "the rows here are right: a recovery in between must not drop them"
+    scene.mending.begin_anew({0})
+    assert scene.shelves.store.count("a", 0) == 3
 
 
 async def test_a_gap_that_cannot_be_read_is_tried_again(scene):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -167,6 +169,32 @@ def test_a_damaged_folder_is_begun_anew(tmp_path, files, caplog):
     store.apply("answers", 0, [(b"k", row(1))], 1)
     store.close()
     assert "is damaged: it is deleted, and the tables are read from Kafka again" in caplog.text
+
+
+@pytest.mark.parametrize("owner", ["someone else", None])
+def test_what_is_damaged_is_deleted_only_if_it_is_ours(tmp_path, owner):
+    """A setting that names another's folder deletes nothing there, nor in one of an older release, without an owner."""
+    store = RocksStore(str(tmp_path), owner or "me", TABLES)
+    store.open()
+    store.close()
+    if owner is None:
+        (tmp_path / "OWNER").unlink()
+    overwrite(tmp_path, "CURRENT")
+    there = {path.name for path in tmp_path.iterdir() if path.suffix == ".sst" or path.name == "CURRENT"}
+    with pytest.raises(SettingsError, match="is damaged: delete it, the tables are read from Kafka again"):
+        RocksStore(str(tmp_path), "me", TABLES).open()
+    assert there <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_disk_without_room_for_the_folder_is_a_full_disk(tmp_path, monkeypatch):
+    """It may have some later: no setting is wrong."""
+
+    def mkdir(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(StoreError, match="see that its disk works and has room"):
+        RocksStore(str(tmp_path / "new"), "me", TABLES).open()
 
 
 def test_rows_behind_a_damaged_block_are_missed(tmp_path):

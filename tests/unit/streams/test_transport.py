@@ -144,6 +144,7 @@ class Polling:
         self.delivered: list[int] = []
         self.sought: list[Any] = []
         self.app = SimpleNamespace(consumer_generation_id=1)
+        self.watch = SimpleNamespace(guessed=set())
         self._thread = SimpleNamespace(seek_all=self._seek_all, call=self._call)
 
     async def deliver(self, lease: Lease, start: int, *offsets: int, position: int) -> None:
@@ -206,6 +207,7 @@ class Seeking:
         self.should_stop = False
         self.app = SimpleNamespace(consumer_generation_id=1, exactly_once=False, crash=self._crash)
         self.transactions = SimpleNamespace(settled=lambda: None)
+        self.watch = SimpleNamespace(guessed=set())
         self._kafka = Kafka()
         self._thread = self
         self.member, self.held, self._tps = None, frozenset(tps), set(tps)
@@ -289,6 +291,10 @@ async def test_a_partition_without_a_leader_holds_up_no_other(monkeypatch: pytes
     seeking.known_begins = thread.known_begins  # type: ignore[method-assign]
     await seeking.perform_seek()
     assert seeking.sought == dict.fromkeys(there, 7) | {away: 0}
+    assert seeking.watch.guessed == {away}
+    lease = seeking.leases[away]
+    await Consumer._deliver(cast("Any", seeking), away, lease, Polled(0, [], 0, None))
+    assert (lease.position, lease.commit_point()) == (None, None), "nothing is committed of what nobody knows"
     assert set(seeking.leases) == {away, *there}
 
 

@@ -177,9 +177,14 @@ async def test_a_log_of_which_nothing_was_read_has_lost_nothing(scene: Scene, ca
     scene.leases[PLACE] = scene.leases.lease(PLACE, FORMER, None)
     scene.leases[PLACE].start = 0
     scene.thread.log = (80, 100)
+    scene.watch.guessed = {PLACE}
     await scene.watch.resume({TopicPartition(*PLACE): 0})
     assert (scene.watch.skipped, scene.leases[PLACE].position, scene.thread.sought) == (0, None, [{PLACE: 80}])
-    assert not caplog.text
+    assert (caplog.text, scene.watch.guessed) == ("", set())
+    scene.leases[PLACE].start = 80  # its beginning is known now: what goes is told
+    scene.thread.log = (90, 100)
+    await scene.watch.resume({TopicPartition(*PLACE): 80})
+    assert scene.watch.skipped == 10
 
 
 async def test_a_log_that_lost_its_end_is_read_from_its_beginning(scene: Scene) -> None:

@@ -6,13 +6,16 @@ import asyncio
 import json
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from agents.answer.encoded_answer import EncodedAnswer
 from agents.answer.retry_later import Deferral
+from agents.routes.formats import Formats
 from agents.routes.lookups import Lookups
 from agents.routes.rehearsal import questions, sample, send_through
+from agents.routes.runner import RouteRunner
 from agents.routes.waits import Waits
 from agents.testing import AsyncHarness, Harness, Reply
 from models import checks, strictjson
@@ -22,6 +25,7 @@ from streams.config.settings import Settings
 from streams.http import turn
 from streams.kafka.fetched import Unreadable
 from streams.kafka.lease import Lease
+from streams.tasks import end_worker
 from tests.fakes import Record
 
 SOURCES = """
@@ -388,6 +392,31 @@ def broken_for(name, found):
     return broken
 
 
+async def test_a_record_that_is_left_to_the_next_owner_ends_no_worker(monkeypatch):
+    """Its task ends in silence, as one that the drain cancels does, and nothing comes of the record here."""
+    ended = []
+    token = end_worker.set(ended.append)
+    lease, record = Lease("g", "orders", 0, position=0), Record(0, 5)
+    lease.deliver([record], 1)
+    lease.begun += 1
+
+    async def run(_scope, _record, waits):
+        with waits.turn("slow"):
+            await asyncio.sleep(0)
+            turn.begin()
+
+    async with AsyncHarness(REPLIES, sources=sources(RISK)) as service:
+        outputs, route = SimpleNamespace(order=None, later=None), service._sources.routes["r"]
+        runner = RouteRunner(route, SimpleNamespace(run=run), Formats(route), outputs, SimpleNamespace())
+        runner._start(record, SimpleNamespace(lease=lease, received_at=0.0), {"value": {}})
+        [task] = lease.work
+        lease.draining = True
+        await asyncio.wait([task])
+    end_worker.reset(token)
+    assert (ended, task.cancelled(), task.exception()) == ([], False, None)
+    assert (runner.outcomes, lease.unfinished, await lease.drain(0)) == (Counter(), 1, True)
+
+
 async def test_nothing_begins_while_its_partition_is_given_up():
     """What waits for its turn at a source leaves it to the next owner when the turn comes, and holds up no drain."""
     lease = Lease("g", "orders", 0, position=0)
@@ -400,6 +429,8 @@ async def test_nothing_begins_while_its_partition_is_given_up():
         with pytest.raises(asyncio.CancelledError):
             turn.begin()
     assert await lease.drain(0.01) is True, "what becomes of it is the next owner's"
+    with waits.because("another question of it is refused"):
+        assert lease.in_progress == 0, "it does not count twice"
     assert not waits._reasons
 
 

@@ -87,6 +87,20 @@ async def test_a_process_that_stood_still_is_not_judged_by_it(worker):
     assert worker.reasons == ["the consumer's thread has not answered for 60 s"]
 
 
+async def test_a_look_that_waits_for_a_broker_is_no_standing_still(worker):
+    """Its check takes 15 s where nothing answers: a thread that is silent for good ends the worker all the same."""
+
+    async def ask():
+        worker.now += 15
+        return False
+
+    worker.dog._broker_answers = ask
+    worker.point = worker.finished = 7
+    for _ in range(90):
+        await worker.live(1, thread=False)
+    assert [reason.partition(" for ")[0] for reason in worker.reasons] == ["the consumer's thread has not answered"]
+
+
 async def test_a_busy_worker_is_left_alone(worker):
     """A point that moves and is committed a little later is how it should be."""
     for _ in range(1000):
