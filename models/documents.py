@@ -63,7 +63,8 @@ class Body(NamedTuple):
 
         Raises InvalidDocument.
         """
-        if self.charset and self.media_type.endswith(("/json", "+json")) and b"\0" not in self.content[:4]:
+        is_json = self.media_type.endswith(("/json", "+json"))
+        if self.charset and is_json and b"\0" not in self.content[:4] and b"\x1b" not in self.content:
             with suppress(InvalidDocument):
                 return self._replace(charset=None).text()
         codec = codec_of(self.media_type, self.content, self.charset)

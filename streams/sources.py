@@ -178,7 +178,7 @@ class _Reader:
         for name in declared.keys() - params.keys() if params else ():
             self._report((*where, "params", name), f"is not a parameter of {call}")
         for name in params.keys() - declared.keys():
-            if not _is_json(params[name].default):
+            if source is not None and not _is_json(params[name].default):
                 kind = type(params[name].default).__name__
                 self._report((*where, "call"), f"{call}: the default of {name} is a {kind}, which JSON does not have: "
                                                f"give params.{name}.default here, or None there")  # fmt: skip
@@ -190,8 +190,8 @@ class _Reader:
         except ValidationError as exc:
             for path, reason in problems(exc.messages):
                 written = (*where, *_as_written(path))
-                if where[0] == "hosts" and reason == "unknown field" and isinstance(table[path[0]], dict):
-                    self._report(written, f'a name with dots needs quotes: [hosts."{".".join(written[1:])}"]')
+                if where[0] == "hosts" and reason == "unknown field" and (name := _unquoted(where[1], table)):
+                    self._report(written, f'a name with dots needs quotes: [hosts."{name}"]')
                 else:
                     self._report(written, _IN_TOML.get(reason, reason))
             return None
@@ -200,6 +200,18 @@ class _Reader:
         """Note a problem at the line of the key, or of the nearest table around it."""
         line = next((self._lines[steps[:end]] for end in range(len(steps), 0, -1) if steps[:end] in self._lines), 1)
         self.wrong.append(Problem(line, ".".join(steps), reason))
+
+
+def _unquoted(name: str, table: Any) -> str | None:
+    """Return the host whose name TOML took for a path of tables, None if it did not."""
+    parts = [name]
+    while isinstance(table, dict) and len(table) == 1:
+        [(part, inner)] = table.items()
+        if not isinstance(inner, dict):
+            break
+        parts.append(part)
+        table = inner
+    return ".".join(parts) if len(parts) > 1 and "." not in name else None
 
 
 _IN_TOML = {

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--give-up", type=non_negative, metavar="SECONDS",
         help="exit with 1 once the broker has been unreachable for this long (default: wait for it)")  # fmt: skip
     add("-n", "--count", type=positive, metavar="N", help="exit after N results")
-    add("--json", action="store_true", help="print the results unchanged, one JSON object per line")
+    add("--json", action="store_true", help="print the whole results, one JSON object per line")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ import aiohttp
 from yarl import URL
 
 from agents.doctor import Finding, counted, ok, problem, warning
-from models.errors import AnswerError, Denied, MillraceError, SettingsError, Unreachable
+from models.errors import AnswerError, InvalidDocument, MillraceError, SettingsError, TooLarge, UpstreamError
 from models.source import Sources
 from streams.config.cache_url import MIB, FileTier, MemcachedTier, parse_tiers
 from streams.config.docs import unknown_names
@@ -151,7 +151,7 @@ async def cache(settings: Settings) -> AsyncIterator[Finding]:
 
 def _folder(what: str, path: Path) -> Finding:
     subject = f"{what} {path}"
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    there = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))  # noqa: PTH110  False if it may not be entered
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return problem(subject, "not writable", f"let user {os.getuid()} write to {there}")
     free = shutil.disk_usage(there).free
@@ -189,7 +189,8 @@ def store(settings: Settings) -> Finding:
 
 def traces(settings: Settings) -> Iterator[Finding]:
     """Check that traces can be made, if they are wanted."""
-    if wanted(settings.traces) and find_spec("opentelemetry.sdk.trace") is None:
+    # a package's parents are imported to find it
+    if wanted(settings.traces) and (find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None):
         yield problem("traces", "MILLRACE_TRACES needs OpenTelemetry", "install millrace-kafka[traces]")
 
 
@@ -279,7 +280,7 @@ async def upstream(settings: Settings, url: str) -> AsyncIterator[Finding]:
         async with asyncio.timeout(settings.timeout), client_of(settings) as client:
             response = await client.fetch("GET", url, {}, deadline=time.monotonic() + settings.timeout)
     except (AnswerError, TimeoutError) as exc:
-        reached = not isinstance(exc, Denied | Unreachable | TimeoutError)
+        reached = isinstance(exc, UpstreamError | TooLarge | InvalidDocument)
         advice = "check MILLRACE_ALLOW_NETWORKS, MILLRACE_ALLOW_PORTS and MILLRACE_PROXY"
         yield problem(subject, f"{type(exc).__name__}: {exc}",
                       "it was reached: see what it answers there" if reached else advice)  # fmt: skip

@@ -5,6 +5,7 @@ filter, however many there are. Only rows that are shown are parsed; of the othe
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -28,6 +29,8 @@ MAX_FILTERS = 32
 MAX_TEXT = 512
 """Characters of a filter."""
 _SHOWN = ("key", "key_base64", "at", "outcome", "cache", "status", "elapsed_ms", "url", "source", "host", "error")
+_PLAIN = re.compile(r"[A-Za-z0-9._: -]*")
+"""Text that JSON writes as it is."""
 _HEAD = 1_024
 """Bytes from a result's beginning that contain its outcome: it comes after the id, which may be escaped."""
 
@@ -58,10 +61,16 @@ class LiveFilter:
         """Whether a record may match, by its bytes."""
         value = record.value or b""
         return (
-            (record.key is None or record.key.startswith(self.key.encode(errors="surrogateescape")))
+            self._may_be_key(record.key, value)
             and (not self.outcome or self.outcome.encode() in value[:_HEAD])
             and self.host.rpartition(":")[0].encode(errors="replace") in value
         )
+
+    def _may_be_key(self, key: bytes | None, value: bytes) -> bool:
+        """Whether a record's key begins as it should; without one its id, which stands near the result's beginning."""
+        if key is not None:
+            return key.startswith(self.key.encode(errors="surrogateescape"))
+        return _PLAIN.fullmatch(self.key) is None or self.key.encode() in value[:_HEAD]
 
     def matches(self, row: Row) -> bool:
         """Whether a row matches, as the table `answers` would select it; a record's key has been checked already, the

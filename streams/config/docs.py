@@ -16,6 +16,7 @@ _HEAD = """# Settings
 
 Settings come from the environment and are read once, at the start. An invalid one ends the command with exit code 2,
 and all of them are named. Each setting may also come from a file, which `<NAME>_FILE` names; that is meant for secrets.
+Blanks and line ends around a value are no part of it, in a file or in the environment.
 `millrace config` prints the effective settings with secrets masked, and warns of unknown `MILLRACE_` names, as a worker
 does when it starts. Times are in seconds, sizes in bytes.
 """

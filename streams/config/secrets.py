@@ -40,7 +40,7 @@ def secrets_of(source: Source) -> Iterator[str]:
 def read_secret(secret: Secret) -> str:
     """Return a secret. Raises ValueError saying why there is none, never what it is."""
     if secret.kind == "env":
-        text = os.environ.get(secret.name, "")
+        text = os.environ.get(secret.name, "").strip()
     else:
         try:
             text = Path(secret.name).read_text(encoding="utf-8").strip()

@@ -117,7 +117,7 @@ def proxy(url: str) -> None:
 
 def endpoint(url: str | None) -> None:
     """Refuse an invalid URL of a token endpoint."""
-    if url is not None and not re.fullmatch(r"https?://[^/?#@\s]+(?:[/?][^#\s]*)?", url):
+    if url and not re.fullmatch(r"https?://[^/?#@\s]+(?:[/?][^#\s]*)?", url):
         msg = "is not the URL of a token endpoint: https://host/path, without login"
         raise ValidationError(msg)
 

@@ -22,6 +22,8 @@ from streams.oauth import FAILED_FOR, RENEW_BEFORE, basic, read_token
 
 FORMER_FOR = 400.0
 """Seconds for which an earlier token is a secret as well: slow requests were sent with it."""
+FORMER_TOKENS = 16
+"""How many of them at most: answers are searched for each. Tokens that live for less than 25 s leave sooner."""
 RENEWED_FOR = 60.0
 """Seconds after a 401 had a token renewed in which no other has: some upstreams answer it for what is forbidden."""
 
@@ -92,7 +94,7 @@ class Token:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._token = ""
-        self._former: deque[tuple[float, str]] = deque()
+        self._former: deque[tuple[float, str]] = deque(maxlen=FORMER_TOKENS)
         self._renew_at = 0.0
         self._refused_until = -math.inf
         self._failure: tuple[float, AnswerError] | None = None

@@ -75,7 +75,7 @@ class Tokens:
                 self._token, self._renew_at = token, now + max(life - RENEW_BEFORE, life * 0.8)
                 self._ends_at = now + life
                 return token
-        if now < self._ends_at:
+        if time.monotonic() < self._ends_at:  # the fetch may have taken long
             return self._token
         raise self._failure[1] from None
 

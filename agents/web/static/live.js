@@ -100,5 +100,5 @@ async function fill() {
 
 form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
 form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, PAUSE); });
-stream.addEventListener("woken", fill);
+stream.addEventListener("woken", () => { if (!stream.paused) fill(); });
 connect();

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,7 @@ import trustme
 from agents.commands import FAILED, run
 from agents.doctor import counted, here, kafka
 from agents.doctor.routes import routes, routes_of
-from models.errors import Denied, UpstreamError
+from models.errors import Denied, TimedOut, UpstreamError
 from streams.config.settings import Kafka, Settings
 from streams.kafka.cluster import READ, WRITE, Broker, Cluster, Partition, Topic
 from streams.web.server import Server
@@ -46,6 +47,8 @@ def test_a_store_that_cannot_be_had_is_a_problem(tmp_path, monkeypatch):
     found = here.store(Settings(store=f"rocksdb://{tmp_path}/file/below"))
     assert (found.state, found.subject) == ("problem", f"store {tmp_path}/file/below")
     assert list(here.traces(Settings())) == []
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert [each.advice for each in here.traces(Settings(traces="on"))] == ["install millrace-kafka[traces]"]
     monkeypatch.setattr(here, "find_spec", lambda _: None)
     assert "install millrace-kafka[rocksdb]" in here.store(Settings(store=f"rocksdb://{tmp_path}")).advice
     [found] = here.traces(Settings(traces="on"))
@@ -54,7 +57,8 @@ def test_a_store_that_cannot_be_had_is_a_problem(tmp_path, monkeypatch):
 
 async def test_an_upstream_that_answers_is_no_matter_of_the_guard(monkeypatch):
     """Advice on networks and ports is for what was not reached."""
-    for error, advice in ((UpstreamError("answered 404", 404), "it was reached"), (Denied("no"), "ALLOW_NETWORKS")):
+    for error, advice in ((UpstreamError("answered 404", 404), "it was reached"), (Denied("no"), "ALLOW_NETWORKS"),
+                          (TimedOut("no answer"), "MILLRACE_PROXY")):  # fmt: skip
 
         async def fetch(*_, error=error, **__):
             raise error

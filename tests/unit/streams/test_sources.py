@@ -226,6 +226,8 @@ def test_a_function_s_parameters_are_its_source_s():
     ("text", "told"),
     [
         ("[hosts.e.com]\nrate = 5", 'line 1: hosts.e.com: a name with dots needs quotes: [hosts."e.com"]'),
+        ("[hosts.a.b.e.com]\nrate = 5", 'line 1: hosts.a.b: a name with dots needs quotes: [hosts."a.b.e.com"]'),
+        ("[hosts.'a.b']\nfoo = { x = 1 }", "line 2: hosts.a.b.foo: unknown field"),
         (plain("cache = 60"), "line 3: sources.a.cache: must be a table"),
         (plain("retry_later = '1m'"), "line 3: sources.a.retry_later: must be an array: write it in brackets"),
     ],

@@ -396,7 +396,8 @@ async def test_a_record_that_is_left_to_the_next_owner_ends_no_worker(monkeypatc
     """Its task ends in silence, as one that the drain cancels does, and nothing comes of the record here."""
     ended = []
     token = end_worker.set(ended.append)
-    lease, record = Lease("g", "orders", 0, position=0), Record(0, 5)
+    lease = Lease("g", "orders", 0, position=0)
+    record = SimpleNamespace(offset=0, timestamp=5, topic="orders", partition=0, value=b"{}")
     lease.deliver([record], 1)
     lease.begun += 1
 

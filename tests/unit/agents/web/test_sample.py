@@ -58,6 +58,10 @@ def test_a_result_without_a_key_is_found_by_its_id():
     _, sampler, events = watch(key="order-")
     sampler.look([SimpleNamespace(key=None, value=record(name).value) for name in ("order-7", "other")], 0)
     assert told(events) == (["order-7"], 0)
+    many = [SimpleNamespace(key=None, value=record(f"order-{number}").value) for number in (7, *range(100, 160))]
+    _, sampler, events = watch(key="order-7")
+    sampler.look(many, 0)
+    assert told(events) == (["order-7"], 0), "what cannot match takes no place of what does, and was not dropped"
 
 
 def test_only_the_newest_are_shown_and_the_others_counted():
