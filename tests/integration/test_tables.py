@@ -228,7 +228,8 @@ async def test_one_process_answers_and_tabulates(stage: Stage, upstream: Upstrea
 
 def listening(stage: Stage) -> WorkerRegistry:
     """The records of this test's workers."""
-    return WorkerRegistry(Settings(kafka=Kafka(bootstrap_servers=stage.servers), workers_topic=f"workers-{stage.mark}"))
+    kafka = Kafka(bootstrap_servers=stage.servers)
+    return WorkerRegistry(Settings(kafka=kafka, group=stage.group, workers_topic=f"workers-{stage.mark}"))
 
 
 async def until(condition: Callable[[], Any]) -> Any:

@@ -22,7 +22,8 @@ async def until(condition, seconds: float = PATIENCE):
 
 
 def listening(stage: Stage) -> WorkerRegistry:
-    return WorkerRegistry(Settings(kafka=Kafka(bootstrap_servers=stage.servers), workers_topic=f"workers-{stage.mark}"))
+    kafka = Kafka(bootstrap_servers=stage.servers)
+    return WorkerRegistry(Settings(kafka=kafka, group=stage.group, workers_topic=f"workers-{stage.mark}"))
 
 
 async def test_records_appear_go_silent_and_go(kafka: Broker, stage: Stage, upstream: Upstream) -> None:
