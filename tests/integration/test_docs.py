@@ -112,5 +112,5 @@ async def _failure(text: str, here: dict[str, str], stage: Stage, settings: dict
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
-    right = process.returncode == (STOPPED if follows else 0)
+    right = process.returncode == (STOPPED if follows else 0) or (process.returncode == 0 and "--until" in text)
     return "" if right else f"{text}\nended with {process.returncode}: {said.decode()}"
