@@ -124,7 +124,7 @@ class WorkerRegistry:
             self._drop(name)
         elif not isinstance(status, dict) or not 0 < len(name) <= MAX_ID:
             self.unreadable += 1
-        elif status.get("group", group := self._settings.group) != group:  # older workers report none
+        elif status.get("group", self._settings.group) != self._settings.group:  # older workers report none
             self._drop(name)
         else:
             now = self._clock()

@@ -138,7 +138,6 @@ class Lookups:
         """Return all results from the cache at `now` (epoch seconds), None if one has to be fetched. Never waits."""
         results: Results = {}
         for stage in self._route.stages:
-            before = dict(results)
             for lookup in stage:
                 try:
                     requests = self.requests(lookup, scope)
@@ -153,8 +152,10 @@ class Lookups:
                     results[lookup.name] = Found(error=error)
                 self._show(lookup, results[lookup.name], scope)
             if _is_lost(stage, results):
-                refused = self._refused(stage, scope)
-                return results if refused is None else before | refused  # as `run` would have it
+                if (refused := self._refused(stage, scope)) is None:
+                    return results
+                own = {lookup.name for lookup in stage}  # of which `run` would have had none
+                return {name: found for name, found in results.items() if name not in own} | refused
         return results
 
     async def run(self, scope: dict[str, Any], record: ConsumerRecord[bytes, bytes], waits: Waits) -> Results:

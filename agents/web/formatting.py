@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from agents.cluster.cluster_status import MOST
 from models import strictjson
 
 UNKNOWN = "unknown"
@@ -22,8 +23,6 @@ _WHOLE = 100
 """From here on a number is written without decimals."""
 _FINE = 10
 _EPSILON = 1e-9
-_MOST = 1 << 63
-"""Nothing that is counted comes so far."""
 
 _SEVERITIES = {
     "ok": "ok",
@@ -45,7 +44,7 @@ def severity(outcome: str) -> str:
 
 def _is_figure(value: Any) -> bool:
     """Whether a value, perhaps of somebody else's record, is a number that can be written."""
-    return isinstance(value, int | float) and abs(value) < _MOST
+    return isinstance(value, int | float) and abs(value) < MOST
 
 
 def number(value: Any) -> str:

@@ -201,7 +201,7 @@ class Client:
                 attempts, answered = attempts + 1, True
                 continue
             if isinstance(answer, Response):
-                answer = answer._replace(own=not redirects)
+                answer = answer._replace(own=False) if redirects else answer
                 return answer if attempts == 1 else answer._replace(attempts=attempts)
             redirects, answered = redirects + 1, True
             hop = hop._replace(redirects=(*hop.redirects, answer.head))

@@ -231,6 +231,11 @@ async def identify(send: Callable[[Any], Awaitable[Any]], topics: Collection[str
     return {topic.name: Identity(cluster, topic.id) if topic.exists else None for topic in _topics(response)}
 
 
+async def identify_by(client: Any, topics: Collection[str]) -> Mapping[str, Identity | None]:
+    """Do the same by one of aiokafka's clients. Raises KafkaError."""
+    return await identify(lambda request: client.send(client.get_random_node(), request), topics)
+
+
 async def all_topics(send: Callable[[Any], Awaitable[Any]]) -> Mapping[str, Topic]:
     """Return all topics that we may know of. Raises NotImplementedError before Kafka 2.3, and what `send` raises."""
     response = await send(_MetadataRequest(None, operations=True))

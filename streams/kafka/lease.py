@@ -262,7 +262,7 @@ class Lease:
 
     def commit_point(self) -> CommitPoint | None:
         """Return what may be committed now; None as long as no position is known."""
-        if self.point is None or (self.anew and not self.finished):
+        if self.committable is None:
             return None
         return self._up_to(commit_metadata.METADATA_LIMIT)
 
@@ -360,7 +360,8 @@ class Lease:
         while delivered and delivered[0][0] not in unfinished:
             delivered.popleft()
         self.point = delivered[0][0] if delivered else self.position
-        if len(self._dropped) > SPARE + self.uncommitted or not delivered:  # never in place: `point_with` shares them
+        if self._dropped and (not delivered or len(self._dropped) > SPARE + self.uncommitted):
+            # never in place: `point_with` shares them
             self._dropped = {offset for offset in self._dropped if delivered and offset > delivered[0][0]}
 
     def _finished_ranges(self, anchor: int) -> Iterator[tuple[int, int]]:
@@ -370,7 +371,7 @@ class Lease:
         itself: a reader trusts commit metadata only if it finds the anchor's record in the log.
         """
         before, number = anchor - 1, self._delivered[0][2] - 1 if self._delivered else self._count - 2
-        dropped = self._dropped_from(anchor)
+        dropped = sorted(self._dropped)
         for offset, _, this in self._delivered:
             if offset in self._unfinished:
                 if this > number + 1 and (found := _without(dropped, before + 1, offset, this - number - 1)):
@@ -382,12 +383,6 @@ class Lease:
                 yield found
         if self._completed is not None and self.position is not None:
             yield from self._completed.beyond(self.position)
-
-    def _dropped_from(self, anchor: int) -> list[int]:
-        """Return the offsets that were dropped beyond the anchor, in order, if there is one unfinished."""
-        if self._dropped:
-            self._dropped = {offset for offset in self._dropped if offset > anchor}
-        return sorted(self._dropped) if self._delivered else []
 
     def _completed_offsets(self, first: Record | None, end: int | None) -> CompletedOffsets | None:
         metadata, self._metadata = self._metadata, ""

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from models.errors import BrokerError
 from streams.config.settings import Kafka
 from streams.kafka import client
-from streams.kafka.cluster import identify
+from streams.kafka.cluster import identify_by
 from streams.kafka.commit_metadata import Identity
 from streams.kafka.errors import explain
 
@@ -92,9 +92,8 @@ class Reader:
 
     async def identity(self, topic: str) -> Identity | None:
         """Return which topic a name stands for now; None if there is none."""
-        beneath = self._consumer._client
         with self._explained():
-            found = await identify(lambda request: beneath.send(beneath.get_random_node(), request), [topic])
+            found = await identify_by(self._consumer._client, [topic])
         return found[topic]
 
     @contextlib.contextmanager

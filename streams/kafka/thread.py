@@ -35,7 +35,7 @@ from mode import Service
 from models.errors import reason_of
 from streams.config import settings as defaults
 from streams.kafka.client import FETCHER_TIMEOUT_IDLE, METADATA_AGE, connection, require_tasks
-from streams.kafka.cluster import identify
+from streams.kafka.cluster import identify_by
 from streams.kafka.commit_metadata import Identity, signature
 from streams.kafka.commits import Commits, commits
 from streams.kafka.fetched import begin_poll
@@ -224,8 +224,7 @@ class ConsumerThread(Quiet, driver.AIOKafkaConsumerThread):
     async def identities(self) -> Mapping[str, Identity | None]:
         """Return which topics those subscribed to are now, None for one that does not exist."""
         consumer = self._ensure_consumer()
-        client = consumer._client
-        return await identify(lambda request: client.send(client.get_random_node(), request), consumer.subscription())
+        return await identify_by(consumer._client, consumer.subscription())
 
     async def outlook(self, tps: Iterable[TP]) -> tuple[Mapping[str, Identity], Commits]:
         """Return which topics these partitions are of, requested first, and the group's commits.

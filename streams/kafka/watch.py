@@ -39,7 +39,8 @@ AWAY_AFTER = 15.0
 
 class TopicWatch:
     """One consumer's; `skipped` counts the offsets that went from the log before they were read, `missing` are the
-    topics that are not there, of which those that `may_go` are no fault.
+    topics that are not there, of which those that `may_go` are no fault. `guessed` are partitions of which nothing was
+    read, and of which nobody has said yet where they begin.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 from models.errors import AccessError, BrokerError, reason_of
 from streams.config.settings import Kafka
 from streams.kafka import client
-from streams.kafka.cluster import identify
+from streams.kafka.cluster import identify_by
 from streams.kafka.errors import explain
 from streams.tables.store import OFFSET_HEADER, Store, mark, offset_of
 
@@ -97,19 +97,18 @@ class Recovery:
         """Drop rows of other changelogs: the topics were made again, or are another cluster's. By their offsets they
         would count as further than those of the log.
         """
-        beneath = consumer._client
-        found = await identify(lambda request: beneath.send(beneath.get_random_node(), request), self._tables)
-        ids = [found.get(topic) for topic in sorted(self._tables)]
-        if not all(each is not None and each.topic for each in ids):
+        found = await identify_by(consumer._client, self._tables)
+        ids = [each for _, each in sorted(found.items()) if each is not None and each.topic]
+        if len(ids) < len(self._tables):
             return  # a broker that has no ids
-        logs = " ".join(f"{each.cluster}/{each.topic}" for each in ids if each is not None)
-        if self._store.logs not in ("", logs):
+        changelog_ids = " ".join("/".join(each) for each in ids)
+        if self._store.changelog_ids not in ("", changelog_ids):
             logger.warning("the tables' rows are of changelogs that were created again, or of another cluster: they "
                            "are dropped and read again, no action is needed")  # fmt: skip
             for partition in self._store.partitions():
                 self._store.drop(partition)
-        if self._store.logs != logs:
-            self._store.belong_to(logs)
+        if self._store.changelog_ids != changelog_ids:
+            self._store.belong_to(changelog_ids)
 
     async def _begin(self, consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> None:
         """Find the end of each changelog, and seek to where the store continues."""

@@ -43,7 +43,7 @@ class ChangelogRepair:
         self._overwritten.clear()
         self._lost.clear()
         self._state.gaps_to_repair.clear()
-        self._state.cut.clear()
+        self._state.truncated.clear()
 
     def note(self, overwritten: Mapping[Place, Collection[bytes]]) -> None:
         """Note keys whose latest record is another worker's."""
@@ -58,7 +58,7 @@ class ChangelogRepair:
         for gap in list(state.gaps_to_repair):
             if state.in_possession(gap.partition) is not None:
                 await self._look(gap)
-        for place in list(state.cut):
+        for place in list(state.truncated):
             await self._note_all(place)
         for (table, partition), keys in list(self._overwritten.items()):
             rows = state.in_possession(partition)
@@ -75,7 +75,7 @@ class ChangelogRepair:
         table, partition = place
         if self._state.in_possession(partition) is None:
             return
-        self._state.cut.discard(place)
+        self._state.truncated.discard(place)
         rows = self._state.store.scan(table, partition)
         while keys := [key for key, _ in islice(rows, AT_ONCE)]:
             self._overwritten.setdefault(place, set()).update(keys)  # not dirty: the rows here are right
@@ -101,7 +101,7 @@ class ChangelogRepair:
                 *topic,
                 gap.end,
             )
-            self._state.cut.add((gap.table, gap.partition))
+            self._state.truncated.add((gap.table, gap.partition))
             return
         marks = [found for row in rows.values() if row is not None and (found := mark(row)) is not None]
         if any(found.offset >= (held.lease.position or 0) for found in marks):

@@ -48,7 +48,7 @@ LOG_FILES = 3
 _PLACE = struct.Struct(">cBI")
 _ORDER = struct.Struct(">Q")
 _META = struct.Struct(">qQ")
-_OWNER, _LOGS, _END = b"i", b"l", b"z"
+_OWNER, _CHANGELOGS, _END = b"i", b"l", b"z"
 
 
 class RocksStore:
@@ -69,7 +69,7 @@ class RocksStore:
         self._db: Rdict | None = None
         self._meta: dict[tuple[str, int], tuple[int, int]] = {}
         self.dirty: set[int] = set()
-        self.logs = ""
+        self.changelog_ids = ""
 
     def open(self) -> None:
         """Open the database, unless it is open. Raises SettingsError if the folder is not for this worker, StoreError
@@ -89,7 +89,7 @@ class RocksStore:
             self._db.put(_OWNER, self._owner)
             self._owned_by.write_bytes(self._owner)
             self._db.put(_END, b"")
-            self.logs = (self._db.get(_LOGS) or b"").decode()
+            self.changelog_ids = (self._db.get(_CHANGELOGS) or b"").decode()
             self._meta = dict(self._read_meta())
             self.dirty = {_PLACE.unpack(key)[2] for key, _ in self._from(b"d")}
         except OSError as exc:
@@ -151,8 +151,11 @@ class RocksStore:
 
     def get(self, table: str, partition: int, key: bytes) -> bytes | None:
         """Return one row."""
-        with self._watched() as db:
-            row: bytes | None = db.get(self._place(b"r", table, partition) + key)
+        assert self._db is not None, "opened before it is used"
+        try:  # as `_watched` does, without the cost of a context manager for each row
+            row: bytes | None = self._db.get(self._place(b"r", table, partition) + key)
+        except Exception as exc:
+            raise self._told(exc) from exc
         return row
 
     def scan(self, table: str, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -208,11 +211,11 @@ class RocksStore:
             db.write(batch)
         self._meta[table, partition] = meta
 
-    def belong_to(self, logs: str) -> None:
+    def belong_to(self, changelog_ids: str) -> None:
         """Note which changelogs the rows are of, also for the next process."""
         with self._watched() as db:
-            db.put(_LOGS, logs.encode())
-        self.logs = logs
+            db.put(_CHANGELOGS, changelog_ids.encode())
+        self.changelog_ids = changelog_ids
 
     def mark_dirty(self, partition: int) -> None:
         """Mark a partition as dirty, also for the next process."""
@@ -268,9 +271,13 @@ class RocksStore:
         try:
             yield self._db
         except Exception as exc:
-            error = self._error(exc)
-            self._failed(error)
-            raise error from exc
+            raise self._told(exc) from exc
+
+    def _told(self, exc: Exception) -> StoreError:
+        """Return the error that a read or a write ends in, once `failed` was called with it."""
+        error = self._error(exc)
+        self._failed(error)
+        return error
 
     def _error(self, exc: Exception) -> StoreError:
         if not _is_damage(str(exc)):

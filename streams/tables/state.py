@@ -106,7 +106,7 @@ class PartitionRows:
 
 
 class TableState:
-    """All partitions held here; `topics` names each table's changelog, `cut` those that lack rows which are here."""
+    """All partitions held here; `topics` names each table's changelog, `truncated` those that lack rows of ours."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class TableState:
         self.waiting_for = "the group's assignment"
         self.gaps = 0
         self.gaps_to_repair: list[Gap] = []
-        self.cut: set[tuple[str, int]] = set()
+        self.truncated: set[tuple[str, int]] = set()
 
     # -- writing
 
@@ -185,9 +185,9 @@ class TableState:
             self._note_gap(Gap(table, partition, expected or 0, base))
             self.store.mark_dirty(partition)
         elif 0 <= base < (expected or 0):
-            logger.warning("%s-%d was cut or created again while this worker held it: all rows of this partition are "
-                           "written again, no action is needed", topic, partition)  # fmt: skip
-            self.cut.add((table, partition))
+            logger.warning("%s-%d was truncated or created again while this worker held it: all rows of this partition "
+                           "are written again, no action is needed", topic, partition)  # fmt: skip
+            self.truncated.add((table, partition))
         changes = [(record.key or b"", record.value) for record in records]
         self.store.apply(table, partition, changes, base + len(records) if base >= 0 else None)
 

@@ -43,12 +43,12 @@ class Store(Protocol):
     """Rows by table and partition. Not thread-safe: it lives on the event loop.
 
     A partition is `dirty` while its changelog has records after ours that another worker wrote, or that were not
-    checked yet. A recovery drops a dirty partition and reads all of it. `logs` names the rows' changelogs by the ids of
-    cluster and topics; it is empty where these are not known.
+    checked yet. A recovery drops a dirty partition and reads all of it. `changelog_ids` names the rows' changelogs by
+    the ids of cluster and topics; it is empty where these are not known.
     """
 
     dirty: set[int]
-    logs: str
+    changelog_ids: str
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -86,7 +86,7 @@ class Store(Protocol):
         """Forget a partition, and that it was dirty."""
         ...
 
-    def belong_to(self, logs: str) -> None:
+    def belong_to(self, changelog_ids: str) -> None:
         """Note which changelogs the rows are of, also for the next process."""
         ...
 
@@ -114,7 +114,7 @@ class MemoryStore:
         self._rows: dict[tuple[str, int], dict[bytes, bytes]] = {}
         self._reaches: dict[tuple[str, int], int] = {}
         self.dirty: set[int] = set()
-        self.logs = ""
+        self.changelog_ids = ""
 
     def partitions(self) -> set[int]:
         """Return the partitions of which anything is kept."""
@@ -168,9 +168,9 @@ class MemoryStore:
             del self._rows[place]
             self._reaches.pop(place, None)
 
-    def belong_to(self, logs: str) -> None:
+    def belong_to(self, changelog_ids: str) -> None:
         """Note which changelogs the rows are of."""
-        self.logs = logs
+        self.changelog_ids = changelog_ids
 
     def mark_dirty(self, partition: int) -> None:
         """Mark a partition as dirty."""

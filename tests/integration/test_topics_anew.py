@@ -247,7 +247,9 @@ async def test_what_went_from_the_log_unread_is_counted(kafka: Broker, stage: St
     assert await metric(worker, "millrace_skipped_offsets_total") == 150
 
     hanging = [asked(f"{upstream.url}/doc/{number}?delay=4", number) for number in range(300, 310)]
-    await stage.send([*hanging, *some(upstream, range(310, 3000))], key=lambda _: b"k")
+    # of several times the bytes that aiokafka has fetched ahead: what it has already is not skipped, but answered
+    rest = [asked(f"{upstream.url}/doc/1", number, context="x" * 2_000) for number in range(310, 3000)]
+    await stage.send([*hanging, *rest], key=lambda _: b"k")
     async with asyncio.timeout(20):
         while upstream.calls["/doc/309?delay=4"] < 1:
             await asyncio.sleep(0.05)

@@ -59,6 +59,20 @@ def opened(**publisher):
     return SimpleNamespace(publisher=SimpleNamespace(**publisher))
 
 
+def leased(part, monkeypatch):
+    """Have changelogs of two partitions, and leases on what is assigned; return these."""
+
+    async def prepare(_):
+        return changelogs_of(2)
+
+    monkeypatch.setattr(module, "prepare", prepare)
+    part.resources, part._changelogs = opened(learn=lambda *_: None), None
+    leases = part.app.holder.leases
+    for tp in part.app.holder.assignment():
+        leases[tp] = leases.lease(tp, Identity("c", "t"), None)
+    return leases
+
+
 def reading(monkeypatch, *faults):
     reads = Reads(faults)
     monkeypatch.setattr(module, "Recovery", reads)
@@ -161,15 +175,7 @@ async def test_a_recovery_that_ends_behind_the_next_notes_what_it_saw_itself(par
 async def test_partitions_that_no_changelog_has_one_for_are_left_out(part, monkeypatch):
     """Results grew, and the changelogs may not: the other partitions go on, and readiness has the whole reason."""
     reading(monkeypatch)
-
-    async def prepare(_):
-        return changelogs_of(2)
-
-    monkeypatch.setattr(module, "prepare", prepare)
-    part.resources, part._changelogs = opened(learn=lambda *_: None), None
-    leases = part.app.holder.leases
-    for tp in part.app.holder.assignment():
-        leases[tp] = leases.lease(tp, Identity("c", "t"), None)
+    leases = leased(part, monkeypatch)
     await part.recover()
     assert part.state.recovered == {1}
     assert {tp.partition: lease.taking for tp, lease in leases.items()} == {1: True, 3: False}
@@ -181,15 +187,7 @@ async def test_partitions_that_no_changelog_has_one_for_are_left_out(part, monke
 async def test_what_was_left_out_stays_so_when_a_recovery_fails(part, monkeypatch):
     """The next attempt knows what no changelog has: taken up, its rows would go to another partition's changelog."""
     reading(monkeypatch, BrokerError("hosts-1 cannot be read"))
-
-    async def prepare(_):
-        return changelogs_of(2)
-
-    monkeypatch.setattr(module, "prepare", prepare)
-    part.resources, part._changelogs = opened(learn=lambda *_: None), None
-    leases = part.app.holder.leases
-    for tp in part.app.holder.assignment():
-        leases[tp] = leases.lease(tp, Identity("c", "t"), None)
+    leases = leased(part, monkeypatch)
     await part.recover()
     assert {tp.partition: lease.taking for tp, lease in leases.items()} == {1: True, 3: False}
     assert part.state.recovered == {1}
